@@ -1,0 +1,68 @@
+"""The error tree.  A message says what is wrong, where, and what to do next.
+
+The class names are part of the Redis contract: neighbours read them as
+`error_type`, so none is renamed.
+"""
+
+
+class FullsendError(Exception):
+    """Anything this project raises on purpose."""
+
+
+class ContractError(FullsendError):
+    """A neighbour wrote something that can't be read: names the key, the field and what was expected."""
+
+
+class ExperimentNotFoundError(ContractError):
+    """No key holds this experiment."""
+
+
+class ExperimentArchivedError(FullsendError):
+    """The experiment is archived, so none of its runs may start or go on."""
+
+
+class ScheduleError(ContractError):
+    """A cron expression or a time zone that means nothing; says which part and why."""
+
+
+class SettingsError(FullsendError):
+    """The service was configured wrongly; one line per mistake."""
+
+
+class StoreError(FullsendError):
+    """Redis answered what the executor can't work with; says what was asked and what came back."""
+
+
+class StoreUnavailableError(StoreError):
+    """Redis can't be reached, or refuses to do its work for now."""
+
+
+class ToolError(FullsendError):
+    """The tool breaks the tool contract, or was called in a way that can't work."""
+
+
+class ToolNotFoundError(ToolError):
+    """No such tool.  The publisher reads the name out of the quotes and has the tool built."""
+
+    def __init__(self, name: str, reason: str = "") -> None:
+        super().__init__(f"Tool '{name}' not found" + (f": {reason}" if reason else ""))
+
+
+class ToolParameterError(ToolError):
+    """Parameters that don't fit the tool's signature; names each one."""
+
+
+class ToolResultError(ToolError):
+    """The tool returned what JSON can't hold, or more than a result may be."""
+
+
+class ToolTimeoutError(ToolError):
+    """The attempt went over its time limit and its processes were ended."""
+
+
+class ToolCrashedError(ToolError):
+    """The tool's process ended before it answered; says how."""
+
+
+class ToolRetryExhaustedError(ToolError):
+    """Every allowed attempt met a transient error; carries the last one."""

@@ -1,0 +1,257 @@
+"""The models that cross the wire, and the one reader for each shape that neighbours write.
+
+Readers are lenient about the shape and strict about the content: what can't be
+understood is a `ContractError` that names the key, the field and what was expected.
+Shapes: docs/redis.md.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+
+from shared.documents import json_object, kind, member, validated, yaml_object
+from shared.errors import ContractError
+
+TRIGGER_MAX_BYTES = 1_000_000
+
+
+class State(StrEnum):
+    """What an experiment's author or the executor last said about it."""
+
+    DRAFT = "draft"
+    READY = "ready"
+    RUNNING = "running"
+    RUN = "run"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    PAUSED = "paused"
+    ARCHIVED = "archived"
+
+
+RECURRING = frozenset({State.READY, State.RUN, State.COMPLETED, State.FAILED})
+"""The states in which cron and speedrun take an experiment."""
+
+
+def _valid_id(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("must be a non-empty text")
+    if any(ord(char) < 32 or ord(char) == 127 for char in value):
+        raise ValueError("must not contain control characters")
+    if len(value) > 512:
+        raise ValueError("must not be longer than 512 characters")
+    return value
+
+
+ExperimentId = Annotated[str, BeforeValidator(_valid_id)]
+
+
+def _blank_is_none(value: object) -> object:
+    return None if value == "" else value
+
+
+class Policy(BaseModel):
+    """What an experiment asks for; None leaves it to the tool or the settings.
+
+    Values may be text, as a flat hash holds them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    timeout_seconds: Annotated[float | None, Field(gt=0, le=30 * 86_400)] = None
+    max_attempts: Annotated[int | None, Field(ge=1, le=1_000)] = None
+    backoff_min: Annotated[float | None, Field(ge=0)] = None
+    backoff_max: Annotated[float | None, Field(ge=0)] = None
+    isolation: Literal["warm", "fork", "spawn"] | None = None
+    overlap: Literal["skip", "queue", "allow"] | None = None
+    catch_up: Literal["latest", "all", "none"] | None = None
+    grace_seconds: Annotated[float | None, Field(ge=0)] = None
+    on_worker_death: Literal["retry", "fail"] | None = None
+    priority: Literal["high", "normal", "low"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """An experiment as its author wrote it, whichever shape it had.
+
+    `document` is the JSON text of an experiment that is stored as a string:
+    its state can only be changed by replacing the whole.
+    """
+
+    id: str
+    state: State
+    tool: str
+    params: Mapping[str, Any]
+    schedule: str | None
+    timezone: str | None
+    policy: Policy
+    document: str | None = None
+
+    def with_state(self, state: State) -> Self:
+        """The same experiment in another state, its document rewritten with every other member kept."""
+        if self.document is None:
+            return replace(self, state=state)
+        root = json.loads(self.document)
+        _body(root)["state"] = state.value
+        return replace(self, state=state, document=json.dumps(root, ensure_ascii=False))
+
+
+class Trigger(BaseModel):
+    """A request to run an experiment now."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    experiment_id: ExperimentId
+    request_id: ExperimentId | None = None
+    params: dict[str, JsonValue] = Field(default_factory=dict)
+    triggered_by: str | None = None
+    traceparent: str | None = None
+
+
+class Schedule(BaseModel):
+    """When an experiment runs.  `cron` is not checked here; see `services/executor/cron.py`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    experiment_id: ExperimentId
+    cron: Annotated[str, Field(min_length=1)]
+    timezone: Annotated[str | None, BeforeValidator(_blank_is_none)] = None
+    enabled: bool = True
+
+
+# -- readers --------------------------------------------------------------------------
+
+
+def read_experiment(experiment_id: str, redis_type: str, content: Mapping[str, str] | str) -> Experiment:
+    """The experiment stored at `experiments:{experiment_id}`.
+
+    Args:
+        experiment_id: all that follows the first colon of the key.
+        redis_type: the TYPE of the key, `hash` or `string`.
+        content: the hash's fields, or the string.
+
+    Raises:
+        ContractError: names the key, the field and what was expected.
+    """
+    place = f"experiments:{experiment_id}"
+    match redis_type, content:
+        case "hash", Mapping():
+            return _experiment_from_hash(experiment_id, place, content)
+        case "string", str():
+            document = json_object(place, content)
+            return _experiment(experiment_id, place, document, document=content)
+        case _:
+            raise ContractError(f"{place} is a Redis {redis_type}; expected a hash or a string with JSON")
+
+
+def read_trigger(data: bytes | str) -> Trigger:
+    """A message from the `execute_now` channel.  Raises `ContractError`."""
+    if len(data) > TRIGGER_MAX_BYTES:
+        raise ContractError(
+            f"trigger is {len(data):,} bytes long; at most {TRIGGER_MAX_BYTES:,} are read. "
+            "Put large inputs where the tool can fetch them and pass their address"
+        )
+    return validated(Trigger, "trigger", json_object("trigger", data))
+
+
+def read_schedule(experiment_id: str, redis_type: str, content: Mapping[str, str] | str) -> Schedule:
+    """The schedule stored at `schedules:{experiment_id}`.  Raises `ContractError`."""
+    place = f"schedules:{experiment_id}"
+    match redis_type, content:
+        case "hash", Mapping():
+            members: dict[str, Any] = dict(content)
+            members["enabled"] = members.get("state", "active") == "active"
+        case "string", str() if content.lstrip().startswith("{"):
+            members = json_object(place, content)
+        case "string", str():
+            members = {"cron": content}
+        case _:
+            raise ContractError(f"{place} is a Redis {redis_type}; expected a string or a hash")
+    return _schedule(place, {**members, "experiment_id": experiment_id})
+
+
+def read_schedule_message(data: bytes | str) -> Schedule:
+    """A message from the `schedules` channel.  Raises `ContractError`."""
+    place = "schedule message"
+    if len(data) > TRIGGER_MAX_BYTES:
+        raise ContractError(f"{place} is {len(data):,} bytes long; at most {TRIGGER_MAX_BYTES:,} are read")
+    return _schedule(place, json_object(place, data))
+
+
+def read_experiment_file(place: str, text: str) -> Experiment:
+    """An experiment file: YAML (or JSON) with `experiment:` at its root.  Raises `ContractError`."""
+    document = yaml_object(place, text)
+    body = _body(document)
+    experiment_id = member(place, "id", body.get("id"), _valid_id)
+    return _experiment(experiment_id, place, document)
+
+
+# -- how they read --------------------------------------------------------------------
+
+
+def _experiment_from_hash(experiment_id: str, place: str, fields: Mapping[str, str]) -> Experiment:
+    if "spec" in fields:
+        document = {**_body(yaml_object(f"{place} field 'spec'", fields["spec"]))}
+    elif "execution" in fields:
+        document = {"execution": json_object(f"{place} field 'execution'", fields["execution"])}
+    elif "tool" in fields:
+        document = {"execution": dict(fields)}
+    else:
+        raise ContractError(
+            f"{place} has none of the fields 'tool', 'execution', 'spec'; one of them is expected"
+        )
+    if "state" in fields:
+        document["state"] = fields["state"]
+    return _experiment(experiment_id, place, document)
+
+
+def _experiment(
+    experiment_id: str, place: str, root: dict[str, Any], document: str | None = None
+) -> Experiment:
+    body = _body(root)
+    execution = body.get("execution", body)
+    if not isinstance(execution, dict):
+        raise ContractError(f"{place} member 'execution' is {kind(execution)}; expected an object")
+    state = member(place, "state", body.get("state") or State.READY, State)
+    return Experiment(
+        id=member(place, "id", experiment_id, _valid_id),
+        state=state,
+        tool=member(place, "tool", execution.get("tool"), _tool_name),
+        params=_params(place, execution.get("params")),
+        schedule=execution.get("schedule") or None,
+        timezone=execution.get("timezone") or None,
+        policy=validated(
+            Policy, place, {k: v for k, v in {**body, **execution}.items() if v not in ("", None)}
+        ),
+        document=document,
+    )
+
+
+def _body(root: dict[str, Any]) -> dict[str, Any]:
+    """The experiment itself, whether or not the document wraps it in `experiment:`."""
+    inner = root.get("experiment")
+    return inner if isinstance(inner, dict) else root
+
+
+def _params(place: str, value: object) -> dict[str, Any]:
+    if value is None or value == "":
+        return {}
+    if isinstance(value, str):
+        return json_object(f"{place} member 'params'", value)
+    if isinstance(value, dict):
+        return value
+    raise ContractError(f"{place} member 'params' is {kind(value)}; expected an object")
+
+
+def _schedule(place: str, members: dict[str, Any]) -> Schedule:
+    cron = members.get("cron") or members.get("schedule")
+    return validated(Schedule, place, {**members, "cron": cron})
+
+
+def _tool_name(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("must name a tool")
+    return value
