@@ -1,0 +1,70 @@
+"""The only code that talks Redis commands: one typed method for each transition.
+
+Each script in `lua/` is one transition: atomic, one round trip.  Every one of
+them may be sent twice (a time-out does not tell whether it was done), so each
+is fenced or finds its own trace.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+from redis.asyncio import Redis
+
+from services.executor.store.effects import RunEffects
+from services.executor.store.experiments import Experiments, Stored
+from services.executor.store.orders import Claim, Order
+from services.executor.store.queue import Position, Queue
+from services.executor.store.runs import Begun, Finished, Retention, Runs
+from services.executor.store.scripts import Scripts
+from services.executor.store.slots import Plan, Slots
+from services.executor.store.subscriptions import Subscriptions
+from services.executor.store.triggers import Triggers
+from services.executor.store.workers import Workers
+
+__all__ = [
+    "Begun",
+    "Claim",
+    "Experiments",
+    "Finished",
+    "Order",
+    "Plan",
+    "Position",
+    "Queue",
+    "Retention",
+    "RunEffects",
+    "Runs",
+    "Slots",
+    "Store",
+    "Stored",
+    "Subscriptions",
+    "Triggers",
+    "Workers",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Everything the executor keeps in Redis, by noun."""
+
+    queue: Queue
+    runs: Runs
+    experiments: Experiments
+    slots: Slots
+    triggers: Triggers
+    workers: Workers
+    subscriptions: Subscriptions
+
+    @classmethod
+    def on(cls, client: Redis, patient: Redis, retention: Retention) -> Self:
+        """A store on two clients: one for commands, one for blocking reads."""
+        scripts = Scripts(client)
+        experiments = Experiments(scripts)
+        return cls(
+            queue=Queue(scripts, patient),
+            runs=Runs(scripts, experiments, retention),
+            experiments=experiments,
+            slots=Slots(scripts),
+            triggers=Triggers(scripts, retention.journal),
+            workers=Workers(scripts),
+            subscriptions=Subscriptions(patient),
+        )

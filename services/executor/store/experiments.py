@@ -1,0 +1,148 @@
+"""Experiments, schedules and tools as the neighbours wrote them."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from services.executor.store.scripts import Scripts, translated
+from shared import keys
+from shared.errors import ContractError, ExperimentNotFoundError
+from shared.messages import Experiment, Schedule, State, read_experiment, read_schedule
+
+READ_AT_ONCE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What is at an experiment's key: the experiment, or why it can't be read."""
+
+    content: str
+    experiment: Experiment | None
+    error: ContractError | None
+
+    @classmethod
+    def nothing(cls) -> Self:
+        """Stands for a key that is left alone."""
+        return cls("", None, None)
+
+    def readable(self) -> Experiment:
+        """The experiment.  Raises the `ContractError` that reading it gave."""
+        if self.experiment is None:
+            raise self.error or ContractError("nothing was read")
+        return self.experiment
+
+    def moved(self, state: State) -> Self:
+        """The same after its state was set to `state`, unless it can't be read or is archived."""
+        if self.experiment is None or self.experiment.state == State.ARCHIVED:
+            return self
+        experiment = self.experiment.with_state(state)
+        return replace(self, content=experiment.document or self.content, experiment=experiment)
+
+    def move(self, state: State | None, only_from: State | None = None) -> tuple[str, str, str]:
+        """The arguments of `state.lua`: state, expected document, replacement.
+
+        What can't be read is left as it is, and so is a document that is
+        archived or has left `only_from`.
+        """
+        if state is None or self.experiment is None:
+            return "", self.content, ""
+        if self.experiment.document is None:
+            return state, "", ""
+        if self.experiment.state in {State.ARCHIVED, state} or (
+            only_from and self.experiment.state != only_from
+        ):
+            return state, self.content, ""
+        return state, self.content, self.experiment.with_state(state).document or ""
+
+
+class Experiments:
+    """Reads what the neighbours wrote; writes only what the contract gives to the executor."""
+
+    def __init__(self, scripts: Scripts) -> None:
+        self._scripts = scripts
+
+    async def read(self, experiment_id: str) -> Stored:
+        """What is stored for `experiment_id`; what is wrong with it is in the answer."""
+        [stored] = await self.read_many([experiment_id])
+        return stored
+
+    async def read_many(self, experiment_ids: Sequence[str]) -> list[Stored]:
+        """The same for several, in one trip."""
+        pairs = await self._read([keys.experiment(one) for one in experiment_ids])
+        return [_stored(one, *pair) for one, pair in zip(experiment_ids, pairs, strict=True)]
+
+    async def scan(self) -> AsyncIterator[tuple[str, Stored]]:
+        """Every experiment there is, readable or not, in no order."""
+        async for names in self._scan(keys.EXPERIMENT_PATTERN):
+            for name, stored in zip(names, await self.read_many(names), strict=True):
+                yield name, stored
+
+    async def schedule(self, experiment_id: str) -> Schedule | None:
+        """The schedule of one experiment.  Raises `ContractError`."""
+        [(kind, content)] = await self._read([keys.schedule(experiment_id)])
+        return None if kind == "none" else read_schedule(experiment_id, kind, content)
+
+    async def scan_schedules(self) -> AsyncIterator[tuple[str, Schedule | ContractError]]:
+        """Every schedule there is, or what is wrong with it, in no order."""
+        async for names in self._scan(keys.SCHEDULE_PATTERN):
+            pairs = await self._read([keys.schedule(name) for name in names])
+            for name, (kind, content) in zip(names, pairs, strict=True):
+                if kind == "none":
+                    continue
+                try:
+                    yield name, read_schedule(name, kind, content)
+                except ContractError as exc:
+                    yield name, exc
+
+    async def store_schedule(self, schedule: Schedule) -> None:
+        """Keep a schedule that was only announced; an existing key stays as it is."""
+        text = schedule.model_dump_json(exclude_none=True)
+        with translated("store_schedule"):
+            await self._scripts.client.set(keys.schedule(schedule.experiment_id), text, nx=True)
+
+    async def register_tool(self, name: str, fields: Mapping[str, str]) -> None:
+        """Write `fields` at `tools:{name}`; what others wrote beside them stays."""
+        with translated("register_tool"):
+            created_at = fields["updated_at"]
+            async with self._scripts.client.pipeline(transaction=True) as pipe:
+                pipe.hset(keys.tool(name), mapping=dict(fields))
+                pipe.hsetnx(keys.tool(name), "created_at", created_at)
+                if fields.get("status") == "active":
+                    pipe.hdel(keys.tool(name), "error")
+                await pipe.execute()
+
+    async def _read(self, names: Sequence[str]) -> list[tuple[str, Any]]:
+        answer = await self._scripts.call("read", names)
+        return [(kind, _pairs(content) if kind == "hash" else content) for kind, content in answer]
+
+    async def _scan(self, pattern: str) -> AsyncIterator[list[str]]:
+        """The ids under a pattern, some hundred at a time, none twice."""
+        prefix = len(pattern) - 1
+        seen: set[str] = set()
+        cursor = 0
+        while True:
+            with translated("scan"):
+                cursor, found = await self._scripts.client.scan(cursor, match=pattern, count=1_000)
+            fresh = [name[prefix:] for name in dict.fromkeys(found) if name not in seen]
+            seen.update(found)
+            for start in range(0, len(fresh), READ_AT_ONCE):
+                yield fresh[start : start + READ_AT_ONCE]
+            if cursor == 0:
+                return
+
+
+def _stored(experiment_id: str, kind: str, content: Any) -> Stored:
+    raw = content if isinstance(content, str) else ""
+    if kind == "none":
+        place = keys.experiment(experiment_id)
+        return Stored(
+            raw, None, ExperimentNotFoundError(f"{place} does not exist; publish the experiment first")
+        )
+    try:
+        return Stored(raw, read_experiment(experiment_id, kind, content), None)
+    except ContractError as exc:
+        return Stored(raw, None, exc)
+
+
+def _pairs(flat: Sequence[str]) -> dict[str, str]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))

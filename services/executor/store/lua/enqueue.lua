@@ -1,0 +1,22 @@
+-- Queue one run, once.
+--
+-- KEYS  1 queue  2 open runs of the experiment  3 admitted bitmap  4 request
+-- ARGV  1 order (JSON)
+--       2 bit of the message in the bitmap, or ""   3 ms the bitmap is kept
+--       4 ms the request id is remembered, or ""
+-- returns {timestamp, 1} when queued; {timestamp or "", 0} when somebody had queued it before
+redis.replicate_commands()
+local bit, request_ttl = ARGV[2], ARGV[4]
+if bit ~= '' then
+  local seen = redis.call('SETBIT', KEYS[3], bit, 1)
+  redis.call('PEXPIRE', KEYS[3], ARGV[3])
+  if seen == 1 then return {'', 0} end
+end
+if request_ttl ~= '' then
+  local known = redis.call('GET', KEYS[4])
+  if known then return {known, 0} end
+end
+local timestamp = redis.call('XADD', KEYS[1], '*', 'order', ARGV[1])
+redis.call('ZADD', KEYS[2], 0, timestamp)
+if request_ttl ~= '' then redis.call('SET', KEYS[4], timestamp, 'PX', request_ttl) end
+return {timestamp, 1}

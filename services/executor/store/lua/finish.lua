@@ -1,0 +1,33 @@
+-- A run ends: everything a neighbour can observe of it happens here, or nothing does.
+--
+-- KEYS  1 queue  2 record  3 experiment  4 open runs  5 metrics list  6 journal
+-- ARGV  1 group  2 entry  3 timestamp of the run  4 lease, or "" for a run that never began
+--       5 state of the experiment, or "" to leave it  6 expected document  7 replacement  (see state.lua)
+--       8 result (JSON)  9 ms the record is kept  10 metrics cap  11 journal cap
+--       12 number of events  13.. events (JSON), then fields of the record
+-- returns "finished" | "stale" (the attempt had been taken away; the outcome is dropped)
+--         | "done" (this very call had got through before) | "conflict"
+-- include state.lua
+-- include events.lua
+redis.replicate_commands()
+local lease, state = ARGV[4], ARGV[5]
+local held = redis.call('HMGET', KEYS[2], 'lease', 'status')
+if lease ~= '' then
+  if held[1] ~= lease then return 'stale' end
+  if held[2] ~= 'running' then return 'done' end
+elseif #redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2]) == 0 then
+  return 'done'
+end
+
+local is_last = lease ~= '' and redis.call('ZCOUNT', KEYS[4], 1, 1) <= 1
+if is_last and move_state(KEYS[3], 'running', state, ARGV[6], ARGV[7]) == 'conflict' then return 'conflict' end
+
+local first_field = 13 + ARGV[12]
+redis.call('HSET', KEYS[2], unpack(ARGV, first_field))
+redis.call('PEXPIRE', KEYS[2], ARGV[9])
+for i = 13, first_field - 1 do emit_metric(KEYS[5], KEYS[6], ARGV[i], ARGV[10], ARGV[11]) end
+emit_result(KEYS[6], ARGV[8], ARGV[11])
+redis.call('ZREM', KEYS[4], ARGV[3])
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
+redis.call('XDEL', KEYS[1], ARGV[2])
+return 'finished'

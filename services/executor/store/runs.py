@@ -1,0 +1,238 @@
+"""A run's transitions: begin, report, retry, finish.  Each is one script, fenced by the attempt's lease."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from redis.typing import EncodableT
+
+from services.executor.store.effects import RunEffects
+from services.executor.store.experiments import Experiments, Stored
+from services.executor.store.orders import Claim, Order
+from services.executor.store.queue import GROUP
+from services.executor.store.scripts import Scripts, translated
+from shared import keys
+from shared.messages import State
+
+Fields = Mapping[str, Any]
+Event = Mapping[str, Any]
+
+
+class Begun(StrEnum):
+    """What became of an attempt to begin."""
+
+    BEGUN = "begun"
+    LOST = "lost"
+    BUSY = "busy"
+    ARCHIVED = "archived"
+
+
+class Finished(StrEnum):
+    """What became of a reported outcome."""
+
+    FINISHED = "finished"
+    STALE = "stale"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How much is kept for those who ask later."""
+
+    record_ms: int
+    metrics: int
+    journal: int
+    log_lines: int
+
+
+class Runs:
+    """The records of runs, and all that is said about them."""
+
+    def __init__(self, scripts: Scripts, experiments: Experiments, retention: Retention) -> None:
+        self._scripts = scripts
+        self._experiments = experiments
+        self._keep = retention
+
+    async def begin(self, claim: Claim, stored: Stored, fields: Fields, event: Event) -> tuple[Begun, Stored]:
+        """Begin the claimed attempt: the record says so, the experiment is `running`.
+
+        Args:
+            claim: what this worker holds.
+            stored: the experiment as it was read.
+            fields: of the record; `lease` and `status` are added.
+            event: the `run_started` metric.
+
+        Returns:
+            What became of it, and the experiment as it is stored now.
+        """
+        order = claim.order
+        fields = {**fields, "status": "running", "lease": claim.lease}
+        while True:
+            answer = await self._scripts.call(
+                "begin",
+                [keys.queue(), *self._run_keys(order)],
+                [
+                    GROUP,
+                    claim.worker,
+                    claim.entry,
+                    str(order.timestamp),
+                    *stored.move(State.RUNNING),
+                    _text(event),
+                    self._keep.metrics,
+                    self._keep.journal,
+                    int(order.serial),
+                    *_flat(fields),
+                ],
+            )
+            if answer != "conflict":
+                return Begun(answer), stored.moved(State.RUNNING)
+            stored = await self._experiments.read(order.experiment_id)
+
+    async def emit(self, experiment_id: str, events: Sequence[Event]) -> None:
+        """Publish metric events of a run under way, and keep them."""
+        if events:
+            await self._scripts.call(
+                "emit",
+                [keys.metrics(experiment_id), keys.journal()],
+                [self._keep.metrics, self._keep.journal, *map(_text, events)],
+            )
+
+    async def finish(
+        self,
+        claim: Claim,
+        stored: Stored,
+        state: State,
+        fields: Fields,
+        events: Sequence[Event],
+        result: Event,
+    ) -> Finished:
+        """End a run that had begun: record, state, metrics, result and acknowledgement in one step.
+
+        Args:
+            claim: whose lease must still be the record's.
+            stored: the experiment as `begin` left it.
+            state: of the experiment, unless somebody changed it meanwhile.
+            fields: of the record, among them the final `status`.
+            events: metric events, in order.
+            result: the message on the result channel.
+        """
+        return await self._end(claim, claim.lease, stored, state, fields, events, result)
+
+    async def reject(self, claim: Claim, fields: Fields, events: Sequence[Event], result: Event) -> Finished:
+        """End a claimed run that never began; its experiment's state is left alone."""
+        return await self._end(claim, "", Stored.nothing(), None, fields, events, result)
+
+    async def retry(
+        self, claim: Claim, order: Order, delay_seconds: float, fields: Fields, events: Sequence[Event]
+    ) -> bool:
+        """Store that `order` follows after `delay_seconds`; False when the lease is stale."""
+        answer, _ = await self._scripts.call(
+            "retry",
+            [
+                keys.queue(),
+                keys.run(order.run_id),
+                keys.open_runs(order.experiment_id),
+                keys.retries(),
+                keys.metrics(order.experiment_id),
+                keys.journal(),
+            ],
+            [
+                GROUP,
+                claim.entry,
+                str(order.timestamp),
+                claim.lease,
+                order.to_json(),
+                round(delay_seconds * 1_000),
+                self._keep.metrics,
+                self._keep.journal,
+                len(events),
+                *map(_text, events),
+                *_flat(fields),
+            ],
+        )
+        return bool(answer == "retrying")
+
+    def effects(self, run_id: str) -> RunEffects:
+        """The steps of a run that a retry must not repeat."""
+        return RunEffects(self._scripts, run_id, self._keep.record_ms)
+
+    async def log(self, run_id: str, lines: Sequence[Fields]) -> None:
+        """Append to what a run printed; the oldest lines go when there are too many."""
+        if not lines:
+            return
+        with translated("log"):
+            async with self._scripts.client.pipeline(transaction=False) as pipe:
+                for line in lines:
+                    pipe.xadd(
+                        keys.logs(run_id), _encodable(line), maxlen=self._keep.log_lines, approximate=True
+                    )
+                pipe.pexpire(keys.logs(run_id), self._keep.record_ms)
+                await pipe.execute()
+
+    async def record(self, run_id: str) -> dict[str, str]:
+        """The record of a run; empty when there is none."""
+        with translated("record"):
+            return dict(await self._scripts.client.hgetall(keys.run(run_id)))
+
+    async def _end(
+        self,
+        claim: Claim,
+        lease: str,
+        stored: Stored,
+        state: State | None,
+        fields: Fields,
+        events: Sequence[Event],
+        result: Event,
+    ) -> Finished:
+        order = claim.order
+        while True:
+            answer = await self._scripts.call(
+                "finish",
+                [keys.queue(), *self._run_keys(order)],
+                [
+                    GROUP,
+                    claim.entry,
+                    str(order.timestamp),
+                    lease,
+                    *stored.move(state, only_from=State.RUNNING),
+                    _text(result),
+                    self._keep.record_ms,
+                    self._keep.metrics,
+                    self._keep.journal,
+                    len(events),
+                    *map(_text, events),
+                    *_flat(fields),
+                ],
+            )
+            if answer != "conflict":
+                return Finished(answer)
+            stored = await self._experiments.read(order.experiment_id)
+
+    @staticmethod
+    def _run_keys(order: Order) -> list[str]:
+        return [
+            keys.run(order.run_id),
+            keys.experiment(order.experiment_id),
+            keys.open_runs(order.experiment_id),
+            keys.metrics(order.experiment_id),
+            keys.journal(),
+        ]
+
+
+def _text(message: Event) -> str:
+    return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+
+
+def _encodable(fields: Fields) -> dict[EncodableT, EncodableT]:
+    return {name: value if isinstance(value, str) else _text(value) for name, value in fields.items()}
+
+
+def _flat(fields: Fields) -> list[str]:
+    """Names and values in turn, as HSET takes them; None is left out, other values as JSON."""
+    flat: list[str] = []
+    for name, value in fields.items():
+        if value is not None:
+            flat += [name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)]
+    return flat

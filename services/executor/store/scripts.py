@@ -1,0 +1,73 @@
+"""Calls Lua scripts and commands, and turns redis-py's errors into ours."""
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import redis.exceptions
+from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
+
+from shared.errors import StoreError, StoreUnavailableError
+
+_FOLDER = Path(__file__).parent / "lua"
+_INCLUDE = re.compile(r"^-- include (\w+\.lua)$", re.MULTILINE)
+_PASSING = re.compile(
+    r"^-?(OOM|READONLY|NOPERM|MISCONF|LOADING|MASTERDOWN|NOREPLICAS|CLUSTERDOWN|BUSY|TRYAGAIN|NOAUTH|UNKILLABLE)\b"
+    r"|command not allowed when used memory|can't write against a read only replica|no permissions to run"
+)
+
+
+class Scripts:
+    """The scripts of `lua/`, each under its file's name."""
+
+    def __init__(self, client: Redis) -> None:
+        # Any: redis-py annotates for both protocols, bytes and text at once; the methods above are exact.
+        self.client: Any = client
+        self._scripts: dict[str, AsyncScript] = {}
+        self._register = client.register_script
+
+    async def call(self, name: str, keys: Sequence[str], args: Sequence[str | int | float] = ()) -> Any:
+        """Run `lua/{name}.lua`.
+
+        Raises:
+            StoreUnavailableError: Redis can't be reached or refuses for now; nothing
+                or all of the script was done.
+            StoreError: anything else that Redis found wrong.
+        """
+        script = self._scripts.get(name)
+        if script is None:
+            script = self._scripts[name] = self._register(source(name))
+        with translated(name):
+            return await script(keys=keys, args=args)
+
+
+@cache
+def source(name: str) -> str:
+    """The text of `lua/{name}.lua`, with the files that it includes."""
+    text = (_FOLDER / f"{name}.lua").read_text(encoding="utf-8")
+    return _INCLUDE.sub(lambda match: (_FOLDER / match[1]).read_text(encoding="utf-8"), text)
+
+
+@contextlib.contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """The one place where a redis-py error becomes one of ours."""
+    try:
+        yield
+    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as exc:
+        raise StoreUnavailableError(f"{doing}: Redis can't be reached: {exc}") from exc
+    except redis.exceptions.RedisError as exc:
+        if _PASSING.search(str(exc)) or isinstance(exc, _REFUSALS):
+            raise StoreUnavailableError(f"{doing}: Redis refuses for now: {exc}") from exc
+        raise StoreError(f"{doing}: Redis answers: {exc}") from exc
+
+
+_REFUSALS = (
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.NoPermissionError,
+    redis.exceptions.ClusterDownError,
+)

@@ -1,0 +1,37 @@
+"""Who works: heartbeats, and what the dead left behind."""
+
+from collections.abc import Sequence
+
+from services.executor.store.queue import GROUP
+from services.executor.store.scripts import Scripts, translated
+from shared import keys
+
+
+class Workers:
+    """The workers that share one Redis."""
+
+    def __init__(self, scripts: Scripts) -> None:
+        self._scripts = scripts
+
+    async def heartbeat(self, worker: str, ttl_seconds: float, *, listening: bool) -> list[str]:
+        """Say that `worker` lives for `ttl_seconds` more; returns those whose time is up."""
+        answer: Sequence[str] = await self._scripts.call(
+            "heartbeat",
+            [keys.workers(), keys.listeners()],
+            [worker, round(ttl_seconds * 1_000), int(listening)],
+        )
+        return list(answer)
+
+    async def forget(self, worker: str) -> bool:
+        """Take `worker` off the list; False while it still holds claims."""
+        answer = await self._scripts.call(
+            "forget", [keys.workers(), keys.listeners(), keys.queue()], [worker, GROUP]
+        )
+        return bool(answer)
+
+    async def alive(self) -> list[str]:
+        """The workers whose heartbeat has not expired, by Redis' clock."""
+        with translated("alive"):
+            seconds, micros = await self._scripts.client.time()
+            now_ms = seconds * 1_000 + micros // 1_000
+            return list(await self._scripts.client.zrangebyscore(keys.workers(), now_ms, "+inf"))
