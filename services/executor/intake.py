@@ -1,0 +1,107 @@
+"""Claims queued runs while there are free slots, and knows what runs here."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from services.executor.patience import insist
+from services.executor.store import Claim, Queue
+from shared.errors import StoreUnavailableError
+
+log = structlog.get_logger()
+
+CLAIM_WAIT_MS = 5_000
+PAUSE_SECONDS = 0.2
+
+Perform = Callable[[Claim, asyncio.Event], Coroutine[Any, Any, None]]
+
+
+@dataclass(slots=True)
+class Running:
+    """A run that has a slot here."""
+
+    claim: Claim
+    cancel: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+
+
+class Intake:
+    """The slots of one worker.
+
+    Args:
+        queue: where runs are claimed.
+        worker: this worker's name.
+        concurrency: how many runs at once.
+        perform: does a run; being cancelled, it gives the run back.
+    """
+
+    def __init__(self, queue: Queue, worker: str, concurrency: int, perform: Perform) -> None:
+        self._queue = queue
+        self._worker = worker
+        self._concurrency = concurrency
+        self._perform = perform
+        self._running: dict[str, Running] = {}
+        self._changed = asyncio.Event()
+
+    @property
+    def running(self) -> list[Running]:
+        """The runs that have a slot now."""
+        return list(self._running.values())
+
+    async def run(self) -> None:
+        """Claim and perform until cancelled; what runs then goes on, see `drain`."""
+        await insist("queue", self._queue.create_group)
+        while True:
+            while len(self._running) >= self._concurrency:
+                self._changed.clear()
+                await self._changed.wait()
+            for claim in await self._claims():
+                self._start(claim)
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Wait for the runs under way, then end those that are left and give everything back."""
+        tasks = [one.task for one in self._running.values() if one.task is not None]
+        if tasks:
+            log.info("intake.draining", runs=len(tasks), grace_seconds=grace_seconds)
+            _, late = await asyncio.wait(tasks, timeout=grace_seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            for claim in await self._queue.claims_of(self._worker):
+                await self._queue.requeue(claim, claim.order)
+        except StoreUnavailableError as exc:
+            log.warning("claims.not_given_back", error=str(exc), hint="recovery takes them up")
+
+    async def drop_lost(self) -> None:
+        """End the runs whose claims were taken over while this worker did not show that it lives."""
+        held = {claim.entry for claim in await self._queue.claims_of(self._worker)}
+        for entry, running in list(self._running.items()):
+            if entry not in held and running.task is not None:
+                log.warning("claim.lost", run_id=running.claim.order.run_id)
+                running.task.cancel()
+
+    async def _claims(self) -> list[Claim]:
+        free = self._concurrency - len(self._running)
+        try:
+            return await self._queue.claim(self._worker, free, CLAIM_WAIT_MS)
+        except StoreUnavailableError as exc:
+            log.warning("redis.awaited", what_for="claim", error=str(exc))
+            await asyncio.sleep(PAUSE_SECONDS)
+        # The answer that was cut off may have handed runs to this worker.
+        held = await insist("claims", lambda: self._queue.claims_of(self._worker))
+        return [claim for claim in held if claim.entry not in self._running][:free]
+
+    def _start(self, claim: Claim) -> None:
+        running = self._running[claim.entry] = Running(claim)
+        running.task = asyncio.create_task(self._hold_slot(running), name=f"run {claim.order.run_id}")
+
+    async def _hold_slot(self, running: Running) -> None:
+        try:
+            await self._perform(running.claim, running.cancel)
+        finally:
+            del self._running[running.claim.entry]
+            self._changed.set()

@@ -1,0 +1,176 @@
+"""The executor's end of one socket: JSON-RPC 2.0 on the event loop, without a thread and without a task."""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from services.executor.isolation import protocol
+
+READ_BYTES = 262_144
+
+
+class Refused(Exception):
+    """The other side answered a request with an error; `error` is its JSON-RPC error object."""
+
+    def __init__(self, error: dict[str, Any]) -> None:
+        super().__init__(str(error.get("message", error)))
+        self.error = error
+
+
+class Disconnected(Exception):
+    """The connection ended before the answer came."""
+
+
+class Connection:
+    """One peer: requests go out and are answered, notifications and requests come in.
+
+    `on_message` receives what is no answer; `on_closed` is called once, with a
+    sentence if the peer broke the protocol and with an empty one if it closed.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        limit_bytes: int,
+        on_message: Callable[[dict[str, Any]], None],
+        on_closed: Callable[[str], None],
+    ) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        self._decoder = protocol.Decoder(limit_bytes)
+        self._on_message = on_message
+        self._on_closed = on_closed
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._last_id = 0
+        self._outbox: deque[tuple[memoryview, Sequence[int]]] = deque()
+        self.is_open = True
+        self._loop.add_reader(sock.fileno(), self._read)
+
+    # -- out ----------------------------------------------------------------------------
+
+    def request(self, method: str, params: bytes, descriptors: Sequence[int] = ()) -> asyncio.Future[Any]:
+        """Ask for something; `params` is JSON already.  Descriptors are passed on and closed here."""
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        if not self.is_open:
+            _close_all(descriptors)
+            answer.set_exception(Disconnected())
+            return answer
+        self._last_id += 1
+        self._answers[self._last_id] = answer
+        head = f'{{"jsonrpc":"2.0","id":{self._last_id},"method":"{method}","params":'
+        self._send(protocol.encode_frame(head.encode() + params + b"}"), descriptors)
+        return answer
+
+    def notify(self, method: str, params: Any) -> None:
+        """Say something that has no answer."""
+        self._send(protocol.encode({"jsonrpc": "2.0", "method": method, "params": params}))
+
+    def respond(self, request_id: Any, result: Any) -> None:
+        """Answer a request of the peer."""
+        self._send(protocol.encode({"jsonrpc": "2.0", "id": request_id, "result": result}))
+
+    def refuse(self, request_id: Any, message: str) -> None:
+        """Answer a request of the peer with an error."""
+        error = {"code": -32000, "message": message}
+        self._send(protocol.encode({"jsonrpc": "2.0", "id": request_id, "error": error}))
+
+    def _send(self, frame: bytes, descriptors: Sequence[int] = ()) -> None:
+        if not self.is_open:
+            _close_all(descriptors)
+            return
+        if self._outbox or not self._send_now(memoryview(frame), descriptors):
+            self._loop.add_writer(self._sock.fileno(), self._flush)
+
+    def _send_now(self, data: memoryview, descriptors: Sequence[int]) -> bool:
+        """Send as much as the socket takes and keep the rest; whether that was everything."""
+        try:
+            if descriptors:
+                sent = socket.send_fds(self._sock, [data], list(descriptors))
+                _close_all(descriptors)
+            else:
+                sent = self._sock.send(data)
+        except BlockingIOError:
+            self._outbox.append((data, descriptors))
+            return False
+        except OSError:
+            # The reader sees the end as well, after everything that the peer still had to say.
+            _close_all(descriptors)
+            return True
+        if sent < len(data):
+            self._outbox.appendleft((data[sent:], ()))
+            return False
+        return True
+
+    def _flush(self) -> None:
+        while self._outbox:
+            data, descriptors = self._outbox.popleft()
+            before = len(self._outbox)
+            if not self._send_now(data, descriptors):
+                if len(self._outbox) > before and self._outbox[-1][0] is data:
+                    self._outbox.rotate(1)
+                return
+        self._loop.remove_writer(self._sock.fileno())
+
+    # -- in -----------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        """One bounded read per turn of the loop, so that no peer keeps the others waiting."""
+        try:
+            data = self._sock.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.close("")
+            return
+        try:
+            messages = self._decoder.feed(data)
+            for message in messages:
+                self._receive(message)
+        except protocol.ProtocolBroken as broken:
+            self.close(f"it broke the protocol: {broken}")
+
+    def _receive(self, message: dict[str, Any]) -> None:
+        if "method" in message:
+            self._on_message(message)
+            return
+        answer = self._answers.pop(message.get("id"), None)  # type: ignore[arg-type]
+        if answer is None:
+            raise protocol.ProtocolBroken(f"an answer to no request: id {message.get('id')!r}")
+        if answer.done():
+            return
+        if "error" in message:
+            error = message["error"]
+            answer.set_exception(Refused(error if isinstance(error, dict) else {"message": str(error)}))
+        else:
+            answer.set_result(message.get("result"))
+
+    def close(self, reason: str = "") -> None:
+        """End the connection; every request still unanswered fails with Disconnected."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        self._loop.remove_reader(self._sock.fileno())
+        self._loop.remove_writer(self._sock.fileno())
+        self._sock.close()
+        for _, descriptors in self._outbox:
+            _close_all(descriptors)
+        self._outbox.clear()
+        answers, self._answers = self._answers, {}
+        for answer in answers.values():
+            if not answer.done():
+                answer.set_exception(Disconnected())
+                answer.exception()  # whoever asked may be gone already
+        self._on_closed(reason)
+
+
+def _close_all(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)

@@ -1,0 +1,107 @@
+"""Finds and executes a tool's module, and gives it the toolkit to import."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import os
+import site
+import sys
+import types
+from typing import Any, Sequence
+
+
+try:  # hashlib brings OpenSSL, several megabytes that every fork would have to copy the page tables of
+    from _sha2 import sha256  # type: ignore[import-not-found]
+except ImportError:
+    try:
+        from _sha256 import sha256  # type: ignore[import-not-found]
+    except ImportError:
+        from hashlib import sha256
+
+
+class ContractBroken(Exception):
+    """The file is not a tool; says why and what to do.  `stale` means that it changed just now."""
+
+    def __init__(self, message: str, stale: bool = False) -> None:
+        super().__init__(message)
+        self.stale = stale
+
+
+class _ToolkitLoader(importlib.machinery.SourceFileLoader):
+    """Loads the toolkit and connects it to this process."""
+
+    def __init__(self, name: str, path: str, reports: Any) -> None:
+        super().__init__(name, path)
+        self.reports = reports
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        super().exec_module(module)
+        module._attach(self.reports)
+
+
+class _ToolkitFinder:
+    """`shared` holds the toolkit and nothing else here, whatever is installed under that name."""
+
+    def __init__(self, path: str, reports: Any) -> None:
+        self.path = path
+        self.reports = reports
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: Any = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name == "shared":
+            return importlib.machinery.ModuleSpec(name, None, is_package=True)
+        if name == "shared.toolkit":
+            loader = _ToolkitLoader(name, self.path, self.reports)
+            return importlib.util.spec_from_file_location(name, self.path, loader=loader)
+        return None
+
+
+def prepare_path(directory: str, toolkit: str, reports: Any) -> None:
+    """Let the tool import, in this order: the standard library, its neighbours, what is installed.
+
+    The standard library comes first, so that a tool called `email.py` doesn't
+    take the place of `email` in every process that serves one of its neighbours.
+    """
+    standard = list(sys.path)
+    site.main()
+    installed = [entry for entry in sys.path if entry not in standard]
+    sys.path[:] = [*standard, directory, *installed]
+    sys.meta_path.insert(0, _ToolkitFinder(toolkit, reports))
+
+
+def execute(name: str, path: str, digest: str) -> types.ModuleType:
+    """Import the file at `path` if its content still is what `digest` says."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise ContractBroken(f"{path} can't be read: {error.strerror}", stale=True) from None
+    if sha256(content).hexdigest() != digest:
+        raise ContractBroken(f"{path} was changed after it was looked up; run it again", stale=True)
+    module = types.ModuleType(_module_name(name))
+    module.__file__ = path
+    module.__spec__ = importlib.util.spec_from_file_location(module.__name__, path)
+    sys.modules[module.__name__] = module
+    exec(compile(content, path, "exec", dont_inherit=True), module.__dict__)
+    return module
+
+
+def _module_name(name: str) -> str:
+    """The tool's name, unless a module of the standard library needs it."""
+    standard = getattr(sys, "stdlib_module_names", sys.builtin_module_names)
+    return f"tool_{name}" if name in standard or name in sys.modules else name
+
+
+def find_entry(module: types.ModuleType, name: str, path: str) -> tuple[str, Any]:
+    """The name and the function that a run calls: named like the file, or `run`."""
+    for candidate in (name, "run"):
+        entry = getattr(module, candidate, None)
+        if callable(entry) and not isinstance(entry, types.ModuleType):
+            return candidate, entry
+        if entry is not None and not isinstance(entry, types.ModuleType):
+            raise ContractBroken(
+                f"{path}: {candidate} is a {type(entry).__name__}, not a function; define def {name}(...)"
+            )
+    raise ContractBroken(f"{path} has no function {name}() and no function run(); define def {name}(...)")

@@ -1,0 +1,219 @@
+"""One tool in its process: import it, call it, answer with what it returned or raised."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import time
+import traceback
+import types
+from typing import Any
+
+from . import convert, failure, limits, reports, reset, source, wire
+
+RAISED = 1
+NO_LONGER_FIT = -32600
+
+
+class Tool:
+    """A tool that this process serves, and the runs it has had."""
+
+    def __init__(self, params: dict[str, Any], channel: wire.Wire) -> None:
+        self.name: str = params["name"]
+        self.path: str = params["path"]
+        self.options = params
+        self.wire = channel
+        self.reports = reports.Reports(channel, params["limit_bytes"])
+        self.module: types.ModuleType | None = None
+        self.entry: Any = None
+        self.entry_name = ""
+        self.runs = 0
+        self.retired = ""
+        self.foreign = False
+        self.forks_itself = False
+        self.baseline: reset.Baseline | None = None
+        self._fflush = ctypes.CDLL(None).fflush
+
+    # -- loading -----------------------------------------------------------------------
+
+    def load(self) -> dict[str, Any]:
+        """Import the tool; `error` says what is wrong with it, `unforkable` why it can't be a template."""
+        os.environ.clear()
+        os.environ.update(self.options["environ"])
+        sys.argv = [self.path]
+        reset.enter(self.options["temp"])
+        sys.stdout = sys.__stdout__ = _stream(1)  # type: ignore[misc]
+        sys.stderr = sys.__stderr__ = _stream(2)  # type: ignore[misc]
+        os.register_at_fork(after_in_child=self._forked)
+        source.prepare_path(os.path.dirname(self.path), self.options["toolkit"], self.reports)
+        try:
+            self.module = source.execute(self.name, self.path, self.options["digest"])
+            self.entry_name, self.entry = source.find_entry(self.module, self.name, self.path)
+        except BaseException as error:
+            return {"error": self._explain(error)}
+        finally:
+            self._flush()
+        self.baseline = reset.Baseline(os.path.dirname(self.path))
+        return {"unforkable": self.baseline.unforkable(), "entry": self.entry_name}
+
+    def _explain(self, error: BaseException) -> dict[str, Any]:
+        """Why the tool can't be used, naming the file and what to do."""
+        described = failure.describe(error, 0)
+        if isinstance(error, source.ContractBroken):
+            return {"message": str(error), "traceback": "", "stale": error.stale}
+        if isinstance(error, SystemExit):
+            reason = f"the module called sys.exit({error.code!r}) while it was imported; keep such code under if __name__ == '__main__'"
+        else:
+            reason = f"{described['error_type']}: {described['message']}"
+        message = f"{self.path} can't be imported: {reason}"
+        return {"message": message, "traceback": described["traceback"], "stale": False}
+
+    def move_to(self, channel: wire.Wire) -> None:
+        """This process is a fork of the one that loaded the tool, with a connection of its own."""
+        self.wire = self.reports.wire = channel
+        self.forks_itself = False
+
+    def _forked(self) -> None:
+        """After any fork: a process that the tool started must not speak for the tool."""
+        if self.forks_itself:
+            return
+        self.foreign = True
+        self.reports.detach()
+        self.wire.close()
+
+    # -- calling -----------------------------------------------------------------------
+
+    def call(self, request_id: Any, params: dict[str, Any]) -> None:
+        """Run the tool once, answer, and make the process fit for the next run."""
+        baseline = self.baseline
+        assert baseline is not None
+        self.retired = baseline.changed_source()
+        if self.retired:
+            self.wire.refuse(request_id, NO_LONGER_FIT, self.retired)
+            return
+        self._begin(params)
+        with limits.applied(params.get("limits")):
+            answer = self._attempt(request_id, params)
+        self.reports.finish()
+        self.wire.send(answer)
+        if params["single"]:
+            os._exit(0)
+        self.runs += 1
+        self.retired = baseline.restore(self.reports.has_thread, params["temp"]) or self._worn_out(baseline)
+        if self.retired:
+            self.wire.notify("retire", {"reason": self.retired})
+
+    def _begin(self, params: dict[str, Any]) -> None:
+        os.environ.update(params["environ"])
+        os.environ["TMPDIR"] = params["temp"]
+        reset.enter(params["temp"])
+        if params.get("seed") is not None:
+            reset.seed(params["seed"])
+        params["deadline"] = time.monotonic() + params["timeout_seconds"]
+        self.reports.begin(params)
+
+    def _attempt(self, request_id: Any, params: dict[str, Any]) -> bytes:
+        head = b'{"jsonrpc":"2.0","id":%d,' % request_id
+        try:
+            value, items = self._invoke(params["params"])
+            if self.foreign:
+                self._leave(0)
+            return head + b'"result":' + self._result(value, items) + b"}"
+        except BaseException as error:
+            if self.foreign:
+                self._leave(_exit_code(error))
+            return head + b'"error":' + self._failure(error) + b"}"
+        finally:
+            self._flush()
+
+    def _invoke(self, params: dict[str, Any]) -> tuple[Any, int | None]:
+        value = self.entry(**params)
+        if isinstance(value, types.GeneratorType):
+            value, items = self._gather(value)
+        elif isinstance(value, (types.CoroutineType, types.AsyncGeneratorType)) or hasattr(
+            value, "__await__"
+        ):
+            value, items = self._run_async(value)
+        else:
+            items = None
+        return value, len(value) if items is None and isinstance(value, (list, tuple)) else items
+
+    def _gather(self, generator: Any) -> tuple[Any, int]:
+        items = []
+        while True:
+            try:
+                item = next(generator)
+            except StopIteration as stop:
+                return (items if stop.value is None else stop.value), len(items)
+            items.append(item)
+            self.reports.partial(item)
+
+    def _run_async(self, awaitable: Any) -> tuple[Any, int | None]:
+        import asyncio
+
+        async def gather() -> tuple[Any, int | None]:
+            if not isinstance(awaitable, types.AsyncGeneratorType):
+                return await awaitable, None
+            items = []
+            async for item in awaitable:
+                items.append(item)
+                self.reports.partial(item)
+            return items, len(items)
+
+        return asyncio.run(gather())
+
+    def _result(self, value: Any, items: int | None) -> bytes:
+        encoded = convert.to_json(value)
+        limit_bytes = self.options["limit_bytes"]
+        if len(encoded) > limit_bytes:
+            raise convert.Unserializable(reports.too_large("the result", len(encoded), limit_bytes))
+        return b'{"items":%s,"value":%s}' % (b"null" if items is None else b"%d" % items, encoded)
+
+    def _failure(self, error: BaseException) -> bytes:
+        data = failure.describe(error, self.options["limit_bytes"])
+        partial = data.pop("partial_results", None)
+        if isinstance(error, convert.Unserializable):
+            data.update(error_type="ToolResultError", traceback="", retryable=False)
+        encoded = wire.encode(data)
+        if partial is not None:
+            encoded = encoded[:-1] + b',"partial_results":' + partial + b"}"
+        return b'{"code":%d,"message":"the tool raised","data":%s}' % (RAISED, encoded)
+
+    def _worn_out(self, baseline: reset.Baseline) -> str:
+        max_rss_bytes = self.options["max_rss_bytes"]
+        if self.runs >= self.options["max_runs"]:
+            return f"it has served {self.runs} runs"
+        if max_rss_bytes and baseline.rss_bytes > max_rss_bytes:
+            return f"it holds {baseline.rss_bytes} bytes of memory, and {max_rss_bytes} are allowed"
+        return ""
+
+    # -- leaving -----------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        """What Python and C still hold of the run's output goes out before the answer does."""
+        for stream in {sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__}:
+            try:
+                stream.flush()  # type: ignore[union-attr]
+            except Exception:
+                continue
+        self._fflush(None)
+
+    def _leave(self, code: int) -> None:
+        """End a process that the tool forked and that came back out of the tool."""
+        error = sys.exc_info()[1]
+        if error is not None and not isinstance(error, SystemExit):
+            traceback.print_exception(type(error), error, error.__traceback__)
+        self._flush()
+        os._exit(code)
+
+
+def _stream(descriptor: int) -> Any:
+    """A line-buffered text stream, so that a run's log can be followed while it runs."""
+    return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+def _exit_code(error: BaseException) -> int:
+    if not isinstance(error, SystemExit):
+        return 1
+    return error.code if isinstance(error.code, int) else int(error.code is not None)

@@ -1,0 +1,130 @@
+"""Process trees: who is below whom, and how to stop all of them before one can slip away."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+STOP_PATIENCE_SECONDS = 0.02
+
+_libc = ctypes.CDLL(None, use_errno=True)
+# Kernels built without CONFIG_PROC_CHILDREN lack these files.
+_HAS_CHILDREN_FILES = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
+
+
+def adopt_orphans() -> None:
+    """From now on, a process below this one whose parent dies becomes this process' child."""
+    _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def die_with_parent() -> None:
+    """From now on, the kernel kills this process when its parent ends."""
+    _libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
+def has_children() -> bool:
+    """Whether this process has any child, dead or alive, in one system call."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def children(pid: int) -> list[int]:
+    """The processes started by any thread of `pid`, zombies included; none if it is gone."""
+    if not _HAS_CHILDREN_FILES:
+        return _children_by_parent(pid)
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [child for task in tasks for child in _children_of_task(pid, task)]
+
+
+def _children_of_task(pid: int, task: str) -> list[int]:
+    return [int(text) for text in _read(f"/proc/{pid}/task/{task}/children").split()]
+
+
+def _children_by_parent(parent: int) -> list[int]:
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and _stat(int(entry))[1] == str(parent).encode():
+            found.append(int(entry))
+    return found
+
+
+def _stat(pid: int) -> list[bytes]:
+    """State, parent, ... of `pid` as in proc(5) from field 3 on; empty fields if it is gone."""
+    return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split() or [b"", b""]
+
+
+def _read(path: str) -> bytes:
+    """What a file of /proc says; nothing if its process is gone."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return b""
+    try:
+        parts = []
+        while True:
+            part = os.read(descriptor, 65_536)
+            if not part:
+                return b"".join(parts)
+            parts.append(part)
+    except ProcessLookupError:
+        return b""
+    finally:
+        os.close(descriptor)
+
+
+def freeze(root: int) -> list[int]:
+    """Stop `root` and everything below it, and return all of them, the root first.
+
+    A stopped process neither forks nor reaps, so once its stop has taken effect
+    its list of children is final and none of their ids can be used again.
+    """
+    found: list[int] = []
+    pending = [root]
+    while pending:
+        pid = pending.pop()
+        if pid in found or not send(pid, signal.SIGSTOP):
+            continue
+        _await_stop(pid)
+        found.append(pid)
+        pending.extend(children(pid))
+    return found
+
+
+def _await_stop(pid: int) -> None:
+    give_up_at = time.monotonic() + STOP_PATIENCE_SECONDS
+    while _stat(pid)[0] not in (b"T", b"t", b"Z", b"X", b"") and time.monotonic() < give_up_at:
+        time.sleep(0)
+
+
+def send(pid: int, number: int) -> bool:
+    """Send a signal; False when there is no such process any more."""
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def terminate(root: int) -> None:
+    """Ask every process of the tree to end."""
+    frozen = freeze(root)
+    for pid in frozen:
+        send(pid, signal.SIGTERM)
+    for pid in frozen:
+        send(pid, signal.SIGCONT)
+
+
+def kill(root: int) -> None:
+    """End every process of the tree, now."""
+    for pid in freeze(root):
+        send(pid, signal.SIGKILL)

@@ -1,0 +1,126 @@
+"""The child's end of the socket: length-prefixed JSON-RPC 2.0, blocking."""
+
+from __future__ import annotations
+
+import _thread
+import array
+import json
+import socket
+from typing import Any
+
+VERSION = 1
+CHUNK_BYTES = 8_192
+LARGE_CHUNK_BYTES = 1_048_576
+MAX_DESCRIPTORS = 8
+ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def encode(value: Any) -> bytes:
+    """`value` as JSON in UTF-8; a lone surrogate, which UTF-8 can't hold, becomes a question mark."""
+    return _encode(value).encode("utf-8", "replace")
+
+
+class Wire:
+    """A socket that carries whole messages.  Safe to send on from several threads."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._buffer = bytearray()
+        self._chunk = memoryview(bytearray(CHUNK_BYTES))
+        self._missing = 0
+        self._descriptors: list[int] = []
+        self._sending = _thread.allocate_lock()
+        self._asking = _thread.allocate_lock()
+        self._last_id = 0
+
+    def fileno(self) -> int:
+        """The socket's descriptor, so that a wire can be polled."""
+        return self.sock.fileno()
+
+    def close(self) -> None:
+        """Close the socket; no more messages either way."""
+        self.sock.close()
+
+    def send(self, payload: bytes) -> None:
+        """Send one message that is already JSON."""
+        with self._sending:
+            self.sock.sendall(len(payload).to_bytes(4, "big") + payload)
+
+    def notify(self, method: str, params: Any) -> None:
+        """Tell the other side something that needs no answer."""
+        self.send(encode({"jsonrpc": "2.0", "method": method, "params": params}))
+
+    def respond(self, request_id: Any, result: Any) -> None:
+        """Answer a request."""
+        self.send(encode({"jsonrpc": "2.0", "id": request_id, "result": result}))
+
+    def refuse(self, request_id: Any, code: int, message: str) -> None:
+        """Answer a request with an error of the protocol."""
+        error = {"code": code, "message": message}
+        self.send(encode({"jsonrpc": "2.0", "id": request_id, "error": error}))
+
+    def ask(self, method: str, params: Any) -> Any:
+        """Send a request and wait for its answer; ConnectionError carries the other side's refusal.
+
+        While a call is under way the other side sends nothing but such answers,
+        so whoever holds the lock may read the next message as its own.
+        """
+        with self._asking:
+            self._last_id += 1
+            self.send(encode({"jsonrpc": "2.0", "id": self._last_id, "method": method, "params": params}))
+            answer = self.read()
+        if "error" in answer:
+            raise ConnectionError(answer["error"]["message"])
+        return answer["result"]
+
+    def read(self) -> dict[str, Any]:
+        """Wait for the next message; EOFError when the other side is gone."""
+        while True:
+            message = self.take()
+            if message is not None:
+                return message
+            self.fill()
+
+    def take(self) -> dict[str, Any] | None:
+        """The next message if it has arrived completely."""
+        buffer = self._buffer
+        if len(buffer) < 4:
+            return None
+        end = 4 + int.from_bytes(buffer[:4], "big")
+        self._missing = end - len(buffer)
+        if self._missing > 0:
+            return None
+        message: dict[str, Any] = json.loads(buffer[4:end])
+        del buffer[:end]
+        return message
+
+    def fill(self) -> None:
+        """Wait for more bytes; EOFError when the other side is gone."""
+        if self._missing > CHUNK_BYTES:
+            self._fill_much()
+            return
+        size, ancillary, _, _ = self.sock.recvmsg_into(
+            [self._chunk], ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+        )
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                passed = array.array("i")
+                passed.frombytes(data[: len(data) - len(data) % passed.itemsize])
+                self._descriptors.extend(passed)
+        if not size:
+            raise EOFError("the executor closed the connection")
+        self._buffer += self._chunk[:size]
+
+    def _fill_much(self) -> None:
+        """The middle of a large message, which no descriptor comes with."""
+        data = self.sock.recv(min(self._missing, LARGE_CHUNK_BYTES))
+        if not data:
+            raise EOFError("the executor closed the connection")
+        self._buffer += data
+
+    def take_descriptors(self, count: int) -> list[int]:
+        """The first `count` descriptors that were passed and not yet taken."""
+        taken, self._descriptors = self._descriptors[:count], self._descriptors[count:]
+        return taken

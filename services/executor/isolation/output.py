@@ -1,0 +1,150 @@
+"""What a process prints, line by line, at a pace that the service can bear."""
+
+import asyncio
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Callable
+
+READ_BYTES = 65_536
+MAX_LINE_BYTES = 8_192
+KEPT_LINES = 20
+
+
+class Pipe:
+    """One stream of one process.  What is not read stays in the pipe and holds up whoever writes."""
+
+    def __init__(self, stream: str, bytes_per_second: int, emit: Callable[[float, str, str], None]) -> None:
+        read_end, self.write_end = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(read_end, False)
+        self._fd = read_end
+        self._stream = stream
+        self._bytes_per_second = bytes_per_second
+        self._emit = emit
+        self._rest = b""
+        self._cutting = False
+        self._credit = float(bytes_per_second)
+        self._counted_at = time.monotonic()
+        self._loop = asyncio.get_running_loop()
+        self._pause: asyncio.TimerHandle | None = None
+        self._loop.add_reader(read_end, self._read)
+
+    def fileno(self) -> int:
+        """The end that is read here."""
+        return self._fd
+
+    def _read(self) -> None:
+        size = self._take()
+        if size == 0:
+            self._loop.remove_reader(self._fd)
+            return
+        self._spend(size)
+
+    def _take(self) -> int:
+        """Read once; how many bytes there were, 0 when nobody can write any more."""
+        try:
+            data = os.read(self._fd, READ_BYTES)
+        except BlockingIOError:
+            return -1
+        if data:
+            self._split(data)
+        return len(data)
+
+    def _spend(self, size: int) -> None:
+        """Whoever prints more than its share per second is not read until its debt is paid."""
+        now = time.monotonic()
+        earned = (now - self._counted_at) * self._bytes_per_second
+        self._counted_at = now
+        self._credit = min(self._credit + earned, float(self._bytes_per_second)) - size
+        if self._credit < 0 and self._pause is None:
+            self._loop.remove_reader(self._fd)
+            self._pause = self._loop.call_later(-self._credit / self._bytes_per_second, self._resume)
+
+    def _resume(self) -> None:
+        self._pause = None
+        self._loop.add_reader(self._fd, self._read)
+
+    def drain(self) -> None:
+        """Read what is in the pipe now, a pipe's capacity at most, and end the last line."""
+        for _ in range(2):
+            if self._take() < READ_BYTES:
+                break
+        self.end_line()
+
+    def end_line(self) -> None:
+        """What was printed without a newline is a line after all."""
+        if self._rest:
+            self._line(self._rest)
+        self._rest, self._cutting = b"", False
+
+    def _split(self, data: bytes) -> None:
+        lines = data.split(b"\n")
+        lines[0] = self._rest + lines[0]
+        self._rest = lines.pop()
+        for line in lines:
+            self._line(line)
+            self._cutting = False
+        if len(self._rest) > MAX_LINE_BYTES:
+            self._line(self._rest)
+            self._rest, self._cutting = b"", True
+
+    def _line(self, line: bytes) -> None:
+        if self._cutting:
+            return
+        if len(line) > MAX_LINE_BYTES:
+            text = (
+                line[:MAX_LINE_BYTES].decode("utf-8", "replace")
+                + f" ... (line cut at {MAX_LINE_BYTES} bytes)"
+            )
+        else:
+            text = line.rstrip(b"\r").decode("utf-8", "replace")
+        self._emit(time.time(), self._stream, text)
+
+    def close(self) -> None:
+        """Read no more."""
+        if self._pause is not None:
+            self._pause.cancel()
+        self._loop.remove_reader(self._fd)
+        os.close(self._fd)
+
+
+class Output:
+    """Both streams of a process, its stacks, and the last lines that it printed."""
+
+    def __init__(self, bytes_per_second: int, emit: Callable[[float, str, str], None]) -> None:
+        self.last_lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._emit = emit
+        self.pipes = [Pipe(stream, bytes_per_second, self._keep) for stream in ("stdout", "stderr")]
+        self.stacks_fd = os.memfd_create("stacks", os.MFD_CLOEXEC)
+        self._poll = select.poll()
+        for pipe in self.pipes:
+            self._poll.register(pipe.fileno(), select.POLLIN)
+
+    def _keep(self, at: float, stream: str, text: str) -> None:
+        self.last_lines.append(text)
+        self._emit(at, stream, text)
+
+    def take_ends(self) -> list[int]:
+        """The ends for the process: stdout, stderr, stacks."""
+        return [*(pipe.write_end for pipe in self.pipes), os.dup(self.stacks_fd)]
+
+    def drain(self) -> None:
+        """Pass on what was printed until now."""
+        if self._poll.poll(0):
+            for pipe in self.pipes:
+                pipe.drain()
+        else:
+            for pipe in self.pipes:
+                pipe.end_line()
+
+    def stacks(self) -> str:
+        """The stacks that the process wrote when it was told to end."""
+        size = os.fstat(self.stacks_fd).st_size
+        return os.pread(self.stacks_fd, min(size, 262_144), 0).decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Read no more; whoever still writes gets SIGPIPE."""
+        for pipe in self.pipes:
+            pipe.close()
+        os.close(self.stacks_fd)

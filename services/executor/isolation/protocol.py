@@ -1,0 +1,88 @@
+"""The frames that the executor and its subprocesses exchange, as bytes and as values.
+
+A frame is four bytes of length, big-endian, and that many bytes of one JSON-RPC
+2.0 message.  Nothing here trusts the other side: bytes that aren't such a frame
+raise ProtocolBroken and nothing else, whatever they are.
+"""
+
+import json
+from typing import Any, Final
+
+VERSION: Final = 1
+HEADER_BYTES: Final = 4
+ENVELOPE_BYTES: Final = 1_048_576
+"""What a frame may hold beside the value that the limit is about: names, a message, a traceback."""
+
+RAISED: Final = 1
+NO_LONGER_FIT: Final = -32600
+
+
+class ProtocolBroken(Exception):
+    """The other side sent what is no frame; nothing it sends afterwards can be understood."""
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+
+
+def encode_value(value: Any) -> bytes:
+    """`value` as JSON in UTF-8; ValueError or TypeError for what JSON can't hold."""
+    return _encode(value).encode("utf-8", "replace")
+
+
+def encode_frame(payload: bytes) -> bytes:
+    """The frame around a message that is already JSON."""
+    return len(payload).to_bytes(HEADER_BYTES, "big") + payload
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """The frame that carries `message`."""
+    return encode_frame(encode_value(message))
+
+
+def decode_message(payload: bytes) -> dict[str, Any]:
+    """The message in the payload of one frame."""
+    try:
+        message = _decode(payload.decode())
+    except (ValueError, RecursionError) as error:
+        raise ProtocolBroken(f"a frame is not JSON: {error}") from None
+    if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
+        raise ProtocolBroken("a frame is not a JSON-RPC 2.0 message")
+    return message
+
+
+class Decoder:
+    """Turns a byte stream, however it is split, back into messages."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes + ENVELOPE_BYTES
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[dict[str, Any]]:
+        """The messages that `data` completes."""
+        if not self._buffer and len(data) >= HEADER_BYTES and self._length(data) == len(data) - HEADER_BYTES:
+            return [decode_message(data[HEADER_BYTES:])]
+        buffer = self._buffer
+        buffer += data
+        messages = []
+        start = 0
+        while len(buffer) - start >= HEADER_BYTES:
+            end = start + HEADER_BYTES + self._length(buffer[start : start + HEADER_BYTES])
+            if len(buffer) < end:
+                break
+            messages.append(decode_message(bytes(buffer[start + HEADER_BYTES : end])))
+            start = end
+        del buffer[:start]
+        return messages
+
+    def _length(self, data: bytes | bytearray) -> int:
+        length = int.from_bytes(data[:HEADER_BYTES], "big")
+        if length > self.limit_bytes:
+            raise ProtocolBroken(
+                f"a frame of {length} bytes was announced, and {self.limit_bytes} are allowed"
+            )
+        return length

@@ -1,0 +1,62 @@
+"""argv, signals, log set-up -> `Service.run()`."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Mapping
+
+import structlog
+
+from services.executor import config
+from services.executor.service import Service
+from shared import log as logs
+from shared.connection import server
+from shared.errors import FullsendError, SettingsError
+
+log = structlog.get_logger()
+
+SECOND_SIGNAL_EXIT = 130
+
+
+def main() -> int:
+    """Run the service until SIGTERM or SIGINT; the exit code."""
+    logs.configure()
+    try:
+        settings = config.load()
+    except SettingsError as exc:
+        print(exc, file=sys.stderr)
+        return 2
+    logs.configure(level=settings.log_level)
+    try:
+        return serve(settings, os.environ)
+    except FullsendError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 1
+
+
+def serve(settings: config.Settings, variables: Mapping[str, str]) -> int:
+    """Run the service with `settings`; holds the embedded server if that is asked for."""
+    with server(settings.redis_url) as url:
+        asyncio.run(_run(settings, url, variables))
+    return 0
+
+
+async def _run(settings: config.Settings, url: str, variables: Mapping[str, str]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.is_set():
+            log.warning("service.aborted", signal=number.name)
+            os._exit(SECOND_SIGNAL_EXIT)
+        log.info("signal.received", signal=number.name, hint="a second one ends the service at once")
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    await Service(settings, url, variables).run(stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

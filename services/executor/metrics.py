@@ -1,0 +1,104 @@
+"""Metric events: build, batch, emit."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from services.executor.isolation.calls import Artifact, Event, LogLine, Metric, Partial, Progress
+
+BUFFERED_EVENTS = 10_000
+EMITTED_AT_ONCE = 500
+
+Message = Mapping[str, Any]
+
+
+def event(experiment_id: str, run_id: str, name: str, **members: Any) -> dict[str, Any]:
+    """A message for the metrics channel; members that are None are left out."""
+    base = {"experiment_id": experiment_id, "run_id": run_id, "event": name, "timestamp": time.time()}
+    return {**base, **{key: value for key, value in members.items() if value is not None}}
+
+
+class Emitter:
+    """Carries what one attempt reports to the store, in order and in batches.
+
+    `report` only notes; a task of the emitter's own sends, so that a slow store
+    makes batches larger and holds up nobody.
+
+    Args:
+        experiment_id, run_id: whose events these are.
+        emit: sends metric events.
+        log: sends log lines.
+    """
+
+    def __init__(
+        self,
+        experiment_id: str,
+        run_id: str,
+        emit: Callable[[Sequence[Message]], Awaitable[None]],
+        log: Callable[[Sequence[Message]], Awaitable[None]],
+    ) -> None:
+        self.partials: list[Any] = []
+        self._experiment_id = experiment_id
+        self._run_id = run_id
+        self._emit = emit
+        self._log = log
+        self._events: deque[Message] = deque(maxlen=BUFFERED_EVENTS)
+        self._lines: deque[Message] = deque(maxlen=BUFFERED_EVENTS)
+        self._sending: asyncio.Task[None] | None = None
+
+    def report(self, told: Event) -> None:
+        """Note what the tool said."""
+        match told:
+            case Partial(item):
+                self.partials.append(item)
+                return
+            case LogLine(at, stream, text):
+                self._line(at, stream, text)
+            case Artifact(name, _, size_bytes):
+                note = (
+                    f"artifact '{name}' ({size_bytes:,} bytes) was not kept: no artifact store is configured"
+                )
+                self._line(time.time(), "executor", note)
+            case Progress(done, total, message):
+                self._note("progress", done=done, total=total, message=message)
+            case Metric(name, value, tags):
+                # The value also under its own name: the metrics agent sums those.
+                members = {**tags, name: value, "name": name, "value": value}
+                self._note("metric", **{key: one for key, one in members.items() if key not in _RESERVED})
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._send(), name=f"emit {self._run_id}")
+
+    async def drain(self) -> None:
+        """Wait until everything noted is stored."""
+        if self._sending is not None:
+            await self._sending
+
+    def drop(self) -> None:
+        """Forget what was not sent; the attempt is not this worker's any more."""
+        if self._sending is not None:
+            self._sending.cancel()
+
+    def _line(self, at: float, stream: str, text: str) -> None:
+        self._lines.append({"at": f"{at:.6f}", "stream": stream, "text": text})
+
+    def _note(self, name: str, **members: Any) -> None:
+        self._events.append(event(self._experiment_id, self._run_id, name, **members))
+
+    async def _send(self) -> None:
+        try:
+            while self._events or self._lines:
+                if self._events:
+                    await self._emit(_taken(self._events))
+                if self._lines:
+                    await self._log(_taken(self._lines))
+        finally:
+            self._sending = None
+
+
+_RESERVED = frozenset({"experiment_id", "run_id", "event", "timestamp"})
+
+
+def _taken(waiting: deque[Message]) -> list[Message]:
+    return [waiting.popleft() for _ in range(min(len(waiting), EMITTED_AT_ONCE))]

@@ -1,0 +1,146 @@
+"""The judge: what a child's answer means for the run.  Faults of a tool become data here and nowhere else."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from typing import Any, Self, assert_never
+
+from services.executor.isolation.calls import (
+    Answer,
+    Cancelled,
+    Died,
+    Exit,
+    Raised,
+    Returned,
+    TimedOut,
+)
+
+SUMMARY_MEMBERS = 50
+SUMMARY_TEXT = 200
+
+
+class Status(StrEnum):
+    """The `status` of a run's record."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an attempt came to, in the words of the contract."""
+
+    status: Status
+    result: Any = None
+    items: int | None = None
+    error: str | None = None
+    error_type: str | None = None
+    traceback: str | None = None
+    partial_results: Any = None
+    timeout_seconds: float | None = None
+    retryable: bool = False
+    retry_after_seconds: float | None = None
+    exit: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of_error(cls, exc: Exception, status: Status = Status.FAILED) -> Self:
+        """A failure that was found before the tool was called."""
+        return cls(status, error=str(exc), error_type=type(exc).__name__)
+
+    def exhausted(self, attempts: int) -> Self:
+        """The same failure after the last of `attempts`."""
+        return replace(
+            self,
+            error=f"gave up after {attempts} attempts, the last with {self.error_type}: {self.error}",
+            error_type="ToolRetryExhaustedError",
+        )
+
+    @property
+    def partial_count(self) -> int | None:
+        """How many items of the result were kept, None when there are none."""
+        if self.status is Status.COMPLETED or self.partial_results is None:
+            return None
+        return len(self.partial_results) if isinstance(self.partial_results, list | dict) else 1
+
+
+def judge(answer: Answer, partials: Sequence[Any]) -> Outcome:
+    """The outcome of an attempt.
+
+    Args:
+        answer: what the isolation reports.
+        partials: items that the tool had yielded or set aside before it ended.
+    """
+    kept = list(partials) or None
+    match answer:
+        case Returned(value, items):
+            return Outcome(Status.COMPLETED, result=value, items=items)
+        case Raised():
+            return Outcome(
+                Status.FAILED,
+                error=answer.message,
+                error_type=answer.error_type,
+                traceback=answer.traceback or None,
+                partial_results=kept if answer.partial_results is None else answer.partial_results,
+                retryable=answer.retryable,
+                retry_after_seconds=answer.retry_after_seconds,
+            )
+        case TimedOut(seconds, exit_):
+            error = f"the tool was still running after {seconds:g} s and was ended"
+            return Outcome(
+                Status.TIMEOUT,
+                error=error,
+                error_type="ToolTimeoutError",
+                partial_results=kept,
+                timeout_seconds=seconds,
+                exit=_shown(exit_),
+            )
+        case Died(reason, exit_):
+            return Outcome(
+                Status.FAILED,
+                error=reason,
+                error_type="ToolCrashedError",
+                partial_results=kept,
+                exit=_shown(exit_),
+            )
+        case Cancelled(exit_):
+            return Outcome(
+                Status.CANCELLED,
+                error="the run was cancelled",
+                error_type="RunCancelledError",
+                partial_results=kept,
+                exit=_shown(exit_),
+            )
+        case _:
+            assert_never(answer)
+
+
+def summary(result: Any) -> dict[str, Any]:
+    """A result in a few lines: short values as they are, lists and objects as their length."""
+    if isinstance(result, list):
+        return {"count": len(result)}
+    if not isinstance(result, dict):
+        return {} if result is None else {"value": _brief(result)}
+    short = {
+        name: value
+        for name, value in result.items()
+        if not isinstance(value, dict | list) and value is not None
+    }
+    lengths = {
+        f"{name}_count": len(value) for name, value in result.items() if isinstance(value, dict | list)
+    }
+    members = {**lengths, **short}
+    return {name: _brief(members[name]) for name in list(members)[:SUMMARY_MEMBERS]}
+
+
+def _brief(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > SUMMARY_TEXT:
+        return value[: SUMMARY_TEXT - 3] + "..."
+    return value
+
+
+def _shown(exit_: Exit) -> dict[str, Any]:
+    return {name: value for name, value in asdict(exit_).items() if value not in (None, False, "", ())}

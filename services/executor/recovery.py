@@ -1,0 +1,150 @@
+"""Shows that this worker lives, takes up the runs of dead ones, and queues the retries that are due."""
+
+import asyncio
+import time
+
+import structlog
+
+from services.executor import report
+from services.executor.intake import Intake
+from services.executor.outcome import Outcome, Status
+from services.executor.patience import insist
+from services.executor.store import Claim, Store
+from services.executor.triggers import Triggers
+from shared.errors import ContractError, FullsendError, StoreUnavailableError
+from shared.messages import State
+
+log = structlog.get_logger()
+
+BEATS_PER_TTL = 3
+PROMOTE_SECONDS = 0.5
+MAX_LOSSES = 3
+
+
+class WorkerDiedError(FullsendError):
+    """The worker that held the run ended before it could report."""
+
+
+class Recovery:
+    """The watch that one worker keeps over itself and the others.
+
+    Args:
+        store: where it is kept.
+        worker: this worker's name.
+        ttl_seconds: after which silence counts as death.
+        intake: what runs here.
+        triggers: whether this worker listens.
+    """
+
+    def __init__(
+        self, store: Store, worker: str, ttl_seconds: float, intake: Intake, triggers: Triggers | None
+    ) -> None:
+        self._store = store
+        self._worker = worker
+        self._ttl_seconds = ttl_seconds
+        self._intake = intake
+        self._triggers = triggers
+
+    async def beat(self) -> None:
+        """Show that this worker lives, until cancelled."""
+        last = time.monotonic()
+        while True:
+            try:
+                dead = await self._heartbeat()
+                if time.monotonic() - last > self._ttl_seconds:
+                    await self._intake.drop_lost()
+                last = time.monotonic()
+                for worker in dead:
+                    await self._take_over(worker)
+                await self._end_archived()
+            except StoreUnavailableError as exc:
+                log.warning("redis.awaited", what_for="heartbeat", error=str(exc))
+            await asyncio.sleep(self._ttl_seconds / BEATS_PER_TTL)
+
+    async def promote(self) -> None:
+        """Queue the retries that are due, until cancelled."""
+        while True:
+            try:
+                _, next_ms = await self._store.queue.promote()
+            except StoreUnavailableError as exc:
+                log.warning("redis.awaited", what_for="retries", error=str(exc))
+                next_ms = None
+            pause = PROMOTE_SECONDS if next_ms is None else min(next_ms / 1_000, PROMOTE_SECONDS)
+            await asyncio.sleep(pause)
+
+    async def leave(self) -> None:
+        """Take this worker off the list."""
+        try:
+            await self._store.workers.forget(self._worker)
+        except FullsendError as exc:
+            log.warning("worker.not_forgotten", error=str(exc))
+
+    async def _heartbeat(self) -> list[str]:
+        listening = self._triggers is not None and self._triggers.listening.is_set()
+        dead = await self._store.workers.heartbeat(self._worker, self._ttl_seconds, listening=listening)
+        return [worker for worker in dead if worker != self._worker]
+
+    async def _end_archived(self) -> None:
+        """Archiving an experiment ends its runs."""
+        running = self._intake.running
+        ids = list(dict.fromkeys(one.claim.order.experiment_id for one in running))
+        if not ids:
+            return
+        stored = dict(zip(ids, await self._store.experiments.read_many(ids), strict=True))
+        for one in running:
+            experiment = stored[one.claim.order.experiment_id].experiment
+            if experiment is not None and experiment.state is State.ARCHIVED and not one.cancel.is_set():
+                log.warning("run.cancelling", run_id=one.claim.order.run_id, reason="archived")
+                one.cancel.set()
+
+    # -- runs of the dead -------------------------------------------------------------
+
+    async def _take_over(self, worker: str) -> None:
+        for claim in await self._store.queue.claims_of(worker):
+            with structlog.contextvars.bound_contextvars(run_id=claim.order.run_id):
+                await self._take_up(claim)
+        if await self._store.workers.forget(worker):
+            log.warning("worker.died", dead=worker)
+
+    async def _take_up(self, claim: Claim) -> None:
+        record = await self._store.runs.record(claim.order.run_id)
+        if record.get("lease") != claim.lease:
+            if await self._store.queue.requeue(claim, claim.order):
+                log.info("run.recovered", attempt=claim.order.attempt)
+            return
+        loss = {
+            "attempt": claim.order.attempt,
+            "error": f"worker {claim.worker} died",
+            "error_type": WorkerDiedError.__name__,
+            "at": report.iso(time.time()),
+        }
+        order = claim.order.after_loss(loss)
+        if order.losses >= MAX_LOSSES or await self._must_not_repeat(order.experiment_id):
+            await self._bury(claim, order.losses)
+            return
+        attempts = report.attempts_text(order)
+        if await self._store.queue.requeue(claim, order, ("status", "running", "attempts", attempts)):
+            log.warning("run.recovered", attempt=order.attempt, losses=order.losses)
+
+    async def _must_not_repeat(self, experiment_id: str) -> bool:
+        stored = await self._store.experiments.read(experiment_id)
+        try:
+            return stored.readable().policy.on_worker_death == "fail"
+        except ContractError:
+            return False  # the next attempt reports what is wrong with it
+
+    async def _bury(self, claim: Claim, losses: int) -> None:
+        now = time.time()
+        died = (
+            f"the worker died during the run, {losses} of at most {MAX_LOSSES} times; it is not tried again"
+        )
+        outcome = Outcome.of_error(WorkerDiedError(died), Status.LOST)
+        stored = await self._store.experiments.read(claim.order.experiment_id)
+        fields = report.end_fields(claim.order, outcome, now, now)
+        events = report.end_events(claim.order, outcome, now, now)
+        message = report.result(claim.order, outcome, now, now)
+        await insist(
+            "bury",
+            lambda: self._store.runs.finish(claim, stored, State.FAILED, fields, events, message),
+        )
+        log.error("run.buried", losses=losses)

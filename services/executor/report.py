@@ -1,0 +1,174 @@
+"""What is written and said about a run: fields of its record, metric events, the result message.
+
+Pure; the shapes are the contract's, see docs/redis.md.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from services.executor import metrics
+from services.executor.outcome import Outcome, Status, summary
+from services.executor.store import Claim, Order
+
+Members = dict[str, Any]
+
+
+def identity_fields(order: Order) -> Members:
+    """Where a run comes from."""
+    return {
+        "run_id": order.run_id,
+        "experiment_id": order.experiment_id,
+        "attempt": str(order.attempt),
+        "trigger": order.trigger,
+        "triggered_by": order.triggered_by,
+        "request_id": order.request_id,
+        "scheduled_for": order.scheduled_for,
+        "queued_at": iso(order.queued_at),
+    }
+
+
+def begin_fields(
+    claim: Claim, tool: str | None, digest: str | None, params: Mapping[str, Any] | None, started: float
+) -> Members:
+    """The record of a run under way."""
+    return {
+        **identity_fields(claim.order),
+        "tool": tool,
+        "tool_digest": digest,
+        "params": params,
+        "started_at": iso(started),
+        "worker": claim.worker,
+    }
+
+
+def end_fields(order: Order, outcome: Outcome, started: float, ended: float) -> Members:
+    """What the end adds to the record."""
+    completed = outcome.status is Status.COMPLETED
+    return {
+        "status": outcome.status.value,
+        "finished_at": iso(ended),
+        "timestamp": iso(ended),
+        "duration_seconds": f"{ended - started:.6f}",
+        "result_summary": summary(outcome.result) if completed else None,
+        "result": json.dumps(outcome.result, ensure_ascii=False) if completed else None,
+        "error": outcome.error,
+        "error_type": outcome.error_type,
+        "traceback": outcome.traceback,
+        "partial_results": _json_unless_none(outcome.partial_results),
+        "exit": outcome.exit,
+        "attempts": list(order.history) or None,
+    }
+
+
+def started_event(order: Order, tool: str | None) -> Members:
+    """An attempt begins."""
+    return metrics.event(order.experiment_id, order.run_id, "run_started", attempt=order.attempt, tool=tool)
+
+
+def retrying_event(order: Order, outcome: Outcome, delay_seconds: float) -> Members:
+    """An attempt failed, another one follows."""
+    return metrics.event(
+        order.experiment_id,
+        order.run_id,
+        "run_retrying",
+        attempt=order.attempt,
+        delay_seconds=round(delay_seconds, 3),
+        error=outcome.error,
+        error_type=outcome.error_type,
+    )
+
+
+def end_events(order: Order, outcome: Outcome, started: float, ended: float) -> list[Members]:
+    """The run's last metric events, in order."""
+
+    def event(name: str, **members: Any) -> Members:
+        return metrics.event(order.experiment_id, order.run_id, name, **members)
+
+    events = []
+    if outcome.items is not None:
+        events.append(event("items_processed", count=outcome.items))
+    if outcome.partial_count is not None:
+        events.append(event("partial_completion", items_processed=outcome.partial_count))
+    if outcome.status is Status.COMPLETED:
+        events.append(event("run_completed", duration=round(ended - started, 6)))
+    else:
+        details = {"message": outcome.error, "error_type": outcome.error_type}
+        events.append(event("error", **details, **_failure_details(order, outcome)))
+    return events
+
+
+def result(order: Order, outcome: Outcome, started: float, ended: float) -> Members:
+    """The message on the result channel."""
+    message: Members = {
+        "experiment_id": order.experiment_id,
+        "run_id": order.run_id,
+        "trigger": order.trigger,
+        "duration": round(ended - started, 6),
+    }
+    if order.request_id is not None:
+        message["request_id"] = order.request_id
+    if outcome.status is Status.COMPLETED:
+        done = {
+            "type": "experiment_completed",
+            "status": "success",
+            "result_summary": summary(outcome.result),
+        }
+        return done | message
+    failed = {
+        "type": "experiment_failed",
+        "status": outcome.status.value,
+        "error": outcome.error,
+        "error_type": outcome.error_type,
+        **_failure_details(order, outcome),
+    }
+    if outcome.partial_results is not None:
+        failed["partial_results"] = outcome.partial_results
+    return failed | message
+
+
+def refusal(exc: Exception, experiment_id: str | None, request_id: str | None = None) -> Members:
+    """The answer to a message or a key that can't become a run."""
+    message = {
+        "type": "experiment_failed",
+        "experiment_id": experiment_id,
+        "run_id": None,
+        "status": Status.FAILED.value,
+        "error": str(exc),
+        "error_type": type(exc).__name__,
+    }
+    return message if request_id is None else {**message, "request_id": request_id}
+
+
+def failure(order: Order, outcome: Outcome, ended: float) -> Members:
+    """An attempt as the record's `attempts` list it."""
+    return {
+        "attempt": order.attempt,
+        "error": outcome.error,
+        "error_type": outcome.error_type,
+        "at": iso(ended),
+    }
+
+
+def attempts_text(order: Order) -> str:
+    """The record's `attempts`: JSON list of those before the one that `order` is for."""
+    return json.dumps(list(order.history), ensure_ascii=False)
+
+
+def iso(seconds: float) -> str:
+    """Unix seconds as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def _failure_details(order: Order, outcome: Outcome) -> Members:
+    details: Members = {}
+    if outcome.timeout_seconds is not None:
+        details["timeout_seconds"] = outcome.timeout_seconds
+    if order.attempt > 1:
+        details["retry_attempts"] = order.attempt
+    return details
+
+
+def _json_unless_none(value: Any) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False)

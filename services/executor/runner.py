@@ -1,0 +1,304 @@
+"""One run: begin, perform, judge, report."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+
+from services.executor import report, retry
+from services.executor.isolation.calls import Answer, Call, Effects, Level, Limits, Report
+from services.executor.loader import Loader, Tool
+from services.executor.metrics import Emitter
+from services.executor.outcome import Outcome, Status, judge
+from services.executor.patience import insist
+from services.executor.store import Begun, Claim, Finished, Store, Stored
+from shared.errors import ExperimentArchivedError, FullsendError, StoreUnavailableError
+from shared.messages import Experiment, State
+
+log = structlog.get_logger()
+
+MEGABYTE = 1_000_000
+BUSY_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What applies where neither the experiment nor the tool says anything.
+
+    `environment` names variables that every tool may see; `variables` is where
+    their values come from.
+    """
+
+    timeout_seconds: float
+    retry: retry.RetryPolicy
+    level: Level
+    environment: Sequence[str]
+    variables: Mapping[str, str]
+
+
+class Caller(Protocol):
+    """Calls a tool in isolation."""
+
+    async def call(
+        self,
+        call: Call,
+        report: Report,
+        *,
+        effects: Effects | None = None,
+        cancel: asyncio.Event | None = None,
+    ) -> Answer:
+        """Never raises for anything the tool does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A claimed run with all that its experiment and its tool say."""
+
+    claim: Claim
+    experiment: Experiment
+    tool: Tool
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A claimed run that can't be performed, and why."""
+
+    claim: Claim
+    experiment: Experiment | None
+    error: FullsendError
+
+
+class Runner:
+    """Performs claimed runs.
+
+    Args:
+        store: where runs are claimed and reported.
+        loader: finds tools.
+        caller: calls them.
+        defaults: see `Defaults`.
+        dice: for the jitter of retries.
+    """
+
+    def __init__(
+        self, store: Store, loader: Loader, caller: Caller, defaults: Defaults, dice: retry.Dice
+    ) -> None:
+        self._store = store
+        self._loader = loader
+        self._caller = caller
+        self._defaults = defaults
+        self._dice = dice
+
+    async def run(self, claim: Claim, cancel: asyncio.Event) -> None:
+        """Perform one attempt of a run and report what it came to.
+
+        Args:
+            claim: the order, held by this worker.
+            cancel: when set, the attempt is ended and the run is `cancelled`.
+
+        Being cancelled as a task means that the worker stops: the tool is ended
+        and the run goes back to the queue as if this attempt had not been.
+        """
+        with structlog.contextvars.bound_contextvars(run_id=claim.order.run_id):
+            try:
+                await self._attempt(claim, cancel)
+            except asyncio.CancelledError:
+                await asyncio.shield(self._give_back(claim))
+                raise
+            except Exception as exc:  # a fault of ours must not leave the run without an end
+                log.exception("run.broke")
+                await self._bury(claim, exc)
+
+    async def _attempt(self, claim: Claim, cancel: asyncio.Event) -> None:
+        started = time.time()
+        stored = await insist("experiment", lambda: self._store.experiments.read(claim.order.experiment_id))
+        work = await self._prepare(claim, stored)
+        begun, stored = await self._begin(work, stored, started)
+        if begun is Begun.LOST:
+            log.warning("claim.lost", worker=claim.worker)
+        elif begun is Begun.BUSY:
+            await insist("postpone", lambda: self._store.queue.requeue(claim, claim.order, (), BUSY_SECONDS))
+        elif begun is Begun.ARCHIVED:
+            await self._refuse_archived(claim, started)
+        else:
+            outcome = await self._perform(work, cancel)
+            await self._report(work, stored, outcome, started)
+
+    # -- begin ------------------------------------------------------------------------
+
+    async def _prepare(self, claim: Claim, stored: Stored) -> Work | Fault:
+        """Find all that is needed before the tool can be called."""
+        experiment: Experiment | None = None
+        try:
+            experiment = stored.readable()
+            limit_seconds = experiment.policy.timeout_seconds or self._defaults.timeout_seconds
+            tool = await self._loader.load(experiment.tool, limit_seconds)
+            params = {**experiment.params, **claim.order.params}
+            tool.check(params)
+        except FullsendError as exc:
+            return Fault(claim, experiment, exc)
+        return Work(claim, experiment, tool, params)
+
+    async def _begin(self, work: Work | Fault, stored: Stored, started: float) -> tuple[Begun, Stored]:
+        claim, name = work.claim, work.experiment.tool if work.experiment else None
+        digest = work.tool.module.digest if isinstance(work, Work) else None
+        params = work.params if isinstance(work, Work) else claim.order.params
+        fields = report.begin_fields(claim, name, digest, params, started)
+        event = report.started_event(claim.order, name)
+        answer = await insist("begin", lambda: self._store.runs.begin(claim, stored, fields, event))
+        if answer[0] is Begun.BEGUN:
+            log.info("run.started", tool=name, attempt=claim.order.attempt, trigger=claim.order.trigger)
+        return answer
+
+    # -- perform ----------------------------------------------------------------------
+
+    async def _perform(self, work: Work | Fault, cancel: asyncio.Event) -> Outcome:
+        if isinstance(work, Fault):
+            return Outcome.of_error(work.error)
+        emitter = self._emitter(work.claim)
+        try:
+            effects = self._store.runs.effects(work.claim.order.run_id)
+            answer = await self._caller.call(self._call(work), emitter.report, effects=effects, cancel=cancel)
+            await emitter.drain()
+        except BaseException:
+            emitter.drop()
+            raise
+        return judge(answer, emitter.partials)
+
+    def _call(self, work: Work) -> Call:
+        """The experiment chooses, then the tool, then the settings."""
+        order, chosen, needs = work.claim.order, work.experiment.policy, work.tool.needs
+        variables = self._defaults.variables
+        allowed = {*self._defaults.environment, *needs.environment}
+        return Call(
+            module=work.tool.module,
+            run_id=order.run_id,
+            experiment_id=order.experiment_id,
+            attempt=order.attempt,
+            params=work.params,
+            timeout_seconds=chosen.timeout_seconds or needs.timeout_seconds or self._defaults.timeout_seconds,
+            level=Level(chosen.isolation or needs.isolation or self._defaults.level),
+            limits=Limits(
+                memory_bytes=needs.memory_mb and needs.memory_mb * MEGABYTE,
+                cpu_seconds=needs.cpu_seconds,
+                file_size_bytes=needs.file_size_mb and needs.file_size_mb * MEGABYTE,
+                open_files=needs.open_files,
+                processes=needs.processes,
+            ),
+            environ={name: variables[name] for name in allowed if name in variables},
+        )
+
+    def _emitter(self, claim: Claim) -> Emitter:
+        experiment_id, run_id = claim.order.experiment_id, claim.order.run_id
+        runs = self._store.runs
+        return Emitter(
+            experiment_id,
+            run_id,
+            emit=lambda events: insist("metrics", lambda: runs.emit(experiment_id, events)),
+            log=lambda lines: insist("log", lambda: runs.log(run_id, lines)),
+        )
+
+    # -- report -----------------------------------------------------------------------
+
+    async def _report(self, work: Work | Fault, stored: Stored, outcome: Outcome, started: float) -> None:
+        match retry.decide(
+            work.claim.order.attempt,
+            retryable=outcome.retryable,
+            retry_after_seconds=outcome.retry_after_seconds,
+            policy=self._retry_policy(work.experiment),
+            dice=self._dice,
+        ):
+            case retry.Retry(delay_seconds):
+                await self._retry(work.claim, outcome, delay_seconds)
+            case retry.GiveUp(exhausted):
+                final = outcome.exhausted(work.claim.order.attempt) if exhausted else outcome
+                await self._finish(work.claim, stored, final, started)
+
+    async def _retry(self, claim: Claim, outcome: Outcome, delay_seconds: float) -> None:
+        order = claim.order.after_failure(report.failure(claim.order, outcome, time.time()))
+        event = report.retrying_event(claim.order, outcome, delay_seconds)
+        fields = {"attempts": list(order.history)}
+        stored = await insist(
+            "retry", lambda: self._store.runs.retry(claim, order, delay_seconds, fields, [event])
+        )
+        if not stored:
+            log.warning("outcome.refused", attempt=claim.order.attempt)
+            return
+        log.warning(
+            "run.retrying",
+            attempt=claim.order.attempt,
+            delay_seconds=round(delay_seconds, 3),
+            error_type=outcome.error_type,
+            error=outcome.error,
+        )
+
+    async def _finish(self, claim: Claim, stored: Stored, outcome: Outcome, started: float) -> None:
+        ended = time.time()
+        state = State.RUN if outcome.status is Status.COMPLETED else State.FAILED
+        fields = report.end_fields(claim.order, outcome, started, ended)
+        events = report.end_events(claim.order, outcome, started, ended)
+        message = report.result(claim.order, outcome, started, ended)
+        answer = await insist(
+            "finish", lambda: self._store.runs.finish(claim, stored, state, fields, events, message)
+        )
+        if answer is Finished.STALE:
+            log.warning("outcome.refused", status=outcome.status)
+        else:
+            _log_end(outcome, ended - started)
+
+    async def _refuse_archived(self, claim: Claim, started: float) -> None:
+        ended, order = time.time(), claim.order
+        error = ExperimentArchivedError(
+            f"experiments:{order.experiment_id} is archived; nothing of it is run"
+        )
+        outcome = Outcome.of_error(error, Status.CANCELLED)
+        fields = report.identity_fields(order) | report.end_fields(order, outcome, started, ended)
+        events = report.end_events(order, outcome, started, ended)
+        message = report.result(order, outcome, started, ended)
+        await insist("reject", lambda: self._store.runs.reject(claim, fields, events, message))
+        _log_end(outcome, ended - started)
+
+    async def _bury(self, claim: Claim, exc: Exception) -> None:
+        now = time.time()
+        outcome = Outcome.of_error(exc)
+        fields = report.identity_fields(claim.order) | report.end_fields(claim.order, outcome, now, now)
+        events = report.end_events(claim.order, outcome, now, now)
+        message = report.result(claim.order, outcome, now, now)
+        stored = await insist("experiment", lambda: self._store.experiments.read(claim.order.experiment_id))
+        answer = await insist(
+            "finish", lambda: self._store.runs.finish(claim, stored, State.FAILED, fields, events, message)
+        )
+        if answer is Finished.STALE:
+            await insist("reject", lambda: self._store.runs.reject(claim, fields, events, message))
+
+    async def _give_back(self, claim: Claim) -> None:
+        try:
+            if await self._store.queue.requeue(claim, claim.order):
+                log.info("run.given_back")
+        except StoreUnavailableError as exc:
+            log.warning("run.not_given_back", error=str(exc), hint="recovery takes it up")
+
+    def _retry_policy(self, experiment: Experiment | None) -> retry.RetryPolicy:
+        default = self._defaults.retry
+        if experiment is None:
+            return default
+        chosen = experiment.policy
+        least = default.backoff_min_seconds if chosen.backoff_min is None else chosen.backoff_min
+        most = default.backoff_max_seconds if chosen.backoff_max is None else chosen.backoff_max
+        return retry.RetryPolicy(chosen.max_attempts or default.max_attempts, least, max(least, most))
+
+
+def _log_end(outcome: Outcome, seconds: float) -> None:
+    if outcome.status is Status.COMPLETED:
+        log.info("run.finished", status=outcome.status.value, seconds=round(seconds, 3))
+    else:
+        log.warning(
+            "run.failed",
+            status=outcome.status.value,
+            seconds=round(seconds, 3),
+            error_type=outcome.error_type,
+            error=outcome.error,
+        )

@@ -1,0 +1,321 @@
+"""Cron and speedrun become queued runs; `--test "0 9 * * MON"` explains itself.
+
+No worker leads.  A sorted set holds each schedule's next slot; whoever finds
+one due asks the store to fire it, and the store lets the first one through.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+
+from services.executor import report
+from services.executor.cron import Cron, explain
+from services.executor.store import Order, Plan, Position, Store, Stored
+from shared import keys
+from shared.errors import ContractError, ScheduleError, StoreUnavailableError
+from shared.messages import RECURRING, Policy, Schedule, State, read_schedule_message
+
+log = structlog.get_logger()
+
+PAUSE_SECONDS = 0.2
+PLANNED_AT_ONCE = 200
+CAUGHT_UP_AT_ONCE = 1_000
+ON_TIME_MS = 1_000
+
+
+# -- pure -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What to do about a slot that is due: which missed slots to run, and where to go on."""
+
+    run_ms: Sequence[int]
+    next_ms: int | None
+
+
+def decide(cron: Cron, slot_ms: int, now_ms: int, policy: Policy) -> Due:
+    """Which of the slots from `slot_ms` to `now_ms` become runs.
+
+    `grace_seconds` drops what is later than that.  Of the rest, `catch_up` takes
+    the `latest` (default), `all`, or only what is on time (`none`).
+    """
+    missed = [slot_ms, *cron.slots_between(slot_ms, now_ms, CAUGHT_UP_AT_ONCE)]
+    following = cron.next_after(now_ms)
+    if len(missed) > CAUGHT_UP_AT_ONCE and policy.catch_up != "all":
+        latest = cron.previous_at_or_before(now_ms)
+        missed = [slot_ms if latest is None else latest]
+    elif len(missed) > CAUGHT_UP_AT_ONCE:
+        following = cron.next_after(missed[-1])
+    grace_ms = None if policy.grace_seconds is None else policy.grace_seconds * 1_000
+    if policy.catch_up == "none":
+        grace_ms = min(ON_TIME_MS, ON_TIME_MS if grace_ms is None else grace_ms)
+    kept = [slot for slot in missed if grace_ms is None or now_ms - slot <= grace_ms]
+    return Due(kept if policy.catch_up == "all" else kept[-1:], following)
+
+
+# -- cron -----------------------------------------------------------------------------
+
+
+class CronScheduler:
+    """Queues a run for each slot of each schedule.
+
+    Args:
+        store: where schedules and slots are.
+        check_interval_seconds: how often all schedules are read again, to find
+            those that were written without a message.
+    """
+
+    def __init__(self, store: Store, check_interval_seconds: float) -> None:
+        self._store = store
+        self._check_interval_seconds = check_interval_seconds
+        self._crons: dict[str, tuple[str, Cron | None]] = {}
+        self._woken = asyncio.Event()
+
+    async def run(self) -> None:
+        """Fire slots until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch(), name="schedule messages")
+            tasks.create_task(self._fire(), name="cron")
+
+    # what is written
+
+    async def _watch(self) -> None:
+        """Take in schedules as they are announced."""
+        while True:
+            try:
+                async with self._store.subscriptions.to((keys.SCHEDULES_CHANGED,)) as messages:
+                    async for message in messages:
+                        await self._take_in(message.data)
+            except StoreUnavailableError as exc:
+                log.warning("redis.awaited", what_for="schedules", error=str(exc))
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _take_in(self, data: str) -> None:
+        try:
+            schedule = read_schedule_message(data)
+        except ContractError as exc:
+            # Every worker hears this one; the text stands for the message.
+            position = Position("schedules:" + hashlib.sha256(data.encode(errors="replace")).hexdigest(), 0)
+            if await self._store.triggers.refuse(position, report.refusal(exc, None)):
+                log.warning("schedule.refused", error=str(exc))
+            return
+        await self._store.experiments.store_schedule(schedule)
+        await self._plan_one(schedule.experiment_id)
+        self._woken.set()
+
+    async def _plan_all(self) -> None:
+        """Read every schedule there is."""
+        now_ms = await self._store.slots.now_ms()
+        found: set[str] = set()
+        batch: list[Plan] = []
+        async for experiment_id, schedule in self._store.experiments.scan_schedules():
+            found.add(experiment_id)
+            batch.append(self._plan_for(experiment_id, schedule, now_ms))
+            if len(batch) >= PLANNED_AT_ONCE:
+                await self._note(batch)
+                batch = []
+        await self._note(batch)
+        await self._forget([one for one in await self._store.slots.planned() if one not in found])
+
+    async def _plan_one(self, experiment_id: str) -> None:
+        try:
+            schedule = await self._store.experiments.schedule(experiment_id)
+        except ContractError as exc:
+            await self._note([self._plan_for(experiment_id, exc, 0)])
+            return
+        if schedule is None:
+            await self._forget([experiment_id])
+            return
+        now_ms = await self._store.slots.now_ms()
+        await self._note([self._plan_for(experiment_id, schedule, now_ms)])
+
+    def _plan_for(self, experiment_id: str, schedule: Schedule | ContractError, now_ms: int) -> Plan:
+        if isinstance(schedule, ContractError):
+            return Plan(experiment_id, f"! {schedule}", None)
+        if not schedule.enabled:
+            return Plan(experiment_id, "off", None)
+        text = f"{schedule.cron} {schedule.timezone or ''}".rstrip()
+        known = self._crons.get(experiment_id)
+        if known is None or known[0] != text:
+            try:
+                known = self._crons[experiment_id] = (text, Cron.parse(schedule.cron, schedule.timezone))
+            except ScheduleError as exc:
+                error = f"schedules:{experiment_id}: {exc}"
+                return Plan(experiment_id, f"! {error}", None)
+        cron = known[1]
+        return Plan(experiment_id, text, cron.next_after(now_ms) if cron else None)
+
+    async def _note(self, plans: Sequence[Plan]) -> None:
+        changed = set(await self._store.slots.plan(plans))
+        for plan in plans:
+            if plan.experiment_id not in changed:
+                continue
+            if plan.text.startswith("! "):
+                error = ScheduleError(plan.text.removeprefix("! "))
+                await self._store.triggers.announce(report.refusal(error, plan.experiment_id))
+                log.warning("schedule.refused", experiment_id=plan.experiment_id, error=str(error))
+            else:
+                next_at = None if plan.next_ms is None else report.iso(plan.next_ms / 1_000)
+                log.info(
+                    "schedule.planned", experiment_id=plan.experiment_id, cron=plan.text, next_at=next_at
+                )
+
+    async def _forget(self, experiment_ids: Sequence[str]) -> None:
+        await self._store.slots.drop(experiment_ids)
+        for experiment_id in experiment_ids:
+            self._crons.pop(experiment_id, None)
+            log.info("schedule.forgotten", experiment_id=experiment_id)
+
+    # what is due
+
+    async def _fire(self) -> None:
+        read_again_at = 0.0
+        while True:
+            self._woken.clear()
+            try:
+                if time.monotonic() >= read_again_at:
+                    await self._plan_all()
+                    read_again_at = time.monotonic() + self._check_interval_seconds
+                wait_seconds = await self._fire_due()
+            except StoreUnavailableError as exc:
+                log.warning("redis.awaited", what_for="cron", error=str(exc))
+                wait_seconds = PAUSE_SECONDS
+            longest = max(0.0, read_again_at - time.monotonic())
+            await _wait(self._woken, min(wait_seconds, longest))
+
+    async def _fire_due(self) -> float:
+        """Fire what is due; returns seconds until the next slot."""
+        while True:
+            now_ms = await self._store.slots.now_ms()
+            due = await self._store.slots.due(now_ms)
+            if not due:
+                break
+            stored = await self._store.experiments.read_many([one for one, _ in due])
+            for (experiment_id, slot_ms), experiment in zip(due, stored, strict=True):
+                await self._fire_slot(experiment_id, slot_ms, now_ms, experiment)
+        next_ms = await self._store.slots.next()
+        return self._check_interval_seconds if next_ms is None else (next_ms - now_ms) / 1_000
+
+    async def _fire_slot(self, experiment_id: str, slot_ms: int, now_ms: int, stored: Stored) -> None:
+        cron = await self._cron_of(experiment_id)
+        if cron is None:
+            await self._store.slots.drop([experiment_id])
+            return
+        policy = stored.experiment.policy if stored.experiment else Policy()
+        due = decide(cron, slot_ms, now_ms, policy)
+        overlap = policy.overlap or "skip"
+        orders: list[Order] = []
+        if await self._takes(experiment_id, stored):
+            orders = [
+                Order(
+                    experiment_id,
+                    trigger="cron",
+                    scheduled_for=report.iso(one / 1_000),
+                    serial=overlap == "queue",
+                )
+                for one in due.run_ms
+            ]
+        answer = await self._store.slots.fire(experiment_id, slot_ms, due.next_ms, orders, overlap)
+        if answer != "taken":
+            log.info(
+                f"slot.{answer}",
+                experiment_id=experiment_id,
+                scheduled_for=report.iso(slot_ms / 1_000),
+                late_ms=now_ms - slot_ms,
+                runs=len(orders) if answer == "fired" else 0,
+            )
+
+    async def _cron_of(self, experiment_id: str) -> Cron | None:
+        if experiment_id not in self._crons:
+            await self._plan_one(experiment_id)
+        return self._crons.get(experiment_id, ("", None))[1]
+
+    async def _takes(self, experiment_id: str, stored: Stored) -> bool:
+        """Whether the experiment's state lets cron run it; what can't be read is run to be reported."""
+        if stored.experiment is None:
+            return True
+        state = stored.experiment.state
+        if state is State.RUNNING:  # by us: then its overlap decides; by somebody else: not ours to run
+            return await self._store.slots.has_open_runs(experiment_id)
+        return state in RECURRING
+
+
+# -- speedrun -------------------------------------------------------------------------
+
+
+class Speedrun:
+    """Runs everything that is ready, in turns, again and again.
+
+    Args:
+        store: where experiments are.
+        interval_seconds: from one cycle to the next, for all workers together.
+        turns: how many experiments a cycle takes.
+    """
+
+    def __init__(self, store: Store, interval_seconds: float, turns: int) -> None:
+        self._store = store
+        self._interval_seconds = interval_seconds
+        self._turns = turns
+
+    async def run(self) -> None:
+        """Give turns until cancelled."""
+        while True:
+            try:
+                wait_seconds = await self._cycle()
+            except StoreUnavailableError as exc:
+                log.warning("redis.awaited", what_for="speedrun", error=str(exc))
+                wait_seconds = PAUSE_SECONDS
+            await asyncio.sleep(wait_seconds)
+
+    async def _cycle(self) -> float:
+        orders = [
+            Order(experiment_id, trigger="speedrun")
+            async for experiment_id, stored in self._store.experiments.scan()
+            if stored.experiment is not None and stored.experiment.state in RECURRING
+        ]
+        wait_seconds, chosen = await self._store.slots.speedrun(orders, self._interval_seconds, self._turns)
+        if chosen:
+            log.info("cycle.queued", experiments=chosen)
+        return wait_seconds
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
+# -- on the command line --------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m services.executor.scheduler --test EXPRESSION [--timezone ZONE]`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m services.executor.scheduler",
+        description="Says what a cron expression means and when it runs next.",
+    )
+    parser.add_argument("--test", metavar="EXPRESSION", required=True, help='such as "0 9 * * MON"')
+    parser.add_argument("--timezone", metavar="ZONE", help="an IANA name such as Europe/Berlin; default UTC")
+    parser.add_argument("--count", type=int, default=5, help="how many runs to list (default 5)")
+    asked = parser.parse_args(argv)
+    now_ms = round(datetime.now(UTC).timestamp() * 1_000)
+    try:
+        print(explain(asked.test, asked.timezone, now_ms, asked.count))
+    except ScheduleError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""Composes everything: start, run, drain, stop."""
+
+import asyncio
+import contextlib
+import os
+import random
+import secrets
+import socket
+from collections.abc import AsyncIterator, Mapping
+
+import structlog
+
+from services.executor.config import Mode, Settings
+from services.executor.intake import Intake
+from services.executor.isolation.calls import Level
+from services.executor.isolation.pool import Pool
+from services.executor.loader import Loader
+from services.executor.patience import insist
+from services.executor.recovery import Recovery
+from services.executor.registry import Registry
+from services.executor.retry import RetryPolicy
+from services.executor.runner import Defaults, Runner
+from services.executor.scheduler import CronScheduler, Speedrun
+from services.executor.store import Retention, Store
+from services.executor.triggers import Triggers
+from shared.connection import connect, connect_patiently, without_password
+
+log = structlog.get_logger()
+
+PASSED_TO_EVERY_TOOL = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Variables that no program can do without and that hold no secret."""
+
+
+class Service:
+    """One worker: claims runs, performs them, and takes its part in what all workers do together.
+
+    Args:
+        settings: what the operator chose.
+        url: the Redis server, already running if it is the embedded one.
+        variables: the environment that tools may be given parts of.
+    """
+
+    def __init__(self, settings: Settings, url: str, variables: Mapping[str, str]) -> None:
+        self._settings = settings
+        self._url = url
+        self._client = connect(url)
+        self._patient = connect_patiently(url)
+        self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+        self._store = Store.on(self._client, self._patient, _retention(settings))
+        self._pool = Pool(
+            capacity=settings.concurrency + 1,  # the registry looks at a tool while all slots are taken
+            environ={name: variables[name] for name in PASSED_TO_EVERY_TOOL if name in variables},
+        )
+        loader = Loader(settings.tools_path, self._pool)
+        self._registry = Registry(self._store, loader)
+        runner = Runner(self._store, loader, self._pool, _defaults(settings, variables), random.random)
+        self._intake = Intake(self._store.queue, self.worker, settings.concurrency, runner.run)
+        self._triggers = self._listener()
+        self._recovery = Recovery(
+            self._store, self.worker, settings.heartbeat_ttl, self._intake, self._triggers
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set; then finish what runs, or give it back after the grace period."""
+        async with self._started():
+            async with asyncio.TaskGroup() as tasks:
+                working = tasks.create_task(self._work(), name="work")
+                beating = tasks.create_task(self._recovery.beat(), name="heartbeat")
+                await _first(stop, working, beating)
+                log.info("service.stopping", running=len(self._intake.running))
+                working.cancel()
+                await asyncio.wait([working])
+                await self._intake.drain(self._settings.shutdown_grace)
+                beating.cancel()
+            await self._recovery.leave()
+        log.info("service.stopped", worker=self.worker)
+
+    @contextlib.asynccontextmanager
+    async def _started(self) -> AsyncIterator[None]:
+        await insist("start", self._store.slots.now_ms)
+        await self._pool.start()
+        settings = self._settings
+        log.info(
+            "service.started",
+            worker=self.worker,
+            modes=[mode.value for mode in settings.schedule_mode],
+            redis=without_password(self._url),
+            tools=str(settings.tools_path.resolve()),
+            concurrency=settings.concurrency,
+        )
+        try:
+            yield
+        finally:
+            await self._pool.stop()
+            await self._client.aclose()
+            await self._patient.aclose()
+
+    async def _work(self) -> None:
+        """Everything that brings runs in, and the claiming of them."""
+        settings = self._settings
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._intake.run(), name="intake")
+            tasks.create_task(self._recovery.promote(), name="retries")
+            tasks.create_task(self._registry.run(), name="registry")
+            if self._triggers is not None:
+                tasks.create_task(self._triggers.run(), name="triggers")
+            if Mode.CRON in settings.schedule_mode:
+                cron = CronScheduler(self._store, settings.cron_check_interval)
+                tasks.create_task(cron.run(), name="cron")
+            if Mode.SPEEDRUN in settings.schedule_mode:
+                speedrun = Speedrun(self._store, settings.speedrun_interval, settings.speedrun_max_per_cycle)
+                tasks.create_task(speedrun.run(), name="speedrun")
+
+    def _listener(self) -> Triggers | None:
+        settings = self._settings
+        if Mode.TRIGGER not in settings.schedule_mode:
+            return None
+        return Triggers(self._store, self.worker, settings.trigger_channels, settings.heartbeat_ttl)
+
+
+def _retention(settings: Settings) -> Retention:
+    return Retention(
+        record_ms=round(settings.run_retention * 1_000),
+        metrics=settings.metrics_kept,
+        journal=settings.journal_kept,
+        log_lines=settings.log_lines_kept,
+    )
+
+
+def _defaults(settings: Settings, variables: Mapping[str, str]) -> Defaults:
+    return Defaults(
+        timeout_seconds=settings.tool_execution_timeout,
+        retry=RetryPolicy(
+            settings.retry_max_attempts, settings.retry_backoff_min, settings.retry_backoff_max
+        ),
+        level=Level(settings.isolation),
+        environment=settings.tool_environment,
+        variables=variables,
+    )
+
+
+async def _first(stop: asyncio.Event, *tasks: asyncio.Task[None]) -> None:
+    """Wait for `stop`, or for one of `tasks`, which only end by failing."""
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()

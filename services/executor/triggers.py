@@ -1,0 +1,137 @@
+"""A PUBLISH becomes one queued run, however many workers listen.
+
+Every worker hears every message, and messages carry no id.  But all hear them
+in one order, so a message is identified by its position: how many came on its
+channel since the last marker.  A marker is a random text that a worker
+publishes once it has subscribed.  The first worker to admit a position queues
+the run; the others find it admitted.
+
+What a worker hears before the first marker is counted back from that marker.
+Only a joiner for whom nobody else can answer admits those (`join.lua`).
+"""
+
+import asyncio
+import secrets
+from collections import Counter
+from collections.abc import Sequence
+
+import structlog
+
+from services.executor import report
+from services.executor.patience import insist
+from services.executor.store import Order, Position, Store
+from services.executor.store.subscriptions import Message
+from shared import keys
+from shared.errors import ContractError, StoreUnavailableError
+from shared.messages import read_trigger
+
+log = structlog.get_logger()
+
+PAUSE_SECONDS = 0.2
+MESSAGES_PER_MARKER = 100_000
+
+
+class Positions:
+    """Gives every message the position that all workers give it.  Pure."""
+
+    def __init__(self) -> None:
+        self._marker: str | None = None
+        self._counts: Counter[str] = Counter()
+        self._early: list[Message] = []
+
+    @property
+    def count(self) -> int:
+        """Messages since the last marker."""
+        return self._counts.total()
+
+    def mark(self, marker: str) -> list[tuple[Message, Position]]:
+        """Count from `marker` on; returns the messages heard before any marker, with their positions."""
+        early: list[tuple[Message, Position]] = []
+        if self._marker is None:
+            behind: Counter[str] = Counter()
+            for message in reversed(self._early):
+                early.insert(
+                    0, (message, Position(f"before:{marker}:{message.channel}", behind[message.channel]))
+                )
+                behind[message.channel] += 1
+        self._marker = marker
+        self._counts.clear()
+        self._early.clear()
+        return early
+
+    def place(self, message: Message) -> Position | None:
+        """The position of the next message; None before the first marker, which will settle it."""
+        if self._marker is None:
+            self._early.append(message)
+            return None
+        position = Position(f"{self._marker}:{message.channel}", self._counts[message.channel])
+        self._counts[message.channel] += 1
+        return position
+
+
+class Triggers:
+    """Listens for requests to run an experiment now.
+
+    Args:
+        store: where they are queued.
+        worker: this worker's name.
+        channels: where they come from.
+        ttl_seconds: how long this worker counts as listening after a heartbeat.
+    """
+
+    def __init__(self, store: Store, worker: str, channels: Sequence[str], ttl_seconds: float) -> None:
+        self._store = store
+        self._worker = worker
+        self._channels = tuple(channels)
+        self._ttl_seconds = ttl_seconds
+        self.listening = asyncio.Event()
+
+    async def run(self) -> None:
+        """Listen until cancelled; a broken connection is made again."""
+        while True:
+            try:
+                await self._listen()
+            except StoreUnavailableError as exc:
+                log.warning("redis.awaited", what_for="triggers", error=str(exc))
+            self.listening.clear()
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _listen(self) -> None:
+        async with self._store.subscriptions.to((keys.MARKERS, *self._channels)) as messages:
+            answers_for_early = await self._join()
+            self.listening.set()
+            log.info("triggers.listening", channels=self._channels)
+            positions = Positions()
+            async for message in messages:
+                if message.channel == keys.MARKERS:
+                    early = positions.mark(message.data)
+                    for heard, position in early if answers_for_early else ():
+                        await self._admit(heard, position)
+                elif placed := positions.place(message):
+                    await self._admit(message, placed)
+                    if positions.count >= MESSAGES_PER_MARKER:
+                        await self._join()
+
+    async def _join(self) -> bool:
+        marker = secrets.token_hex(8)
+        return await self._store.triggers.join(self._worker, marker, self._ttl_seconds)
+
+    async def _admit(self, message: Message, position: Position) -> None:
+        try:
+            trigger = read_trigger(message.data)
+        except ContractError as exc:
+            refusal = report.refusal(exc, None)
+            if await insist("refusal", lambda: self._store.triggers.refuse(position, refusal)):
+                log.warning("trigger.refused", channel=message.channel, error=str(exc))
+            return
+        order = Order(
+            experiment_id=trigger.experiment_id,
+            trigger="trigger",
+            params=trigger.params,
+            request_id=trigger.request_id,
+            triggered_by=trigger.triggered_by,
+            traceparent=trigger.traceparent,
+        )
+        timestamp = await insist("trigger", lambda: self._store.queue.enqueue(order, position))
+        if timestamp is not None:
+            log.info("trigger.admitted", experiment_id=order.experiment_id, run=timestamp)

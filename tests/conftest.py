@@ -1,0 +1,179 @@
+"""What all tests share: a real server of their own, a store on it, a service in this process."""
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from services.executor.config import Settings
+from services.executor.service import Service
+from services.executor.store import Retention, Store
+from shared import keys
+from shared.connection import connect, connect_patiently
+from shared.embedded import EmbeddedServer
+
+PATIENCE_SECONDS = 30.0
+KEPT = Retention(record_ms=3_600_000, metrics=1_000, journal=1_000, log_lines=1_000)
+
+
+@pytest.fixture
+def redis_url(tmp_path: Path) -> Iterator[str]:
+    """A server with nothing in it, for one test alone."""
+    held = EmbeddedServer.acquire(tmp_path / "redis")
+    yield held.url
+    held.release()
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    """What `redis-cli` would be."""
+    client = connect(redis_url)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def store(redis_url: str) -> AsyncIterator[Store]:
+    """A store on the test's server."""
+    client, patient = connect(redis_url), connect_patiently(redis_url)
+    yield Store.on(client, patient, KEPT)
+    await client.aclose()
+    await patient.aclose()
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Callable[[str, str], Path]:
+    """Writes a tool's module and returns its path; `tools.folder` would be its parent."""
+    folder = tmp_path / "tools"
+    folder.mkdir()
+
+    def write(name: str, text: str) -> Path:
+        path = folder / f"{name}.py"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+async def eventually(fact: Callable[[], Awaitable[Any]], what: str = "it") -> Any:
+    """The first true answer of `fact`; fails after a generous while."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            answer = await fact()
+            if answer:
+                return answer
+            await asyncio.sleep(0.01)
+
+
+class Neighbour:
+    """What another service sees and says: raw commands, and everything published."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis: Any = redis
+        self.heard: list[tuple[str, dict[str, Any]]] = []
+        self._changed = asyncio.Condition()
+
+    async def trigger(self, message: Mapping[str, Any] | str) -> int:
+        """PUBLISH on `fullsend:execute_now`; how many heard it."""
+        text = message if isinstance(message, str) else json.dumps(message)
+        return int(await self.redis.publish(keys.EXECUTE_NOW, text))
+
+    async def result(self, experiment_id: str | None, number: int = 1) -> dict[str, Any]:
+        """The `number`-th message about the experiment on the result channel."""
+        return (await self.results(experiment_id, number))[number - 1]
+
+    async def results(self, experiment_id: str | None, count: int) -> list[dict[str, Any]]:
+        """The first `count` messages about the experiment on the result channel."""
+        return await self._until(
+            lambda: [m for c, m in self.heard if c == keys.RESULTS and m["experiment_id"] == experiment_id],
+            count,
+        )
+
+    async def events(self, experiment_id: str, name: str, count: int = 1) -> list[dict[str, Any]]:
+        """The first `count` metric events of that name."""
+        return await self._until(
+            lambda: [
+                m
+                for c, m in self.heard
+                if c == keys.METRICS and m["experiment_id"] == experiment_id and m["event"] == name
+            ],
+            count,
+        )
+
+    async def record(self, run_id: str) -> dict[str, str]:
+        """The record of a run."""
+        return dict(await self.redis.hgetall(f"experiment_runs:{run_id}"))
+
+    async def listen(self, listening: asyncio.Event) -> None:
+        """Hear everything that is published for neighbours, until cancelled."""
+        async with self.redis.pubsub() as pubsub:
+            await pubsub.subscribe(keys.METRICS, keys.RESULTS)
+            while True:
+                message = await pubsub.get_message(timeout=None)
+                if message is None:
+                    continue
+                if message["type"] == "subscribe":
+                    listening.set()
+                    continue
+                async with self._changed:
+                    self.heard.append((message["channel"], json.loads(message["data"])))
+                    self._changed.notify_all()
+
+    async def _until(self, found: Callable[[], list[dict[str, Any]]], count: int) -> list[dict[str, Any]]:
+        async with asyncio.timeout(PATIENCE_SECONDS), self._changed:
+            await self._changed.wait_for(lambda: len(found()) >= count)
+            return found()[:count]
+
+
+@pytest.fixture
+async def neighbour(redis_url: str, redis: Redis) -> AsyncIterator[Neighbour]:
+    """Another service on the same Redis."""
+    patient = connect_patiently(redis_url)
+    one = Neighbour(patient)
+    listening = asyncio.Event()
+    task = asyncio.create_task(one.listen(listening))
+    await listening.wait()
+    yield one
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    await patient.aclose()
+
+
+Serve = Callable[..., contextlib.AbstractAsyncContextManager[Service]]
+
+
+@pytest.fixture
+def serve(redis_url: str, tmp_path: Path, store: Store) -> Serve:
+    """`async with serve(schedule_mode=..., ...)` runs a service; without trigger mode it is just started."""
+
+    @contextlib.asynccontextmanager
+    async def running(**chosen: Any) -> AsyncIterator[Service]:
+        defaults: dict[str, Any] = {"tools_path": tmp_path / "tools", "heartbeat_ttl": 1.0}
+        settings = Settings(redis_url=redis_url, **(defaults | chosen))
+        service, stop = Service(settings, redis_url, os.environ), asyncio.Event()
+        task = asyncio.create_task(service.run(stop))
+        try:
+            await _ready(service, task, store)
+            yield service
+        finally:
+            stop.set()
+            await task
+
+    return running
+
+
+async def _ready(service: Service, task: asyncio.Task[None], store: Store) -> None:
+    async def alive() -> bool:
+        if task.done():
+            await task
+        listening = service._triggers is None or service._triggers.listening.is_set()
+        return listening and service.worker in await store.workers.alive()
+
+    await eventually(alive, "the service")
