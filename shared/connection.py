@@ -1,6 +1,7 @@
 """Connect to Redis: the address from the settings, time-outs that fit what is waited for."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import UnixDomainSocketConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import RedisError
 
 from shared.embedded import DEFAULT_DIRECTORY, EmbeddedServer, running_url
 from shared.errors import SettingsError, StoreUnavailableError
+from shared.log import keep_secret
 
 SCHEMES = ("redis", "rediss", "unix")
-COMMAND_TIMEOUT_SECONDS = 15.0
 CONNECT_TIMEOUT_SECONDS = 5.0
 
 
@@ -34,6 +36,10 @@ def check_url(url: str) -> str:
             f"{without_password(url)!r} is not an address of a Redis server; expected redis://HOST:PORT/DB, "
             "rediss://..., unix:///PATH, embedded or embedded:PATH"
         )
+    try:
+        connect(url).connection_pool.make_connection()  # type: ignore[no-untyped-call]
+    except (TypeError, ValueError, RedisError) as exc:
+        raise SettingsError(f"{without_password(url)!r} is not an address: {exc}") from None
     return url
 
 
@@ -77,13 +83,13 @@ def running_server(url: str) -> str:
     return found
 
 
-def connect(url: str, *, connections: int = 16, timeout_seconds: float = COMMAND_TIMEOUT_SECONDS) -> Redis:
-    """A client for commands.  Opens nothing until it is used.
+def connect(url: str, *, connections: int = 16) -> Redis:
+    """A client for commands.  Opens nothing until it is used; who asks, keeps the time.
 
     A dead connection is tried again once or twice within a fraction of a
     second; what is still down then is the caller's to wait for.
     """
-    return _client(url, connections, timeout_seconds)
+    return _client(url, connections, retries=2)
 
 
 def connect_patiently(url: str) -> Redis:
@@ -93,26 +99,30 @@ def connect_patiently(url: str) -> Redis:
     five seconds; TCP keep-alive finds the dead peers instead.  Nothing is tried
     again unseen: who was cut off has to look for what it missed.
     """
-    return _client(url, 4, None, retries=0)
+    return _client(url, 4, retries=0)
 
 
-def _client(url: str, connections: int, timeout_seconds: float | None, retries: int = 2) -> Redis:
+def _client(url: str, connections: int, retries: int) -> Redis:
     options: dict[str, Any] = dict(parse_url(url))
+    keep_secret(options.get("password") or "")
     if options.get("connection_class") is not UnixDomainSocketConnection:
         options["socket_keepalive"] = True
         options["socket_connect_timeout"] = CONNECT_TIMEOUT_SECONDS
     options.update(
-        socket_timeout=timeout_seconds,
+        socket_timeout=None,
+        protocol=2,  # in the other one, answers have other shapes
         decode_responses=True,
         encoding_errors="surrogateescape",  # neighbours' bytes come back as they were
         retry=Retry(ExponentialBackoff(cap=0.2, base=0.05), retries=retries),
+        max_connections=connections,
+        timeout=None,
     )
-    pool = BlockingConnectionPool(max_connections=connections, timeout=None, **options)
-    return Redis.from_pool(pool)
+    return Redis.from_pool(BlockingConnectionPool(**options))
 
 
 def without_password(url: str) -> str:
     """`url` as it may be shown and logged."""
+    url = re.sub(r"(?<=[?&]password=)[^&]*", "***", url)
     head, at, tail = url.rpartition("@")
     scheme, slashes, _ = head.partition("://")
-    return f"{scheme}{slashes}***@{tail}" if at else url
+    return f"{scheme + slashes if slashes else ''}***@{tail}" if at else url

@@ -56,7 +56,7 @@ class Recovery:
                 last = time.monotonic()
                 for worker in dead:
                     await self._take_over(worker)
-                await self._end_archived()
+                await self._end_unwanted()
             except StoreUnavailableError as exc:
                 log.warning("redis.awaited", what_for="heartbeat", error=str(exc))
             await asyncio.sleep(self._ttl_seconds / BEATS_PER_TTL)
@@ -84,17 +84,20 @@ class Recovery:
         dead = await self._store.workers.heartbeat(self._worker, self._ttl_seconds, listening=listening)
         return [worker for worker in dead if worker != self._worker]
 
-    async def _end_archived(self) -> None:
-        """Archiving an experiment ends its runs."""
-        running = self._intake.running
-        ids = list(dict.fromkeys(one.claim.order.experiment_id for one in running))
-        if not ids:
+    async def _end_unwanted(self) -> None:
+        """End the runs here that somebody cancelled, or whose experiment was archived."""
+        running = [one for one in self._intake.running if not one.cancel.is_set()]
+        if not running:
             return
+        ids = list(dict.fromkeys(one.claim.order.experiment_id for one in running))
         stored = dict(zip(ids, await self._store.experiments.read_many(ids), strict=True))
+        cancelled = await self._store.runs.to_be_cancelled([one.claim.order.run_id for one in running])
         for one in running:
             experiment = stored[one.claim.order.experiment_id].experiment
-            if experiment is not None and experiment.state is State.ARCHIVED and not one.cancel.is_set():
-                log.warning("run.cancelling", run_id=one.claim.order.run_id, reason="archived")
+            archived = experiment is not None and experiment.state is State.ARCHIVED
+            if archived or one.claim.order.run_id in cancelled:
+                reason = "archived" if archived else "cancelled"
+                log.warning("run.cancelling", run_id=one.claim.order.run_id, reason=reason)
                 one.cancel.set()
 
     # -- runs of the dead -------------------------------------------------------------

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import structlog
@@ -15,7 +15,9 @@ from services.executor.metrics import Emitter
 from services.executor.outcome import Outcome, Status, judge
 from services.executor.patience import insist
 from services.executor.store import Begun, Claim, Finished, Store, Stored
-from shared.errors import ExperimentArchivedError, FullsendError, StoreUnavailableError
+from shared.errors import (
+    ExperimentArchivedError, FullsendError, StoreUnavailableError, ToolTimeoutError,
+)  # fmt: skip
 from shared.messages import Experiment, State
 
 log = structlog.get_logger()
@@ -70,6 +72,14 @@ class Fault:
     claim: Claim
     experiment: Experiment | None
     error: FullsendError
+    limit_seconds: float
+
+    @property
+    def outcome(self) -> Outcome:
+        """What it comes to: an import that took too long is a time-out like any other."""
+        if isinstance(self.error, ToolTimeoutError):
+            return replace(Outcome.of_error(self.error, Status.TIMEOUT), timeout_seconds=self.limit_seconds)
+        return Outcome.of_error(self.error)
 
 
 class Runner:
@@ -119,6 +129,8 @@ class Runner:
         begun, stored = await self._begin(work, stored, started)
         if begun is Begun.LOST:
             log.warning("claim.lost", worker=claim.worker)
+        elif begun is Begun.CANCELLED:
+            log.info("run.let_go")
         elif begun is Begun.BUSY:
             await insist("postpone", lambda: self._store.queue.requeue(claim, claim.order, (), BUSY_SECONDS))
         elif begun is Begun.ARCHIVED:
@@ -132,15 +144,24 @@ class Runner:
     async def _prepare(self, claim: Claim, stored: Stored) -> Work | Fault:
         """Find all that is needed before the tool can be called."""
         experiment: Experiment | None = None
+        limit_seconds = self._defaults.timeout_seconds
         try:
             experiment = stored.readable()
-            limit_seconds = experiment.policy.timeout_seconds or self._defaults.timeout_seconds
-            tool = await self._loader.load(experiment.tool, limit_seconds)
+            limit_seconds = experiment.policy.timeout_seconds or limit_seconds
+            tool = await self._load(experiment.tool, limit_seconds)
             params = {**experiment.params, **claim.order.params}
             tool.check(params)
         except FullsendError as exc:
-            return Fault(claim, experiment, exc)
+            return Fault(claim, experiment, exc, limit_seconds)
         return Work(claim, experiment, tool, params)
+
+    async def _load(self, name: str, limit_seconds: float) -> Tool:
+        """The tool, within the time limit, also where somebody more patient is looking at it already."""
+        try:
+            async with asyncio.timeout(limit_seconds):
+                return await self._loader.load(name, limit_seconds)
+        except TimeoutError:
+            raise ToolTimeoutError(f"the import of '{name}' took more than {limit_seconds:g} s") from None
 
     async def _begin(self, work: Work | Fault, stored: Stored, started: float) -> tuple[Begun, Stored]:
         claim, name = work.claim, work.experiment.tool if work.experiment else None
@@ -157,7 +178,7 @@ class Runner:
 
     async def _perform(self, work: Work | Fault, cancel: asyncio.Event) -> Outcome:
         if isinstance(work, Fault):
-            return Outcome.of_error(work.error)
+            return work.outcome
         emitter = self._emitter(work.claim)
         try:
             effects = self._store.runs.effects(work.claim.order.run_id)

@@ -6,15 +6,17 @@ import os
 import random
 import secrets
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from typing import Any
 
 import structlog
 
+from services.executor.cancellation import Cancellations
 from services.executor.config import Mode, Settings
 from services.executor.intake import Intake
 from services.executor.isolation.calls import Level
 from services.executor.isolation.pool import Pool
-from services.executor.loader import Loader
+from services.executor.loader import Loader, passed_to_every_tool
 from services.executor.patience import insist
 from services.executor.recovery import Recovery
 from services.executor.registry import Registry
@@ -26,9 +28,6 @@ from services.executor.triggers import Triggers
 from shared.connection import connect, connect_patiently, without_password
 
 log = structlog.get_logger()
-
-PASSED_TO_EVERY_TOOL = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
-"""Variables that no program can do without and that hold no secret."""
 
 
 class Service:
@@ -46,10 +45,10 @@ class Service:
         self._client = connect(url)
         self._patient = connect_patiently(url)
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
-        self._store = Store.on(self._client, self._patient, _retention(settings))
+        self._store = Store.on(self._client, self._patient, retention(settings))
         self._pool = Pool(
             capacity=settings.concurrency + 1,  # the registry looks at a tool while all slots are taken
-            environ={name: variables[name] for name in PASSED_TO_EVERY_TOOL if name in variables},
+            environ=passed_to_every_tool(variables),
         )
         loader = Loader(settings.tools_path, self._pool)
         self._registry = Registry(self._store, loader)
@@ -62,24 +61,46 @@ class Service:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then finish what runs, or give it back after the grace period."""
-        async with self._started():
-            async with asyncio.TaskGroup() as tasks:
-                working = tasks.create_task(self._work(), name="work")
-                beating = tasks.create_task(self._recovery.beat(), name="heartbeat")
-                await _first(stop, working, beating)
-                log.info("service.stopping", running=len(self._intake.running))
-                working.cancel()
-                await asyncio.wait([working])
-                await self._intake.drain(self._settings.shutdown_grace)
-                beating.cancel()
+        async with self._connections():
+            if not await _unless(stop, insist("start", self._store.slots.now_ms)):
+                log.info("service.not_started", worker=self.worker)
+                return
+            async with self._processes():
+                await self._live(stop)
             await self._recovery.leave()
         log.info("service.stopped", worker=self.worker)
 
+    async def _live(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set, then drain; after a fault of ours, runs are given back at once."""
+        grace_seconds = 0.0
+        async with asyncio.TaskGroup() as tasks:
+            beating = tasks.create_task(self._recovery.beat(), name="heartbeat")
+            try:
+                await self._work_until(stop)
+                grace_seconds = self._settings.shutdown_grace
+            finally:
+                await self._intake.drain(grace_seconds)
+            beating.cancel()
+
+    async def _work_until(self, stop: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            working = tasks.create_task(self._work(), name="work")
+            await stop.wait()
+            log.info("service.stopping", running=len(self._intake.running))
+            working.cancel()
+
     @contextlib.asynccontextmanager
-    async def _started(self) -> AsyncIterator[None]:
-        await insist("start", self._store.slots.now_ms)
-        await self._pool.start()
+    async def _connections(self) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await self._client.aclose()
+            await self._patient.aclose()
+
+    @contextlib.asynccontextmanager
+    async def _processes(self) -> AsyncIterator[None]:
         settings = self._settings
+        await self._pool.start()
         log.info(
             "service.started",
             worker=self.worker,
@@ -92,8 +113,6 @@ class Service:
             yield
         finally:
             await self._pool.stop()
-            await self._client.aclose()
-            await self._patient.aclose()
 
     async def _work(self) -> None:
         """Everything that brings runs in, and the claiming of them."""
@@ -102,6 +121,7 @@ class Service:
             tasks.create_task(self._intake.run(), name="intake")
             tasks.create_task(self._recovery.promote(), name="retries")
             tasks.create_task(self._registry.run(), name="registry")
+            tasks.create_task(Cancellations(self._store).run(), name="cancellations")
             if self._triggers is not None:
                 tasks.create_task(self._triggers.run(), name="triggers")
             if Mode.CRON in settings.schedule_mode:
@@ -118,7 +138,8 @@ class Service:
         return Triggers(self._store, self.worker, settings.trigger_channels, settings.heartbeat_ttl)
 
 
-def _retention(settings: Settings) -> Retention:
+def retention(settings: Settings) -> Retention:
+    """How much is kept, as the operator chose."""
     return Retention(
         record_ms=round(settings.run_retention * 1_000),
         metrics=settings.metrics_kept,
@@ -139,8 +160,12 @@ def _defaults(settings: Settings, variables: Mapping[str, str]) -> Defaults:
     )
 
 
-async def _first(stop: asyncio.Event, *tasks: asyncio.Task[None]) -> None:
-    """Wait for `stop`, or for one of `tasks`, which only end by failing."""
-    stopping = asyncio.create_task(stop.wait(), name="stop")
-    await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
+async def _unless(stop: asyncio.Event, waiting: Coroutine[Any, Any, object]) -> bool:
+    """Await `waiting`; False when `stop` was set first."""
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(waiting)
+        stopping = tasks.create_task(stop.wait())
+        await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+        task.cancel()
+        stopping.cancel()
+    return not task.cancelled()

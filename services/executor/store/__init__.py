@@ -12,10 +12,13 @@ from redis.asyncio import Redis
 
 from services.executor.store.effects import RunEffects
 from services.executor.store.experiments import Experiments, Stored
+from services.executor.store.history import History, Line
+from services.executor.store.journal import Entry, Journal
 from services.executor.store.orders import Claim, Order
-from services.executor.store.queue import Position, Queue
-from services.executor.store.runs import Begun, Finished, Retention, Runs
+from services.executor.store.queue import Depth, Position, Queue
+from services.executor.store.runs import Begun, Cancelled, Finished, Retention, Runs
 from services.executor.store.scripts import Scripts
+from services.executor.store.server import Facts, Server
 from services.executor.store.slots import Plan, Slots
 from services.executor.store.subscriptions import Subscriptions
 from services.executor.store.triggers import Triggers
@@ -23,9 +26,16 @@ from services.executor.store.workers import Workers
 
 __all__ = [
     "Begun",
+    "Cancelled",
     "Claim",
+    "Depth",
+    "Entry",
     "Experiments",
+    "Facts",
     "Finished",
+    "History",
+    "Journal",
+    "Line",
     "Order",
     "Plan",
     "Position",
@@ -33,6 +43,7 @@ __all__ = [
     "Retention",
     "RunEffects",
     "Runs",
+    "Server",
     "Slots",
     "Store",
     "Stored",
@@ -53,6 +64,9 @@ class Store:
     triggers: Triggers
     workers: Workers
     subscriptions: Subscriptions
+    journal: Journal
+    history: History
+    server: Server
 
     @classmethod
     def on(cls, client: Redis, patient: Redis, retention: Retention) -> Self:
@@ -67,4 +81,7 @@ class Store:
             triggers=Triggers(scripts, retention.journal),
             workers=Workers(scripts),
             subscriptions=Subscriptions(patient),
+            journal=Journal(scripts, patient),
+            history=History(scripts, patient),
+            server=Server(scripts),
         )

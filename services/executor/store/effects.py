@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from services.executor.store.scripts import Scripts, translated
+from services.executor.store.scripts import Scripts, asking
 from shared import keys
 
 
@@ -17,14 +17,13 @@ class RunEffects:
 
     async def recall(self, key: str) -> Any | None:
         """The result of step `key` as `{"value": ...}`, or None when it was not done."""
-        with translated("recall"):
+        async with asking("recall"):
             text = await self._scripts.client.hget(self._key, key)
         return None if text is None else {"value": json.loads(text)}
 
     async def record(self, key: str, value: Any) -> None:
         """Keep what step `key` came to."""
-        with translated("record"):
-            async with self._scripts.client.pipeline(transaction=True) as pipe:
-                pipe.hset(self._key, key, json.dumps(value, ensure_ascii=False))
-                pipe.pexpire(self._key, self._kept_ms)
-                await pipe.execute()
+        async with asking("record"), self._scripts.client.pipeline(transaction=True) as pipe:
+            pipe.hset(self._key, key, json.dumps(value, ensure_ascii=False))
+            pipe.pexpire(self._key, self._kept_ms)
+            await pipe.execute()

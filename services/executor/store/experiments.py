@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from services.executor.store.scripts import Scripts, translated
+from services.executor.store.scripts import Scripts, asking
 from shared import keys
 from shared.errors import ContractError, ExperimentNotFoundError
 from shared.messages import Experiment, Schedule, State, read_experiment, read_schedule
@@ -97,12 +97,47 @@ class Experiments:
     async def store_schedule(self, schedule: Schedule) -> None:
         """Keep a schedule that was only announced; an existing key stays as it is."""
         text = schedule.model_dump_json(exclude_none=True)
-        with translated("store_schedule"):
+        async with asking("store_schedule"):
             await self._scripts.client.set(keys.schedule(schedule.experiment_id), text, nx=True)
+
+    async def publish(self, experiment: Experiment, text: str, schedule: Schedule | None, now: str) -> bool:
+        """Store an experiment file and its schedule, and announce the schedule.
+
+        Args:
+            experiment: what the file says, with the state that it is to have.
+            text: the file.
+            schedule: when it runs, if it has a schedule.
+            now: ISO 8601, for `created_at` and `updated_at`.
+
+        Returns:
+            True when a schedule stays that the file doesn't have.
+        """
+        _, stays = await self._scripts.call(
+            "publish",
+            [keys.experiment(experiment.id), keys.schedule(experiment.id)],
+            [
+                text,
+                experiment.state.value,
+                now,
+                schedule.model_dump_json(exclude_none=True) if schedule else "",
+            ],
+        )
+        return bool(stays)
+
+    async def scan_tools(self) -> AsyncIterator[tuple[str, Mapping[str, str] | ContractError]]:
+        """Every tool that is registered, or what is wrong with its key, in no order."""
+        async for names in self._scan(keys.tool("*")):
+            for name, (kind, content) in zip(
+                names, await self._read([keys.tool(name) for name in names]), strict=True
+            ):
+                if kind == "hash":
+                    yield name, content
+                elif kind != "none":
+                    yield name, ContractError(f"{keys.tool(name)} is a Redis {kind}; expected a hash")
 
     async def register_tool(self, name: str, fields: Mapping[str, str]) -> None:
         """Write `fields` at `tools:{name}`; what others wrote beside them stays."""
-        with translated("register_tool"):
+        async with asking("register_tool"):
             created_at = fields["updated_at"]
             async with self._scripts.client.pipeline(transaction=True) as pipe:
                 pipe.hset(keys.tool(name), mapping=dict(fields))
@@ -121,7 +156,7 @@ class Experiments:
         seen: set[str] = set()
         cursor = 0
         while True:
-            with translated("scan"):
+            async with asking("scan"):
                 cursor, found = await self._scripts.client.scan(cursor, match=pattern, count=1_000)
             fresh = [name[prefix:] for name in dict.fromkeys(found) if name not in seen]
             seen.update(found)

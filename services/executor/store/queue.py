@@ -8,7 +8,7 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 from services.executor.store.orders import Claim, Order
-from services.executor.store.scripts import Scripts, translated
+from services.executor.store.scripts import Scripts, asking
 from shared import keys
 
 GROUP = "executors"
@@ -22,6 +22,15 @@ class Position:
 
     marker: str
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How many orders wait for a worker, are held by one, or wait for their next attempt."""
+
+    waiting: int
+    held: int
+    delayed: int
 
 
 class Queue:
@@ -66,7 +75,7 @@ class Queue:
 
     async def claim(self, worker: str, count: int, wait_ms: int) -> list[Claim]:
         """Take up to `count` orders, waiting up to `wait_ms` for the first."""
-        with translated("claim"):
+        async with asking("claim", timeout_seconds=None):
             try:
                 answer: Any = await self._patient.xreadgroup(
                     GROUP, worker, {keys.queue(): ">"}, count=count, block=wait_ms
@@ -80,7 +89,7 @@ class Queue:
 
     async def claims_of(self, worker: str) -> list[Claim]:
         """The orders that `worker` holds."""
-        with translated("claims_of"):
+        async with asking("claims_of"):
             answer = await self._scripts.client.xreadgroup(GROUP, worker, {keys.queue(): "0"}, count=1_000)
         return [
             _claim(worker, entry, fields)
@@ -91,7 +100,7 @@ class Queue:
 
     async def create_group(self) -> None:
         """Make the consumer group, unless it is there."""
-        with translated("create_group"):
+        async with asking("create_group"):
             try:
                 await self._scripts.client.xgroup_create(keys.queue(), GROUP, id="0", mkstream=True)
             except redis.exceptions.ResponseError as exc:
@@ -131,9 +140,28 @@ class Queue:
         count, next_ms = await self._scripts.call("promote", [keys.queue(), keys.retries()], [limit])
         return count, None if next_ms < 0 else int(float(next_ms))
 
+    async def run_of(self, experiment_id: str, request_id: str) -> str | None:
+        """The id of the run that a request became, or None when no worker has taken it up yet."""
+        async with asking("run_of"):
+            timestamp = await self._scripts.client.get(keys.request(request_id))
+        return f"{experiment_id}:{timestamp}" if timestamp else None
+
+    async def depth(self) -> Depth:
+        """How much there is to do."""
+        async with asking("depth"):
+            entries = await self._scripts.client.xlen(keys.queue())
+            delayed = await self._scripts.client.zcard(keys.retries())
+            try:
+                held = (await self._scripts.client.xpending(keys.queue(), GROUP))["pending"]
+            except redis.exceptions.ResponseError as exc:
+                if not str(exc).startswith("NOGROUP"):
+                    raise
+                held = 0
+        return Depth(waiting=entries - held, held=held, delayed=delayed)
+
     async def waiting(self) -> list[Claim]:
         """Every order in the queue, claimed or not; for people to look at."""
-        with translated("waiting"):
+        async with asking("waiting"):
             entries = await self._scripts.client.xrange(keys.queue(), count=10_000)
         return [_claim("", entry, fields) for entry, fields in entries]
 

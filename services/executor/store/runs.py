@@ -12,7 +12,7 @@ from services.executor.store.effects import RunEffects
 from services.executor.store.experiments import Experiments, Stored
 from services.executor.store.orders import Claim, Order
 from services.executor.store.queue import GROUP
-from services.executor.store.scripts import Scripts, translated
+from services.executor.store.scripts import Scripts, asking
 from shared import keys
 from shared.messages import State
 
@@ -26,7 +26,16 @@ class Begun(StrEnum):
     BEGUN = "begun"
     LOST = "lost"
     BUSY = "busy"
+    CANCELLED = "cancelled"
     ARCHIVED = "archived"
+
+
+class Cancelled(StrEnum):
+    """What became of a wish to end a run."""
+
+    CANCELLED = "cancelled"
+    CANCELLING = "cancelling"
+    OVER = "over"
 
 
 class Finished(StrEnum):
@@ -154,6 +163,38 @@ class Runs:
         )
         return bool(answer == "retrying")
 
+    async def cancel(self, order: Order, fields: Fields, event: Event, result: Event) -> Cancelled:
+        """End a run that waits, or have the worker end it that has it.
+
+        Args:
+            order: names the run.
+            fields, event, result: of a run that ends while it waits.
+        """
+        answer = await self._scripts.call(
+            "cancel",
+            self._run_keys(order, without=keys.experiment(order.experiment_id)),
+            [
+                str(order.timestamp),
+                _text(result),
+                _text(event),
+                self._keep.record_ms,
+                self._keep.metrics,
+                self._keep.journal,
+                *_flat(fields),
+            ],
+        )
+        return Cancelled(answer)
+
+    async def to_be_cancelled(self, run_ids: Sequence[str]) -> set[str]:
+        """Those of the runs under way whose end somebody asked for."""
+        if not run_ids:
+            return set()
+        async with asking("to_be_cancelled"), self._scripts.client.pipeline(transaction=False) as pipe:
+            for run_id in run_ids:
+                pipe.hget(keys.run(run_id), "cancel")
+            asked = await pipe.execute()
+        return {run_id for run_id, mark in zip(run_ids, asked, strict=True) if mark}
+
     def effects(self, run_id: str) -> RunEffects:
         """The steps of a run that a retry must not repeat."""
         return RunEffects(self._scripts, run_id, self._keep.record_ms)
@@ -162,18 +203,15 @@ class Runs:
         """Append to what a run printed; the oldest lines go when there are too many."""
         if not lines:
             return
-        with translated("log"):
-            async with self._scripts.client.pipeline(transaction=False) as pipe:
-                for line in lines:
-                    pipe.xadd(
-                        keys.logs(run_id), _encodable(line), maxlen=self._keep.log_lines, approximate=True
-                    )
-                pipe.pexpire(keys.logs(run_id), self._keep.record_ms)
-                await pipe.execute()
+        async with asking("log"), self._scripts.client.pipeline(transaction=False) as pipe:
+            for line in lines:
+                pipe.xadd(keys.logs(run_id), _encodable(line), maxlen=self._keep.log_lines, approximate=True)
+            pipe.pexpire(keys.logs(run_id), self._keep.record_ms)
+            await pipe.execute()
 
     async def record(self, run_id: str) -> dict[str, str]:
         """The record of a run; empty when there is none."""
-        with translated("record"):
+        async with asking("record"):
             return dict(await self._scripts.client.hgetall(keys.run(run_id)))
 
     async def _end(
@@ -211,14 +249,15 @@ class Runs:
             stored = await self._experiments.read(order.experiment_id)
 
     @staticmethod
-    def _run_keys(order: Order) -> list[str]:
-        return [
+    def _run_keys(order: Order, without: str = "") -> list[str]:
+        names = [
             keys.run(order.run_id),
             keys.experiment(order.experiment_id),
             keys.open_runs(order.experiment_id),
             keys.metrics(order.experiment_id),
             keys.journal(),
         ]
+        return [name for name in names if name != without]
 
 
 def _text(message: Event) -> str:

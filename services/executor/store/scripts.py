@@ -1,8 +1,9 @@
 """Calls Lua scripts and commands, and turns redis-py's errors into ours."""
 
+import asyncio
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
 from shared.errors import StoreError, StoreUnavailableError
+
+COMMAND_TIMEOUT_SECONDS = 15.0
 
 _FOLDER = Path(__file__).parent / "lua"
 _INCLUDE = re.compile(r"^-- include (\w+\.lua)$", re.MULTILINE)
@@ -41,7 +44,7 @@ class Scripts:
         script = self._scripts.get(name)
         if script is None:
             script = self._scripts[name] = self._register(source(name))
-        with translated(name):
+        async with asking(name):
             return await script(keys=keys, args=args)
 
 
@@ -52,17 +55,22 @@ def source(name: str) -> str:
     return _INCLUDE.sub(lambda match: (_FOLDER / match[1]).read_text(encoding="utf-8"), text)
 
 
-@contextlib.contextmanager
-def translated(doing: str) -> Iterator[None]:
-    """The one place where a redis-py error becomes one of ours."""
+@contextlib.asynccontextmanager
+async def asking(what: str, timeout_seconds: float | None = COMMAND_TIMEOUT_SECONDS) -> AsyncIterator[None]:
+    """The one place where a redis-py error becomes one of ours, and where an answer is waited for.
+
+    The time limit is kept here and not by redis-py, whose own way of keeping it
+    loses a cancellation now and then under Python 3.11.
+    """
     try:
-        yield
+        async with asyncio.timeout(timeout_seconds):
+            yield
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as exc:
-        raise StoreUnavailableError(f"{doing}: Redis can't be reached: {exc}") from exc
+        raise StoreUnavailableError(f"{what}: Redis can't be reached: {exc or 'no answer in time'}") from exc
     except redis.exceptions.RedisError as exc:
         if _PASSING.search(str(exc)) or isinstance(exc, _REFUSALS):
-            raise StoreUnavailableError(f"{doing}: Redis refuses for now: {exc}") from exc
-        raise StoreError(f"{doing}: Redis answers: {exc}") from exc
+            raise StoreUnavailableError(f"{what}: Redis refuses for now: {exc}") from exc
+        raise StoreError(f"{what}: Redis answers: {exc}") from exc
 
 
 _REFUSALS = (

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.executor.store.orders import Order
-from services.executor.store.scripts import Scripts, translated
+from services.executor.store.scripts import Scripts, asking
 from shared import keys
 
 
@@ -30,19 +30,19 @@ class Slots:
 
     async def now_ms(self) -> int:
         """Redis' clock: the one that all workers agree on."""
-        with translated("now_ms"):
+        async with asking("now_ms"):
             seconds, micros = await self._scripts.client.time()
         return int(seconds * 1_000 + micros // 1_000)
 
     async def all(self) -> dict[str, int]:
         """Every experiment with a next slot (UTC ms)."""
-        with translated("all"):
+        async with asking("all"):
             pairs = await self._scripts.client.zrange(keys.slots(), 0, -1, withscores=True)
         return {name: int(score) for name, score in pairs}
 
     async def due(self, now_ms: int, limit: int = 500) -> list[tuple[str, int]]:
         """The slots that are due, earliest first."""
-        with translated("due"):
+        async with asking("due"):
             pairs = await self._scripts.client.zrange(
                 keys.slots(), "-inf", str(now_ms), byscore=True, offset=0, num=limit, withscores=True
             )
@@ -50,7 +50,7 @@ class Slots:
 
     async def next(self) -> int | None:
         """When the earliest slot is (UTC ms), or None."""
-        with translated("next"):
+        async with asking("next"):
             pairs = await self._scripts.client.zrange(keys.slots(), 0, 0, withscores=True)
         return int(pairs[0][1]) if pairs else None
 
@@ -72,18 +72,18 @@ class Slots:
     async def drop(self, experiment_ids: Sequence[str]) -> None:
         """These have no schedule any more."""
         if experiment_ids:
-            with translated("drop"):
+            async with asking("drop"):
                 await self._scripts.client.zrem(keys.slots(), *experiment_ids)
                 await self._scripts.client.hdel(keys.plans(), *experiment_ids)
 
     async def planned(self) -> list[str]:
         """The experiments whose schedules are noted."""
-        with translated("planned"):
+        async with asking("planned"):
             return list(await self._scripts.client.hkeys(keys.plans()))
 
     async def has_open_runs(self, experiment_id: str) -> bool:
         """Whether a run of the experiment is queued, running or between attempts."""
-        with translated("has_open_runs"):
+        async with asking("has_open_runs"):
             return bool(await self._scripts.client.exists(keys.open_runs(experiment_id)))
 
     async def fire(

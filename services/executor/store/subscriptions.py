@@ -7,7 +7,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from services.executor.store.scripts import translated
+from services.executor.store.scripts import asking
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Subscriptions:
         """
         pubsub = self._patient.pubsub()
         try:
-            with translated("subscribe"):
+            async with asking("subscribe"):
                 await pubsub.subscribe(*channels)
                 for _ in channels:
                     await pubsub.get_message(timeout=None)
@@ -49,7 +49,7 @@ class Subscriptions:
 
 async def _messages(pubsub: Any) -> AsyncIterator[Message]:
     while True:
-        with translated("listen"):
+        async with asking("listen", timeout_seconds=None):
             message = await pubsub.get_message(timeout=None)
         if message is not None and message["type"] == "message":
             yield Message(message["channel"], message["data"])

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.executor.store.queue import BITMAP_KEPT_MS, Position
-from services.executor.store.scripts import Scripts
+from services.executor.store.scripts import Scripts, asking
 from shared import keys
 
 
@@ -15,6 +15,11 @@ class Triggers:
     def __init__(self, scripts: Scripts, journal_kept: int) -> None:
         self._scripts = scripts
         self._journal_kept = journal_kept
+
+    async def send(self, channel: str, message: Mapping[str, Any]) -> int:
+        """Ask for a run as any neighbour would; returns how many heard it."""
+        async with asking("trigger"):
+            return int(await self._scripts.client.publish(channel, json.dumps(message, ensure_ascii=False)))
 
     async def join(self, worker: str, marker: str, ttl_seconds: float) -> bool:
         """Publish `marker`; True when this worker answers for what it heard before any marker."""

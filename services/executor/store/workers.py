@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from services.executor.store.queue import GROUP
-from services.executor.store.scripts import Scripts, translated
+from services.executor.store.scripts import Scripts, asking
 from shared import keys
 
 
@@ -31,7 +31,14 @@ class Workers:
 
     async def alive(self) -> list[str]:
         """The workers whose heartbeat has not expired, by Redis' clock."""
-        with translated("alive"):
+        return await self._unexpired(keys.workers())
+
+    async def listening(self) -> list[str]:
+        """Those of them that listen for triggers."""
+        return await self._unexpired(keys.listeners())
+
+    async def _unexpired(self, key: str) -> list[str]:
+        async with asking("alive"):
             seconds, micros = await self._scripts.client.time()
             now_ms = seconds * 1_000 + micros // 1_000
-            return list(await self._scripts.client.zrangebyscore(keys.workers(), now_ms, "+inf"))
+            return list(await self._scripts.client.zrangebyscore(key, now_ms, "+inf"))

@@ -1,0 +1,30 @@
+"""The tool of `benchmarks.chaos`: notes that it started, then does well or badly."""
+
+import os
+import signal
+import time
+
+from shared import toolkit
+
+
+def chaos_tool(ledger: str, token: str, behaviour: str) -> dict[str, str]:
+    """Append `RUN_ID ATTEMPT` to `ledger`, then behave."""
+    line = f"{toolkit.run.id} {toolkit.run.attempt}\n".encode()
+    file = os.open(ledger, os.O_WRONLY | os.O_APPEND)
+    os.write(file, line)  # one write of a short line to the end of a file is atomic
+    os.close(file)
+    match behaviour:
+        case "short":
+            time.sleep(0.3)
+        case "raise":
+            raise ValueError(token)
+        case "transient" if toolkit.run.attempt == 1:
+            raise ConnectionError(token)
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "hang":
+            while True:
+                pass
+        case "flood":
+            print("x" * 200_000)
+    return {"token": token}

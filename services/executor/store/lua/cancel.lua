@@ -1,0 +1,23 @@
+-- Somebody asks for a run's end.
+--
+-- A run that waits ends here, and is let go when it is claimed; a run under way is
+-- marked, and the worker that has it ends it.
+--
+-- KEYS  1 record  2 open runs  3 metrics list  4 journal
+-- ARGV  1 timestamp of the run  2 result (JSON)  3 event (JSON)  4 ms the record is kept
+--       5 metrics cap  6 journal cap  7.. fields of the record
+-- returns "cancelled" | "cancelling" (it is under way) | "over" (it has ended, or never was)
+-- include events.lua
+redis.replicate_commands()
+local open = redis.call('ZSCORE', KEYS[2], ARGV[1])
+if not open then return 'over' end
+if tonumber(open) == 1 then
+  redis.call('HSET', KEYS[1], 'cancel', '1')
+  return 'cancelling'
+end
+redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('HSET', KEYS[1], unpack(ARGV, 7))
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+emit_metric(KEYS[3], KEYS[4], ARGV[3], ARGV[5], ARGV[6])
+emit_result(KEYS[4], ARGV[2], ARGV[6])
+return 'cancelled'
