@@ -1,5 +1,6 @@
 """Cron slots, held against a clock that is looked at on every minute, or second, there is."""
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from shared.errors import ScheduleError
 HOUR = 3600
 DAY = 24 * HOUR
 # A shared core makes a single example slow at times; the same examples on every run are no surprise.
-steady = settings(deadline=None, derandomize=True, max_examples=200)
+steady = settings(deadline=None, derandomize=True, max_examples=150)
 
 
 def seconds(text: str) -> int:
@@ -92,7 +93,7 @@ class Reference:
 
         if any(part.is_open for part in self.times):
             return [moment for moment in range(start, end, tick) if self.fits(wall(moment))]
-        found = []
+        found: list[int] = []
         highest = max(map(wall, [start - tick, *range(start - 2 * DAY - 1, start, 60)]))
         for moment in range(start, end, tick):
             while highest < wall(moment):
@@ -203,7 +204,7 @@ def test_the_clocks_of_the_reference_are_changed_when_it_says(zone: str, moment:
 def test_slots_are_those_of_a_clock_looked_at_every_minute(
     reference: Reference, change: tuple[str, int], hours: int
 ) -> None:
-    zone, start, end = change[0], change[1] + hours * HOUR, change[1] + (hours + 30) * HOUR
+    zone, start, end = change[0], change[1] + hours * HOUR, change[1] + (hours + 24) * HOUR
 
     slots = fired(Cron.parse(reference.expression, zone), start, end)
 
@@ -211,15 +212,16 @@ def test_slots_are_those_of_a_clock_looked_at_every_minute(
 
 
 @steady
-@given(to_the_second, changes, st.integers(-150, 60))
+@given(to_the_second, changes, st.integers(-120, 60))
 def test_slots_are_those_of_a_clock_looked_at_every_second(
     reference: Reference, change: tuple[str, int], minutes: int
 ) -> None:
-    zone, start, end = change[0], change[1] + minutes * 60, change[1] + (minutes + 90) * 60
+    zone, start, end = change[0], change[1] + minutes * 60, change[1] + (minutes + 60) * 60
 
     slots = fired(Cron.parse(reference.expression, zone), start, end)
 
     assert slots == reference.slots(zone, start, end, tick=1)
+    assert "  " not in Cron.parse(reference.expression, zone).describe()
 
 
 @steady
@@ -240,7 +242,7 @@ def test_next_and_previous_are_neighbours_of_any_moment(
 @steady
 @given(on_the_minute, st.integers(1971, 2095))
 def test_days_are_those_of_a_calendar_looked_at_every_day(reference: Reference, year: int) -> None:
-    start, end = seconds(f"{year}-01-01"), seconds(f"{year + 4}-01-01")
+    start, end = seconds(f"{year}-01-01"), seconds(f"{year + 2}-01-01")
     texts = reference.expression.split()
     cron = Cron.parse(" ".join(["0", "0", *texts[2:]]))
 
@@ -251,13 +253,7 @@ def test_days_are_those_of_a_calendar_looked_at_every_day(reference: Reference, 
     assert slots == [int(day.timestamp()) for day in due]
 
 
-@steady
-@given(to_the_second)
-def test_every_expression_has_words(reference: Reference) -> None:
-    words = Cron.parse(reference.expression).describe()
-
-    assert words.endswith(" (UTC)")
-    assert "  " not in words
+# -- against other readers of cron ------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -269,7 +265,7 @@ def test_every_expression_has_words(reference: Reference) -> None:
         "0 0 13 * 5",
         "0 12 l * *",
         "0 8 * * 2#3",
-        "0 0 29 2 *",
+        "0 0 * * L5",
     ],
 )
 def test_slots_agree_with_croniter_where_no_clock_is_changed(expression: str) -> None:
@@ -279,3 +275,203 @@ def test_slots_agree_with_croniter_where_no_clock_is_changed(expression: str) ->
     slots = Cron.parse(expression).slots_between(start * 1000, 2**62, 40)
 
     assert slots == [int(theirs.get_next()) * 1000 for _ in range(40)]
+
+
+WORDS = {
+    "*/15 * * * *": "Every 15 minutes",
+    "@hourly": "Every hour",
+    "* * * * * *": "Every second",
+    "*/10 * * * * *": "Every 10 seconds",
+    "30 0 9 * * MON": "At 09:00:30 AM, only on Monday",
+    "0 0 9 ? * MON": "At 09:00 AM, only on Monday",
+    "0 9 * * 1-5": "At 09:00 AM, Monday through Friday",
+    "0 0 9 1 1 ? 2030": "At 09:00 AM, on day 1 of the month, only in January, only in 2030",
+    "0 0 1-7 * MON": "At 12:00 AM, between day 1 and 7 of the month, or on Monday",
+    "0 0 1,L * MON-FRI": (
+        "At 12:00 AM, on day 1 of the month, or on the last day of the month, or Monday through Friday"
+    ),
+    "0 0 * * 2#3,FRI#1": (
+        "At 12:00 AM, on the third Tuesday of the month, or on the first Friday of the month"
+    ),
+    "0 0 * * FRI/2": "At 12:00 AM, only on Friday",
+    "0 0 1-31 * MON": "At 12:00 AM",
+    "5/20 * * * *": "At 5, 25, and 45 minutes past the hour",
+    "*/7 * * * *": "Every 7 minutes, minutes 0 through 56 past the hour",
+    "0 22-6/3 * * *": "At 01:00 AM, 04:00 AM and 10:00 PM",
+    "0 0 */3 * * *": "Every 3 hours",
+}
+
+
+@pytest.mark.parametrize("expression", WORDS)
+def test_words_say_what_fires(expression: str) -> None:
+    words = Cron.parse(expression, "Asia/Tokyo").describe()
+
+    assert words == f"{WORDS[expression]} (Asia/Tokyo)"
+
+
+# -- reading -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("expression", "zone", "expected"),
+    [
+        (" 0\t9  * * mon\n", "america/los_angeles", Cron.parse("0 9 * * MON", "America/Los_Angeles")),
+        ("@Daily", None, Cron.parse("0 0 * * *", "UTC")),
+        ("0 0 * * *", " ", Cron.parse("0 0 * * *", "UTC")),
+    ],
+)
+def test_case_and_white_space_make_no_difference(expression: str, zone: str | None, expected: Cron) -> None:
+    assert Cron.parse(expression, zone) == expected
+
+
+def test_the_first_of_six_fields_is_the_second() -> None:
+    cron = Cron.parse("30 0 9 * * MON")
+
+    assert cron.next_after(seconds("2026-03-02 00:00") * 1000) == seconds("2026-03-02 09:00:30") * 1000
+
+
+@pytest.mark.parametrize(
+    ("expression", "complaint"),
+    [
+        ("0 25 * * *", "the hour is '25'; allowed are 0-23"),
+        ("0 9 * * MONDAY", "the day-of-week is 'MONDAY'; allowed are 0-7, SUN-SAT"),
+        ("0 9 * 0 *", "the month is '0'; allowed are 1-12, JAN-DEC"),
+        ("0 9 1,,2 * *", "the day-of-month is ''"),
+        ("0 9 15W * *", "the day-of-month is '15W'"),
+        ("0 9 * * 5#6", "the day-of-week is '5#6'"),
+        ("*/90 * * * *", "the minute is '*/90'; allowed are .* steps of 1-60"),
+        ("? 9 * * *", "the minute is '?'"),
+        ("H 9 * * *", "the minute is 'H'.* would leave the time to chance"),
+        ("* * * * MON */10", "the day-of-week is '*/10'.*; six fields start with the second"),
+        ("0 9 * * ? 2027", "the day-of-week is '2027'.*seven end with the year"),
+        ("٣ * * * *", "the minute is '٣'"),
+        ("0 9 * *", "4 fields; write five"),
+        ("", "0 fields; write five"),
+        ("@every 5m", "no such alias; there are @hourly, @daily"),
+        ("0," * 5000, "it has 10000 characters, more than the 1000 allowed"),
+    ],
+)
+def test_nonsense_is_refused_by_field_finding_and_choice(expression: str, complaint: str) -> None:
+    pattern = "^Cron expression .*: " + ".*".join(map(re.escape, complaint.split(".*")))
+
+    with pytest.raises(ScheduleError, match=pattern):
+        Cron.parse(expression)
+
+
+@pytest.mark.parametrize(
+    ("zone", "complaint"),
+    [
+        ("America/New York", "did you mean America/New_York"),
+        ("Berlin", "did you mean Europe/Berlin?"),
+        ("../../etc/passwd", "no such IANA name"),
+        ("localtime", "no such IANA name"),
+        ("x" * 100_000, "no such IANA name"),
+    ],
+)
+def test_an_unknown_zone_is_refused_with_names_like_it(zone: str, complaint: str) -> None:
+    with pytest.raises(ScheduleError, match=re.escape(complaint)):
+        Cron.parse("0 9 * * *", zone)
+
+
+@steady
+@given(st.text(max_size=40) | st.from_regex(r"([0-9*/,#LW?-]{1,4} ){4,6}[0-9A-Z#]{1,3}", fullmatch=True))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    try:
+        cron = Cron.parse(text)
+    except ScheduleError:
+        return
+
+    assert Cron.parse(cron.expression) == cron
+    assert cron.describe()
+
+
+# -- changed clocks --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("expression", "zone", "after", "expected"),
+    [
+        ("30 2 * * *", "America/New_York", "2026-03-07 12:00", ["03-08 03:00-0400", "03-09 02:30-0400"]),
+        ("0-45/15 2 * * *", "America/New_York", "2026-03-08 00:00", ["03-08 03:00-0400", "03-09 02:00-0400"]),
+        ("0/15 2 * * *", "America/New_York", "2026-03-08 00:00", ["03-09 02:00-0400", "03-09 02:15-0400"]),
+        ("*/30 * * * *", "America/New_York", "2026-03-08 06:30", ["03-08 03:00-0400", "03-08 03:30-0400"]),
+        ("30 1 * * *", "America/New_York", "2026-11-01 00:00", ["11-01 01:30-0400", "11-02 01:30-0500"]),
+        ("0 * * * *", "America/New_York", "2026-11-01 04:30", ["11-01 01:00-0400", "11-01 01:00-0500"]),
+        ("30 1 1 11 *", "America/New_York", "2026-11-01 05:45", ["11-01 01:30-0400", "11-01 01:30-0400"]),
+        ("15 2 * * *", "Australia/Lord_Howe", "2026-10-03 12:00", ["10-04 02:30+1100", "10-05 02:15+1100"]),
+        ("45 1 * * *", "Australia/Lord_Howe", "2026-04-04 12:00", ["04-05 01:45+1100", "04-06 01:45+1030"]),
+        ("0 0 * * *", "America/Santiago", "2026-09-05 12:00", ["09-06 01:00-0300", "09-07 00:00-0300"]),
+        ("0 0 24 4 *", "Africa/Cairo", "2026-04-01 00:00", ["04-24 01:00+0300", "04-24 00:00+0200"]),
+        ("0 12 * * *", "Pacific/Apia", "2011-12-29 00:00", ["12-29 12:00-1000", "12-31 00:00+1400"]),
+    ],
+)
+def test_a_fixed_time_fires_once_and_an_interval_goes_on(
+    expression: str, zone: str, after: str, expected: list[str]
+) -> None:
+    assert local_slots(expression, zone, after, len(expected)) == expected
+
+
+# -- the ends of time --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("expression", ["0 0 30 2 *", "0 0 31 4,6,9,11 *", "0 0 9 * * * 2025"])
+def test_what_never_comes_is_none(expression: str) -> None:
+    cron, now = Cron.parse(expression), seconds("2026-01-01") * 1000
+
+    assert cron.next_after(now) is None
+    assert cron.slots_between(now, 2**62, 5) == []
+    assert (cron.previous_at_or_before(now) is None) == (not expression.endswith("2025"))
+
+
+def test_leap_days_skip_the_century() -> None:
+    slot = Cron.parse("0 0 29 2 *").next_after(seconds("2096-02-29") * 1000)
+
+    assert slot == seconds("2104-02-29") * 1000
+
+
+def test_a_latest_slot_is_found_however_long_ago() -> None:
+    now = seconds("2026-01-01") * 1000
+
+    assert Cron.parse("* * * * * *", "Europe/Berlin").previous_at_or_before(now + 999) == now
+    assert Cron.parse("0 0 0 1 1 * 1970").previous_at_or_before(now) == 0
+
+
+def test_slots_between_stops_at_the_limit_and_includes_the_end() -> None:
+    cron, start = Cron.parse("0 * * * *"), seconds("2026-01-01") * 1000
+
+    assert cron.slots_between(start, start + 2 * HOUR * 1000, 9) == [
+        start + HOUR * 1000,
+        start + 2 * HOUR * 1000,
+    ]
+    assert cron.slots_between(start, start + 9 * HOUR * 1000, 1) == [start + HOUR * 1000]
+
+
+@pytest.mark.parametrize(
+    "expression", ["0 9 * * MON", "*/10 * * * * *", "0 0 29 2 *", "0 0 30 2 *", "0 0 * 2 5#5"]
+)
+def test_a_slot_takes_far_less_than_a_millisecond(expression: str) -> None:
+    cron, now = Cron.parse(expression, "America/New_York"), seconds("2026-01-01") * 1000
+    before = time.process_time()
+
+    for at in range(500):
+        cron.next_after(now + at * 60_000)
+
+    assert time.process_time() - before < 0.5
+
+
+# -- explain ---------------------------------------------------------------------------------------
+
+
+def test_explain_tells_the_meaning_and_the_next_runs_in_both_clocks() -> None:
+    text = explain("0 9 * * mon", "America/Los_Angeles", seconds("2026-03-05") * 1000, 2)
+
+    assert text.splitlines() == [
+        "Expression  0 9 * * MON",
+        "Meaning     At 09:00 AM, only on Monday (America/Los_Angeles)",
+        "Next runs   Mon 2026-03-09 09:00:00-07:00   2026-03-09 16:00:00 UTC",
+        "            Mon 2026-03-16 09:00:00-07:00   2026-03-16 16:00:00 UTC",
+    ]
+
+
+def test_explain_says_that_nothing_will_run() -> None:
+    assert explain("0 0 30 2 *", None, 0).endswith("Next runs   none: it never fires again")
