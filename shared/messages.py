@@ -6,6 +6,7 @@ Shapes: docs/redis.md.
 """
 
 import json
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
-from shared.documents import json_object, kind, member, validated, yaml_object
+from shared.documents import json_object, json_text, kind, member, printable, validated, yaml_object
 from shared.errors import ContractError
 
 TRIGGER_MAX_BYTES = 1_000_000
@@ -39,8 +40,11 @@ RECURRING = frozenset({State.READY, State.RUN, State.COMPLETED, State.FAILED})
 def _valid_id(value: object) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError("must be a non-empty text")
-    if any(ord(char) < 32 or ord(char) == 127 for char in value):
+    categories = {unicodedata.category(char) for char in value}
+    if "Cc" in categories:
         raise ValueError("must not contain control characters")
+    if "Cs" in categories:
+        raise ValueError("must be UTF-8")
     if len(value) > 512:
         raise ValueError("must not be longer than 512 characters")
     return value
@@ -49,8 +53,22 @@ def _valid_id(value: object) -> str:
 ExperimentId = Annotated[str, BeforeValidator(_valid_id)]
 
 
-def _blank_is_none(value: object) -> object:
-    return None if value == "" else value
+def _state(value: object) -> State:
+    if value is None or value == "":
+        return State.READY
+    try:
+        return State(value)  # type: ignore[arg-type]
+    except ValueError:
+        *others, last = State
+        raise ValueError(f"expected {', '.join(others)} or {last}") from None
+
+
+def _optional_text(value: object) -> str | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        return value
+    raise ValueError("must be a text")
 
 
 class Policy(BaseModel):
@@ -63,14 +81,18 @@ class Policy(BaseModel):
 
     timeout_seconds: Annotated[float | None, Field(gt=0, le=30 * 86_400)] = None
     max_attempts: Annotated[int | None, Field(ge=1, le=1_000)] = None
-    backoff_min: Annotated[float | None, Field(ge=0)] = None
-    backoff_max: Annotated[float | None, Field(ge=0)] = None
+    backoff_min: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    backoff_max: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
     isolation: Literal["warm", "fork", "spawn"] | None = None
     overlap: Literal["skip", "queue", "allow"] | None = None
     catch_up: Literal["latest", "all", "none"] | None = None
-    grace_seconds: Annotated[float | None, Field(ge=0)] = None
+    grace_seconds: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
     on_worker_death: Literal["retry", "fail"] | None = None
     priority: Literal["high", "normal", "low"] | None = None
+    max_concurrent: Annotated[int | None, Field(ge=1)] = None
+    max_per_minute: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
+    burst: Annotated[int | None, Field(ge=1)] = None
+    limit_key: Annotated[str | None, Field(min_length=1, max_length=200)] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +118,7 @@ class Experiment:
             return replace(self, state=state)
         root = json.loads(self.document)
         _body(root)["state"] = state.value
-        return replace(self, state=state, document=json.dumps(root, ensure_ascii=False))
+        return replace(self, state=state, document=json_text(root, raw=self.document))
 
 
 class Trigger(BaseModel):
@@ -118,7 +140,7 @@ class Schedule(BaseModel):
 
     experiment_id: ExperimentId
     cron: Annotated[str, Field(min_length=1)]
-    timezone: Annotated[str | None, BeforeValidator(_blank_is_none)] = None
+    timezone: Annotated[str | None, BeforeValidator(_optional_text)] = None
     enabled: bool = True
 
 
@@ -136,7 +158,7 @@ def read_experiment(experiment_id: str, redis_type: str, content: Mapping[str, s
     Raises:
         ContractError: names the key, the field and what was expected.
     """
-    place = f"experiments:{experiment_id}"
+    place = printable(f"experiments:{experiment_id}")
     match redis_type, content:
         case "hash", Mapping():
             return _experiment_from_hash(experiment_id, place, content)
@@ -149,21 +171,19 @@ def read_experiment(experiment_id: str, redis_type: str, content: Mapping[str, s
 
 def read_trigger(data: bytes | str) -> Trigger:
     """A message from the `execute_now` channel.  Raises `ContractError`."""
-    if len(data) > TRIGGER_MAX_BYTES:
-        raise ContractError(
-            f"trigger is {len(data):,} bytes long; at most {TRIGGER_MAX_BYTES:,} are read. "
-            "Put large inputs where the tool can fetch them and pass their address"
-        )
-    return validated(Trigger, "trigger", json_object("trigger", data))
+    place = "trigger"
+    _check_length(place, data, hint=". Put large inputs where the tool can fetch them and pass their address")
+    return validated(Trigger, place, _without_nulls(json_object(place, data)))
 
 
 def read_schedule(experiment_id: str, redis_type: str, content: Mapping[str, str] | str) -> Schedule:
     """The schedule stored at `schedules:{experiment_id}`.  Raises `ContractError`."""
-    place = f"schedules:{experiment_id}"
+    place = printable(f"schedules:{experiment_id}")
     match redis_type, content:
         case "hash", Mapping():
             members: dict[str, Any] = dict(content)
-            members["enabled"] = members.get("state", "active") == "active"
+            if not member(place, "state", content.get("state"), _is_active):
+                members["enabled"] = False
         case "string", str() if content.lstrip().startswith("{"):
             members = json_object(place, content)
         case "string", str():
@@ -176,8 +196,7 @@ def read_schedule(experiment_id: str, redis_type: str, content: Mapping[str, str
 def read_schedule_message(data: bytes | str) -> Schedule:
     """A message from the `schedules` channel.  Raises `ContractError`."""
     place = "schedule message"
-    if len(data) > TRIGGER_MAX_BYTES:
-        raise ContractError(f"{place} is {len(data):,} bytes long; at most {TRIGGER_MAX_BYTES:,} are read")
+    _check_length(place, data)
     return _schedule(place, json_object(place, data))
 
 
@@ -190,6 +209,14 @@ def read_experiment_file(place: str, text: str) -> Experiment:
 
 
 # -- how they read --------------------------------------------------------------------
+
+
+def _check_length(place: str, data: bytes | str, hint: str = "") -> None:
+    size_bytes = len(data if isinstance(data, bytes) else data.encode(errors="surrogatepass"))
+    if size_bytes > TRIGGER_MAX_BYTES:
+        raise ContractError(
+            f"{place} is {size_bytes:,} bytes long; at most {TRIGGER_MAX_BYTES:,} are read{hint}"
+        )
 
 
 def _experiment_from_hash(experiment_id: str, place: str, fields: Mapping[str, str]) -> Experiment:
@@ -215,14 +242,13 @@ def _experiment(
     execution = body.get("execution", body)
     if not isinstance(execution, dict):
         raise ContractError(f"{place} member 'execution' is {kind(execution)}; expected an object")
-    state = member(place, "state", body.get("state") or State.READY, State)
     return Experiment(
         id=member(place, "id", experiment_id, _valid_id),
-        state=state,
+        state=member(place, "state", body.get("state"), _state),
         tool=member(place, "tool", execution.get("tool"), _tool_name),
         params=_params(place, execution.get("params")),
-        schedule=execution.get("schedule") or None,
-        timezone=execution.get("timezone") or None,
+        schedule=member(place, "schedule", execution.get("schedule"), _optional_text),
+        timezone=member(place, "timezone", execution.get("timezone"), _optional_text),
         policy=validated(
             Policy, place, {k: v for k, v in {**body, **execution}.items() if v not in ("", None)}
         ),
@@ -248,7 +274,18 @@ def _params(place: str, value: object) -> dict[str, Any]:
 
 def _schedule(place: str, members: dict[str, Any]) -> Schedule:
     cron = members.get("cron") or members.get("schedule")
-    return validated(Schedule, place, {**members, "cron": cron})
+    return validated(Schedule, place, _without_nulls({**members, "cron": cron or None}))
+
+
+def _is_active(state: str | None) -> bool:
+    if state not in (None, "", "active", "paused", "completed"):
+        raise ValueError("expected active, paused or completed")
+    return state not in ("paused", "completed")
+
+
+def _without_nulls(members: Mapping[str, Any]) -> dict[str, Any]:
+    """Neighbours write null for what they leave out."""
+    return {name: value for name, value in members.items() if value is not None}
 
 
 def _tool_name(value: object) -> str:

@@ -1,6 +1,7 @@
 """Claims queued runs while there are free slots, and knows what runs here."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,7 @@ import structlog
 
 from services.executor.patience import insist
 from services.executor.store import Claim, Queue
-from shared.errors import StoreUnavailableError
+from shared.errors import StoreError
 
 log = structlog.get_logger()
 
@@ -43,6 +44,7 @@ class Intake:
         self._worker = worker
         self._concurrency = concurrency
         self._perform = perform
+        self._ready: deque[Claim] = deque()
         self._running: dict[str, Running] = {}
         self._changed = asyncio.Event()
 
@@ -58,8 +60,10 @@ class Intake:
             while len(self._running) >= self._concurrency:
                 self._changed.clear()
                 await self._changed.wait()
-            for claim in await self._claims():
-                self._start(claim)
+            if not self._ready:
+                self._ready.extend(await self._claims())
+            while self._ready and len(self._running) < self._concurrency:
+                self._start(self._ready.popleft())
 
     async def drain(self, grace_seconds: float) -> None:
         """Wait for the runs under way, then end those that are left and give everything back."""
@@ -71,16 +75,16 @@ class Intake:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         try:
-            for claim in await self._queue.claims_of(self._worker):
+            for claim in await self._held():
                 await self._queue.requeue(claim, claim.order)
-        except StoreUnavailableError as exc:
+        except StoreError as exc:
             log.warning("claims.not_given_back", error=str(exc), hint="recovery takes them up")
 
     async def drop_lost(self) -> None:
         """End the runs whose claims were taken over while this worker did not show that it lives."""
-        held = {claim.entry for claim in await self._queue.claims_of(self._worker)}
-        for entry, running in list(self._running.items()):
-            if entry not in held and running.task is not None:
+        held = {claim.lease for claim in await self._held()}
+        for lease, running in list(self._running.items()):
+            if lease not in held and running.task is not None:
                 log.warning("claim.lost", run_id=running.claim.order.run_id)
                 running.task.cancel()
 
@@ -88,20 +92,25 @@ class Intake:
         free = self._concurrency - len(self._running)
         try:
             return await self._queue.claim(self._worker, free, CLAIM_WAIT_MS)
-        except StoreUnavailableError as exc:
+        except StoreError as exc:
             log.warning("redis.awaited", what_for="claim", error=str(exc))
             await asyncio.sleep(PAUSE_SECONDS)
         # The answer that was cut off may have handed runs to this worker.
-        held = await insist("claims", lambda: self._queue.claims_of(self._worker))
-        return [claim for claim in held if claim.entry not in self._running][:free]
+        held = await insist("claims", self._held)
+        return [claim for claim in held if claim.lease not in self._running]
+
+    async def _held(self) -> list[Claim]:
+        """What this worker holds, also when Redis has come back without its data."""
+        await self._queue.create_group()
+        return await self._queue.claims_of(self._worker)
 
     def _start(self, claim: Claim) -> None:
-        running = self._running[claim.entry] = Running(claim)
+        running = self._running[claim.lease] = Running(claim)
         running.task = asyncio.create_task(self._hold_slot(running), name=f"run {claim.order.run_id}")
 
     async def _hold_slot(self, running: Running) -> None:
         try:
             await self._perform(running.claim, running.cancel)
         finally:
-            del self._running[running.claim.entry]
+            del self._running[running.claim.lease]
             self._changed.set()

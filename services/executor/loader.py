@@ -4,11 +4,17 @@ Nothing of a tool runs here.  Its file is read as text, and a child says the res
 what it said is kept by the file's digest.
 """
 
+import argparse
+import ast
 import asyncio
 import hashlib
+import json
+import os
 import re
+import sys
+import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -16,14 +22,20 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.executor.isolation.calls import Description, Module
-from shared.documents import validated
+from services.executor.isolation.pool import Pool
+from shared import log
+from shared.documents import kind, validated
 from shared.errors import ContractError, ToolError, ToolNotFoundError, ToolParameterError
 
 MAX_FILE_BYTES = 4_000_000
 DESCRIPTIONS_KEPT = 1_000
+TEST_TIMEOUT_SECONDS = 60.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
-# PEP 723's own expression for a block of inline metadata.
-_BLOCK = re.compile(r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
+_SETTLED_NS = 100_000_000  # some clocks of files tick that slowly
+
+
+PASSED_TO_EVERY_TOOL = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Variables that no program can do without and that hold no secret."""
 
 
 class ToolNeeds(BaseModel):
@@ -33,7 +45,11 @@ class ToolNeeds(BaseModel):
 
     environment: tuple[str, ...] = ()
     isolation: Literal["warm", "fork", "spawn"] | None = None
-    timeout_seconds: Annotated[float | None, Field(gt=0)] = None
+    timeout_seconds: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
+    max_concurrent: Annotated[int | None, Field(ge=1)] = None
+    max_per_minute: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
+    burst: Annotated[int | None, Field(ge=1)] = None
+    limit_key: Annotated[str | None, Field(min_length=1, max_length=200)] = None
     memory_mb: Annotated[int | None, Field(gt=0)] = None
     cpu_seconds: Annotated[int | None, Field(gt=0)] = None
     file_size_mb: Annotated[int | None, Field(gt=0)] = None
@@ -64,6 +80,10 @@ class Tool:
             )
 
 
+Form = tuple[str, str]
+"""A module's name and its digest: equal files of other names are other tools."""
+
+
 class Describer(Protocol):
     """Asks a child what a module says of itself."""
 
@@ -82,9 +102,9 @@ class Loader:
     def __init__(self, folder: Path, describer: Describer) -> None:
         self._folder = folder.resolve()
         self._describer = describer
-        self._digests: dict[Path, tuple[tuple[int, int, int], str, str]] = {}
-        self._described: dict[str, Description] = {}
-        self._describing: dict[str, asyncio.Lock] = {}
+        self._digests: dict[Path, tuple[tuple[int, ...], str, str]] = {}
+        self._described: dict[Form, Description] = {}
+        self._describing: dict[Form, asyncio.Lock] = {}
 
     def names(self) -> list[str]:
         """The names of all modules that could be tools, sorted."""
@@ -115,32 +135,36 @@ class Loader:
         return Tool(module, needs, await self._describe(module, timeout_seconds))
 
     async def _describe(self, module: Module, timeout_seconds: float) -> Description:
-        known = self._described.get(module.digest)
+        form = (module.name, module.digest)
+        known = self._described.get(form)
         if known is not None:
             return known
-        # One child answers for a new digest, however many runs are waiting for it.
-        async with self._describing.setdefault(module.digest, asyncio.Lock()):
-            if module.digest not in self._described:
-                self._remember(module.digest, await self._describer.describe(module, timeout_seconds))
-        return self._described[module.digest]
+        # One child answers for a new form, however many runs are waiting for it.
+        async with self._describing.setdefault(form, asyncio.Lock()):
+            if form not in self._described:
+                self._remember(form, await self._describer.describe(module, timeout_seconds))
+        return self._described[form]
 
-    def _remember(self, digest: str, description: Description) -> None:
+    def _remember(self, form: Form, description: Description) -> None:
         while len(self._described) >= DESCRIPTIONS_KEPT:
             oldest = next(iter(self._described))
             del self._described[oldest]
             self._describing.pop(oldest, None)
-        self._described[digest] = description
+        self._described[form] = description
 
     def _read(self, name: str) -> tuple[Module, str]:
         path = self._path(name)
         try:
             stat = path.stat()
-            stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-            if path not in self._digests or self._digests[path][0] != stamp:
-                self._digests[path] = (stamp, *_digest_and_text(path, stat.st_size))
+            stamp = (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)
+            known = self._digests.get(path)
+            if known is None or known[0] != stamp:
+                known = (stamp, *_digest_and_text(path, stat.st_size))
         except OSError as exc:
             raise ToolError(f"{path} can't be read: {exc.strerror or exc}") from None
-        _, digest, text = self._digests[path]
+        if time.time_ns() - stat.st_ctime_ns > _SETTLED_NS:  # before that, the next change may leave no trace
+            self._digests[path] = known
+        _, digest, text = known
         return Module(name, path, digest), text
 
     def _path(self, name: str) -> Path:
@@ -160,17 +184,63 @@ def needs_of(place: str, text: str) -> ToolNeeds:
     Raises:
         ToolError: the block can't be read; says where and why.
     """
-    blocks = list(_BLOCK.finditer(text))
+    blocks = _script_blocks(text)
     if not blocks:
         return ToolNeeds()
     if len(blocks) > 1:
         raise ToolError(f"{place}: the file has {len(blocks)} `# /// script` blocks; PEP 723 allows one")
-    lines = blocks[0]["content"].splitlines()
     try:
-        table = tomllib.loads("\n".join(line[2:] if line.startswith("# ") else line[1:] for line in lines))
-        return validated(ToolNeeds, place, table.get("tool", {}).get("fullsend", {}))
-    except (tomllib.TOMLDecodeError, ContractError) as exc:
+        table = tomllib.loads("\n".join(line[2:] for line in blocks[0]))
+    except tomllib.TOMLDecodeError as exc:
         raise ToolError(f"{place}: {exc}") from None
+    tool = table.get("tool", {})
+    needs = tool.get("fullsend", {}) if isinstance(tool, dict) else tool
+    if not isinstance(needs, dict):
+        raise ToolError(f"{place} is {kind(needs)}; expected a table")
+    try:
+        return validated(ToolNeeds, place, needs)
+    except ContractError as exc:
+        raise ToolError(str(exc)) from None
+
+
+def _script_blocks(text: str) -> list[list[str]]:
+    """The lines of each PEP 723 block of type `script`.
+
+    In one pass: PEP 723's own expression takes for ever on a file that opens many.
+    """
+    blocks: list[list[str]] = []
+    block: list[str] | None = None
+    for line in [*text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n"), ""]:
+        if block is not None and (line == "#" or line.startswith("# ")):
+            block.append(line)
+            continue
+        if block is not None and "# ///" in block[1:]:
+            closing = len(block) - 1 - block[::-1].index("# ///")
+            blocks.append(block[:closing])
+        block = [] if line == "# /// script" else None
+    return blocks
+
+
+def passed_to_every_tool(variables: Mapping[str, str]) -> dict[str, str]:
+    """What each tool sees of the environment, whether or not it asks for more."""
+    return {name: variables[name] for name in PASSED_TO_EVERY_TOOL if name in variables}
+
+
+def type_of(schema: Mapping[str, Any]) -> str:
+    """The type that a JSON Schema names, in a word or two; empty when it names none."""
+    match schema:
+        case {"enum": list(values)}:
+            return " | ".join(json.dumps(value, ensure_ascii=False) for value in values)
+        case {"type": "array", "items": {"type": str(kind)}}:
+            return f"{kind}[]"
+        case {"type": str(kind)}:
+            return kind
+        case {"type": list(kinds)}:
+            return " | ".join(map(str, kinds))
+        case {"anyOf": list(choices)}:
+            return " | ".join(type_of(one) or "any" for one in choices)
+        case _:
+            return ""
 
 
 def _digest_and_text(path: Path, size_bytes: int) -> tuple[str, str]:
@@ -178,3 +248,88 @@ def _digest_and_text(path: Path, size_bytes: int) -> tuple[str, str]:
         raise ToolError(f"{path} is {size_bytes:,} bytes long; a tool's file may have {MAX_FILE_BYTES:,}")
     content = path.read_bytes()
     return hashlib.sha256(content).hexdigest(), content.decode(errors="replace")
+
+
+# -- on the command line --------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m services.executor.loader --test tools/FILE.py`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m services.executor.loader",
+        description="Loads a tool in a child, as the executor would, and says what it is or what is wrong.",
+    )
+    parser.add_argument("--test", metavar="FILE", type=Path, required=True, help="a module in any folder")
+    path = parser.parse_args(argv).test
+    log.configure(level="error")
+    try:
+        print("\n".join(_told(asyncio.run(_tested(path)), path)))
+    except ToolError as exc:
+        print(f"error: {exc}{_defined_instead(path, str(exc))}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _tested(path: Path) -> Tool:
+    """The tool in a file; the file's folder is its tools folder."""
+    if path.suffix != ".py":
+        raise ToolError(f"{path} is not a Python file; a tool is a module NAME.py with a function NAME")
+    pool = Pool(capacity=1, environ=passed_to_every_tool(os.environ))
+    await pool.start()
+    try:
+        return await Loader(path.parent, pool).load(path.stem, TEST_TIMEOUT_SECONDS)
+    finally:
+        await pool.stop()
+
+
+def _told(tool: Tool, path: Path) -> Iterator[str]:
+    """What the tool is, and where each part of that is written."""
+    said = tool.description
+    place = f"{path}:{said.line}"
+    yield f"Tool        {said.name}"
+    yield f"Function    {said.entry}() at {place}, {said.kind}"
+    yield from _under("About", said.summary or "(nothing; its docstring would say what it does)")
+    yield "Parameters  names, types and defaults from the signature, descriptions from the docstring"
+    properties = said.parameters.get("properties", {})
+    for name, schema in properties.items():
+        yield from _parameter(name, schema, name in said.parameters.get("required", ()))
+    if said.parameters.get("additionalProperties"):
+        yield "            any others by name"
+    elif not properties:
+        yield "            (none)"
+    if said.returns:
+        yield from _under("Returns", said.returns)
+    needs = tool.needs.model_dump(exclude_defaults=True)
+    if needs:
+        yield f"Asks for    in the table [tool.fullsend] of its `# /// script` block in {path}"
+    for name, value in needs.items():
+        yield f"            {name} = {json.dumps(value, ensure_ascii=False)}"
+
+
+def _parameter(name: str, schema: Mapping[str, Any], required: bool) -> Iterator[str]:
+    kind = type_of(schema) or "any type (no annotation)"
+    default = f"default {json.dumps(schema['default'], ensure_ascii=False)}" if "default" in schema else ""
+    yield f"            {name}: {kind}, {'required' if required else default or 'optional'}"
+    yield f"                {schema.get('description', '(not described)')}"
+
+
+def _under(title: str, text: str) -> Iterator[str]:
+    first, *others = text.splitlines()
+    yield f"{title:<12}{first}"
+    yield from (f"{'':<12}{line}".rstrip() for line in others)
+
+
+def _defined_instead(path: Path, problem: str) -> str:
+    """The functions that a file has in place of the one that it lacks, for the error message."""
+    if "no function" not in problem:
+        return ""
+    try:
+        module = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return ""
+    names = [one.name for one in module.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return f"; it defines {', '.join(f'{name}()' for name in names)}" if names else "; it defines no function"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,43 +2,29 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import structlog
 
-from services.executor import report, retry
-from services.executor.isolation.calls import Answer, Call, Effects, Level, Limits, Report
+from services.executor import policy, report, retry
+from services.executor.isolation.calls import Answer, Call, Effects, Report
 from services.executor.loader import Loader, Tool
 from services.executor.metrics import Emitter
 from services.executor.outcome import Outcome, Status, judge
 from services.executor.patience import insist
-from services.executor.store import Begun, Claim, Finished, Store, Stored
+from services.executor.policy import Defaults
+from services.executor.store import Begun, Claim, Finished, Limit, Store, Stored
 from shared.errors import (
-    ExperimentArchivedError, FullsendError, StoreUnavailableError, ToolTimeoutError,
+    ExperimentArchivedError,
+    FullsendError,
+    StoreUnavailableError,
+    ToolTimeoutError,
 )  # fmt: skip
-from shared.messages import Experiment, State
+from shared.messages import Experiment, Policy, State
 
 log = structlog.get_logger()
-
-MEGABYTE = 1_000_000
-BUSY_SECONDS = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class Defaults:
-    """What applies where neither the experiment nor the tool says anything.
-
-    `environment` names variables that every tool may see; `variables` is where
-    their values come from.
-    """
-
-    timeout_seconds: float
-    retry: retry.RetryPolicy
-    level: Level
-    environment: Sequence[str]
-    variables: Mapping[str, str]
 
 
 class Caller(Protocol):
@@ -131,8 +117,8 @@ class Runner:
             log.warning("claim.lost", worker=claim.worker)
         elif begun is Begun.CANCELLED:
             log.info("run.let_go")
-        elif begun is Begun.BUSY:
-            await insist("postpone", lambda: self._store.queue.requeue(claim, claim.order, (), BUSY_SECONDS))
+        elif begun is Begun.WAITING:
+            log.info("run.waiting")
         elif begun is Begun.ARCHIVED:
             await self._refuse_archived(claim, started)
         else:
@@ -169,7 +155,8 @@ class Runner:
         params = work.params if isinstance(work, Work) else claim.order.params
         fields = report.begin_fields(claim, name, digest, params, started)
         event = report.started_event(claim.order, name)
-        answer = await insist("begin", lambda: self._store.runs.begin(claim, stored, fields, event))
+        limits = self._limits(work)
+        answer = await insist("begin", lambda: self._store.runs.begin(claim, stored, fields, event, limits))
         if answer[0] is Begun.BEGUN:
             log.info("run.started", tool=name, attempt=claim.order.attempt, trigger=claim.order.trigger)
         return answer
@@ -190,27 +177,24 @@ class Runner:
         return judge(answer, emitter.partials)
 
     def _call(self, work: Work) -> Call:
-        """The experiment chooses, then the tool, then the settings."""
         order, chosen, needs = work.claim.order, work.experiment.policy, work.tool.needs
-        variables = self._defaults.variables
-        allowed = {*self._defaults.environment, *needs.environment}
         return Call(
             module=work.tool.module,
             run_id=order.run_id,
             experiment_id=order.experiment_id,
             attempt=order.attempt,
             params=work.params,
-            timeout_seconds=chosen.timeout_seconds or needs.timeout_seconds or self._defaults.timeout_seconds,
-            level=Level(chosen.isolation or needs.isolation or self._defaults.level),
-            limits=Limits(
-                memory_bytes=needs.memory_mb and needs.memory_mb * MEGABYTE,
-                cpu_seconds=needs.cpu_seconds,
-                file_size_bytes=needs.file_size_mb and needs.file_size_mb * MEGABYTE,
-                open_files=needs.open_files,
-                processes=needs.processes,
-            ),
-            environ={name: variables[name] for name in allowed if name in variables},
+            timeout_seconds=self._defaults.timeout(chosen, needs),
+            level=self._defaults.isolation(chosen, needs),
+            limits=policy.process_limits(needs),
+            environ=self._defaults.environ(needs),
         )
+
+    def _limits(self, work: Work | Fault) -> list[Limit]:
+        if isinstance(work, Fault):
+            return []
+        chosen, tool = work.experiment.policy, work.tool
+        return policy.shared_limits(work.claim.order, chosen, tool.module.name, tool.needs)
 
     def _emitter(self, claim: Claim) -> Emitter:
         experiment_id, run_id = claim.order.experiment_id, claim.order.run_id
@@ -229,7 +213,7 @@ class Runner:
             work.claim.order.attempt,
             retryable=outcome.retryable,
             retry_after_seconds=outcome.retry_after_seconds,
-            policy=self._retry_policy(work.experiment),
+            policy=self._defaults.retries(work.experiment.policy if work.experiment else Policy()),
             dice=self._dice,
         ):
             case retry.Retry(delay_seconds):
@@ -301,15 +285,6 @@ class Runner:
                 log.info("run.given_back")
         except StoreUnavailableError as exc:
             log.warning("run.not_given_back", error=str(exc), hint="recovery takes it up")
-
-    def _retry_policy(self, experiment: Experiment | None) -> retry.RetryPolicy:
-        default = self._defaults.retry
-        if experiment is None:
-            return default
-        chosen = experiment.policy
-        least = default.backoff_min_seconds if chosen.backoff_min is None else chosen.backoff_min
-        most = default.backoff_max_seconds if chosen.backoff_max is None else chosen.backoff_max
-        return retry.RetryPolicy(chosen.max_attempts or default.max_attempts, least, max(least, most))
 
 
 def _log_end(outcome: Outcome, seconds: float) -> None:

@@ -17,7 +17,7 @@ import structlog
 
 from services.executor import report
 from services.executor.cron import Cron, explain
-from services.executor.store import Order, Plan, Position, Store, Stored
+from services.executor.store import NORMAL, Order, Plan, Position, Store, Stored
 from shared import keys
 from shared.errors import ContractError, ScheduleError, StoreUnavailableError
 from shared.messages import RECURRING, Policy, Schedule, State, read_schedule_message
@@ -220,6 +220,7 @@ class CronScheduler:
                     trigger="cron",
                     scheduled_for=report.iso(one / 1_000),
                     serial=overlap == "queue",
+                    priority=policy.priority or NORMAL,
                 )
                 for one in due.run_ms
             ]
@@ -277,7 +278,7 @@ class Speedrun:
 
     async def _cycle(self) -> float:
         orders = [
-            Order(experiment_id, trigger="speedrun")
+            Order(experiment_id, trigger="speedrun", priority=stored.experiment.policy.priority or NORMAL)
             async for experiment_id, stored in self._store.experiments.scan()
             if stored.experiment is not None and stored.experiment.state in RECURRING
         ]

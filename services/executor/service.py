@@ -18,10 +18,11 @@ from services.executor.isolation.calls import Level
 from services.executor.isolation.pool import Pool
 from services.executor.loader import Loader, passed_to_every_tool
 from services.executor.patience import insist
+from services.executor.policy import Defaults
 from services.executor.recovery import Recovery
 from services.executor.registry import Registry
 from services.executor.retry import RetryPolicy
-from services.executor.runner import Defaults, Runner
+from services.executor.runner import Runner
 from services.executor.scheduler import CronScheduler, Speedrun
 from services.executor.store import Retention, Store
 from services.executor.triggers import Triggers

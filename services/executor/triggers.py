@@ -12,6 +12,7 @@ Only a joiner for whom nobody else can answer admits those (`join.lua`).
 
 import asyncio
 import secrets
+import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -19,7 +20,7 @@ import structlog
 
 from services.executor import report
 from services.executor.patience import insist
-from services.executor.store import Order, Position, Store
+from services.executor.store import NORMAL, Order, Position, Store
 from services.executor.store.subscriptions import Message
 from shared import keys
 from shared.errors import ContractError, StoreUnavailableError
@@ -29,6 +30,8 @@ log = structlog.get_logger()
 
 PAUSE_SECONDS = 0.2
 MESSAGES_PER_MARKER = 100_000
+PRIORITIES_KEPT = 10_000
+PRIORITY_KEPT_SECONDS = 2.0
 
 
 class Positions:
@@ -84,6 +87,7 @@ class Triggers:
         self._worker = worker
         self._channels = tuple(channels)
         self._ttl_seconds = ttl_seconds
+        self._priorities: dict[str, tuple[str, float]] = {}
         self.listening = asyncio.Event()
 
     async def run(self) -> None:
@@ -127,6 +131,7 @@ class Triggers:
         order = Order(
             experiment_id=trigger.experiment_id,
             trigger="trigger",
+            priority=await self._priority(trigger.experiment_id),
             params=trigger.params,
             request_id=trigger.request_id,
             triggered_by=trigger.triggered_by,
@@ -135,3 +140,15 @@ class Triggers:
         timestamp = await insist("trigger", lambda: self._store.queue.enqueue(order, position))
         if timestamp is not None:
             log.info("trigger.admitted", experiment_id=order.experiment_id, run=timestamp)
+
+    async def _priority(self, experiment_id: str) -> str:
+        """The experiment's priority, at most a moment old."""
+        known = self._priorities.get(experiment_id)
+        if known is not None and time.monotonic() < known[1]:
+            return known[0]
+        stored = await insist("priority", lambda: self._store.experiments.read(experiment_id))
+        chosen = stored.experiment.policy.priority if stored.experiment else None
+        if len(self._priorities) >= PRIORITIES_KEPT:
+            self._priorities.clear()
+        self._priorities[experiment_id] = (chosen or NORMAL, time.monotonic() + PRIORITY_KEPT_SECONDS)
+        return chosen or NORMAL

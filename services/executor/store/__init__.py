@@ -12,9 +12,10 @@ from redis.asyncio import Redis
 
 from services.executor.store.effects import RunEffects
 from services.executor.store.experiments import Experiments, Stored
-from services.executor.store.history import History, Line
+from services.executor.store.history import History, Line, moment
 from services.executor.store.journal import Entry, Journal
-from services.executor.store.orders import Claim, Order
+from services.executor.store.limits import Limit
+from services.executor.store.orders import NORMAL, Claim, Order
 from services.executor.store.queue import Depth, Position, Queue
 from services.executor.store.runs import Begun, Cancelled, Finished, Retention, Runs
 from services.executor.store.scripts import Scripts
@@ -25,6 +26,7 @@ from services.executor.store.triggers import Triggers
 from services.executor.store.workers import Workers
 
 __all__ = [
+    "NORMAL",
     "Begun",
     "Cancelled",
     "Claim",
@@ -35,6 +37,7 @@ __all__ = [
     "Finished",
     "History",
     "Journal",
+    "Limit",
     "Line",
     "Order",
     "Plan",
@@ -50,6 +53,7 @@ __all__ = [
     "Subscriptions",
     "Triggers",
     "Workers",
+    "moment",
 ]
 
 

@@ -44,7 +44,7 @@ class History:
 
     async def recent(self, experiment_id: str | None, limit: int) -> list[dict[str, str]]:
         """The newest `limit` runs, of one experiment or of all: `run_id`, `experiment_id` and `OVERVIEW`."""
-        newest = heapq.nlargest(limit, await self._run_ids(experiment_id), key=_moment)
+        newest = heapq.nlargest(limit, await self._run_ids(experiment_id), key=moment)
         async with asking("runs"), self._scripts.client.pipeline(transaction=False) as pipe:
             for run_id in newest:
                 pipe.hmget(keys.run(run_id), OVERVIEW)
@@ -91,7 +91,8 @@ def _is_run_of(experiment_id: str | None, run_id: str) -> bool:
     return _TIMESTAMP.fullmatch(timestamp) is not None and experiment_id in (None, owner)
 
 
-def _moment(run_id: str) -> tuple[int, int]:
+def moment(run_id: str) -> tuple[int, int]:
+    """When a run was queued: ms, and a number that tells those of the same ms apart."""
     match = _TIMESTAMP.fullmatch(run_id.rpartition(":")[2])
     assert match is not None, "only ids that end with a timestamp are collected"
     return int(match[1]), int(match[2])

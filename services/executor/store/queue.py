@@ -1,5 +1,6 @@
-"""The queue of runs: a stream read by one consumer group, and the retries that will join it."""
+"""The queue of runs: a stream for each priority, read by one consumer group, and retries to come."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,11 +8,16 @@ from typing import Any
 import redis.exceptions
 from redis.asyncio import Redis
 
-from services.executor.store.orders import Claim, Order
+from services.executor.store.orders import PRIORITIES, Claim, Order
 from services.executor.store.scripts import Scripts, asking
 from shared import keys
+from shared.errors import StoreError
 
 GROUP = "executors"
+QUEUES = tuple(keys.queue(priority) for priority in PRIORITIES)
+PREFERENCES = [QUEUES] * 7 + [(QUEUES[1], QUEUES[0], QUEUES[2])] * 2 + [(QUEUES[2], *QUEUES[:2])]
+"""The order in which a worker looks into the queues, claim by claim: nobody starves."""
+
 REQUEST_ID_KEPT_MS = 24 * 3_600 * 1_000
 BITMAP_KEPT_MS = 3_600 * 1_000
 
@@ -44,6 +50,7 @@ class Queue:
     def __init__(self, scripts: Scripts, patient: Redis) -> None:
         self._scripts = scripts
         self._patient = patient
+        self._preference = itertools.cycle(PREFERENCES)
 
     async def enqueue(self, order: Order, position: Position | None = None) -> str | None:
         """Queue one run.
@@ -59,7 +66,7 @@ class Queue:
         timestamp, _ = await self._scripts.call(
             "enqueue",
             [
-                keys.queue(),
+                keys.queue(order.priority),
                 keys.open_runs(order.experiment_id),
                 keys.admitted(position.marker if position else ""),
                 keys.request(order.request_id or ""),
@@ -74,62 +81,65 @@ class Queue:
         return timestamp or None
 
     async def claim(self, worker: str, count: int, wait_ms: int) -> list[Claim]:
-        """Take up to `count` orders, waiting up to `wait_ms` for the first."""
-        async with asking("claim", timeout_seconds=None):
-            try:
+        """Take `count` orders if there are, waiting up to `wait_ms` for the first.
+
+        The more urgent come first, but every queue is the preferred one now and
+        then.  After a wait there may be one of each priority, more than `count`.
+        """
+        try:
+            ready = await self._scripts.call("claim", next(self._preference), [GROUP, worker, count])
+            if ready:
+                return [_claim(worker, queue, entry, fields) for queue, entry, fields in ready]
+            async with asking("claim", timeout_seconds=None):
                 answer: Any = await self._patient.xreadgroup(
-                    GROUP, worker, {keys.queue(): ">"}, count=count, block=wait_ms
+                    GROUP, worker, dict.fromkeys(QUEUES, ">"), count=1, block=wait_ms
                 )
-            except redis.exceptions.ResponseError as exc:
-                if not str(exc).startswith("NOGROUP"):
-                    raise
-                await self.create_group()
-                return []
-        return [_claim(worker, entry, fields) for _, entries in answer or () for entry, fields in entries]
+        except (redis.exceptions.ResponseError, StoreError) as exc:
+            if "NOGROUP" not in str(exc):
+                raise
+            await self.create_group()
+            return []
+        return _claims(worker, answer)
 
     async def claims_of(self, worker: str) -> list[Claim]:
         """The orders that `worker` holds."""
         async with asking("claims_of"):
-            answer = await self._scripts.client.xreadgroup(GROUP, worker, {keys.queue(): "0"}, count=1_000)
-        return [
-            _claim(worker, entry, fields)
-            for _, entries in answer or ()
-            for entry, fields in entries
-            if fields
-        ]
+            answer = await self._scripts.client.xreadgroup(
+                GROUP, worker, dict.fromkeys(QUEUES, "0"), count=1_000
+            )
+        return _claims(worker, answer)
 
     async def create_group(self) -> None:
-        """Make the consumer group, unless it is there."""
-        async with asking("create_group"):
-            try:
-                await self._scripts.client.xgroup_create(keys.queue(), GROUP, id="0", mkstream=True)
-            except redis.exceptions.ResponseError as exc:
-                if not str(exc).startswith("BUSYGROUP"):
-                    raise
+        """Make the consumer group of each queue, unless it is there."""
+        for queue in QUEUES:
+            async with asking("create_group"):
+                try:
+                    await self._scripts.client.xgroup_create(queue, GROUP, id="0", mkstream=True)
+                except redis.exceptions.ResponseError as exc:
+                    if not str(exc).startswith("BUSYGROUP"):
+                        raise
 
     async def requeue(
-        self,
-        claim: Claim,
-        order: Order,
-        fields: Sequence[str] = ("status", "running"),
-        delay_seconds: float = 0.0,
+        self, claim: Claim, order: Order, fields: Sequence[str] = ("status", "running")
     ) -> bool:
-        """Give a claimed run back as `order`; False when the claim is gone.
+        """Give a claimed run back as `order`, and the room under limits that it took.
 
         Args:
             fields: of the record, names and values in turn, written if the run had begun.
-            delay_seconds: before it can be claimed again.
+
+        Returns:
+            False when the claim is gone.
         """
         answer = await self._scripts.call(
             "requeue",
-            [keys.queue(), keys.run(order.run_id), keys.open_runs(order.experiment_id), keys.retries()],
+            [claim.queue, keys.run(order.run_id), keys.open_runs(order.experiment_id)],
             [
                 GROUP,
                 claim.worker,
                 claim.entry,
                 str(order.timestamp),
+                order.run_id,
                 order.to_json(),
-                round(delay_seconds * 1_000),
                 *fields,
             ],
         )
@@ -137,7 +147,7 @@ class Queue:
 
     async def promote(self, limit: int = 100) -> tuple[int, int | None]:
         """Queue the retries that are due.  Returns how many, and ms until the next one."""
-        count, next_ms = await self._scripts.call("promote", [keys.queue(), keys.retries()], [limit])
+        count, next_ms = await self._scripts.call("promote", [keys.retries(), keys.nudges()], [limit])
         return count, None if next_ms < 0 else int(float(next_ms))
 
     async def run_of(self, experiment_id: str, request_id: str) -> str | None:
@@ -148,23 +158,37 @@ class Queue:
 
     async def depth(self) -> Depth:
         """How much there is to do."""
+        entries = held = 0
         async with asking("depth"):
-            entries = await self._scripts.client.xlen(keys.queue())
             delayed = await self._scripts.client.zcard(keys.retries())
-            try:
-                held = (await self._scripts.client.xpending(keys.queue(), GROUP))["pending"]
-            except redis.exceptions.ResponseError as exc:
-                if not str(exc).startswith("NOGROUP"):
-                    raise
-                held = 0
+            for queue in QUEUES:
+                entries += await self._scripts.client.xlen(queue)
+                try:
+                    held += (await self._scripts.client.xpending(queue, GROUP))["pending"]
+                except redis.exceptions.ResponseError as exc:
+                    if not str(exc).startswith("NOGROUP"):
+                        raise
         return Depth(waiting=entries - held, held=held, delayed=delayed)
 
     async def waiting(self) -> list[Claim]:
-        """Every order in the queue, claimed or not; for people to look at."""
-        async with asking("waiting"):
-            entries = await self._scripts.client.xrange(keys.queue(), count=10_000)
-        return [_claim("", entry, fields) for entry, fields in entries]
+        """Every order in the queues, claimed or not; for people to look at."""
+        found: list[Claim] = []
+        for queue in QUEUES:
+            async with asking("waiting"):
+                entries = await self._scripts.client.xrange(queue, count=10_000)
+            found += [_claim("", queue, entry, fields) for entry, fields in entries]
+        return found
 
 
-def _claim(worker: str, entry: str, fields: dict[str, Any]) -> Claim:
-    return Claim(entry, worker, Order.from_json(fields["order"], entry))
+def _claims(worker: str, answer: Any) -> list[Claim]:
+    return [
+        _claim(worker, queue, entry, fields)
+        for queue, entries in answer or ()
+        for entry, fields in entries
+        if fields  # an entry that was deleted while it was claimed has none
+    ]
+
+
+def _claim(worker: str, queue: str, entry: str, fields: Any) -> Claim:
+    members = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
+    return Claim(queue, entry, worker, Order.from_json(members["order"], entry))

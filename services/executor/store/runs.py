@@ -10,6 +10,7 @@ from redis.typing import EncodableT
 
 from services.executor.store.effects import RunEffects
 from services.executor.store.experiments import Experiments, Stored
+from services.executor.store.limits import Limit
 from services.executor.store.orders import Claim, Order
 from services.executor.store.queue import GROUP
 from services.executor.store.scripts import Scripts, asking
@@ -25,7 +26,7 @@ class Begun(StrEnum):
 
     BEGUN = "begun"
     LOST = "lost"
-    BUSY = "busy"
+    WAITING = "waiting"
     CANCELLED = "cancelled"
     ARCHIVED = "archived"
 
@@ -64,7 +65,14 @@ class Runs:
         self._experiments = experiments
         self._keep = retention
 
-    async def begin(self, claim: Claim, stored: Stored, fields: Fields, event: Event) -> tuple[Begun, Stored]:
+    async def begin(
+        self,
+        claim: Claim,
+        stored: Stored,
+        fields: Fields,
+        event: Event,
+        limits: Sequence[Limit] = (),
+    ) -> tuple[Begun, Stored]:
         """Begin the claimed attempt: the record says so, the experiment is `running`.
 
         Args:
@@ -72,26 +80,37 @@ class Runs:
             stored: the experiment as it was read.
             fields: of the record; `lease` and `status` are added.
             event: the `run_started` metric.
+            limits: that the run takes room under; without room it waits, and comes again by itself.
 
         Returns:
             What became of it, and the experiment as it is stored now.
         """
         order = claim.order
         fields = {**fields, "status": "running", "lease": claim.lease}
+        if limits:
+            fields["limits"] = [limit.key for limit in limits]
         while True:
             answer = await self._scripts.call(
                 "begin",
-                [keys.queue(), *self._run_keys(order)],
+                [
+                    claim.queue,
+                    *self._run_keys(order),
+                    keys.retries(),
+                    keys.nudges(),
+                    *(name for limit in limits for name in limit.key_names),
+                ],
                 [
                     GROUP,
                     claim.worker,
                     claim.entry,
                     str(order.timestamp),
+                    order.run_id,
                     *stored.move(State.RUNNING),
                     _text(event),
                     self._keep.metrics,
                     self._keep.journal,
-                    int(order.serial),
+                    order.to_json(),
+                    *(part for limit in limits for part in _limit_arguments(limit, order)),
                     *_flat(fields),
                 ],
             )
@@ -134,13 +153,18 @@ class Runs:
         return await self._end(claim, "", Stored.nothing(), None, fields, events, result)
 
     async def retry(
-        self, claim: Claim, order: Order, delay_seconds: float, fields: Fields, events: Sequence[Event]
+        self,
+        claim: Claim,
+        order: Order,
+        delay_seconds: float,
+        fields: Fields,
+        events: Sequence[Event],
     ) -> bool:
         """Store that `order` follows after `delay_seconds`; False when the lease is stale."""
         answer, _ = await self._scripts.call(
             "retry",
             [
-                keys.queue(),
+                claim.queue,
                 keys.run(order.run_id),
                 keys.open_runs(order.experiment_id),
                 keys.retries(),
@@ -156,6 +180,7 @@ class Runs:
                 round(delay_seconds * 1_000),
                 self._keep.metrics,
                 self._keep.journal,
+                order.run_id,
                 len(events),
                 *map(_text, events),
                 *_flat(fields),
@@ -228,7 +253,7 @@ class Runs:
         while True:
             answer = await self._scripts.call(
                 "finish",
-                [keys.queue(), *self._run_keys(order)],
+                [claim.queue, *self._run_keys(order)],
                 [
                     GROUP,
                     claim.entry,
@@ -239,6 +264,7 @@ class Runs:
                     self._keep.record_ms,
                     self._keep.metrics,
                     self._keep.journal,
+                    order.run_id,
                     len(events),
                     *map(_text, events),
                     *_flat(fields),
@@ -258,6 +284,11 @@ class Runs:
             keys.journal(),
         ]
         return [name for name in names if name != without]
+
+
+def _limit_arguments(limit: Limit, order: Order) -> list[str | int | float]:
+    reserved = "" if limit.key in order.reserved else order.with_turn_under(limit.key).to_json()
+    return [limit.key, limit.max_concurrent or 0, limit.interval_ms, limit.burst, reserved]
 
 
 def _text(message: Event) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.executor.store.orders import Order
+from services.executor.store.orders import NORMAL, Order
 from services.executor.store.scripts import Scripts, asking
 from shared import keys
 
@@ -96,7 +96,11 @@ class Slots:
         """
         answer = await self._scripts.call(
             "fire",
-            [keys.slots(), keys.queue(), keys.open_runs(experiment_id)],
+            [
+                keys.slots(),
+                keys.queue(orders[0].priority if orders else NORMAL),
+                keys.open_runs(experiment_id),
+            ],
             [
                 experiment_id,
                 slot_ms,
@@ -120,8 +124,11 @@ class Slots:
             [
                 keys.cycle(),
                 keys.turns(),
-                keys.queue(),
-                *(keys.open_runs(one.experiment_id) for one in orders),
+                *(
+                    key
+                    for one in orders
+                    for key in (keys.open_runs(one.experiment_id), keys.queue(one.priority))
+                ),
             ],
             [
                 round(interval_seconds * 1_000),

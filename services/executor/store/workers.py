@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from services.executor.store.queue import GROUP
+from services.executor.store.queue import GROUP, QUEUES
 from services.executor.store.scripts import Scripts, asking
 from shared import keys
 
@@ -25,7 +25,7 @@ class Workers:
     async def forget(self, worker: str) -> bool:
         """Take `worker` off the list; False while it still holds claims."""
         answer = await self._scripts.call(
-            "forget", [keys.workers(), keys.listeners(), keys.queue()], [worker, GROUP]
+            "forget", [keys.workers(), keys.listeners(), *QUEUES], [worker, GROUP]
         )
         return bool(answer)
 

@@ -5,6 +5,7 @@
 --       2 bit of the message in the bitmap, or ""   3 ms the bitmap is kept
 --       4 ms the request id is remembered, or ""
 -- returns {timestamp, 1} when queued; {timestamp or "", 0} when somebody had queued it before
+-- include queued.lua
 redis.replicate_commands()
 local bit, request_ttl = ARGV[2], ARGV[4]
 if bit ~= '' then
@@ -16,7 +17,6 @@ if request_ttl ~= '' then
   local known = redis.call('GET', KEYS[4])
   if known then return {known, 0} end
 end
-local timestamp = redis.call('XADD', KEYS[1], '*', 'order', ARGV[1])
-redis.call('ZADD', KEYS[2], 0, timestamp)
+local timestamp = queue_run(KEYS[1], KEYS[2], ARGV[1])
 if request_ttl ~= '' then redis.call('SET', KEYS[4], timestamp, 'PX', request_ttl) end
 return {timestamp, 1}

@@ -5,6 +5,7 @@
 --       4 overlap: skip | queue | allow | "" to queue nothing  5.. orders (JSON), one a run
 -- returns "fired" | "skipped" (the last run is still open) | "passed" (nothing was to be queued)
 --         | "taken" (another worker was first)
+-- include queued.lua
 redis.replicate_commands()
 local slot = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not slot or tonumber(slot) ~= tonumber(ARGV[2]) then return 'taken' end
@@ -16,7 +17,6 @@ end
 if #ARGV < 5 then return 'passed' end
 if ARGV[4] == 'skip' and redis.call('ZCARD', KEYS[3]) > 0 then return 'skipped' end
 for i = 5, #ARGV do
-  local timestamp = redis.call('XADD', KEYS[2], '*', 'order', ARGV[i])
-  redis.call('ZADD', KEYS[3], 0, timestamp)
+  queue_run(KEYS[2], KEYS[3], ARGV[i])
 end
 return 'fired'

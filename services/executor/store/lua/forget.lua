@@ -1,10 +1,12 @@
 -- A worker has left, or is dead and holds nothing any more.
 --
--- KEYS  1 workers  2 listeners  3 queue
+-- KEYS  1 workers  2 listeners  3.. queues
 -- ARGV  1 worker  2 group
 -- returns 1 when it is forgotten, 0 while it still holds claims
 redis.call('ZREM', KEYS[2], ARGV[1])
-if #redis.call('XPENDING', KEYS[3], ARGV[2], '-', '+', 1, ARGV[1]) > 0 then return 0 end
+for i = 3, #KEYS do
+  if #redis.call('XPENDING', KEYS[i], ARGV[2], '-', '+', 1, ARGV[1]) > 0 then return 0 end
+end
 redis.call('ZREM', KEYS[1], ARGV[1])
-redis.call('XGROUP', 'DELCONSUMER', KEYS[3], ARGV[2], ARGV[1])
+for i = 3, #KEYS do redis.call('XGROUP', 'DELCONSUMER', KEYS[i], ARGV[2], ARGV[1]) end
 return 1

@@ -1,21 +1,18 @@
--- A claimed run goes back: its worker is stopping, has died, or may not start it yet.
+-- A claimed run goes back to the queue: its worker is stopping, or has died.
 --
--- KEYS  1 queue  2 record  3 open runs  4 retries
--- ARGV  1 group  2 worker that holds the claim  3 entry  4 timestamp of the run
---       5 order (JSON)  6 ms until it may be claimed again
---       7.. fields of the record, written if the run had begun
+-- KEYS  1 queue  2 record  3 open runs
+-- ARGV  1 group  2 worker that holds the claim  3 entry  4 timestamp of the run  5 id of the run
+--       6 order (JSON)  7.. fields of the record, written if the run had begun
 -- returns 1 when it went back, 0 when the claim is gone
+-- include limits.lua
 redis.replicate_commands()
 local claim = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])
 if #claim == 0 then return 0 end
-if tonumber(ARGV[6]) > 0 then
-  local time = redis.call('TIME')
-  redis.call('ZADD', KEYS[4], time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[6], ARGV[5])
-else
-  redis.call('XADD', KEYS[1], '*', 'order', ARGV[5])
-end
+redis.call('XADD', KEYS[1], '*', 'order', ARGV[6])
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
 redis.call('XDEL', KEYS[1], ARGV[3])
-redis.call('ZADD', KEYS[3], 0, ARGV[4])
+-- A run that was cancelled while it waited is not open any more, and must not be again.
+redis.call('ZADD', KEYS[3], 'XX', 0, ARGV[4])
+release(KEYS[2], ARGV[5])
 if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('HSET', KEYS[2], 'lease', '', unpack(ARGV, 7)) end
 return 1

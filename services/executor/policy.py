@@ -1,0 +1,73 @@
+"""How a run is to be performed: the experiment chooses, then the tool, then the settings.  Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from services.executor.isolation.calls import Level, Limits
+from services.executor.loader import ToolNeeds
+from services.executor.retry import RetryPolicy
+from services.executor.store import Limit, Order
+from shared.messages import Policy
+
+MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What applies where neither the experiment nor the tool says anything.
+
+    `environment` names variables that every tool may see; `variables` is where
+    their values come from.
+    """
+
+    timeout_seconds: float
+    retry: RetryPolicy
+    level: Level
+    environment: Sequence[str]
+    variables: Mapping[str, str]
+
+    def timeout(self, chosen: Policy, needs: ToolNeeds) -> float:
+        """Seconds for one attempt."""
+        return chosen.timeout_seconds or needs.timeout_seconds or self.timeout_seconds
+
+    def isolation(self, chosen: Policy, needs: ToolNeeds) -> Level:
+        """What the run shares with those before it."""
+        return Level(chosen.isolation or needs.isolation or self.level)
+
+    def environ(self, needs: ToolNeeds) -> dict[str, str]:
+        """The variables that the tool may see."""
+        allowed = {*self.environment, *needs.environment}
+        return {name: self.variables[name] for name in allowed if name in self.variables}
+
+    def retries(self, chosen: Policy) -> RetryPolicy:
+        """How often the run is tried."""
+        least = self.retry.backoff_min_seconds if chosen.backoff_min is None else chosen.backoff_min
+        most = self.retry.backoff_max_seconds if chosen.backoff_max is None else chosen.backoff_max
+        return RetryPolicy(chosen.max_attempts or self.retry.max_attempts, least, max(least, most))
+
+
+def process_limits(needs: ToolNeeds) -> Limits:
+    """What the run's processes may use."""
+    return Limits(
+        memory_bytes=needs.memory_mb and needs.memory_mb * MEGABYTE,
+        cpu_seconds=needs.cpu_seconds,
+        file_size_bytes=needs.file_size_mb and needs.file_size_mb * MEGABYTE,
+        open_files=needs.open_files,
+        processes=needs.processes,
+    )
+
+
+def shared_limits(order: Order, chosen: Policy, tool: str, needs: ToolNeeds) -> list[Limit]:
+    """What the run must find room under, together with all that share the same key."""
+    asked: list[tuple[Policy | ToolNeeds, str]] = [
+        (chosen, f"experiment:{order.experiment_id}"),
+        (needs, f"tool:{tool}"),
+    ]
+    limits = [
+        Limit(one.limit_key or own_key, one.max_concurrent, one.max_per_minute, one.burst or 1)
+        for one, own_key in asked
+        if one.max_concurrent or one.max_per_minute
+    ]
+    if order.serial:
+        limits.append(Limit(f"serial:{order.experiment_id}", max_concurrent=1))
+    return limits

@@ -1,0 +1,23 @@
+-- Included by others.  Limits by key, see `limits.py`.
+local QUEUES = 'fullsend:executor:queue:'
+local HOLDERS = 'fullsend:executor:holders:'
+local BLOCKED = 'fullsend:executor:blocked:'
+local NUDGE_MS = 1000
+
+-- The stream that an order belongs to.
+local function queue_of(order) return QUEUES .. (cjson.decode(order).priority or 'normal') end
+
+-- Let the oldest order that waits for room try.
+local function unblock(blocked)
+  local order = redis.call('LPOP', blocked)
+  if order then redis.call('XADD', queue_of(order), '*', 'order', order) end
+end
+
+-- A run gives up the room that it took when it began; its record names the limits.
+local function release(record, run)
+  local limits = redis.call('HGET', record, 'limits')
+  if not limits then return end
+  for _, limit in ipairs(cjson.decode(limits)) do
+    if redis.call('SREM', HOLDERS .. limit, run) == 1 then unblock(BLOCKED .. limit) end
+  end
+end
