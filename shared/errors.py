@@ -56,6 +56,14 @@ class ToolResultError(ToolError):
     """The tool returned what JSON can't hold, or more than a result may be."""
 
 
+class ToolEnvironmentError(ToolError):
+    """The environment that the tool's own dependencies need can't be made; has uv's own words."""
+
+
+class SandboxUnavailableError(ToolError):
+    """The tool is to be confined and nothing here can do it; says what is missing and what to do."""
+
+
 class ToolTimeoutError(ToolError):
     """The attempt went over its time limit and its processes were ended."""
 

@@ -1,6 +1,7 @@
 """Settings: environment > .env > config/schedule.yaml > defaults.  Read once, at the start, by `main`."""
 
 import os
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -70,6 +71,8 @@ class Settings(BaseSettings):
     metrics_kept: Annotated[int, Field(ge=1)] = 10_000
     journal_kept: Annotated[int, Field(ge=1)] = 100_000
     log_lines_kept: Annotated[int, Field(ge=1)] = 2_000
+    environments_path: Path = Path(".fullsend/environments")
+    environment_retention: Seconds = 30 * 86_400.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("schedule_mode", "trigger_channels", "tool_environment", mode="before")
@@ -129,24 +132,48 @@ def load(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as exc:
-        lines = [_mistake(error) for error in exc.errors(include_url=False)]
+        lines = [_mistake(error, overrides) for error in exc.errors(include_url=False)]
         raise SettingsError("\n".join(lines)) from None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"{ENV_FILE} can't be read: {exc}") from None
 
 
-def _mistake(error: Any) -> str:
+def origins(settings: Settings) -> dict[str, str]:
+    """Where each of the settings that were loaded comes from, by field name; for people to look at."""
+    variables, lines = _written()
+
+    def origin(field: str) -> str:
+        if field in variables:
+            return "environment"
+        if field in lines:
+            return str(ENV_FILE)
+        return str(FILE) if field in settings.model_fields_set else "default"
+
+    return {field: origin(field) for field in Settings.model_fields}
+
+
+def _written() -> tuple[set[str], set[str]]:
+    """The names in the environment and in `.env`, as fields are called; what is empty says nothing."""
+    variables = {name.lower() for name, value in os.environ.items() if value}
+    lines = {name.lower() for name, value in dotenv_values(ENV_FILE).items() if value}
+    return variables, lines
+
+
+def _mistake(error: Any, overrides: Mapping[str, Any]) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     if not error["loc"]:
         return message
     field = str(error["loc"][0])
     member = next((member for member, name in FILE_MEMBERS.items() if name == field), field)
-    found = error["input"]
-    if field.upper() in os.environ:
-        place = f"{field.upper()}={found}"
-    elif field.upper() in dotenv_values(ENV_FILE):
-        place = f"{ENV_FILE}: {field.upper()}={found}"
-    else:
-        place = f"{FILE}: {member}: {found}"
-    return f"{place}: {message}" if field != "redis_url" else f"REDIS_URL: {message}"
+    found = "" if field == "redis_url" else f"={error['input']}"  # the message has it, without the password
+    variables, lines = _written()
+    if field in overrides:
+        return f"{field}{found}: {message}"
+    if field in variables:
+        return f"{field.upper()}{found}: {message}"
+    if field in lines:
+        return f"{ENV_FILE}: {field.upper()}{found}: {message}"
+    return f"{FILE}: {member}: {error['input']}: {message}"
 
 
 class _FileSource(PydanticBaseSettingsSource):
@@ -157,13 +184,20 @@ class _FileSource(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         members = _flattened(_read_file())
+        members = {name: value for name, value in members.items() if not _is_left_out(name, value)}
         unknown = sorted(set(members) - set(FILE_MEMBERS))
         if unknown:
             known = ", ".join(FILE_MEMBERS)
             raise SettingsError(
                 "\n".join(f"{FILE}: {name} is not a setting; known are {known}" for name in unknown)
             )
-        return {FILE_MEMBERS[name]: value for name, value in members.items() if value is not None}
+        return {FILE_MEMBERS[name]: value for name, value in members.items()}
+
+
+def _is_left_out(name: str, value: Any) -> bool:
+    """A member, or a whole section, with nothing behind its name."""
+    known = any(f"{member}.".startswith(f"{name}.") for member in FILE_MEMBERS)
+    return value is None and known
 
 
 def _read_file() -> dict[str, Any]:

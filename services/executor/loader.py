@@ -13,48 +13,27 @@ import os
 import re
 import sys
 import time
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+import uv
 
 from services.executor.isolation.calls import Description, Module
+from services.executor.isolation.environment import Environment, Environments
 from services.executor.isolation.pool import Pool
+from services.executor.isolation.requirements import Requirements, requirements_of
+from services.executor.needs import ToolNeeds, needs_of, passed_to_every_tool
 from shared import log
-from shared.documents import kind, validated
-from shared.errors import ContractError, ToolError, ToolNotFoundError, ToolParameterError
+from shared.errors import ToolError, ToolNotFoundError, ToolParameterError
 
 MAX_FILE_BYTES = 4_000_000
 DESCRIPTIONS_KEPT = 1_000
 TEST_TIMEOUT_SECONDS = 60.0
+ENVIRONMENTS = Path(".fullsend/environments")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _SETTLED_NS = 100_000_000  # some clocks of files tick that slowly
-
-
-PASSED_TO_EVERY_TOOL = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
-"""Variables that no program can do without and that hold no secret."""
-
-
-class ToolNeeds(BaseModel):
-    """The table `[tool.fullsend]` in a tool's PEP 723 block: what it asks for, read without running it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    environment: tuple[str, ...] = ()
-    isolation: Literal["warm", "fork", "spawn"] | None = None
-    timeout_seconds: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
-    max_concurrent: Annotated[int | None, Field(ge=1)] = None
-    max_per_minute: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
-    burst: Annotated[int | None, Field(ge=1)] = None
-    limit_key: Annotated[str | None, Field(min_length=1, max_length=200)] = None
-    memory_mb: Annotated[int | None, Field(gt=0)] = None
-    cpu_seconds: Annotated[int | None, Field(gt=0)] = None
-    file_size_mb: Annotated[int | None, Field(gt=0)] = None
-    open_files: Annotated[int | None, Field(gt=0)] = None
-    processes: Annotated[int | None, Field(gt=0)] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +59,7 @@ class Tool:
             )
 
 
-Form = tuple[str, str]
+Form = tuple[str, str, str]
 """A module's name and its digest: equal files of other names are other tools."""
 
 
@@ -91,17 +70,26 @@ class Describer(Protocol):
         """Raises `ToolError` for a module that breaks the contract."""
 
 
+class Installer(Protocol):
+    """Has an environment ready that holds what a tool needs."""
+
+    async def ensure(self, requirements: Requirements) -> Environment:
+        """Raises `ToolEnvironmentError` when it can't be made."""
+
+
 class Loader:
     """Looks tools up in one folder.
 
     Args:
         folder: where the modules are; links that lead out of it are refused.
         describer: answers for the code.
+        installer: makes the environments that tools need.
     """
 
-    def __init__(self, folder: Path, describer: Describer) -> None:
+    def __init__(self, folder: Path, describer: Describer, installer: Installer) -> None:
         self._folder = folder.resolve()
         self._describer = describer
+        self._installer = installer
         self._digests: dict[Path, tuple[tuple[int, ...], str, str]] = {}
         self._described: dict[Form, Description] = {}
         self._describing: dict[Form, asyncio.Lock] = {}
@@ -132,10 +120,13 @@ class Loader:
         """
         module, text = self._read(name)
         needs = needs_of(f"{module.path.name}: [tool.fullsend]", text)
+        environment = await self._installer.ensure(requirements_of(module.path.name, text))
+        if environment.digest:
+            module = replace(module, python=environment.python, environment=environment.digest)
         return Tool(module, needs, await self._describe(module, timeout_seconds))
 
     async def _describe(self, module: Module, timeout_seconds: float) -> Description:
-        form = (module.name, module.digest)
+        form = (module.name, module.digest, module.environment)
         known = self._described.get(form)
         if known is not None:
             return known
@@ -176,54 +167,6 @@ class Loader:
         if path.resolve().parent != self._folder:
             raise ToolNotFoundError(name, f"{path} leads out of the tools folder")
         return path
-
-
-def needs_of(place: str, text: str) -> ToolNeeds:
-    """What the PEP 723 block of a module asks for.
-
-    Raises:
-        ToolError: the block can't be read; says where and why.
-    """
-    blocks = _script_blocks(text)
-    if not blocks:
-        return ToolNeeds()
-    if len(blocks) > 1:
-        raise ToolError(f"{place}: the file has {len(blocks)} `# /// script` blocks; PEP 723 allows one")
-    try:
-        table = tomllib.loads("\n".join(line[2:] for line in blocks[0]))
-    except tomllib.TOMLDecodeError as exc:
-        raise ToolError(f"{place}: {exc}") from None
-    tool = table.get("tool", {})
-    needs = tool.get("fullsend", {}) if isinstance(tool, dict) else tool
-    if not isinstance(needs, dict):
-        raise ToolError(f"{place} is {kind(needs)}; expected a table")
-    try:
-        return validated(ToolNeeds, place, needs)
-    except ContractError as exc:
-        raise ToolError(str(exc)) from None
-
-
-def _script_blocks(text: str) -> list[list[str]]:
-    """The lines of each PEP 723 block of type `script`.
-
-    In one pass: PEP 723's own expression takes for ever on a file that opens many.
-    """
-    blocks: list[list[str]] = []
-    block: list[str] | None = None
-    for line in [*text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n"), ""]:
-        if block is not None and (line == "#" or line.startswith("# ")):
-            block.append(line)
-            continue
-        if block is not None and "# ///" in block[1:]:
-            closing = len(block) - 1 - block[::-1].index("# ///")
-            blocks.append(block[:closing])
-        block = [] if line == "# /// script" else None
-    return blocks
-
-
-def passed_to_every_tool(variables: Mapping[str, str]) -> dict[str, str]:
-    """What each tool sees of the environment, whether or not it asks for more."""
-    return {name: variables[name] for name in PASSED_TO_EVERY_TOOL if name in variables}
 
 
 def type_of(schema: Mapping[str, Any]) -> str:
@@ -275,9 +218,10 @@ async def _tested(path: Path) -> Tool:
     if path.suffix != ".py":
         raise ToolError(f"{path} is not a Python file; a tool is a module NAME.py with a function NAME")
     pool = Pool(capacity=1, environ=passed_to_every_tool(os.environ))
+    environments = Environments(ENVIRONMENTS, uv=Path(uv.find_uv_bin()), environ=os.environ)
     await pool.start()
     try:
-        return await Loader(path.parent, pool).load(path.stem, TEST_TIMEOUT_SECONDS)
+        return await Loader(path.parent, pool, environments).load(path.stem, TEST_TIMEOUT_SECONDS)
     finally:
         await pool.stop()
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from services.executor.isolation.calls import Level, Limits
-from services.executor.loader import ToolNeeds
+from services.executor.needs import ToolNeeds
 from services.executor.retry import RetryPolicy
 from services.executor.store import Limit, Order
 from shared.messages import Policy

@@ -7,16 +7,20 @@ import random
 import secrets
 import socket
 from collections.abc import AsyncIterator, Coroutine, Mapping
+from pathlib import Path
 from typing import Any
 
 import structlog
+import uv
 
 from services.executor.cancellation import Cancellations
 from services.executor.config import Mode, Settings
 from services.executor.intake import Intake
 from services.executor.isolation.calls import Level
+from services.executor.isolation.environment import Environments
 from services.executor.isolation.pool import Pool
-from services.executor.loader import Loader, passed_to_every_tool
+from services.executor.loader import Loader
+from services.executor.needs import passed_to_every_tool
 from services.executor.patience import insist
 from services.executor.policy import Defaults
 from services.executor.recovery import Recovery
@@ -29,6 +33,8 @@ from services.executor.triggers import Triggers
 from shared.connection import connect, connect_patiently, without_password
 
 log = structlog.get_logger()
+
+PRUNE_SECONDS = 3_600.0
 
 
 class Service:
@@ -51,7 +57,10 @@ class Service:
             capacity=settings.concurrency + 1,  # the registry looks at a tool while all slots are taken
             environ=passed_to_every_tool(variables),
         )
-        loader = Loader(settings.tools_path, self._pool)
+        self._environments = Environments(
+            settings.environments_path, uv=Path(uv.find_uv_bin()), environ=variables
+        )
+        loader = Loader(settings.tools_path, self._pool, self._environments)
         self._registry = Registry(self._store, loader)
         runner = Runner(self._store, loader, self._pool, _defaults(settings, variables), random.random)
         self._intake = Intake(self._store.queue, self.worker, settings.concurrency, runner.run)
@@ -122,6 +131,7 @@ class Service:
             tasks.create_task(self._intake.run(), name="intake")
             tasks.create_task(self._recovery.promote(), name="retries")
             tasks.create_task(self._registry.run(), name="registry")
+            tasks.create_task(self._prune(), name="environments")
             tasks.create_task(Cancellations(self._store).run(), name="cancellations")
             if self._triggers is not None:
                 tasks.create_task(self._triggers.run(), name="triggers")
@@ -131,6 +141,12 @@ class Service:
             if Mode.SPEEDRUN in settings.schedule_mode:
                 speedrun = Speedrun(self._store, settings.speedrun_interval, settings.speedrun_max_per_cycle)
                 tasks.create_task(speedrun.run(), name="speedrun")
+
+    async def _prune(self) -> None:
+        """Remove the environments that no tool has used for long, again and again."""
+        while True:
+            await self._environments.prune(self._settings.environment_retention)
+            await asyncio.sleep(PRUNE_SECONDS)
 
     def _listener(self) -> Triggers | None:
         settings = self._settings

@@ -1,0 +1,208 @@
+"""A tool's own environment: built once with uv for whoever asks for the same, and kept until unused."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from services.executor.isolation.requirements import Requirements
+from services.executor.isolation.shelf import Shelf
+from services.executor.isolation.uv import Interpreter, Uv
+from services.executor.isolation.uv_settings import masked, uv_settings
+from shared.errors import ToolEnvironmentError
+
+PARALLEL_BUILDS = 2
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """An environment that is ready; `python` is its interpreter.
+
+    `digest` is empty for the service's own environment.
+    """
+
+    python: Path
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """A build that failed, and until when (monotonic) nobody tries again."""
+
+    message: str
+    until: float
+
+
+@dataclass(slots=True)
+class _Preparation:
+    """An environment on its way, and how many wait for it."""
+
+    task: asyncio.Task[Environment | _Failure]
+    waiters: int = 0
+
+
+class Environments:
+    """Makes environments when they are first asked for, and keeps them for everybody after.
+
+    Args:
+        folder: where they are kept; processes may share it.
+        uv: the uv binary.
+        environ: the service's own environment; uv gets what it needs to reach packages.
+        python: the interpreter to build with where the tool doesn't need another.
+        timeout_seconds: for one build.
+        retry_seconds: how long a failure counts before the next attempt.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        uv: Path,
+        environ: Mapping[str, str],
+        python: Path = Path(sys.executable),
+        timeout_seconds: float = 600.0,
+        retry_seconds: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = uv_settings(environ)
+        self._uv = Uv(uv, self._settings)
+        self._shelf = Shelf(folder)
+        self._own = Environment(python, "")
+        self._timeout_seconds = timeout_seconds
+        self._retry_seconds = retry_seconds
+        self._clock = clock
+        self._slots = asyncio.Semaphore(PARALLEL_BUILDS)
+        self._ready: dict[Requirements, Environment] = {}
+        self._failed: dict[Requirements, _Failure] = {}
+        self._preparations: dict[Requirements, _Preparation] = {}
+        self._interpreters: dict[str | None, Interpreter] = {}
+
+    async def ensure(self, requirements: Requirements) -> Environment:
+        """The environment that has `requirements`, built if need be.
+
+        Without dependencies, the service's own will do where its interpreter fits.
+        Whoever asks for the same waits for the same build, which ends when
+        nobody waits for it any more.
+
+        Raises:
+            ToolEnvironmentError: no interpreter fits, or the build failed; has uv's own words.
+        """
+        if requirements.is_empty:
+            return self._own
+        ready = self._ready.get(requirements)
+        if ready is not None and (ready is self._own or self._shelf.touch(ready.digest, ready.python)):
+            return ready
+        answer = self._lately_failed(requirements) or await self._prepared(requirements)
+        if isinstance(answer, _Failure):
+            raise ToolEnvironmentError(answer.message)
+        return answer
+
+    async def prune(self, unused_for_seconds: float) -> list[str]:
+        """Remove the environments that nobody has used for so long; their digests.
+
+        One that is being built, or that any process on this machine runs in, stays.
+        """
+        removed = await asyncio.to_thread(self._shelf.prune, unused_for_seconds)
+        for requirements in [key for key, ready in self._ready.items() if ready.digest in removed]:
+            del self._ready[requirements]
+        if removed:
+            log.info("environment.pruned", digests=removed)
+        return removed
+
+    def _lately_failed(self, requirements: Requirements) -> _Failure | None:
+        now = self._clock()
+        for stale in [key for key, failure in self._failed.items() if failure.until <= now]:
+            del self._failed[stale]
+        return self._failed.get(requirements)
+
+    async def _prepared(self, requirements: Requirements) -> Environment | _Failure:
+        """Wait for the preparation, with everybody else who does; the last one to leave ends it."""
+        preparation = self._preparations.get(requirements)
+        if preparation is None:
+            preparation = _Preparation(asyncio.create_task(self._prepare(requirements)))
+            self._preparations[requirements] = preparation
+        preparation.waiters += 1
+        try:
+            # Unlike awaiting the task, this leaves it alone when one who waits is cancelled.
+            await asyncio.wait([preparation.task])
+        finally:
+            preparation.waiters -= 1
+            if not preparation.waiters:
+                del self._preparations[requirements]
+                await _ended(preparation.task)
+        return preparation.task.result()
+
+    async def _prepare(self, requirements: Requirements) -> Environment | _Failure:
+        try:
+            environment = await self._find_or_build(requirements)
+        except ToolEnvironmentError as exc:
+            return self._remember_failure(requirements, str(exc))
+        except OSError as exc:
+            return self._remember_failure(requirements, f"the tool's environment can't be kept: {exc}")
+        self._ready[requirements] = environment
+        return environment
+
+    def _remember_failure(self, requirements: Requirements, message: str) -> _Failure:
+        log.warning("environment.failed", dependencies=self._shown(requirements), reason=message)
+        failure = _Failure(message, self._clock() + self._retry_seconds)
+        self._failed[requirements] = failure
+        return failure
+
+    async def _find_or_build(self, requirements: Requirements) -> Environment:
+        interpreter = await self._interpreter(requirements.requires_python)
+        if not requirements.dependencies and interpreter == self._interpreters[None]:
+            return self._own
+        digest = requirements.digest(interpreter.identity)
+        python = self._shelf.find(digest)
+        if python is None:
+            async with self._shelf.locked(digest), self._slots:
+                python = self._shelf.find(digest) or await self._build(digest, requirements, interpreter)
+        return Environment(python, digest)
+
+    async def _interpreter(self, requires_python: str | None) -> Interpreter:
+        known = self._interpreters.get(requires_python)
+        if known is not None and known.python.exists():
+            return known
+        if requires_python is None:
+            found = await self._uv.identify(self._own.python)
+        else:
+            found = await self._uv.choose(requires_python, await self._interpreter(None))
+        self._interpreters[requires_python] = found
+        return found
+
+    async def _build(self, digest: str, requirements: Requirements, interpreter: Interpreter) -> Path:
+        """Build an environment and publish it, or leave nothing; for the holder of its lock."""
+        folder = self._shelf.new_folder(digest)
+        began = self._clock()
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await self._uv.build(
+                    folder, interpreter.python, requirements.dependencies, requirements.exclude_newer
+                )
+            about = {"dependencies": self._shown(requirements), "python": interpreter.version}
+            self._shelf.publish(digest, folder, about)
+        except TimeoutError:
+            raise ToolEnvironmentError(
+                f"building the tool's environment took more than {self._timeout_seconds:g} s and was ended"
+            ) from None
+        finally:
+            await asyncio.to_thread(self._shelf.sweep, digest)
+        log.info("environment.built", digest=digest, seconds=round(self._clock() - began, 3))
+        return folder / "bin" / "python"
+
+    def _shown(self, requirements: Requirements) -> list[str]:
+        return [masked(dependency, self._settings.secrets) for dependency in requirements.dependencies]
+
+
+async def _ended(task: asyncio.Task[Any]) -> None:
+    """End a task and wait until it is over."""
+    task.cancel()
+    await asyncio.wait([task])

@@ -1,0 +1,83 @@
+"""Runs a command on a leash: `python -I -S /.../leash.py COMMAND [ARGUMENT...]`.
+
+Standard input is the leash.  When its other end is closed, or dies, the command
+and everything below it is ended; so is whatever the command left behind when it
+ended by itself.  The exit status is the command's own.  Run by path, never
+imported: standard library only.
+"""
+
+import importlib
+import os
+import select
+import sys
+import types
+from typing import Any
+
+PACKAGE = "_fullsend"
+NOT_STARTED = 127
+LEASH = 0
+
+
+def main(command: list[str]) -> int:
+    """Run the command to its end or to the leash's; the exit status."""
+    tree = _tree()
+    tree.adopt_orphans()
+    pid = _start(command, tree)
+    _await_end(pid)
+    return _end_all(pid, tree)
+
+
+def _tree() -> Any:
+    package = types.ModuleType(PACKAGE)
+    package.__path__ = [__file__.rpartition("/")[0] + "/inside"]
+    sys.modules[PACKAGE] = package
+    return importlib.import_module(PACKAGE + ".tree")
+
+
+def _start(command: list[str], tree: Any) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        tree.die_with_parent()
+        os.dup2(os.open(os.devnull, os.O_RDONLY), LEASH)
+        os.execv(command[0], command)  # noqa: S606  it has no shell on purpose
+    except OSError as error:
+        os.write(2, f"error: {command[0]} can't be started: {error.strerror}\n".encode())
+    finally:
+        os._exit(NOT_STARTED)
+
+
+def _await_end(pid: int) -> None:
+    """Return when the command has ended or the leash is gone."""
+    descriptor = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    poll.register(LEASH, select.POLLIN)
+    poll.poll()
+    os.close(descriptor)
+
+
+def _end_all(pid: int, tree: Any) -> int:
+    """End what still lives below this process, and bury all of it; the exit status of `pid`."""
+    code = 0
+    while True:
+        for child in tree.children(os.getpid()):
+            if not _has_ended(child):
+                tree.kill(child)
+        try:
+            ended, status = os.wait()
+        except ChildProcessError:
+            return code
+        if ended == pid:
+            code = os.waitstatus_to_exitcode(status)
+            code = 128 - code if code < 0 else code
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether a child of this process has ended and only waits to be buried."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,146 @@
+"""What a tool needs to be installed, read from the PEP 723 block of its file."""
+
+import contextlib
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.utils import canonicalize_name
+
+from services.executor.isolation.uv_settings import masked
+from shared.errors import ToolError
+
+# Part of every digest: what environments are made of and how they are laid out.
+LAYOUT = 1
+_FIELDS = ("dependencies", "requires-python", "tool")
+
+
+@dataclass(frozen=True, slots=True)
+class Requirements:
+    """What a tool needs to be installed, each part in its normal form.
+
+    `exclude_newer` is a date, a time or an age, in uv's notation: packages
+    uploaded later don't count.
+    """
+
+    dependencies: tuple[str, ...] = ()
+    requires_python: str | None = None
+    exclude_newer: str | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether any environment will do."""
+        return not self.dependencies and self.requires_python is None
+
+    def digest(self, interpreter: str) -> str:
+        """The key of the environment that these requirements make for an interpreter of this identity."""
+        parts = [LAYOUT, interpreter, self.requires_python, self.exclude_newer, *self.dependencies]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def requirements_of(place: str, text: str) -> Requirements:
+    """What the PEP 723 block of a module asks of its environment; nothing if there is no block.
+
+    Of uv's own table, `exclude-newer` counts; the rest is refused rather than
+    ignored, because it would change what is installed.
+
+    Raises:
+        ToolError: the block can't be read, or asks for what can't be; says where and why.
+    """
+    block = block_of(place, text)
+    unknown = block.keys() - set(_FIELDS)
+    if unknown:
+        raise ToolError(
+            f"{place}: '{min(unknown)}' isn't a field of a script block; the fields are {', '.join(_FIELDS)}"
+        )
+    return Requirements(
+        _dependencies(place, block.get("dependencies", [])),
+        _requires_python(place, block.get("requires-python")),
+        _exclude_newer(place, block),
+    )
+
+
+def block_of(place: str, text: str) -> dict[str, Any]:
+    """The PEP 723 block of a module as a table; empty if it has none.  Raises ToolError."""
+    blocks = _script_blocks(text)
+    if not blocks:
+        return {}
+    if len(blocks) > 1:
+        raise ToolError(f"{place}: the file has {len(blocks)} `# /// script` blocks; PEP 723 allows one")
+    try:
+        return tomllib.loads("\n".join(line[2:] for line in blocks[0]))
+    except tomllib.TOMLDecodeError as exc:
+        raise ToolError(f"{place}: the script block isn't TOML: {exc}") from None
+
+
+def _script_blocks(text: str) -> list[list[str]]:
+    """The lines of each PEP 723 block of type `script`.
+
+    In one pass: PEP 723's own expression takes for ever on a file that opens many.
+    """
+    blocks: list[list[str]] = []
+    block: list[str] | None = None
+    for line in [*text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n"), ""]:
+        if block is not None and (line == "#" or line.startswith("# ")):
+            block.append(line)
+            continue
+        if block is not None and "# ///" in block[1:]:
+            closing = len(block) - 1 - block[::-1].index("# ///")
+            blocks.append(block[:closing])
+        block = [] if line == "# /// script" else None
+    return blocks
+
+
+def _dependencies(place: str, given: Any) -> tuple[str, ...]:
+    if not isinstance(given, list):
+        raise ToolError(f"{place}: dependencies must be a list of strings, not {given!r:.80}")
+    return tuple(
+        sorted({_normal(f"{place}: dependencies[{index}]", item) for index, item in enumerate(given)})
+    )
+
+
+def _normal(place: str, given: Any) -> str:
+    if not isinstance(given, str):
+        raise ToolError(f"{place} must be a string, not {given!r:.80}")
+    shown = repr(masked(given))[:200]
+    try:
+        requirement = Requirement(given)
+    except InvalidRequirement as exc:
+        reason = masked(str(exc).splitlines()[0])
+        raise ToolError(f"{place}: {shown} is no requirement: {reason}") from None
+    # uv would put variables of the service there.
+    if "${" in given:
+        raise ToolError(f"{place}: {shown}: a requirement can't have variables in it")
+    requirement.name = canonicalize_name(requirement.name)
+    requirement.extras = {canonicalize_name(extra) for extra in requirement.extras}
+    return str(requirement)
+
+
+def _requires_python(place: str, given: Any) -> str | None:
+    if given is None:
+        return None
+    with contextlib.suppress(InvalidSpecifier):
+        if isinstance(given, str):
+            return str(SpecifierSet(given)) or None
+    raise ToolError(f"{place}: requires-python {given!r:.80} is no version specifier like '>=3.11'")
+
+
+def _exclude_newer(place: str, block: Mapping[str, Any]) -> str | None:
+    tool = block.get("tool", {})
+    table = tool.get("uv", {}) if isinstance(tool, dict) else {}
+    unknown = table.keys() - {"exclude-newer"} if isinstance(table, dict) else {"uv"}
+    if unknown:
+        raise ToolError(
+            f"{place}: [tool.uv] '{min(unknown)}' isn't supported, only exclude-newer is; "
+            "name a package from elsewhere as 'name @ URL', and have the operator set indexes"
+        )
+    given = table.get("exclude-newer")
+    if given is None or not block.get("dependencies"):
+        return None
+    return given.isoformat() if isinstance(given, datetime) else str(given)

@@ -1,0 +1,173 @@
+"""Environments on disk: which are finished, who may build or remove, and what is left over.
+
+    DIGEST.json     names the folder of the finished environment; its mtime is the last use
+    DIGEST.lock     held by whoever builds or removes, in whatever process
+    DIGEST.NONCE/   an environment; unfinished or given up, unless DIGEST.json names it
+
+An environment is built where it stays, since what is installed remembers its
+place, and under a name that was never used, so that nobody who is late can write
+into it.  It counts from the moment its DIGEST.json appears, which is one rename.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+LOCK_POLL_SECONDS = 0.05
+_OURS = re.compile(r"([0-9a-f]{64})\.(?:json|lock|retired|new|[0-9a-f]{8})")
+_FOLDER = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{8}")
+
+
+class Shelf:
+    """All environments in one folder, shared with every process that uses the same folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.absolute()
+
+    def find(self, digest: str) -> Path | None:
+        """The interpreter of a finished and usable environment, which counts as used now; else None."""
+        folder = self._finished(digest)
+        if folder is None:
+            return None
+        python = folder / "bin" / "python"
+        return python if self.touch(digest, python) else None
+
+    def touch(self, digest: str, python: Path) -> bool:
+        """Record that an environment is used now; False if it is gone or damaged."""
+        try:
+            os.utime(self._marker(digest))
+        except OSError:
+            return False
+        return os.access(python, os.X_OK)
+
+    @contextlib.asynccontextmanager
+    async def locked(self, digest: str) -> AsyncIterator[None]:
+        """Wait until nobody else builds or removes this environment, and keep others from it."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # The holder may be another process: there is no event to wait for.
+        while (lock := self._try_lock(digest)) is None:  # noqa: ASYNC110
+            await asyncio.sleep(LOCK_POLL_SECONDS)
+        try:
+            yield
+        finally:
+            os.close(lock)
+
+    def new_folder(self, digest: str) -> Path:
+        """Where to build: a name that was never used.  For the holder of the lock, as all that follows."""
+        return self._folder / f"{digest}.{secrets.token_hex(4)}"
+
+    def publish(self, digest: str, folder: Path, about: Mapping[str, Any]) -> None:
+        """From now on, this folder is the environment; `about` is for people who look."""
+        new = self._folder / f"{digest}.new"
+        new.write_text(json.dumps({"folder": folder.name, **about}, indent=2) + "\n")
+        new.replace(self._marker(digest))
+
+    def sweep(self, digest: str) -> None:
+        """Remove what dead builders and removers left, unless somebody runs in it."""
+        for suffix in ("new", "retired"):
+            (self._folder / f"{digest}.{suffix}").unlink(missing_ok=True)
+        finished = self._finished(digest)
+        folders = [path for path in self._folder.glob(f"{digest}.*") if _FOLDER.fullmatch(path.name)]
+        for folder in set(folders) - {finished} - _in_use(folders):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def prune(self, unused_for_seconds: float) -> list[str]:
+        """Remove the environments that nobody has used for so long; their digests.
+
+        One that is being built, or that any process runs in, stays.  Left-overs go as well.
+        """
+        removed: list[str] = []
+        for digest in self._digests():
+            lock = self._try_lock(digest)
+            if lock is None:
+                continue
+            try:
+                if self._retire(digest, time.time() - unused_for_seconds):
+                    removed.append(digest)
+                self.sweep(digest)
+                self._drop_lock(digest)
+            finally:
+                os.close(lock)
+        return removed
+
+    # -- one environment --------------------------------------------------------------
+
+    def _marker(self, digest: str) -> Path:
+        return self._folder / f"{digest}.json"
+
+    def _finished(self, digest: str) -> Path | None:
+        """The folder that the marker names."""
+        try:
+            name = json.loads(self._marker(digest).read_bytes())["folder"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        ours = isinstance(name, str) and _FOLDER.fullmatch(name) and name.startswith(digest)
+        return self._folder / name if ours else None
+
+    def _retire(self, digest: str, too_old: float) -> bool:
+        """Withdraw an environment that was last used before `too_old` and in which nobody runs."""
+        marker, retired = self._marker(digest), self._folder / f"{digest}.retired"
+        folder = self._finished(digest)
+        try:
+            if marker.stat().st_mtime > too_old or (folder and _in_use([folder])):
+                return False
+            marker.rename(retired)
+            # Whoever touched it before it was renamed may rely on it; nobody can do so now.
+            if retired.stat().st_mtime > too_old:
+                retired.rename(marker)
+                return False
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _digests(self) -> list[str]:
+        try:
+            names = [path.name for path in self._folder.iterdir()]
+        except FileNotFoundError:
+            return []
+        return sorted({match[1] for name in names if (match := _OURS.fullmatch(name))})
+
+    # -- locks ------------------------------------------------------------------------
+
+    def _try_lock(self, digest: str) -> int | None:
+        """The lock's descriptor, or None while somebody else has it; closing it gives it back."""
+        path = self._folder / f"{digest}.lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its last holder may have removed the file that was opened here.
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        os.close(descriptor)
+        return None
+
+    def _drop_lock(self, digest: str) -> None:
+        """Remove the lock's file, held by the caller, if nothing else is left of the environment."""
+        lock = self._folder / f"{digest}.lock"
+        if set(self._folder.glob(f"{digest}.*")) == {lock}:
+            lock.unlink()
+
+
+def _in_use(folders: Iterable[Path]) -> set[Path]:
+    """Those of the folders that the command line of any living process names."""
+    wanted = {folder: os.fsencode(folder) + b"/" for folder in folders}
+    found: set[Path] = set()
+    for command_line in _command_lines() if wanted else ():
+        found.update(folder for folder, path in wanted.items() if path in command_line)
+    return found
+
+
+def _command_lines() -> Iterator[bytes]:
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with contextlib.suppress(OSError):
+                yield (process / "cmdline").read_bytes()

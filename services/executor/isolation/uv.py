@@ -1,0 +1,201 @@
+"""uv as the executor uses it: which interpreters there are, and a virtual environment made to order."""
+
+import asyncio
+import contextlib
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from services.executor.isolation.uv_settings import UvSettings, masked
+from shared.errors import ToolEnvironmentError
+
+LEASH = Path(__file__).with_name("leash.py")
+OUTPUT_HEAD_BYTES = 65_536
+OUTPUT_TAIL_BYTES = 262_144
+MESSAGE_HEAD_CHARACTERS = 1_000
+MESSAGE_TAIL_CHARACTERS = 3_000
+QUERY_SECONDS = 60.0
+# What `child.py` runs under.
+OLDEST_PYTHON = Version("3.9")
+_QUERY = """\
+import json, sys, sysconfig
+major, minor, micro, level, serial = sys.version_info
+version = "%d.%d.%d" % (major, minor, micro)
+if level != "final":
+    version += {"alpha": "a", "beta": "b"}.get(level, "rc") + str(serial)
+suffix = sysconfig.get_config_var("EXT_SUFFIX")
+print(json.dumps([sys.executable, sys.implementation.name, version, suffix, sysconfig.get_platform()]))
+"""
+_UNREACHABLE = re.compile(r"Failed to (fetch|download)|error sending request|Request failed after")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """A Python on this machine; what is installed for one fits all that have the same `identity`."""
+
+    python: Path
+    version: str
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A command's end: its exit status, and the beginning and the end of what it printed."""
+
+    exit_code: int
+    output: str
+    errors: str
+
+
+class Uv:
+    """One uv binary, with the settings that reach this machine's packages."""
+
+    def __init__(self, binary: Path, settings: UvSettings) -> None:
+        self._binary = binary
+        self._settings = settings
+
+    async def build(
+        self, folder: Path, python: Path, dependencies: Sequence[str], exclude_newer: str | None = None
+    ) -> None:
+        """Make a virtual environment of `python` in `folder` that has `dependencies`.
+
+        Raises ToolEnvironmentError with uv's own words.  Cancelled, it ends uv
+        and everything uv has started, and leaves what is in the folder.
+        """
+        made = await self._run("venv", "--quiet", "--no-project", "--python", str(python), str(folder))
+        if made.exit_code:
+            raise ToolEnvironmentError(
+                f"uv can't make a virtual environment of {python}: {self._words(made)}"
+            )
+        if dependencies:
+            options = [f"--exclude-newer={exclude_newer}"] if exclude_newer else []
+            await self._install(folder / "bin" / "python", [*options, "--", *dependencies])
+
+    async def _install(self, python: Path, arguments: Sequence[str]) -> None:
+        command = ["pip", "install", "--quiet", "--compile-bytecode", "--python", str(python)]
+        command += self._settings.install_options
+        installed = await self._run(*command, *arguments)
+        if not installed.exit_code:
+            return
+        if _UNREACHABLE.search(installed.errors):
+            # What is in uv's cache is enough, often; without the network it has to be told so.
+            again = await self._run(*command, "--offline", *arguments)
+            if not again.exit_code:
+                log.warning("environment.built_offline", reason=self._words(installed))
+                return
+        raise ToolEnvironmentError(f"uv can't install the tool's dependencies: {self._words(installed)}")
+
+    async def choose(self, requires_python: str, preferred: Interpreter) -> Interpreter:
+        """The interpreter that `requires_python` allows: the preferred one, else the newest that uv finds.
+
+        Raises ToolEnvironmentError if there is none; none is ever downloaded.
+        """
+        specifiers = SpecifierSet(requires_python)
+        if specifiers.contains(preferred.version, prereleases=True):
+            return preferred
+        known = await self._installed()
+        fitting = [version for version in known if specifiers.contains(version, prereleases=True)]
+        for version in sorted(fitting, reverse=True):
+            with contextlib.suppress(ToolEnvironmentError):
+                return await self.identify(known[version])
+        versions = ", ".join(str(version) for version in sorted({*known, Version(preferred.version)}))
+        raise ToolEnvironmentError(
+            f"the tool needs Python {requires_python}, and none of this machine's interpreters fits "
+            f"({versions}); install one where uv finds it, or change requires-python"
+        )
+
+    async def _installed(self) -> dict[Version, Path]:
+        """The CPythons that uv finds, by version; the first of each, as uv prefers them."""
+        listed = await self._query(
+            self._binary, "python", "list", "--only-installed", "--all-versions", "--output-format", "json"
+        )
+        if listed.exit_code:
+            raise ToolEnvironmentError(f"uv can't list the interpreters: {self._words(listed)}")
+        try:
+            return _usable(json.loads(listed.output))
+        except (ValueError, KeyError, TypeError) as exc:
+            raise ToolEnvironmentError(f"uv's list of interpreters can't be read: {exc!r}") from exc
+
+    async def identify(self, python: Path) -> Interpreter:
+        """Ask an interpreter who it is."""
+        said = await self._query(python, "-I", "-S", "-c", _QUERY)
+        if said.exit_code:
+            raise ToolEnvironmentError(f"{python} can't be used: {self._words(said)}")
+        executable, *identity = json.loads(said.output)
+        return Interpreter(Path(executable), identity[1], " ".join(map(str, identity)))
+
+    # -- processes --------------------------------------------------------------------
+
+    async def _run(self, *arguments: str) -> Finished:
+        return await leashed([str(self._binary), *arguments], self._settings.environ)
+
+    async def _query(self, program: Path, *arguments: str) -> Finished:
+        """Ask something that is answered at once, or never."""
+        try:
+            async with asyncio.timeout(QUERY_SECONDS):
+                return await leashed([str(program), *arguments], self._settings.environ)
+        except TimeoutError:
+            raise ToolEnvironmentError(f"{program} didn't answer within {QUERY_SECONDS:g} s") from None
+
+    def _words(self, finished: Finished) -> str:
+        """What it said of its failure, without what leads up to it and without secrets."""
+        text = finished.errors.strip()
+        start = re.search(r"^(error:|\s*\u00d7)", text, re.MULTILINE)
+        text = masked(text[start.start() :] if start else text, self._settings.secrets).strip()
+        if len(text) > MESSAGE_HEAD_CHARACTERS + MESSAGE_TAIL_CHARACTERS:
+            text = f"{text[:MESSAGE_HEAD_CHARACTERS]}\n[...]\n{text[-MESSAGE_TAIL_CHARACTERS:]}"
+        return text.removeprefix("error: ") or f"it ended with status {finished.exit_code} and said nothing"
+
+
+def _usable(listed: Sequence[Mapping[str, Any]]) -> dict[Version, Path]:
+    found: dict[Version, Path] = {}
+    for entry in listed:
+        version = Version(entry["version"])
+        ordinary = entry["implementation"] == "cpython" and entry["variant"] == "default"
+        if ordinary and version >= OLDEST_PYTHON:
+            found.setdefault(version, Path(entry["path"]))
+    return found
+
+
+async def leashed(command: Sequence[str], environ: Mapping[str, str]) -> Finished:
+    """Run a command whose whole process tree ends with this call, or with this process."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "-S", str(LEASH), *command,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=dict(environ),
+        start_new_session=True,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        async with asyncio.TaskGroup() as readers:
+            output = readers.create_task(_ends_of(process.stdout))
+            errors = readers.create_task(_ends_of(process.stderr))
+        await process.wait()
+    finally:
+        process.stdin.close()
+        await process.wait()
+    return Finished(process.returncode or 0, output.result(), errors.result())
+
+
+async def _ends_of(stream: asyncio.StreamReader) -> str:
+    """The beginning and the end of what is printed, however much it is."""
+    head = tail = b""
+    while chunk := await stream.read(65_536):
+        room_bytes = OUTPUT_HEAD_BYTES - len(head)
+        head += chunk[:room_bytes]
+        tail = (tail + chunk[room_bytes:])[-OUTPUT_TAIL_BYTES:]
+    return (head + tail).decode(errors="replace")

@@ -1,0 +1,154 @@
+"""How this machine's Python packages are reached, in the words of uv: its own settings, else pip's.
+
+uv reads neither pip.conf nor PIP_*, so where nobody has set uv up, pip's settings
+are translated (https://docs.astral.sh/uv/pip/compatibility/ names the differences).
+"""
+
+import configparser
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote
+
+MASK = "****"
+MIN_SECRET_CHARACTERS = 4
+_PASSED = {
+    "HOME", "PATH", "TMPDIR", "LANG", "NETRC",
+    "XDG_CACHE_HOME", "XDG_CONFIG_DIRS", "XDG_CONFIG_HOME", "XDG_DATA_HOME",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "SSL_CLIENT_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
+    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
+    "http_proxy", "https_proxy", "all_proxy", "no_proxy",
+}  # fmt: skip
+# Which environment is built, and with which interpreter, isn't for the surroundings to say.
+_NOT_PASSED = re.compile(r"UV_(PYTHON|SYSTEM_PYTHON|PROJECT.*|PUBLISH_.*|VENV_.*|WORKING_DIR.*)")
+_OURS = {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
+_SECRET_NAME = re.compile(r"PASSWORD|TOKEN|SECRET|CREDENTIAL")
+_USER_IN_URL = re.compile(r"(?<=://)[^/\s@'\"`]+@")
+_QUERY_OF_URL = re.compile(r"(://[^\s?'\"`()]+\?)[^\s'\"`()]+")
+
+
+@dataclass(frozen=True, slots=True)
+class UvSettings:
+    """What every call of uv gets: its environment, its options, and what no message may show."""
+
+    environ: Mapping[str, str] = field(repr=False)
+    install_options: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+
+def uv_settings(environ: Mapping[str, str], pip_files: Iterable[Path] | None = None) -> UvSettings:
+    """The settings for a service whose environment is `environ`.
+
+    `pip_files` are pip's configuration files, the strongest last; by default
+    those that pip itself would read.
+    """
+    passed = {name: value for name, value in environ.items() if _is_passed(name)}
+    options: tuple[str, ...] = ()
+    if not _has_own_file(environ):
+        pip = _pip_options(environ, _pip_files(environ) if pip_files is None else pip_files)
+        translated, options = _translated(pip, passed)
+        passed = translated | passed
+    return UvSettings(passed | _OURS, options, tuple(_secrets(passed)))
+
+
+def masked(text: str, secrets: Iterable[str] = ()) -> str:
+    """`text` without the credentials and queries of URLs, and without `secrets`."""
+    for secret in secrets:
+        text = text.replace(secret, MASK)
+    return _QUERY_OF_URL.sub(rf"\1{MASK}", _USER_IN_URL.sub(f"{MASK}@", text))
+
+
+def _is_passed(name: str) -> bool:
+    return name in _PASSED or (name.startswith(("UV_", "PIP_")) and not _NOT_PASSED.fullmatch(name))
+
+
+def _secrets(environ: Mapping[str, str]) -> list[str]:
+    found: set[str] = set()
+    for name, value in environ.items():
+        if _SECRET_NAME.search(name):
+            found.add(value)
+        for word in re.split(r"[\s,]+", value):
+            user = _USER_IN_URL.search(word)
+            if user:
+                name_and_password = user[0][:-1]
+                found.update((name_and_password, name_and_password.partition(":")[2] or name_and_password))
+    found |= {unquote(secret) for secret in found}
+    return sorted((secret for secret in found if len(secret) >= MIN_SECRET_CHARACTERS), key=len, reverse=True)
+
+
+# -- pip's settings -------------------------------------------------------------------
+
+
+def _has_own_file(environ: Mapping[str, str]) -> bool:
+    """Whether the operator has written a uv.toml; then pip's settings aren't for uv."""
+    if environ.get("UV_CONFIG_FILE"):
+        return True
+    system = environ.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":")
+    folders = [_config_home(environ), *map(Path, system), Path("/etc")]
+    return any((folder / "uv" / "uv.toml").is_file() for folder in folders)
+
+
+def _config_home(environ: Mapping[str, str]) -> Path:
+    return Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME", "/nonexistent")) / ".config")
+
+
+def _pip_files(environ: Mapping[str, str]) -> list[Path]:
+    """Where pip looks, the strongest last (https://pip.pypa.io/en/stable/topics/configuration/)."""
+    chosen = environ.get("PIP_CONFIG_FILE", "")
+    if chosen == os.devnull:
+        return []
+    system = [
+        Path(folder) / "pip" / "pip.conf" for folder in environ.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":")
+    ]
+    user = [
+        Path(environ.get("HOME", "/nonexistent")) / ".pip" / "pip.conf",
+        _config_home(environ) / "pip" / "pip.conf",
+    ]
+    site = [Path(sys.prefix) / "pip.conf"]
+    return [*system, Path("/etc/pip.conf"), *user, *site, *([Path(chosen)] if chosen else [])]
+
+
+def _pip_options(environ: Mapping[str, str], files: Iterable[Path]) -> dict[str, str]:
+    """What pip would go by: its files' [global] and [install], and over them PIP_*."""
+    parser = configparser.RawConfigParser(strict=False)
+    for file in files:
+        try:
+            parser.read(file, encoding="utf-8")
+        except (OSError, configparser.Error, UnicodeDecodeError):
+            continue
+    options: dict[str, str] = {}
+    for section in ("global", "install"):
+        if parser.has_section(section):
+            options |= {name.replace("_", "-").lower(): value for name, value in parser.items(section)}
+    for name, value in environ.items():
+        if name.startswith("PIP_") and value:
+            options[name.removeprefix("PIP_").replace("_", "-").lower()] = value
+    return options
+
+
+def _translated(pip: Mapping[str, str], own: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """pip's settings as variables for uv and options of `uv pip install`; what uv was told itself stays."""
+    found: dict[str, str] = {}
+    if "index-url" in pip and "UV_INDEX_URL" not in own:
+        found["UV_DEFAULT_INDEX"] = pip["index-url"].strip()
+    if pip.get("extra-index-url", "").split() and not {"UV_INDEX", "UV_EXTRA_INDEX_URL"} & own.keys():
+        found["UV_INDEX"] = " ".join(pip["extra-index-url"].split())
+        # pip takes all indexes for one; that is what whoever configured it relies on.
+        found["UV_INDEX_STRATEGY"] = "unsafe-best-match"
+    places = [place for place in pip.get("find-links", "").split() if "://" in place or Path(place).exists()]
+    if places:
+        found["UV_FIND_LINKS"] = ",".join(places)
+    if pip.get("trusted-host", "").split():
+        found["UV_INSECURE_HOST"] = " ".join(pip["trusted-host"].split())
+    if "cert" in pip:
+        found["SSL_CERT_FILE"] = pip["cert"]
+    if "proxy" in pip and not any(name.lower() in ("https_proxy", "all_proxy") for name in own):
+        found["HTTP_PROXY"] = found["HTTPS_PROXY"] = pip["proxy"]
+    seconds = pip.get("timeout") or pip.get("default-timeout")
+    if seconds:
+        found["UV_HTTP_TIMEOUT"] = seconds
+    no_index = pip.get("no-index", "").lower() in ("1", "true", "yes", "on")
+    return found, ("--no-index",) if no_index else ()

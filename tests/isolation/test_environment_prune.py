@@ -1,0 +1,105 @@
+"""Environments that nobody uses any more are removed, and no others."""
+
+import asyncio
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from services.executor.isolation import shelf
+from services.executor.isolation.requirements import Requirements
+from tests.isolation.workshop import Workshop, version_of_pinned
+
+ONE = Requirements(("pinned==1.0",))
+TWO = Requirements(("pinned==2.0",))
+DAY = 86_400.0
+
+
+@pytest.fixture(name="workshop")
+def _workshop(tmp_path: Path) -> Workshop:
+    workshop = Workshop(tmp_path)
+    workshop.wheel("pinned", "1.0")
+    workshop.wheel("pinned", "2.0")
+    return workshop
+
+
+async def test_only_environments_that_nobody_has_used_for_long_are_removed(workshop: Workshop) -> None:
+    environments = workshop.environments()
+    old = await environments.ensure(ONE)
+    workshop.age(2 * DAY)
+    await environments.ensure(TWO)
+
+    removed = await environments.prune(DAY)
+
+    assert removed == [old.digest]
+    assert workshop.names() == [".", ".json", ".lock"]
+    assert await version_of_pinned(await environments.ensure(ONE)) == "1.0"
+
+
+async def test_each_use_keeps_an_environment(workshop: Workshop) -> None:
+    environments = workshop.environments()
+    await environments.ensure(ONE)
+    workshop.age(2 * DAY)
+    await environments.ensure(ONE)
+
+    assert await environments.prune(DAY) == []
+
+
+async def test_an_environment_that_is_used_while_it_is_being_removed_stays(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environments = workshop.environments()
+    environment = await environments.ensure(ONE)
+    workshop.age(2 * DAY)
+
+    def used_just_now(folders: Iterable[Path]) -> set[Path]:
+        os.utime(workshop.markers()[0])
+        return set()
+
+    monkeypatch.setattr(shelf, "_in_use", used_just_now)
+
+    assert await environments.prune(DAY) == []
+    assert await version_of_pinned(environment) == "1.0"
+
+
+async def test_an_environment_in_which_a_process_runs_is_not_removed(workshop: Workshop) -> None:
+    environments = workshop.environments()
+    environment = await environments.ensure(ONE)
+    process = await asyncio.create_subprocess_exec(
+        environment.python, "-I", "-c", "input()", stdin=asyncio.subprocess.PIPE
+    )
+    workshop.age(2 * DAY)
+
+    while_it_runs = await environments.prune(DAY)
+    await process.communicate(b"\n")
+
+    assert while_it_runs == []
+    assert await environments.prune(DAY) == [environment.digest]
+
+
+async def test_what_is_being_built_is_not_removed(workshop: Workshop) -> None:
+    environments = workshop.environments()
+    workshop.close_gate()
+    build = asyncio.create_task(environments.ensure(ONE))
+    await workshop.installing()
+
+    removed = await workshop.environments().prune(0)
+    workshop.open_gate()
+
+    assert removed == []
+    assert await version_of_pinned(await build) == "1.0"
+
+
+async def test_left_overs_are_removed_and_what_is_not_ours_stays(workshop: Workshop) -> None:
+    digest = "a" * 64
+    (workshop.folder / f"{digest}.01234567" / "lib").mkdir(parents=True)
+    for name in (f"{digest}.lock", f"{digest}.new", f"{digest}.retired", "notes.json", "README"):
+        (workshop.folder / name).touch()
+
+    assert await workshop.environments().prune(DAY) == []
+    assert workshop.names() == ["README", "notes.json"]
+
+
+async def test_a_folder_that_is_not_there_has_nothing_to_remove(workshop: Workshop) -> None:
+    assert await workshop.environments().prune(0) == []
