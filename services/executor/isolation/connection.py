@@ -11,6 +11,11 @@ from typing import Any
 from services.executor.isolation import protocol
 
 READ_BYTES = 262_144
+DRAIN_READS = 16
+
+# One for all connections, since nothing is awaited between filling and emptying it: a buffer
+# of this size that is allocated for each read costs more than the read.
+_scratch = memoryview(bytearray(READ_BYTES))
 
 
 class Refused(Exception):
@@ -53,22 +58,21 @@ class Connection:
 
     # -- out ----------------------------------------------------------------------------
 
-    def request(self, method: str, params: bytes, descriptors: Sequence[int] = ()) -> asyncio.Future[Any]:
-        """Ask for something; `params` is JSON already.  Descriptors are passed on and closed here."""
+    def request(self, method: str, params: bytes) -> asyncio.Future[Any]:
+        """Ask for something; `params` is JSON already."""
         answer: asyncio.Future[Any] = self._loop.create_future()
         if not self.is_open:
-            _close_all(descriptors)
             answer.set_exception(Disconnected())
             return answer
         self._last_id += 1
         self._answers[self._last_id] = answer
         head = f'{{"jsonrpc":"2.0","id":{self._last_id},"method":"{method}","params":'
-        self._send(protocol.encode_frame(head.encode() + params + b"}"), descriptors)
+        self._send(protocol.encode_frame(head.encode() + params + b"}"))
         return answer
 
-    def notify(self, method: str, params: Any) -> None:
-        """Say something that has no answer."""
-        self._send(protocol.encode({"jsonrpc": "2.0", "method": method, "params": params}))
+    def notify(self, method: str, params: Any, descriptors: Sequence[int] = ()) -> None:
+        """Say something that has no answer.  Descriptors are passed on and closed here."""
+        self._send(protocol.encode({"jsonrpc": "2.0", "method": method, "params": params}), descriptors)
 
     def respond(self, request_id: Any, result: Any) -> None:
         """Answer a request of the peer."""
@@ -81,7 +85,7 @@ class Connection:
 
     def _send(self, frame: bytes, descriptors: Sequence[int] = ()) -> None:
         if not self.is_open:
-            _close_all(descriptors)
+            close_all(descriptors)
             return
         if self._outbox or not self._send_now(memoryview(frame), descriptors):
             self._loop.add_writer(self._sock.fileno(), self._flush)
@@ -91,7 +95,7 @@ class Connection:
         try:
             if descriptors:
                 sent = socket.send_fds(self._sock, [data], list(descriptors))
-                _close_all(descriptors)
+                close_all(descriptors)
             else:
                 sent = self._sock.send(data)
         except BlockingIOError:
@@ -99,7 +103,7 @@ class Connection:
             return False
         except OSError:
             # The reader sees the end as well, after everything that the peer still had to say.
-            _close_all(descriptors)
+            close_all(descriptors)
             return True
         if sent < len(data):
             self._outbox.appendleft((data[sent:], ()))
@@ -118,31 +122,39 @@ class Connection:
 
     # -- in -----------------------------------------------------------------------------
 
-    def _read(self) -> None:
+    def drain(self) -> None:
+        """Take in what a peer that is gone had still said: its end may be known before its last words."""
+        for _ in range(DRAIN_READS):
+            if not self.is_open or not self._read():
+                return
+
+    def _read(self) -> bool:
         """One bounded read per turn of the loop, so that no peer keeps the others waiting."""
         try:
-            data = self._sock.recv(READ_BYTES)
+            size = self._sock.recv_into(_scratch)
         except BlockingIOError:
-            return
+            return False
         except OSError:
-            data = b""
-        if not data:
+            size = 0
+        if not size:
             self.close("")
-            return
+            return False
         try:
-            messages = self._decoder.feed(data)
+            messages = self._decoder.feed(_scratch[:size].tobytes())
             for message in messages:
                 self._receive(message)
         except protocol.ProtocolBroken as broken:
             self.close(f"it broke the protocol: {broken}")
+        return True
 
     def _receive(self, message: dict[str, Any]) -> None:
         if "method" in message:
             self._on_message(message)
             return
-        answer = self._answers.pop(message.get("id"), None)  # type: ignore[arg-type]
+        request_id = message.get("id")
+        answer = self._answers.pop(request_id, None) if type(request_id) is int else None
         if answer is None:
-            raise protocol.ProtocolBroken(f"an answer to no request: id {message.get('id')!r}")
+            raise protocol.ProtocolBroken(f"an answer to no request: id {request_id!r:.80}")
         if answer.done():
             return
         if "error" in message:
@@ -160,7 +172,7 @@ class Connection:
         self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
         for _, descriptors in self._outbox:
-            _close_all(descriptors)
+            close_all(descriptors)
         self._outbox.clear()
         answers, self._answers = self._answers, {}
         for answer in answers.values():
@@ -170,7 +182,8 @@ class Connection:
         self._on_closed(reason)
 
 
-def _close_all(descriptors: Sequence[int]) -> None:
+def close_all(descriptors: Sequence[int]) -> None:
+    """Close descriptors, whatever has become of them."""
     for descriptor in descriptors:
         with contextlib.suppress(OSError):
             os.close(descriptor)

@@ -1,8 +1,10 @@
 """One bare interpreter that forks the processes of tools, and ends and buries them."""
 
 import asyncio
-import contextlib
+import itertools
 import os
+import secrets
+import signal
 import socket
 import subprocess
 import tempfile
@@ -14,57 +16,83 @@ import structlog
 
 from services.executor.isolation import protocol
 from services.executor.isolation.connection import Connection, Disconnected
+from services.executor.isolation.inside import tree
 
 CHILD_FILE = Path(__file__).with_name("child.py")
+MARK = "FULLSEND_NEST"
+"""In the environment of everything below a fork server, so that it can be found without its parents."""
+
 STOP_SECONDS = 5.0
+PING_SECONDS = 2.0
+SWEEPS = 5
+SWEEP_SECONDS = 0.1
+_tokens = itertools.count(1)
 
 log = structlog.get_logger(__name__)
 
 
-class Burial(Protocol):
-    """Whoever wants to know how a process ended."""
+class Offspring(Protocol):
+    """Whoever wants to know what becomes of a process that was forked for it."""
 
-    def on_exited(self, status: int | None, peak_rss_bytes: int | None, cpu_seconds: float | None) -> None:
-        """The process is gone; None where nobody could see how."""
+    def on_forked(self, pid: int) -> None:
+        """The process exists."""
+
+    def on_exited(
+        self, status: int | None, peak_rss_bytes: int | None, cpu_seconds: float | None, problem: str = ""
+    ) -> None:
+        """The process is gone; None where nobody could see how.  `problem` is why it never was."""
 
 
 class Owner:
-    """A process that forks others, from here: the fork server, or one that has imported a tool."""
+    """A process that forks others, from here: the fork server, or one that has imported a tool.
 
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
-        self._children: dict[int, Burial] = {}
-        self.connection: Connection
+    Requests name a child by a token of ours, not by its process id: so they can
+    be sent before the child exists, and never meet a stranger that got its id.
+    """
 
-    async def fork(self, descriptors: list[int], child: Burial, *, fresh: bool) -> int:
-        """Start a process that speaks on the first descriptor; its id.  Disconnected if the owner is gone."""
-        params = protocol.encode_value({"fresh": fresh})
-        answer = self.connection.request("fork", params, descriptors)
-        # Not tied to this task: a process whose birth nobody awaited must be ended all the same.
-        answer.add_done_callback(lambda done: self._born(done, child))
-        pid: int = (await asyncio.shield(answer))["pid"]
-        return pid
+    connection: Connection
+    mark: str = ""
 
-    def _born(self, answer: asyncio.Future[Any], child: Burial) -> None:
-        if answer.cancelled() or answer.exception() is not None:
-            child.on_exited(None, None, None)
-        else:
-            self._children[answer.result()["pid"]] = child
+    def __init__(self) -> None:
+        self._offspring: dict[int, Offspring] = {}
 
-    def end_child(self, pid: int, grace_seconds: float, *, stacks: bool) -> None:
-        """Have the tree of `pid` ended: its stacks, TERM, the grace, KILL."""
-        self.connection.notify("end", {"pid": pid, "grace_seconds": grace_seconds, "stacks": stacks})
+    def fork(self, descriptors: list[int], child: Offspring, *, fresh: bool) -> int:
+        """Have a process started that speaks on the first descriptor; the token to name it by."""
+        token = next(_tokens)
+        self._offspring[token] = child
+        self.connection.notify("fork", {"child": token, "fresh": fresh}, descriptors)
+        if not self.connection.is_open:
+            self.orphan()
+        return token
+
+    def end_child(self, token: int, grace_seconds: float, *, stacks: bool) -> None:
+        """Have a child's tree ended: its stacks, TERM, the grace, KILL."""
+        self.connection.notify("end", {"child": token, "grace_seconds": grace_seconds, "stacks": stacks})
+
+    def announce(self, params: Mapping[str, Any]) -> None:
+        """The owner says that a child was born."""
+        if params["child"] in self._offspring:
+            self._offspring[params["child"]].on_forked(params["pid"])
 
     def bury(self, params: Mapping[str, Any]) -> None:
         """The owner saw one of its children end."""
-        child = self._children.pop(params["pid"], None)
+        child = self._offspring.pop(params["child"], None)
         if child is not None:
-            child.on_exited(params["status"], params["rss"], params["cpu"])
+            child.on_exited(params["status"], params["rss"], params["cpu"], params.get("problem", ""))
+
+    def check(self) -> None:
+        """Something that was asked for is overdue: end the owner unless it still answers."""
+        answer = self.connection.request("ping", b"{}")
+        asyncio.get_running_loop().call_later(PING_SECONDS, lambda: None if answer.done() else self.give_up())
+
+    def give_up(self) -> None:
+        """End the owner itself, by force."""
+        raise NotImplementedError
 
     def orphan(self) -> None:
         """The owner is gone, and what it had forked has gone with it."""
-        children, self._children = self._children, {}
-        for child in children.values():
+        offspring, self._offspring = self._offspring, {}
+        for child in offspring.values():
             child.on_exited(None, None, None)
 
 
@@ -72,16 +100,28 @@ class ForkServer(Owner):
     """The root of all processes under one interpreter."""
 
     def __init__(
-        self, python: Path, limit_bytes: int, environ: Mapping[str, str], on_death: Callable[[], None]
+        self,
+        python: Path,
+        limit_bytes: int,
+        environ: Mapping[str, str],
+        on_death: "Callable[[ForkServer], None]",
     ) -> None:
-        super().__init__(limit_bytes)
+        super().__init__()
         self.python = python
         self._on_death = on_death
+        self.mark = secrets.token_hex(8)
         self._hello: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = self._start(theirs.fileno(), environ)
+            try:
+                self._process = self._start(theirs.fileno(), environ)
+            except OSError:
+                ours.close()
+                raise
         self.connection = Connection(ours, limit_bytes, self._receive, self._closed)
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pidfd = os.pidfd_open(self._process.pid)
+        asyncio.get_running_loop().add_reader(self._pidfd, self._ended)
 
     def _start(self, descriptor: int, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
         options = ["-I", "-S", "-X", "utf8"]
@@ -91,7 +131,7 @@ class ForkServer(Owner):
             stdout=subprocess.DEVNULL,
             stderr=None,
             cwd=tempfile.gettempdir(),
-            env=dict(environ),
+            env={**environ, MARK: self.mark},
             pass_fds=[descriptor],
             start_new_session=True,
         )
@@ -108,6 +148,8 @@ class ForkServer(Owner):
         match message:
             case {"method": "hello", "params": {"version": protocol.VERSION}} if not self._hello.done():
                 self._hello.set_result(None)
+            case {"method": "forked", "params": params}:
+                self.announce(params)
             case {"method": "exited", "params": params}:
                 self.bury(params)
             case _:
@@ -118,26 +160,54 @@ class ForkServer(Owner):
             self._hello.set_exception(Disconnected())
             self._hello.exception()
         self.orphan()
-        self._on_death()
+        self._on_death(self)
+
+    def _ended(self) -> None:
+        """The process is over: bury it, so that it doesn't stay a zombie, and whatever it left."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self.connection.close()
+        if self._process.wait() == 0:
+            self.gone.set_result(None)
+        else:
+            self._sweep(SWEEPS)
+
+    def _sweep(self, times: int) -> None:
+        """End what a server that died by force could not end any more: orphans that left its session.
+
+        More than once: a process in the middle of an exec has no environment to know it by.
+        """
+        for pid in _marked(f"{MARK}={self.mark}".encode()):
+            tree.send(pid, signal.SIGKILL)
+        if times > 1:
+            asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep, times - 1)
+        else:
+            self.gone.set_result(None)
+
+    def give_up(self) -> None:
+        """End the server by force; the kernel ends what it had forked."""
+        if not self.gone.done():
+            log.warning("forkserver.killed", pid=self._process.pid, python=str(self.python))
+            self._process.kill()
 
     async def stop(self) -> None:
-        """Hang up: the server ends everything below it, then itself."""
+        """Hang up: the server ends everything below it, then itself.  It is killed if that takes too long."""
         self.connection.close()
-        await self._gone()
+        try:
+            await asyncio.wait_for(asyncio.shield(self.gone), STOP_SECONDS)
+        except TimeoutError:
+            self.give_up()
+            await self.gone
 
-    async def _gone(self) -> None:
-        """Wait until the server's process is reaped; it is killed if it takes too long."""
-        loop = asyncio.get_running_loop()
-        with contextlib.suppress(ProcessLookupError):
-            pidfd = os.pidfd_open(self._process.pid)
-            ended = asyncio.Event()
-            loop.add_reader(pidfd, ended.set)
-            try:
-                await asyncio.wait_for(ended.wait(), STOP_SECONDS)
-            except TimeoutError:
-                self._process.kill()
-                await ended.wait()
-            finally:
-                loop.remove_reader(pidfd)
-                os.close(pidfd)
-        self._process.poll()
+
+def _marked(mark: bytes) -> list[int]:
+    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    return [pid for pid in pids if mark in _environ(pid)]
+
+
+def _environ(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []

@@ -16,7 +16,7 @@ class Pipe:
     """One stream of one process.  What is not read stays in the pipe and holds up whoever writes."""
 
     def __init__(self, stream: str, bytes_per_second: int, emit: Callable[[float, str, str], None]) -> None:
-        read_end, self.write_end = os.pipe2(os.O_CLOEXEC)
+        read_end, self._write_end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(read_end, False)
         self._fd = read_end
         self._stream = stream
@@ -29,6 +29,11 @@ class Pipe:
         self._loop = asyncio.get_running_loop()
         self._pause: asyncio.TimerHandle | None = None
         self._loop.add_reader(read_end, self._read)
+
+    def take_write_end(self) -> int:
+        """The other end, which from now on is the caller's to close."""
+        descriptor, self._write_end = self._write_end, -1
+        return descriptor
 
     def fileno(self) -> int:
         """The end that is read here."""
@@ -92,13 +97,15 @@ class Pipe:
     def _line(self, line: bytes) -> None:
         if self._cutting:
             return
+        # A progress bar redraws itself with carriage returns; what counts is its last state.
+        line = line.rstrip(b"\r").rpartition(b"\r")[2]
         if len(line) > MAX_LINE_BYTES:
             text = (
                 line[:MAX_LINE_BYTES].decode("utf-8", "replace")
                 + f" ... (line cut at {MAX_LINE_BYTES} bytes)"
             )
         else:
-            text = line.rstrip(b"\r").decode("utf-8", "replace")
+            text = line.decode("utf-8", "replace")
         self._emit(time.time(), self._stream, text)
 
     def close(self) -> None:
@@ -107,6 +114,8 @@ class Pipe:
             self._pause.cancel()
         self._loop.remove_reader(self._fd)
         os.close(self._fd)
+        if self._write_end >= 0:
+            os.close(self._write_end)
 
 
 class Output:
@@ -115,8 +124,14 @@ class Output:
     def __init__(self, bytes_per_second: int, emit: Callable[[float, str, str], None]) -> None:
         self.last_lines: deque[str] = deque(maxlen=KEPT_LINES)
         self._emit = emit
-        self.pipes = [Pipe(stream, bytes_per_second, self._keep) for stream in ("stdout", "stderr")]
         self.stacks_fd = os.memfd_create("stacks", os.MFD_CLOEXEC)
+        self.pipes: list[Pipe] = []
+        try:
+            for stream in ("stdout", "stderr"):
+                self.pipes.append(Pipe(stream, bytes_per_second, self._keep))
+        except OSError:
+            self.close()
+            raise
         self._poll = select.poll()
         for pipe in self.pipes:
             self._poll.register(pipe.fileno(), select.POLLIN)
@@ -127,7 +142,8 @@ class Output:
 
     def take_ends(self) -> list[int]:
         """The ends for the process: stdout, stderr, stacks."""
-        return [*(pipe.write_end for pipe in self.pipes), os.dup(self.stacks_fd)]
+        stacks = os.dup(self.stacks_fd)
+        return [*(pipe.take_write_end() for pipe in self.pipes), stacks]
 
     def drain(self) -> None:
         """Pass on what was printed until now."""

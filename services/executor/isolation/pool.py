@@ -1,22 +1,35 @@
 """Runs calls in subprocesses, no more at a time than it was made for."""
 
 import asyncio
-import contextlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import structlog
 
 from services.executor.isolation import protocol
 from services.executor.isolation.attempt import CANCEL, TIMEOUT, Attempt, Stopped, raised, returned
 from services.executor.isolation.calls import (
-    Answer, Call, Description, Died, Effects, Exit, Level, Module, Raised, Report,
+    Answer,
+    Call,
+    Description,
+    Died,
+    Effects,
+    Exit,
+    Level,
+    Module,
+    Raised,
+    Report,
 )  # fmt: skip
 from services.executor.isolation.connection import Disconnected, Refused
 from services.executor.isolation.gate import Gate
-from services.executor.isolation.process import LoadFailed, Process, Terms
+from services.executor.isolation.process import LoadFailed, Process
 from services.executor.isolation.stable import Stable
+from services.executor.isolation.terms import Terms
+from services.executor.isolation.watch import OomCounter, Watch
 from shared.errors import ToolCrashedError, ToolError, ToolTimeoutError
+
+T = TypeVar("T")
 
 
 class Pool:
@@ -58,6 +71,7 @@ class Pool:
         self._gate = Gate(capacity)
         self._stable: Stable | None = None
         self._attempts: set[Attempt] = set()
+        self._oom_kills = OomCounter()
 
     async def start(self) -> None:
         """Have the first fork server ready, so that the first call needn't wait for it."""
@@ -82,30 +96,24 @@ class Pool:
         """
         attempt = Attempt(timeout_seconds, self.terms.grace_seconds, None, None)
         try:
-            with self._under_way(attempt):
-                await attempt.enter(self._gate)
-                try:
-                    with attempt.within_time():
-                        data = await self._describe(attempt, module)
-                finally:
-                    self._gate.leave()
+            return await self._admit(attempt, None, lambda: self._describe(attempt, module))
         except LoadFailed as failed:
             raise ToolError("\n".join(filter(None, (str(failed), failed.traceback)))) from None
         except (Disconnected, Stopped):
             raise await self._undescribed(attempt, module) from None
         except OSError as error:
             raise ToolError(f"{module.path} can't be described: {error}") from error
-        if "error" in data:
-            raise ToolError(data["error"]["message"])
-        return Description(**data)
 
-    async def _describe(self, attempt: Attempt, module: Module) -> dict[str, Any]:
+    async def _describe(self, attempt: Attempt, module: Module) -> Description:
         stable = self._open_stable()
         process = await stable.warm(attempt, module)
         try:
-            return await process.describe()
-        finally:
+            description = await process.describe()
+        except LoadFailed:
             stable.give_back(process)
+            raise
+        stable.give_back(process)
+        return description
 
     async def _undescribed(self, attempt: Attempt, module: Module) -> ToolError:
         if attempt.verdict == TIMEOUT:
@@ -133,16 +141,41 @@ class Pool:
         except (ValueError, TypeError, RecursionError) as error:
             return Raised("ToolParameterError", f"the parameters can't be sent to the tool: {error}")
         attempt = Attempt(call.timeout_seconds, self.terms.grace_seconds, report, effects)
+        watch = Watch(attempt, call.limits)
         try:
-            with self._under_way(attempt), attempt.until(cancel):
-                await attempt.enter(self._gate)
-                try:
-                    with attempt.within_time():
-                        return await self._run(attempt, call, params)
-                finally:
-                    self._gate.leave()
+            return await self._admit(attempt, cancel, lambda: self._run(attempt, call, params))
         except Stopped:
             return attempt.judge(Exit())
+        finally:
+            watch.close()
+
+    async def _admit(
+        self, attempt: Attempt, cancel: asyncio.Event | None, work: Callable[[], Awaitable[T]]
+    ) -> T:
+        """Do the work when there is a free place; nothing of it goes on after this."""
+        if self._stable is None:
+            attempt.stop(CANCEL)
+        self._attempts.add(attempt)
+        attempt.follow(cancel)
+        try:
+            await attempt.enter(self._gate)
+            attempt.start_clock()
+            try:
+                return await work()
+            except asyncio.CancelledError:
+                await self._abandon(attempt)
+                raise
+            finally:
+                self._gate.leave()
+        finally:
+            attempt.close()
+            self._attempts.discard(attempt)
+
+    async def _abandon(self, attempt: Attempt) -> None:
+        """Nobody waits for the answer any more: end the process, and wait until it is gone."""
+        attempt.stop(CANCEL)
+        if attempt.process is not None:
+            await asyncio.shield(attempt.process.ended)
 
     def _encode(self, call: Call) -> bytes:
         params = protocol.encode_value(dict(call.params))
@@ -159,7 +192,9 @@ class Pool:
             except LoadFailed as failed:
                 return Raised("ToolError", str(failed), failed.traceback, retryable=failed.stale)
             except Disconnected:
-                return await attempt.buried(attempt.process) if attempt.process else attempt.judge(Exit())
+                return (
+                    await self._buried(attempt, attempt.process) if attempt.process else attempt.judge(Exit())
+                )
             except OSError as error:
                 return Died(f"no process could be started for it: {error}", Exit())
             answer = await self._perform(attempt, process, call, params)
@@ -180,37 +215,38 @@ class Pool:
         """The call's answer, or None when the process refused to begin."""
         keep = call.level is Level.WARM
         try:
-            answer = returned(await process.call(call, params, single=not keep))
+            answer = await self._answer(process, call, params, single=not keep)
+        except Disconnected:
+            return await self._buried(attempt, process)
+        except ValueError as error:
+            process.connection.close(f"it broke the protocol: {error}")
+            return await self._buried(attempt, process)
+        if attempt.verdict:
+            return await self._buried(attempt, process)
+        process.listen(None, None)
+        if keep or answer is None:
+            self._open_stable().give_back(process)
+        else:
+            process.dismiss()
+        return answer
+
+    async def _answer(self, process: Process, call: Call, params: bytes, *, single: bool) -> Answer | None:
+        try:
+            return returned(await process.call(call, params, single=single))
         except Refused as refused:
             if refused.error.get("code") == protocol.NO_LONGER_FIT:
-                keep = False
+                process.retired = process.retired or str(refused)
                 return None
-            answer = raised(refused.error)
-        except Disconnected:
-            return await attempt.buried(process)
-        finally:
-            self._leave(attempt, process, keep)
-        return await attempt.buried(process) if attempt.verdict else answer
+            return raised(refused.error)
 
-    def _leave(self, attempt: Attempt, process: Process, keep: bool) -> None:
-        process.listen(None, None)
-        stable = self._stable
-        if keep and stable is not None and not attempt.verdict:
-            stable.give_back(process)
-        elif not attempt.verdict:
-            process.dismiss()
+    async def _buried(self, attempt: Attempt, process: Process) -> Answer:
+        """The answer for a process that ended first, once nothing of it is left."""
+        exit_ = await asyncio.shield(process.ended)
+        if exit_.signal == "SIGKILL" and not attempt.verdict and self._oom_kills.has_grown():
+            exit_ = replace(exit_, oom_killed=True)
+        return attempt.buried(exit_, process.fate)
 
     def _open_stable(self) -> Stable:
         if self._stable is None:
             raise Stopped
         return self._stable
-
-    @contextlib.contextmanager
-    def _under_way(self, attempt: Attempt) -> Iterator[None]:
-        if self._stable is None:
-            attempt.stop(CANCEL)
-        self._attempts.add(attempt)
-        try:
-            yield
-        finally:
-            self._attempts.discard(attempt)

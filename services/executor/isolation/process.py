@@ -2,41 +2,26 @@
 
 import asyncio
 import itertools
-import os
 import shutil
-import signal
 import socket
-import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from services.executor.isolation import protocol
-from services.executor.isolation.calls import (
-    Artifact, Call, Effects, Event, Exit, LogLine, Metric, Module, Partial, Progress, Report,
-)  # fmt: skip
-from services.executor.isolation.connection import Connection, Disconnected, Refused
-from services.executor.isolation.forkserver import Owner
+import structlog
+
+from services.executor.isolation import exits, protocol, speech
+from services.executor.isolation.calls import Call, Description, Effects, Event, Exit, LogLine, Module, Report
+from services.executor.isolation.connection import Connection, Disconnected, close_all
+from services.executor.isolation.forkserver import MARK, Owner
 from services.executor.isolation.output import Output
+from services.executor.isolation.steps import Steps
+from services.executor.isolation.terms import Terms
 
-INSIDE = str(Path(__file__).with_name("inside")) + os.sep
 TOOLKIT = Path(__file__).parents[3] / "shared" / "toolkit.py"
+log = structlog.get_logger(__name__)
 DISMISSAL_SECONDS = 0.2
+OVERDUE_SECONDS = 3.0
 _names = itertools.count(1)
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What a pool grants each of its processes."""
-
-    environ: Mapping[str, str] = field(default_factory=dict)
-    limit_bytes: int = 33_554_432
-    log_bytes_per_second: int = 4_194_304
-    max_runs: int = 1000
-    max_rss_bytes: int | None = None
-    grace_seconds: float = 0.25
-    directory: Path = Path(tempfile.gettempdir())
 
 
 class LoadFailed(Exception):
@@ -56,7 +41,7 @@ class Process(Owner):
     """
 
     def __init__(self, module: Module, terms: Terms) -> None:
-        super().__init__(terms.limit_bytes)
+        super().__init__()
         self.module = module
         self.terms = terms
         self.pid = 0
@@ -65,15 +50,17 @@ class Process(Owner):
         self.retired = ""
         self.idle_since = 0.0
         self.exit = Exit()
-        self.broken = ""
+        self.fate = ""
         self.on_retired: Any = None
         self.ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._owner: Owner | None = None
+        self._token = 0
         self._report: Report | None = None
         self._effects: Effects | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._steps = Steps()
         self._dismissal: asyncio.TimerHandle | None = None
-        self._ending: tuple[float, bool] | None = None
+        self._overdue: asyncio.TimerHandle | None = None
+        self._is_ending = False
         self._output = Output(terms.log_bytes_per_second, self._log)
         self._temp = str(terms.directory / str(next(_names)))
         self._artifacts = self._temp + ".artifacts"
@@ -81,19 +68,27 @@ class Process(Owner):
 
     # -- birth ---------------------------------------------------------------------------
 
-    async def start(self, owner: Owner, *, fresh: bool = False) -> None:
-        """Have `owner` fork this process; Disconnected if it can't."""
-        ours, theirs = socket.socketpair()
+    def start(self, owner: Owner, *, fresh: bool = False) -> None:
+        """Have `owner` fork this process; what is asked of it from now on waits until it is there.
+
+        Disconnected if somebody ended it before it could begin.
+        """
+        if self.ended.done():
+            raise Disconnected
+        descriptors = self._output.take_ends()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError:
+            close_all(descriptors)
+            raise
         self.connection = Connection(ours, self.terms.limit_bytes, self._receive, self._closed)
         self._owner = owner
-        descriptors = [theirs.detach(), *self._output.take_ends()]
-        pid = await owner.fork(descriptors, self, fresh=fresh)
-        self._set_pid(pid)
+        self.mark = owner.mark
+        self._token = owner.fork([theirs.detach(), *descriptors], self, fresh=fresh)
 
-    def _set_pid(self, pid: int) -> None:
+    def on_forked(self, pid: int) -> None:
+        """Keep the process id: for logs and for watching, never for signals."""
         self.pid = pid
-        if self._ending is not None:
-            self.end(grace_seconds=self._ending[0], stacks=self._ending[1])
 
     async def load(self) -> None:
         """Import the tool; LoadFailed if it can't be or is no tool."""
@@ -101,34 +96,43 @@ class Process(Owner):
             "name": self.module.name,
             "path": str(self.module.path),
             "digest": self.module.digest,
-            "environ": dict(self.terms.environ),
+            "environ": {**self.terms.environ, MARK: self.mark},
             "toolkit": str(TOOLKIT),
             "temp": self._temp,
             "limit_bytes": self.terms.limit_bytes,
             "max_runs": self.terms.max_runs,
             "max_rss_bytes": self.terms.max_rss_bytes,
         }
-        result = await self.connection.request("load", protocol.encode_value(params))
-        if "error" in result:
-            error = result["error"]
-            raise LoadFailed(error["message"], error.get("traceback", ""), bool(error.get("stale")))
-        self.loaded = True
-        self.unforkable = result["unforkable"]
+        self._loaded(await self.connection.request("load", protocol.encode_value(params)))
 
-    def adopt(self, template: "Process") -> None:
-        """This process is a fork of `template`, with the tool in it."""
-        self.loaded = True
+    def _loaded(self, result: Any) -> None:
+        match result:
+            case {"error": {"message": str(message), "traceback": str(traceback), "stale": bool(stale)}}:
+                raise LoadFailed(message, traceback, stale)
+            case {"unforkable": str(unforkable)}:
+                self.loaded = True
+                self.unforkable = unforkable
+            case _:
+                self.connection.close("it broke the protocol: an answer to `load` that is none")
+                raise Disconnected
 
-    async def describe(self) -> dict[str, Any]:
-        """What the tool says of itself."""
-        result: dict[str, Any] = await self.connection.request("describe", b"{}")
-        return result
+    async def describe(self) -> Description:
+        """What the tool says of itself; LoadFailed if it can't be called as a tool."""
+        match await self.connection.request("describe", b"{}"):
+            case {"error": {"message": str(message)}}:
+                raise LoadFailed(message, "", False)
+            case {"name": str(), "entry": str(), "parameters": dict()} as described:
+                return Description(**{str(key): value for key, value in described.items()})
+            case _:
+                self.connection.close("it broke the protocol: a description that is none")
+                raise Disconnected
 
     # -- one run -------------------------------------------------------------------------
 
     def listen(self, report: Report | None, effects: Effects | None) -> None:
         """From now on, what the process says goes to this run."""
         self._report, self._effects = report, effects
+        self._output.last_lines.clear()
 
     async def call(self, call: Call, params: bytes, *, single: bool) -> Any:
         """The tool's result; Refused with its exception, Disconnected if the process ends first."""
@@ -158,38 +162,28 @@ class Process(Owner):
     # -- what it says --------------------------------------------------------------------
 
     def _log(self, at: float, stream: str, text: str) -> None:
-        if self._report is not None:
-            self._report(LogLine(at, stream, text))
+        self._tell(LogLine(at, stream, text))
 
     def _receive(self, message: dict[str, Any]) -> None:
         try:
             self._understand(message["method"], message.get("params") or {}, message.get("id"))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
             raise protocol.ProtocolBroken(
                 f"{message.get('method')!r:.80}: {type(error).__name__}: {error}"
             ) from None
 
     def _understand(self, method: str, params: dict[str, Any], request_id: Any) -> None:
         match method:
-            case "progress":
-                total = params["total"]
-                self._tell(
-                    Progress(
-                        _number(params["done"]),
-                        None if total is None else _number(total),
-                        str(params["message"]),
-                    )
-                )
-            case "metrics":
-                for metric in params["metrics"]:
-                    self._tell(Metric(str(metric["name"]), _number(metric["value"]), dict(metric["tags"])))
-            case "partial":
-                self._tell(Partial(params["item"]))
+            case "progress" | "metrics" | "partial":
+                for event in speech.events(method, params):
+                    self._tell(event)
             case "artifact":
                 self._announced += 1
-                self._tell(_artifact(params, f"{self._artifacts}/{self._announced}"))
+                self._tell(speech.artifact(params, f"{self._artifacts}/{self._announced}"))
             case "recall" | "record":
-                self._start_effect(method, params, request_id)
+                self._steps.answer(method, params, request_id, self._effects, self.connection)
+            case "forked":
+                self.announce(params)
             case "exited":
                 self.bury(params)
             case "retire":
@@ -203,36 +197,38 @@ class Process(Owner):
                 raise ValueError("no such method")
 
     def _tell(self, event: Event) -> None:
-        if self._report is not None:
-            self._report(event)
-
-    def _start_effect(self, method: str, params: dict[str, Any], request_id: Any) -> None:
-        task = asyncio.get_running_loop().create_task(self._effect(method, params, request_id))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _effect(self, method: str, params: dict[str, Any], request_id: Any) -> None:
-        """Ask the run's memory; when it fails, the tool gets a ConnectionError, which is retried."""
-        effects = self._effects
+        if self._report is None:
+            return
         try:
-            if effects is None:
-                result = None
-            elif method == "recall":
-                result = await effects.recall(str(params["key"]))
-            else:
-                result = await effects.record(str(params["key"]), params["value"])
-        except Exception as error:
-            self.connection.refuse(request_id, f"the steps of this run can't be recorded: {error}")
-        else:
-            self.connection.respond(request_id, result)
+            self._report(event)
+        except Exception:
+            log.exception("report.failed", tool=self.module.name, pid=self.pid)
 
     # -- death ---------------------------------------------------------------------------
 
     def end(self, *, grace_seconds: float, stacks: bool = False) -> None:
         """Have the whole tree ended; `ended` is done when it is."""
-        self._ending = (grace_seconds, stacks)
-        if self.pid and self._owner is not None and not self.ended.done():
-            self._owner.end_child(self.pid, grace_seconds, stacks=stacks)
+        self._is_ending = True
+        if self._owner is None:
+            self.on_exited(None, None, None)
+        elif not self.ended.done():
+            self._owner.end_child(self._token, grace_seconds, stacks=stacks)
+            self._expect_end(grace_seconds)
+
+    def _expect_end(self, grace_seconds: float) -> None:
+        if self._overdue is None:
+            loop = asyncio.get_running_loop()
+            self._overdue = loop.call_later(grace_seconds + OVERDUE_SECONDS, self._owner_check)
+
+    def _owner_check(self) -> None:
+        self._overdue = None
+        if self._owner is not None:
+            self._owner.check()
+            self._expect_end(0)
+
+    def give_up(self) -> None:
+        """As the owner of forks, this process doesn't answer any more."""
+        self.end(grace_seconds=0)
 
     def dismiss(self) -> None:
         """The process is about to leave by itself; it is ended if it doesn't."""
@@ -244,32 +240,40 @@ class Process(Owner):
 
     def _closed(self, reason: str) -> None:
         """Its end of the socket is closed: it is dead, about to be, or hiding."""
-        self.broken = reason
+        if reason:
+            self.fate = f"its process was ended because {reason}"
         self.orphan()
-        if self._ending is None:
+        if not self._is_ending:
             self.end(grace_seconds=0)
 
-    def on_exited(self, status: int | None, peak_rss_bytes: int | None, cpu_seconds: float | None) -> None:
+    def on_exited(
+        self, status: int | None, peak_rss_bytes: int | None, cpu_seconds: float | None, problem: str = ""
+    ) -> None:
         """Keep how it ended, read what it left, and give everything back."""
         if self.ended.done():
             return
+        if self._owner is not None:
+            self.connection.drain()
         self._output.drain()
-        code, number = _decode_status(status)
+        if problem:
+            self.fate = f"no process could be started for it: {problem}"
+        code, number = exits.decode_status(status)
         self.exit = Exit(
             exit_code=code,
             signal=number,
             peak_rss_bytes=peak_rss_bytes,
             cpu_seconds=cpu_seconds,
-            stacks=_without_ours(self._output.stacks()),
+            stacks=exits.without_ours(self._output.stacks()),
             last_lines=tuple(self._output.last_lines),
         )
         self.ended.set_result(self.exit)
-        self.connection.close()
+        if self._owner is not None:
+            self.connection.close()
         self._output.close()
-        for task in self._tasks:
-            task.cancel()
-        if self._dismissal is not None:
-            self._dismissal.cancel()
+        self._steps.close()
+        for timer in (self._dismissal, self._overdue):
+            if timer is not None:
+                timer.cancel()
         _remove(self._temp)
         _remove(self._artifacts)
 
@@ -284,44 +288,17 @@ def _kernel_limits(call: Call) -> dict[str, int | None] | None:
     return chosen if any(value is not None for value in chosen.values()) else None
 
 
-def _artifact(params: dict[str, Any], path: str) -> Artifact:
-    """An artifact's announcement; the file can only be where its number says."""
-    if params["path"] != path:
-        raise ValueError("an artifact outside of the place for artifacts")
-    size_bytes, digest = int(params["size"]), str(params["sha256"])
-    return Artifact(str(params["name"]), Path(path), size_bytes, digest, str(params["media_type"]))
-
-
 def _remove(directory: str) -> None:
-    """Remove a directory: at once if it is empty or missing, by a thread if it takes longer."""
+    """Remove a directory: at once if it is empty or missing, by a thread if it takes longer.
+
+    Its name is free when this returns: the next run of the process may use it
+    while the thread is still at work.
+    """
     try:
         Path(directory).rmdir()
     except FileNotFoundError:
         return
     except OSError:
-        asyncio.get_running_loop().run_in_executor(None, shutil.rmtree, directory, True)
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{value!r:.80} is not a number")
-    return value
-
-
-def _decode_status(status: int | None) -> tuple[int | None, str | None]:
-    """Exit code and signal name, one of them None, from a status of wait(2)."""
-    if status is None:
-        return None, None
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        try:
-            return None, signal.Signals(number).name
-        except ValueError:
-            return None, f"SIG{number}"
-    return os.waitstatus_to_exitcode(status), None
-
-
-def _without_ours(stacks: str) -> str:
-    """A dump of faulthandler without the frames of the executor's side of the process."""
-    ours = (f'File "{INSIDE}', f'File "{Path(__file__).with_name("child.py")}"')
-    return "\n".join(line for line in stacks.splitlines() if not line.strip().startswith(ours))
+        discarded = f"{directory}.discarded-{next(_names)}"
+        Path(directory).rename(discarded)
+        asyncio.get_running_loop().run_in_executor(None, shutil.rmtree, discarded, True)

@@ -12,7 +12,8 @@ from services.executor.isolation.attempt import Attempt
 from services.executor.isolation.calls import Module
 from services.executor.isolation.forkserver import ForkServer
 from services.executor.isolation.gate import Gate
-from services.executor.isolation.process import Process, Terms
+from services.executor.isolation.process import Process
+from services.executor.isolation.terms import Terms
 
 Key = tuple[str, ...]
 
@@ -26,14 +27,14 @@ class Stable:
     """All processes of a pool.  `room` bounds how many may be alive, apart from templates."""
 
     def __init__(self, terms: Terms, room: int, idle_seconds: float, log: Any) -> None:
-        self._directory = tempfile.mkdtemp(prefix="fullsend-")
-        self._terms = replace(terms, directory=Path(self._directory))
+        self._terms = replace(terms, directory=Path(tempfile.mkdtemp(prefix="fullsend-")).resolve())
         self._room = Gate(room)
         self._max_templates = room
         self._idle_seconds = idle_seconds
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._servers: dict[Path, ForkServer] = {}
+        self._all_servers: set[ForkServer] = set()
         self._alive: set[Process] = set()
         # Both in order of last use, the longest ago first.
         self._idle: dict[Process, None] = {}
@@ -51,13 +52,18 @@ class Stable:
         """End every process and every fork server, and wait until they are gone."""
         if self._pruning is not None:
             self._pruning.cancel()
-        for process in self._alive:
+        for process in list(self._alive):
             process.end(grace_seconds=0 if process in self._idle else self._terms.grace_seconds)
         if self._alive:
             await asyncio.wait([process.ended for process in self._alive], timeout=5.0)
-        for server in list(self._servers.values()):
-            await server.stop()
-        await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
+        await asyncio.gather(*(server.stop() for server in self._all_servers))
+        await self._remove_directory()
+
+    async def _remove_directory(self) -> None:
+        try:
+            self._terms.directory.rmdir()
+        except OSError:
+            await asyncio.to_thread(shutil.rmtree, self._terms.directory, ignore_errors=True)
 
     # -- lending --------------------------------------------------------------------------
 
@@ -80,10 +86,13 @@ class Stable:
         """A fork of a process that has imported the tool and never run it."""
         template = await self._template(attempt, module)
         if template.unforkable:
-            self._log.warning("fork.fell_back", tool=module.name, reason=template.unforkable)
             return await self._loaded(attempt, module)
         process = await self._new(attempt, module)
-        await process.start(template)
+        try:
+            process.start(template)
+        except BaseException:
+            process.end(grace_seconds=0)
+            raise
         process.loaded = True
         return process
 
@@ -95,10 +104,13 @@ class Stable:
     async def _new(self, attempt: Attempt, module: Module) -> Process:
         """A process object that has a place of its own among the living."""
         if self._room.free == 0 and self._idle:
-            next(iter(self._idle)).end(grace_seconds=0)
-            self._forget_idle(next(iter(self._idle)))
+            self._evict(next(iter(self._idle)))
         await attempt.enter(self._room)
-        process = self._register(module)
+        try:
+            process = self._register(module)
+        except BaseException:
+            self._room.leave()
+            raise
         process.ended.add_done_callback(lambda _: self._room.leave())
         attempt.occupy(process)
         return process
@@ -113,7 +125,7 @@ class Stable:
     async def _start(self, process: Process, *, fresh: bool = False) -> None:
         """Bring a process to life with its tool loaded; nothing of it stays if that fails."""
         try:
-            await process.start(await self._server(process.module.python), fresh=fresh)
+            process.start(await self._server(process.module.python), fresh=fresh)
             await process.load()
         except BaseException:
             process.end(grace_seconds=0)
@@ -123,15 +135,16 @@ class Stable:
         python = python or Path(sys.executable)
         server = self._servers.get(python)
         if server is None:
-            server = ForkServer(
-                python, self._terms.limit_bytes, self._terms.environ, lambda: self._died(python)
-            )
+            server = ForkServer(python, self._terms.limit_bytes, self._terms.environ, self._died)
             self._servers[python] = server
+            self._all_servers.add(server)
+            server.gone.add_done_callback(lambda _: self._all_servers.discard(server))
         await server.ready()
         return server
 
-    def _died(self, python: Path) -> None:
-        self._servers.pop(python, None)
+    def _died(self, server: ForkServer) -> None:
+        if self._servers.get(server.python) is server:
+            del self._servers[server.python]
 
     # -- templates ------------------------------------------------------------------------
 
@@ -147,6 +160,8 @@ class Stable:
                 template = self._register(module)
                 attempt.occupy(template)
                 await self._start(template)
+                if template.unforkable:
+                    self._log.warning("fork.fell_back", tool=module.name, reason=template.unforkable)
                 template.listen(None, None)
                 attempt.process = None
             self._templates[key] = template
@@ -171,12 +186,15 @@ class Stable:
         self._idle[process] = None
         self._idle_by_key.setdefault(key_of(process.module), []).append(process)
 
+    def _evict(self, process: Process) -> None:
+        self._forget_idle(process)
+        process.end(grace_seconds=0)
+
     def _retired(self, process: Process) -> None:
         """The process says that it can't be reset; if it is busy, its call will be refused."""
         self._log.info("process.retired", tool=process.module.name, pid=process.pid, reason=process.retired)
         if process in self._idle:
-            self._forget_idle(process)
-            process.end(grace_seconds=0)
+            self._evict(process)
 
     def _forget_idle(self, process: Process) -> None:
         if self._idle.pop(process, self) is None:
@@ -192,8 +210,7 @@ class Stable:
         """End what has been idle for too long, now and then."""
         too_old = self._loop.time() - self._idle_seconds
         for process in [process for process in self._idle if process.idle_since <= too_old]:
-            self._forget_idle(process)
-            process.end(grace_seconds=0)
+            self._evict(process)
         for key in [key for key, template in self._templates.items() if template.idle_since <= too_old]:
             self._templates.pop(key).end(grace_seconds=0)
         self._pruning = self._loop.call_later(max(0.05, self._idle_seconds / 4), self._prune)

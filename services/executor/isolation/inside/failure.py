@@ -16,7 +16,10 @@ MAX_TRACEBACK_CHARACTERS = 131_072
 
 
 def describe(error: BaseException, limit_bytes: int) -> dict[str, Any]:
-    """Everything that is worth knowing about `error`, however broken its class is."""
+    """Everything that is worth knowing about `error`, however broken its class is.
+
+    Its class is asked by `type()`: an exception may lie even about `__class__`.
+    """
     data = {
         "error_type": type(error).__name__,
         "message": _cut(_message(error), MAX_MESSAGE_CHARACTERS),
@@ -36,7 +39,7 @@ def trace(error: BaseException) -> str:
         formatted = traceback.TracebackException.from_exception(error)
         _without_ours(formatted, set())
         return "".join(formatted.format()).rstrip()
-    except Exception as broken:
+    except BaseException as broken:
         return f"{type(error).__name__} (its traceback can't be formatted: {type(broken).__name__})"
 
 
@@ -68,8 +71,9 @@ _ASYNCIO = os.path.join(os.path.dirname(os.path.abspath(os.__file__)), "asyncio"
 
 
 def _message(error: BaseException) -> str:
-    if isinstance(error, SystemExit):
-        return f"the tool called sys.exit({_safe_repr(error.code)}); return a result or raise an exception instead"
+    if issubclass(type(error), SystemExit):
+        code = _safe_repr(_attribute(error, "code"))
+        return f"the tool called sys.exit({code}); return a result or raise an exception instead"
     try:
         return str(error)
     except BaseException as broken:
@@ -85,9 +89,10 @@ def _safe_repr(value: object) -> str:
 
 def _retryable(error: BaseException) -> bool:
     said = _attribute(error, "retryable")
-    if isinstance(said, bool):
-        return said
-    return isinstance(error, (ConnectionError, TimeoutError, OSError)) or _is_asyncio_timeout(error)
+    if said is True or said is False:
+        return said is True
+    # ConnectionError and TimeoutError are among them.
+    return issubclass(type(error), OSError) or _is_asyncio_timeout(error)
 
 
 def _is_asyncio_timeout(error: BaseException) -> bool:
@@ -100,7 +105,7 @@ def _is_asyncio_timeout(error: BaseException) -> bool:
 
 def _retry_after_seconds(error: BaseException) -> float | None:
     said = _attribute(error, "retry_after")
-    if isinstance(said, bool) or not isinstance(said, (int, float)):
+    if type(said) not in (int, float):
         return None
     try:
         seconds = float(said)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import resource
 from typing import Any, Iterator
 
 
 @contextlib.contextmanager
-def applied(limits: dict[str, Any] | None) -> Iterator[None]:
+def applied(limits: dict[str, Any]) -> Iterator[None]:
     """Set the soft limits for the run, and what they were afterwards.
 
     Soft ones only: a hard limit that was lowered could not be raised again for
     the next run.  Processes that the tool starts inherit them.
     """
-    if not limits:
-        yield
-        return
     before = {}
     for kind, soft in _soft_limits(limits).items():
         before[kind] = resource.getrlimit(kind)
@@ -33,7 +31,7 @@ def _soft_limits(limits: dict[str, Any]) -> dict[int, int]:
     wanted = {}
     if limits.get("cpu_seconds") is not None:
         usage = resource.getrusage(resource.RUSAGE_SELF)
-        wanted[resource.RLIMIT_CPU] = int(usage.ru_utime + usage.ru_stime) + limits["cpu_seconds"]
+        wanted[resource.RLIMIT_CPU] = math.ceil(usage.ru_utime + usage.ru_stime + limits["cpu_seconds"])
     if limits.get("file_size_bytes") is not None:
         wanted[resource.RLIMIT_FSIZE] = limits["file_size_bytes"]
     if limits.get("open_files") is not None:

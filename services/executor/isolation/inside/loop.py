@@ -17,7 +17,7 @@ import socket
 import sys
 from typing import Any, Callable
 
-from . import owner, tool, wire
+from . import owner, source, tool, wire
 
 METHOD_NOT_FOUND = -32601
 INVALID_REQUEST = -32600
@@ -40,6 +40,7 @@ class Loop:
             "end": self._end,
             "fork": self._fork,
             "load": self._load,
+            "ping": self.wire.respond,
         }
         if stacks is not None:
             faulthandler.register(owner.STACKS_SIGNAL, file=stacks, all_threads=True, chain=False)
@@ -101,11 +102,15 @@ class Loop:
             gc.freeze()
         if self.tool is not None:
             self.tool.forks_itself = True
-        pid = self.owner.fork(stacks)
+        try:
+            pid = self.owner.fork(params["child"], stacks)
+        except OSError as error:
+            self._not_forked(params["child"], error, (sock, out, err, stacks))
+            return
         if pid:
             for descriptor in (sock, out, err):
                 os.close(descriptor)
-            self.wire.respond(request_id, {"pid": pid})
+            self.wire.notify("forked", {"child": params["child"], "pid": pid})
             return
         self.wire.close()
         if self.stacks is not None:
@@ -118,9 +123,17 @@ class Loop:
             self.tool.move_to(self.reborn.wire)
             self.reborn.tool = self.tool
 
+    def _not_forked(self, token: int, error: OSError, descriptors: tuple[int, ...]) -> None:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        problem = f"fork: {error.strerror}"
+        self.wire.notify(
+            "exited", {"child": token, "status": None, "rss": None, "cpu": None, "problem": problem}
+        )
+
     def _end(self, request_id: Any, params: dict[str, Any]) -> None:
         if self.owner is not None:
-            self.owner.end(params["pid"], params["grace_seconds"], params["stacks"])
+            self.owner.end(params["child"], params["grace_seconds"], params["stacks"])
 
     # -- requests to a tool's process ------------------------------------------------
 
@@ -165,9 +178,11 @@ def main(descriptors: list[int]) -> None:
     """Serve on the socket `descriptors[0]`; the second, if any, receives the stacks."""
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
+    source.find_installed()
     sock = socket.socket(fileno=descriptors[0])
-    loop: Loop | None = Loop(sock, descriptors[1] if len(descriptors) > 1 else None)
-    loop.wire.notify("hello", {"version": wire.VERSION, "python": sys.version.split()[0]})
+    first = Loop(sock, descriptors[1] if len(descriptors) > 1 else None)
+    first.wire.notify("hello", {"version": wire.VERSION, "python": sys.version.split()[0]})
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    loop: Loop | None = first
     while loop is not None:
         loop = loop.run()

@@ -6,6 +6,7 @@ reaped it, its process id can't belong to anybody else.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -17,15 +18,18 @@ from . import tree
 STACKS_SIGNAL = 63
 STACKS_SECONDS = 0.15
 STACKS_SETTLE_SECONDS = 0.01
+KILL_AGAIN_SECONDS = 0.1
 
 
-class Ending:
-    """How far the end of one tree has come: stacks, then TERM, then KILL."""
+class Child:
+    """A forked process: what the executor calls it, where its stacks go, and how far its end has come."""
 
-    def __init__(self, grace_seconds: float) -> None:
-        self.grace_seconds = grace_seconds
-        self.step = "stacks"
+    def __init__(self, token: int, stacks: int) -> None:
+        self.token = token
+        self.stacks = stacks
+        self.step = ""
         self.next_at = 0.0
+        self.grace_seconds = 0.0
         self.stacks_deadline = 0.0
         self.stacks_bytes = 0
 
@@ -34,19 +38,18 @@ class Owner:
     """Keeps the children of this process and answers for them."""
 
     def __init__(self) -> None:
-        self.children: dict[int, int] = {}
-        self.endings: dict[int, Ending] = {}
+        self.children: dict[int, Child] = {}
         self.wake, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        self._previous_handler = signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._previous_wakeup = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         tree.adopt_orphans()
 
-    def fork(self, stacks: int) -> int:
+    def fork(self, token: int, stacks: int) -> int:
         """Fork; 0 in the child, which has forgotten everything that its parent owns."""
         parent = os.getpid()
         pid = os.fork()
         if pid:
-            self.children[pid] = stacks
+            self.children[pid] = Child(token, stacks)
             return pid
         self._forget()
         os.setsid()
@@ -57,66 +60,64 @@ class Owner:
         return 0
 
     def _forget(self) -> None:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for descriptor in (self.wake, self._wake_write, *self.children.values()):
-            os.close(descriptor)
+        signal.set_wakeup_fd(self._previous_wakeup)
+        signal.signal(signal.SIGCHLD, self._previous_handler)
+        os.close(self.wake)
+        os.close(self._wake_write)
+        for child in self.children.values():
+            os.close(child.stacks)
 
-    def end(self, pid: int, grace_seconds: float, stacks: bool) -> None:
-        """Begin to end the tree of `pid`; `reap` tells when it is over."""
-        if pid not in self.children:
+    # -- ending ------------------------------------------------------------------------
+
+    def end(self, token: int, grace_seconds: float, stacks: bool) -> None:
+        """Begin to end the tree of a child; `reap` tells when it is over."""
+        found = [(pid, child) for pid, child in self.children.items() if child.token == token]
+        if not found:
             return
-        ending = self.endings.setdefault(pid, Ending(grace_seconds))
-        ending.grace_seconds = min(ending.grace_seconds, grace_seconds)
-        if ending.step == "stacks" and stacks:
+        pid, child = found[0]
+        child.grace_seconds = min(child.grace_seconds, grace_seconds) if child.step else grace_seconds
+        if stacks and not child.step:
             now = time.monotonic()
-            ending.stacks_deadline, ending.next_at = now + STACKS_SECONDS, now + STACKS_SETTLE_SECONDS
+            child.step = "stacks"
+            child.stacks_deadline, child.next_at = now + STACKS_SECONDS, now + STACKS_SETTLE_SECONDS
             tree.send(pid, STACKS_SIGNAL)
-        elif ending.step != "gone":
-            self._terminate(pid, ending)
+        else:
+            self._terminate(pid, child)
 
     def due_seconds(self) -> float | None:
         """How long nothing will be due; None when nothing is being ended."""
-        pending = [ending.next_at for ending in self.endings.values()]
+        pending = [child.next_at for child in self.children.values() if child.step]
         return max(0.0, min(pending) - time.monotonic()) if pending else None
 
     def advance(self) -> None:
-        """Take every tree whose time has come one step further."""
+        """Take every tree whose time has come one step further: stacks, then TERM, then KILL."""
         now = time.monotonic()
-        for pid, ending in list(self.endings.items()):
-            if ending.next_at > now:
+        for pid, child in list(self.children.items()):
+            if not child.step or child.next_at > now:
                 continue
-            if ending.step == "stacks" and not self._stacks_written(pid, ending, now):
-                ending.next_at = now + STACKS_SETTLE_SECONDS
-            elif ending.step == "stacks":
-                self._terminate(pid, ending)
-            else:
+            if child.step == "grace":
                 tree.kill(pid)
-                ending.next_at = now + 0.1
+                child.next_at = now + KILL_AGAIN_SECONDS
+            elif _stacks_written(child, now):
+                self._terminate(pid, child)
+            else:
+                child.next_at = now + STACKS_SETTLE_SECONDS
 
-    def _stacks_written(self, pid: int, ending: Ending, now: float) -> bool:
-        """Whether the dump has stopped growing, or took too long."""
-        written = os.fstat(self.children[pid]).st_size
-        settled = written > 0 and written == ending.stacks_bytes
-        ending.stacks_bytes = written
-        return settled or now >= ending.stacks_deadline
-
-    def _terminate(self, pid: int, ending: Ending) -> None:
-        if ending.grace_seconds > 0:
+    def _terminate(self, pid: int, child: Child) -> None:
+        if child.grace_seconds > 0:
             tree.terminate(pid)
         else:
             tree.kill(pid)
-        ending.step = "grace"
-        ending.next_at = time.monotonic() + (ending.grace_seconds or 0.1)
+        child.step = "grace"
+        child.next_at = time.monotonic() + (child.grace_seconds or KILL_AGAIN_SECONDS)
+
+    # -- burying -----------------------------------------------------------------------
 
     def reap(self) -> list[dict[str, Any]]:
         """Collect who has ended, and end what they left behind."""
-        while True:
-            try:
-                if not os.read(self.wake, 4096):
-                    break
-            except BlockingIOError:
-                break
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self.wake, 4096):
+                pass
         ended: list[dict[str, Any]] = []
         while True:
             try:
@@ -126,13 +127,12 @@ class Owner:
             if pid == 0:
                 return ended
             self._sweep()
-            if pid in self.children:
-                os.close(self.children.pop(pid))
-                self.endings.pop(pid, None)
+            child = self.children.pop(pid, None)
+            if child is not None:
+                os.close(child.stacks)
                 cpu_seconds = usage.ru_utime + usage.ru_stime
-                ended.append(
-                    {"pid": pid, "status": status, "rss": usage.ru_maxrss * 1024, "cpu": cpu_seconds}
-                )
+                rss_bytes = usage.ru_maxrss * 1024
+                ended.append({"child": child.token, "status": status, "rss": rss_bytes, "cpu": cpu_seconds})
 
     def _sweep(self) -> None:
         """A child that this process did not fork was orphaned by one that is dead: nobody owns it."""
@@ -152,6 +152,14 @@ class Owner:
                 os.wait4(-1, 0)
             except ChildProcessError:
                 return
+
+
+def _stacks_written(child: Child, now: float) -> bool:
+    """Whether the dump has stopped growing, or took too long."""
+    written = os.fstat(child.stacks).st_size
+    settled = written > 0 and written == child.stacks_bytes
+    child.stacks_bytes = written
+    return settled or now >= child.stacks_deadline
 
 
 def keep_on_exec(descriptor: int) -> None:

@@ -181,4 +181,4 @@ def _sha256(path: str) -> str:
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1_048_576), b""):
             digest.update(block)
-    return digest.hexdigest()
+    return str(digest.hexdigest())

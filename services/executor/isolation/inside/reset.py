@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import _locale
-import _signal
+import _signal  # type: ignore[import-not-found]
 import gc
 import os
 import signal
@@ -36,12 +36,11 @@ class Baseline:
         self.rss_bytes = 0
         self._environ = dict(os.environ)
         self._environ_data = dict(os.environ._data)  # type: ignore[attr-defined]
-        self._cwd = os.getcwd()
         self._umask = _umask()
         self._locale = _locale.setlocale(_locale.LC_ALL, None)
         self._signals = list(map(_signal.getsignal, _SIGNALS))
         self._masked = _signal.pthread_sigmask(signal.SIG_BLOCK, ())
-        self._lists = [(place, list(place)) for place in (sys.path, sys.argv, sys.meta_path, sys.path_hooks)]
+        self._lists = [(name, getattr(sys, name), list(getattr(sys, name))) for name in _SYS_LISTS]
         self._sys = {name: getattr(sys, name) for name in _SYS_NAMES}
         self._filters = list(warnings.filters)
         self._recursion_limit = sys.getrecursionlimit()
@@ -80,7 +79,6 @@ class Baseline:
         return self._left_behind(has_own_thread) or _empty(temp)
 
     def _restore_process(self) -> None:
-        os.chdir(self._cwd)
         if os.environ._data != self._environ_data:  # type: ignore[attr-defined]
             zone = os.environ.get("TZ")
             for name in set(os.environ) - set(self._environ):
@@ -90,14 +88,16 @@ class Baseline:
                 time.tzset()
         os.umask(self._umask)
         if list(map(_signal.getsignal, _SIGNALS)) != self._signals:
-            for number, handler in zip(_SIGNALS, self._signals):
+            for number, handler in zip(_SIGNALS, self._signals):  # noqa: B905 - strict= needs Python 3.10
                 if _signal.getsignal(number) is not handler and handler is not None:
                     _signal.signal(number, handler)
         if _signal.pthread_sigmask(signal.SIG_BLOCK, ()) != self._masked:
             _signal.pthread_sigmask(signal.SIG_SETMASK, self._masked)
 
     def _restore_interpreter(self) -> None:
-        for place, content in self._lists:
+        for name, place, content in self._lists:
+            if getattr(sys, name) is not place:
+                setattr(sys, name, place)
             if place != content:
                 place[:] = content
         for name, value in self._sys.items():
@@ -171,6 +171,7 @@ class Baseline:
         return int(fields[_THREADS_FIELD]), int(fields[_RSS_FIELD])
 
 
+_SYS_LISTS = ("path", "argv", "meta_path", "path_hooks")
 _SYS_NAMES = (
     "stdin", "stdout", "stderr", "excepthook", "displayhook", "unraisablehook", "dont_write_bytecode",
 )  # fmt: skip

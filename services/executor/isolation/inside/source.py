@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
-import os
 import site
 import sys
 import types
 from typing import Any, Sequence
 
-
 try:  # hashlib brings OpenSSL, several megabytes that every fork would have to copy the page tables of
-    from _sha2 import sha256  # type: ignore[import-not-found]
+    from _sha2 import sha256 as sha256  # type: ignore[import-not-found]
 except ImportError:
     try:
-        from _sha256 import sha256  # type: ignore[import-not-found]
+        from _sha256 import sha256 as sha256  # type: ignore[import-not-found]
     except ImportError:
-        from hashlib import sha256
+        from hashlib import sha256 as sha256
 
 
 class ContractBroken(Exception):
@@ -55,7 +53,23 @@ class _ToolkitFinder:
         if name == "shared.toolkit":
             loader = _ToolkitLoader(name, self.path, self.reports)
             return importlib.util.spec_from_file_location(name, self.path, loader=loader)
+        if name.startswith("shared."):
+            raise ModuleNotFoundError(f"No module named {name!r}: tools may import shared.toolkit", name=name)
         return None
+
+
+_standard: list[str] = []
+_installed: list[str] = []
+
+
+def find_installed() -> None:
+    """Find out what is installed for this interpreter, once for all the processes that are forked later.
+
+    It takes longer than all the rest of a process' start.
+    """
+    _standard[:] = sys.path
+    site.main()
+    _installed[:] = [entry for entry in sys.path if entry not in _standard]
 
 
 def prepare_path(directory: str, toolkit: str, reports: Any) -> None:
@@ -64,10 +78,7 @@ def prepare_path(directory: str, toolkit: str, reports: Any) -> None:
     The standard library comes first, so that a tool called `email.py` doesn't
     take the place of `email` in every process that serves one of its neighbours.
     """
-    standard = list(sys.path)
-    site.main()
-    installed = [entry for entry in sys.path if entry not in standard]
-    sys.path[:] = [*standard, directory, *installed]
+    sys.path[:] = [*_standard, directory, *_installed]
     sys.meta_path.insert(0, _ToolkitFinder(toolkit, reports))
 
 

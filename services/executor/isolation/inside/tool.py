@@ -40,7 +40,7 @@ class Tool:
     def load(self) -> dict[str, Any]:
         """Import the tool; `error` says what is wrong with it, `unforkable` why it can't be a template."""
         os.environ.clear()
-        os.environ.update(self.options["environ"])
+        os.environ.update(self.options["environ"], TMPDIR=self.options["temp"])
         sys.argv = [self.path]
         reset.enter(self.options["temp"])
         sys.stdout = sys.__stdout__ = _stream(1)  # type: ignore[misc]
@@ -60,12 +60,9 @@ class Tool:
     def _explain(self, error: BaseException) -> dict[str, Any]:
         """Why the tool can't be used, naming the file and what to do."""
         described = failure.describe(error, 0)
-        if isinstance(error, source.ContractBroken):
+        if type(error) is source.ContractBroken:
             return {"message": str(error), "traceback": "", "stale": error.stale}
-        if isinstance(error, SystemExit):
-            reason = f"the module called sys.exit({error.code!r}) while it was imported; keep such code under if __name__ == '__main__'"
-        else:
-            reason = f"{described['error_type']}: {described['message']}"
+        reason = f"{described['error_type']}: {described['message']}"
         message = f"{self.path} can't be imported: {reason}"
         return {"message": message, "traceback": described["traceback"], "stale": False}
 
@@ -93,8 +90,11 @@ class Tool:
             self.wire.refuse(request_id, NO_LONGER_FIT, self.retired)
             return
         self._begin(params)
-        with limits.applied(params.get("limits")):
+        if params["limits"] is None:
             answer = self._attempt(request_id, params)
+        else:
+            with limits.applied(params["limits"]):
+                answer = self._attempt(request_id, params)
         self.reports.finish()
         self.wire.send(answer)
         if params["single"]:
@@ -106,7 +106,8 @@ class Tool:
 
     def _begin(self, params: dict[str, Any]) -> None:
         os.environ.update(params["environ"])
-        os.environ["TMPDIR"] = params["temp"]
+        if os.environ.get("TMPDIR") != params["temp"]:
+            os.environ["TMPDIR"] = params["temp"]
         reset.enter(params["temp"])
         if params.get("seed") is not None:
             reset.seed(params["seed"])
@@ -128,6 +129,7 @@ class Tool:
             self._flush()
 
     def _invoke(self, params: dict[str, Any]) -> tuple[Any, int | None]:
+        items: int | None = None
         value = self.entry(**params)
         if isinstance(value, types.GeneratorType):
             value, items = self._gather(value)
@@ -135,12 +137,10 @@ class Tool:
             value, "__await__"
         ):
             value, items = self._run_async(value)
-        else:
-            items = None
         return value, len(value) if items is None and isinstance(value, (list, tuple)) else items
 
     def _gather(self, generator: Any) -> tuple[Any, int]:
-        items = []
+        items: list[Any] = []
         while True:
             try:
                 item = next(generator)
@@ -155,7 +155,7 @@ class Tool:
         async def gather() -> tuple[Any, int | None]:
             if not isinstance(awaitable, types.AsyncGeneratorType):
                 return await awaitable, None
-            items = []
+            items: list[Any] = []
             async for item in awaitable:
                 items.append(item)
                 self.reports.partial(item)
@@ -173,7 +173,7 @@ class Tool:
     def _failure(self, error: BaseException) -> bytes:
         data = failure.describe(error, self.options["limit_bytes"])
         partial = data.pop("partial_results", None)
-        if isinstance(error, convert.Unserializable):
+        if type(error) is convert.Unserializable:
             data.update(error_type="ToolResultError", traceback="", retryable=False)
         encoded = wire.encode(data)
         if partial is not None:
@@ -202,7 +202,7 @@ class Tool:
     def _leave(self, code: int) -> None:
         """End a process that the tool forked and that came back out of the tool."""
         error = sys.exc_info()[1]
-        if error is not None and not isinstance(error, SystemExit):
+        if error is not None and not issubclass(type(error), SystemExit):
             traceback.print_exception(type(error), error, error.__traceback__)
         self._flush()
         os._exit(code)
@@ -214,6 +214,5 @@ def _stream(descriptor: int) -> Any:
 
 
 def _exit_code(error: BaseException) -> int:
-    if not isinstance(error, SystemExit):
-        return 1
-    return error.code if isinstance(error.code, int) else int(error.code is not None)
+    code = getattr(error, "code", 1)
+    return code if isinstance(code, int) else int(code is not None)

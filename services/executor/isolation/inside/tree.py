@@ -12,6 +12,7 @@ PR_SET_CHILD_SUBREAPER = 36
 STOP_PATIENCE_SECONDS = 0.02
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 # Kernels built without CONFIG_PROC_CHILDREN lack these files.
 _HAS_CHILDREN_FILES = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
@@ -70,7 +71,7 @@ def _read(path: str) -> bytes:
     except FileNotFoundError:
         return b""
     try:
-        parts = []
+        parts: list[bytes] = []
         while True:
             part = os.read(descriptor, 65_536)
             if not part:
@@ -80,6 +81,24 @@ def _read(path: str) -> bytes:
         return b""
     finally:
         os.close(descriptor)
+
+
+def below(root: int) -> list[int]:
+    """`root` and everything below it, as far as it can be seen while it lives on."""
+    found: list[int] = []
+    pending = [root]
+    while pending:
+        pid = pending.pop()
+        if pid not in found:
+            found.append(pid)
+            pending.extend(children(pid))
+    return found
+
+
+def resident_bytes(pid: int) -> int:
+    """The memory of a process that is in use; 0 if it is gone."""
+    fields = _read(f"/proc/{pid}/statm").split()
+    return int(fields[1]) * _PAGE_BYTES if fields else 0
 
 
 def freeze(root: int) -> list[int]:

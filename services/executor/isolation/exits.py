@@ -1,0 +1,51 @@
+"""How a process ended, in words."""
+
+import os
+import signal
+from pathlib import Path
+
+from services.executor.isolation.calls import Exit
+
+INSIDE = str(Path(__file__).with_name("inside")) + os.sep
+CHILD_FILE = str(Path(__file__).with_name("child.py"))
+
+_MEANINGS = {
+    "SIGSEGV": "a segmentation fault",
+    "SIGABRT": "abort() was called",
+    "SIGBUS": "a bus error",
+    "SIGFPE": "an arithmetic error in native code",
+    "SIGILL": "an illegal instruction",
+}
+
+
+def decode_status(status: int | None) -> tuple[int | None, str | None]:
+    """Exit code and signal name, one of them None, from a status of wait(2)."""
+    if status is None:
+        return None, None
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        try:
+            return None, signal.Signals(number).name
+        except ValueError:
+            return None, f"SIG{number}"
+    return os.waitstatus_to_exitcode(status), None
+
+
+def without_ours(stacks: str) -> str:
+    """A dump of faulthandler without the frames of the executor's side of the process."""
+    ours = (f'File "{INSIDE}', f'File "{CHILD_FILE}"')
+    return "\n".join(line for line in stacks.splitlines() if not line.strip().startswith(ours))
+
+
+def reason(exit_: Exit) -> str:
+    """The sentence for a process that ended and nobody here wanted it to."""
+    if exit_.oom_killed:
+        return "its process was killed by the kernel, which had run out of memory"
+    if exit_.signal == "SIGXCPU":
+        return "CPU limit: the run used more CPU seconds than it is allowed"
+    if exit_.signal is not None:
+        meaning = _MEANINGS.get(exit_.signal)
+        return f"its process was ended by {exit_.signal}" + (f" ({meaning})" if meaning else "")
+    if exit_.exit_code is not None:
+        return f"its process ended itself with exit code {exit_.exit_code} before it answered"
+    return "the process that had started it was gone, and it with that one"

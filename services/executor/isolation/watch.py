@@ -1,0 +1,72 @@
+"""Looks at what a run's process tree uses, now and then, and stops the run that goes over its limit."""
+
+import asyncio
+from pathlib import Path
+
+from services.executor.isolation.attempt import Attempt
+from services.executor.isolation.calls import Limits
+from services.executor.isolation.inside import tree
+
+INTERVAL_SECONDS = 0.1
+
+
+class Watch:
+    """Watches one attempt while it has a process; costs nothing for a run without such limits.
+
+    Memory is what is resident, of all processes of the tree together: a limit on
+    address space would break whoever reserves more than it uses, as JIT compilers
+    and Arrow do.
+    """
+
+    def __init__(self, attempt: Attempt, limits: Limits) -> None:
+        self._attempt = attempt
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        if limits.memory_bytes is not None or limits.processes is not None:
+            self._timer = self._loop.call_later(INTERVAL_SECONDS, self._look)
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        self._timer = self._loop.call_later(INTERVAL_SECONDS, self._look)
+        process = self._attempt.process
+        if process is None or not process.pid or process.ended.done():
+            return
+        pids = tree.below(process.pid)
+        used_bytes = sum(tree.resident_bytes(pid) for pid in pids)
+        self._attempt.peak_rss_bytes = max(self._attempt.peak_rss_bytes, used_bytes)
+        memory_bytes, processes = self._limits.memory_bytes, self._limits.processes
+        if memory_bytes is not None and used_bytes > memory_bytes:
+            self._attempt.stop(
+                f"memory limit: the run's processes held {used_bytes} bytes, and {memory_bytes} are allowed"
+            )
+        elif processes is not None and len(pids) > processes:
+            self._attempt.stop(
+                f"process limit: the run had {len(pids)} processes, and {processes} are allowed"
+            )
+
+
+class OomCounter:
+    """Notices that the kernel's OOM killer has been at work since somebody last looked."""
+
+    def __init__(self) -> None:
+        self._seen = _oom_kills()
+
+    def has_grown(self) -> bool:
+        """Whether any process of this machine was killed for lack of memory since the last look."""
+        before, self._seen = self._seen, _oom_kills()
+        return self._seen > before
+
+
+def _oom_kills() -> int:
+    try:
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    except OSError:
+        pass
+    return 0

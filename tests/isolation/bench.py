@@ -1,0 +1,126 @@
+"""A pool with tools written on the spot, and what its calls reported."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import textwrap
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from services.executor.isolation.calls import (
+    Answer,
+    Call,
+    Effects,
+    Event,
+    Level,
+    Limits,
+    LogLine,
+    Module,
+)
+from services.executor.isolation.pool import Pool
+
+
+class Bench:
+    """Writes tools, runs them in one pool and keeps every event."""
+
+    def __init__(self, pool: Pool, directory: Path) -> None:
+        self.pool = pool
+        self.directory = directory
+        self.events: list[Event] = []
+        self._waiters: list[tuple[Callable[[Event], bool], asyncio.Future[Event]]] = []
+        self._tools = 0
+
+    def tool(self, source: str, name: str = "", python: Path | None = None) -> Module:
+        """A tool with this source; it is called `tool<n>` and so may define `run`."""
+        self._tools += 1
+        name = name or f"tool{self._tools}"
+        path = self.directory / f"{name}.py"
+        content = textwrap.dedent(source).encode()
+        path.write_bytes(content)
+        return Module(name, path, hashlib.sha256(content).hexdigest(), python)
+
+    def call(
+        self,
+        tool: Module,
+        params: dict[str, Any] | None = None,
+        *,
+        level: Level = Level.WARM,
+        timeout_seconds: float = 30.0,
+        limits: Limits | None = None,
+        seed: int | None = None,
+        environ: dict[str, str] | None = None,
+        attempt: int = 1,
+    ) -> Call:
+        """A call with everything that a test doesn't care about filled in."""
+        return Call(
+            tool, "exp:1-0", "exp", attempt, params or {}, timeout_seconds, level,
+            limits or Limits(), seed, environ or {},
+        )  # fmt: skip
+
+    async def run(
+        self,
+        tool: Module | str,
+        *,
+        effects: Effects | None = None,
+        cancel: asyncio.Event | None = None,
+        **options: Any,
+    ) -> Answer:
+        """The answer to one call of a tool, or of a tool with this source."""
+        module = self.tool(tool) if isinstance(tool, str) else tool
+        return await self.pool.call(self.call(module, **options), self.report, effects=effects, cancel=cancel)
+
+    def report(self, event: Event) -> None:
+        """Keep an event and wake whoever waits for it."""
+        self.events.append(event)
+        for matches, waiter in self._waiters:
+            if not waiter.done() and matches(event):
+                waiter.set_result(event)
+
+    async def until(self, matches: Callable[[Event], bool]) -> Event:
+        """The first event from now on, or before, for which `matches` holds."""
+        for event in self.events:
+            if matches(event):
+                return event
+        waiter: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+        self._waiters.append((matches, waiter))
+        return await asyncio.wait_for(waiter, 20)
+
+    async def printed(self, text: str) -> None:
+        """Wait until a run has printed this line."""
+        await self.until(lambda event: isinstance(event, LogLine) and event.text == text)
+
+    def lines(self, stream: str = "stdout") -> list[str]:
+        """What the runs printed."""
+        return [event.text for event in self.events if isinstance(event, LogLine) and event.stream == stream]
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        """The events of one kind."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+@contextlib.asynccontextmanager
+async def bench(directory: Path, **options: Any) -> AsyncIterator[Bench]:
+    """A bench with a pool of its own."""
+    pool = Pool(**{"capacity": 4, "environ": {"PATH": os.environ["PATH"]}, **options})
+    await pool.start()
+    try:
+        yield Bench(pool, directory)
+    finally:
+        await pool.stop()
+
+
+async def gone(pid: int, timeout_seconds: float = 10.0) -> None:
+    """Wait until a process that is not ours to reap has ended."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_reader(descriptor, ended.set)
+    try:
+        await asyncio.wait_for(ended.wait(), timeout_seconds)
+    finally:
+        asyncio.get_running_loop().remove_reader(descriptor)
+        os.close(descriptor)

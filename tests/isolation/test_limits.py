@@ -1,0 +1,102 @@
+"""What a run may use, and how going over it is reported."""
+
+import pytest
+
+from services.executor.isolation.calls import Died, Level, Limits, Raised, Returned
+from tests.isolation.bench import Bench
+
+LEVELS = list(Level)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+async def test_memory_is_limited_for_the_tree_and_the_kill_says_so(bench: Bench, level: Level) -> None:
+    answer = await bench.run(
+        """
+        import subprocess, sys
+        def run():
+            code = "x = bytearray(150_000_000); x[::4096] = b'1' * len(x[::4096]); input()"
+            child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+            child.wait()
+        """,
+        limits=Limits(memory_bytes=100_000_000),
+        level=level,
+    )
+
+    assert isinstance(answer, Died)
+    assert answer.reason.startswith("memory limit: ")
+    assert "100000000" in answer.reason
+    assert answer.exit.peak_rss_bytes
+    assert answer.exit.peak_rss_bytes > 100_000_000
+
+
+async def test_memory_that_is_only_reserved_does_not_count(bench: Bench) -> None:
+    answer = await bench.run(
+        "import mmap, time\ndef run():\n    m = mmap.mmap(-1, 10**10)\n    time.sleep(0.4)\n    return 1",
+        limits=Limits(memory_bytes=100_000_000),
+    )
+
+    assert answer == Returned(1)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+async def test_cpu_seconds_are_limited(bench: Bench, level: Level) -> None:
+    answer = await bench.run(
+        "def run():\n    while True: pass", limits=Limits(cpu_seconds=1), level=level, timeout_seconds=20
+    )
+
+    assert isinstance(answer, Died)
+    assert answer.reason.startswith("CPU limit")
+
+
+async def test_cpu_seconds_count_per_run_in_a_warm_process(bench: Bench) -> None:
+    tool = bench.tool("""
+        import os, time
+        def run():
+            end = time.process_time() + 0.7
+            while time.process_time() < end: pass
+            return os.getpid()
+    """)
+
+    answers = [await bench.run(tool, limits=Limits(cpu_seconds=1)) for _ in range(3)]
+
+    assert all(isinstance(answer, Returned) for answer in answers)
+    assert answers[0] == answers[1] == answers[2]
+
+
+async def test_file_size_and_open_files_are_limited_and_restored(bench: Bench) -> None:
+    tool = bench.tool("""
+        import os
+        def run(what):
+            if what == "size":
+                with open("x", "wb") as file: file.write(bytes(100_000))
+            if what == "files":
+                files = [open("/dev/null") for _ in range(100)]
+                for file in files: file.close()
+            return os.getpid()
+    """)
+    before = await bench.run(tool, params={"what": ""})
+
+    size = await bench.run(tool, params={"what": "size"}, limits=Limits(file_size_bytes=10_000))
+    files = await bench.run(tool, params={"what": "files"}, limits=Limits(open_files=50))
+
+    assert isinstance(size, Raised)
+    assert "File too large" in size.message
+    assert isinstance(files, Raised)
+    assert "Too many open files" in files.message
+    assert await bench.run(tool, params={"what": "size"}) == before
+    assert await bench.run(tool, params={"what": "files"}) == before
+
+
+async def test_the_number_of_processes_is_limited(bench: Bench) -> None:
+    answer = await bench.run(
+        """
+        import subprocess
+        def run():
+            children = [subprocess.Popen(["sleep", "1000"]) for _ in range(5)]
+            children[0].wait()
+        """,
+        limits=Limits(processes=3),
+    )
+
+    assert isinstance(answer, Died)
+    assert answer.reason.startswith("process limit: ")

@@ -1,0 +1,315 @@
+"""The toolkit, from inside a tool to the service."""
+
+import asyncio
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.executor.isolation.calls import (
+    Artifact,
+    Died,
+    Level,
+    Metric,
+    Partial,
+    Progress,
+    Raised,
+    Returned,
+)
+from tests.isolation.bench import Bench
+
+
+class Memory:
+    """Effects in a dictionary."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, Any] = {}
+        self.broken = False
+
+    async def recall(self, key: str) -> Any | None:
+        await asyncio.sleep(0)
+        if self.broken:
+            raise RuntimeError("no store")
+        return {"value": self.steps[key]} if key in self.steps else None
+
+    async def record(self, key: str, value: Any) -> None:
+        self.steps[key] = value
+
+
+async def test_progress_and_metrics_arrive(bench: Bench) -> None:
+    await bench.run("""
+        from shared import toolkit
+        def run():
+            toolkit.progress(1, 4, "one")
+            toolkit.metric("emails", 3, domain="example.org")
+    """)
+
+    assert bench.events == [Progress(1, 4, "one"), Metric("emails", 3, {"domain": "example.org"})]
+
+
+async def test_a_report_reaches_the_service_while_the_tool_goes_quiet(bench: Bench) -> None:
+    running = asyncio.create_task(
+        bench.run(
+            """
+            import time
+            from shared import toolkit
+            def run():
+                toolkit.progress(1, 4)
+                toolkit.progress(2, 4)
+                time.sleep(100)
+            """,
+            timeout_seconds=2.0,
+        )
+    )
+
+    await bench.until(lambda event: event == Progress(2, 4, ""))
+
+    assert not running.done()
+    await running
+
+
+async def test_a_million_progress_reports_cost_next_to_nothing_and_the_last_one_arrives(bench: Bench) -> None:
+    await bench.run("""
+        from shared import toolkit
+        def run():
+            for n in range(200_000): toolkit.progress(n + 1, 200_000)
+    """)
+
+    reports = bench.of(Progress)
+    assert reports[-1] == Progress(200_000, 200_000, "")
+    assert len(reports) < 400
+    assert reports == sorted(reports, key=lambda report: report.done)
+
+
+async def test_no_metric_is_lost(bench: Bench) -> None:
+    await bench.run("""
+        from shared import toolkit
+        def run():
+            for n in range(5_000): toolkit.metric("n", n)
+    """)
+
+    assert [metric.value for metric in bench.of(Metric)] == list(range(5_000))
+
+
+async def test_partial_items_survive_a_crash_right_after(bench: Bench) -> None:
+    answer = await bench.run("""
+        import os
+        from shared import toolkit
+        def run():
+            for n in range(100): toolkit.partial(n)
+            os._exit(1)
+    """)
+
+    assert isinstance(answer, Died)
+    assert bench.of(Partial) == [Partial(n) for n in range(100)]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "progress('much')",
+        "progress(float('nan'))",
+        "metric('n', None)",
+        "metric('n', float('inf'))",
+        "metric('n', 1, tag=object())",
+        "partial(object())",
+    ],
+)
+async def test_a_report_that_makes_no_sense_is_an_error_of_the_tool(bench: Bench, call: str) -> None:
+    answer = await bench.run(f"from shared import toolkit\ndef run(): toolkit.{call}")
+
+    assert isinstance(answer, Raised)
+    assert bench.events == []
+
+
+async def test_reports_from_threads_arrive_whole(bench: Bench) -> None:
+    await bench.run("""
+        import concurrent.futures
+        from shared import toolkit
+        def run():
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                list(pool.map(toolkit.partial, range(2_000)))
+    """)
+
+    assert {partial.item for partial in bench.of(Partial)} == set(range(2_000))
+
+
+async def test_once_runs_a_step_once_over_all_attempts(bench: Bench) -> None:
+    tool = bench.tool("""
+        from shared import toolkit
+        def send():
+            print("sent")
+            return {"id": 1, "to": ("a", "b")}
+        def run(): return [toolkit.once("send", send), toolkit.run.attempt]
+    """)
+    memory = Memory()
+
+    first = await bench.run(tool, effects=memory, attempt=1)
+    second = await bench.run(tool, effects=memory, attempt=2, level=Level.SPAWN)
+
+    assert first == Returned([{"id": 1, "to": ["a", "b"]}, 1], 2)
+    assert second == Returned([{"id": 1, "to": ["a", "b"]}, 2], 2)
+    assert bench.lines() == ["sent"]
+
+
+async def test_once_hands_back_none_without_repeating(bench: Bench) -> None:
+    tool = bench.tool("from shared import toolkit\ndef run(): return toolkit.once('k', lambda: print('ran'))")
+    memory = Memory()
+
+    for _ in range(2):
+        assert await bench.run(tool, effects=memory) == Returned(None)
+
+    assert bench.lines() == ["ran"]
+
+
+async def test_once_in_several_threads_keeps_the_answers_apart(bench: Bench) -> None:
+    answer = await bench.run(
+        """
+        import concurrent.futures
+        from shared import toolkit
+        def run():
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                return list(pool.map(lambda n: toolkit.once(str(n), lambda: n), range(50)))
+        """,
+        effects=Memory(),
+    )
+
+    assert answer == Returned(list(range(50)), 50)
+
+
+async def test_a_store_that_fails_is_a_retryable_error_of_the_run(bench: Bench) -> None:
+    memory = Memory()
+    memory.broken = True
+
+    answer = await bench.run("from shared import toolkit\ndef run(): toolkit.once('k', int)", effects=memory)
+
+    assert isinstance(answer, Raised)
+    assert answer.error_type == "ConnectionError"
+    assert answer.retryable
+
+
+async def test_an_artifact_is_captured_at_the_moment_of_the_call(bench: Bench) -> None:
+    kept: list[bytes] = []
+    tool = bench.tool("""
+        from shared import toolkit
+        def run():
+            toolkit.artifact("a.json", b"{}")
+            with open("b.txt", "w") as file: file.write("before")
+            toolkit.artifact("b.txt", "b.txt")
+            with open("b.txt", "w") as file: file.write("after")
+    """)
+
+    def report(event: object) -> None:
+        assert isinstance(event, Artifact)
+        bench.report(event)
+        kept.append(event.path.read_bytes())
+
+    for _ in range(2):
+        await bench.pool.call(bench.call(tool), report)
+
+    first, second = bench.of(Artifact)[:2]
+    assert kept == [b"{}", b"before"] * 2
+    assert (first.name, first.media_type, first.size_bytes) == ("a.json", "application/json", 2)
+    assert second.sha256 == hashlib.sha256(b"before").hexdigest()
+
+
+async def test_removing_the_artifacts_of_one_run_spares_those_of_the_next(bench: Bench) -> None:
+    tool = bench.tool("""
+        from shared import toolkit
+        def run():
+            for n in range(30): toolkit.artifact(str(n), b"x")
+    """)
+    sizes: list[int] = []
+
+    def report(event: object) -> None:
+        assert isinstance(event, Artifact)
+        sizes.append(event.path.stat().st_size)
+
+    for _ in range(30):
+        await bench.pool.call(bench.call(tool), report)
+
+    assert sizes == [1] * 900
+
+
+async def test_an_artifact_that_nobody_took_is_removed(bench: Bench) -> None:
+    await bench.run("from shared import toolkit\ndef run(): toolkit.artifact('a', b'x')")
+    await bench.pool.stop()
+
+    assert not bench.of(Artifact)[0].path.exists()
+
+
+async def test_an_artifact_that_is_a_link_to_something_else_is_not_taken(bench: Bench) -> None:
+    answer = await bench.run("""
+        import os
+        from shared import toolkit
+        def run():
+            directory = os.getcwd() + ".artifacts"
+            os.mkdir(directory)
+            os.symlink("/etc/passwd", directory + "/1")
+            host = toolkit._executor
+            said = {"name": "a", "path": directory + "/1", "size": 1, "sha256": "", "media_type": ""}
+            host.wire.notify("artifact", said)
+            while True: pass
+    """)
+
+    assert isinstance(answer, Died)
+    assert bench.of(Artifact) == []
+
+
+async def test_an_artifact_may_be_moved_away(bench: Bench, tools: Path) -> None:
+    tool = bench.tool("from shared import toolkit\ndef run(): toolkit.artifact('a', b'x')")
+
+    def report(event: object) -> None:
+        assert isinstance(event, Artifact)
+        event.path.rename(tools / "kept")
+
+    await bench.pool.call(bench.call(tool), report)
+
+    assert (tools / "kept").read_bytes() == b"x"
+
+
+async def test_the_run_describes_itself(bench: Bench) -> None:
+    answer = await bench.run(
+        """
+        from shared import toolkit
+        def run():
+            r = toolkit.run
+            return [r.id, r.experiment_id, r.attempt, r.seed, 0 < r.remaining_seconds <= 30]
+        """,
+        attempt=3,
+        seed=9,
+    )
+
+    assert answer == Returned(["exp:1-0", "exp", 3, 9, True], 5)
+
+
+async def test_in_processes_of_the_tool_the_toolkit_is_harmless(bench: Bench) -> None:
+    answer = await bench.run("""
+        import multiprocessing, os
+        from shared import toolkit
+        def work(n):
+            toolkit.progress(n, 3)
+            toolkit.partial(n)
+            return n * toolkit.once("k", lambda: 2)
+        def run():
+            with multiprocessing.get_context("fork").Pool(2) as pool:
+                return pool.map(work, [1, 2, 3])
+    """)
+
+    assert answer == Returned([2, 4, 6], 3)
+    assert bench.of(Progress) == []
+
+
+async def test_multiprocessing_with_spawn_works_from_a_tool(bench: Bench) -> None:
+    answer = await bench.run("""
+        import multiprocessing
+        from concurrent.futures import ProcessPoolExecutor
+        def work(n): return n * 2
+        def run():
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(1, mp_context=context) as pool:
+                return list(pool.map(work, [1, 2]))
+    """)
+
+    assert answer == Returned([2, 4], 2)

@@ -1,0 +1,225 @@
+"""A warm process is to the next run what it was to the first."""
+
+from pathlib import Path
+
+import pytest
+
+from services.executor.isolation.calls import Raised, Returned
+from tests.isolation.bench import Bench
+
+STATES = {
+    "cwd": ("os.chdir('/')", "os.path.basename(os.getcwd()) != ''"),
+    "environ": (
+        "os.environ['NEW'] = '1'; os.environ.pop('PATH')",
+        "'NEW' not in os.environ and 'PATH' in os.environ",
+    ),
+    "signal handlers": ("signal.signal(signal.SIGTERM, print)", "signal.getsignal(15) is signal.SIG_DFL"),
+    "ignored signals": (
+        "signal.signal(signal.SIGUSR1, signal.SIG_IGN)",
+        "signal.getsignal(10) is signal.SIG_DFL",
+    ),
+    "signal mask": (
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {15})",
+        "not signal.pthread_sigmask(signal.SIG_BLOCK, ())",
+    ),
+    "alarm": ("signal.signal(14, print); signal.alarm(100)", "signal.alarm(0) == 0"),
+    "umask": ("os.umask(0o077)", "os.umask(0o022) == 0o022"),
+    "locale": ("locale.setlocale(locale.LC_ALL, 'C')", "locale.setlocale(locale.LC_ALL) == LOCALE"),
+    "root logger": (
+        "logging.basicConfig(level=10); logging.disable(50)",
+        "not logging.root.handlers and logging.root.level == 30 and not logging.root.manager.disable",
+    ),
+    "other loggers": (
+        "logging.getLogger('new').addHandler(logging.NullHandler()); logging.getLogger('new').setLevel(50)",
+        "not logging.getLogger('new').handlers and logging.getLogger('new').level == 0",
+    ),
+    "sys.path": ("sys.path.insert(0, '/new')", "'/new' not in sys.path"),
+    "another sys.path": ("sys.path = ['/new']", "'/new' not in sys.path"),
+    "sys.argv": ("sys.argv = ['x', 'y']", "len(sys.argv) == 1"),
+    "meta path": ("sys.meta_path.clear()", "sys.meta_path"),
+    "stdout": ("sys.stdout = io.StringIO()", "sys.stdout is sys.__stdout__"),
+    "trace": ("sys.settrace(lambda *_: None)", "sys.gettrace() is None"),
+    "profile": ("sys.setprofile(lambda *_: None)", "sys.getprofile() is None"),
+    "recursion limit": ("sys.setrecursionlimit(500)", "sys.getrecursionlimit() == 1000"),
+    "garbage collector": ("gc.disable()", "gc.isenabled()"),
+    "warnings": ("warnings.simplefilter('error')", "all(f[0] != 'error' for f in warnings.filters)"),
+    "socket time-out": ("socket.setdefaulttimeout(1)", "socket.getdefaulttimeout() is None"),
+    "decimal context": ("decimal.getcontext().prec = 3", "decimal.getcontext().prec == 28"),
+    "time zone": ("os.environ['TZ'] = 'Asia/Tokyo'; time.tzset()", "time.timezone == 0"),
+    "event loop policy": (
+        "asyncio.set_event_loop_policy(type('P', (asyncio.DefaultEventLoopPolicy,), {})())",
+        "type(asyncio.get_event_loop_policy()).__name__ != 'P'",
+    ),
+    "temp directory": (
+        "open('left', 'w').close(); os.mkdir('d'); open('d/x', 'w').close()",
+        "os.listdir('.') == []",
+    ),
+    "removed temp directory": ("os.rmdir(os.getcwd())", "os.path.isdir(os.getcwd())"),
+    "tempfile": ("tempfile.tempdir = '/new'", "tempfile.gettempdir() == os.getcwd()"),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+async def test_what_a_run_changes_is_as_before_in_the_next(bench: Bench, state: str) -> None:
+    change, check = STATES[state]
+    tool = bench.tool(f"""
+        import asyncio, decimal, gc, io, locale, logging, os, signal, socket, sys, tempfile, time, warnings
+        LOCALE = locale.setlocale(locale.LC_ALL)
+        def run(first):
+            if first:
+                {change}
+                return os.getpid()
+            return [os.getpid(), bool({check})]
+    """)
+    await bench.run(tool, params={"first": False})
+
+    changed = await bench.run(tool, params={"first": True})
+    after = await bench.run(tool, params={"first": False})
+
+    assert isinstance(changed, Returned)
+    assert after == Returned([changed.value, True], 2)
+
+
+LEFT_BEHIND = {
+    "a thread": "threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()",
+    "a child": "KEPT.append(subprocess.Popen(['sleep', '1000']))",
+    "an orphan": "subprocess.run(['sh', '-c', 'sleep 1000 &'])",
+    "a socket": "KEPT.append(socket.socket())",
+    "an executor": "KEPT.append(concurrent.futures.ThreadPoolExecutor()); KEPT[-1].submit(int)",
+}
+
+
+@pytest.mark.parametrize("left", LEFT_BEHIND)
+async def test_a_process_with_leftovers_of_a_run_is_not_used_again(bench: Bench, left: str) -> None:
+    tool = bench.tool(f"""
+        import concurrent.futures, os, socket, subprocess, threading, time
+        KEPT = []
+        def run(leave):
+            if leave: {LEFT_BEHIND[left]}
+            return os.getpid()
+    """)
+    before = await bench.run(tool, params={"leave": False})
+
+    leaving = await bench.run(tool, params={"leave": True})
+    after = await bench.run(tool, params={"leave": False})
+
+    assert leaving == before
+    assert after != before
+
+
+TIDY = {
+    "a joined thread": "t = threading.Thread(target=int); t.start(); t.join()",
+    "a thread pool that was shut down": "with ThreadPoolExecutor() as pool: list(pool.map(int, range(9)))",
+    "a child that was waited for": "subprocess.run(['true'])",
+    "a child that nobody waited for": "subprocess.Popen(['true']).returncode; time.sleep(0.2)",
+    "a garbage cycle with a file": "x = [open(__file__)]; x.append(x)",
+    "progress and its thread": "toolkit.progress(1, 2); toolkit.progress(2, 2); time.sleep(0.2)",
+    "an event loop": "asyncio.run(asyncio.to_thread(int))",
+    "an exception": "raise ValueError",
+}
+
+
+@pytest.mark.parametrize("kind", TIDY)
+async def test_a_run_that_tidied_up_keeps_its_process(bench: Bench, kind: str) -> None:
+    tool = bench.tool(f"""
+        import asyncio, os, subprocess, threading, time, warnings
+        from concurrent.futures import ThreadPoolExecutor
+        from shared import toolkit
+        warnings.simplefilter("ignore")
+        def run(act):
+            if act:
+                {TIDY[kind]}
+            return os.getpid()
+    """)
+    before = await bench.run(tool, params={"act": False})
+
+    for _ in range(3):
+        await bench.run(tool, params={"act": True})
+
+    assert await bench.run(tool, params={"act": False}) == before
+
+
+async def test_the_seed_of_a_run_makes_its_random_numbers(bench: Bench) -> None:
+    tool = bench.tool("import random\ndef run(): return random.random()")
+
+    seeded = [await bench.run(tool, seed=7) for _ in range(2)]
+    unseeded = [await bench.run(tool) for _ in range(2)]
+
+    assert seeded[0] == seeded[1]
+    assert unseeded[0] != unseeded[1]
+    assert seeded[0] not in unseeded
+
+
+async def test_a_tool_sees_only_the_environment_it_is_given(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://secret")
+    tool = bench.tool("import os\ndef run(): return dict(os.environ)")
+
+    first = await bench.run(tool, environ={"API_KEY": "k"})
+    second = await bench.run(tool)
+
+    assert isinstance(first, Returned)
+    assert isinstance(second, Returned)
+    assert set(first.value) == {"PATH", "TMPDIR", "FULLSEND_NEST", "API_KEY"}
+    assert set(second.value) == {"PATH", "TMPDIR", "FULLSEND_NEST"}
+
+
+async def test_no_environment_of_the_service_is_visible_anywhere_below(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://secret")
+
+    answer = await bench.run("""
+        import os
+        def run():
+            read = lambda pid: open(f"/proc/{pid}/environ").read()
+            return read("self") + read(os.getppid())
+    """)
+
+    assert isinstance(answer, Returned)
+    assert "secret" not in answer.value
+
+
+async def test_a_changed_neighbour_of_the_tool_is_imported_anew(bench: Bench) -> None:
+    neighbour = bench.directory / "neighbour.py"
+    neighbour.write_text("VALUE = 1")
+    tool = bench.tool("import neighbour\ndef run(): return neighbour.VALUE")
+    before = await bench.run(tool)
+
+    neighbour.write_text("VALUE = 22")
+    after = await bench.run(tool)
+
+    assert (before, after) == (Returned(1), Returned(22))
+
+
+async def test_a_tool_named_like_a_standard_module_does_not_hide_it(bench: Bench) -> None:
+    bench.tool("def run(): return 'the tool'", name="email")
+    user = bench.tool("import email.message\ndef run(): return email.__name__")
+
+    assert await bench.run(user) == Returned("email")
+    assert await bench.run(bench.tool("def run(): return 1", name="json")) == Returned(1)
+
+
+async def test_nothing_of_the_service_can_be_imported_through_shared(bench: Bench) -> None:
+    answer = await bench.run("""
+        def run(): import shared.keys
+    """)
+
+    assert isinstance(answer, Raised)
+    assert answer.error_type == "ModuleNotFoundError"
+
+
+async def test_the_temp_directory_of_a_run_is_its_own_and_is_gone_after_the_pool(bench: Bench) -> None:
+    answer = await bench.run("""
+        import os
+        from shared import toolkit
+        def run():
+            open("x", "w").close()
+            return [os.getcwd(), toolkit.run.temp_directory, os.environ["TMPDIR"]]
+    """)
+    await bench.pool.stop()
+
+    assert isinstance(answer, Returned)
+    assert len(set(answer.value)) == 1
+    assert not Path(answer.value[0]).exists()
