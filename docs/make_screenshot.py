@@ -41,7 +41,7 @@ class Camera(LiveScreen):
         if score > self._best[0]:
             self._best = (score, self.frame())
 
-    def end(self) -> None:
+    def sum_up(self) -> None:
         """Develop the picture."""
         film = _console()
         film.print("$ fullsend demo")

@@ -1,0 +1,148 @@
+"""What the demo knows: runs under way, runs that ended, a tally for each experiment.  Pure."""
+
+import statistics
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from services.cli import events
+from services.cli.output import members
+from services.executor.outcome import Status
+from services.executor.store import Entry
+
+ENDED_KEPT = 50
+
+
+class Phase(StrEnum):
+    """Where a run is."""
+
+    RUNNING = "running"
+    RETRYING = "retrying"
+    FINISHED = "finished"
+    FAILED = "failed"
+    KILLED = "killed"
+
+
+@dataclass(slots=True)
+class Run:
+    """A run as it is to be seen.  Times are unix seconds; `note` is its last message, result or error."""
+
+    run_id: str
+    experiment_id: str
+    tool: str = ""
+    attempt: int = 1
+    phase: Phase = Phase.RUNNING
+    started: float = 0.0
+    done: float = 0.0
+    total: float | None = None
+    note: str = ""
+    due: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Tally:
+    """What an experiment's runs came to."""
+
+    tool: str = ""
+    finished: int = 0
+    failed: int = 0
+    killed: int = 0
+    retries: int = 0
+    last_error: str = ""
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def ended(self) -> int:
+        """How many runs have ended."""
+        return self.finished + self.failed + self.killed
+
+    @property
+    def median_seconds(self) -> float | None:
+        """How long a run takes, None before the first has ended."""
+        return statistics.median(self.seconds) if self.seconds else None
+
+
+class Board:
+    """Takes in the journal, entry by entry.
+
+    Args:
+        experiments: id and tool of those that are to be waited for.
+    """
+
+    def __init__(self, experiments: Mapping[str, str]) -> None:
+        self.awaited = tuple(experiments)
+        self.tallies = {experiment_id: Tally(tool) for experiment_id, tool in experiments.items()}
+        self.under_way: dict[str, Run] = {}
+        self.ended: deque[Run] = deque(maxlen=ENDED_KEPT)
+
+    def take(self, entry: Entry) -> Run | None:
+        """Note what was said; returns the run it was said of, if it was about one."""
+        data = entry.data
+        run_id, experiment_id = data.get("run_id"), data.get("experiment_id")
+        if not isinstance(run_id, str) or not isinstance(experiment_id, str):
+            return None
+        run = self.under_way.setdefault(run_id, Run(run_id, experiment_id, started=_time(data)))
+        if entry.kind == "result":
+            self._end(run, data)
+        else:
+            self._go_on(run, data)
+        return run
+
+    def has_ended_each(self, times: int) -> bool:
+        """Whether each of the experiments that are waited for had so many runs that ended."""
+        return all(self.tallies[experiment_id].ended >= times for experiment_id in self.awaited)
+
+    def total(self) -> Tally:
+        """All experiments together."""
+        whole = Tally()
+        for one in self.tallies.values():
+            whole.finished += one.finished
+            whole.failed += one.failed
+            whole.killed += one.killed
+            whole.retries += one.retries
+        return whole
+
+    def latest(self, count: int) -> Iterable[Run]:
+        """The runs that ended last, the very last first."""
+        return [run for run, _ in zip(reversed(self.ended), range(count), strict=False)]
+
+    def _go_on(self, run: Run, data: Mapping[str, Any]) -> None:
+        match data.get("event"):
+            case "run_started":
+                run.phase, run.attempt, run.tool = Phase.RUNNING, data["attempt"], data.get("tool") or ""
+                run.started, run.done, run.total, run.note = _time(data), 0.0, None, ""
+            case "progress":
+                run.done, run.total = data["done"], data.get("total")
+                run.note = data.get("message") or ""
+            case "run_retrying":
+                run.phase, run.note = Phase.RETRYING, events.failure(data)
+                run.due = _time(data) + data["delay_seconds"]
+                self._tally(run).retries += 1
+
+    def _end(self, run: Run, data: Mapping[str, Any]) -> None:
+        tally = self._tally(run)
+        run.seconds = data.get("duration", 0.0)
+        if data.get("type") == "experiment_completed":
+            run.phase, run.note = Phase.FINISHED, members(data.get("result_summary", {}))
+            tally.finished += 1
+        else:
+            run.note = tally.last_error = events.failure(data)
+            if data.get("status") in (Status.TIMEOUT, Status.CANCELLED):
+                run.phase, tally.killed = Phase.KILLED, tally.killed + 1
+            else:
+                run.phase, tally.failed = Phase.FAILED, tally.failed + 1
+        tally.seconds.append(run.seconds)
+        del self.under_way[run.run_id]
+        self.ended.append(run)
+
+    def _tally(self, run: Run) -> Tally:
+        tally = self.tallies.setdefault(run.experiment_id, Tally())
+        tally.tool = run.tool or tally.tool
+        return tally
+
+
+def _time(data: Mapping[str, Any]) -> float:
+    return float(data.get("timestamp", 0.0))

@@ -1,0 +1,138 @@
+"""What `fullsend doctor` looks at: each check reads the store and says what it found."""
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from services.cli import output
+from services.cli.schedules import Planned, all_planned
+from services.cli.tools import all_registered
+from services.executor.config import Settings
+from services.executor.store import Facts, Store
+from shared import keys
+from shared.connection import without_password
+
+SLOW_MS = 50.0
+
+
+class Level(StrEnum):
+    """How bad a finding is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is as it should be, or not, and then what to do."""
+
+    level: Level
+    subject: str
+    text: str
+
+
+def ok(subject: str, text: str) -> Finding:
+    """Nothing to do."""
+    return Finding(Level.OK, subject, text)
+
+
+def warning(subject: str, text: str) -> Finding:
+    """Works, but perhaps not as it was meant."""
+    return Finding(Level.WARNING, subject, text)
+
+
+def problem(subject: str, text: str) -> Finding:
+    """Something doesn't work."""
+    return Finding(Level.PROBLEM, subject, text)
+
+
+async def findings(store: Store, settings: Settings, url: str) -> AsyncIterator[Finding]:
+    """Everything, in the order in which it has to be mended."""
+    facts = await store.server.look()
+    for one in _server(facts, url):
+        yield one
+    async for one in _workers(store):
+        yield one
+    async for one in _tools(store, settings):
+        yield one
+    planned = await all_planned(store)
+    async for one in _experiments(store, {one.experiment_id for one in planned}):
+        yield one
+    for one in _schedules(planned):
+        yield one
+
+
+def _server(facts: Facts, url: str) -> list[Finding]:
+    told = (
+        f"{facts.version} at {without_password(url)} answers in {facts.latency_ms:.2f} ms; "
+        f"{output.size(facts.memory_bytes)} in use; persistence: {facts.persistence or 'none'}"
+    )
+    found = [ok("redis", told)]
+    if facts.latency_ms > SLOW_MS:
+        found.append(warning("redis", f"an answer takes {facts.latency_ms:.0f} ms; put workers closer to it"))
+    if facts.persistence is None:
+        text = "nothing is written to disk, so a restart loses queued runs and records; set `appendonly yes`"
+        found.append(warning("redis", text))
+    if facts.eviction is not None:
+        text = f"drops keys when its memory is full ({facts.eviction}); set `maxmemory-policy noeviction`"
+        found.append(problem("redis", text))
+    return found
+
+
+async def _workers(store: Store) -> AsyncIterator[Finding]:
+    alive, listening = await store.workers.alive(), await store.workers.listening()
+    depth = await store.queue.depth()
+    if alive:
+        yield ok("workers", f"{len(alive)} alive: {', '.join(sorted(alive))}")
+    else:
+        yield problem("workers", "none is alive, so nothing runs; start one with `fullsend worker`")
+    if alive and not listening:
+        yield warning("workers", "none listens for triggers; that takes `trigger` in SCHEDULE_MODE")
+    text = f"{depth.waiting} waiting, {depth.held} running, {depth.delayed} to be tried again later"
+    yield ok("queue", text)
+
+
+async def _tools(store: Store, settings: Settings) -> AsyncIterator[Finding]:
+    folder = settings.tools_path.resolve()
+    if folder.is_dir():
+        yield ok("tools", f"{folder} holds {len(list(folder.glob('*.py')))} modules")
+    else:
+        yield warning("tools", f"{folder} is not there; TOOLS_PATH names the folder of the tools")
+    registered = await all_registered(store)
+    yield ok("tools", f"{sum(one['status'] == 'active' for one in registered)} are registered and active")
+    for one in registered:
+        if one["status"] == "invalid":
+            yield problem(keys.tool(one["name"]), output.one_line(one["error"].partition("\n")[0]))
+
+
+async def _experiments(store: Store, scheduled: set[str]) -> AsyncIterator[Finding]:
+    states: Counter[str] = Counter()
+    known_tools = {one["name"] for one in await all_registered(store)}
+    found: list[Finding] = []
+    async for experiment_id, stored in store.experiments.scan():
+        experiment, key = stored.experiment, keys.experiment(experiment_id)
+        if experiment is None:
+            found.append(problem(key, f"can't be read: {stored.error}"))
+            continue
+        states[experiment.state] += 1
+        if experiment.schedule and experiment_id not in scheduled:
+            text = f"says `schedule: {experiment.schedule}`, but there is no {keys.schedule(experiment_id)}"
+            found.append(warning(key, f"{text}, so cron doesn't know of it; publish it again"))
+        if known_tools and experiment.tool not in known_tools:
+            found.append(warning(key, f"its tool '{experiment.tool}' is not registered"))
+    told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    yield ok("experiments", told or "there are none; `fullsend publish` stores some")
+    for one in sorted(found, key=lambda finding: finding.subject):
+        yield one
+
+
+def _schedules(planned: list[Planned]) -> list[Finding]:
+    active = sum(one.state == "active" for one in planned)
+    found = [ok("schedules", f"{active} active, {len(planned) - active} not")]
+    for one in planned:
+        if one.problem:
+            level = Level.PROBLEM if one.broken else Level.WARNING
+            found.append(Finding(level, keys.schedule(one.experiment_id), one.problem))
+    return found

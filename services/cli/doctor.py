@@ -1,0 +1,103 @@
+"""`fullsend doctor`."""
+
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from services.cli import connection, output
+from services.cli.checks import Finding, Level, findings, problem
+from services.cli.output import Column
+from services.executor import config
+from services.executor.store import Store
+from shared.connection import without_password
+from shared.errors import FullsendError, SettingsError
+
+MARKS = {Level.OK: "✓", Level.WARNING: "!", Level.PROBLEM: "✗"}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting as it is in force here."""
+
+    name: str
+    value: str
+    origin: str
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for another program.")] = False,
+) -> int:
+    """Check settings, Redis, workers, tools and experiments.
+
+    Says what is configured and from where, what can be reached and what is wrong. The exit code is 1
+    when there is a problem; warnings don't count.
+    """
+    try:
+        settings = connection.settings()
+    except SettingsError as exc:
+        configured: list[Setting] = []
+        found = [problem("settings", mistake) for mistake in str(exc).splitlines()]
+    else:
+        configured, found = _in_force(settings), _found(settings)
+    if as_json:
+        output.print_json({"settings": list(map(asdict, configured)), "findings": list(map(asdict, found))})
+    else:
+        _print(configured, found, output.console())
+    return int(any(one.level is Level.PROBLEM for one in found))
+
+
+def _in_force(settings: config.Settings) -> list[Setting]:
+    origins = config.origins(config.load())
+    return [
+        Setting(name.upper(), _shown(name, getattr(settings, name)), origins[name])
+        for name in type(settings).model_fields
+    ]
+
+
+def _found(settings: config.Settings) -> list[Finding]:
+    """What the checks say, as far as they got."""
+    found: list[Finding] = []
+
+    async def look(store: Store) -> None:
+        async for one in findings(store, settings, url):
+            found.append(one)
+
+    try:
+        url = connection.address(settings)
+        connection.with_store(look, settings)
+    except FullsendError as exc:
+        found.append(problem("redis", output.one_line(str(exc))))
+    return found
+
+
+def _shown(name: str, value: Any) -> str:
+    match value:
+        case str() if name == "redis_url":
+            return without_password(value)
+        case tuple():
+            return ",".join(map(str, value))
+        case float():
+            return f"{value:.15g}"
+        case _:
+            return str(value)
+
+
+def _print(configured: list[Setting], found: list[Finding], out: Console) -> None:
+    if configured:
+        rows: list[list[output.Cell]] = [[one.name, one.value, _origin(one.origin)] for one in configured]
+        output.table([Column("SETTING"), Column("VALUE"), Column("FROM")], rows, out)
+        out.print()
+    for one in found:
+        subject, text = output.one_line(one.subject), output.one_line(one.text)
+        if out.is_terminal:
+            mark = output.styled(one.level, MARKS[one.level])
+            out.print(Text.assemble(mark, " ", (subject, "bold"), "  ", text), soft_wrap=False)
+        else:
+            print(f"{one.level:<7}  {subject}  {text}")
+
+
+def _origin(origin: str) -> Text:
+    return Text(origin, "dim" if origin == "default" else "green")

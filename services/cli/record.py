@@ -1,0 +1,119 @@
+"""The record of a run, as people read it."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from services.cli import output
+from services.executor.outcome import Status
+
+Record = dict[str, str]
+
+TEXTS = frozenset({
+    "run_id", "experiment_id", "tool", "tool_digest", "trigger", "triggered_by", "request_id", "worker",
+    "lease", "error", "error_type", "traceback",
+})  # fmt: skip
+"""Fields that are text, even when it looks like JSON."""
+
+FACTS = {
+    "tool": "tool", "trigger": "trigger", "triggered_by": "asked for by", "request_id": "request",
+    "scheduled_for": "scheduled for", "attempt": "attempt", "worker": "worker", "queued_at": "queued",
+    "started_at": "started", "finished_at": "finished",
+}  # fmt: skip
+MOMENTS = frozenset({"scheduled_for", "queued_at", "started_at", "finished_at"})
+DOCUMENTS = {
+    "params": "Parameters", "result_summary": "Result in short", "result": "Result",
+    "partial_results": "Partial results", "artifacts": "Artifacts",
+}  # fmt: skip
+SHOWN_OTHERWISE = frozenset({
+    *FACTS, *DOCUMENTS, "run_id", "experiment_id", "status", "tool_digest", "timestamp", "duration_seconds",
+    "error", "error_type", "traceback", "attempts", "exit", "lease", "retry_at",
+})  # fmt: skip
+
+
+def status_of(record: Record) -> str:
+    """The status in a record; a run that nobody holds now is `retrying` or `queued`."""
+    status = record.get("status", "")
+    if status == Status.RUNNING and record.get("lease") == "":
+        return "retrying" if "retry_at" in record else "queued"
+    return status
+
+
+def show_record(record: Record, out: Console) -> None:
+    """Print everything that the record holds, the most important first."""
+    status = status_of(record)
+    head = Text(record["run_id"], "bold") + Text("  ") + output.styled(status)
+    if "duration_seconds" in record:
+        head += Text(f" after {output.duration(record['duration_seconds'])}")
+    out.print(head)
+    _facts(record, out)
+    if "error" in record:
+        _section("Error", f"{record.get('error_type', 'Error')}: {record['error']}", out, "red")
+    _attempts(output.parsed(record.get("attempts")), out)
+    if record.get("traceback"):
+        _section("Traceback", record["traceback"], out)
+    _exit(output.parsed(record.get("exit")), out)
+    for name, title in DOCUMENTS.items():
+        value = output.parsed(record.get(name))
+        if value not in (None, {}, []):
+            _section(title, _pretty(value), out)
+
+
+def _facts(record: Record, out: Console) -> None:
+    facts = {title: _fact(name, record[name]) for name, title in FACTS.items() if record.get(name)}
+    if "tool_digest" in record and "tool" in facts:
+        facts["tool"] += f" ({record['tool_digest'][:12]})"
+    if status_of(record) == "retrying":
+        due = datetime.fromtimestamp(int(record["retry_at"]) / 1_000, UTC)
+        facts["next attempt"] = due.isoformat(timespec="milliseconds")
+    others = {name: value for name, value in record.items() if name not in SHOWN_OTHERWISE and value}
+    for title, value in {**facts, **others}.items():
+        out.print(Text(f"  {title:<14}", "dim") + Text(output.one_line(value)))
+
+
+def _fact(name: str, value: str) -> str:
+    return f"{value}  ({output.ago(value)})" if name in MOMENTS else value
+
+
+def _attempts(attempts: Any, out: Console) -> None:
+    """The attempts before the last one."""
+    if not isinstance(attempts, list) or not attempts:
+        return
+    lines = [
+        f"{one.get('attempt', '?')}  {one.get('at', '')}  {one.get('error_type', '')}: {one.get('error', '')}"
+        for one in attempts
+        if isinstance(one, dict)
+    ]
+    _section("Failed attempts", "\n".join(map(output.one_line, lines)), out)
+
+
+def _exit(exit_: Any, out: Console) -> None:
+    """How the process ended, and what it had used."""
+    if not isinstance(exit_, dict) or not exit_:
+        return
+    shown = {
+        name: round(value, 3) if isinstance(value, float) else value
+        for name, value in exit_.items()
+        if name not in ("stacks", "last_lines")
+    }
+    if "peak_rss_bytes" in shown:
+        shown["peak_rss"] = output.size(shown.pop("peak_rss_bytes"))
+    _section("Exit", output.members(shown) or "nothing is known", out)
+    if exit_.get("last_lines"):
+        _section("Last lines printed", "\n".join(exit_["last_lines"]), out)
+    if exit_.get("stacks"):
+        _section("Stacks when it was ended", exit_["stacks"].strip("\n"), out)
+
+
+def _pretty(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
+
+
+def _section(title: str, text: str, out: Console, style: str = "") -> None:
+    out.print()
+    out.print(Text(title, "bold"))
+    for line in output.lines_of(text):
+        out.print(Text(f"  {line}", style))

@@ -1,0 +1,140 @@
+"""`fullsend schedules`."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Annotated
+from zoneinfo import ZoneInfo
+
+import typer
+
+from services.cli import connection, output
+from services.cli.output import Column
+from services.executor.cron import Cron
+from services.executor.store import Store, Stored
+from shared.errors import ContractError, ExperimentNotFoundError, ScheduleError
+from shared.messages import RECURRING, Schedule, State
+
+COLUMNS = [
+    Column("EXPERIMENT"),
+    Column("STATE"),
+    Column("CRON", drop=2),
+    Column("NEXT"),
+    Column("NEXT IN UTC", drop=1),
+    Column("MEANING", wraps=True),
+    Column("PROBLEM", wraps=True),
+]
+LATE_MS = 5_000
+"""A slot is not yet late while a worker may be about to take it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A schedule as people read it; what is not known is empty.  `broken` tells a fault from an intention."""
+
+    experiment_id: str
+    state: str
+    cron: str = ""
+    meaning: str = ""
+    timezone: str = ""
+    next_local: str = ""
+    next_utc: str = ""
+    problem: str = ""
+    broken: bool = False
+
+
+def schedules(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for another program.")] = False,
+) -> None:
+    """List what will run when, in words, and what is wrong with it."""
+    found = connection.with_store(all_planned)
+    if as_json:
+        output.print_json([asdict(one) for one in found])
+        return
+    out = output.console()
+    if not found and out.is_terminal:
+        out.print("no schedules; an experiment file gets one with `schedule` in `execution`")
+        return
+    rows: list[list[output.Cell]] = [
+        [
+            one.experiment_id,
+            output.styled(one.state),
+            one.cron,
+            one.next_local,
+            one.next_utc,
+            one.meaning,
+            output.styled("problem", one.problem),
+        ]
+        for one in found
+    ]
+    output.table(COLUMNS, rows, out)
+
+
+async def all_planned(store: Store) -> list[Planned]:
+    """Every schedule, those that run next first."""
+    now_ms = await store.slots.now_ms()
+    waiting = await store.slots.all()
+    written = [pair async for pair in store.experiments.scan_schedules()]
+    stored = await store.experiments.read_many([experiment_id for experiment_id, _ in written])
+    planned = [
+        _planned(experiment_id, schedule, experiment, now_ms, waiting.get(experiment_id))
+        for (experiment_id, schedule), experiment in zip(written, stored, strict=True)
+    ]
+    return sorted(planned, key=lambda one: (one.next_utc or "~", one.experiment_id))
+
+
+def _planned(
+    experiment_id: str,
+    schedule: Schedule | ContractError,
+    stored: Stored,
+    now_ms: int,
+    waiting_ms: int | None,
+) -> Planned:
+    if isinstance(schedule, ContractError):
+        return Planned(experiment_id, "invalid", problem=str(schedule), broken=True)
+    try:
+        cron = Cron.parse(schedule.cron, schedule.timezone)
+    except ScheduleError as exc:
+        return Planned(experiment_id, "invalid", cron=schedule.cron, problem=str(exc), broken=True)
+    next_ms = cron.next_after(now_ms) if schedule.enabled else None
+    local, utc = _moments(next_ms, cron.timezone)
+    faults = [*_experiment_faults(stored), *_late(waiting_ms if schedule.enabled else None, now_ms)]
+    intended = list(_intentions(stored)) if schedule.enabled else []
+    if schedule.enabled and next_ms is None:
+        intended.append("it never runs again")
+    return Planned(
+        experiment_id,
+        "active" if schedule.enabled else "off",
+        cron.expression,
+        cron.describe(),
+        cron.timezone,
+        local,
+        utc,
+        problem="; ".join(faults + intended),
+        broken=bool(faults),
+    )
+
+
+def _experiment_faults(stored: Stored) -> Iterator[str]:
+    if stored.experiment is None:
+        missing = isinstance(stored.error, ExperimentNotFoundError)
+        yield "there is no such experiment" if missing else f"the experiment can't be read: {stored.error}"
+
+
+def _late(waiting_ms: int | None, now_ms: int) -> Iterator[str]:
+    if waiting_ms is not None and waiting_ms < now_ms - LATE_MS:
+        missed = datetime.fromtimestamp(waiting_ms / 1_000, UTC)
+        yield f"the slot of {missed:%Y-%m-%d %H:%M:%S} UTC still waits: no worker runs in cron mode"
+
+
+def _intentions(stored: Stored) -> Iterator[str]:
+    if stored.experiment is not None and stored.experiment.state not in RECURRING | {State.RUNNING}:
+        yield f"the experiment is {stored.experiment.state}, so cron passes it over"
+
+
+def _moments(moment_ms: int | None, zone: str) -> tuple[str, str]:
+    if moment_ms is None:
+        return "", ""
+    utc = datetime.fromtimestamp(moment_ms / 1_000, UTC)
+    local = utc.astimezone(ZoneInfo(zone))
+    return f"{local:%a} {local:%Y-%m-%d %H:%M:%S} {local:%Z}", f"{utc:%Y-%m-%d %H:%M:%S}"

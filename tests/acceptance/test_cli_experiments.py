@@ -1,0 +1,207 @@
+"""`fullsend publish` and `fullsend trigger`."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.executor.store import Store
+from tests.acceptance.commands import Shell
+from tests.acceptance.tool_texts import GREET, STUMBLE, WAIT
+from tests.conftest import Neighbour, Serve, Tools
+
+ExperimentFile = Callable[..., Path]
+
+
+@pytest.fixture
+def experiment_file(tmp_path: Path) -> ExperimentFile:
+    """Writes an experiment file and returns its path."""
+
+    def write(experiment_id: str, tool: str = "greet", extra: str = "", **execution: Any) -> Path:
+        path = tmp_path / f"{experiment_id}.yaml"
+        path.write_text(
+            f"experiment:\n  id: {experiment_id}\n{extra}"
+            f"  execution: {json.dumps({'tool': tool, **execution})}\n"
+        )
+        return path
+
+    return write
+
+
+# -- publish --------------------------------------------------------------------------
+
+
+async def test_publish_stores_the_file_and_its_schedule_and_announces_it(
+    shell: Shell, experiment_file: ExperimentFile, redis: Any, store: Store
+) -> None:
+    path = experiment_file("exp_1", schedule="0 9 * * MON", timezone="Europe/Berlin")
+
+    async with store.subscriptions.to(("fullsend:schedules",)) as messages:
+        done = await shell.fullsend("publish", path.name)
+        announced = await anext(messages)
+
+    assert done.code == 0
+    assert done.lines == [
+        "published exp_1: ready, tool greet, schedule 0 9 * * MON: "
+        "At 09:00 AM, only on Monday (Europe/Berlin)"
+    ]
+    stored = await redis.hgetall("experiments:exp_1")
+    assert stored["spec"] == path.read_text()
+    assert stored["state"] == "ready"
+    assert stored["created_at"] == stored["updated_at"]
+    schedule = {"experiment_id": "exp_1", "cron": "0 9 * * MON", "timezone": "Europe/Berlin", "enabled": True}
+    assert json.loads(await redis.get("schedules:exp_1")) == schedule
+    assert json.loads(announced.data) == schedule
+
+
+async def test_publish_takes_the_state_of_the_file_unless_another_is_asked_for(
+    shell: Shell, experiment_file: ExperimentFile, redis: Any
+) -> None:
+    path = experiment_file("exp_1", extra="  state: draft\n")
+
+    await shell.fullsend("publish", path.name)
+    from_file = await redis.hget("experiments:exp_1", "state")
+    await shell.fullsend("publish", path.name, "--state", "paused")
+
+    assert from_file == "draft"
+    assert await redis.hget("experiments:exp_1", "state") == "paused"
+
+
+async def test_publishing_again_replaces_every_shape_and_keeps_the_creation_date(
+    shell: Shell, experiment_file: ExperimentFile, redis: Any
+) -> None:
+    flat = {"tool": "old", "params": "{}", "created_at": "2024-01-01", "note": "of a neighbour"}
+    await redis.hset("experiments:exp_1", mapping=flat)
+    await redis.set("experiments:exp_2", '{"id": "exp_2", "execution": {"tool": "old"}}')
+
+    done = await shell.fullsend("publish", *(experiment_file(name).name for name in ("exp_1", "exp_2")))
+
+    assert done.code == 0, done
+    first, second = await redis.hgetall("experiments:exp_1"), await redis.hgetall("experiments:exp_2")
+    assert set(first) == {"spec", "state", "created_at", "updated_at", "note"}
+    assert first["created_at"] == "2024-01-01"
+    assert set(second) == {"spec", "state", "created_at", "updated_at"}
+
+
+async def test_publish_leaves_a_schedule_that_the_file_does_not_have_and_says_so(
+    shell: Shell, experiment_file: ExperimentFile, redis: Any
+) -> None:
+    await redis.set("schedules:exp_1", "0 9 * * *")
+
+    done = await shell.fullsend("publish", experiment_file("exp_1").name)
+
+    assert "schedules:exp_1 stays, though the file has no schedule" in done.out
+    assert await redis.get("schedules:exp_1") == "0 9 * * *"
+
+
+async def test_publish_names_every_bad_file_and_stores_nothing(
+    shell: Shell, experiment_file: ExperimentFile, redis: Any
+) -> None:
+    good = experiment_file("exp_good")
+    bad_cron = experiment_file("exp_cron", schedule="0 25 * * *")
+    bad_zone = experiment_file("exp_zone", schedule="0 9 * * *", timezone="Mars/Olympus")
+    (shell.directory / "broken.yaml").write_text("experiment: [")
+    (shell.directory / "no_tool.yaml").write_text("experiment: {id: exp_2}")
+
+    done = await shell.fullsend(
+        "publish", good.name, bad_cron.name, bad_zone.name, "broken.yaml", "no_tool.yaml", "missing.yaml", "."
+    )
+
+    assert done.code == 1
+    for complaint in (
+        "exp_cron.yaml: ",
+        "hour is '25'",
+        "exp_zone.yaml: ",
+        "'Mars/Olympus'",
+        "broken.yaml is not a YAML document",
+        "no_tool.yaml member 'tool' is 'None'",
+        "missing.yaml can't be read: No such file or directory",
+        ". can't be read: Is a directory",
+        "nothing was published",
+    ):
+        assert complaint in done.error
+    assert await redis.keys("experiments:*") == []
+
+
+# -- trigger --------------------------------------------------------------------------
+
+
+async def test_trigger_without_an_executor_says_so_and_fails(
+    shell: Shell, neighbour: Neighbour, store: Store
+) -> None:
+    await neighbour.publish("exp_1", "greet")
+
+    done = await shell.fullsend("trigger", "exp_1")
+
+    assert done.code == 1
+    assert "no executor listens, so nothing was sent" in done.error
+
+
+async def test_trigger_waits_for_the_result_and_prints_it(
+    shell: Shell, neighbour: Neighbour, serve: Serve, tools: Tools
+) -> None:
+    tools("greet", GREET)
+    await neighbour.publish("exp_1", "greet", params={"name": "nobody", "times": 1})
+
+    async with serve():
+        done = await shell.fullsend(
+            "trigger", "exp_1", "--params", '{"name": "Ada"}', "--param", "times=3", "--wait"
+        )
+
+    assert done.code == 0, done
+    assert json.loads(done.lines[-1]) == {"greeting": "hello Ada", "times": 3}
+    run_id = done.lines[0].removeprefix("queued ")
+    record = await neighbour.record(run_id)
+    assert record["status"] == "completed"
+    assert record["triggered_by"] == "cli"
+
+
+async def test_trigger_with_wait_fails_when_the_run_fails(
+    shell: Shell, neighbour: Neighbour, serve: Serve, tools: Tools
+) -> None:
+    tools("stumble", STUMBLE)
+    await neighbour.publish("exp_1", "stumble")
+
+    async with serve():
+        done = await shell.fullsend("trigger", "exp_1", "--wait")
+
+    assert done.code == 1
+    assert done.error.endswith("ended as failed: ValueError: it slipped")
+
+
+async def test_trigger_with_wait_gives_up_in_time_and_the_run_goes_on(
+    shell: Shell, neighbour: Neighbour, serve: Serve, tools: Tools
+) -> None:
+    tools("wait", WAIT)
+    door = shell.directory / "door"
+    await neighbour.publish("exp_1", "wait", params={"door": str(door)})
+
+    async with serve():
+        done = await shell.fullsend("trigger", "exp_1", "--wait", "--timeout", "0.2")
+        door.touch()
+        result = await neighbour.result("exp_1")
+
+    assert "has not ended within 0.2 s; it goes on" in done.error
+    assert result["status"] == "success"
+
+
+async def test_trigger_refuses_what_can_not_become_a_run(shell: Shell, neighbour: Neighbour) -> None:
+    await neighbour.publish("exp_old", "greet", state="archived")
+    await neighbour.redis.hset("experiments:exp_odd", "execution", "[]")
+
+    unknown, archived, unreadable, bad_pair, bad_json = await asyncio.gather(
+        shell.fullsend("trigger", "exp_none"),
+        shell.fullsend("trigger", "exp_old"),
+        shell.fullsend("trigger", "exp_odd"),
+        shell.fullsend("trigger", "exp_old", "--param", "name"),
+        shell.fullsend("trigger", "exp_old", "--params", "[1]"),
+    )
+
+    assert "experiments:exp_none does not exist; publish the experiment first" in unknown.error
+    assert "experiments:exp_old is archived" in archived.error
+    assert "experiments:exp_odd field 'execution' is a list; expected a JSON object" in unreadable.error
+    assert "--param 'name' is not NAME=VALUE" in bad_pair.error
+    assert "--params is a list; expected a JSON object" in bad_json.error

@@ -1,0 +1,30 @@
+"""Tools for the tests of the commands: one that answers, one that fails, one that waits at a door."""
+
+GREET = """
+    def greet(name: str, times: int = 1) -> dict:
+        '''Say hello.
+
+        Args:
+            name: To whom.
+        '''
+        print("hello", name)
+        return {"greeting": "hello " + name, "times": times}
+"""
+STUMBLE = """
+    def stumble():
+        yield {"id": 1}
+        yield {"id": 2}
+        raise ValueError("it slipped")
+"""
+WAIT = """
+    import os, time
+    from shared import toolkit
+
+    def wait(door: str):
+        print("waiting", flush=True)
+        toolkit.progress(1, 2, "half way")
+        while not os.path.exists(door):
+            time.sleep(0.01)
+        print("done waiting", flush=True)
+        return {"waited": True}
+"""

@@ -1,0 +1,41 @@
+"""A tool's parameters on a line."""
+
+from typing import Any
+
+import pytest
+
+from services.cli.tools import signature
+from services.executor.loader import type_of
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ({"type": "string"}, "string"),
+        ({"type": "array"}, "array"),
+        ({"type": "array", "items": {"type": "string"}}, "string[]"),
+        ({"type": ["string", "null"]}, "string | null"),
+        ({"anyOf": [{"type": "array", "items": {"type": "integer"}}, {"type": "null"}]}, "integer[] | null"),
+        ({"enum": ["a", 1]}, '"a" | 1'),
+        ({}, ""),
+    ],
+)
+def test_a_type_is_a_word_or_two(schema: dict[str, Any], words: str) -> None:
+    assert type_of(schema) == words
+
+
+def test_a_signature_names_types_defaults_and_what_else_is_taken() -> None:
+    schema = {
+        "properties": {"a": {"type": "string"}, "b": {"default": ""}, "c": {}},
+        "required": ["a"],
+        "additionalProperties": True,
+    }
+
+    assert signature(schema) == 'a: string, b = "", c = ..., ...'
+
+
+@pytest.mark.parametrize(
+    "schema", [None, "nonsense", [], {"properties": 3}, {"properties": {"a": 1}, "required": 1}]
+)
+def test_what_others_wrote_as_parameters_breaks_nothing(schema: object) -> None:
+    signature(schema)
