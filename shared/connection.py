@@ -1,16 +1,18 @@
 """Connect to Redis: the address from the settings, time-outs that fit what is waited for."""
 
+import asyncio
 import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import UnixDomainSocketConnection, parse_url
 from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
+from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import RedisError
 
 from shared.embedded import DEFAULT_DIRECTORY, EmbeddedServer, running_url
@@ -18,7 +20,12 @@ from shared.errors import SettingsError, StoreUnavailableError
 from shared.log import keep_secret
 
 SCHEMES = ("redis", "rediss", "unix")
+SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
+SENTINEL_PORT = 26379
 CONNECT_TIMEOUT_SECONDS = 5.0
+SENTINEL_TIMEOUT_SECONDS = 1.0
+
+_SENTINEL = re.compile(r"(?:\[(?P<ipv6>[0-9a-fA-F:.]+)\]|(?P<name>[^\s:\[\]]+))(?::(?P<port>\d+))?")
 
 
 def check_url(url: str) -> str:
@@ -26,21 +33,27 @@ def check_url(url: str) -> str:
     if is_embedded(url):
         return url
     try:
-        parts = urlsplit(url)
-        port_is_fine = parts.port is None or parts.port > 0
-    except ValueError as exc:
-        raise SettingsError(f"{without_password(url)!r} is not an address: {exc}") from None
-    named = parts.path if parts.scheme == "unix" else parts.hostname
-    if parts.scheme not in SCHEMES or not named or not port_is_fine:
-        raise SettingsError(
-            f"{without_password(url)!r} is not an address of a Redis server; expected redis://HOST:PORT/DB, "
-            "rediss://..., unix:///PATH, embedded or embedded:PATH"
-        )
-    try:
+        if not (_is_behind_sentinels(url) or _names_a_server(url)):
+            raise SettingsError(
+                f"{without_password(url)!r} is not an address of a Redis server; expected "
+                "redis://HOST:PORT/DB, rediss://..., unix:///PATH, "
+                "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB, embedded or embedded:PATH"
+            )
         connect(url).connection_pool.make_connection()  # type: ignore[no-untyped-call]
     except (TypeError, ValueError, RedisError) as exc:
         raise SettingsError(f"{without_password(url)!r} is not an address: {exc}") from None
     return url
+
+
+def _names_a_server(url: str) -> bool:
+    parts = urlsplit(url)
+    port_is_fine = parts.port is None or parts.port > 0
+    named = parts.path if parts.scheme == "unix" else parts.hostname
+    return parts.scheme in SCHEMES and bool(named) and port_is_fine
+
+
+def _is_behind_sentinels(url: str) -> bool:
+    return url.partition("://")[0] in SENTINEL_SCHEMES
 
 
 def is_embedded(url: str) -> bool:
@@ -103,26 +116,117 @@ def connect_patiently(url: str) -> Redis:
 
 
 def _client(url: str, connections: int, retries: int) -> Redis:
-    options: dict[str, Any] = dict(parse_url(url))
+    if _is_behind_sentinels(url):
+        return Redis.from_pool(_master_pool(url, connections, retries))
+    options = _with_ours(dict(parse_url(url)), connections, retries)
+    return Redis.from_pool(BlockingConnectionPool(**options))
+
+
+def _with_ours(options: dict[str, Any], connections: int, retries: int) -> dict[str, Any]:
+    """What an address asks for, and what we do: ours is stronger, for we rely on it."""
     keep_secret(options.get("password") or "")
     if options.get("connection_class") is not UnixDomainSocketConnection:
         options["socket_keepalive"] = True
         options["socket_connect_timeout"] = CONNECT_TIMEOUT_SECONDS
-    options.update(
-        socket_timeout=None,
-        protocol=2,  # in the other one, answers have other shapes
-        decode_responses=True,
-        encoding_errors="surrogateescape",  # neighbours' bytes come back as they were
-        retry=Retry(ExponentialBackoff(cap=0.2, base=0.05), retries=retries),
-        max_connections=connections,
-        timeout=None,
-    )
-    return Redis.from_pool(BlockingConnectionPool(**options))
+    return options | {
+        "socket_timeout": None,
+        "protocol": 2,  # in the other one, answers have other shapes
+        "decode_responses": True,
+        "encoding_errors": "surrogateescape",  # neighbours' bytes come back as they were
+        "retry": Retry(ExponentialBackoff(cap=0.2, base=0.05), retries=retries),
+        "max_connections": connections,
+        "timeout": None,
+    }
+
+
+# -- Sentinel -------------------------------------------------------------------------
+
+
+class _Sentinels(Sentinel):
+    """Knows which server is the master now."""
+
+    async def discover_master(self, service_name: str) -> tuple[str, int]:
+        """The address of the master, as the first sentinel says that answers.
+
+        redis-py's own would wait for one that is frozen until its socket times
+        out, and its time-outs lose a cancellation now and then.
+        """
+        reasons = []
+        for sentinel in list(self.sentinels):
+            try:
+                async with asyncio.timeout(SENTINEL_TIMEOUT_SECONDS):
+                    masters: Any = await sentinel.sentinel_masters()
+            except (RedisError, OSError) as exc:  # a TimeoutError is an OSError
+                reasons.append(f"{_place(sentinel)}: {exc or 'no answer in time'}")
+                continue
+            state = masters.get(service_name)
+            if state and self.check_master_state(state, service_name):
+                self.sentinels.remove(sentinel)
+                self.sentinels.insert(0, sentinel)
+                return state["ip"], state["port"]
+            what = f"{service_name!r} is down" if state else f"it knows no {service_name!r}"
+            reasons.append(f"{_place(sentinel)}: {what}")
+        raise MasterNotFoundError(f"no sentinel names the master of {service_name!r}: {'; '.join(reasons)}")
+
+
+def _place(sentinel: Any) -> str:
+    options = sentinel.connection_pool.connection_kwargs
+    return f"{options['host']}:{options['port']}"
+
+
+class _MasterPool(SentinelConnectionPool, BlockingConnectionPool):
+    """Connections to whichever server is the master; waits for a free one instead of refusing."""
+
+    async def aclose(self) -> None:
+        """Also leave the sentinels."""
+        await super().aclose()
+        await self.sentinel_manager.aclose()
+
+
+def _master_pool(url: str, connections: int, retries: int) -> _MasterPool:
+    """The pool for `redis+sentinel://[USER:PASSWORD@]HOST[:PORT],.../SERVICE[/DB][?OPTIONS]`.
+
+    User, password and options are the server's; for the sentinels there are the
+    options `sentinel_username` and `sentinel_password`.
+    """
+    parts = urlsplit(url)
+    who, at, places = parts.netloc.rpartition("@")
+    service, _, db = parts.path.removeprefix("/").partition("/")
+    if not service:
+        raise ValueError("the path must name the service that the sentinels watch: .../SERVICE/DB")
+    if db and not db.isdecimal():
+        raise ValueError(f"the database must be a number, not {db!r}")
+    options: dict[str, Any] = dict(parse_url(f"redis://{who}{at}sentinels/{db}?{parts.query}"))
+    del options["host"]
+    sentinel_options: dict[str, Any] = {
+        "socket_connect_timeout": SENTINEL_TIMEOUT_SECONDS,
+        "socket_timeout": None,
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), retries=0),  # the next one is asked instead
+        "username": options.pop("sentinel_username", None),
+        "password": options.pop("sentinel_password", None),
+    }
+    keep_secret(sentinel_options["password"] or "")
+    if parts.scheme.startswith("rediss"):
+        options["ssl"] = True
+        sentinel_options |= {name: one for name, one in options.items() if name.startswith("ssl")}
+    known = [_sentinel(place) for place in places.split(",")]
+    sentinels = _Sentinels(known, sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
+    options = _with_ours(options, connections, retries)
+    return _MasterPool(unquote(service), sentinels, **options)  # type: ignore[no-untyped-call]
+
+
+def _sentinel(place: str) -> tuple[str, int]:
+    found = _SENTINEL.fullmatch(place)
+    port = int(found["port"] or SENTINEL_PORT) if found else 0
+    if found is None or not 0 < port < 65_536:
+        raise ValueError(f"a sentinel must be HOST or HOST:PORT, not {place!r}")
+    return unquote(found["ipv6"] or found["name"]), port
 
 
 def without_password(url: str) -> str:
     """`url` as it may be shown and logged."""
-    url = re.sub(r"(?<=[?&]password=)[^&]*", "***", url)
+    url = re.sub(r"([?&](?:sentinel_)?password=)[^&]*", r"\1***", url)
     head, at, tail = url.rpartition("@")
     scheme, slashes, _ = head.partition("://")
     return f"{scheme + slashes if slashes else ''}***@{tail}" if at else url

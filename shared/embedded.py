@@ -22,6 +22,7 @@ from shared.errors import StoreUnavailableError
 
 DEFAULT_DIRECTORY = Path(".fullsend")
 START_TIMEOUT_SECONDS = 10.0
+ANSWER_TIMEOUT_SECONDS = 5.0
 
 _started: dict[
     Path, subprocess.Popen[bytes]
@@ -45,12 +46,16 @@ class EmbeddedServer:
         Raises:
             StoreUnavailableError: it can't be started; the message has the server's own last words.
         """
-        directory = directory.resolve()
-        directory.mkdir(parents=True, exist_ok=True)
-        with _locked(directory):
-            url = running_url(directory) or _start(directory)
-            share = (directory / "users.lock").open("a")
-            fcntl.flock(share, fcntl.LOCK_SH)
+        try:
+            directory = directory.resolve()
+            directory.mkdir(parents=True, exist_ok=True)
+            with _locked(directory):
+                url = running_url(directory) or _start(directory)
+                share = (directory / "users.lock").open("a")
+                fcntl.flock(share, fcntl.LOCK_SH)
+        except OSError as exc:
+            why = exc.strerror or exc
+            raise StoreUnavailableError(f"the embedded server can't use {directory}: {why}") from exc
         return cls(url, directory, share)
 
     def release(self) -> None:
@@ -58,7 +63,7 @@ class EmbeddedServer:
         if self._share.closed:
             return
         with _locked(self._directory):
-            if _is_last(self._share):
+            if _took(self._share):
                 _shut_down(self._directory)
             self._share.close()
 
@@ -67,7 +72,7 @@ def running_url(directory: Path = DEFAULT_DIRECTORY) -> str | None:
     """The address of the server that runs for `directory`, or None."""
     try:
         url = str(json.loads((directory / "server.json").read_text())["url"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return url if _answers(url, directory) else None
 
@@ -76,21 +81,42 @@ def _start(directory: Path) -> str:
     log = directory / "valkey.log"
     for _ in range(5):  # another process may take the port between our look and the server's bind
         port = _free_port()
-        process = _spawn(directory, port, log)
+        with _data_lock(directory) as lock:
+            process = _spawn(directory, port, log, lock.fileno())
         url = f"redis://127.0.0.1:{port}/0"
         if _came_up(process, url, directory):
             (directory / "server.json").write_text(json.dumps({"url": url}))
+            _reap(directory)
             _started[directory] = process
             return url
         process.kill()
         process.wait()
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-3:])
     raise StoreUnavailableError(
-        f"the embedded server in {directory} does not start; {log} ends with:\n{tail}"
+        f"the embedded server in {directory} does not start; {log} ends with:\n{_last_lines(log)}"
     )
 
 
-def _spawn(directory: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
+def _last_lines(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+        return "\n".join([line for line in lines if line][-3:])
+    except OSError as exc:
+        return f"(it can't be read: {exc.strerror})"
+
+
+@contextlib.contextmanager
+def _data_lock(directory: Path) -> Iterator[IO[str]]:
+    """A lock that a server inherits and holds until its process is gone, so that no two share a directory."""
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    with (directory / "server.lock").open("a") as lock:
+        while not _took(lock):
+            if time.monotonic() > deadline:
+                raise StoreUnavailableError(f"the embedded server in {directory} runs, but does not answer")
+            time.sleep(0.01)
+        yield lock
+
+
+def _spawn(directory: Path, port: int, log: Path, lock: int) -> subprocess.Popen[bytes]:
     settings = {
         "bind": "127.0.0.1",
         "port": str(port),
@@ -105,6 +131,7 @@ def _spawn(directory: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        pass_fds=[lock],
         start_new_session=True,  # a Ctrl-C in the terminal is for us, not for the server
     )
 
@@ -112,30 +139,42 @@ def _spawn(directory: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
 def _came_up(process: subprocess.Popen[bytes], url: str, directory: Path) -> bool:
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        if _answers(url, directory):
+        if _answers(url, directory, timeout_seconds=0.5):
             return True
         time.sleep(0.01)
     return False
 
 
-def _answers(url: str, directory: Path) -> bool:
+def _answers(url: str, directory: Path, timeout_seconds: float | None = None) -> bool:
     """Whether the server at `url` is the one that keeps its data in `directory`."""
+    timeout_seconds = timeout_seconds or ANSWER_TIMEOUT_SECONDS
     try:
-        with redis.Redis.from_url(url, socket_timeout=5, decode_responses=True, retry=None) as client:
+        with redis.Redis.from_url(
+            url, socket_timeout=timeout_seconds, decode_responses=True, retry=None
+        ) as client:
             return str(client.config_get("dir").get("dir")) == str(directory.resolve())
-    except redis.RedisError:
+    except (redis.RedisError, ValueError):  # the latter for an address that is none
         return False
 
 
 def _shut_down(directory: Path) -> None:
     url = running_url(directory)
-    if url is None:
-        return
-    with redis.Redis.from_url(url, socket_timeout=30, retry=None) as client:
-        client.shutdown(save=False)
+    if url is not None:
+        with redis.Redis.from_url(url, socket_timeout=30, retry=None) as client:
+            client.shutdown(save=False)
     (directory / "server.json").unlink(missing_ok=True)
-    if directory in _started:
-        _started.pop(directory).wait()
+    _reap(directory)
+
+
+def _reap(directory: Path) -> None:
+    process = _started.pop(directory, None)
+    if process is not None:
+        try:
+            process.terminate()  # it is gone already, or does not answer any more
+            process.wait(ANSWER_TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _free_port() -> int:
@@ -144,9 +183,10 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _is_last(share: IO[str]) -> bool:
+def _took(lock: IO[str]) -> bool:
+    """Whether `lock` is this process' alone now."""
     try:
-        fcntl.flock(share, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

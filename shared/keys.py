@@ -93,6 +93,16 @@ def workers() -> str:
     return "fullsend:executor:workers"
 
 
+def silence(worker: str) -> str:
+    """String: present after a worker was silent for too long itself; expires."""
+    return f"fullsend:executor:silence:{worker}"
+
+
+def announced(call: str) -> str:
+    """String: present after a call to announce something got through; expires."""
+    return f"fullsend:executor:announced:{call}"
+
+
 def listeners() -> str:
     """Sorted set: workers that identify triggers, by when they count as gone (ms)."""
     return "fullsend:executor:listeners"
@@ -116,6 +126,16 @@ def blocked(limit: str) -> str:
 def nudges() -> str:
     """Sorted set: limits with blocked orders, by when one is let try again in any case (ms)."""
     return "fullsend:executor:nudges"
+
+
+def ears() -> str:
+    """Set: channels of the connections on which workers have joined the order of triggers."""
+    return "fullsend:executor:ears"
+
+
+def ear(connection: str) -> str:
+    """Channel: heard on one connection only, to tell whether it still is."""
+    return f"fullsend:executor:ear:{connection}"
 
 
 def open_runs(experiment_id: str) -> str:

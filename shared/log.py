@@ -3,33 +3,36 @@
 Event names are `noun.past_verb` constants; what varies is in the fields.
 """
 
+import io
 import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
 _SECRET_NAME = re.compile(
-    r"(?i)(password|passwd|secret|token|api_?key|authorization|credential|private_?key)"
+    r"(?i)(password|passwd|secret|token|api[_-]?key|authorization|credential|private[_-]?key)"
 )
-_URL_PASSWORD = re.compile(r"(?<=://)[^/\s@]*:[^/\s@]*@")
+_URL_PASSWORD = re.compile(r"(?<=://)[^/?#\s]*@|(?<=[?&]password=)[^&#\s]*")
 _MASK = "***"
 _known_secrets: set[str] = set()
 
 
-def configure(*, level: str = "info", readable: bool | None = None) -> None:
-    """Send every log line to stderr.
+def configure(*, level: str = "info", readable: bool | None = None, file: TextIO | None = None) -> None:
+    """Send every log line to stderr, or to `file`.
 
     Args:
         level: the lowest level that is written.
-        readable: colours instead of JSON; by default when stderr is a terminal.
+        readable: colours instead of JSON; by default when the lines go to a terminal.
+        file: instead of stderr.
     """
+    file = file or sys.stderr
     if readable is None:
-        readable = sys.stderr.isatty()
+        readable = file.isatty()
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer()
+        structlog.dev.ConsoleRenderer(exception_formatter=_write_traceback)
         if readable
         else structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
     )
@@ -38,12 +41,12 @@ def configure(*, level: str = "info", readable: bool | None = None) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if readable else [structlog.processors.dict_tracebacks]),
+            *([] if readable else [_dict_tracebacks]),
             _mask_secrets,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=file),
         cache_logger_on_first_use=False,
     )
 
@@ -56,11 +59,29 @@ def keep_secret(value: str) -> None:
 
 def masked(text: str) -> str:
     """`text` without passwords in addresses and without any known secret."""
-    text = _URL_PASSWORD.sub(f"{_MASK}@", text)
-    for secret in _known_secrets:
-        if secret in text:
-            text = text.replace(secret, _MASK)
+    text = _URL_PASSWORD.sub(_masked_part, text)
+    for secret in sorted(_known_secrets, key=len, reverse=True):  # one may begin with another
+        text = text.replace(secret, _MASK)
     return text
+
+
+def _masked_part(found: re.Match[str]) -> str:
+    user, at, _ = found[0].rpartition("@")
+    if not at:
+        return _MASK
+    return f"{_MASK}@" if ":" in user else found[0]
+
+
+# Local variables would be written as they are: no mask knows what is in their text.
+_dict_tracebacks = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
+
+
+def _write_traceback(file: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    file.write(masked(text.getvalue()))
 
 
 def _mask_secrets(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -74,8 +95,12 @@ def _masked_value(value: Any) -> Any:
         case str():
             return masked(value)
         case dict():
-            return {k: _MASK if _SECRET_NAME.search(str(k)) else _masked_value(v) for k, v in value.items()}
+            return {
+                str(k): _MASK if _SECRET_NAME.search(str(k)) else _masked_value(v) for k, v in value.items()
+            }
         case list() | tuple():
             return [_masked_value(item) for item in value]
-        case _:
+        case None | bool() | int() | float():
             return value
+        case _:
+            return masked(str(value))

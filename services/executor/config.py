@@ -73,6 +73,8 @@ class Settings(BaseSettings):
     log_lines_kept: Annotated[int, Field(ge=1)] = 2_000
     environments_path: Path = Path(".fullsend/environments")
     environment_retention: Seconds = 30 * 86_400.0
+    health_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    health_host: str = "127.0.0.1"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("schedule_mode", "trigger_channels", "tool_environment", mode="before")

@@ -1,12 +1,18 @@
 """Metric events: build, batch, emit."""
 
 import asyncio
+import contextvars
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+import structlog
+
 from services.executor.isolation.calls import Artifact, Event, LogLine, Metric, Partial, Progress
+from shared.errors import FullsendError
+
+log = structlog.get_logger()
 
 BUFFERED_EVENTS = 10_000
 EMITTED_AT_ONCE = 500
@@ -14,7 +20,7 @@ EMITTED_AT_ONCE = 500
 Message = Mapping[str, Any]
 
 
-def event(experiment_id: str, run_id: str, name: str, **members: Any) -> dict[str, Any]:
+def event(experiment_id: str, run_id: str, name: str, /, **members: Any) -> dict[str, Any]:
     """A message for the metrics channel; members that are None are left out."""
     base = {"experiment_id": experiment_id, "run_id": run_id, "event": name, "timestamp": time.time()}
     return {**base, **{key: value for key, value in members.items() if value is not None}}
@@ -47,6 +53,8 @@ class Emitter:
         self._events: deque[Message] = deque(maxlen=BUFFERED_EVENTS)
         self._lines: deque[Message] = deque(maxlen=BUFFERED_EVENTS)
         self._sending: asyncio.Task[None] | None = None
+        # A report comes from a warm process, in the context of the run that the process was made for.
+        self._context = contextvars.copy_context()
 
     def report(self, told: Event) -> None:
         """Note what the tool said."""
@@ -68,7 +76,9 @@ class Emitter:
                 members = {**tags, name: value, "name": name, "value": value}
                 self._note("metric", **{key: one for key, one in members.items() if key not in _RESERVED})
         if self._sending is None:
-            self._sending = asyncio.create_task(self._send(), name=f"emit {self._run_id}")
+            self._sending = asyncio.create_task(
+                self._send(), name=f"emit {self._run_id}", context=self._context
+            )
 
     async def drain(self) -> None:
         """Wait until everything noted is stored."""
@@ -83,21 +93,29 @@ class Emitter:
     def _line(self, at: float, stream: str, text: str) -> None:
         self._lines.append({"at": f"{at:.6f}", "stream": stream, "text": text})
 
-    def _note(self, name: str, **members: Any) -> None:
+    def _note(self, name: str, /, **members: Any) -> None:
         self._events.append(event(self._experiment_id, self._run_id, name, **members))
 
     async def _send(self) -> None:
         try:
             while self._events or self._lines:
                 if self._events:
-                    await self._emit(_taken(self._events))
+                    await _passed_on(self._emit, _taken(self._events))
                 if self._lines:
-                    await self._log(_taken(self._lines))
+                    await _passed_on(self._log, _taken(self._lines))
         finally:
             self._sending = None
 
 
 _RESERVED = frozenset({"experiment_id", "run_id", "event", "timestamp"})
+
+
+async def _passed_on(send: Callable[[Sequence[Message]], Awaitable[None]], batch: Sequence[Message]) -> None:
+    """What the store refuses for good costs the batch and not the run."""
+    try:
+        await send(batch)
+    except FullsendError as exc:
+        log.warning("events.dropped", count=len(batch), error=str(exc))
 
 
 def _taken(waiting: deque[Message]) -> list[Message]:

@@ -143,4 +143,5 @@ def _brief(value: Any) -> Any:
 
 
 def _shown(exit_: Exit) -> dict[str, Any]:
-    return {name: value for name, value in asdict(exit_).items() if value not in (None, False, "", ())}
+    members = asdict(exit_).items()
+    return {name: value for name, value in members if value is not False and value not in (None, "", ())}

@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 
 import structlog
 
+from services.executor.isolation.calls import Module
 from services.executor.loader import Loader
 from services.executor.patience import insist
 from services.executor.store import Store
-from shared.errors import ToolError
+from shared.errors import StoreError, ToolError
 
 log = structlog.get_logger()
 
@@ -39,28 +40,31 @@ class Registry:
 
     async def _look_at(self, name: str) -> None:
         try:
-            digest = self._loader.find(name).digest
+            module = self._loader.find(name)
         except ToolError:
             return  # gone, or not to be read; a run that wants it is told why
-        if self._known.get(name) == digest:
+        if self._known.get(name) == module.digest:
             return
-        fields = await self._fields(name, digest)
-        await insist("tools", lambda: self._store.experiments.register_tool(name, fields))
-        self._known[name] = digest
+        fields = await self._fields(module)
+        try:
+            await insist("tools", lambda: self._store.experiments.register_tool(name, fields))
+        except StoreError as exc:  # somebody else's key; tools are run all the same
+            log.warning("tool.not_registered", tool=name, error=str(exc))
+        self._known[name] = module.digest
 
-    async def _fields(self, name: str, digest: str) -> dict[str, str]:
+    async def _fields(self, module: Module) -> dict[str, str]:
         fields = {
-            "name": name,
-            "path": str(self._loader.find(name).path),
-            "digest": digest,
+            "name": module.name,
+            "path": str(module.path),
+            "digest": module.digest,
             "updated_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         try:
-            tool = await self._loader.load(name, DESCRIBE_TIMEOUT_SECONDS)
+            tool = await self._loader.load(module.name, DESCRIBE_TIMEOUT_SECONDS)
         except ToolError as exc:
-            log.warning("tool.refused", tool=name, error=str(exc))
+            log.warning("tool.refused", tool=module.name, error=str(exc))
             return {**fields, "status": "invalid", "error": str(exc)}
-        log.info("tool.registered", tool=name, digest=digest[:12])
+        log.info("tool.registered", tool=module.name, digest=module.digest[:12])
         parameters = json.dumps(tool.description.parameters)
         return {
             **fields,

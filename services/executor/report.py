@@ -3,7 +3,6 @@
 Pure; the shapes are the contract's, see docs/redis.md.
 """
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from services.executor import metrics
 from services.executor.outcome import Outcome, Status, summary
 from services.executor.store import Claim, Order
+from shared.documents import json_text
 
 Members = dict[str, Any]
 
@@ -52,7 +52,7 @@ def end_fields(order: Order, outcome: Outcome, started: float, ended: float) -> 
         "timestamp": iso(ended),
         "duration_seconds": f"{ended - started:.6f}",
         "result_summary": summary(outcome.result) if completed else None,
-        "result": json.dumps(outcome.result, ensure_ascii=False) if completed else None,
+        "result": json_text(outcome.result) if completed else None,
         "error": outcome.error,
         "error_type": outcome.error_type,
         "traceback": outcome.traceback,
@@ -153,7 +153,7 @@ def failure(order: Order, outcome: Outcome, ended: float) -> Members:
 
 def attempts_text(order: Order) -> str:
     """The record's `attempts`: JSON list of those before the one that `order` is for."""
-    return json.dumps(list(order.history), ensure_ascii=False)
+    return json_text(list(order.history))
 
 
 def iso(seconds: float) -> str:
@@ -171,4 +171,4 @@ def _failure_details(order: Order, outcome: Outcome) -> Members:
 
 
 def _json_unless_none(value: Any) -> str | None:
-    return None if value is None else json.dumps(value, ensure_ascii=False)
+    return None if value is None else json_text(value)

@@ -7,6 +7,7 @@ one due asks the store to fire it, and the store lets the first one through.
 import argparse
 import asyncio
 import hashlib
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import structlog
 
 from services.executor import report
 from services.executor.cron import Cron, explain
+from services.executor.patience import insist
 from services.executor.store import NORMAL, Order, Plan, Position, Store, Stored
 from shared import keys
 from shared.errors import ContractError, ScheduleError, StoreUnavailableError
@@ -47,18 +49,23 @@ def decide(cron: Cron, slot_ms: int, now_ms: int, policy: Policy) -> Due:
     `grace_seconds` drops what is later than that.  Of the rest, `catch_up` takes
     the `latest` (default), `all`, or only what is on time (`none`).
     """
-    missed = [slot_ms, *cron.slots_between(slot_ms, now_ms, CAUGHT_UP_AT_ONCE)]
+    oldest_ms = max(slot_ms, now_ms - _grace_ms(policy, now_ms))
+    missed = [slot_ms] if slot_ms == oldest_ms else []
+    missed += cron.slots_between(max(slot_ms, oldest_ms - 1), now_ms, CAUGHT_UP_AT_ONCE)
     following = cron.next_after(now_ms)
-    if len(missed) > CAUGHT_UP_AT_ONCE and policy.catch_up != "all":
+    if policy.catch_up == "all":
+        is_portion = len(missed) >= CAUGHT_UP_AT_ONCE
+        return Due(missed, cron.next_after(missed[-1]) if is_portion else following)
+    if len(missed) >= CAUGHT_UP_AT_ONCE:
         latest = cron.previous_at_or_before(now_ms)
         missed = [slot_ms if latest is None else latest]
-    elif len(missed) > CAUGHT_UP_AT_ONCE:
-        following = cron.next_after(missed[-1])
-    grace_ms = None if policy.grace_seconds is None else policy.grace_seconds * 1_000
-    if policy.catch_up == "none":
-        grace_ms = min(ON_TIME_MS, ON_TIME_MS if grace_ms is None else grace_ms)
-    kept = [slot for slot in missed if grace_ms is None or now_ms - slot <= grace_ms]
-    return Due(kept if policy.catch_up == "all" else kept[-1:], following)
+    return Due(missed[-1:], following)
+
+
+def _grace_ms(policy: Policy, now_ms: int) -> int:
+    """How late a slot may be."""
+    grace_ms = now_ms if policy.grace_seconds is None else math.floor(policy.grace_seconds * 1_000)
+    return min(ON_TIME_MS, grace_ms) if policy.catch_up == "none" else grace_ms
 
 
 # -- cron -----------------------------------------------------------------------------
@@ -76,7 +83,8 @@ class CronScheduler:
     def __init__(self, store: Store, check_interval_seconds: float) -> None:
         self._store = store
         self._check_interval_seconds = check_interval_seconds
-        self._crons: dict[str, tuple[str, Cron | None]] = {}
+        self._crons: dict[str, tuple[str, Cron]] = {}
+        self._read_again_at = math.inf
         self._woken = asyncio.Event()
 
     async def run(self) -> None:
@@ -92,6 +100,8 @@ class CronScheduler:
         while True:
             try:
                 async with self._store.subscriptions.to((keys.SCHEDULES_CHANGED,)) as messages:
+                    self._read_again_at = 0.0  # what was said until now, nobody has heard
+                    self._woken.set()
                     async for message in messages:
                         await self._take_in(message.data)
             except StoreUnavailableError as exc:
@@ -104,11 +114,12 @@ class CronScheduler:
         except ContractError as exc:
             # Every worker hears this one; the text stands for the message.
             position = Position("schedules:" + hashlib.sha256(data.encode(errors="replace")).hexdigest(), 0)
-            if await self._store.triggers.refuse(position, report.refusal(exc, None)):
+            refusal = report.refusal(exc, None)
+            if await insist("refusal", lambda: self._store.triggers.refuse(position, refusal)):
                 log.warning("schedule.refused", error=str(exc))
             return
-        await self._store.experiments.store_schedule(schedule)
-        await self._plan_one(schedule.experiment_id)
+        await insist("schedule", lambda: self._store.experiments.store_schedule(schedule))
+        await insist("schedule", lambda: self._plan_one(schedule.experiment_id))
         self._woken.set()
 
     async def _plan_all(self) -> None:
@@ -123,7 +134,9 @@ class CronScheduler:
                 await self._note(batch)
                 batch = []
         await self._note(batch)
-        await self._forget([one for one in await self._store.slots.planned() if one not in found])
+        for experiment_id in await self._store.slots.planned():
+            if experiment_id not in found:  # gone, unless it was written while the others were read
+                await self._plan_one(experiment_id)
 
     async def _plan_one(self, experiment_id: str) -> None:
         try:
@@ -138,20 +151,19 @@ class CronScheduler:
         await self._note([self._plan_for(experiment_id, schedule, now_ms)])
 
     def _plan_for(self, experiment_id: str, schedule: Schedule | ContractError, now_ms: int) -> Plan:
+        known = self._crons.pop(experiment_id, None)
         if isinstance(schedule, ContractError):
             return Plan(experiment_id, f"! {schedule}", None)
         if not schedule.enabled:
             return Plan(experiment_id, "off", None)
-        text = f"{schedule.cron} {schedule.timezone or ''}".rstrip()
-        known = self._crons.get(experiment_id)
+        text = _text(schedule)
         if known is None or known[0] != text:
             try:
-                known = self._crons[experiment_id] = (text, Cron.parse(schedule.cron, schedule.timezone))
+                known = (text, Cron.parse(schedule.cron, schedule.timezone))
             except ScheduleError as exc:
-                error = f"schedules:{experiment_id}: {exc}"
-                return Plan(experiment_id, f"! {error}", None)
-        cron = known[1]
-        return Plan(experiment_id, text, cron.next_after(now_ms) if cron else None)
+                return Plan(experiment_id, f"! schedules:{experiment_id}: {exc}", None)
+        self._crons[experiment_id] = known
+        return Plan(experiment_id, text, known[1].next_after(now_ms))
 
     async def _note(self, plans: Sequence[Plan]) -> None:
         changed = set(await self._store.slots.plan(plans))
@@ -177,18 +189,18 @@ class CronScheduler:
     # what is due
 
     async def _fire(self) -> None:
-        read_again_at = 0.0
         while True:
             self._woken.clear()
             try:
-                if time.monotonic() >= read_again_at:
+                if time.monotonic() >= self._read_again_at:
+                    self._read_again_at = time.monotonic() + self._check_interval_seconds
                     await self._plan_all()
-                    read_again_at = time.monotonic() + self._check_interval_seconds
                 wait_seconds = await self._fire_due()
             except StoreUnavailableError as exc:
                 log.warning("redis.awaited", what_for="cron", error=str(exc))
+                self._read_again_at = 0.0
                 wait_seconds = PAUSE_SECONDS
-            longest = max(0.0, read_again_at - time.monotonic())
+            longest = max(0.0, self._read_again_at - time.monotonic())
             await _wait(self._woken, min(wait_seconds, longest))
 
     async def _fire_due(self) -> float:
@@ -207,7 +219,7 @@ class CronScheduler:
     async def _fire_slot(self, experiment_id: str, slot_ms: int, now_ms: int, stored: Stored) -> None:
         cron = await self._cron_of(experiment_id)
         if cron is None:
-            await self._store.slots.drop([experiment_id])
+            await self._store.slots.fire(experiment_id, slot_ms, None, [], "")
             return
         policy = stored.experiment.policy if stored.experiment else Policy()
         due = decide(cron, slot_ms, now_ms, policy)
@@ -235,9 +247,23 @@ class CronScheduler:
             )
 
     async def _cron_of(self, experiment_id: str) -> Cron | None:
-        if experiment_id not in self._crons:
+        """The schedule as it is written now; None when it is gone, off or broken.
+
+        By the schedule as it was read some time ago, the slots of one that has
+        changed in silence would be computed anew from what it was.
+        """
+        known = self._crons.get(experiment_id)
+        if known is None or known[0] != await self._written(experiment_id):
             await self._plan_one(experiment_id)
-        return self._crons.get(experiment_id, ("", None))[1]
+            known = self._crons.get(experiment_id)
+        return None if known is None else known[1]
+
+    async def _written(self, experiment_id: str) -> str | None:
+        try:
+            schedule = await self._store.experiments.schedule(experiment_id)
+        except ContractError:
+            return None
+        return _text(schedule) if schedule is not None and schedule.enabled else None
 
     async def _takes(self, experiment_id: str, stored: Stored) -> bool:
         """Whether the experiment's state lets cron run it; what can't be read is run to be reported."""
@@ -247,6 +273,11 @@ class CronScheduler:
         if state is State.RUNNING:  # by us: then its overlap decides; by somebody else: not ours to run
             return await self._store.slots.has_open_runs(experiment_id)
         return state in RECURRING
+
+
+def _text(schedule: Schedule) -> str:
+    """A schedule as it is noted, to be compared."""
+    return f"{schedule.cron} {schedule.timezone or ''}".rstrip()
 
 
 # -- speedrun -------------------------------------------------------------------------

@@ -13,8 +13,10 @@ from typing import Any
 import structlog
 import uv
 
+from services.executor import observe
 from services.executor.cancellation import Cancellations
 from services.executor.config import Mode, Settings
+from services.executor.endpoints import Answers, Worker, serving
 from services.executor.intake import Intake
 from services.executor.isolation.calls import Level
 from services.executor.isolation.environment import Environments
@@ -28,7 +30,7 @@ from services.executor.registry import Registry
 from services.executor.retry import RetryPolicy
 from services.executor.runner import Runner
 from services.executor.scheduler import CronScheduler, Speedrun
-from services.executor.store import Retention, Store
+from services.executor.store import Retention
 from services.executor.triggers import Triggers
 from shared.connection import connect, connect_patiently, without_password
 
@@ -52,7 +54,6 @@ class Service:
         self._client = connect(url)
         self._patient = connect_patiently(url)
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
-        self._store = Store.on(self._client, self._patient, retention(settings))
         self._pool = Pool(
             capacity=settings.concurrency + 1,  # the registry looks at a tool while all slots are taken
             environ=passed_to_every_tool(variables),
@@ -61,6 +62,10 @@ class Service:
             settings.environments_path, uv=Path(uv.find_uv_bin()), environ=variables
         )
         loader = Loader(settings.tools_path, self._pool, self._environments)
+        self._observer = observe.wanted(
+            self.worker, loader.names, scraped=settings.health_port > 0, variables=variables
+        )
+        self._store = observe.store_on(self._client, self._patient, retention(settings), self._observer)
         self._registry = Registry(self._store, loader)
         runner = Runner(self._store, loader, self._pool, _defaults(settings, variables), random.random)
         self._intake = Intake(self._store.queue, self.worker, settings.concurrency, runner.run)
@@ -71,7 +76,7 @@ class Service:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then finish what runs, or give it back after the grace period."""
-        async with self._connections():
+        async with self._connections(), self._observed(stop):
             if not await _unless(stop, insist("start", self._store.slots.now_ms)):
                 log.info("service.not_started", worker=self.worker)
                 return
@@ -97,6 +102,8 @@ class Service:
             working = tasks.create_task(self._work(), name="work")
             await stop.wait()
             log.info("service.stopping", running=len(self._intake.running))
+            if self._triggers is not None:
+                await self._triggers.leave()
             working.cancel()
 
     @contextlib.asynccontextmanager
@@ -106,6 +113,20 @@ class Service:
         finally:
             await self._client.aclose()
             await self._patient.aclose()
+
+    @contextlib.asynccontextmanager
+    async def _observed(self, stop: asyncio.Event) -> AsyncIterator[None]:
+        """Answer who watches, from before Redis is there until the last run is reported."""
+        observer, settings = self._observer, self._settings
+        async with contextlib.AsyncExitStack() as opened:
+            if observer is not None:
+                opened.push_async_callback(observer.close)
+            if observer is not None and settings.health_port:
+                listening = self._triggers.listening if self._triggers else None
+                worker = Worker(self.worker, self._store, self._intake, settings.concurrency, listening, stop)
+                answers = Answers(worker, observer.registry)
+                await opened.enter_async_context(serving(settings.health_host, settings.health_port, answers))
+            yield
 
     @contextlib.asynccontextmanager
     async def _processes(self) -> AsyncIterator[None]:

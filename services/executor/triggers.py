@@ -8,6 +8,9 @@ the run; the others find it admitted.
 
 What a worker hears before the first marker is counted back from that marker.
 Only a joiner for whom nobody else can answer admits those (`join.lua`).
+
+A worker that leaves says so with a marker, too, and still admits all that it
+hears before it: so that is nobody else's, and what comes after it is.
 """
 
 import asyncio
@@ -30,6 +33,8 @@ log = structlog.get_logger()
 
 PAUSE_SECONDS = 0.2
 MESSAGES_PER_MARKER = 100_000
+LEAVING = "leaving:"
+LEAVE_SECONDS = 2.0
 PRIORITIES_KEPT = 10_000
 PRIORITY_KEPT_SECONDS = 2.0
 
@@ -48,9 +53,12 @@ class Positions:
         return self._counts.total()
 
     def mark(self, marker: str) -> list[tuple[Message, Position]]:
-        """Count from `marker` on; returns the messages heard before any marker, with their positions."""
+        """Count from `marker` on; returns the messages heard before any marker, with their positions.
+
+        Those before a worker's leaving are its own, and none is returned.
+        """
         early: list[tuple[Message, Position]] = []
-        if self._marker is None:
+        if self._marker is None and not marker.startswith(LEAVING):
             behind: Counter[str] = Counter()
             for message in reversed(self._early):
                 early.insert(
@@ -88,37 +96,57 @@ class Triggers:
         self._channels = tuple(channels)
         self._ttl_seconds = ttl_seconds
         self._priorities: dict[str, tuple[str, float]] = {}
+        self._ear = ""
+        self._farewell = LEAVING + secrets.token_hex(8)
+        self._left = asyncio.Event()
         self.listening = asyncio.Event()
 
+    async def leave(self) -> None:
+        """Admit what was heard until now, and listen no more; gives up where that takes long."""
+        if not self.listening.is_set():
+            return
+        self.listening.clear()
+        try:
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self._store.triggers.join(self._worker, self._ear, self._farewell, ttl_seconds=0)
+                await self._left.wait()
+        except (TimeoutError, StoreUnavailableError) as exc:
+            log.warning("triggers.not_left", error=str(exc) or "no answer in time")
+
     async def run(self) -> None:
-        """Listen until cancelled; a broken connection is made again."""
-        while True:
+        """Listen until cancelled or left; a broken connection is made again."""
+        while not self._left.is_set():
             try:
                 await self._listen()
             except StoreUnavailableError as exc:
                 log.warning("redis.awaited", what_for="triggers", error=str(exc))
-            self.listening.clear()
+            finally:
+                self.listening.clear()
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def _listen(self) -> None:
-        async with self._store.subscriptions.to((keys.MARKERS, *self._channels)) as messages:
+        self._ear = keys.ear(secrets.token_hex(8))
+        async with self._store.subscriptions.to((keys.MARKERS, self._ear, *self._channels)) as messages:
             answers_for_early = await self._join()
             self.listening.set()
             log.info("triggers.listening", channels=self._channels)
             positions = Positions()
             async for message in messages:
+                if message.data == self._farewell:
+                    self._left.set()
+                    return
                 if message.channel == keys.MARKERS:
                     early = positions.mark(message.data)
                     for heard, position in early if answers_for_early else ():
                         await self._admit(heard, position)
-                elif placed := positions.place(message):
+                elif message.channel != self._ear and (placed := positions.place(message)):
                     await self._admit(message, placed)
                     if positions.count >= MESSAGES_PER_MARKER:
                         await self._join()
 
     async def _join(self) -> bool:
         marker = secrets.token_hex(8)
-        return await self._store.triggers.join(self._worker, marker, self._ttl_seconds)
+        return await self._store.triggers.join(self._worker, self._ear, marker, self._ttl_seconds)
 
     async def _admit(self, message: Message, position: Position) -> None:
         try:

@@ -5,6 +5,7 @@ from typing import Any
 
 from services.executor.store.scripts import Scripts, asking
 from shared import keys
+from shared.documents import json_text
 
 
 class RunEffects:
@@ -24,6 +25,6 @@ class RunEffects:
     async def record(self, key: str, value: Any) -> None:
         """Keep what step `key` came to."""
         async with asking("record"), self._scripts.client.pipeline(transaction=True) as pipe:
-            pipe.hset(self._key, key, json.dumps(value, ensure_ascii=False))
+            pipe.hset(self._key, key, json_text(value))
             pipe.pexpire(self._key, self._kept_ms)
             await pipe.execute()

@@ -33,7 +33,7 @@ class Stored:
 
     def moved(self, state: State) -> Self:
         """The same after its state was set to `state`, unless it can't be read or is archived."""
-        if self.experiment is None or self.experiment.state == State.ARCHIVED:
+        if self.experiment is None or self.experiment.state in {State.ARCHIVED, state}:
             return self
         experiment = self.experiment.with_state(state)
         return replace(self, content=experiment.document or self.content, experiment=experiment)
@@ -48,9 +48,9 @@ class Stored:
             return "", self.content, ""
         if self.experiment.document is None:
             return state, "", ""
-        if self.experiment.state in {State.ARCHIVED, state} or (
-            only_from and self.experiment.state != only_from
-        ):
+        if self.experiment.state is State.ARCHIVED:
+            return State.ARCHIVED, self.content, ""
+        if self.experiment.state is state or (only_from and self.experiment.state != only_from):
             return state, self.content, ""
         return state, self.content, self.experiment.with_state(state).document or ""
 

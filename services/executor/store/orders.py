@@ -3,7 +3,12 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Self
+from typing import Annotated, Any, Self
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from shared.documents import json_object, misfit
+from shared.messages import ExperimentId
 
 PRIORITIES = ("high", "normal", "low")
 NORMAL = "normal"
@@ -20,11 +25,11 @@ class Order:
     `reserved` names the rate limits whose turn this order waited for.
     """
 
-    experiment_id: str
+    experiment_id: ExperimentId
     trigger: str
-    timestamp: str | None = None
-    attempt: int = 1
-    losses: int = 0
+    timestamp: Annotated[str | None, Field(pattern=r"^[0-9]+-[0-9]+$")] = None
+    attempt: Annotated[int, Field(ge=1)] = 1
+    losses: Annotated[int, Field(ge=0)] = 0
     priority: str = NORMAL
     serial: bool = False
     reserved: tuple[str, ...] = ()
@@ -67,14 +72,35 @@ class Order:
         return json.dumps(members, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str, entry: str) -> Self:
-        """The order in a queue entry; a run that was never claimed takes the entry's id as its timestamp."""
-        members = json.loads(text)
-        for name in ("history", "reserved"):
-            members[name] = tuple(members.get(name, ()))
+    def from_json(cls, text: str, entry: str) -> "Order":
+        """The order in a queue entry; a run that was never claimed takes the entry's id as its timestamp.
+
+        Members of a newer version are left alone.  Raises `ContractError`.
+        """
+        place = f"queue entry {entry}"
+        members = json_object(place, text)
         members.setdefault("timestamp", entry)
-        known = {name: members[name] for name in cls.__slots__ if name in members}
-        return cls(**known)
+        if members.get("priority") not in PRIORITIES:
+            members.pop("priority", None)  # or it would go back to a queue that nobody reads
+        for name in ("history", "reserved"):
+            if isinstance(members.get(name), list):
+                members[name] = tuple(members[name])
+        try:
+            return _READER.validate_python(members)
+        except ValidationError as exc:
+            raise misfit(place, exc) from None
+
+    @staticmethod
+    def run_named_in(text: str, entry: str) -> tuple[str, str] | None:
+        """The experiment and the timestamp in an order that can't be read, if they can."""
+        try:
+            members = json.loads(text)
+            return str(members["experiment_id"]), str(members.get("timestamp", entry))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return None
+
+
+_READER = TypeAdapter(Order)
 
 
 @dataclass(frozen=True, slots=True)

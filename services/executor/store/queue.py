@@ -1,17 +1,26 @@
 """The queue of runs: a stream for each priority, read by one consumer group, and retries to come."""
 
+import contextlib
 import itertools
-from collections.abc import Sequence
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import redis.exceptions
+import structlog
 from redis.asyncio import Redis
 
 from services.executor.store.orders import PRIORITIES, Claim, Order
 from services.executor.store.scripts import Scripts, asking
 from shared import keys
-from shared.errors import StoreError
+from shared.errors import ContractError, StoreError
+
+log = structlog.get_logger()
+
+Fields = Mapping[str, str]
+Delivery = tuple[str, str, Fields]
+"""An entry that was handed out: its queue, its id, its fields."""
 
 GROUP = "executors"
 QUEUES = tuple(keys.queue(priority) for priority in PRIORITIES)
@@ -19,6 +28,7 @@ PREFERENCES = [QUEUES] * 7 + [(QUEUES[1], QUEUES[0], QUEUES[2])] * 2 + [(QUEUES[
 """The order in which a worker looks into the queues, claim by claim: nobody starves."""
 
 REQUEST_ID_KEPT_MS = 24 * 3_600 * 1_000
+RESENT_WITHIN_MS = 60_000
 BITMAP_KEPT_MS = 3_600 * 1_000
 
 
@@ -49,7 +59,9 @@ class Queue:
 
     def __init__(self, scripts: Scripts, patient: Redis) -> None:
         self._scripts = scripts
-        self._patient = patient
+        self._patient: Any = patient
+        # An answer that hands out orders must not be lost unseen: nothing is sent again on this client.
+        self._claims = Scripts(patient)
         self._preference = itertools.cycle(PREFERENCES)
 
     async def enqueue(self, order: Order, position: Position | None = None) -> str | None:
@@ -63,20 +75,19 @@ class Queue:
             The run's timestamp; None when another worker had queued this message.
             With a `request_id` that is known, the timestamp of the run that it became.
         """
+        request_ms: int | str = REQUEST_ID_KEPT_MS if order.request_id else ""
+        request = order.request_id or ""
+        if position is None and not request:  # or it would be two runs when it is sent twice
+            request, request_ms = secrets.token_hex(8), RESENT_WITHIN_MS
         timestamp, _ = await self._scripts.call(
             "enqueue",
             [
                 keys.queue(order.priority),
                 keys.open_runs(order.experiment_id),
                 keys.admitted(position.marker if position else ""),
-                keys.request(order.request_id or ""),
+                keys.request(request),
             ],
-            [
-                order.to_json(),
-                position.count if position else "",
-                BITMAP_KEPT_MS,
-                REQUEST_ID_KEPT_MS if order.request_id else "",
-            ],
+            [order.to_json(), position.count if position else "", BITMAP_KEPT_MS, request_ms],
         )
         return timestamp or None
 
@@ -87,27 +98,52 @@ class Queue:
         then.  After a wait there may be one of each priority, more than `count`.
         """
         try:
-            ready = await self._scripts.call("claim", next(self._preference), [GROUP, worker, count])
+            ready = await self._claims.call("claim", next(self._preference), [GROUP, worker, count])
             if ready:
-                return [_claim(worker, queue, entry, fields) for queue, entry, fields in ready]
-            async with asking("claim", timeout_seconds=None):
-                answer: Any = await self._patient.xreadgroup(
+                return await self._readable(worker, _of_script(ready))
+            async with asking("claim", may_take_seconds=wait_ms / 1_000):
+                answer = await self._patient.xreadgroup(
                     GROUP, worker, dict.fromkeys(QUEUES, ">"), count=1, block=wait_ms
                 )
-        except (redis.exceptions.ResponseError, StoreError) as exc:
+        except StoreError as exc:
             if "NOGROUP" not in str(exc):
                 raise
             await self.create_group()
             return []
-        return _claims(worker, answer)
+        return await self._readable(worker, _of_command(answer))
 
     async def claims_of(self, worker: str) -> list[Claim]:
         """The orders that `worker` holds."""
-        async with asking("claims_of"):
-            answer = await self._scripts.client.xreadgroup(
-                GROUP, worker, dict.fromkeys(QUEUES, "0"), count=1_000
-            )
-        return _claims(worker, answer)
+        try:
+            async with asking("claims_of"):
+                answer = await self._scripts.client.xreadgroup(
+                    GROUP, worker, dict.fromkeys(QUEUES, "0"), count=1_000
+                )
+        except StoreError as exc:
+            if "NOGROUP" not in str(exc):
+                raise
+            return []
+        return await self._readable(worker, _of_command(answer))
+
+    async def _readable(self, worker: str, deliveries: Iterable[Delivery]) -> list[Claim]:
+        """The claims among what was handed out; nonsense is put away, or it would come again for ever."""
+        claims = []
+        for queue, entry, fields in deliveries:
+            try:
+                claims.append(Claim(queue, entry, worker, _order(entry, fields)))
+            except ContractError as exc:
+                await self._put_away(queue, entry, fields)
+                log.warning("order.unreadable", entry=entry, error=str(exc))
+        return claims
+
+    async def _put_away(self, queue: str, entry: str, fields: Fields) -> None:
+        run = Order.run_named_in(fields.get("order", ""), entry)
+        async with asking("put_away"), self._scripts.client.pipeline(transaction=True) as pipe:
+            pipe.xack(queue, GROUP, entry)
+            pipe.xdel(queue, entry)
+            if run is not None:
+                pipe.zrem(keys.open_runs(run[0]), run[1])
+            await pipe.execute()
 
     async def create_group(self) -> None:
         """Make the consumer group of each queue, unless it is there."""
@@ -176,19 +212,25 @@ class Queue:
         for queue in QUEUES:
             async with asking("waiting"):
                 entries = await self._scripts.client.xrange(queue, count=10_000)
-            found += [_claim("", queue, entry, fields) for entry, fields in entries]
+            for entry, fields in entries:
+                with contextlib.suppress(ContractError):
+                    found.append(Claim(queue, entry, "", _order(entry, fields)))
         return found
 
 
-def _claims(worker: str, answer: Any) -> list[Claim]:
-    return [
-        _claim(worker, queue, entry, fields)
-        for queue, entries in answer or ()
-        for entry, fields in entries
-        if fields  # an entry that was deleted while it was claimed has none
-    ]
+def _of_script(answer: Any) -> Iterator[Delivery]:
+    for queue, entry, pairs in answer:
+        yield queue, entry, dict(zip(pairs[::2], pairs[1::2], strict=True))
 
 
-def _claim(worker: str, queue: str, entry: str, fields: Any) -> Claim:
-    members = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
-    return Claim(queue, entry, worker, Order.from_json(members["order"], entry))
+def _of_command(answer: Any) -> Iterator[Delivery]:
+    """An entry that was deleted while it was claimed has no fields."""
+    for queue, entries in answer or ():
+        for entry, fields in entries:
+            yield queue, entry, fields or {}
+
+
+def _order(entry: str, fields: Fields) -> Order:
+    if "order" not in fields:
+        raise ContractError(f"queue entry {entry} has no field 'order'")
+    return Order.from_json(fields["order"], entry)

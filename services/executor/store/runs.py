@@ -1,6 +1,6 @@
 """A run's transitions: begin, report, retry, finish.  Each is one script, fenced by the attempt's lease."""
 
-import json
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,6 +15,7 @@ from services.executor.store.orders import Claim, Order
 from services.executor.store.queue import GROUP
 from services.executor.store.scripts import Scripts, asking
 from shared import keys
+from shared.documents import json_text
 from shared.messages import State
 
 Fields = Mapping[str, Any]
@@ -106,10 +107,11 @@ class Runs:
                     str(order.timestamp),
                     order.run_id,
                     *stored.move(State.RUNNING),
-                    _text(event),
+                    json_text(event),
                     self._keep.metrics,
                     self._keep.journal,
                     order.to_json(),
+                    claim.lease,
                     *(part for limit in limits for part in _limit_arguments(limit, order)),
                     *_flat(fields),
                 ],
@@ -119,13 +121,16 @@ class Runs:
             stored = await self._experiments.read(order.experiment_id)
 
     async def emit(self, experiment_id: str, events: Sequence[Event]) -> None:
-        """Publish metric events of a run under way, and keep them."""
-        if events:
-            await self._scripts.call(
-                "emit",
-                [keys.metrics(experiment_id), keys.journal()],
-                [self._keep.metrics, self._keep.journal, *map(_text, events)],
-            )
+        """Publish metric events of one run under way, and keep them."""
+        if not events:
+            return
+        texts = [json_text(event) for event in events]
+        mark = hashlib.blake2b("".join(texts).encode(), digest_size=12).hexdigest()
+        await self._scripts.call(
+            "emit",
+            [keys.metrics(experiment_id), keys.journal(), keys.run(events[0]["run_id"])],
+            [self._keep.metrics, self._keep.journal, mark, *texts],
+        )
 
     async def finish(
         self,
@@ -182,7 +187,7 @@ class Runs:
                 self._keep.journal,
                 order.run_id,
                 len(events),
-                *map(_text, events),
+                *map(json_text, events),
                 *_flat(fields),
             ],
         )
@@ -200,8 +205,8 @@ class Runs:
             self._run_keys(order, without=keys.experiment(order.experiment_id)),
             [
                 str(order.timestamp),
-                _text(result),
-                _text(event),
+                json_text(result),
+                json_text(event),
                 self._keep.record_ms,
                 self._keep.metrics,
                 self._keep.journal,
@@ -260,13 +265,13 @@ class Runs:
                     str(order.timestamp),
                     lease,
                     *stored.move(state, only_from=State.RUNNING),
-                    _text(result),
+                    json_text(result),
                     self._keep.record_ms,
                     self._keep.metrics,
                     self._keep.journal,
                     order.run_id,
                     len(events),
-                    *map(_text, events),
+                    *map(json_text, events),
                     *_flat(fields),
                 ],
             )
@@ -291,12 +296,8 @@ def _limit_arguments(limit: Limit, order: Order) -> list[str | int | float]:
     return [limit.key, limit.max_concurrent or 0, limit.interval_ms, limit.burst, reserved]
 
 
-def _text(message: Event) -> str:
-    return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
-
-
 def _encodable(fields: Fields) -> dict[EncodableT, EncodableT]:
-    return {name: value if isinstance(value, str) else _text(value) for name, value in fields.items()}
+    return {name: _writable(value) for name, value in fields.items()}
 
 
 def _flat(fields: Fields) -> list[str]:
@@ -304,5 +305,10 @@ def _flat(fields: Fields) -> list[str]:
     flat: list[str] = []
     for name, value in fields.items():
         if value is not None:
-            flat += [name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)]
+            flat += [name, _writable(value)]
     return flat
+
+
+def _writable(value: Any) -> str:
+    """Text as it is, without half surrogate pairs, which a tool may print and Redis can't hold; else JSON."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else json_text(value)

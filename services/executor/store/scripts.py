@@ -19,7 +19,7 @@ COMMAND_TIMEOUT_SECONDS = 15.0
 _FOLDER = Path(__file__).parent / "lua"
 _INCLUDE = re.compile(r"^-- include (\w+\.lua)$", re.MULTILINE)
 _PASSING = re.compile(
-    r"^-?(OOM|READONLY|NOPERM|MISCONF|LOADING|MASTERDOWN|NOREPLICAS|CLUSTERDOWN|BUSY|TRYAGAIN|NOAUTH|UNKILLABLE)\b"
+    r"^-?(OOM|READONLY|NOPERM|MISCONF|LOADING|MASTERDOWN|NOREPLICAS|CLUSTERDOWN|BUSY|TRYAGAIN|NOAUTH|UNKILLABLE|UNBLOCKED)\b"
     r"|command not allowed when used memory|can't write against a read only replica|no permissions to run"
 )
 
@@ -56,14 +56,19 @@ def source(name: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def asking(what: str, timeout_seconds: float | None = COMMAND_TIMEOUT_SECONDS) -> AsyncIterator[None]:
+async def asking(what: str, may_take_seconds: float | None = 0.0) -> AsyncIterator[None]:
     """The one place where a redis-py error becomes one of ours, and where an answer is waited for.
 
     The time limit is kept here and not by redis-py, whose own way of keeping it
     loses a cancellation now and then under Python 3.11.
+
+    Args:
+        what: is named in the error.
+        may_take_seconds: how long a blocking command blocks, None for ever; the time limit counts from then.
     """
+    limit_seconds = None if may_take_seconds is None else COMMAND_TIMEOUT_SECONDS + may_take_seconds
     try:
-        async with asyncio.timeout(timeout_seconds):
+        async with asyncio.timeout(limit_seconds):
             yield
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as exc:
         raise StoreUnavailableError(f"{what}: Redis can't be reached: {exc or 'no answer in time'}") from exc

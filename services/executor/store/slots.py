@@ -131,7 +131,7 @@ class Slots:
                 ),
             ],
             [
-                round(interval_seconds * 1_000),
+                max(1, round(interval_seconds * 1_000)),
                 turns,
                 *(part for one in orders for part in (one.experiment_id, one.to_json())),
             ],

@@ -39,7 +39,7 @@ class Subscriptions:
         try:
             async with asking("subscribe"):
                 await pubsub.subscribe(*channels)
-                for _ in channels:
+                for _ in set(channels):
                     await pubsub.get_message(timeout=None)
             yield _messages(pubsub)
         finally:
@@ -49,7 +49,7 @@ class Subscriptions:
 
 async def _messages(pubsub: Any) -> AsyncIterator[Message]:
     while True:
-        async with asking("listen", timeout_seconds=None):
+        async with asking("listen", may_take_seconds=None):
             message = await pubsub.get_message(timeout=None)
         if message is not None and message["type"] == "message":
             yield Message(message["channel"], message["data"])

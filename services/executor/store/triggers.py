@@ -1,12 +1,14 @@
 """Triggers: who answers for a message that every worker heard."""
 
-import json
+import math
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from services.executor.store.queue import BITMAP_KEPT_MS, Position
+from services.executor.store.queue import BITMAP_KEPT_MS, RESENT_WITHIN_MS, Position
 from services.executor.store.scripts import Scripts, asking
 from shared import keys
+from shared.documents import json_text
 
 
 class Triggers:
@@ -19,12 +21,21 @@ class Triggers:
     async def send(self, channel: str, message: Mapping[str, Any]) -> int:
         """Ask for a run as any neighbour would; returns how many heard it."""
         async with asking("trigger"):
-            return int(await self._scripts.client.publish(channel, json.dumps(message, ensure_ascii=False)))
+            return int(await self._scripts.client.publish(channel, json_text(message)))
 
-    async def join(self, worker: str, marker: str, ttl_seconds: float) -> bool:
-        """Publish `marker`; True when this worker answers for what it heard before any marker."""
+    async def join(self, worker: str, ear: str, marker: str, ttl_seconds: float) -> bool:
+        """Publish `marker`; True when this worker answers for what it heard before any marker.
+
+        Args:
+            worker: its name.
+            ear: the channel that it hears on the connection of its subscription.
+            marker: a text that was never used before.
+            ttl_seconds: how long it counts as listening; 0 when it leaves.
+        """
         answer = await self._scripts.call(
-            "join", [keys.listeners()], [worker, marker, keys.MARKERS, round(ttl_seconds * 1_000)]
+            "join",
+            [keys.listeners(), keys.ears(), keys.admitted(marker)],
+            [worker, marker, keys.MARKERS, math.ceil(ttl_seconds * 1_000), BITMAP_KEPT_MS, ear],
         )
         return bool(answer)
 
@@ -33,12 +44,14 @@ class Triggers:
         answer = await self._scripts.call(
             "refuse",
             [keys.admitted(position.marker), keys.journal()],
-            [position.count, BITMAP_KEPT_MS, json.dumps(result, ensure_ascii=False), self._journal_kept],
+            [position.count, BITMAP_KEPT_MS, json_text(result), self._journal_kept],
         )
         return bool(answer)
 
     async def announce(self, result: Mapping[str, Any]) -> None:
         """Publish `result` about a key that can't be read."""
         await self._scripts.call(
-            "announce", [keys.journal()], [json.dumps(result, ensure_ascii=False), self._journal_kept]
+            "announce",
+            [keys.journal(), keys.announced(secrets.token_hex(8))],
+            [json_text(result), self._journal_kept, RESENT_WITHIN_MS],
         )

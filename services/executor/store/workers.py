@@ -14,10 +14,13 @@ class Workers:
         self._scripts = scripts
 
     async def heartbeat(self, worker: str, ttl_seconds: float, *, listening: bool) -> list[str]:
-        """Say that `worker` lives for `ttl_seconds` more; returns those whose time is up."""
+        """Say that `worker` lives for `ttl_seconds` more; returns those whose time is up.
+
+        Who was silent itself for longer than that learns of nobody for as long again.
+        """
         answer: Sequence[str] = await self._scripts.call(
             "heartbeat",
-            [keys.workers(), keys.listeners()],
+            [keys.workers(), keys.listeners(), keys.silence(worker)],
             [worker, round(ttl_seconds * 1_000), int(listening)],
         )
         return list(answer)

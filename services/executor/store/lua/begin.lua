@@ -4,8 +4,8 @@
 --       9.. triples, one a limit: holders, blocked orders, rate
 -- ARGV  1 group  2 worker  3 entry  4 timestamp of the run  5 id of the run
 --       6 state of the experiment, or "" to leave it  7 expected document  8 replacement  (see state.lua)
---       9 event (JSON)  10 metrics cap  11 journal cap  12 order (JSON)
---       13.. for each limit: its key, runs at once or 0, ms between begins or 0, burst,
+--       9 event (JSON)  10 metrics cap  11 journal cap  12 order (JSON)  13 lease
+--       14.. for each limit: its key, runs at once or 0, ms between begins or 0, burst,
 --            the order once its turn under this limit is reserved (JSON), or "" when it was;
 --       then fields of the record
 -- returns "begun" | "lost" (the claim is somebody else's by now) | "archived" | "conflict"
@@ -14,8 +14,11 @@
 -- include state.lua
 -- include events.lua
 -- include limits.lua
+-- include held.lua
 redis.replicate_commands()
-local FIRST_KEY, FIRST_ARG = 9, 13
+local FIRST_KEY, FIRST_ARG = 9, 14
+local mute = silenced('fullsend:metrics')
+if mute then return mute end
 local limits = {}
 for i = 0, (#KEYS - FIRST_KEY + 1) / 3 - 1 do
   local key, arg = FIRST_KEY + 3 * i, FIRST_ARG + 5 * i
@@ -32,7 +35,8 @@ local function let_go(answer)
   return answer
 end
 
-if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2]) == 0 then return 'lost' end
+if held_by(ARGV[2], KEYS[1], ARGV[1], ARGV[3], ARGV[3]) == 0 then return 'lost' end
+if redis.call('HGET', KEYS[2], 'lease') == ARGV[13] then return 'begun' end -- this very call had got through before
 if not redis.call('ZSCORE', KEYS[4], ARGV[4]) then
   for _, limit in ipairs(limits) do unblock(limit.blocked) end
   return let_go('cancelled')

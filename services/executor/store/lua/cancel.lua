@@ -9,6 +9,8 @@
 -- returns "cancelled" | "cancelling" (it is under way) | "over" (it has ended, or never was)
 -- include events.lua
 redis.replicate_commands()
+local mute = silenced('fullsend:metrics', 'fullsend:experiment_results')
+if mute then return mute end
 local open = redis.call('ZSCORE', KEYS[2], ARGV[1])
 if not open then return 'over' end
 if tonumber(open) == 1 then

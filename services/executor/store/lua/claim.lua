@@ -2,7 +2,7 @@
 --
 -- KEYS  queues, the preferred one first
 -- ARGV  1 group  2 worker  3 how many
--- returns triples {queue, entry, order (JSON)}
+-- returns triples {queue, entry, fields}
 redis.replicate_commands()
 local claims = {}
 for _, queue in ipairs(KEYS) do

@@ -1,15 +1,26 @@
--- Included by others.  Says something to whoever listens now and to whoever asks later.
+-- Included by others.  Says something to whoever asks later and to whoever listens now.  In this order:
+-- a replica, or a server without memory, refuses to keep things but never to say them.
 
--- One metric event: channel, the experiment's list, the journal.
-local function emit_metric(list, journal, event, list_cap, journal_cap)
-  redis.call('PUBLISH', 'fullsend:metrics', event)
-  redis.call('RPUSH', list, event)
-  redis.call('LTRIM', list, -list_cap, -1)
-  redis.call('XADD', journal, 'MAXLEN', '~', journal_cap, '*', 'kind', 'metric', 'data', event)
+-- An error to return before anything is done, when this user may not publish on one of the channels.
+local function silenced(...)
+  if not redis.acl_check_cmd then return nil end -- before Redis 7 a new user may publish everywhere
+  for _, channel in ipairs({...}) do
+    if not redis.acl_check_cmd('PUBLISH', channel, '') then
+      return redis.error_reply('NOPERM no permission to publish on the channel ' .. channel)
+    end
+  end
 end
 
--- The message about a run's end: channel and journal.
+-- One metric event: the experiment's list, the journal, channel.
+local function emit_metric(list, journal, event, list_cap, journal_cap)
+  redis.pcall('RPUSH', list, event) -- a list that somebody made something else of must not stop a run
+  redis.pcall('LTRIM', list, -list_cap, -1)
+  redis.call('XADD', journal, 'MAXLEN', '~', journal_cap, '*', 'kind', 'metric', 'data', event)
+  redis.call('PUBLISH', 'fullsend:metrics', event)
+end
+
+-- The message about a run's end: journal and channel.
 local function emit_result(journal, message, journal_cap)
-  redis.call('PUBLISH', 'fullsend:experiment_results', message)
   redis.call('XADD', journal, 'MAXLEN', '~', journal_cap, '*', 'kind', 'result', 'data', message)
+  redis.call('PUBLISH', 'fullsend:experiment_results', message)
 end

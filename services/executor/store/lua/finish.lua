@@ -11,6 +11,8 @@
 -- include events.lua
 -- include limits.lua
 redis.replicate_commands()
+local mute = silenced('fullsend:metrics', 'fullsend:experiment_results')
+if mute then return mute end
 local lease, state = ARGV[4], ARGV[5]
 local held = redis.call('HMGET', KEYS[2], 'lease', 'status')
 if lease ~= '' then

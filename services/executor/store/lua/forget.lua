@@ -3,10 +3,11 @@
 -- KEYS  1 workers  2 listeners  3.. queues
 -- ARGV  1 worker  2 group
 -- returns 1 when it is forgotten, 0 while it still holds claims
+-- include held.lua
 redis.call('ZREM', KEYS[2], ARGV[1])
 for i = 3, #KEYS do
-  if #redis.call('XPENDING', KEYS[i], ARGV[2], '-', '+', 1, ARGV[1]) > 0 then return 0 end
+  if held_by(ARGV[1], KEYS[i], ARGV[2], '-', '+') > 0 then return 0 end
 end
 redis.call('ZREM', KEYS[1], ARGV[1])
-for i = 3, #KEYS do redis.call('XGROUP', 'DELCONSUMER', KEYS[i], ARGV[2], ARGV[1]) end
+for i = 3, #KEYS do redis.pcall('XGROUP', 'DELCONSUMER', KEYS[i], ARGV[2], ARGV[1]) end -- if there is the group
 return 1

@@ -5,6 +5,8 @@
 -- returns 1 when answered, 0 when another worker had answered
 -- include events.lua
 redis.replicate_commands()
+local mute = silenced('fullsend:experiment_results')
+if mute then return mute end
 local seen = redis.call('SETBIT', KEYS[1], ARGV[1], 1)
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 if seen == 1 then return 0 end

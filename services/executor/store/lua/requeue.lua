@@ -5,9 +5,9 @@
 --       6 order (JSON)  7.. fields of the record, written if the run had begun
 -- returns 1 when it went back, 0 when the claim is gone
 -- include limits.lua
+-- include held.lua
 redis.replicate_commands()
-local claim = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])
-if #claim == 0 then return 0 end
+if held_by(ARGV[2], KEYS[1], ARGV[1], ARGV[3], ARGV[3]) == 0 then return 0 end
 redis.call('XADD', KEYS[1], '*', 'order', ARGV[6])
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
 redis.call('XDEL', KEYS[1], ARGV[3])

@@ -8,7 +8,13 @@
 -- include events.lua
 -- include limits.lua
 redis.replicate_commands()
-if redis.call('HGET', KEYS[2], 'lease') ~= ARGV[4] then return {'stale', 0} end
+local mute = silenced('fullsend:metrics')
+if mute then return mute end
+local held = redis.call('HMGET', KEYS[2], 'lease', 'status')
+if held[1] ~= ARGV[4] or held[2] ~= 'running' then
+  local stored = redis.call('ZSCORE', KEYS[4], ARGV[5]) -- when this very call had got through before
+  return stored and {'retrying', tonumber(stored)} or {'stale', 0}
+end
 local time = redis.call('TIME')
 local due = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[6]
 local first_field = 11 + ARGV[10]

@@ -25,7 +25,8 @@ local answer = {tonumber(ARGV[1])}
 for turn = 1, math.min(tonumber(ARGV[2]), #waiting) do
   local next = waiting[turn]
   queue_run(next.queue, next.open, next.order)
-  redis.call('ZADD', KEYS[2], time[1] * 1000 + math.floor(time[2] / 1000), next.experiment)
+  -- Within a cycle as well, the next to come is who waited longest.
+  redis.call('ZADD', KEYS[2], time[1] * 1000 + math.floor(time[2] / 1000) + turn / 1000, next.experiment)
   answer[turn + 1] = next.experiment
 end
 return answer

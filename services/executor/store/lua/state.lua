@@ -2,14 +2,18 @@
 --
 -- `from` is the only state that is left, or "" for any but archived; `to` is "" to leave it alone.  A string is
 -- replaced as a whole and only if it still is `expected`; `replacement` is "" when its
--- state is to stay.  Nothing is created: an experiment that is gone stays gone.
+-- state is to stay, and `to` is "archived" when it says that it is.  `expected` is "" for a hash.
+-- Nothing is created: an experiment that is gone stays gone.
 --
 -- returns "moved" | "kept" | "archived" | "conflict"; on "conflict" nothing was done
 local function move_state(key, from, to, expected, replacement)
   if to == '' then return 'kept' end
   local kind = redis.call('TYPE', key).ok
+  if kind == 'none' then return 'kept' end
+  if (kind == 'string') ~= (expected ~= '') then return 'conflict' end
   if kind == 'string' then
     if redis.call('GET', key) ~= expected then return 'conflict' end
+    if to == 'archived' then return 'archived' end
     if replacement == '' then return 'kept' end
     redis.call('SET', key, replacement, 'KEEPTTL')
     return 'moved'

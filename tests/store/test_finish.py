@@ -1,0 +1,311 @@
+"""A run ends once, and everything that a neighbour could see of it happens in one step."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from services.executor.store import Finished, Store, Stored
+from services.executor.store.queue import QUEUES
+from shared import keys
+from shared.messages import State
+from tests.store.conftest import (
+    EXPERIMENT,
+    SHAPES,
+    Ear,
+    Run,
+    Worker,
+    event_of,
+    everything,
+    journal,
+    metrics,
+    orders,
+    pending,
+    publish,
+    result_of,
+    state_of,
+    store_on,
+    together,
+)
+
+
+async def test_everything_that_an_end_changes_is_seen_at_once(worker: Worker, redis: Any, ear: Ear) -> None:
+    await publish(redis, "flat")
+    run = await worker.begun()
+    assert await run.finish() is Finished.FINISHED
+
+    record = await redis.hgetall(keys.run(run.id))
+    said = [event_of(run.claim, name) for name in ("run_started", "items_processed", "run_completed")]
+    result = result_of(run.claim, "completed")
+    assert (record["status"], record["result"], record["worker"]) == ("completed", "[1]", "w1")
+    assert "error" not in record
+    assert await state_of(redis) == "run"
+    assert await metrics(redis) == said
+    assert await journal(redis) == [*(("metric", event) for event in said), ("result", result)]
+    assert await ear.all() == [*((keys.METRICS, event) for event in said), (keys.RESULTS, result)]
+    assert await redis.exists(keys.open_runs(EXPERIMENT)) == 0
+    assert await orders(redis) == []
+    assert await pending(redis) == 0
+
+
+async def test_no_neighbour_sees_half_an_end(worker: Worker, redis: Any) -> None:
+    await publish(redis, "flat")
+
+    async def halves() -> list[tuple[Any, ...]]:
+        """What one look shows, again and again, until the run has ended."""
+        seen = []
+        while not seen or seen[-1][0] != "completed":
+            async with redis.pipeline(transaction=True) as pipe:
+                pipe.hget(keys.run(run.id), "status")
+                pipe.hget(keys.experiment(EXPERIMENT), "state")
+                pipe.llen(keys.metrics(EXPERIMENT))
+                pipe.exists(keys.open_runs(EXPERIMENT))
+                seen.append(tuple(await pipe.execute()))
+        return seen
+
+    for number in range(20):
+        run = await worker.begun()
+        seen, _ = await together(halves(), run.finish())
+
+        assert set(seen) <= {
+            ("running", "running", 3 * number + 1, 1),
+            ("completed", "run", 3 * number + 3, 0),
+        }
+
+
+async def test_a_result_comes_after_the_record_that_it_is_about(
+    store: Store, worker: Worker, redis: Any
+) -> None:
+    run = await worker.begun()
+    async with store.subscriptions.to((keys.RESULTS,)) as messages:
+        await run.finish()
+        message = await anext(messages)
+
+    assert (await redis.hgetall(keys.run(json.loads(message.data)["run_id"])))["status"] == "completed"
+
+
+async def test_an_end_that_was_written_is_done(worker: Worker, redis: Any, ear: Ear) -> None:
+    await publish(redis, "flat")
+    run = await worker.begun()
+    await run.finish()
+    before = await everything(redis)
+
+    assert await run.finish() is Finished.DONE
+    assert await everything(redis) == before
+    assert (await ear.names()).count("completed") == 1
+
+
+async def test_an_end_that_was_written_stays_whatever_is_said_later(worker: Worker, redis: Any) -> None:
+    await publish(redis, "flat")
+    run = await worker.begun()
+    await run.finish()
+    before = await everything(redis)
+
+    assert await run.finish(State.FAILED) is Finished.DONE
+    assert not await run.requeue()
+    assert not await run.retry()
+    assert await run.reject() is Finished.DONE
+    assert await everything(redis) == before
+
+
+async def test_the_end_of_an_attempt_that_was_taken_away_is_stale(
+    worker: Worker, redis: Any, ear: Ear
+) -> None:
+    await publish(redis, "flat")
+    late = await worker.begun()
+    await late.requeue()
+    other = Worker(worker.store, "w2")
+    claim = await other.claim()
+    before = await everything(redis)
+    assert await late.finish() is Finished.STALE
+    assert await everything(redis) == before
+
+    _, stored = await other.begin(claim)
+    assert await late.finish() is Finished.STALE
+    assert await Run(other, claim, stored).finish() is Finished.FINISHED
+    assert await late.finish() is Finished.STALE
+
+    assert (await ear.names()).count("completed") == 1
+    assert (await redis.hgetall(keys.run(late.id)))["lease"] == claim.lease
+
+
+async def test_of_many_ends_at_once_one_counts(worker: Worker, ear: Ear) -> None:
+    run = await worker.begun()
+    answers = await together(*(run.finish() for _ in range(20)))
+
+    assert sorted(answers) == ["done"] * 19 + ["finished"]
+    assert (await ear.names()).count("completed") == 1
+
+
+async def test_a_run_that_never_began_can_be_rejected(worker: Worker, redis: Any, ear: Ear) -> None:
+    await publish(redis, "flat", "archived")
+    claim = await worker.claimed()
+    run = Run(worker, claim, Stored.nothing())
+    assert await run.reject() is Finished.FINISHED
+    assert await run.reject() is Finished.DONE
+
+    assert (await redis.hgetall(keys.run(run.id)))["status"] == "cancelled"
+    assert await state_of(redis) == "archived"
+    assert await ear.names() == ["error", "cancelled"]
+    assert await orders(redis) == []
+    assert await redis.exists(keys.open_runs(EXPERIMENT)) == 0
+
+
+async def test_a_record_is_kept_for_as_long_as_it_is_told(worker: Worker, redis: Any) -> None:
+    run = await worker.begun()
+    assert await redis.pttl(keys.run(run.id)) == -1
+    await run.finish()
+
+    assert 3_500_000 < await redis.pttl(keys.run(run.id)) <= 3_600_000
+
+
+async def test_lists_are_kept_as_long_as_they_are_told(redis_url: str, worker: Worker, redis: Any) -> None:
+    async with store_on(redis_url, metrics=5, journal=10, log_lines=20) as store:
+        frugal = Worker(store)
+        for _ in range(200):
+            run = await frugal.begun()
+            await run.finish()
+        await store.runs.log(run.id, [{"text": str(number)} for number in range(2_000)])
+
+        assert await redis.llen(keys.metrics(EXPERIMENT)) == 5
+        assert await redis.xlen(keys.journal()) < 150
+        assert await redis.xlen(keys.logs(run.id)) < 150
+        assert 0 < await redis.pttl(keys.logs(run.id)) <= 3_600_000
+        assert (await metrics(redis))[-1] == event_of(run.claim, "run_completed")
+
+
+async def test_many_runs_leave_nothing_that_stays(worker: Worker, redis: Any) -> None:
+    await publish(redis, "flat")
+    for _ in range(50):
+        await (await worker.begun()).finish()
+    staying = {name for name in await redis.keys("*") if await redis.pttl(name) == -1}
+
+    capped = {keys.metrics(EXPERIMENT), keys.journal()}
+    assert staying == {keys.experiment(EXPERIMENT), *capped, *QUEUES}
+    assert await orders(redis) == []
+
+
+# -- the state that an experiment is left in ------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("state", [State.RUN, State.FAILED])
+async def test_an_end_sets_the_state(shape: str, state: State, worker: Worker, redis: Any) -> None:
+    await publish(redis, shape)
+    await (await worker.begun()).finish(state)
+
+    assert await state_of(redis) == state
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("state", ["draft", "ready", "paused", "completed", "archived"])
+async def test_a_state_that_was_changed_from_outside_stays(
+    shape: str, state: str, worker: Worker, redis: Any, ear: Ear
+) -> None:
+    await publish(redis, shape)
+    run = await worker.begun()
+    await publish(redis, shape, state)
+    assert await run.finish() is Finished.FINISHED
+
+    assert await state_of(redis) == state
+    assert (await ear.names())[-1] == "completed"
+
+
+@pytest.mark.parametrize("before", SHAPES)
+@pytest.mark.parametrize("after", SHAPES)
+async def test_an_experiment_published_anew_meanwhile_keeps_its_state(
+    before: str, after: str, worker: Worker, redis: Any
+) -> None:
+    await publish(redis, before)
+    run = await worker.begun()
+    await redis.delete(keys.experiment(EXPERIMENT))
+    await publish(redis, after, "ready")
+    assert await run.finish() is Finished.FINISHED
+
+    assert await state_of(redis) == "ready"
+
+
+@pytest.mark.parametrize("before", SHAPES)
+@pytest.mark.parametrize(
+    "command", [("DEL",), ("SET", "x"), ("RPUSH", "x"), ("HSET", "a", "b")], ids=" ".join
+)
+async def test_an_experiment_that_is_none_any_more_stops_no_end(
+    before: str, command: tuple[str, ...], worker: Worker, redis: Any
+) -> None:
+    await publish(redis, before)
+    run = await worker.begun()
+    name, *arguments = command
+    await redis.delete(keys.experiment(EXPERIMENT))
+    await redis.execute_command(name, keys.experiment(EXPERIMENT), *arguments)
+    found = await redis.dump(keys.experiment(EXPERIMENT))
+    assert await run.finish() is Finished.FINISHED
+
+    assert await redis.dump(keys.experiment(EXPERIMENT)) == found
+
+
+async def test_a_document_changed_meanwhile_keeps_the_change(worker: Worker, redis: Any) -> None:
+    await publish(redis, "string")
+    run = await worker.begun()
+    changed = json.loads(await redis.get(keys.experiment(EXPERIMENT))) | {"note": "changed"}
+    await redis.set(keys.experiment(EXPERIMENT), json.dumps(changed))
+    await run.finish()
+
+    assert json.loads(await redis.get(keys.experiment(EXPERIMENT))) == changed | {"state": "run"}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_while_another_run_is_under_way_the_experiment_is_running(
+    shape: str, worker: Worker, redis: Any
+) -> None:
+    await publish(redis, shape)
+    first, second, third = [await worker.begun() for _ in range(3)]
+    await second.finish()
+    assert await state_of(redis) == "running"
+    await first.finish(State.FAILED)
+    assert await state_of(redis) == "running"
+    await third.finish()
+
+    assert await state_of(redis) == "run"
+
+
+async def test_a_run_that_waits_does_not_keep_the_experiment_running(worker: Worker, redis: Any) -> None:
+    await publish(redis, "flat")
+    first, second = await worker.begun(), await worker.begun()
+    await worker.queued()
+    await first.retry(60)
+    await second.finish()
+
+    assert await state_of(redis) == "run"
+
+
+async def test_overlapping_runs_of_a_document_end_whatever_the_order(worker: Worker, redis: Any) -> None:
+    await publish(redis, "wrapped")
+    runs = [await worker.begun() for _ in range(10)]
+    answers = await together(*(run.finish() for run in reversed(runs)))
+
+    assert set(answers) == {Finished.FINISHED}
+    assert await state_of(redis) == "run"
+
+
+async def test_an_end_against_writers_of_the_document_gets_through(worker: Worker, redis: Any) -> None:
+    await publish(redis, "string")
+    run = await worker.begun()
+    stop = asyncio.Event()
+
+    async def write() -> int:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            await redis.set(
+                keys.experiment(EXPERIMENT), json.dumps({"tool": "t", "state": "running", "n": number})
+            )
+            await asyncio.sleep(0)
+        return number
+
+    writing = asyncio.create_task(write())
+    answer = await run.finish()
+    stop.set()
+    await writing
+
+    assert answer is Finished.FINISHED

@@ -1,0 +1,132 @@
+"""Who answers for a message that every worker heard, and what is said about those that can't be runs."""
+
+import asyncio
+import json
+from typing import Any
+
+from services.executor.store import Position, Store
+from shared import keys
+from tests.conftest import eventually
+from tests.store.conftest import Ear, journal, together
+
+LONG = 60.0
+
+
+async def test_the_first_to_listen_answers_for_what_it_heard_before(store: Store) -> None:
+    assert await store.triggers.join("w1", keys.ear("1"), "m1", LONG)
+
+    assert await store.workers.listening() == ["w1"]
+
+
+async def test_who_joins_others_leaves_what_it_heard_before_to_them(store: Store) -> None:
+    async with store.subscriptions.to((keys.MARKERS, keys.ear("1"))):
+        await store.triggers.join("w1", keys.ear("1"), "m1", LONG)
+
+        assert not await store.triggers.join("w2", keys.ear("2"), "m2", LONG)
+
+
+async def test_who_joins_others_whose_connections_are_gone_answers(store: Store) -> None:
+    async with store.subscriptions.to((keys.ear("1"),)):
+        await store.triggers.join("w1", keys.ear("1"), "m1", LONG)
+    # The same worker is back on another connection, on which it has not joined yet.
+    async with store.subscriptions.to((keys.MARKERS, keys.ear("3"))):
+        assert await store.triggers.join("w2", keys.ear("2"), "m2", LONG)
+
+
+async def test_who_joins_again_after_the_others_have_left_answers(store: Store) -> None:
+    async with store.subscriptions.to((keys.ear("1"),)):
+        await store.triggers.join("w1", keys.ear("1"), "m1", LONG)
+        await store.triggers.join("w1", keys.ear("1"), "leaving:m1", 0)
+
+        assert await store.triggers.join("w2", keys.ear("2"), "m2", LONG)
+        assert await store.triggers.join("w2", keys.ear("2"), "m3", LONG)
+    assert await store.workers.listening() == ["w2"]
+
+
+async def test_of_many_who_join_at_once_one_answers(store: Store) -> None:
+    ears = [keys.ear(str(number)) for number in range(10)]
+    async with store.subscriptions.to(ears):
+        joins = (store.triggers.join(f"w{n}", ear, f"m{n}", LONG) for n, ear in enumerate(ears))
+        answers = await together(*joins)
+
+    assert sum(answers) == 1
+
+
+async def test_everybody_hears_the_markers_in_one_order(store: Store) -> None:
+    async with (
+        store.subscriptions.to((keys.MARKERS, keys.EXECUTE_NOW)) as one,
+        store.subscriptions.to((keys.MARKERS, keys.EXECUTE_NOW)) as other,
+    ):
+        joins = (store.triggers.join(f"w{n}", "", f"m{n}", LONG) for n in range(10))
+        sends = (store.triggers.send(keys.EXECUTE_NOW, {"experiment_id": f"e{n}"}) for n in range(10))
+        await together(*joins, *sends)
+        heard = [[await anext(messages) for _ in range(20)] for messages in (one, other)]
+
+    assert heard[0] == heard[1]
+
+
+async def test_who_sends_learns_how_many_heard_it(store: Store) -> None:
+    assert await store.triggers.send(keys.EXECUTE_NOW, {"experiment_id": "e"}) == 0
+    async with store.subscriptions.to((keys.EXECUTE_NOW,)) as messages:
+        assert await store.triggers.send(keys.EXECUTE_NOW, {"experiment_id": "ü"}) == 1
+        message = await anext(messages)
+
+    assert json.loads(message.data) == {"experiment_id": "ü"}
+
+
+async def test_a_refusal_is_said_once_by_whoever_is_first(store: Store, redis: Any, ear: Ear) -> None:
+    refusal = {"experiment_id": "e", "status": "failed", "error": "trigger is a list"}
+    answers = await together(*(store.triggers.refuse(Position("m:c", 3), refusal) for _ in range(10)))
+
+    assert sum(answers) == 1
+    assert await ear.all() == [(keys.RESULTS, refusal)]
+    assert await journal(redis) == [("result", refusal)]
+
+
+async def test_what_is_wrong_with_a_key_is_said(store: Store, redis: Any, ear: Ear) -> None:
+    message = {"experiment_id": "e", "status": "failed", "error": "ü"}
+    await store.triggers.announce(message)
+
+    assert await ear.all() == [(keys.RESULTS, message)]
+    assert await journal(redis) == [("result", message)]
+
+
+async def test_what_is_said_is_utf_8_whatever_a_key_was_called(store: Store, redis: Any, ear: Ear) -> None:
+    message = {"experiment_id": "caf\udce9", "status": "failed", "error": "half \ud83d"}
+    await store.triggers.announce(message)
+    await store.triggers.refuse(Position("m:c", 0), message)
+
+    assert await ear.all() == [(keys.RESULTS, message)] * 2
+    assert [json.loads(fields["data"].encode()) for _, fields in await redis.xrange(keys.journal())] == [
+        message
+    ] * 2
+
+
+# -- subscriptions --------------------------------------------------------------------
+
+
+async def test_a_subscription_hears_all_that_is_said_once_it_is_made(store: Store, redis: Any) -> None:
+    async with store.subscriptions.to(("a", "b")) as messages:
+        for number in range(100):
+            await redis.publish("ab"[number % 2], str(number))
+        heard = [await anext(messages) for _ in range(100)]
+
+    assert [message.data for message in heard] == [str(number) for number in range(100)]
+    assert {message.channel for message in heard} == {"a", "b"}
+
+
+async def test_a_channel_may_be_named_twice(store: Store, redis: Any) -> None:
+    async with asyncio.timeout(10), store.subscriptions.to(("a", "a")) as messages:
+        await redis.publish("a", "1")
+
+        assert (await anext(messages)).data == "1"
+
+
+async def test_a_subscription_that_is_given_up_is_gone(store: Store, redis: Any) -> None:
+    async with store.subscriptions.to(("a",)):
+        assert await redis.publish("a", "1") == 1
+
+    async def nobody_hears() -> bool:
+        return await redis.publish("a", "2") == 0
+
+    await eventually(nobody_hears)

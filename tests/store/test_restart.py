@@ -1,0 +1,40 @@
+"""A server that forgot the scripts, or was started again, is asked like any other."""
+
+from typing import Any
+
+from services.executor.store import Finished
+from tests.store.conftest import Ear, Server, Worker, orders, publish, state_of, store_on
+
+
+async def test_forgotten_scripts_are_sent_again(worker: Worker, redis: Any, ear: Ear) -> None:
+    await publish(redis, "string")
+    await redis.script_flush()
+    run = await worker.begun()
+    await redis.script_flush()
+    await run.requeue()
+    await redis.script_flush()
+    again = await worker.begun()
+    await redis.script_flush()
+    assert await again.finish() is Finished.FINISHED
+    await redis.script_flush()
+    assert await again.finish() is Finished.DONE
+
+    assert (await ear.names()).count("completed") == 1
+
+
+async def test_a_run_goes_on_over_a_power_cut(own_server: Server) -> None:
+    await own_server.start()
+    async with store_on(own_server.url) as store:
+        await store.queue.create_group()
+        client: Any = store.slots._scripts.client
+        await publish(client, "string")
+        worker = Worker(store)
+        run = await worker.begun()
+        waiting = await worker.queued()
+        own_server.kill()
+        await own_server.start()
+
+        assert await run.finish() is Finished.FINISHED
+        assert await state_of(client) == "run"
+        assert (await worker.claim()).entry == waiting
+        assert len(await orders(client)) == 1

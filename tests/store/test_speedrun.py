@@ -1,0 +1,126 @@
+"""Speedrun turns: a cycle is given once, to those that waited longest."""
+
+from collections import Counter
+from typing import Any
+
+from services.executor.store import Order, Store
+from shared import keys
+from tests.store.conftest import Worker, orders, together
+
+TEN = [f"e{number}" for number in range(10)]
+LONG = 60.0
+
+
+def turns_of(names: list[str]) -> list[Order]:
+    return [Order(name, "speedrun") for name in names]
+
+
+async def cycle(store: Store, names: list[str], turns: int = 3, seconds: float = LONG) -> list[str]:
+    return (await store.slots.speedrun(turns_of(names), seconds, turns))[1]
+
+
+async def next_cycle(redis: Any) -> None:
+    """As if the time of a cycle had passed."""
+    await redis.delete(keys.cycle())
+
+
+async def test_a_turn_is_a_run(store: Store, redis: Any) -> None:
+    assert await cycle(store, ["e1"]) == ["e1"]
+
+    assert await orders(redis) == [{"experiment_id": "e1", "trigger": "speedrun", "attempt": 1}]
+    assert await store.slots.has_open_runs("e1")
+
+
+async def test_a_cycle_gives_so_many_turns(store: Store, redis: Any) -> None:
+    assert await cycle(store, TEN) == ["e0", "e1", "e2"]
+
+    assert len(await orders(redis)) == 3
+
+
+async def test_a_cycle_lasts_as_long_as_it_is_told(store: Store, redis: Any) -> None:
+    left_seconds, chosen = await store.slots.speedrun(turns_of(TEN), LONG, 3)
+    assert (left_seconds, len(chosen)) == (LONG, 3)
+    left_seconds, chosen = await store.slots.speedrun(turns_of(TEN), LONG, 3)
+
+    assert LONG - 10 < left_seconds <= LONG
+    assert chosen == []
+
+
+async def test_workers_share_a_cycle(store: Store, redis: Any) -> None:
+    answers = await together(*(cycle(store, TEN) for _ in range(10)))
+
+    assert sorted(map(len, answers)) == [0] * 9 + [3]
+    assert len(await orders(redis)) == 3
+
+
+async def test_those_that_are_not_done_yet_get_no_turn(store: Store, redis: Any) -> None:
+    await cycle(store, TEN, 3)
+    await next_cycle(redis)
+
+    assert await cycle(store, TEN, 8) == ["e3", "e4", "e5", "e6", "e7", "e8", "e9"]
+    await next_cycle(redis)
+    assert await cycle(store, TEN, 8) == []
+
+
+async def test_all_of_ten_get_their_turn_from_two_workers(worker: Worker, redis: Any) -> None:
+    store, other = worker.store, Worker(worker.store, "w2")
+    given: Counter[str] = Counter()
+    for _ in range(20):
+        for chosen in await together(cycle(store, TEN), cycle(store, list(reversed(TEN)))):
+            given.update(chosen)
+            for performer in (worker, other):
+                for claim in await store.queue.claim(performer.name, 2, 20):
+                    answer, stored = await performer.begin(claim)
+                    assert answer == "begun"
+                    await store.runs.finish(claim, stored, None, {"status": "completed"}, [], {})  # type: ignore[arg-type]
+        await next_cycle(redis)
+
+    assert given.total() == 60
+    assert set(given) == set(TEN)
+    assert max(given.values()) - min(given.values()) <= 1
+
+
+async def test_a_slow_one_does_not_hold_up_the_others(worker: Worker, redis: Any) -> None:
+    store = worker.store
+    given: Counter[str] = Counter()
+    await worker.begun("e0")
+    for _ in range(10):
+        given.update(await cycle(store, TEN))
+        while claims := await store.queue.claim("w1", 5, 10):
+            for claim in claims:
+                await worker.begin(claim)
+                await store.runs.finish(
+                    claim, await store.experiments.read("x"), None, {"status": "x"}, [], {}
+                )  # type: ignore[arg-type]
+        await next_cycle(redis)
+
+    assert set(given) == set(TEN[1:])
+    assert max(given.values()) - min(given.values()) <= 1
+
+
+async def test_a_newcomer_comes_first(worker: Worker, redis: Any) -> None:
+    for name in ("a", "b"):
+        await cycle(worker.store, [name], 1)
+        await redis.delete(keys.open_runs(name))
+        await next_cycle(redis)
+
+    assert await cycle(worker.store, ["a", "b", "new"], 2) == ["new", "a"]
+
+
+async def test_without_experiments_a_cycle_is_still_a_cycle(store: Store) -> None:
+    assert await store.slots.speedrun([], LONG, 3) == (LONG, [])
+
+
+async def test_a_cycle_may_be_as_short_as_one_likes(store: Store) -> None:
+    left_seconds, chosen = await store.slots.speedrun(turns_of(TEN), 0.0001, 3)
+
+    assert 0 < left_seconds <= 0.001
+    assert len(chosen) == 3
+
+
+async def test_thousands_can_wait_for_a_turn(store: Store, redis: Any) -> None:
+    names = [f"e{number:05}" for number in range(5_000)]
+
+    assert await cycle(store, names) == names[:3]
+    await next_cycle(redis)
+    assert await cycle(store, names) == names[3:6]

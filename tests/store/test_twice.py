@@ -1,0 +1,198 @@
+"""Every script may be sent twice, since a time-out does not tell whether it was done: twice is once.
+
+The first answer is thrown away, as if the connection had broken just then.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from services.executor.store import Begun, Finished, Order, Plan, Position, Store
+from services.executor.store.scripts import Scripts
+from shared import keys
+from tests.store.conftest import (
+    EXPERIMENT,
+    SHAPES,
+    Ear,
+    Run,
+    Worker,
+    event_of,
+    journal,
+    metrics,
+    orders,
+    pending,
+    publish,
+    state_of,
+)
+
+
+@pytest.fixture(autouse=True)
+def twice(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
+    """From here on, each script is sent twice and the second answer counts; how often each was."""
+    once, sent = Scripts.call, {}
+
+    async def call(self: Scripts, name: str, *arguments: Any) -> Any:
+        sent[name] = sent.get(name, 0) + 1
+        if name != "claim":  # its client sends nothing again, see test_claim.py
+            await once(self, name, *arguments)
+        return await once(self, name, *arguments)
+
+    monkeypatch.setattr(Scripts, "call", call)
+    yield sent
+
+
+ORDER = Order(EXPERIMENT, "trigger")
+
+
+async def test_a_message_is_queued_once(store: Store, redis: Any) -> None:
+    await store.queue.enqueue(ORDER, Position("m", 0))
+
+    assert len(await orders(redis)) == 1
+    assert await redis.zcard(keys.open_runs(EXPERIMENT)) == 1
+
+
+async def test_a_request_is_queued_once(store: Store, redis: Any) -> None:
+    for position in (None, Position("m", 0)):
+        order = Order(EXPERIMENT, "trigger", request_id=f"r-{position}")
+        timestamp = await store.queue.enqueue(order, position)
+        if position is None:
+            assert timestamp is not None
+
+    assert len(await orders(redis)) == 2
+
+
+async def test_an_order_of_the_executors_own_is_queued_once(store: Store, redis: Any) -> None:
+    timestamp = await store.queue.enqueue(ORDER)
+
+    assert timestamp is not None
+    assert len(await orders(redis)) == 1
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_a_run_begins_and_ends_once(shape: str, worker: Worker, redis: Any, ear: Ear) -> None:
+    await publish(redis, shape)
+    claim = await worker.claimed(request_id="r")
+    answer, stored = await worker.begin(claim)
+    assert answer is Begun.BEGUN
+    assert stored == await worker.store.experiments.read(EXPERIMENT)
+    assert await state_of(redis) == "running"
+    assert await Run(worker, claim, stored).finish() in {Finished.FINISHED, Finished.DONE}
+
+    assert await state_of(redis) == "run"
+    assert await ear.names() == ["run_started", "items_processed", "run_completed", "completed"]
+    assert len(await metrics(redis)) == 3
+    assert len(await journal(redis)) == 4
+    assert await redis.exists(keys.open_runs(EXPERIMENT)) == 0
+    assert await orders(redis) == []
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_an_archived_run_is_rejected_once(shape: str, worker: Worker, redis: Any, ear: Ear) -> None:
+    await publish(redis, shape, "archived")
+    claim = await worker.claimed(request_id="r")
+    answer, stored = await worker.begin(claim)
+    assert answer is Begun.ARCHIVED
+    await Run(worker, claim, stored).reject()
+
+    assert await ear.names() == ["error", "cancelled"]
+
+
+async def test_events_are_said_once(worker: Worker, redis: Any, ear: Ear) -> None:
+    run = await worker.begun(request_id="r")
+    events = [event_of(run.claim, "progress") | {"done": number} for number in range(5)]
+    await worker.store.runs.emit(EXPERIMENT, events[:3])
+    await worker.store.runs.emit(EXPERIMENT, events[3:])
+    await worker.store.runs.emit(EXPERIMENT, events[3:])
+
+    assert [event["done"] for event in (await metrics(redis))[1:]] == [0, 1, 2, 3, 4]
+    assert len(await ear.all()) == len(await journal(redis)) == 6
+
+
+async def test_a_retry_is_stored_and_queued_once(worker: Worker, redis: Any, ear: Ear) -> None:
+    run = await worker.begun(request_id="r")
+    assert await run.retry(0)
+
+    assert await redis.zcard(keys.retries()) == 1
+    assert await ear.names() == ["run_started", "run_retrying"]
+    await worker.store.queue.promote()
+    assert len(await orders(redis)) == 1
+    assert await redis.exists(keys.retries()) == 0
+
+
+async def test_a_run_goes_back_once(worker: Worker, redis: Any) -> None:
+    run = await worker.begun(request_id="r")
+    await run.requeue()
+
+    assert len(await orders(redis)) == 1
+    assert await pending(redis) == 0
+
+
+async def test_a_marker_is_heard_once(store: Store) -> None:
+    """Who heard it again would start to count anew, and take later messages for those that were."""
+    async with store.subscriptions.to((keys.MARKERS,)) as messages:
+        assert await store.triggers.join("w1", keys.ear("1"), "m1", 60)
+        assert await store.triggers.join("w1", keys.ear("1"), "m2", 60)
+
+        assert [(await anext(messages)).data for _ in range(2)] == ["m1", "m2"]
+
+
+async def test_a_refusal_is_said_once(store: Store, ear: Ear) -> None:
+    await store.triggers.refuse(Position("m", 0), {"experiment_id": "e", "status": "failed"})
+
+    assert await ear.names() == ["failed"]
+
+
+async def test_an_announcement_is_said_once(store: Store, redis: Any, ear: Ear) -> None:
+    await store.triggers.announce({"experiment_id": "e", "status": "first"})
+    await store.triggers.announce({"experiment_id": "e", "status": "second"})
+
+    assert await ear.names() == ["first", "second"]
+    assert len(await journal(redis)) == 2
+
+
+@pytest.mark.parametrize("overlap", ["skip", "queue", "allow"])
+async def test_a_slot_is_fired_once(overlap: str, store: Store, redis: Any) -> None:
+    await store.slots.plan([Plan(EXPERIMENT, "x", 1)])
+    await store.slots.fire(EXPERIMENT, 1, 2, [Order(EXPERIMENT, "cron")], overlap)
+
+    assert len(await orders(redis)) == 1
+    assert await store.slots.all() == {EXPERIMENT: 2}
+
+
+async def test_a_turn_is_given_once(store: Store, redis: Any) -> None:
+    await store.slots.speedrun([Order(name, "speedrun") for name in "abc"], 60, 2)
+
+    assert len(await orders(redis)) == 2
+
+
+async def test_a_worker_beats_and_leaves_once(store: Store, worker: Worker) -> None:
+    assert await store.workers.heartbeat("w1", 60, listening=True) == []
+    assert await store.workers.alive() == ["w1"]
+
+    assert await store.workers.forget("w1")
+    assert await store.workers.alive() == []
+
+
+async def test_no_script_is_left_out(twice: dict[str, int], worker: Worker, redis: Any) -> None:
+    """Reads are the same however often they are sent; `publish` and `cancel` say what is then the case."""
+    run = await worker.begun(request_id="r")
+    await worker.store.runs.emit(EXPERIMENT, [event_of(run.claim, "progress")])
+    await run.retry()
+    await worker.store.queue.promote()
+    await run.requeue()
+    await run.finish()
+    await worker.store.triggers.join("w", keys.ear("1"), "m", 60)
+    await worker.store.triggers.refuse(Position("m", 0), {})
+    await worker.store.triggers.announce({})
+    await worker.store.slots.plan([Plan("e", "x", 1)])
+    await worker.store.slots.fire("e", 1, 2, [], "skip")
+    await worker.store.slots.speedrun([], 60, 1)
+    await worker.store.workers.heartbeat("w", 60, listening=False)
+    await worker.store.workers.forget("w")
+
+    folder = (
+        Scripts.__module__ and __import__("services.executor.store.scripts", fromlist=["_FOLDER"])._FOLDER
+    )
+    files = {path.stem for path in folder.glob("*.lua")}
+    assert files - set(twice) <= {"events", "state", "limits", "claim", "publish", "cancel"}

@@ -1,0 +1,179 @@
+"""Settings: environment > .env > config/schedule.yaml > defaults."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from services.executor.config import FILE_MEMBERS, Mode, Settings, load, origins
+from tests.unit.executor.conftest import Write
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+# Four values for each setting, as text and as they are read: none is the default.
+Values = list[tuple[str, Any]]
+NUMBERS: Values = [("11", 11), ("12", 12), ("13", 13), ("14", 14)]
+TEXTS: Values = [(text, text) for text in "abcd"]
+LISTS: Values = [(text, tuple(text.split(","))) for text in ("a", "a,b", "b,c", "d")]
+SPECIAL: dict[str, Values] = {
+    "redis_url": [(f"redis://{name}/1", f"redis://{name}/1") for name in "abcd"],
+    "tools_path": [(text, Path(text)) for text in "abcd"],
+    "schedule_mode": [
+        ("cron", (Mode.CRON,)),
+        ("speedrun", (Mode.SPEEDRUN,)),
+        ("trigger,cron", (Mode.TRIGGER, Mode.CRON)),
+        ("cron,speedrun", (Mode.CRON, Mode.SPEEDRUN)),
+    ],
+    "retry_backoff_max": [("41", 41), ("42", 42), ("43", 43), ("44", 44)],
+}
+
+
+def values_of(field: str) -> Values:
+    """Values that differ from the default and from each other."""
+    if field in SPECIAL:
+        return SPECIAL[field]
+    annotation = str(Settings.model_fields[field].annotation)
+    if "Literal" in annotation:
+        choices = [
+            text for text in annotation.split("'")[1::2] if text != Settings.model_fields[field].default
+        ]
+        return [(text, text) for text in (choices * 4)[:4]]
+    if "bool" in annotation:
+        default = Settings.model_fields[field].default
+        return [(str(not default).lower(), not default)] * 4
+    if "tuple" in annotation:
+        return LISTS
+    return TEXTS if annotation in {"<class 'str'>", "str | None"} else NUMBERS
+
+
+def in_file(member: str, text: str) -> str:
+    """`a.b` and a value as the YAML of the settings file."""
+    document: Any = text
+    for name in reversed(member.split(".")):
+        document = {name: document}
+    return yaml.safe_dump(document)
+
+
+# -- what is stronger -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("field", sorted(Settings.model_fields))
+def test_the_environment_is_stronger_than_the_env_file(
+    field: str, env_file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (_, first), (second_text, second), (third_text, third), _ = values_of(field)
+
+    assert getattr(load(), field) == Settings.model_fields[field].default
+    env_file(f"{field.upper()}={second_text}\n")
+    assert getattr(load(), field) == second
+    monkeypatch.setenv(field.upper(), third_text)
+    assert getattr(load(), field) == third
+    assert getattr(load(**{field: first}), field) == first
+
+
+@pytest.mark.parametrize(("member", "field"), FILE_MEMBERS.items())
+def test_the_env_file_is_stronger_than_the_settings_file(
+    member: str, field: str, file: Write, env_file: Write
+) -> None:
+    (first_text, first), (second_text, second), *_ = values_of(field)
+
+    file(in_file(member, first_text))
+    assert getattr(load(), field) == first
+    env_file(f"{field.upper()}={second_text}\n")
+    assert getattr(load(), field) == second
+
+
+@pytest.mark.parametrize("field", sorted(Settings.model_fields))
+def test_an_empty_variable_says_nothing(field: str, env_file: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(field.upper(), "")
+    assert getattr(load(), field) == Settings.model_fields[field].default
+
+    env_file(f"{field.upper()}={values_of(field)[0][0]}\n")
+
+    assert getattr(load(), field) == values_of(field)[0][1]
+
+
+def test_the_names_of_the_contract_are_variables() -> None:
+    names = """REDIS_URL TOOLS_PATH SCHEDULE_MODE SPEEDRUN_INTERVAL SPEEDRUN_MAX_PER_CYCLE CRON_CHECK_INTERVAL
+        TOOL_EXECUTION_TIMEOUT RETRY_MAX_ATTEMPTS RETRY_BACKOFF_MIN RETRY_BACKOFF_MAX CONCURRENCY"""
+
+    assert {name.lower() for name in names.split()} <= set(Settings.model_fields)
+
+
+def test_the_members_of_the_file_are_those_of_the_contract() -> None:
+    names = """mode trigger.channels cron.check_interval speedrun.interval_seconds
+        speedrun.max_experiments_per_cycle timeouts.tool_execution
+        retry.max_attempts retry.backoff_min retry.backoff_max"""
+
+    assert list(FILE_MEMBERS) == names.split()
+
+
+def test_the_file_that_ships_says_what_the_defaults_say(file: Write) -> None:
+    defaults = load()
+    file((Path(__file__).parents[3] / "config" / "schedule.yaml").read_text())
+
+    assert load() == defaults
+
+
+def test_each_setting_is_traced_to_where_it_was_made(
+    file: Write, env_file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file("mode: cron\nretry: {max_attempts: 5, backoff_max: 60}\n")
+    env_file("RETRY_BACKOFF_MAX=50\nCONCURRENCY=\n")
+    monkeypatch.setenv("tools_path", "elsewhere")
+    found = origins(load())
+
+    assert found["tools_path"] == "environment"
+    assert found["retry_backoff_max"] == ".env"
+    assert found["schedule_mode"] == found["retry_max_attempts"] == "config/schedule.yaml"
+    assert found["concurrency"] == found["redis_url"] == "default"
+
+
+# -- how values are written -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "modes"),
+    [
+        ("trigger", ["trigger"]),
+        ("trigger,cron", ["trigger", "cron"]),
+        (" cron , speedrun ,trigger", ["cron", "speedrun", "trigger"]),
+        ("cron,cron,", ["cron"]),
+    ],
+)
+def test_modes_are_a_list(text: str, modes: list[str], file: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    file(f"mode: {text!r}")
+    assert list(load().schedule_mode) == modes
+    file(f"mode: {modes}")
+    assert list(load().schedule_mode) == modes
+
+    monkeypatch.setenv("SCHEDULE_MODE", text)
+
+    assert list(load().schedule_mode) == modes
+
+
+def test_a_list_of_channels_may_be_a_list_or_a_text(file: Write) -> None:
+    file("trigger: {channels: [a, 'b:c', a]}")
+    assert load().trigger_channels == ("a", "b:c")
+    file("trigger: {channels: 'a, b:c'}")
+    assert load().trigger_channels == ("a", "b:c")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# nothing\n", "mode:\n", "retry:\nspeedrun: {}\n", "retry: {max_attempts: }"]
+)
+def test_a_file_may_leave_out_anything(text: str, file: Write) -> None:
+    file(text)
+
+    assert load() == Settings()
+    assert load().retry_max_attempts == 3
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h:1/0", "rediss://:pw@h", "unix:///run/r.sock", "embedded", "embedded:a b"]
+)
+def test_every_kind_of_address_is_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", url)
+
+    assert load().redis_url == url

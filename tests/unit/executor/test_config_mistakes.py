@@ -1,0 +1,164 @@
+"""A wrong setting is one readable line that says where it was made."""
+
+from typing import Any
+
+import pytest
+
+from services.executor import config
+from services.executor.config import FILE_MEMBERS, load
+from shared.errors import SettingsError
+from tests.unit.executor.conftest import Write
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+def refusal(**overrides: Any) -> list[str]:
+    """The lines that `load` refuses with."""
+    with pytest.raises(SettingsError) as refused:
+        load(**overrides)
+    return str(refused.value).splitlines()
+
+
+def test_a_mistake_in_the_environment_is_named_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONCURRENCY", "many")
+    monkeypatch.setenv("schedule_mode", "trigger,crom")
+
+    assert refusal() == [
+        "SCHEDULE_MODE=crom: Input should be 'trigger', 'cron' or 'speedrun'",
+        "CONCURRENCY=many: Input should be a valid integer, unable to parse string as an integer",
+    ]
+
+
+def test_a_mistake_in_the_env_file_is_named_as_such(env_file: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    env_file("SPEEDRUN_INTERVAL=0\nspeedrun_max_per_cycle=0\n")
+    monkeypatch.setenv("SPEEDRUN_INTERVAL", "")
+
+    assert refusal() == [
+        ".env: SPEEDRUN_INTERVAL=0: Input should be greater than 0",
+        ".env: SPEEDRUN_MAX_PER_CYCLE=0: Input should be greater than or equal to 1",
+    ]
+
+
+def test_a_mistake_in_the_settings_file_is_named_by_its_member(
+    file: Write, env_file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file("mode: 5\nretry: {max_attempts: none}\ntimeouts: {tool_execution: .inf}")
+    env_file("RETRY_MAX_ATTEMPTS=\n")
+    monkeypatch.setenv("TOOL_EXECUTION_TIMEOUT", "")
+
+    assert refusal() == [
+        "config/schedule.yaml: mode: 5: Input should be a valid tuple",
+        "config/schedule.yaml: timeouts.tool_execution: inf: Input should be a finite number",
+        "config/schedule.yaml: retry.max_attempts: none: "
+        "Input should be a valid integer, unable to parse string as an integer",
+    ]
+
+
+def test_a_mistake_of_the_caller_is_not_blamed_on_a_file() -> None:
+    assert refusal(concurrency=0) == ["concurrency=0: Input should be greater than or equal to 1"]
+
+
+@pytest.mark.parametrize("place", ["environment", "env file"])
+def test_a_wrong_address_is_shown_without_its_password(
+    place: str, env_file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "http://:hunter2@host"
+    if place == "environment":
+        monkeypatch.setenv("REDIS_URL", url)
+    else:
+        env_file(f"REDIS_URL={url}")
+    [line] = refusal()
+
+    assert line.startswith(".env: REDIS_URL: '" if place == "env file" else "REDIS_URL: '")
+    assert "http://***@host" in line
+    assert "hunter2" not in line
+
+
+def test_bounds_that_contradict_each_other_are_both_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETRY_BACKOFF_MIN", "31")
+
+    assert refusal() == ["RETRY_BACKOFF_MIN (31) is more than RETRY_BACKOFF_MAX (30)"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SPEEDRUN_INTERVAL", "0"),
+        ("SPEEDRUN_INTERVAL", "nan"),
+        ("SPEEDRUN_INTERVAL", "inf"),
+        ("CRON_CHECK_INTERVAL", "-1"),
+        ("TOOL_EXECUTION_TIMEOUT", "5s"),
+        ("RETRY_MAX_ATTEMPTS", "0"),
+        ("RETRY_BACKOFF_MIN", "-0.1"),
+        ("RETRY_BACKOFF_MAX", "inf"),
+        ("CONCURRENCY", "0"),
+        ("CONCURRENCY", "1001"),
+        ("ISOLATION", "docker"),
+        ("SHUTDOWN_GRACE", "-1"),
+        ("HEARTBEAT_TTL", "0.1"),
+        ("LOG_LEVEL", "loud"),
+        ("SCHEDULE_MODE", ","),
+        ("TRIGGER_CHANNELS", " , "),
+        ("METRICS_KEPT", "0"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_one_line(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    [line] = refusal()
+
+    assert line.startswith(f"{variable}=")
+
+
+def test_an_unknown_member_of_the_file_is_named_with_those_there_are(file: Write) -> None:
+    file("mod: cron\nretry: {attempts: 3}\nspeedrun: 5\n1: 2")
+    lines = refusal()
+
+    assert [line.partition(" is not a setting")[0] for line in lines] == [
+        "config/schedule.yaml: 1",
+        "config/schedule.yaml: mod",
+        "config/schedule.yaml: retry.attempts",
+        "config/schedule.yaml: speedrun",
+    ]
+    assert all(line.endswith("known are " + ", ".join(FILE_MEMBERS)) for line in lines)
+
+
+@pytest.mark.parametrize(
+    "text", ["mode: [", "\tmode: cron", "a: b: c", "--- a\n--- b", "x: !!python/name:os.system"]
+)
+def test_a_file_that_is_not_yaml_is_one_line(text: str, file: Write) -> None:
+    file(text)
+    [line] = refusal()
+
+    assert line.startswith("config/schedule.yaml can't be read: ")
+
+
+@pytest.mark.parametrize("text", ["- mode\n", "cron", "5"])
+def test_a_file_without_members_is_one_line(text: str, file: Write) -> None:
+    file(text)
+
+    assert refusal() == ["config/schedule.yaml holds no members; expected `mode: trigger` and the like"]
+
+
+def test_a_file_that_is_not_utf_8_is_one_line(file: Write) -> None:
+    file("")
+    config.FILE.write_bytes(b"mode: caf\xe9")
+
+    assert refusal()[0].startswith("config/schedule.yaml can't be read: ")
+    assert len(refusal()) == 1
+
+
+def test_a_directory_where_the_file_should_be_is_one_line() -> None:
+    config.FILE.mkdir(parents=True)
+
+    assert refusal() == [
+        "config/schedule.yaml can't be read: [Errno 21] Is a directory: 'config/schedule.yaml'"
+    ]
+
+
+def test_an_env_file_that_is_not_utf_8_is_one_line() -> None:
+    config.ENV_FILE.write_bytes(b"TOOLS_PATH=caf\xe9")
+    [line] = refusal()
+
+    assert line.startswith(".env can't be read: ")

@@ -1,0 +1,122 @@
+"""What a tool asks for in its PEP 723 block, read without running it."""
+
+from typing import Any
+
+import pytest
+
+from services.executor.needs import ToolNeeds, needs_of
+from shared.errors import ToolError
+
+PLACE = "tool.py: [tool.fullsend]"
+
+
+def block(*lines: str) -> str:
+    return "\n".join(["# /// script", *(f"# {line}".rstrip() for line in lines), "# ///", ""])
+
+
+def needs(*lines: str) -> ToolNeeds:
+    return needs_of(PLACE, block("[tool.fullsend]", *lines))
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(ToolError) as refused:
+        needs_of(PLACE, text)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["", "def tool(): ...\n", "# /// script\n", "# /// other\n# x = 1\n# ///\n"])
+def test_a_file_without_a_block_asks_for_nothing(text: str) -> None:
+    assert needs_of(PLACE, text) == ToolNeeds()
+
+
+def test_everything_that_can_be_asked_for_is_read() -> None:
+    asked = needs(
+        'environment = ["RESEND_API_KEY", "OTHER"]',
+        'isolation = "fork"',
+        "timeout_seconds = 2.5",
+        "memory_mb = 512",
+        "cpu_seconds = 60",
+        "file_size_mb = 10",
+        "open_files = 100",
+        "processes = 4",
+    )
+
+    assert asked.model_dump(exclude_defaults=True) == {
+        "environment": ("RESEND_API_KEY", "OTHER"),
+        "isolation": "fork",
+        "timeout_seconds": 2.5,
+        "memory_mb": 512,
+        "cpu_seconds": 60,
+        "file_size_mb": 10,
+        "open_files": 100,
+        "processes": 4,
+    }
+
+
+def test_other_tables_are_left_to_others() -> None:
+    text = block('requires-python = ">=3.11"', 'dependencies = ["httpx"]', "[tool.other]", "x = 1")
+
+    assert needs_of(PLACE, text).environment == ()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: "\ufeff" + text,
+        lambda text: "#!/usr/bin/env python3\n\n" + text + "\nimport os\n",
+        lambda text: text.replace("[tool.fullsend]", "[tool.fullsend]\n#\n#  "),
+        lambda text: text.rstrip("\n"),
+    ],
+)
+def test_a_block_is_found_in_any_file(change: Any) -> None:
+    assert needs_of(PLACE, change(block("[tool.fullsend]", "memory_mb = 5"))).memory_mb == 5
+
+
+def test_a_block_that_is_only_quoted_is_none() -> None:
+    assert needs_of(PLACE, "    # /// script\n    # [tool.fullsend]\n    # x = 1\n    # ///\n") == ToolNeeds()
+
+
+def test_two_blocks_are_refused() -> None:
+    assert refusal(block("x = 1") + "\n" + block("y = 1")) == (
+        f"{PLACE}: the file has 2 `# /// script` blocks; PEP 723 allows one"
+    )
+
+
+@pytest.mark.parametrize("line", ["x =", "[tool.fullsend", "memory_mb = 5\n# memory_mb = 6", "= 3"])
+def test_a_block_that_is_not_toml_is_refused(line: str) -> None:
+    assert refusal(block("[tool.fullsend]", line)).startswith(f"{PLACE}: ")
+    assert "(at " in refusal(block("[tool.fullsend]", line))
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("memory = 5", "member 'memory' is '5': Extra inputs are not permitted"),
+        ("memory_mb = 0", "member 'memory_mb' is '0': Input should be greater than 0"),
+        ("memory_mb = 'x'", "member 'memory_mb' is 'x': Input should be a valid integer"),
+        ("timeout_seconds = inf", "member 'timeout_seconds' is 'inf': Input should be a finite number"),
+        ("timeout_seconds = nan", "member 'timeout_seconds' is 'nan': Input should be a finite number"),
+        ("isolation = 'docker'", "member 'isolation' is 'docker': Input should be 'warm', 'fork' or 'spawn'"),
+        ("environment = 'A'", "member 'environment' is 'A': Input should be a valid tuple"),
+        ("environment = [1]", "member 'environment.0' is '1': Input should be a valid string"),
+    ],
+)
+def test_a_need_that_makes_no_sense_is_named(line: str, expected: str) -> None:
+    assert refusal(block("[tool.fullsend]", line)).startswith(f"{PLACE} {expected}")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [("tool = 5",), ("tool = ['a']",), ("[tool]", "fullsend = 5"), ("[[tool.fullsend]]", "memory_mb = 5")],
+)
+def test_a_table_that_is_none_is_refused(lines: tuple[str, ...]) -> None:
+    assert refusal(block(*lines)).startswith(f"{PLACE} is a")
+    assert refusal(block(*lines)).endswith("; expected a table")
+
+
+@pytest.mark.timeout(20)
+def test_a_hostile_file_is_read_in_no_time() -> None:
+    assert needs_of(PLACE, "# /// script\n" + "#\n" * 200_000) == ToolNeeds()
+    assert needs_of(PLACE, "# /// script\n" * 100_000) == ToolNeeds()
+    assert needs_of(PLACE, "# /// script\n# ///\n\n" * 100_000) == ToolNeeds()

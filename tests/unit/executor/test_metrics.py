@@ -1,0 +1,206 @@
+"""What a tool says while it runs, on its way to the store."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from services.executor.isolation.calls import Artifact, Event, LogLine, Metric, Partial, Progress
+from services.executor.metrics import BUFFERED_EVENTS, EMITTED_AT_ONCE, Emitter, event
+from shared.errors import StoreError
+
+
+class Destination:
+    """A store that notes what it gets, and waits or fails when told to."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+        self.lines: list[Any] = []
+        self.batches: list[int] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self.asked = asyncio.Event()
+        self.faults: list[Exception] = []
+
+    async def emit(self, batch: Sequence[Any]) -> None:
+        self.asked.set()
+        await self.open.wait()
+        if self.faults:
+            raise self.faults.pop()
+        self.events += batch
+        self.batches.append(len(batch))
+
+    async def log(self, batch: Sequence[Any]) -> None:
+        self.asked.set()
+        await self.open.wait()
+        if self.faults:
+            raise self.faults.pop()
+        self.lines += batch
+
+
+@pytest.fixture
+def destination() -> Destination:
+    return Destination()
+
+
+@pytest.fixture
+def emitter(destination: Destination) -> Emitter:
+    return Emitter("exp_1", "exp_1:1-1", destination.emit, destination.log)
+
+
+async def emitted(emitter: Emitter, destination: Destination, *told: Event) -> list[dict[str, Any]]:
+    """What became of `told`, without the times."""
+    for one in told:
+        emitter.report(one)
+    await emitter.drain()
+    assert all(isinstance(one["timestamp"], float) for one in destination.events)
+    return [{name: value for name, value in one.items() if name != "timestamp"} for one in destination.events]
+
+
+def event_of(name: str, /, **members: Any) -> dict[str, Any]:
+    return {"experiment_id": "exp_1", "run_id": "exp_1:1-1", "event": name} | members
+
+
+# -- shapes ---------------------------------------------------------------------------
+
+
+def test_an_event_has_its_time_and_leaves_out_what_is_none() -> None:
+    made = event("e", "e:1", "progress", done=1, total=None)
+
+    assert made.pop("timestamp") > 1.7e9
+    assert made == {"experiment_id": "e", "run_id": "e:1", "event": "progress", "done": 1}
+
+
+async def test_progress_is_an_event(emitter: Emitter, destination: Destination) -> None:
+    told = await emitted(emitter, destination, Progress(3, 10, "x"), Progress(4, None, ""))
+
+    assert told == [
+        event_of("progress", done=3, total=10, message="x"),
+        event_of("progress", done=4, message=""),
+    ]
+
+
+async def test_a_metric_is_also_under_its_own_name(emitter: Emitter, destination: Destination) -> None:
+    told = await emitted(emitter, destination, Metric("emails_sent", 3, {"provider": "x"}))
+
+    assert told == [event_of("metric", name="emails_sent", value=3, emails_sent=3, provider="x")]
+
+
+@pytest.mark.parametrize(
+    "name", ["name", "value", "event", "run_id", "experiment_id", "timestamp", "self", "", "a b"]
+)
+async def test_a_metric_may_have_any_name(name: str, emitter: Emitter, destination: Destination) -> None:
+    [told] = await emitted(emitter, destination, Metric(name, 3, {}))
+
+    assert (told["name"], told["value"]) == (name, 3)
+    assert told.items() >= event_of("metric").items()
+
+
+@pytest.mark.parametrize("tag", ["name", "value", "event", "run_id", "experiment_id", "timestamp", "self"])
+async def test_a_tag_does_not_hide_what_the_event_is(
+    tag: str, emitter: Emitter, destination: Destination
+) -> None:
+    [told] = await emitted(emitter, destination, Metric("sent", 3, {tag: "other", "kept": 1}))
+
+    assert told.items() >= event_of("metric", name="sent", value=3, sent=3, kept=1).items()
+
+
+async def test_partial_items_are_kept_and_not_sent(emitter: Emitter, destination: Destination) -> None:
+    told = await emitted(emitter, destination, Partial(1), Partial(None), Partial({"a": 2}))
+
+    assert told == []
+    assert emitter.partials == [1, None, {"a": 2}]
+
+
+async def test_what_is_printed_goes_to_the_log(emitter: Emitter, destination: Destination) -> None:
+    told = await emitted(emitter, destination, LogLine(1.5, "stderr", "x"), LogLine(2, "stdout", ""))
+
+    assert told == []
+    assert destination.lines == [
+        {"at": "1.500000", "stream": "stderr", "text": "x"},
+        {"at": "2.000000", "stream": "stdout", "text": ""},
+    ]
+
+
+async def test_an_artifact_that_nobody_keeps_is_noted_in_the_log(
+    tmp_path: Any, emitter: Emitter, destination: Destination
+) -> None:
+    await emitted(emitter, destination, Artifact("a.csv", tmp_path, 1_234, "x", "text/csv"))
+
+    [line] = destination.lines
+    assert line["stream"] == "executor"
+    assert "'a.csv' (1,234 bytes) was not kept" in line["text"]
+
+
+# -- order and batches ----------------------------------------------------------------
+
+
+async def test_events_keep_their_order(emitter: Emitter, destination: Destination) -> None:
+    told = await emitted(emitter, destination, *(Progress(number, None, "") for number in range(1_500)))
+
+    assert [one["done"] for one in told] == list(range(1_500))
+    assert max(destination.batches) == EMITTED_AT_ONCE
+
+
+async def test_a_slow_store_makes_larger_batches(emitter: Emitter, destination: Destination) -> None:
+    destination.open.clear()
+    emitter.report(Progress(0, None, ""))
+    await destination.asked.wait()
+    for number in range(1, 100):
+        emitter.report(Progress(number, None, ""))
+    destination.open.set()
+    await emitter.drain()
+
+    assert destination.batches == [1, 99]
+
+
+async def test_of_too_many_for_a_store_that_hangs_the_last_are_kept(
+    emitter: Emitter, destination: Destination
+) -> None:
+    destination.open.clear()
+    emitter.report(Progress(-1, None, ""))
+    await destination.asked.wait()
+    for number in range(BUFFERED_EVENTS + 5):
+        emitter.report(Progress(number, None, ""))
+    destination.open.set()
+    await emitter.drain()
+
+    assert [one["done"] for one in destination.events] == [-1, *range(5, BUFFERED_EVENTS + 5)]
+
+
+async def test_to_drain_is_to_have_everything_stored(emitter: Emitter, destination: Destination) -> None:
+    await emitter.drain()
+    emitter.report(Progress(1, None, ""))
+    await emitter.drain()
+    emitter.report(LogLine(1, "stdout", "x"))
+    await emitter.drain()
+
+    assert (len(destination.events), len(destination.lines)) == (1, 1)
+
+
+async def test_what_is_dropped_is_not_sent(emitter: Emitter, destination: Destination) -> None:
+    destination.open.clear()
+    emitter.report(Progress(1, None, ""))
+    await destination.asked.wait()
+
+    emitter.drop()
+    destination.open.set()
+    await asyncio.sleep(0)
+
+    assert destination.events == []
+
+
+@pytest.mark.parametrize("told", [Progress(1, None, ""), LogLine(1, "stdout", "x")])
+async def test_what_the_store_refuses_for_good_costs_no_more_than_itself(
+    told: Event, emitter: Emitter, destination: Destination
+) -> None:
+    destination.faults.append(StoreError("emit: WRONGTYPE"))
+    emitter.report(told)
+    await emitter.drain()
+    emitter.report(Progress(2, None, ""))
+    emitter.report(LogLine(2, "stdout", "y"))
+    await emitter.drain()
+
+    assert [one["done"] for one in destination.events] == [2]
+    assert [one["text"] for one in destination.lines] == ["y"]

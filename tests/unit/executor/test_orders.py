@@ -1,0 +1,147 @@
+"""An order survives the queue: what is written is read again, and nonsense is refused."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.executor.store import Claim, Order
+from services.executor.store.orders import PRIORITIES
+from shared.errors import ContractError
+
+# A shared core makes a single example slow at times; the same examples on every run are no surprise.
+steady = settings(deadline=None, derandomize=True, max_examples=150)
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+texts = st.text(min_size=1)
+made = st.builds(
+    Order,
+    experiment_id=st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=50),
+    trigger=st.sampled_from(["trigger", "cron", "speedrun"]),
+    timestamp=st.none() | st.from_regex(r"[0-9]{1,13}-[0-9]{1,5}", fullmatch=True),
+    attempt=st.integers(1, 1_000),
+    losses=st.integers(0, 10),
+    serial=st.booleans(),
+    priority=st.sampled_from(PRIORITIES),
+    reserved=st.lists(texts, max_size=2).map(tuple),
+    params=st.dictionaries(st.text(), json_values, max_size=4),
+    scheduled_for=st.none() | texts,
+    request_id=st.none() | texts,
+    triggered_by=st.none() | st.text(),
+    traceparent=st.none() | st.text(),
+    history=st.lists(st.dictionaries(st.text(), json_values, max_size=3), max_size=3).map(tuple),
+)
+
+
+@steady
+@given(made)
+def test_an_order_comes_back_as_it_was_written(order: Order) -> None:
+    back = Order.from_json(order.to_json(), "5-6")
+
+    assert back == (
+        order if order.timestamp is not None else Order(**{**_members(order), "timestamp": "5-6"})
+    )
+
+
+def _members(order: Order) -> dict[str, Any]:
+    return {name: getattr(order, name) for name in Order.__slots__}
+
+
+def test_only_what_differs_from_the_defaults_is_written() -> None:
+    assert json.loads(Order("e", "cron").to_json()) == {"experiment_id": "e", "trigger": "cron", "attempt": 1}
+
+
+def test_params_of_any_depth_that_is_read_can_be_queued() -> None:
+    params: dict[str, Any] = {}
+    for _ in range(95):
+        params = {"a": params}
+
+    assert Order.from_json(Order("e", "trigger", params=params).to_json(), "1-1").params == params
+
+
+def test_members_of_a_newer_version_are_left_alone() -> None:
+    text = '{"experiment_id": "e", "trigger": "cron", "lane": {"name": "fast"}, "deadline": 5}'
+
+    assert Order.from_json(text, "1-2") == Order("e", "cron", timestamp="1-2")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "nonsense", "[]", "null", "5", '"e"', "{}", '{"experiment_id": "e"}', '{"trigger": "cron"}'),
+        *('{"experiment_id": 5, "trigger": "cron"}', '{"experiment_id": "", "trigger": "cron"}'),
+        '{"experiment_id": "e", "trigger": ["cron"]}',
+        '{"experiment_id": "e", "trigger": "cron", "timestamp": 5}',
+        '{"experiment_id": "e", "trigger": "cron", "timestamp": "yesterday"}',
+        '{"experiment_id": "e", "trigger": "cron", "attempt": "first"}',
+        '{"experiment_id": "e", "trigger": "cron", "attempt": 0}',
+        '{"experiment_id": "e", "trigger": "cron", "attempt": true}',
+        '{"experiment_id": "e", "trigger": "cron", "losses": -1}',
+        '{"experiment_id": "e", "trigger": "cron", "serial": "yes"}',
+        '{"experiment_id": "e", "trigger": "cron", "params": []}',
+        '{"experiment_id": "e", "trigger": "cron", "params": null}',
+        '{"experiment_id": "e", "trigger": "cron", "history": {}}',
+        '{"experiment_id": "e", "trigger": "cron", "history": ["x"]}',
+        '{"experiment_id": "e", "trigger": "cron", "request_id": 5}',
+        '{"experiment_id": "e", "trigger": "cron", "params": {"a": NaN}}',
+        '{"experiment_id": "e", "trigger": "cron", "params": ' + '{"a":' * 5_000 + "1" + "}" * 5_001,
+    ],
+)
+def test_nonsense_is_refused_with_the_place_it_is_in(text: str) -> None:
+    with pytest.raises(ContractError, match="^queue entry 1-2 "):
+        Order.from_json(text, "1-2")
+
+
+@pytest.mark.parametrize("priority", ["urgent", "", None, 5, []])
+def test_a_priority_that_nobody_knows_is_the_normal_one(priority: Any) -> None:
+    """Or the order would go back to a queue that nobody reads."""
+    text = json.dumps({"experiment_id": "e", "trigger": "cron", "priority": priority})
+
+    assert Order.from_json(text, "1-2").priority == "normal"
+
+
+@pytest.mark.parametrize(
+    ("text", "run"),
+    [
+        ('{"experiment_id": "e", "attempt": "x"}', ("e", "1-2")),
+        ('{"experiment_id": "e", "timestamp": "5-6"}', ("e", "5-6")),
+        ("[]", None),
+        ("{}", None),
+        ("nonsense", None),
+        ("", None),
+    ],
+)
+def test_nonsense_may_still_name_its_run(text: str, run: tuple[str, str] | None) -> None:
+    assert Order.run_named_in(text, "1-2") == run
+
+
+def test_an_order_knows_its_run() -> None:
+    order = Order("a:b", "cron", timestamp="1700000000123-4")
+
+    assert (order.run_id, order.queued_at) == ("a:b:1700000000123-4", 1_700_000_000.123)
+
+
+def test_what_follows_a_failure_is_the_next_attempt() -> None:
+    order = Order("e", "cron", timestamp="1-1", params={"a": 1}).after_failure({"error": "x"})
+
+    assert (order.attempt, order.losses, order.history) == (2, 0, ({"error": "x"},))
+    assert (order.timestamp, order.params) == ("1-1", {"a": 1})
+
+
+def test_what_follows_a_loss_is_the_same_attempt() -> None:
+    order = Order("e", "cron", timestamp="1-1", attempt=2).after_loss({"error": "x"})
+
+    assert (order.attempt, order.losses, order.history) == (2, 1, ({"error": "x"},))
+
+
+def test_each_delivery_has_a_lease_of_its_own() -> None:
+    order = Order("e", "cron", timestamp="1-1")
+    leases = {Claim("q", entry, worker, order).lease for entry in ("1-1", "2-1") for worker in ("w1", "w2")}
+
+    assert len(leases) == 4

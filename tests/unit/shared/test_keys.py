@@ -1,0 +1,84 @@
+"""The keys and channels, pinned: neighbours and older versions of this service know them by these texts."""
+
+import inspect
+from collections.abc import Callable
+
+import pytest
+
+from shared import keys
+
+CHANNELS = {
+    "EXECUTE_NOW": "fullsend:execute_now",
+    "SCHEDULES_CHANGED": "fullsend:schedules",
+    "METRICS": "fullsend:metrics",
+    "RESULTS": "fullsend:experiment_results",
+    "MARKERS": "fullsend:executor:markers",
+    "CANCEL": "fullsend:executor:cancel",
+    "DOORBELL": "fullsend:executor:doorbell",
+}
+PATTERNS = {"EXPERIMENT_PATTERN": "experiments:*", "SCHEDULE_PATTERN": "schedules:*"}
+KEYS: dict[Callable[..., str], str] = {
+    keys.experiment: "experiments:a:b",
+    keys.schedule: "schedules:a:b",
+    keys.tool: "tools:a:b",
+    keys.run: "experiment_runs:a:b",
+    keys.run_pattern: "experiment_runs:a:b:*",
+    keys.metrics: "metrics:a:b",
+    keys.queue: "fullsend:executor:queue",
+    keys.retries: "fullsend:executor:retries",
+    keys.slots: "fullsend:executor:slots",
+    keys.plans: "fullsend:executor:plans",
+    keys.turns: "fullsend:executor:turns",
+    keys.cycle: "fullsend:executor:cycle",
+    keys.workers: "fullsend:executor:workers",
+    keys.listeners: "fullsend:executor:listeners",
+    keys.open_runs: "fullsend:executor:open:a:b",
+    keys.admitted: "fullsend:executor:admitted:a:b",
+    keys.request: "fullsend:executor:request:a:b",
+    keys.logs: "fullsend:executor:logs:a:b",
+    keys.effects: "fullsend:executor:effects:a:b",
+    keys.journal: "fullsend:executor:journal",
+}
+
+
+def test_channels_and_patterns_are_what_neighbours_know() -> None:
+    constants = {name: value for name, value in vars(keys).items() if name.isupper()}
+
+    assert constants == CHANNELS | PATTERNS
+
+
+@pytest.mark.parametrize(("key", "text"), KEYS.items(), ids=lambda one: getattr(one, "__name__", ""))
+def test_a_key_is_what_neighbours_know(key: Callable[..., str], text: str) -> None:
+    named = ["a:b"] * len(inspect.signature(key).parameters)
+
+    assert key(*named) == text
+
+
+def test_no_key_is_left_unpinned() -> None:
+    functions = {one for _, one in inspect.getmembers(keys, inspect.isfunction)}
+
+    assert functions - {keys.escape} == set(KEYS)
+
+
+def test_what_is_not_the_contracts_is_under_the_executors_own_name() -> None:
+    own = [text for text in (*KEYS.values(), *CHANNELS.values()) if text.startswith("fullsend:executor:")]
+    contract = {*KEYS.values(), *CHANNELS.values()} - set(own)
+
+    assert {text.split(":")[0] for text in contract} == {
+        "experiments",
+        "schedules",
+        "tools",
+        "experiment_runs",
+        "metrics",
+        "fullsend",
+    }
+    assert len(set(own)) == len(own) == 17
+
+
+@pytest.mark.parametrize("char", list("\\*?[]^-"))
+def test_a_glob_character_in_an_id_is_escaped_in_a_pattern(char: str) -> None:
+    assert keys.run_pattern(f"a{char}b") == f"experiment_runs:a\\{char}b:*"
+
+
+def test_other_characters_are_left_alone_in_a_pattern() -> None:
+    assert keys.escape("exp:1 ü\u00a0{}'") == "exp:1 ü\u00a0{}'"

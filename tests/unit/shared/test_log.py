@@ -1,0 +1,268 @@
+"""Log lines: one JSON object each for machines, readable on a terminal, and no secret in either."""
+
+import asyncio
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from shared import log as logs
+
+
+class Lines(io.StringIO):
+    """Where log lines go; a terminal if need be."""
+
+    is_terminal = False
+
+    def isatty(self) -> bool:
+        return self.is_terminal
+
+    def all(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.getvalue().splitlines()]
+
+    def last(self) -> dict[str, Any]:
+        return self.all()[-1]
+
+
+@pytest.fixture(autouse=True)
+def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test sets up is gone after it."""
+    monkeypatch.setattr(logs, "_known_secrets", set())
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def lines() -> Lines:
+    return Lines()
+
+
+@pytest.fixture
+def log(lines: Lines) -> Any:
+    """A logger for machines."""
+    logs.configure(file=lines)
+    return structlog.get_logger()
+
+
+@pytest.fixture
+def readable(lines: Lines) -> Any:
+    """A logger for people."""
+    logs.configure(file=lines, readable=True)
+    return structlog.get_logger()
+
+
+# -- shape ----------------------------------------------------------------------------
+
+
+def test_a_line_is_a_json_object(log: Any, lines: Lines) -> None:
+    log.info("run.started", tool="ü", attempt=2)
+
+    line = lines.last()
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {"event": "run.started", "level": "info", "tool": "ü", "attempt": 2}
+
+
+def test_a_line_break_in_a_value_does_not_break_the_line(log: Any, lines: Lines) -> None:
+    log.info("run.failed", error="first\nsecond")
+
+    assert len(lines.all()) == 1
+
+
+def test_a_terminal_gets_readable_lines(lines: Lines) -> None:
+    lines.is_terminal = True
+    logs.configure(file=lines)
+    structlog.get_logger().info("run.started", tool="a")
+
+    assert "run.started" in lines.getvalue()
+    assert not lines.getvalue().startswith("{")
+
+
+def test_what_is_below_the_level_is_not_written(lines: Lines) -> None:
+    logs.configure(file=lines, level="warning")
+    log = structlog.get_logger()
+    log.info("run.started")
+    log.warning("run.failed")
+
+    assert [line["event"] for line in lines.all()] == ["run.failed"]
+
+
+def test_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure()
+    structlog.get_logger().info("run.started")
+
+    captured = capsys.readouterr()
+    assert json.loads(captured.err)["event"] == "run.started"
+    assert captured.out == ""
+
+
+async def test_what_is_bound_in_a_task_is_on_its_lines_only(log: Any, lines: Lines) -> None:
+    async def run(run_id: str) -> None:
+        with structlog.contextvars.bound_contextvars(run_id=run_id):
+            log.info("run.started")
+            await asyncio.sleep(0)
+            log.info("run.finished")
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(run("a:1"))
+        tasks.create_task(run("b:2"))
+    log.info("service.stopped")
+
+    assert [line.get("run_id") for line in lines.all()] == ["a:1", "b:2", "a:1", "b:2", None]
+
+
+def test_what_json_does_not_hold_is_written_as_text(log: Any, lines: Lines) -> None:
+    log.info("run.failed", path=Path("/tmp/x"), names={"a"}, raw=b"x", keyed={1: 2, (3, 4): 5})
+
+    line = lines.last()
+    assert (line["path"], line["names"], line["raw"]) == ("/tmp/x", "{'a'}", "b'x'")
+    assert line["keyed"] == {"1": 2, "(3, 4)": 5}
+
+
+# -- secrets --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "password",
+            "redis_password",
+            "PASSWD",
+            "client_secret",
+            "token",
+            "access_token",
+            "api_key",
+            "apikey",
+        ),
+        *("X-Api-Key", "Authorization", "credentials", "private_key", "private-key"),
+    ],
+)
+def test_a_secret_is_known_by_its_name(name: str, log: Any, lines: Lines) -> None:
+    log.info("tool.called", **{name: "hunter2"})
+    log.info("tool.called", params={"deep": [{name: "hunter2"}]})
+    log.info("tool.called", params={"deep": ({name: ["hunter2"]},)})
+
+    assert "hunter2" not in lines.getvalue()
+    assert lines.getvalue().count("***") == 3
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("redis://:hunter2@host:6379/0", "redis://***@host:6379/0"),
+        ("rediss://user:hunter2@host/0", "rediss://***@host/0"),
+        ("redis://user:hunter2@hunter2@host/0", "redis://***@host/0"),
+        ("https://user:hunter2@example.org/a@b", "https://***@example.org/a@b"),
+        ("redis://host/0?password=hunter2&db=1", "redis://host/0?password=***&db=1"),
+        ("unix:///run/redis.sock?db=1&password=hunter2", "unix:///run/redis.sock?db=1&password=***"),
+    ],
+)
+def test_a_password_in_an_address_is_masked(address: str, shown: str, log: Any, lines: Lines) -> None:
+    log.info(f"redis.awaited {address}", url=address, error=f"at {address} and {address}")
+
+    line = lines.last()
+    assert "hunter2" not in lines.getvalue()
+    assert (line["url"], line["event"]) == (shown, f"redis.awaited {shown}")
+    assert line["error"] == f"at {shown} and {shown}"
+
+
+def test_an_address_without_a_password_is_shown(log: Any, lines: Lines) -> None:
+    text = "redis://localhost:6379/0 and ssh://git@example.org:22/a:b@c and mail user@example.org"
+    log.info("redis.awaited", url=text)
+
+    assert lines.last()["url"] == text
+
+
+def test_a_known_secret_is_masked_wherever_it_turns_up(log: Any, lines: Lines) -> None:
+    logs.keep_secret("hunter2-hunter2")
+    log.info("got hunter2-hunter2", a="x hunter2-hunter2 y", b=[{"c": "hunter2-hunter2"}])
+
+    line = lines.last()
+    assert (line["event"], line["a"], line["b"]) == ("got ***", "x *** y", [{"c": "***"}])
+
+
+def test_no_rest_is_left_of_a_secret_that_begins_with_another(log: Any, lines: Lines) -> None:
+    for secret in ("hunter", "hunter2-tail", "hunter2"):
+        logs.keep_secret(secret)
+    log.info("tool.called", error="it was hunter2-tail")
+
+    assert lines.last()["error"] == "it was ***"
+
+
+def test_a_short_text_is_no_secret(log: Any, lines: Lines) -> None:
+    logs.keep_secret("a")
+    logs.keep_secret("")
+    log.info("tool.called", error="a banana")
+
+    assert lines.last()["error"] == "a banana"
+
+
+class Opaque:
+    """An object whose text has a secret."""
+
+    def __repr__(self) -> str:
+        return "<at redis://:hunter2@host>"
+
+
+@pytest.mark.parametrize(
+    "value", [Opaque(), ConnectionError("at redis://:hunter2@host"), b"redis://:hunter2@h"]
+)
+def test_an_object_that_is_written_as_text_is_masked(value: object, log: Any, lines: Lines) -> None:
+    log.info("redis.awaited", error=value, all=[value], named={"x": value})
+
+    assert "hunter2" not in lines.getvalue()
+    assert lines.getvalue().count("***@h") == 3
+
+
+def fail() -> None:
+    address = "redis://:hunter2@host"
+    headers = {"Authorization": "Bearer letmein"}
+    raise ConnectionError(f"can't reach {address} with {len(headers)} header")
+
+
+def test_an_exception_has_neither_a_secret_nor_local_variables(log: Any, lines: Lines) -> None:
+    try:
+        fail()
+    except ConnectionError:
+        log.exception("run.broke")
+
+    assert "can't reach redis://***@host with 1 header" in lines.getvalue()
+    assert lines.last()["exception"][0]["frames"][-1]["name"] == "fail"
+    assert "hunter2" not in lines.getvalue()
+    assert "letmein" not in lines.getvalue()
+
+
+def test_a_readable_exception_has_neither_a_secret_nor_local_variables(readable: Any, lines: Lines) -> None:
+    try:
+        fail()
+    except ConnectionError:
+        readable.exception("run.broke", url="redis://:hunter2@host")
+
+    assert "can't reach redis://***@host with 1 header" in lines.getvalue()
+    assert "in fail" in lines.getvalue()
+    assert "hunter2" not in lines.getvalue()
+    assert "letmein" not in lines.getvalue()
+
+
+def test_a_readable_line_has_no_secret(readable: Any, lines: Lines) -> None:
+    readable.info("redis.awaited", password="hunter2", url="redis://:hunter2@host")
+
+    assert "hunter2" not in lines.getvalue()
+
+
+@pytest.mark.timeout(10)
+def test_a_long_text_is_masked_in_no_time(log: Any, lines: Lines) -> None:
+    log.info("tool.printed", text="://" + "a:" * 200_000, addresses="://:" * 100_000)
+
+    assert len(lines.all()) == 1
+
+
+def test_nothing_is_masked_in_the_callers_own_values(log: Any) -> None:
+    params = {"token": "hunter2", "deep": [{"url": "redis://:hunter2@host"}]}
+    log.info("tool.called", params=params)
+
+    assert params == {"token": "hunter2", "deep": [{"url": "redis://:hunter2@host"}]}

@@ -1,0 +1,151 @@
+"""Schedules, in every shape and by every TYPE in which neighbours write them."""
+
+import json
+import re
+
+import pytest
+
+from shared.errors import ContractError
+from shared.messages import Schedule, read_schedule, read_schedule_message
+
+
+def refusal(redis_type: str, content: dict[str, str] | str) -> str:
+    with pytest.raises(ContractError) as refused:
+        read_schedule("exp_1", redis_type, content)
+    return str(refused.value)
+
+
+def in_json(**members: object) -> Schedule:
+    return read_schedule("exp_1", "string", json.dumps(members))
+
+
+WEEKLY = Schedule(experiment_id="exp_1", cron="0 9 * * MON")
+
+
+# -- shapes ---------------------------------------------------------------------------
+
+
+def test_a_string_may_be_the_expression_alone() -> None:
+    assert read_schedule("exp_1", "string", "0 9 * * MON") == WEEKLY
+
+
+@pytest.mark.parametrize("name", ["cron", "schedule"])
+def test_a_string_may_be_json(name: str) -> None:
+    schedule = in_json(
+        experiment_id="another", timezone="America/Los_Angeles", enabled=True, **{name: "0 9 * * MON"}
+    )
+
+    assert schedule == WEEKLY.model_copy(update={"timezone": "America/Los_Angeles"})
+
+
+def test_cron_is_stronger_than_schedule() -> None:
+    assert in_json(schedule="* * * * *", cron="0 9 * * MON") == WEEKLY
+
+
+def test_a_hash_has_cron_and_a_zone() -> None:
+    fields = {
+        "cron": "0 9 * * MON",
+        "timezone": "Asia/Kolkata",
+        "state": "active",
+        "created_at": "2024-01-15",
+    }
+
+    assert read_schedule("exp_1", "hash", fields) == WEEKLY.model_copy(update={"timezone": "Asia/Kolkata"})
+
+
+def test_a_hash_without_a_state_is_active() -> None:
+    assert read_schedule("exp_1", "hash", {"schedule": "0 9 * * MON"}) == WEEKLY
+
+
+@pytest.mark.parametrize("zone", [None, ""])
+def test_no_zone_is_no_zone(zone: str | None) -> None:
+    assert in_json(cron="0 9 * * MON", timezone=zone) == WEEKLY
+    assert read_schedule("exp_1", "hash", {"cron": "0 9 * * MON", "timezone": ""}) == WEEKLY
+
+
+@pytest.mark.parametrize("state", ["paused", "completed"])
+def test_a_hash_that_is_not_active_is_not_enabled(state: str) -> None:
+    assert not read_schedule("exp_1", "hash", {"cron": "0 9 * * MON", "state": state}).enabled
+
+
+@pytest.mark.parametrize(
+    ("enabled", "expected"), [(False, False), (True, True), (None, True), ("false", False), (0, False)]
+)
+def test_json_says_whether_it_is_enabled(enabled: object, expected: bool) -> None:
+    assert in_json(cron="0 9 * * MON", enabled=enabled).enabled is expected
+
+
+@pytest.mark.parametrize("state", [{}, {"state": "active"}])
+def test_a_hash_that_says_it_is_not_enabled_is_not(state: dict[str, str]) -> None:
+    assert not read_schedule("exp_1", "hash", {"cron": "0 9 * * MON", "enabled": "false", **state}).enabled
+
+
+def test_the_experiment_is_the_one_in_the_key() -> None:
+    fields = {"cron": "0 9 * * MON", "experiment_id": "another"}
+
+    assert read_schedule("a:b", "hash", fields).experiment_id == "a:b"
+
+
+@pytest.mark.parametrize("name", ["cron", "schedule"])
+def test_a_message_names_its_experiment(name: str) -> None:
+    members = {"experiment_id": "exp_1", name: "0 9 * * MON", "timezone": None, "type": "recurring"}
+
+    assert read_schedule_message(json.dumps(members)) == WEEKLY
+
+
+# -- faults ---------------------------------------------------------------------------
+
+
+def test_an_unknown_state_of_a_hash_is_refused_with_those_there_are() -> None:
+    message = refusal("hash", {"cron": "0 9 * * MON", "state": "activ"})
+
+    assert message == "schedules:exp_1 member 'state' is 'activ': expected active, paused or completed"
+
+
+@pytest.mark.parametrize("content", ["{}", '{"cron": ""}', '{"cron": null}', '{"timezone": "UTC"}'])
+def test_a_schedule_without_an_expression_is_told_so(content: str) -> None:
+    assert refusal("string", content) == "schedules:exp_1 has no 'cron'"
+    assert refusal("hash", {"timezone": "UTC"}) == "schedules:exp_1 has no 'cron'"
+
+
+def test_an_empty_string_has_no_expression() -> None:
+    assert refusal("string", "") == "schedules:exp_1 has no 'cron'"
+
+
+@pytest.mark.parametrize("name", ["cron", "timezone"])
+@pytest.mark.parametrize("value", [5, ["0 9 * * *"], {"a": 1}, True])
+def test_a_member_of_the_wrong_type_is_named(name: str, value: object) -> None:
+    message = refusal("string", json.dumps({"cron": "0 9 * * MON"} | {name: value}))
+
+    assert message.startswith(f"schedules:exp_1 member '{name}' is {str(value)!r}: ")
+
+
+def test_enabled_is_true_or_false() -> None:
+    message = refusal("string", json.dumps({"cron": "0 9 * * MON", "enabled": "sometimes"}))
+
+    assert message.startswith("schedules:exp_1 member 'enabled' is 'sometimes': ")
+
+
+def test_broken_json_is_not_taken_for_an_expression() -> None:
+    assert refusal("string", ' {"cron": ').startswith("schedules:exp_1 is not JSON: ")
+
+
+@pytest.mark.parametrize("experiment_id", ["", "a\nb", "a\udcff"])
+def test_a_key_whose_id_is_none_is_refused(experiment_id: str) -> None:
+    with pytest.raises(ContractError, match="member 'experiment_id' is"):
+        read_schedule(experiment_id, "string", "0 9 * * MON")
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ("0 9 * * MON", "schedule message is not JSON: "),
+        ("[]", "schedule message is a list; expected a JSON object"),
+        ('{"cron": "0 9 * * MON"}', "schedule message has no 'experiment_id'"),
+        ('{"experiment_id": "a"}', "schedule message has no 'cron'"),
+        ('{"experiment_id": 5, "cron": "* * * * *"}', "schedule message member 'experiment_id' is '5': "),
+    ],
+)
+def test_a_message_that_can_not_be_read_is_refused(data: str, expected: str) -> None:
+    with pytest.raises(ContractError, match="^" + re.escape(expected)):
+        read_schedule_message(data)
