@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 import uv
 
-from services.executor import observe
+from services.executor import observe, watched
 from services.executor.cancellation import Cancellations
 from services.executor.config import Mode, Settings
 from services.executor.endpoints import Answers, Worker, serving
@@ -65,7 +65,7 @@ class Service:
         self._observer = observe.wanted(
             self.worker, loader.names, scraped=settings.health_port > 0, variables=variables
         )
-        self._store = observe.store_on(self._client, self._patient, retention(settings), self._observer)
+        self._store = watched.store_on(self._client, self._patient, retention(settings), self._observer)
         self._registry = Registry(self._store, loader)
         runner = Runner(self._store, loader, self._pool, _defaults(settings, variables), random.random)
         self._intake = Intake(self._store.queue, self.worker, settings.concurrency, runner.run)

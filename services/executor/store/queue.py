@@ -206,6 +206,20 @@ class Queue:
                         raise
         return Depth(waiting=entries - held, held=held, delayed=delayed)
 
+    async def oldest_seconds(self) -> float:
+        """How long the order has waited that waits the longest; 0 when none does."""
+        client = self._scripts.client
+        joined: list[int] = []
+        async with asking("oldest_seconds"):
+            for queue in QUEUES:
+                groups = await client.xinfo_groups(queue)
+                [last] = [one["last-delivered-id"] for one in groups if one["name"] == GROUP]
+                joined += [
+                    _written_ms(entry) for entry, _ in await client.xrange(queue, min=f"({last}", count=1)
+                ]
+            seconds, micros = await client.time()
+        return max(0.0, float(seconds + micros / 1_000_000 - min(joined) / 1_000)) if joined else 0.0
+
     async def waiting(self) -> list[Claim]:
         """Every order in the queues, claimed or not; for people to look at."""
         found: list[Claim] = []
@@ -234,3 +248,8 @@ def _order(entry: str, fields: Fields) -> Order:
     if "order" not in fields:
         raise ContractError(f"queue entry {entry} has no field 'order'")
     return Order.from_json(fields["order"], entry)
+
+
+def _written_ms(entry: str) -> int:
+    """When an entry was written, by Redis' clock."""
+    return int(entry.partition("-")[0])

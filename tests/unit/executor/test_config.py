@@ -44,6 +44,8 @@ def values_of(field: str) -> Values:
         return [(str(not default).lower(), not default)] * 4
     if "tuple" in annotation:
         return LISTS
+    if "Path" in annotation:
+        return [(text, Path(text)) for text in ("one", "two", "three", "four")]
     return TEXTS if annotation in {"<class 'str'>", "str | None"} else NUMBERS
 
 

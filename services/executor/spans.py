@@ -1,0 +1,146 @@
+"""Spans for OpenTelemetry: imported, made and sent only where somebody collects them."""
+
+import importlib
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+from services.executor.outcome import Status
+from services.executor.store import Order
+
+log = structlog.get_logger()
+
+COLLECTORS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+FLUSH_SECONDS = 3.0
+
+
+class Trace:
+    """The spans of one attempt.  This one has none."""
+
+    def report(self) -> None:
+        """The tool is done, its outcome is being stored; may be said again."""
+
+    def end(self, status: str) -> None:
+        """Nothing follows."""
+
+
+class Tracing:
+    """Makes the spans of attempts.  This one makes none: nobody collects them."""
+
+    _nothing = Trace()
+
+    def attempt(self, order: Order, tool: str, queued: float, started: float) -> Trace:
+        """Begin with an attempt that waited from `queued` to `started`, unix seconds."""
+        return self._nothing
+
+    def close(self) -> None:
+        """Hand over what was not handed over yet; blocks."""
+
+
+class Spans(Tracing):
+    """A span `run` for each attempt, and below it `queue wait`, `attempt` and `report`.
+
+    The parent is the trigger's `traceparent`, if there was one.  Made only where
+    somebody collects them: OpenTelemetry is imported here and nowhere else.
+    """
+
+    def __init__(self, provider: Any) -> None:
+        from opentelemetry import trace
+        from opentelemetry.context import Context
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self._trace = trace
+        self._top = Context()
+        self._propagator = TraceContextTextMapPropagator()
+        self._provider = provider
+        self._tracer = provider.get_tracer("fullsend.executor")
+
+    def attempt(self, order: Order, tool: str, queued: float, started: float) -> Trace:
+        attributes = {
+            "run_id": order.run_id,
+            "experiment_id": order.experiment_id,
+            "tool": tool,
+            "attempt": order.attempt,
+        }
+        above = self._top
+        if order.traceparent:
+            above = self._propagator.extract({"traceparent": order.traceparent}, context=above)
+        run = self._span("run", above, attributes, queued)
+        below = self._trace.set_span_in_context(run, above)
+        self._span("queue wait", below, attributes, queued).end(_ns(started))
+        return _Spans(
+            run,
+            self._span("attempt", below, attributes, started),
+            lambda: self._span("report", below, attributes),
+            self._trace.StatusCode.ERROR,
+        )
+
+    def close(self) -> None:
+        # The SDK would wait half a minute for a collector that is away.
+        last = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
+        last.start()
+        last.join(FLUSH_SECONDS)
+
+    def _span(self, name: str, above: Any, attributes: Mapping[str, Any], begun: float | None = None) -> Any:
+        return self._tracer.start_span(
+            name, context=above, attributes=attributes, start_time=None if begun is None else _ns(begun)
+        )
+
+
+class _Spans(Trace):
+    def __init__(self, run: Any, attempt: Any, report: Callable[[], Any], error: Any) -> None:
+        self._run = run
+        self._now = attempt
+        self._report: Callable[[], Any] | None = report
+        self._error = error
+
+    def report(self) -> None:
+        if self._report is not None:
+            self._now.end()
+            self._now, self._report = self._report(), None
+
+    def end(self, status: str) -> None:
+        for span in (self._now, self._run):
+            span.set_attribute("status", status)
+            if status not in NO_FAULT:
+                span.set_status(self._error, status)
+            span.end()
+
+
+GIVEN_BACK = "given back"
+NO_FAULT = frozenset({Status.COMPLETED, Status.CANCELLED, GIVEN_BACK})
+
+
+def tracing(variables: Mapping[str, str]) -> Tracing | None:
+    """Spans for the collector that OpenTelemetry's standard variables name; None when they name none."""
+    if not any(variables.get(name) for name in COLLECTORS):
+        return None
+    try:
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        otlp: Any = importlib.import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+    except ImportError as exc:
+        log.warning("tracing.left_out", error=str(exc), hint="pip install 'fullsend-executor[otel]'")
+        return None
+    named = {} if variables.get("OTEL_SERVICE_NAME") else {"service.name": "fullsend-executor"}
+    provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(otlp.OTLPSpanExporter()))
+    library = logging.getLogger("opentelemetry")
+    library.handlers, library.propagate = [_ToOurLog()], False
+    return Spans(provider)
+
+
+class _ToOurLog(logging.Handler):
+    """What the library says is a line like any other, with secrets masked."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log.warning("tracing.troubled", error=record.getMessage())
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * 1_000_000_000)
