@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from services.cli import demo, doctor, experiments, output, runs, schedules, tools, watch, worker
+from services.cli import cancel, demo, doctor, experiments, output, runs, schedules, tools, watch, worker
 from shared.errors import FullsendError, SettingsError
 
 WRONG_SETTINGS = 2
@@ -31,6 +31,7 @@ app.command()(experiments.trigger)
 app.command()(runs.runs)
 app.command()(runs.show)
 app.command()(runs.logs)
+app.command()(cancel.cancel)
 app.command()(watch.watch)
 app.command()(schedules.schedules)
 app.command()(tools.tools)

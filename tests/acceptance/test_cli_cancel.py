@@ -1,0 +1,38 @@
+"""`fullsend cancel`."""
+
+from services.executor.store import Order, Store
+from tests.acceptance.commands import Shell
+from tests.conftest import Neighbour, Serve, Tools
+
+
+async def test_a_run_under_way_is_ended(
+    shell: Shell, neighbour: Neighbour, serve: Serve, tools: Tools
+) -> None:
+    tools("wait", "import time\ndef wait(): time.sleep(60)\n")
+    await neighbour.publish("exp_1", "wait")
+    async with serve():
+        await neighbour.trigger({"experiment_id": "exp_1"})
+        [started] = await neighbour.events("exp_1", "run_started")
+        done = await shell.fullsend("cancel", started["run_id"])
+        again = await shell.fullsend("cancel", started["run_id"])
+
+    assert done.lines == [f"{started['run_id']} is cancelled"]
+    assert again.error == f"error: {started['run_id']} is cancelled already"
+    assert (await neighbour.record(started["run_id"]))["status"] == "cancelled"
+
+
+async def test_a_run_in_the_queue_is_cancelled_at_once(
+    shell: Shell, neighbour: Neighbour, store: Store
+) -> None:
+    timestamp = await store.queue.enqueue(Order("exp_1", trigger="trigger"))
+
+    done = await shell.fullsend("cancel", f"exp_1:{timestamp}")
+
+    assert done.lines == [f"exp_1:{timestamp} is cancelled"]
+    assert (await neighbour.result("exp_1"))["status"] == "cancelled"
+
+
+async def test_a_run_that_never_was_is_said_to_be_none(shell: Shell, store: Store) -> None:
+    done = await shell.fullsend("cancel", "exp_1:1-0")
+
+    assert done.error.startswith("error: there is no run 'exp_1:1-0'")
