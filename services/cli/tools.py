@@ -9,8 +9,8 @@ from rich.text import Text
 
 from services.cli import connection, output
 from services.cli.output import Column
-from services.executor.loader import type_of
 from services.executor.store import Store
+from services.executor.tryout import type_of
 from shared.errors import ContractError
 
 COLUMNS = [Column("TOOL"), Column("STATUS"), Column("ABOUT", wraps=True), Column("PARAMETERS", wraps=True)]

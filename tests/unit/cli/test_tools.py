@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from services.cli.tools import signature
-from services.executor.loader import type_of
+from services.executor.tryout import type_of
 
 
 @pytest.mark.parametrize(
