@@ -208,6 +208,16 @@ def test_a_tool_reads_its_folders_and_writes_its_temp_directory(tmp_path: Path) 
     assert allowed.writable == (tmp_path / "temp",)
 
 
+def test_places_are_found_from_any_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "tools").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    allowed = confinement(Path(), tools=Path("tools"))
+
+    assert allowed.readable[0] == tmp_path / "tools"
+    assert all(path.is_absolute() for path in (*allowed.readable, *allowed.writable))
+
+
 @pytest.mark.parametrize(("level", "network"), [(Sandbox.FILES, True), (Sandbox.FILES_AND_NETWORK, False)])
 def test_the_level_decides_about_the_network(tmp_path: Path, level: Sandbox, network: bool) -> None:
     allowed = confinement(tmp_path, level)

@@ -1,0 +1,294 @@
+"""What a confined tool may reach, and by what means this machine can hold it to that.
+
+With Landlock the tool's process confines itself before it imports the tool
+(`inside/confine.py`); on a kernel without it, bubblewrap starts the fork server
+in a file system that has nothing else in it.  Where there is neither, a tool
+that is to be confined is refused: it never runs unconfined.
+"""
+
+import functools
+import mimetypes
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, assert_never
+
+from services.executor.isolation.inside import confine, seccomp
+from shared.errors import SandboxUnavailableError
+
+_HERE = Path(__file__).parent
+# What a tool's process loads of the executor: its own side of the conversation, and the toolkit.
+OURS = (_HERE / "inside", _HERE / "child.py", _HERE.parents[2] / "shared" / "toolkit.py")
+
+LIBRARIES = (
+    "/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/usr/local/lib64",
+    "/nix/store", "/etc/ld.so.cache", "/etc/ld.so.preload",
+)  # fmt: skip
+TIME = ("/etc/localtime", "/etc/timezone", "/usr/share/zoneinfo")
+HOST_NAMES = (
+    "/etc/hosts", "/etc/host.conf", "/etc/resolv.conf", "/run/systemd/resolve", "/etc/nsswitch.conf",
+    "/etc/gai.conf", "/etc/services", "/etc/protocols",
+)  # fmt: skip
+# Never the folders above them, which hold private keys.
+CERTIFICATES = (
+    "/etc/ssl/certs", "/etc/ssl/cert.pem", "/etc/ssl/openssl.cnf", "/etc/pki/tls/certs",
+    "/etc/pki/tls/cert.pem", "/etc/pki/tls/openssl.cnf", "/etc/pki/ca-trust/extracted",
+    "/etc/ca-certificates/extracted", "/etc/crypto-policies/back-ends", "/usr/share/ca-certificates",
+    "/usr/local/share/ca-certificates",
+)  # fmt: skip
+CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+# How many processors and how much memory there are, also inside a container.
+MACHINE = (
+    "/sys/devices/system/cpu", "/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)  # fmt: skip
+PROC = (
+    "/proc/cpuinfo", "/proc/filesystems", "/proc/loadavg", "/proc/meminfo", "/proc/stat", "/proc/uptime",
+    "/proc/version", "/proc/sys/vm/overcommit_memory",
+)  # fmt: skip
+
+# Where an interpreter shares its prefix with the whole system, only its own files there are readable.
+SHARED_PREFIXES = (Path("/"), Path("/usr"), Path("/usr/local"))
+# Of any other prefix, only these: it may be a project's folder, with secrets in it.
+PREFIX_PARTS = ("bin", "include", "lib", "lib64", "libexec", "pyvenv.cfg", "share", "ssl")
+
+PROBE_SECONDS = 10.0
+
+
+class Sandbox(StrEnum):
+    """How much a tool is kept from."""
+
+    OFF = "off"
+    FILES = "files"
+    FILES_AND_NETWORK = "files+network"
+
+
+@dataclass(frozen=True, slots=True)
+class Landlock:
+    """The kernel confines processes; `abi` is the version of Landlock it has."""
+
+    abi: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bubblewrap:
+    """The kernel doesn't, and this program can start processes in namespaces of their own."""
+
+    program: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """Nothing here can confine a process; `reason` says what is missing."""
+
+    reason: str
+
+
+Kind = Landlock | Bubblewrap | Unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """What one process may reach: it reads `readable`, writes `writable`, and nothing else."""
+
+    level: Sandbox
+    kind: Kind
+    readable: tuple[Path, ...]
+    writable: tuple[Path, ...]
+    network: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """What the process applies to itself: the argument of `confine.apply`."""
+        return {
+            "level": self.level.value,
+            "landlock_abi": self.kind.abi if isinstance(self.kind, Landlock) else 0,
+            "readable": [str(path) for path in self.readable],
+            "writable": [str(path) for path in self.writable],
+            "network": self.network,
+        }
+
+
+@functools.cache
+def detect() -> Kind:
+    """The best means that this machine has.  May start a process: not for the event loop's thread."""
+    abi = confine.landlock_abi()
+    if abi and seccomp.is_supported():
+        return Landlock(abi)
+    missing = "filters for system calls" if abi else "Landlock"
+    program = shutil.which("bwrap")
+    if program is None:
+        return Unavailable(f"the kernel has no {missing}, and bubblewrap is not installed")
+    problem = _probe(program)
+    if problem:
+        return Unavailable(f"the kernel has no {missing}, and {program} can't be used: {problem}")
+    return Bubblewrap(Path(program))
+
+
+def confinement(
+    level: Sandbox,
+    *,
+    prefixes: Iterable[Path],
+    tools: Path,
+    temp: Path,
+    environment: Path | None = None,
+    also: Iterable[Path] = (),
+    kind: Kind | None = None,
+) -> Confinement:
+    """What a tool's process may reach at `level`.
+
+    Args:
+        level: how much the tool is kept from.
+        prefixes: of the interpreter, as `prefixes_of` finds them.
+        tools: the folder of the tool's file and its neighbours.
+        temp: the one place that the process may write to; it exists when the process confines itself.
+        environment: the folder of the tool's own environment, if it has one.
+        also: what the operator lets tools read and execute besides.
+        kind: by what means; what `detect` says by default.
+
+    Raises:
+        SandboxUnavailableError: nothing here can confine a process.
+    """
+    if level is Sandbox.OFF:
+        return Confinement(level, Unavailable("nothing asked for"), (), (), network=True)
+    kind = kind or detect()
+    proc: tuple[Path, ...] = ()
+    match kind:
+        case Landlock():
+            _hold_proc()
+            proc = tuple(map(Path, PROC))
+        case Bubblewrap():
+            pass  # mounts a /proc of its own
+        case Unavailable(reason):
+            raise SandboxUnavailableError(
+                f"sandbox {level.value!r} can't be enforced here: {reason}; use a kernel from 5.13 on with "
+                "landlock in its lsm= parameter, or install bubblewrap, or set the sandbox to 'off'"
+            )
+        case _:
+            assert_never(kind)
+    own = [tools, *also] if environment is None else [tools, environment, *also]
+    readable = (*own, *OURS, *_interpreters(tuple(prefixes)), *_system(), *proc)
+    return Confinement(level, kind, _existing(readable), (temp.absolute(),), network=level is Sandbox.FILES)
+
+
+def of_tool(
+    level: Sandbox,
+    *,
+    file: Path,
+    python: Path,
+    temp: Path,
+    environ: Mapping[str, str],
+    environment: Path | None = None,
+    also: Iterable[Path] = (),
+) -> Confinement:
+    """The confinement of the process that serves the tool in `file` under `python`.
+
+    `environ` is what the tool will see; certificates that it names are readable.
+    The other arguments and the errors are those of `confinement`.
+    """
+    named = [part for name in CERTIFICATE_VARIABLES for part in environ.get(name, "").split(os.pathsep)]
+    return confinement(
+        level,
+        prefixes=prefixes_of(python),
+        tools=file.parent,
+        temp=temp,
+        environment=environment,
+        also=[*also, *(Path(part) for part in named if part)],
+    )
+
+
+def stricter(*levels: Sandbox | None) -> Sandbox:
+    """The strictest of several wishes: a tool may ask for less than the operator allows, not for more."""
+    order = list(Sandbox)
+    return max((level for level in levels if level is not None), key=order.index, default=Sandbox.OFF)
+
+
+def prefixes_of(python: Path) -> tuple[Path, ...]:
+    """Where an interpreter's files are: its virtual environment, and the installation below that."""
+    homes = [python.absolute().parent, python.resolve().parent]
+    base = _home_in(homes[0].parent / "pyvenv.cfg")
+    if base is not None:
+        homes += [base, (base / python.name).resolve().parent]
+    return tuple(dict.fromkeys(home.parent for home in homes))
+
+
+def command(confined: Confinement) -> list[str]:
+    """What to put before a fork server's command so that all its processes are confined; often nothing.
+
+    With bubblewrap every process of that fork server shares the confinement, so
+    it must be started for one confinement alone.  Its process ids are its own.
+    """
+    if not isinstance(confined.kind, Bubblewrap):
+        return []
+    options = ["--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--proc", "/proc", "--dev", "/dev"]
+    # Root owns the kernel's settings, also without capabilities.
+    options += ["--remount-ro", "/proc"]
+    if confined.network:
+        options.append("--share-net")
+    for path in sorted(confined.readable):
+        options += ["--ro-bind", str(path), str(path)]
+    for path in sorted(confined.writable):
+        options += ["--bind", str(path), str(path)]
+    return [str(confined.kind.program), *options, "--remount-ro", "/", "--"]
+
+
+def _home_in(config: Path) -> Path | None:
+    """The folder of the interpreter that a virtual environment was made with."""
+    try:
+        lines = config.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        name, _, value = line.partition("=")
+        if name.strip() == "home":
+            return Path(value.strip())
+    return None
+
+
+@functools.cache
+def _interpreters(prefixes: tuple[Path, ...]) -> tuple[Path, ...]:
+    return tuple(path for prefix in prefixes for path in _interpreter(prefix))
+
+
+def _interpreter(prefix: Path) -> Iterator[Path]:
+    """The files of one prefix; a shared one's libraries are the system's."""
+    if prefix in SHARED_PREFIXES:
+        yield from sorted((prefix / "bin").glob("python*"))
+    else:
+        yield from (prefix / part for part in PREFIX_PARTS)
+
+
+@functools.cache
+def _system() -> tuple[Path, ...]:
+    """What any program needs, and nothing that a user or a service keeps for itself."""
+    named = (*LIBRARIES, *TIME, *HOST_NAMES, *CERTIFICATES, *MACHINE, *mimetypes.knownfiles)
+    return (*map(Path, named), *sorted(Path("/etc").glob("python3*")))
+
+
+def _existing(paths: Iterable[Path]) -> tuple[Path, ...]:
+    """Those that are there, once each, as the process can find them from wherever it is."""
+    return tuple(dict.fromkeys(path.absolute() for path in paths if path.exists()))
+
+
+@functools.cache
+def _hold_proc() -> tuple[int, ...]:
+    """Keep these entries of /proc as they are, for as long as this process lives.
+
+    A rule of Landlock belongs to an entry's inode, and /proc makes new inodes
+    once nobody holds the old ones: then a process loses what it was allowed.
+    """
+    return tuple(os.open(path, os.O_PATH | os.O_CLOEXEC) for path in PROC if Path(path).exists())
+
+
+def _probe(program: str) -> str:
+    """Why bubblewrap can't make its namespaces here; empty if it can."""
+    trial = [program, "--unshare-all", "--ro-bind", "/", "/", program, "--version"]
+    try:
+        done = subprocess.run(trial, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return "" if done.returncode == 0 else (done.stderr.strip() or f"it exits with {done.returncode}")
