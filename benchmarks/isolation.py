@@ -1,11 +1,21 @@
 """Isolated calls against a bare socket pair and other process pools: `python -m benchmarks.isolation`.
 
-Everything is measured in one run on one machine, so read the ratios rather than
-the times.  pebble and loky take part when they are installed.
+Latency is that of one call at a time, from the caller and back, of a tool that
+does nothing.  Throughput is that of the same two processes per pool with the
+same number of calls handed over and not yet answered; the others are fed through
+`submit` (pebble: `schedule`), one call per message, as their documentation has it
+for calls that come one by one.  Everything takes turns within one run, round after
+round, and what is printed is the median of the rounds; since machines differ and
+are busy, read the ratios rather than the times.
+
+pebble and loky take part when they can be imported; `--peers VENV` names an
+environment that has them.
 """
 
+import argparse
 import asyncio
 import contextlib
+import functools
 import hashlib
 import importlib
 import json
@@ -14,9 +24,11 @@ import os
 import platform
 import socket
 import statistics
+import sys
 import tempfile
+import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -24,10 +36,13 @@ from typing import Any
 from services.executor.isolation.calls import Call, Died, Event, Level, Module
 from services.executor.isolation.pool import Pool
 
-CALLS = 5_000
-FORKS = 300
-SPAWNS = 20
+ROUNDS = 9
+CALLS = 1_000
+FORKS = 100
+SPAWNS = 10
+DEATHS = 30
 PROCESSES = 2
+IN_FLIGHT = (PROCESSES, 2 * PROCESSES, CALLS)
 SOURCE = "import os\ndef noop(die=False):\n    if die: os._exit(1)\n"
 
 
@@ -37,11 +52,6 @@ def noop() -> None:
 
 def ignore(_: Event) -> None:
     """A report that costs nothing."""
-
-
-def line(name: str, value: str) -> None:
-    """Print one result."""
-    print(f"  {name:<58}{value:>18}", flush=True)
 
 
 # -- the floor ------------------------------------------------------------------------
@@ -54,11 +64,8 @@ def frame(value: dict[str, Any]) -> bytes:
 
 
 def echo(sock: socket.socket) -> None:
-    """Answer every request at once, forever."""
-    while True:
-        data = sock.recv(65_536)
-        if not data:
-            os._exit(0)
+    """Answer every request at once until there are no more."""
+    while data := sock.recv(65_536):
         request = json.loads(data[4:])
         sock.sendall(frame({"jsonrpc": "2.0", "id": request["id"], "result": {"items": None, "value": None}}))
 
@@ -67,8 +74,11 @@ def start_echo() -> socket.socket:
     """Our end of a socket pair whose other end echoes in a process of its own."""
     ours, theirs = socket.socketpair()
     if os.fork() == 0:
-        ours.close()
-        echo(theirs)
+        try:
+            ours.close()
+            echo(theirs)
+        finally:
+            os._exit(0)
     theirs.close()
     return ours
 
@@ -81,6 +91,7 @@ def request(number: int) -> bytes:
 
 def blocking_echo_seconds(sock: socket.socket) -> list[float]:
     """Round trips with nothing but two blocking sockets."""
+    sock.setblocking(True)
     times = []
     for number in range(CALLS):
         begun = time.perf_counter()
@@ -135,98 +146,174 @@ async def timed(count: int, act: Callable[[], Awaitable[object]]) -> list[float]
 async def replacement_seconds(pool: Pool, tool: Module) -> list[float]:
     """From the death of a warm process to the answer of the one that takes its place."""
     times = []
-    for _ in range(50):
+    for _ in range(DEATHS):
         assert isinstance(await pool.call(a_call(tool, Level.WARM, die=True), ignore), Died)
         times += await timed(1, lambda: pool.call(a_call(tool, Level.WARM), ignore))
     return times
 
 
-async def calls_per_second(pool: Pool, tool: Module, at_once: int) -> float:
-    """With so many calls under way at any time."""
+async def calls_per_second(pool: Pool, tool: Module, in_flight: int) -> float:
+    """With so many callers that each wait for their answer; those beyond the processes queue in the pool."""
     call = a_call(tool, Level.WARM)
 
     async def work() -> None:
-        for _ in range(CALLS // at_once):
+        for _ in range(CALLS // in_flight):
             await pool.call(call, ignore)
 
     begun = time.perf_counter()
-    await asyncio.gather(*(work() for _ in range(at_once)))
-    return CALLS // at_once * at_once / (time.perf_counter() - begun)
+    await asyncio.gather(*(work() for _ in range(in_flight)))
+    return CALLS // in_flight * in_flight / (time.perf_counter() - begun)
 
 
-async def ours(directory: Path) -> tuple[float, float]:
-    """Print all about this project's pool; the median warm call and the calls per second."""
+@contextlib.asynccontextmanager
+async def our_pool(directory: Path) -> AsyncIterator[tuple[Pool, Module]]:
+    """Our pool with its processes warm, and the tool."""
     tool = a_tool(directory)
     pool = Pool(capacity=PROCESSES, max_runs=10**9, log=logging.getLogger("silent"))
     await pool.start()
     try:
+        await calls_per_second(pool, tool, PROCESSES)
         await pool.call(a_call(tool, Level.FORK), ignore)
-        warm = await timed(CALLS, lambda: pool.call(a_call(tool, Level.WARM), ignore))
-        percentiles("warm call", warm)
-        percentiles("fork call", await timed(FORKS, lambda: pool.call(a_call(tool, Level.FORK), ignore)))
-        percentiles("spawn call", await timed(SPAWNS, lambda: pool.call(a_call(tool, Level.SPAWN), ignore)))
-        percentiles("first call after a death", await replacement_seconds(pool, tool))
-        rate = await calls_per_second(pool, tool, PROCESSES)
+        yield pool, tool
     finally:
         await pool.stop()
-    return statistics.median(warm), rate
 
 
 # -- the others -----------------------------------------------------------------------
 
 
-def others() -> dict[str, Callable[[], contextlib.AbstractContextManager[Any]]]:
-    """The other pools that are installed."""
-    found: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {
-        "ProcessPoolExecutor": lambda: ProcessPoolExecutor(PROCESSES)
-    }
-    with contextlib.suppress(ImportError):
-        pebble = importlib.import_module("pebble")
-        found["pebble"] = lambda: pebble.ProcessPool(PROCESSES)
-    with contextlib.suppress(ImportError):
-        loky = importlib.import_module("loky")
-        found["loky"] = lambda: loky.ProcessPoolExecutor(PROCESSES)
+def others() -> dict[str, Callable[[], Any]]:
+    """How to make each of the other pools that are installed."""
+    found: dict[str, Callable[[], Any]] = {"ProcessPoolExecutor": lambda: ProcessPoolExecutor(PROCESSES)}
+    for name, kind in (("pebble", "ProcessPool"), ("loky", "ProcessPoolExecutor")):
+        try:
+            found[name] = functools.partial(getattr(importlib.import_module(name), kind), PROCESSES)
+        except ImportError:
+            print(f"  {name} can't be imported and is left out; --peers names a venv that has it")
     return found
 
 
-def submitted_per_second(make: Callable[[], contextlib.AbstractContextManager[Any]]) -> float:
-    """Calls a second when all of them are handed over at once, which suits these pools best."""
-    with make() as pool:
-        submit: Callable[..., Future[None]] = getattr(pool, "schedule", None) or pool.submit
-        wait([submit(noop) for _ in range(PROCESSES)])
-        begun = time.perf_counter()
-        wait([submit(noop) for _ in range(CALLS)])
-        return CALLS / (time.perf_counter() - begun)
+def rates_of(make: Callable[[], Any]) -> dict[int, float]:
+    """One round of another pool, which is gone afterwards: its threads would slow down everybody else."""
+    pool = make()
+    try:
+        submitted_per_second(pool, PROCESSES)
+        return {in_flight: submitted_per_second(pool, in_flight) for in_flight in IN_FLIGHT}
+    finally:
+        close(pool)
+
+
+def submitted_per_second(pool: Any, in_flight: int) -> float:
+    """With so many calls handed over and not yet done."""
+    submit: Callable[..., Future[None]] = getattr(pool, "schedule", None) or pool.submit
+    room = threading.Semaphore(in_flight)
+    futures = []
+    begun = time.perf_counter()
+    for _ in range(CALLS):
+        room.acquire()
+        future = submit(noop)
+        future.add_done_callback(lambda _: room.release())
+        futures.append(future)
+    wait(futures)
+    return CALLS / (time.perf_counter() - begun)
+
+
+def close(pool: Any) -> None:
+    """End one of the other pools."""
+    if hasattr(pool, "schedule"):
+        pool.close()
+        pool.join()
+    else:
+        pool.shutdown()
 
 
 # -- the report -----------------------------------------------------------------------
 
 
-def percentiles(name: str, times: list[float]) -> None:
-    """Print the median and the slowest tenth."""
+async def latencies(pool: Pool, tool: Module) -> None:
+    """Print how long one call at a time takes, beside bare sockets."""
+    with start_echo() as sock:
+        blocking, looped, warm, blocking_ratios, looped_ratios = [], [], [], [], []
+        for _ in range(ROUNDS):
+            blocking.append(statistics.median(blocking_echo_seconds(sock)))
+            looped.append(statistics.median(await loop_echo_seconds(sock)))
+            warm.append(
+                statistics.median(await timed(CALLS, lambda: pool.call(a_call(tool, Level.WARM), ignore)))
+            )
+            blocking_ratios.append(warm[-1] / blocking[-1])
+            looped_ratios.append(warm[-1] / looped[-1])
+    line("bare socket pair, both ends blocking, p50", f"{statistics.median(blocking) * 1e6:,.0f} us")
+    line("bare socket pair, our end on the event loop, p50", f"{statistics.median(looped) * 1e6:,.0f} us")
+    line("warm call, p50", f"{statistics.median(warm) * 1e6:,.0f} us", "150 us at most")
+    line("warm call / bare socket pair on the event loop", ratio(looped_ratios), "2 x at most")
+    line("warm call / bare socket pair, blocking", ratio(blocking_ratios))
+
+
+async def rarer_calls(pool: Pool, tool: Module) -> None:
+    """Print what a process of its own costs."""
+    forks = await timed(FORKS, lambda: pool.call(a_call(tool, Level.FORK), ignore))
+    percentiles("fork call", forks, "1,500 us at most")
+    percentiles("spawn call", await timed(SPAWNS, lambda: pool.call(a_call(tool, Level.SPAWN), ignore)))
+    percentiles("first call after a death", await replacement_seconds(pool, tool), "5,000 us at most")
+
+
+async def throughputs(pool: Pool, tool: Module) -> None:
+    """Print the calls a second of every pool, for several numbers of calls in flight."""
+    peers = others()
+    ours: list[dict[int, float]] = []
+    theirs: dict[str, list[dict[int, float]]] = {name: [] for name in peers}
+    for _ in range(ROUNDS):
+        ours.append({in_flight: await calls_per_second(pool, tool, in_flight) for in_flight in IN_FLIGHT})
+        for name, make in peers.items():
+            theirs[name].append(rates_of(make))
+    for in_flight in IN_FLIGHT:
+        rate = statistics.median(round_[in_flight] for round_ in ours)
+        line(f"calls a second, {PROCESSES} processes, {in_flight} in flight", f"{rate:,.0f}")
+        for name, rounds in theirs.items():
+            line(f"  {name}", f"{statistics.median(round_[in_flight] for round_ in rounds):,.0f}")
+            ratios = [one[in_flight] / other[in_flight] for one, other in zip(ours, rounds, strict=True)]
+            line(f"    ours / {name}", ratio(ratios), "2 x at least")
+
+
+def ratio(ratios: list[float]) -> str:
+    """The median of what was measured side by side."""
+    return f"{statistics.median(ratios):.1f} x"
+
+
+def percentiles(name: str, times: list[float], target: str = "") -> None:
+    """Print the best, the median and the slowest tenth."""
     cuts = statistics.quantiles(times, n=10)
-    line(f"{name}, p50 / p90", f"{statistics.median(times) * 1e6:,.0f} / {cuts[8] * 1e6:,.0f} us")
+    values = f"{min(times) * 1e6:,.0f} / {statistics.median(times) * 1e6:,.0f} / {cuts[8] * 1e6:,.0f} us"
+    line(f"{name}, best / p50 / p90", values, target)
+
+
+def line(name: str, value: str, target: str = "") -> None:
+    """Print one result, and what it should be."""
+    print(f"  {name:<52}{value:>28}" + (f"   ({target})" if target else ""), flush=True)
+
+
+def with_peers() -> None:
+    """Let the environment that was named on the command line be imported from."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--peers", type=Path, metavar="VENV", help="where pebble and loky are installed")
+    venv = parser.parse_args().peers
+    if venv is not None:
+        version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+        packages = str(venv.resolve() / "lib" / version / "site-packages")
+        sys.path.append(packages)
+        os.environ["PYTHONPATH"] = packages  # loky starts interpreters of its own
 
 
 async def main() -> None:
     """Measure everything side by side."""
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    with start_echo() as sock:
-        blocking = blocking_echo_seconds(sock)
-    with start_echo() as sock:
-        looped = await loop_echo_seconds(sock)
-    percentiles("bare socket pair, both ends blocking", blocking)
-    percentiles("bare socket pair, our end on the event loop", looped)
     with tempfile.TemporaryDirectory() as directory:
-        warm, rate = await ours(Path(directory))
-    line("warm call / bare socket pair on the event loop", f"{warm / statistics.median(looped):.1f} x")
-    line("warm call / bare socket pair, blocking", f"{warm / statistics.median(blocking):.1f} x")
-    line(f"calls a second, {PROCESSES} processes", f"{rate:,.0f}")
-    for name, make in others().items():
-        theirs = submitted_per_second(make)
-        line(f"calls a second, {name}", f"{theirs:,.0f}")
-        line(f"  ours / {name}", f"{rate / theirs:.1f} x")
+        async with our_pool(Path(directory)) as (pool, tool):
+            await latencies(pool, tool)
+            await rarer_calls(pool, tool)
+            await throughputs(pool, tool)
 
 
 if __name__ == "__main__":
+    with_peers()
     asyncio.run(main())

@@ -174,6 +174,47 @@ async def test_an_idle_process_is_ended_after_a_while(tools: Path) -> None:
         await gone(template)
 
 
+async def test_a_template_is_not_ended_while_a_fork_of_it_runs(tools: Path) -> None:
+    async with bench(tools, idle_seconds=0.1, capacity=1) as brief:
+        tool = brief.tool(PID)
+
+        answer = await brief.run(tool, params={"wait": 0.5}, level=Level.FORK)
+
+    assert isinstance(answer, Returned)
+
+
+async def test_a_template_that_makes_room_for_another_leaves_its_running_fork_alone(tools: Path) -> None:
+    async with bench(tools, capacity=2) as two:
+        tool = two.tool(f"""
+            import os
+            def run():
+                print("begun")
+                while not os.path.exists({str(tools / "go")!r}): pass
+                return 1
+        """)
+        running = asyncio.create_task(two.run(tool, level=Level.FORK))
+        await two.printed("begun")
+
+        for _ in range(3):
+            value(await two.run(two.tool(PID), level=Level.FORK))
+        (tools / "go").touch()
+
+        assert await running == Returned(1)
+
+
+async def test_a_fork_that_stands_by_and_dies_is_no_loss(bench: Bench) -> None:
+    tool = bench.tool(PID)
+    first = value(await bench.run(tool, level=Level.FORK))
+    [standby] = bench.pool._stable._standbys.values()  # type: ignore[union-attr]
+    while not standby.pid:
+        await asyncio.sleep(0)
+
+    tree.kill(standby.pid)
+    await standby.ended
+
+    assert value(await bench.run(tool, level=Level.FORK)) not in (first, standby.pid)
+
+
 async def test_a_process_that_died_while_idle_is_replaced(bench: Bench) -> None:
     tool = bench.tool(PID)
     pid = value(await bench.run(tool))

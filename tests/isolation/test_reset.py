@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from services.executor.isolation.calls import Raised, Returned
+from services.executor.isolation.calls import Level, Raised, Returned
 from tests.isolation.bench import Bench
 
 STATES = {
@@ -181,14 +181,15 @@ async def test_no_environment_of_the_service_is_visible_anywhere_below(
     assert "secret" not in answer.value
 
 
-async def test_a_changed_neighbour_of_the_tool_is_imported_anew(bench: Bench) -> None:
+@pytest.mark.parametrize("level", Level)
+async def test_a_changed_neighbour_of_the_tool_is_imported_anew(bench: Bench, level: Level) -> None:
     neighbour = bench.directory / "neighbour.py"
     neighbour.write_text("VALUE = 1")
     tool = bench.tool("import neighbour\ndef run(): return neighbour.VALUE")
-    before = await bench.run(tool)
+    before = await bench.run(tool, level=level)
 
     neighbour.write_text("VALUE = 22")
-    after = await bench.run(tool)
+    after = await bench.run(tool, level=level)
 
     assert (before, after) == (Returned(1), Returned(22))
 
@@ -208,6 +209,23 @@ async def test_nothing_of_the_service_can_be_imported_through_shared(bench: Benc
 
     assert isinstance(answer, Raised)
     assert answer.error_type == "ModuleNotFoundError"
+
+
+async def test_a_temp_directory_that_was_empty_for_long_is_emptied_all_the_same(bench: Bench) -> None:
+    tool = bench.tool("""
+        import os, time
+        def run(act):
+            names = os.listdir()
+            if act == "wait": time.sleep(0.1)
+            if act == "write": open("x", "w").close()
+            if act == "move": os.rename(os.getcwd(), os.getcwd() + ".moved")
+            return [names, os.getcwd() == os.environ["TMPDIR"]]
+    """)
+
+    acts = ["wait", "none", "write", "none", "write", "write", "wait", "none", "move", "none"]
+    answers = [await bench.run(tool, params={"act": act}) for act in acts]
+
+    assert answers == [Returned([[], True], 2)] * 8 + [Returned([[], False], 2), Returned([[], True], 2)]
 
 
 async def test_the_temp_directory_of_a_run_is_its_own_and_is_gone_after_the_pool(bench: Bench) -> None:

@@ -1,6 +1,7 @@
 """One call on its way through the pool: what may stop it, and what it came to."""
 
 import asyncio
+import math
 import time
 from dataclasses import replace
 from typing import Any
@@ -23,6 +24,8 @@ from services.executor.isolation.process import Process
 
 TIMEOUT = "timeout"
 CANCEL = "cancel"
+NEVER = math.inf
+FOLLOW_SECONDS = 0.005
 
 
 class Stopped(Exception):
@@ -45,11 +48,12 @@ class Attempt:
         self.verdict = ""
         self.process: Process | None = None
         self.peak_rss_bytes = 0
+        self.due_at = NEVER
         self._grace_seconds = grace_seconds
+        self._deadline = NEVER
         self._turn: asyncio.Future[None] | None = None
-        self._loop = asyncio.get_running_loop()
+        self._cancel: asyncio.Event | None = None
         self._watcher: asyncio.Task[Any] | None = None
-        self._timer: asyncio.TimerHandle | None = None
 
     def stop(self, verdict: str) -> None:
         """End the attempt; the first verdict counts."""
@@ -61,25 +65,37 @@ class Attempt:
         if self.process is not None:
             self.process.end(grace_seconds=self._grace_seconds, stacks=True)
 
-    def follow(self, cancel: asyncio.Event | None) -> None:
-        """Stop when `cancel` is set."""
+    def follow(self, cancel: asyncio.Event | None, now: float) -> None:
+        """Stop when `cancel` is set, at most FOLLOW_SECONDS later: only what lasts is worth a task."""
         if cancel is None:
             return
         if cancel.is_set():
             self.stop(CANCEL)
-        self._watcher = self._loop.create_task(cancel.wait())
-        self._watcher.add_done_callback(lambda done: None if done.cancelled() else self.stop(CANCEL))
+        self._cancel = cancel
+        self.due_at = now + FOLLOW_SECONDS
 
-    def start_clock(self) -> None:
-        """Stop when the time limit, counted from here, is over."""
-        self._timer = self._loop.call_later(self.timeout_seconds, self.stop, TIMEOUT)
+    def start_clock(self, now: float) -> None:
+        """Stop when the time limit, counted from `now`, is over."""
+        self._deadline = now + self.timeout_seconds
+        self.due_at = min(self.due_at, self._deadline)
+
+    def look(self, now: float) -> None:
+        """Do what is due, and say in `due_at` when to look again."""
+        is_over = now >= self._deadline
+        self.due_at = self._deadline = NEVER if is_over else self._deadline
+        if self._cancel is not None:
+            self._watcher = asyncio.get_running_loop().create_task(self._cancel.wait())
+            self._watcher.add_done_callback(lambda done: None if done.cancelled() else self.stop(CANCEL))
+            self._cancel = None
+        if is_over:
+            self.stop(TIMEOUT)
 
     def close(self) -> None:
         """Nothing stops the attempt any more."""
+        self.due_at = self._deadline = NEVER
+        self._cancel = None
         if self._watcher is not None:
             self._watcher.cancel()
-        if self._timer is not None:
-            self._timer.cancel()
 
     async def enter(self, gate: Gate) -> None:
         """Wait for a place behind `gate`; Stopped if the attempt is over first."""

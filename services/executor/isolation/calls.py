@@ -30,6 +30,11 @@ class Module:
     python: Path | None = None
     environment: str = ""
 
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What two modules must have in common to be served by the same process."""
+        return self.name, str(self.path), self.digest, str(self.python or ""), self.environment
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -40,6 +45,10 @@ class Limits:
     file_size_bytes: int | None = None
     open_files: int | None = None
     processes: int | None = None
+
+
+NO_LIMITS = Limits()
+"""Most runs have none, and then this very object says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +62,7 @@ class Call:
     params: Mapping[str, Any]
     timeout_seconds: float
     level: Level = Level.WARM
-    limits: Limits = Limits()
+    limits: Limits = NO_LIMITS
     seed: int | None = None
     environ: Mapping[str, str] = field(default_factory=dict)
 

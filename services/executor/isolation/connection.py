@@ -66,8 +66,8 @@ class Connection:
             return answer
         self._last_id += 1
         self._answers[self._last_id] = answer
-        head = f'{{"jsonrpc":"2.0","id":{self._last_id},"method":"{method}","params":'
-        self._send(protocol.encode_frame(head.encode() + params + b"}"))
+        message = b'{"jsonrpc":"2.0","id":%d,"method":"%b","params":%b}'
+        self._send(protocol.encode_frame(message % (self._last_id, method.encode(), params)))
         return answer
 
     def notify(self, method: str, params: Any, descriptors: Sequence[int] = ()) -> None:

@@ -65,6 +65,11 @@ class Owner:
             self.orphan()
         return token
 
+    @property
+    def has_offspring(self) -> bool:
+        """Whether anything that it forked is still there, or about to be."""
+        return bool(self._offspring)
+
     def end_child(self, token: int, grace_seconds: float, *, stacks: bool) -> None:
         """Have a child's tree ended: its stacks, TERM, the grace, KILL."""
         self.connection.notify("end", {"child": token, "grace_seconds": grace_seconds, "stacks": stacks})

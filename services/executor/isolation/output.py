@@ -22,7 +22,7 @@ class Pipe:
         self._stream = stream
         self._bytes_per_second = bytes_per_second
         self._emit = emit
-        self._rest = b""
+        self.rest = b""
         self._cutting = False
         self._credit = float(bytes_per_second)
         self._counted_at = time.monotonic()
@@ -71,28 +71,27 @@ class Pipe:
         self._loop.add_reader(self._fd, self._read)
 
     def drain(self) -> None:
-        """Read what is in the pipe now, a pipe's capacity at most, and end the last line."""
+        """Read what is in the pipe now, a pipe's capacity at most."""
         for _ in range(2):
             if self._take() < READ_BYTES:
                 break
-        self.end_line()
 
     def end_line(self) -> None:
         """What was printed without a newline is a line after all."""
-        if self._rest:
-            self._line(self._rest)
-        self._rest, self._cutting = b"", False
+        if self.rest:
+            self._line(self.rest)
+        self.rest, self._cutting = b"", False
 
     def _split(self, data: bytes) -> None:
         lines = data.split(b"\n")
-        lines[0] = self._rest + lines[0]
-        self._rest = lines.pop()
+        lines[0] = self.rest + lines[0]
+        self.rest = lines.pop()
         for line in lines:
             self._line(line)
             self._cutting = False
-        if len(self._rest) > MAX_LINE_BYTES:
-            self._line(self._rest)
-            self._rest, self._cutting = b"", True
+        if len(self.rest) > MAX_LINE_BYTES:
+            self._line(self.rest)
+            self.rest, self._cutting = b"", True
 
     def _line(self, line: bytes) -> None:
         if self._cutting:
@@ -150,8 +149,8 @@ class Output:
         if self._poll.poll(0):
             for pipe in self.pipes:
                 pipe.drain()
-        else:
-            for pipe in self.pipes:
+        for pipe in self.pipes:
+            if pipe.rest:
                 pipe.end_line()
 
     def stacks(self) -> str:

@@ -24,6 +24,7 @@ from services.executor.isolation.calls import (
 from services.executor.isolation.connection import Disconnected, Refused
 from services.executor.isolation.gate import Gate
 from services.executor.isolation.process import LoadFailed, Process
+from services.executor.isolation.rounds import Rounds
 from services.executor.isolation.stable import Stable
 from services.executor.isolation.terms import Terms
 from services.executor.isolation.watch import OomCounter, Watch
@@ -36,10 +37,11 @@ class Pool:
     """Warm processes for tools: what a tool does to its process stays there.
 
     `capacity` bounds the calls under way; as many processes may be alive, plus
-    one idle template per tool that runs at level `fork`.  Idle ones are ended
-    after `idle_seconds`.  A process is recycled after `max_runs`, above
-    `max_rss_bytes` and after a run that left something behind.  `environ` is all
-    that a tool sees of the environment, besides what its call brings.
+    one idle template, and one fork of it that stands by, per tool that runs at
+    level `fork`.  Idle ones are ended after `idle_seconds`.  A process is recycled
+    after `max_runs`, above `max_rss_bytes` and after a run that left something
+    behind.  `environ` is all that a tool sees of the environment, besides what its
+    call brings.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class Pool:
         self._log = log or structlog.get_logger(__name__)
         self._gate = Gate(capacity)
         self._stable: Stable | None = None
-        self._attempts: set[Attempt] = set()
+        self._rounds = Rounds()
         self._oom_kills = OomCounter()
 
     async def start(self) -> None:
@@ -82,10 +84,11 @@ class Pool:
     async def stop(self) -> None:
         """End everything; calls under way come to Cancelled.  Leaves no process, and may be repeated."""
         stable, self._stable = self._stable, None
-        for attempt in list(self._attempts):
+        for attempt in list(self._rounds.attempts):
             attempt.stop(CANCEL)
         if stable is not None:
             await stable.close()
+        self._rounds.close()
 
     async def describe(self, module: Module, timeout_seconds: float) -> Description:
         """What the tool says of itself.
@@ -155,11 +158,13 @@ class Pool:
         """Do the work when there is a free place; nothing of it goes on after this."""
         if self._stable is None:
             attempt.stop(CANCEL)
-        self._attempts.add(attempt)
-        attempt.follow(cancel)
+        loop = asyncio.get_running_loop()
+        attempt.follow(cancel, loop.time())
+        self._rounds.add(attempt)
         try:
             await attempt.enter(self._gate)
-            attempt.start_clock()
+            attempt.start_clock(loop.time())
+            self._rounds.add(attempt)
             try:
                 return await work()
             except asyncio.CancelledError:
@@ -169,7 +174,7 @@ class Pool:
                 self._gate.leave()
         finally:
             attempt.close()
-            self._attempts.discard(attempt)
+            self._rounds.remove(attempt)
 
     async def _abandon(self, attempt: Attempt) -> None:
         """Nobody waits for the answer any more: end the process, and wait until it is gone."""
@@ -201,15 +206,15 @@ class Pool:
             if answer is not None:
                 return answer
 
-    async def _obtain(self, attempt: Attempt, call: Call) -> Process:
+    def _obtain(self, attempt: Attempt, call: Call) -> Awaitable[Process]:
         stable = self._open_stable()
         match call.level:
             case Level.WARM:
-                return await stable.warm(attempt, call.module)
+                return stable.warm(attempt, call.module)
             case Level.FORK:
-                return await stable.forked(attempt, call.module)
+                return stable.forked(attempt, call.module)
             case Level.SPAWN:
-                return await stable.fresh(attempt, call.module)
+                return stable.fresh(attempt, call.module)
 
     async def _perform(self, attempt: Attempt, process: Process, call: Call, params: bytes) -> Answer | None:
         """The call's answer, or None when the process refused to begin."""
@@ -224,7 +229,9 @@ class Pool:
         if attempt.verdict:
             return await self._buried(attempt, process)
         process.listen(None, None)
-        if keep or answer is None:
+        if answer is None:
+            self._open_stable().refused(process)
+        elif keep:
             self._open_stable().give_back(process)
         else:
             process.dismiss()
@@ -238,6 +245,8 @@ class Pool:
                 process.retired = process.retired or str(refused)
                 return None
             return raised(refused.error)
+        finally:
+            process.finish()
 
     async def _buried(self, attempt: Attempt, process: Process) -> Answer:
         """The answer for a process that ended first, once nothing of it is left."""

@@ -10,7 +10,18 @@ from typing import Any
 import structlog
 
 from services.executor.isolation import exits, protocol, speech
-from services.executor.isolation.calls import Call, Description, Effects, Event, Exit, LogLine, Module, Report
+from services.executor.isolation.calls import (
+    NO_LIMITS,
+    Call,
+    Description,
+    Effects,
+    Event,
+    Exit,
+    Limits,
+    LogLine,
+    Module,
+    Report,
+)  # fmt: skip
 from services.executor.isolation.connection import Connection, Disconnected, close_all
 from services.executor.isolation.forkserver import MARK, Owner
 from services.executor.isolation.output import Output
@@ -43,6 +54,7 @@ class Process(Owner):
     def __init__(self, module: Module, terms: Terms) -> None:
         super().__init__()
         self.module = module
+        self.key = module.key
         self.terms = terms
         self.pid = 0
         self.loaded = False
@@ -53,7 +65,7 @@ class Process(Owner):
         self.fate = ""
         self.on_retired: Any = None
         self.ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
-        self._owner: Owner | None = None
+        self.owner: Owner | None = None
         self._token = 0
         self._report: Report | None = None
         self._effects: Effects | None = None
@@ -64,6 +76,8 @@ class Process(Owner):
         self._output = Output(terms.log_bytes_per_second, self._log)
         self._temp = str(terms.directory / str(next(_names)))
         self._artifacts = self._temp + ".artifacts"
+        self._places = {"temp": self._temp, "artifacts": self._artifacts}
+        self._knows_places = False
         self._announced = 0
 
     # -- birth ---------------------------------------------------------------------------
@@ -82,7 +96,7 @@ class Process(Owner):
             close_all(descriptors)
             raise
         self.connection = Connection(ours, self.terms.limit_bytes, self._receive, self._closed)
-        self._owner = owner
+        self.owner = owner
         self.mark = owner.mark
         self._token = owner.fork([theirs.detach(), *descriptors], self, fresh=fresh)
 
@@ -98,11 +112,12 @@ class Process(Owner):
             "digest": self.module.digest,
             "environ": {**self.terms.environ, MARK: self.mark},
             "toolkit": str(TOOLKIT),
-            "temp": self._temp,
+            **self._places,
             "limit_bytes": self.terms.limit_bytes,
             "max_runs": self.terms.max_runs,
             "max_rss_bytes": self.terms.max_rss_bytes,
         }
+        self._knows_places = True
         self._loaded(await self.connection.request("load", protocol.encode_value(params)))
 
     def _loaded(self, result: Any) -> None:
@@ -134,30 +149,41 @@ class Process(Owner):
         self._report, self._effects = report, effects
         self._output.last_lines.clear()
 
-    async def call(self, call: Call, params: bytes, *, single: bool) -> Any:
-        """The tool's result; Refused with its exception, Disconnected if the process ends first."""
-        body = protocol.encode_value(
-            {
-                "run_id": call.run_id,
-                "experiment_id": call.experiment_id,
-                "attempt": call.attempt,
-                "seed": call.seed,
-                "environ": dict(call.environ),
-                "timeout_seconds": call.timeout_seconds,
-                "limits": _kernel_limits(call),
-                "temp": self._temp,
-                "artifacts": self._artifacts,
-                "single": single,
-            }
-        )
-        try:
-            return await self.connection.request("call", body[:-1] + b',"params":' + params + b"}")
-        finally:
-            if not self.ended.done():
-                self._output.drain()
-            if self._announced:
-                self._announced = 0
-                _remove(self._artifacts)
+    def call(self, call: Call, params: bytes, *, single: bool) -> asyncio.Future[Any]:
+        """The tool's result; Refused with its exception, Disconnected if the process ends first.
+
+        Whatever comes of it, `finish` has to follow.
+        """
+        head = protocol.encode_value(self._terms_of(call, single=single))
+        return self.connection.request("call", head[:-1] + b',"params":' + params + b"}")
+
+    def finish(self) -> None:
+        """The call is over: pass on what it printed, and remove the artifacts that nobody has moved."""
+        if not self.ended.done():
+            self._output.drain()
+        if self._announced:
+            self._announced = 0
+            _remove(self._artifacts)
+
+    def _terms_of(self, call: Call, *, single: bool) -> dict[str, Any]:
+        """All but the parameters; what doesn't apply is left out, since every byte is read twice."""
+        terms: dict[str, Any] = {
+            "run_id": call.run_id,
+            "experiment_id": call.experiment_id,
+            "attempt": call.attempt,
+            "timeout_seconds": call.timeout_seconds,
+        }
+        if call.seed is not None:
+            terms["seed"] = call.seed
+        if call.environ:
+            terms["environ"] = dict(call.environ)
+        if call.limits is not NO_LIMITS:
+            terms.update(_kernel_limits(call.limits))
+        if single:
+            terms["single"] = True
+        if not self._knows_places:
+            terms.update(self._places)
+        return terms
 
     # -- what it says --------------------------------------------------------------------
 
@@ -209,10 +235,10 @@ class Process(Owner):
     def end(self, *, grace_seconds: float, stacks: bool = False) -> None:
         """Have the whole tree ended; `ended` is done when it is."""
         self._is_ending = True
-        if self._owner is None:
+        if self.owner is None:
             self.on_exited(None, None, None)
         elif not self.ended.done():
-            self._owner.end_child(self._token, grace_seconds, stacks=stacks)
+            self.owner.end_child(self._token, grace_seconds, stacks=stacks)
             self._expect_end(grace_seconds)
 
     def _expect_end(self, grace_seconds: float) -> None:
@@ -222,8 +248,8 @@ class Process(Owner):
 
     def _owner_check(self) -> None:
         self._overdue = None
-        if self._owner is not None:
-            self._owner.check()
+        if self.owner is not None:
+            self.owner.check()
             self._expect_end(0)
 
     def give_up(self) -> None:
@@ -252,7 +278,7 @@ class Process(Owner):
         """Keep how it ended, read what it left, and give everything back."""
         if self.ended.done():
             return
-        if self._owner is not None:
+        if self.owner is not None:
             self.connection.drain()
         self._output.drain()
         if problem:
@@ -267,7 +293,7 @@ class Process(Owner):
             last_lines=tuple(self._output.last_lines),
         )
         self.ended.set_result(self.exit)
-        if self._owner is not None:
+        if self.owner is not None:
             self.connection.close()
         self._output.close()
         self._steps.close()
@@ -278,14 +304,13 @@ class Process(Owner):
         _remove(self._artifacts)
 
 
-def _kernel_limits(call: Call) -> dict[str, int | None] | None:
-    limits = call.limits
+def _kernel_limits(limits: Limits) -> dict[str, dict[str, int | None]]:
     chosen = {
         "cpu_seconds": limits.cpu_seconds,
         "file_size_bytes": limits.file_size_bytes,
         "open_files": limits.open_files,
     }
-    return chosen if any(value is not None for value in chosen.values()) else None
+    return {"limits": chosen} if any(value is not None for value in chosen.values()) else {}
 
 
 def _remove(directory: str) -> None:

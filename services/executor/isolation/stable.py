@@ -1,6 +1,7 @@
 """Keeps the processes between runs: starts them, lends them out, takes them back, gives them up."""
 
 import asyncio
+import contextlib
 import shutil
 import sys
 import tempfile
@@ -18,13 +19,12 @@ from services.executor.isolation.terms import Terms
 Key = tuple[str, ...]
 
 
-def key_of(module: Module) -> Key:
-    """What two modules must have in common to be served by the same process."""
-    return module.name, str(module.path), module.digest, str(module.python or ""), module.environment
-
-
 class Stable:
-    """All processes of a pool.  `room` bounds how many may be alive, apart from templates."""
+    """All processes of a pool.
+
+    `room` bounds how many may be alive, apart from templates and the one fork of
+    each that stands by.
+    """
 
     def __init__(self, terms: Terms, room: int, idle_seconds: float, log: Any) -> None:
         self._terms = replace(terms, directory=Path(tempfile.mkdtemp(prefix="fullsend-")).resolve())
@@ -41,6 +41,9 @@ class Stable:
         self._idle_by_key: dict[Key, list[Process]] = {}
         self._templates: dict[Key, Process] = {}
         self._template_gates: dict[Key, Gate] = {}
+        # The next fork of each template, made ahead of the call that it will serve.
+        self._standbys: dict[Process, Process] = {}
+        self._discarded: set[Process] = set()
         self._pruning: asyncio.TimerHandle | None = None
 
     async def open(self) -> None:
@@ -52,8 +55,9 @@ class Stable:
         """End every process and every fork server, and wait until they are gone."""
         if self._pruning is not None:
             self._pruning.cancel()
+        unused = {*self._idle, *self._standbys.values()}
         for process in list(self._alive):
-            process.end(grace_seconds=0 if process in self._idle else self._terms.grace_seconds)
+            process.end(grace_seconds=0 if process in unused else self._terms.grace_seconds)
         if self._alive:
             await asyncio.wait([process.ended for process in self._alive], timeout=5.0)
         await asyncio.gather(*(server.stop() for server in self._all_servers))
@@ -69,7 +73,7 @@ class Stable:
 
     async def warm(self, attempt: Attempt, module: Module) -> Process:
         """A process that has this tool loaded: one that is idle, or a new one."""
-        idle = self._idle_by_key.get(key_of(module))
+        idle = self._idle_by_key.get(module.key)
         while idle:
             process = idle.pop()
             self._idle.pop(process, None)
@@ -87,7 +91,31 @@ class Stable:
         template = await self._template(attempt, module)
         if template.unforkable:
             return await self._loaded(attempt, module)
-        process = await self._new(attempt, module)
+        await self._claim_room(attempt)
+        if self._templates.get(template.key) is not template:
+            self._room.leave()
+            return await self.forked(attempt, module)
+        try:
+            process = self._next_fork(template)
+        except BaseException:
+            self._room.leave()
+            raise
+        self._settle(attempt, process)
+        self._stand_by(template)
+        return process
+
+    def _next_fork(self, template: Process) -> Process:
+        """The fork that stands by, or one that is made now."""
+        standby = self._standbys.pop(template, None)
+        return standby if standby is not None and standby.connection.is_open else self._fork(template)
+
+    def _stand_by(self, template: Process) -> None:
+        """Fork the next one while nobody waits for it yet."""
+        with contextlib.suppress(OSError):
+            self._standbys[template] = self._fork(template)
+
+    def _fork(self, template: Process) -> Process:
+        process = self._register(template.module)
         try:
             process.start(template)
         except BaseException:
@@ -103,17 +131,24 @@ class Stable:
 
     async def _new(self, attempt: Attempt, module: Module) -> Process:
         """A process object that has a place of its own among the living."""
-        if self._room.free == 0 and self._idle:
-            self._evict(next(iter(self._idle)))
-        await attempt.enter(self._room)
+        await self._claim_room(attempt)
         try:
             process = self._register(module)
         except BaseException:
             self._room.leave()
             raise
+        self._settle(attempt, process)
+        return process
+
+    async def _claim_room(self, attempt: Attempt) -> None:
+        if self._room.free == 0 and self._idle:
+            self._evict(next(iter(self._idle)))
+        await attempt.enter(self._room)
+
+    def _settle(self, attempt: Attempt, process: Process) -> None:
+        """The process has the place that was claimed, for as long as it lives, and serves the attempt."""
         process.ended.add_done_callback(lambda _: self._room.leave())
         attempt.occupy(process)
-        return process
 
     def _register(self, module: Module) -> Process:
         process = Process(module, self._terms)
@@ -150,7 +185,7 @@ class Stable:
 
     async def _template(self, attempt: Attempt, module: Module) -> Process:
         """The process to fork from; whoever comes first makes it, under its own time limit."""
-        key = key_of(module)
+        key = module.key
         gate = self._template_gates.setdefault(key, Gate(1))
         await attempt.enter(gate)
         try:
@@ -172,8 +207,20 @@ class Stable:
 
     def _make_room_for_template(self) -> None:
         while len(self._templates) >= self._max_templates:
-            key = next(iter(self._templates))
-            self._templates.pop(key).end(grace_seconds=0)
+            self._discard(next(iter(self._templates)))
+
+    def _discard(self, key: Key) -> None:
+        """Fork no more from this template.  Its end takes its forks along, so it comes after theirs."""
+        template = self._templates.pop(key)
+        standby = self._standbys.pop(template, None)
+        if standby is not None:
+            standby.end(grace_seconds=0)
+        self._discarded.add(template)
+        self._end_if_done_with(template)
+
+    def _end_if_done_with(self, template: Process) -> None:
+        if template in self._discarded and not template.has_offspring:
+            template.end(grace_seconds=0)
 
     # -- taking back ----------------------------------------------------------------------
 
@@ -184,7 +231,13 @@ class Stable:
             return
         process.idle_since = self._loop.time()
         self._idle[process] = None
-        self._idle_by_key.setdefault(key_of(process.module), []).append(process)
+        self._idle_by_key.setdefault(process.key, []).append(process)
+
+    def refused(self, process: Process) -> None:
+        """What the process imported is out of date, and so is the template that it may be a fork of."""
+        process.end(grace_seconds=0)
+        if process.key in self._templates:
+            self._discard(process.key)
 
     def _evict(self, process: Process) -> None:
         self._forget_idle(process)
@@ -198,13 +251,17 @@ class Stable:
 
     def _forget_idle(self, process: Process) -> None:
         if self._idle.pop(process, self) is None:
-            self._idle_by_key[key_of(process.module)].remove(process)
+            self._idle_by_key[process.key].remove(process)
 
     def _buried(self, process: Process) -> None:
         self._alive.discard(process)
+        self._standbys.pop(process, None)
+        self._discarded.discard(process)
         self._forget_idle(process)
-        if self._templates.get(key_of(process.module)) is process:
-            del self._templates[key_of(process.module)]
+        if isinstance(process.owner, Process):
+            self._end_if_done_with(process.owner)
+        if self._templates.get(process.key) is process:
+            del self._templates[process.key]
 
     def _prune(self) -> None:
         """End what has been idle for too long, now and then."""
@@ -212,5 +269,5 @@ class Stable:
         for process in [process for process in self._idle if process.idle_since <= too_old]:
             self._evict(process)
         for key in [key for key, template in self._templates.items() if template.idle_since <= too_old]:
-            self._templates.pop(key).end(grace_seconds=0)
+            self._discard(key)
         self._pruning = self._loop.call_later(max(0.05, self._idle_seconds / 4), self._prune)

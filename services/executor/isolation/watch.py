@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from services.executor.isolation.attempt import Attempt
-from services.executor.isolation.calls import Limits
+from services.executor.isolation.calls import NO_LIMITS, Limits
 from services.executor.isolation.inside import tree
 
 INTERVAL_SECONDS = 0.1
@@ -21,18 +21,20 @@ class Watch:
     def __init__(self, attempt: Attempt, limits: Limits) -> None:
         self._attempt = attempt
         self._limits = limits
-        self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        if limits.memory_bytes is not None or limits.processes is not None:
-            self._timer = self._loop.call_later(INTERVAL_SECONDS, self._look)
+        if limits is not NO_LIMITS and (limits.memory_bytes is not None or limits.processes is not None):
+            self._look_later()
 
     def close(self) -> None:
         """Look no more."""
         if self._timer is not None:
             self._timer.cancel()
 
+    def _look_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(INTERVAL_SECONDS, self._look)
+
     def _look(self) -> None:
-        self._timer = self._loop.call_later(INTERVAL_SECONDS, self._look)
+        self._look_later()
         process = self._attempt.process
         if process is None or not process.pid or process.ended.done():
             return

@@ -5,26 +5,30 @@ from __future__ import annotations
 import _locale
 import _signal  # type: ignore[import-not-found]
 import gc
+import operator
 import os
+import resource
 import signal
 import sys
 import time
 import warnings
 from typing import Any
 
-from . import tree
+from . import temp, tree
 
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 THREAD_PATIENCE_SECONDS = 0.05
+SEED_BYTES = 32
 # Plain numbers and the C functions: the enumeration of `signal` costs more than all the rest of a reset.
 _SIGNALS = sorted({int(number) for number in signal.valid_signals()} - {signal.SIGKILL, signal.SIGSTOP})
-_THREADS_FIELD, _RSS_FIELD = 17, 21
+_TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 
 def seed(value: int | None) -> None:
     """Seed the random generators that are loaded: with `value`, or anew from the system's entropy."""
     if "random" in sys.modules:
-        sys.modules["random"].seed(value)
+        # `random` itself would fetch 2,500 bytes, which takes as long as half a reset.
+        fresh = int.from_bytes(os.urandom(SEED_BYTES), "big") if value is None else value
+        sys.modules["random"].seed(fresh)
     if "numpy.random" in sys.modules:
         sys.modules["numpy.random"].seed(None if value is None else value % 2**32)
 
@@ -32,23 +36,23 @@ def seed(value: int | None) -> None:
 class Baseline:
     """The state of the process after the import, before its first run."""
 
-    def __init__(self, tool_directory: str) -> None:
-        self.rss_bytes = 0
+    def __init__(self, tool_path: str) -> None:
         self._environ = dict(os.environ)
         self._environ_data = dict(os.environ._data)  # type: ignore[attr-defined]
         self._umask = _umask()
         self._locale = _locale.setlocale(_locale.LC_ALL, None)
         self._signals = list(map(_signal.getsignal, _SIGNALS))
         self._masked = _signal.pthread_sigmask(signal.SIG_BLOCK, ())
-        self._lists = [(name, getattr(sys, name), list(getattr(sys, name))) for name in _SYS_LISTS]
-        self._sys = {name: getattr(sys, name) for name in _SYS_NAMES}
+        self._sys = _of_sys(sys)
+        self._lists = [(getattr(sys, name), list(getattr(sys, name))) for name in _SYS_LISTS]
         self._filters = list(warnings.filters)
         self._recursion_limit = sys.getrecursionlimit()
         self._gc_enabled = gc.isenabled()
         self._loggers = _loggers()
-        self._sources = _sources(tool_directory)
-        self._stat = open("/proc/self/stat", "rb", buffering=0)
-        self._threads = self._read_stat()[0]
+        self._sources = _sources(tool_path)
+        self._tasks = os.open("/proc/self/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._threads = _threads()
+        self._sweeper = temp.Sweeper()
         self._free_descriptor = _free_descriptor()
         self._descriptors = _descriptors()
 
@@ -66,17 +70,17 @@ class Baseline:
                 return f"{path}, which the tool imports, has changed"
         return ""
 
-    def restore(self, has_own_thread: bool, temp: str) -> str:
+    def restore(self, has_own_thread: bool, temp_path: str) -> str:
         """Undo what a run changed; the reason for giving the process up if that is not possible."""
-        for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
-            signal.setitimer(timer, 0)
+        for timer in _TIMERS:
+            _signal.setitimer(timer, 0)
         try:
             self._restore_process()
             self._restore_interpreter()
             self._restore_modules()
         except Exception as error:
             return f"it can't be reset: {type(error).__name__}: {error}"
-        return self._left_behind(has_own_thread) or _empty(temp)
+        return self._left_behind(has_own_thread) or self._sweeper.sweep(temp_path)
 
     def _restore_process(self) -> None:
         if os.environ._data != self._environ_data:  # type: ignore[attr-defined]
@@ -95,19 +99,21 @@ class Baseline:
             _signal.pthread_sigmask(signal.SIG_SETMASK, self._masked)
 
     def _restore_interpreter(self) -> None:
-        for name, place, content in self._lists:
-            if getattr(sys, name) is not place:
-                setattr(sys, name, place)
+        if not all(map(operator.is_, _of_sys(sys), self._sys)):
+            for name, value in zip(_SYS_NAMES, self._sys):  # noqa: B905 - strict= needs Python 3.10
+                setattr(sys, name, value)
+        for place, content in self._lists:
             if place != content:
                 place[:] = content
-        for name, value in self._sys.items():
-            setattr(sys, name, value)
         if warnings.filters != self._filters:
             warnings.filters[:] = self._filters  # type: ignore[index]
             warnings._filters_mutated()  # type: ignore[attr-defined]
-        sys.setrecursionlimit(self._recursion_limit)
-        sys.settrace(None)
-        sys.setprofile(None)
+        if sys.getrecursionlimit() != self._recursion_limit:
+            sys.setrecursionlimit(self._recursion_limit)
+        if sys.gettrace() is not None:
+            sys.settrace(None)
+        if sys.getprofile() is not None:
+            sys.setprofile(None)
         if gc.isenabled() != self._gc_enabled:
             (gc.enable if self._gc_enabled else gc.disable)()
 
@@ -132,10 +138,8 @@ class Baseline:
 
     def _left_behind(self, has_own_thread: bool) -> str:
         allowed = self._threads + has_own_thread
-        threads, resident = self._read_stat()
-        self.rss_bytes = resident * PAGE_BYTES
-        if threads > allowed and not self._threads_end(allowed):
-            return f"the run left {self._read_stat()[0] - allowed} threads behind"
+        if not self._has_threads(allowed) and not self._threads_end(allowed):
+            return f"the run left {_threads() - allowed} threads behind"
         if _free_descriptor() != self._free_descriptor:
             gc.collect()
             left = _descriptors() - self._descriptors
@@ -143,15 +147,22 @@ class Baseline:
                 return f"the run left file descriptors behind: {sorted(left)}"
         return self._children_left()
 
+    def _has_threads(self, number: int) -> bool:
+        """Whether it is exactly so many: their directory has a link for each, which is quick to read."""
+        return os.fstat(self._tasks).st_nlink == number + 2
+
     def _threads_end(self, allowed: int) -> bool:
         """A thread that was joined needs a moment until the kernel doesn't count it any more."""
-        gc.collect()
         give_up_at = time.monotonic() + THREAD_PATIENCE_SECONDS
-        while time.monotonic() < give_up_at:
-            if self._read_stat()[0] <= allowed:
-                return True
+        left = _threads() - allowed
+        if left > 0:
+            gc.collect()
+        while left > 0 and time.monotonic() < give_up_at:
             time.sleep(0.001)
-        return False
+            left = _threads() - allowed
+        # Threads that the import had left may end too.
+        self._threads += min(left, 0)
+        return left <= 0
 
     def _children_left(self) -> str:
         if not tree.has_children():
@@ -165,16 +176,23 @@ class Baseline:
                 continue
         return f"the run left child processes behind: {alive}" if alive else ""
 
-    def _read_stat(self) -> tuple[int, int]:
-        """How many threads there are, and how many pages are resident: proc(5), fields 20 and 24."""
-        fields = os.pread(self._stat.fileno(), 1024, 0).rpartition(b")")[2].split()
-        return int(fields[_THREADS_FIELD]), int(fields[_RSS_FIELD])
+
+def _threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+def holds_more_than(limit_bytes: int) -> bool:
+    """Whether this process has more memory in use; asked of its peak first, which is cheaper to know."""
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_bytes > limit_bytes and tree.resident_bytes(os.getpid()) > limit_bytes
 
 
 _SYS_LISTS = ("path", "argv", "meta_path", "path_hooks")
 _SYS_NAMES = (
+    *_SYS_LISTS,
     "stdin", "stdout", "stderr", "excepthook", "displayhook", "unraisablehook", "dont_write_bytecode",
 )  # fmt: skip
+_of_sys = operator.attrgetter(*_SYS_NAMES)
 
 
 def _umask() -> int:
@@ -194,47 +212,12 @@ def _descriptors() -> set[int]:
     return {int(name) for name in os.listdir("/proc/self/fd")}
 
 
-def enter(temp: str) -> None:
-    """Make the run's temp directory the working directory; a run may have removed it."""
-    try:
-        os.chdir(temp)
-    except FileNotFoundError:
-        os.makedirs(temp, mode=0o700)
-        os.chdir(temp)
-
-
-def _empty(temp: str) -> str:
-    """Remove what the run wrote to its temp directory; the directory itself serves the next run."""
-    try:
-        entries = os.listdir(temp)
-    except FileNotFoundError:
-        return ""
-    for entry in entries:
-        problem = _remove(os.path.join(temp, entry))
-        if problem:
-            return f"its temp directory can't be emptied: {problem}"
-    return ""
-
-
-def _remove(path: str) -> str:
-    import shutil
-
-    try:
-        if os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path)
-        else:
-            os.unlink(path)
-    except OSError as error:
-        return str(error)
-    return ""
-
-
-def _sources(directory: str) -> dict[str, Any]:
+def _sources(tool_path: str) -> dict[str, Any]:
     """The modules that lie beside the tool, and how their files looked when they were imported."""
-    prefix = directory + os.sep
+    prefix = os.path.dirname(tool_path) + os.sep
     files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
     neighbours = [path for path in files if isinstance(path, str) and path.startswith(prefix)]
-    return {path: _stamp(path) for path in neighbours if "site-packages" not in path}
+    return {path: _stamp(path) for path in neighbours if path != tool_path and "site-packages" not in path}
 
 
 def _stamp(path: str) -> tuple[int, int, int] | None:

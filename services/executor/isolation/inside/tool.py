@@ -10,7 +10,7 @@ import traceback
 import types
 from typing import Any
 
-from . import convert, failure, limits, reports, reset, source, wire
+from . import convert, failure, limits, reports, reset, source, temp, wire
 
 RAISED = 1
 NO_LONGER_FIT = -32600
@@ -42,7 +42,7 @@ class Tool:
         os.environ.clear()
         os.environ.update(self.options["environ"], TMPDIR=self.options["temp"])
         sys.argv = [self.path]
-        reset.enter(self.options["temp"])
+        temp.enter(self.options["temp"])
         sys.stdout = sys.__stdout__ = _stream(1)  # type: ignore[misc]
         sys.stderr = sys.__stderr__ = _stream(2)  # type: ignore[misc]
         os.register_at_fork(after_in_child=self._forked)
@@ -54,7 +54,7 @@ class Tool:
             return {"error": self._explain(error)}
         finally:
             self._flush()
-        self.baseline = reset.Baseline(os.path.dirname(self.path))
+        self.baseline = reset.Baseline(self.path)
         return {"unforkable": self.baseline.unforkable(), "entry": self.entry_name}
 
     def _explain(self, error: BaseException) -> dict[str, Any]:
@@ -90,26 +90,31 @@ class Tool:
             self.wire.refuse(request_id, NO_LONGER_FIT, self.retired)
             return
         self._begin(params)
-        if params["limits"] is None:
-            answer = self._attempt(request_id, params)
-        else:
+        if "limits" in params:
             with limits.applied(params["limits"]):
                 answer = self._attempt(request_id, params)
+        else:
+            answer = self._attempt(request_id, params)
         self.reports.finish()
         self.wire.send(answer)
-        if params["single"]:
+        if "single" in params:
             os._exit(0)
         self.runs += 1
-        self.retired = baseline.restore(self.reports.has_thread, params["temp"]) or self._worn_out(baseline)
+        self.wire.expects_descriptors = False
+        self.retired = baseline.restore(self.reports.has_thread, params["temp"]) or self._worn_out()
         if self.retired:
             self.wire.notify("retire", {"reason": self.retired})
 
     def _begin(self, params: dict[str, Any]) -> None:
-        os.environ.update(params["environ"])
-        if os.environ.get("TMPDIR") != params["temp"]:
+        """Set up what is the run's own; what a run has no say in is left out of its parameters."""
+        if "environ" in params:
+            os.environ.update(params["environ"])
+        if "temp" in params:
             os.environ["TMPDIR"] = params["temp"]
-        reset.enter(params["temp"])
-        if params.get("seed") is not None:
+        else:
+            params["temp"], params["artifacts"] = self.options["temp"], self.options["artifacts"]
+        temp.enter(params["temp"])
+        if "seed" in params:
             reset.seed(params["seed"])
         params["deadline"] = time.monotonic() + params["timeout_seconds"]
         self.reports.begin(params)
@@ -180,12 +185,12 @@ class Tool:
             encoded = encoded[:-1] + b',"partial_results":' + partial + b"}"
         return b'{"code":%d,"message":"the tool raised","data":%s}' % (RAISED, encoded)
 
-    def _worn_out(self, baseline: reset.Baseline) -> str:
+    def _worn_out(self) -> str:
         max_rss_bytes = self.options["max_rss_bytes"]
         if self.runs >= self.options["max_runs"]:
             return f"it has served {self.runs} runs"
-        if max_rss_bytes and baseline.rss_bytes > max_rss_bytes:
-            return f"it holds {baseline.rss_bytes} bytes of memory, and {max_rss_bytes} are allowed"
+        if max_rss_bytes and reset.holds_more_than(max_rss_bytes):
+            return f"it holds more memory than the {max_rss_bytes} bytes that are allowed"
         return ""
 
     # -- leaving -----------------------------------------------------------------------

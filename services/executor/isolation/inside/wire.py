@@ -14,6 +14,7 @@ LARGE_CHUNK_BYTES = 1_048_576
 MAX_DESCRIPTORS = 8
 ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
 
+_decoder = json.JSONDecoder()
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
@@ -22,11 +23,24 @@ def encode(value: Any) -> bytes:
     return _encode(value).encode("utf-8", "replace")
 
 
+def decode(text: str) -> Any:
+    """The JSON value that `text` is; twice as fast as `json.loads` for one without space around it."""
+    try:
+        value, end = _decoder.scan_once(text, 0)  # type: ignore[attr-defined]
+    except StopIteration:
+        end = -1
+    return value if end == len(text) else _decoder.decode(text)
+
+
 class Wire:
-    """A socket that carries whole messages.  Safe to send on from several threads."""
+    """A socket that carries whole messages.  Safe to send on from several threads.
+
+    Once `expects_descriptors` is false, it is read without looking for any.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self.expects_descriptors = True
         self._buffer = bytearray()
         self._chunk = memoryview(bytearray(CHUNK_BYTES))
         self._missing = 0
@@ -77,11 +91,11 @@ class Wire:
 
     def read(self) -> dict[str, Any]:
         """Wait for the next message; EOFError when the other side is gone."""
-        while True:
-            message = self.take()
-            if message is not None:
-                return message
+        message = self.take()
+        while message is None:
             self.fill()
+            message = self.take()
+        return message
 
     def take(self) -> dict[str, Any] | None:
         """The next message if it has arrived completely."""
@@ -92,8 +106,11 @@ class Wire:
         self._missing = end - len(buffer)
         if self._missing > 0:
             return None
-        message: dict[str, Any] = json.loads(buffer[4:end])
-        del buffer[:end]
+        message: dict[str, Any] = decode(buffer[4:end].decode())
+        if self._missing:
+            del buffer[:end]
+        else:
+            buffer.clear()
         return message
 
     def fill(self) -> None:
@@ -101,6 +118,13 @@ class Wire:
         if self._missing > CHUNK_BYTES:
             self._fill_much()
             return
+        size = self._receive() if self.expects_descriptors else self.sock.recv_into(self._chunk)
+        if not size:
+            raise EOFError("the executor closed the connection")
+        self._buffer += self._chunk[:size]
+
+    def _receive(self) -> int:
+        """Read into the chunk, and keep the descriptors that came along; how many bytes there were."""
         size, ancillary, _, _ = self.sock.recvmsg_into(
             [self._chunk], ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
         )
@@ -109,9 +133,7 @@ class Wire:
                 passed = array.array("i")
                 passed.frombytes(data[: len(data) - len(data) % passed.itemsize])
                 self._descriptors.extend(passed)
-        if not size:
-            raise EOFError("the executor closed the connection")
-        self._buffer += self._chunk[:size]
+        return size
 
     def _fill_much(self) -> None:
         """The middle of a large message, which no descriptor comes with."""
