@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from services.executor.isolation.sandbox import Sandbox
 from shared import keys
 from shared.connection import check_url
 from shared.errors import SettingsError
@@ -65,6 +66,8 @@ class Settings(BaseSettings):
     concurrency: Annotated[int, Field(ge=1, le=1_000)] = 8
     isolation: Literal["warm", "fork", "spawn"] = "warm"
     tool_environment: Annotated[tuple[str, ...], NoDecode] = ()
+    sandbox: Sandbox = Sandbox.OFF
+    sandbox_readable: Annotated[tuple[Path, ...], NoDecode] = ()
     shutdown_grace: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
     heartbeat_ttl: Annotated[float, Field(ge=0.5, allow_inf_nan=False)] = 3.0
     run_retention: Seconds = 30 * 86_400.0
@@ -77,7 +80,9 @@ class Settings(BaseSettings):
     health_host: str = "127.0.0.1"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
-    @field_validator("schedule_mode", "trigger_channels", "tool_environment", mode="before")
+    @field_validator(
+        "schedule_mode", "trigger_channels", "tool_environment", "sandbox_readable", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return (

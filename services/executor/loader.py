@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from services.executor.isolation.calls import Description, Module
 from services.executor.isolation.environment import Environment
 from services.executor.isolation.requirements import Requirements, requirements_of
+from services.executor.isolation.sandbox import Sandbox, stricter
 from services.executor.needs import ToolNeeds, needs_of
 from shared.errors import ToolError, ToolNotFoundError, ToolParameterError
 
@@ -74,12 +75,16 @@ class Loader:
         folder: where the modules are; links that lead out of it are refused.
         describer: answers for the code.
         installer: makes the environments that tools need.
+        sandbox: what every tool is kept from; a tool may ask for more confinement, not for less.
     """
 
-    def __init__(self, folder: Path, describer: Describer, installer: Installer) -> None:
+    def __init__(
+        self, folder: Path, describer: Describer, installer: Installer, sandbox: Sandbox = Sandbox.OFF
+    ) -> None:
         self._folder = folder.resolve()
         self._describer = describer
         self._installer = installer
+        self._sandbox = sandbox
         self._digests: dict[Path, tuple[tuple[int, ...], str, str]] = {}
         self._described: dict[Form, Description] = {}
         self._describing: dict[Form, asyncio.Lock] = {}
@@ -113,6 +118,7 @@ class Loader:
         environment = await self._installer.ensure(requirements_of(module.path.name, text))
         if environment.digest:
             module = replace(module, python=environment.python, environment=environment.digest)
+        module = replace(module, sandbox=stricter(self._sandbox, needs.sandbox))
         return Tool(module, needs, await self._describe(module, timeout_seconds))
 
     async def _describe(self, module: Module, timeout_seconds: float) -> Description:

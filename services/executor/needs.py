@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.executor.isolation.requirements import block_of
+from services.executor.isolation.sandbox import Sandbox
 from shared.documents import kind, validated
 from shared.errors import ContractError, ToolError
 
@@ -20,6 +21,7 @@ class ToolNeeds(BaseModel):
 
     environment: tuple[str, ...] = ()
     isolation: Literal["warm", "fork", "spawn"] | None = None
+    sandbox: Sandbox | None = None
     timeout_seconds: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
     max_concurrent: Annotated[int | None, Field(ge=1)] = None
     max_per_minute: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None

@@ -57,11 +57,12 @@ class Service:
         self._pool = Pool(
             capacity=settings.concurrency + 1,  # the registry looks at a tool while all slots are taken
             environ=passed_to_every_tool(variables),
+            readable=settings.sandbox_readable,
         )
         self._environments = Environments(
             settings.environments_path, uv=Path(uv.find_uv_bin()), environ=variables
         )
-        loader = Loader(settings.tools_path, self._pool, self._environments)
+        loader = Loader(settings.tools_path, self._pool, self._environments, settings.sandbox)
         self._observer = observe.wanted(
             self.worker, loader.names, scraped=settings.health_port > 0, variables=variables
         )

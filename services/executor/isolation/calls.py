@@ -6,6 +6,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
+from services.executor.isolation.sandbox import Sandbox
+
 
 class Level(StrEnum):
     """How much a run shares with the runs before it."""
@@ -22,6 +24,7 @@ class Module:
     `digest` is the SHA-256 of the file; a process serves one digest only.
     `python` is the interpreter of the tool's own environment, `environment`
     that environment's digest; empty for the service's own interpreter.
+    `sandbox` is what its processes are kept from, while they import it already.
     """
 
     name: str
@@ -29,11 +32,13 @@ class Module:
     digest: str
     python: Path | None = None
     environment: str = ""
+    sandbox: Sandbox = Sandbox.OFF
 
     @property
     def key(self) -> tuple[str, ...]:
         """What two modules must have in common to be served by the same process."""
-        return self.name, str(self.path), self.digest, str(self.python or ""), self.environment
+        code = (self.name, str(self.path), self.digest)
+        return *code, str(self.python or ""), self.environment, self.sandbox.value
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,6 +52,8 @@ class Owner:
 
     connection: Connection
     mark: str = ""
+    nest: int = 0
+    """The process that has made the namespace of this one's children, if they have one of their own."""
 
     def __init__(self) -> None:
         self._offspring: dict[int, Offspring] = {}
@@ -77,7 +79,9 @@ class Owner:
     def announce(self, params: Mapping[str, Any]) -> None:
         """The owner says that a child was born."""
         if params["child"] in self._offspring:
-            self._offspring[params["child"]].on_forked(params["pid"])
+            pid = int(params["pid"])
+            pid = tree.seen_from_outside(self.nest, pid) if self.nest else pid
+            self._offspring[params["child"]].on_forked(pid)
 
     def bury(self, params: Mapping[str, Any]) -> None:
         """The owner saw one of its children end."""
@@ -102,7 +106,7 @@ class Owner:
 
 
 class ForkServer(Owner):
-    """The root of all processes under one interpreter."""
+    """The root of all processes under one interpreter; `prefix` is the command that starts it confined."""
 
     def __init__(
         self,
@@ -110,6 +114,7 @@ class ForkServer(Owner):
         limit_bytes: int,
         environ: Mapping[str, str],
         on_death: "Callable[[ForkServer], None]",
+        prefix: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.python = python
@@ -119,19 +124,22 @@ class ForkServer(Owner):
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                self._process = self._start(theirs.fileno(), environ)
+                self._process = self._start(theirs.fileno(), environ, prefix)
             except OSError:
                 ours.close()
                 raise
+        self.nest = self._process.pid if prefix else 0
         self.connection = Connection(ours, limit_bytes, self._receive, self._closed)
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pidfd = os.pidfd_open(self._process.pid)
         asyncio.get_running_loop().add_reader(self._pidfd, self._ended)
 
-    def _start(self, descriptor: int, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def _start(
+        self, descriptor: int, environ: Mapping[str, str], prefix: Sequence[str]
+    ) -> subprocess.Popen[bytes]:
         options = ["-I", "-S", "-X", "utf8"]
         return subprocess.Popen(
-            [str(self.python), *options, str(CHILD_FILE), str(descriptor)],
+            [*prefix, str(self.python), *options, str(CHILD_FILE), str(descriptor)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=None,

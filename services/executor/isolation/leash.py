@@ -9,6 +9,7 @@ imported: standard library only.
 import importlib
 import os
 import select
+import signal
 import sys
 import types
 from typing import Any
@@ -40,6 +41,7 @@ def _start(command: list[str], tree: Any) -> int:
         return pid
     try:
         tree.die_with_parent()
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what is ignored stays so
         os.dup2(os.open(os.devnull, os.O_RDONLY), LEASH)
         os.execv(command[0], command)  # noqa: S606  it has no shell on purpose
     except OSError as error:

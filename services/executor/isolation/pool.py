@@ -1,8 +1,9 @@
 """Runs calls in subprocesses, no more at a time than it was made for."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
@@ -28,7 +29,7 @@ from services.executor.isolation.rounds import Rounds
 from services.executor.isolation.stable import Stable
 from services.executor.isolation.terms import Terms
 from services.executor.isolation.watch import OomCounter, Watch
-from shared.errors import ToolCrashedError, ToolError, ToolTimeoutError
+from shared.errors import SandboxUnavailableError, ToolCrashedError, ToolError, ToolTimeoutError
 
 T = TypeVar("T")
 
@@ -41,7 +42,7 @@ class Pool:
     level `fork`.  Idle ones are ended after `idle_seconds`.  A process is recycled
     after `max_runs`, above `max_rss_bytes` and after a run that left something
     behind.  `environ` is all that a tool sees of the environment, besides what its
-    call brings.
+    call brings; `readable` is what confined tools may read and execute besides their own.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Pool:
         environ: Mapping[str, str] | None = None,
         limit_bytes: int = 33_554_432,
         log_bytes_per_second: int = 4_194_304,
+        readable: Sequence[Path] = (),
         log: Any = None,
     ) -> None:
         if capacity < 1:
@@ -66,6 +68,7 @@ class Pool:
             max_runs=max_runs,
             max_rss_bytes=max_rss_bytes,
             grace_seconds=grace_seconds,
+            readable=tuple(readable),
         )
         self._capacity = capacity
         self._idle_seconds = idle_seconds
@@ -200,6 +203,8 @@ class Pool:
                 return (
                     await self._buried(attempt, attempt.process) if attempt.process else attempt.judge(Exit())
                 )
+            except SandboxUnavailableError as error:
+                return Raised(type(error).__name__, str(error))
             except OSError as error:
                 return Died(f"no process could be started for it: {error}", Exit())
             answer = await self._perform(attempt, process, call, params)

@@ -4,12 +4,13 @@ import asyncio
 import itertools
 import shutil
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from services.executor.isolation import exits, protocol, speech
+from services.executor.isolation import exits, protocol, sandbox, speech
 from services.executor.isolation.calls import (
     NO_LIMITS,
     Call,
@@ -51,7 +52,7 @@ class Process(Owner):
     how.  Once a tool is loaded, and before the first call, it can fork others.
     """
 
-    def __init__(self, module: Module, terms: Terms) -> None:
+    def __init__(self, module: Module, terms: Terms, area: Path | None = None) -> None:
         super().__init__()
         self.module = module
         self.key = module.key
@@ -74,8 +75,11 @@ class Process(Owner):
         self._overdue: asyncio.TimerHandle | None = None
         self._is_ending = False
         self._output = Output(terms.log_bytes_per_second, self._log)
-        self._temp = str(terms.directory / str(next(_names)))
-        self._artifacts = self._temp + ".artifacts"
+        # All that a confined process may write to; the forks of a template have theirs in the template's.
+        self.place = (area or terms.directory) / str(next(_names))
+        self.confinement = confinement(module, terms, self.place)
+        self._temp = str(self.place / "temp")
+        self._artifacts = str(self.place / "artifacts")
         self._places = {"temp": self._temp, "artifacts": self._artifacts}
         self._knows_places = False
         self._announced = 0
@@ -97,7 +101,7 @@ class Process(Owner):
             raise
         self.connection = Connection(ours, self.terms.limit_bytes, self._receive, self._closed)
         self.owner = owner
-        self.mark = owner.mark
+        self.mark, self.nest = owner.mark, owner.nest
         self._token = owner.fork([theirs.detach(), *descriptors], self, fresh=fresh)
 
     def on_forked(self, pid: int) -> None:
@@ -116,6 +120,7 @@ class Process(Owner):
             "limit_bytes": self.terms.limit_bytes,
             "max_runs": self.terms.max_runs,
             "max_rss_bytes": self.terms.max_rss_bytes,
+            "confinement": None if self.confinement is None else self.confinement.to_json(),
         }
         self._knows_places = True
         self._loaded(await self.connection.request("load", protocol.encode_value(params)))
@@ -302,6 +307,23 @@ class Process(Owner):
                 timer.cancel()
         _remove(self._temp)
         _remove(self._artifacts)
+        _remove(str(self.place))
+
+
+def confinement(module: Module, terms: Terms, place: Path) -> sandbox.Confinement | None:
+    """What a process that serves `module` may reach; SandboxUnavailableError if it can't be held to that."""
+    if module.sandbox is sandbox.Sandbox.OFF:
+        return None
+    python = module.python or Path(sys.executable)
+    return sandbox.of_tool(
+        module.sandbox,
+        file=module.path,
+        python=python,
+        temp=place,
+        environ=terms.environ,
+        environment=python.parent.parent if module.environment else None,
+        also=terms.readable,
+    )
 
 
 def _kernel_limits(limits: Limits) -> dict[str, dict[str, int | None]]:

@@ -2,21 +2,31 @@
 
 import asyncio
 import contextlib
+import hashlib
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from services.executor.isolation import sandbox
 from services.executor.isolation.attempt import Attempt
 from services.executor.isolation.calls import Module
 from services.executor.isolation.forkserver import ForkServer
 from services.executor.isolation.gate import Gate
-from services.executor.isolation.process import Process
+from services.executor.isolation.process import Process, confinement
+from services.executor.isolation.sandbox import Sandbox
 from services.executor.isolation.terms import Terms
 
 Key = tuple[str, ...]
+
+
+async def _look_around(module: Module) -> None:
+    """Find out by what means a tool can be confined here; the first time, that may start a process."""
+    if module.sandbox is not Sandbox.OFF:
+        await asyncio.to_thread(sandbox.detect)
 
 
 class Stable:
@@ -33,7 +43,7 @@ class Stable:
         self._idle_seconds = idle_seconds
         self._log = log
         self._loop = asyncio.get_running_loop()
-        self._servers: dict[Path, ForkServer] = {}
+        self._servers: dict[Key, ForkServer] = {}
         self._all_servers: set[ForkServer] = set()
         self._alive: set[Process] = set()
         # Both in order of last use, the longest ago first.
@@ -48,7 +58,8 @@ class Stable:
 
     async def open(self) -> None:
         """Start the fork server of this interpreter."""
-        await self._server(None)
+        python = Path(sys.executable)
+        await self._server((str(python),), python, ())
         self._prune()
 
     async def close(self) -> None:
@@ -115,7 +126,7 @@ class Stable:
             self._standbys[template] = self._fork(template)
 
     def _fork(self, template: Process) -> Process:
-        process = self._register(template.module)
+        process = self._register(template.module, template.place)
         try:
             process.start(template)
         except BaseException:
@@ -131,6 +142,7 @@ class Stable:
 
     async def _new(self, attempt: Attempt, module: Module) -> Process:
         """A process object that has a place of its own among the living."""
+        await _look_around(module)
         await self._claim_room(attempt)
         try:
             process = self._register(module)
@@ -150,8 +162,8 @@ class Stable:
         process.ended.add_done_callback(lambda _: self._room.leave())
         attempt.occupy(process)
 
-    def _register(self, module: Module) -> Process:
-        process = Process(module, self._terms)
+    def _register(self, module: Module, area: Path | None = None) -> Process:
+        process = Process(module, self._terms, area or self._area(module))
         process.on_retired = self._retired
         self._alive.add(process)
         process.ended.add_done_callback(lambda _: self._buried(process))
@@ -160,26 +172,44 @@ class Stable:
     async def _start(self, process: Process, *, fresh: bool = False) -> None:
         """Bring a process to life with its tool loaded; nothing of it stays if that fails."""
         try:
-            process.start(await self._server(process.module.python), fresh=fresh)
+            process.start(await self._server_of(process), fresh=fresh)
             await process.load()
         except BaseException:
             process.end(grace_seconds=0)
             raise
 
-    async def _server(self, python: Path | None) -> ForkServer:
-        python = python or Path(sys.executable)
-        server = self._servers.get(python)
+    async def _server_of(self, process: Process) -> ForkServer:
+        """The fork server for this process: where the confinement begins outside, its tool's own."""
+        python = process.module.python or Path(sys.executable)
+        area = self._area(process.module)
+        if area is None:
+            return await self._server((str(python),), python, ())
+        confined = confinement(process.module, self._terms, area)
+        assert confined is not None
+        return await self._server(process.key, python, sandbox.command(confined))
+
+    def _area(self, module: Module) -> Path | None:
+        """Where the processes of a tool have their places, if their fork server is confined already."""
+        if module.sandbox is Sandbox.OFF or not isinstance(sandbox.detect(), sandbox.Bubblewrap):
+            return None
+        digest = hashlib.sha256(repr(module.key).encode()).hexdigest()
+        area = self._terms.directory / digest[:16]
+        area.mkdir(mode=0o700, exist_ok=True)
+        return area
+
+    async def _server(self, key: Key, python: Path, prefix: Sequence[str]) -> ForkServer:
+        server = self._servers.get(key)
         if server is None:
-            server = ForkServer(python, self._terms.limit_bytes, self._terms.environ, self._died)
-            self._servers[python] = server
+            server = ForkServer(python, self._terms.limit_bytes, self._terms.environ, self._died, prefix)
+            self._servers[key] = server
             self._all_servers.add(server)
             server.gone.add_done_callback(lambda _: self._all_servers.discard(server))
         await server.ready()
         return server
 
     def _died(self, server: ForkServer) -> None:
-        if self._servers.get(server.python) is server:
-            del self._servers[server.python]
+        for key in [key for key, known in self._servers.items() if known is server]:
+            del self._servers[key]
 
     # -- templates ------------------------------------------------------------------------
 
@@ -191,6 +221,7 @@ class Stable:
         try:
             template = self._templates.pop(key, None)
             if template is None or not template.connection.is_open:
+                await _look_around(module)
                 self._make_room_for_template()
                 template = self._register(module)
                 attempt.occupy(template)

@@ -17,3 +17,4 @@ class Terms:
     max_rss_bytes: int | None = None
     grace_seconds: float = 0.25
     directory: Path = Path(tempfile.gettempdir())
+    readable: tuple[Path, ...] = ()

@@ -1,52 +1,50 @@
 """Settings: environment > .env > config/schedule.yaml > defaults."""
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import yaml
 
 from services.executor.config import FILE_MEMBERS, Mode, Settings, load, origins
+from services.executor.isolation.sandbox import Sandbox
 from tests.unit.executor.conftest import Write
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 # Four values for each setting, as text and as they are read: none is the default.
 Values = list[tuple[str, Any]]
-NUMBERS: Values = [("11", 11), ("12", 12), ("13", 13), ("14", 14)]
-TEXTS: Values = [(text, text) for text in "abcd"]
-LISTS: Values = [(text, tuple(text.split(","))) for text in ("a", "a,b", "b,c", "d")]
 SPECIAL: dict[str, Values] = {
     "redis_url": [(f"redis://{name}/1", f"redis://{name}/1") for name in "abcd"],
-    "tools_path": [(text, Path(text)) for text in "abcd"],
     "schedule_mode": [
         ("cron", (Mode.CRON,)),
         ("speedrun", (Mode.SPEEDRUN,)),
         ("trigger,cron", (Mode.TRIGGER, Mode.CRON)),
         ("cron,speedrun", (Mode.CRON, Mode.SPEEDRUN)),
     ],
+    "sandbox": [(one.value, one) for one in (Sandbox.FILES, Sandbox.FILES_AND_NETWORK)] * 2,
+    "sandbox_readable": [(text, (Path(text),)) for text in "abcd"],
     "retry_backoff_max": [("41", 41), ("42", 42), ("43", 43), ("44", 44)],
 }
 
 
 def values_of(field: str) -> Values:
-    """Values that differ from the default and from each other."""
+    """Values that differ from the default, and from each other where there are as many."""
     if field in SPECIAL:
         return SPECIAL[field]
-    annotation = str(Settings.model_fields[field].annotation)
-    if "Literal" in annotation:
-        choices = [
-            text for text in annotation.split("'")[1::2] if text != Settings.model_fields[field].default
-        ]
-        return [(text, text) for text in (choices * 4)[:4]]
-    if "bool" in annotation:
-        default = Settings.model_fields[field].default
+    kind, default = Settings.model_fields[field].annotation, Settings.model_fields[field].default
+    if kind is bool:
         return [(str(not default).lower(), not default)] * 4
-    if "tuple" in annotation:
-        return LISTS
-    if "Path" in annotation:
-        return [(text, Path(text)) for text in ("one", "two", "three", "four")]
-    return TEXTS if annotation in {"<class 'str'>", "str | None"} else NUMBERS
+    if get_origin(kind) is Literal or (isinstance(kind, type) and issubclass(kind, StrEnum)):
+        choices = get_args(kind) or list(kind)  # type: ignore[call-overload]
+        return [(str(one), one) for one in choices if one != default][:4] * 4
+    if get_origin(kind) is tuple:
+        item = get_args(kind)[0]
+        return [(text, tuple(map(item, text.split(",")))) for text in ("a", "a,b", "b,c", "d")]
+    if kind in (str, Path):
+        return [(text, kind(text)) for text in "abcd"]  # type: ignore[misc]
+    return [(str(number), number) for number in (11, 12, 13, 14)]
 
 
 def in_file(member: str, text: str) -> str:

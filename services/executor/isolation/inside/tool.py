@@ -28,6 +28,7 @@ class Tool:
         self.module: types.ModuleType | None = None
         self.entry: Any = None
         self.entry_name = ""
+        self.confinement: dict[str, Any] | None = params["confinement"]
         self.runs = 0
         self.retired = ""
         self.foreign = False
@@ -40,14 +41,16 @@ class Tool:
     def load(self) -> dict[str, Any]:
         """Import the tool; `error` says what is wrong with it, `unforkable` why it can't be a template."""
         os.environ.clear()
-        os.environ.update(self.options["environ"], TMPDIR=self.options["temp"])
+        os.environ.update(self.options["environ"])
+        self._show_places(self.options["temp"])
         sys.argv = [self.path]
         temp.enter(self.options["temp"])
         sys.stdout = sys.__stdout__ = _stream(1)  # type: ignore[misc]
         sys.stderr = sys.__stderr__ = _stream(2)  # type: ignore[misc]
         os.register_at_fork(after_in_child=self._forked)
-        source.prepare_path(os.path.dirname(self.path), self.options["toolkit"], self.reports)
         try:
+            self._confine()
+            source.prepare_path(os.path.dirname(self.path), self.options["toolkit"], self.reports)
             self.module = source.execute(self.name, self.path, self.options["digest"])
             self.entry_name, self.entry = source.find_entry(self.module, self.name, self.path)
         except BaseException as error:
@@ -56,6 +59,24 @@ class Tool:
             self._flush()
         self.baseline = reset.Baseline(self.path)
         return {"unforkable": self.baseline.unforkable(), "entry": self.entry_name}
+
+    def _show_places(self, directory: str) -> None:
+        os.environ["TMPDIR"] = directory
+        if self.confinement is not None:
+            os.environ["HOME"] = directory
+
+    def _confine(self) -> None:
+        """Give up, for good, what the tool may not have."""
+        if self.confinement is not None:
+            from . import confine
+
+            confine.apply(self.confinement)
+
+    def _narrow(self, confinement: dict[str, Any], place: str) -> None:
+        """In a fork of a confined process, keep from the places of the other forks."""
+        if confinement["writable"] != [place]:
+            self.confinement = {**confinement, "writable": [place]}
+            self._confine()
 
     def _explain(self, error: BaseException) -> dict[str, Any]:
         """Why the tool can't be used, naming the file and what to do."""
@@ -110,10 +131,12 @@ class Tool:
         if "environ" in params:
             os.environ.update(params["environ"])
         if "temp" in params:
-            os.environ["TMPDIR"] = params["temp"]
+            self._show_places(params["temp"])
         else:
             params["temp"], params["artifacts"] = self.options["temp"], self.options["artifacts"]
         temp.enter(params["temp"])
+        if self.confinement is not None:
+            self._narrow(self.confinement, os.path.dirname(params["temp"]))
         if "seed" in params:
             reset.seed(params["seed"])
         params["deadline"] = time.monotonic() + params["timeout_seconds"]

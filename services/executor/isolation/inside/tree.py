@@ -42,7 +42,8 @@ def children(pid: int) -> list[int]:
         return _children_by_parent(pid)
     try:
         tasks = os.listdir(f"/proc/{pid}/task")
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        # A confined process sees itself in /proc and nobody else.
         return []
     return [child for task in tasks for child in _children_of_task(pid, task)]
 
@@ -68,7 +69,7 @@ def _read(path: str) -> bytes:
     """What a file of /proc says; nothing if its process is gone."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return b""
     try:
         parts: list[bytes] = []
@@ -93,6 +94,15 @@ def below(root: int) -> list[int]:
             found.append(pid)
             pending.extend(children(pid))
     return found
+
+
+def seen_from_outside(root: int, inner: int) -> int:
+    """The id here of the process below `root` whose own namespace calls it `inner`; 0 if there is none."""
+    for pid in below(root):
+        for line in _read(f"/proc/{pid}/status").splitlines():
+            if line.startswith(b"NSpid:") and line.split()[-1] == str(inner).encode():
+                return pid
+    return 0
 
 
 def resident_bytes(pid: int) -> int:

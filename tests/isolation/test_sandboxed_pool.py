@@ -1,0 +1,281 @@
+"""Confined tools in a real pool: at every level, with everything that the pool does for a run."""
+
+import asyncio
+import os
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from services.executor.isolation import sandbox
+from services.executor.isolation.calls import (
+    Answer,
+    Artifact,
+    Cancelled,
+    Died,
+    Level,
+    Limits,
+    Metric,
+    Module,
+    Raised,
+    Returned,
+    TimedOut,
+)
+from services.executor.isolation.sandbox import Bubblewrap, Sandbox, Unavailable
+from shared.errors import SandboxUnavailableError
+from tests.isolation.bench import Bench, bench, gone
+
+TRY_TO_READ = """
+    import os
+    def look(path):
+        try:
+            with open(path) as file:
+                return file.read()
+        except PermissionError:
+            return "refused"
+        except FileNotFoundError:
+            return "not there"
+    AT_IMPORT = look({secret!r})
+    def run():
+        return [AT_IMPORT, look({secret!r}), look("/etc/passwd"), look("/proc/%d/environ" % os.getppid())]
+"""
+OUT_OF_REACH = {"refused", "not there"}
+
+
+@pytest.fixture(params=["landlock", "bubblewrap"], autouse=True)
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """By what means the tools of this test are confined."""
+    if request.param == "bubblewrap":
+        program = shutil.which("bwrap")
+        if program is None:
+            pytest.skip("bubblewrap is not installed")
+        monkeypatch.setattr(sandbox, "detect", lambda: Bubblewrap(Path(program)))
+    elif not isinstance(sandbox.detect(), sandbox.Landlock):
+        pytest.skip("this kernel has no Landlock")
+    return str(request.param)
+
+
+@pytest_asyncio.fixture(name="bench")
+async def _bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    (tmp_path / "tools").mkdir()
+    (tmp_path / ".env").write_text("secret")
+    async with bench(tmp_path / "tools") as ready:
+        yield ready
+
+
+def confined(bench: Bench, source: str, level: Sandbox = Sandbox.FILES_AND_NETWORK) -> Module:
+    return replace(bench.tool(source.format(secret=str(bench.directory.parent / ".env"))), sandbox=level)
+
+
+def value(answer: Answer) -> Any:
+    assert isinstance(answer, Returned), answer
+    return answer.value
+
+
+@pytest.mark.parametrize("level", list(Level))
+async def test_neither_the_import_nor_a_run_reads_a_secret(bench: Bench, kind: str, level: Level) -> None:
+    tool = confined(bench, TRY_TO_READ)
+
+    seen = [value(await bench.run(tool, level=level)) for _ in range(2)]
+
+    secrets = [found[:3] if kind == "bubblewrap" else found for found in seen]
+    assert set().union(*secrets) <= OUT_OF_REACH
+
+
+async def test_the_same_tool_unconfined_has_a_process_of_its_own(bench: Bench) -> None:
+    tool = confined(bench, TRY_TO_READ)
+
+    found = value(await bench.run(replace(tool, sandbox=Sandbox.OFF)))
+    refused = value(await bench.run(tool))
+
+    assert found[:2] == ["secret", "secret"]
+    assert set(refused[:2]) <= OUT_OF_REACH
+
+
+async def test_a_warm_confined_process_serves_the_next_run(bench: Bench) -> None:
+    tool = confined(
+        bench,
+        """
+        import os, tempfile
+        def run():
+            left = os.listdir(".")
+            with open("mine", "w") as file:
+                file.write("text")
+            tempfile.NamedTemporaryFile(delete=False).close()
+            return [os.getpid(), left, os.path.expanduser("~") == os.getcwd()]
+    """,
+    )
+
+    first, second = [value(await bench.run(tool)) for _ in range(2)]
+
+    assert first == second
+    assert first[1:] == [[], True]
+
+
+@pytest.mark.parametrize("level", [Level.WARM, Level.FORK])
+async def test_runs_of_one_tool_do_not_see_each_others_places(bench: Bench, kind: str, level: Level) -> None:
+    if kind == "bubblewrap":
+        pytest.skip("the processes of one tool share a place there")
+    tool = confined(
+        bench,
+        """
+        import os, sys
+        def run(other=None):
+            if other is None:
+                with open("mine", "w") as file:
+                    file.write("text")
+                print(os.getcwd())
+                input_ = os.open("wake", os.O_CREAT | os.O_WRONLY)
+                import time; time.sleep(60)
+            try:
+                open(other + "/mine").read()
+            except PermissionError:
+                return "refused"
+    """,
+    )
+    cancel = asyncio.Event()
+
+    first = asyncio.create_task(bench.run(tool, level=level, cancel=cancel))
+    place = (await bench.until(lambda event: hasattr(event, "text"))).text  # type: ignore[union-attr]
+    second = value(await bench.run(tool, level=level, params={"other": place}))
+    cancel.set()
+
+    assert second == "refused"
+    assert isinstance(await first, Cancelled)
+
+
+@pytest.mark.parametrize("level", list(Level))
+async def test_reports_and_artifacts_come_through(bench: Bench, level: Level) -> None:
+    tool = confined(
+        bench,
+        """
+        from shared import toolkit
+        def run():
+            toolkit.metric("seen", 1)
+            toolkit.artifact("a.txt", b"kept")
+            print("printed")
+    """,
+    )
+    kept: list[bytes] = []
+    report = bench.report
+
+    def keep(event: Any) -> None:
+        if isinstance(event, Artifact):
+            kept.append(event.path.read_bytes())
+            event.path.unlink()
+        report(event)
+
+    bench.report = keep  # type: ignore[method-assign]
+    for _ in range(2):
+        value(await bench.run(tool, level=level))
+
+    assert kept == [b"kept"] * 2
+    assert [metric.name for metric in bench.of(Metric)] == ["seen"] * 2
+    assert bench.lines() == ["printed"] * 2
+
+
+@pytest.mark.parametrize("level", list(Level))
+async def test_a_confined_tree_is_ended_whole(bench: Bench, level: Level) -> None:
+    tool = confined(
+        bench,
+        """
+        import os, subprocess, sys, time
+        def run():
+            sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+            child = subprocess.Popen(sleep, start_new_session=True)
+            print("started", flush=True)
+            time.sleep(600)
+    """,
+    )
+
+    answer = await bench.run(tool, level=level, timeout_seconds=1.5)
+
+    assert isinstance(answer, TimedOut)
+    assert "time.sleep(600)" in answer.exit.stacks or "run" in answer.exit.stacks
+    assert bench.lines() == ["started"]
+
+
+async def test_a_memory_limit_holds_for_a_confined_tool(bench: Bench) -> None:
+    tool = confined(bench, "import time\ndef run():\n    held = bytearray(200_000_000); time.sleep(60)")
+
+    answer = await bench.run(tool, limits=Limits(memory_bytes=100_000_000))
+
+    assert isinstance(answer, Died)
+    assert answer.reason.startswith("memory limit")
+
+
+async def test_a_run_that_leaves_a_child_behind_is_noticed(bench: Bench) -> None:
+    tool = confined(
+        bench,
+        """
+        import os, subprocess, sys
+        def run():
+            subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            return os.getpid()
+    """,
+    )
+
+    first, second = [value(await bench.run(tool)) for _ in range(2)]
+
+    assert first != second
+
+
+async def test_nothing_is_left_when_the_pool_stops(tmp_path: Path) -> None:
+    async with bench(tmp_path) as ready:
+        tool = confined(ready, "import os\ndef run():\n    return os.getcwd()")
+        place = value(await ready.run(tool))
+        value(await ready.run(tool, level=Level.FORK))
+
+    assert not Path(place).parents[1].exists()
+
+
+async def test_the_network_is_out_of_reach(bench: Bench) -> None:
+    source = "import socket\ndef run():\n    socket.create_connection(('127.0.0.1', {port}), 5).close()"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        source = source.replace("{port}", str(server.getsockname()[1]))
+
+        refused = await bench.run(confined(bench, source))
+        allowed = await bench.run(confined(bench, source, Sandbox.FILES))
+
+    assert isinstance(refused, Raised)
+    assert isinstance(allowed, Returned)
+
+
+async def test_a_confined_tool_is_described_without_getting_out(bench: Bench) -> None:
+    tool = confined(bench, 'open({secret!r})\ndef run(a: int):\n    """Do it."""')
+
+    answer = await bench.run(tool, params={"a": 1})
+
+    assert isinstance(answer, Raised)
+    assert "{secret}" not in answer.message
+
+
+async def test_where_nothing_can_confine_no_tool_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "detect", lambda: Unavailable("the kernel has no Landlock"))
+    tool = confined(bench, "def run(): return 1")
+
+    answer = await bench.run(tool)
+
+    assert isinstance(answer, Raised)
+    assert answer.error_type == "SandboxUnavailableError"
+    with pytest.raises(SandboxUnavailableError):
+        await bench.pool.describe(tool, 10)
+
+
+async def test_a_killed_service_leaves_no_confined_process(bench: Bench) -> None:
+    tool = confined(bench, "import os, time\ndef run():\n    print(os.getpid()); time.sleep(600)")
+    task = asyncio.create_task(bench.run(tool))
+    await bench.until(lambda event: hasattr(event, "text"))
+    pid = next(process.pid for process in bench.pool._stable._alive)  # type: ignore[union-attr]
+    server = next(iter(bench.pool._stable._servers.values()))  # type: ignore[union-attr]
+
+    for server in bench.pool._stable._servers.values():  # type: ignore[union-attr]
+        os.kill(server._process.pid, 9)
+
+    assert isinstance(await task, Died)
+    await gone(pid)
