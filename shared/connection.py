@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ class _Sentinels(Sentinel):
                 async with asyncio.timeout(SENTINEL_TIMEOUT_SECONDS):
                     masters: Any = await sentinel.sentinel_masters()
             except (RedisError, OSError) as exc:  # a TimeoutError is an OSError
-                reasons.append(f"{_place(sentinel)}: {exc or 'no answer in time'}")
+                reasons.append(f"{_place(sentinel)}: {str(exc) or 'no answer in time'}")
                 continue
             state = masters.get(service_name)
             if state and self.check_master_state(state, service_name):
@@ -177,10 +178,37 @@ def _place(sentinel: Any) -> str:
 class _MasterPool(SentinelConnectionPool, BlockingConnectionPool):
     """Connections to whichever server is the master; waits for a free one instead of refusing."""
 
+    def __init__(self, service_name: str, sentinels: _Sentinels, **options: Any) -> None:
+        super().__init__(service_name, sentinels, **options)  # type: ignore[no-untyped-call]
+        self._about = service_name, frozenset(map(_place, sentinels.sentinels))
+        self._loop: asyncio.AbstractEventLoop | None = None
+        _pools.add(self)
+
+    async def get_master_address(self) -> tuple[str, int]:
+        """The address of the master; what is still waited for from another server is given up.
+
+        On a former master that hangs, a subscription would wait for ever.  So all
+        pools give up as soon as one of them learns of the new master.
+        """
+        self._loop = asyncio.get_running_loop()
+        address: tuple[str, int] = await super().get_master_address()  # type: ignore[no-untyped-call]
+        for pool in [one for one in _pools if one._about == self._about and one._loop is self._loop]:
+            await pool._leave_all_but(address)
+        return address
+
+    async def _leave_all_but(self, address: tuple[str, int]) -> None:
+        connections: list[Any] = list(self._in_use_connections)
+        for connection in connections:
+            if connection.is_connected and (connection.host, connection.port) != address:
+                await connection.disconnect()
+
     async def aclose(self) -> None:
         """Also leave the sentinels."""
         await super().aclose()
         await self.sentinel_manager.aclose()
+
+
+_pools: weakref.WeakSet[_MasterPool] = weakref.WeakSet()
 
 
 def _master_pool(url: str, connections: int, retries: int) -> _MasterPool:
@@ -213,7 +241,7 @@ def _master_pool(url: str, connections: int, retries: int) -> _MasterPool:
     known = [_sentinel(place) for place in places.split(",")]
     sentinels = _Sentinels(known, sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
     options = _with_ours(options, connections, retries)
-    return _MasterPool(unquote(service), sentinels, **options)  # type: ignore[no-untyped-call]
+    return _MasterPool(unquote(service), sentinels, **options)
 
 
 def _sentinel(place: str) -> tuple[str, int]:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,15 +48,18 @@ async def store(redis_url: str) -> AsyncIterator[Store]:
     await patient.aclose()
 
 
+Tools = Callable[[str, str], Path]
+
+
 @pytest.fixture
-def tools(tmp_path: Path) -> Callable[[str, str], Path]:
-    """Writes a tool's module and returns its path; `tools.folder` would be its parent."""
+def tools(tmp_path: Path) -> Tools:
+    """Writes a tool's module, its text dedented, and returns the path."""
     folder = tmp_path / "tools"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
 
     def write(name: str, text: str) -> Path:
         path = folder / f"{name}.py"
-        path.write_text(text)
+        path.write_text(textwrap.dedent(text))
         return path
 
     return write
@@ -79,6 +83,17 @@ class Neighbour:
         self.heard: list[tuple[str, dict[str, Any]]] = []
         self._changed = asyncio.Condition()
 
+    async def publish(self, experiment_id: str, tool: str, **fields: Any) -> None:
+        """An experiment in the flat shape; `params` and numbers are written as `redis-cli` would."""
+        members = {name: one if isinstance(one, str) else json.dumps(one) for name, one in fields.items()}
+        await self.redis.hset(f"experiments:{experiment_id}", mapping={"tool": tool} | members)
+
+    async def run(self, experiment_id: str, **members: Any) -> dict[str, Any]:
+        """Trigger the experiment and wait for its next result; `members` join the message."""
+        number = len(self.heard_of(experiment_id, keys.RESULTS)) + 1
+        await self.trigger({"experiment_id": experiment_id, **members})
+        return await self.result(experiment_id, number)
+
     async def trigger(self, message: Mapping[str, Any] | str) -> int:
         """PUBLISH on `fullsend:execute_now`; how many heard it."""
         text = message if isinstance(message, str) else json.dumps(message)
@@ -90,21 +105,17 @@ class Neighbour:
 
     async def results(self, experiment_id: str | None, count: int) -> list[dict[str, Any]]:
         """The first `count` messages about the experiment on the result channel."""
-        return await self._until(
-            lambda: [m for c, m in self.heard if c == keys.RESULTS and m["experiment_id"] == experiment_id],
-            count,
-        )
+        return await self._until(lambda: self.heard_of(experiment_id, keys.RESULTS), count)
 
     async def events(self, experiment_id: str, name: str, count: int = 1) -> list[dict[str, Any]]:
         """The first `count` metric events of that name."""
         return await self._until(
-            lambda: [
-                m
-                for c, m in self.heard
-                if c == keys.METRICS and m["experiment_id"] == experiment_id and m["event"] == name
-            ],
-            count,
+            lambda: [m for m in self.heard_of(experiment_id, keys.METRICS) if m["event"] == name], count
         )
+
+    def heard_of(self, experiment_id: str | None, channel: str) -> list[dict[str, Any]]:
+        """What was heard about the experiment on the channel until now."""
+        return [m for c, m in self.heard if c == channel and m["experiment_id"] == experiment_id]
 
     async def record(self, run_id: str) -> dict[str, str]:
         """The record of a run."""

@@ -8,14 +8,15 @@ import structlog
 
 from services.executor import report
 from services.executor.outcome import Outcome, Status
+from services.executor.patience import Absence, insist
 from services.executor.store import Cancelled, Order, Store
 from shared import keys
 from shared.documents import json_object, member
-from shared.errors import ContractError, FullsendError, StoreUnavailableError
+from shared.errors import ContractError, FullsendError, StoreError
 
 log = structlog.get_logger()
 
-PAUSE_SECONDS = 0.2
+LONGEST_PAUSE_SECONDS = 1.0
 _RUN_ID = re.compile(r".+:\d+-\d+", re.DOTALL)
 
 
@@ -51,14 +52,15 @@ class Cancellations:
 
     async def run(self) -> None:
         """Listen until cancelled; a broken connection is made again."""
+        absence = Absence("cancellations", LONGEST_PAUSE_SECONDS)
         while True:
             try:
                 async with self._store.subscriptions.to((keys.CANCEL,)) as messages:
+                    absence.over()
                     async for message in messages:
                         await self._take(message.data)
-            except StoreUnavailableError as exc:
-                log.warning("redis.awaited", what_for="cancellations", error=str(exc))
-            await asyncio.sleep(PAUSE_SECONDS)
+            except StoreError as exc:
+                await asyncio.sleep(absence.noticed(exc))
 
     async def _take(self, data: str) -> None:
         try:
@@ -68,7 +70,7 @@ class Cancellations:
         except ContractError as exc:
             log.warning("cancellation.refused", error=str(exc))
             return
-        answer = await cancel(self._store, run_id)
+        answer = await insist("cancellation", lambda: cancel(self._store, run_id))
         log.info("run.cancellation", run_id=run_id, answer=answer.value)
 
 

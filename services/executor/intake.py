@@ -1,6 +1,7 @@
 """Claims queued runs while there are free slots, and knows what runs here."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -8,14 +9,14 @@ from typing import Any
 
 import structlog
 
-from services.executor.patience import insist
+from services.executor.patience import Absence, farewell, insist
 from services.executor.store import Claim, Queue
 from shared.errors import StoreError
 
 log = structlog.get_logger()
 
 CLAIM_WAIT_MS = 5_000
-PAUSE_SECONDS = 0.2
+LOOK_SECONDS = 10.0
 
 Perform = Callable[[Claim, asyncio.Event], Coroutine[Any, Any, None]]
 
@@ -47,6 +48,8 @@ class Intake:
         self._ready: deque[Claim] = deque()
         self._running: dict[str, Running] = {}
         self._changed = asyncio.Event()
+        self._absence = Absence("claim")
+        self._look_at = 0.0
 
     @property
     def running(self) -> list[Running]:
@@ -75,29 +78,51 @@ class Intake:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         try:
-            for claim in await self._held():
-                await self._queue.requeue(claim, claim.order)
+            async with farewell():
+                for claim in await self._held():
+                    await self._queue.requeue(claim, claim.order)
         except StoreError as exc:
             log.warning("claims.not_given_back", error=str(exc), hint="recovery takes them up")
 
     async def drop_lost(self) -> None:
-        """End the runs whose claims were taken over while this worker did not show that it lives."""
+        """End the runs whose claims were taken over while this worker did not show that it lives.
+
+        Only their tools are ended.  What has an outcome learns from the store
+        whether that still counts: it may have been taken without an answer.
+        """
         held = {claim.lease for claim in await self._held()}
         for lease, running in list(self._running.items()):
-            if lease not in held and running.task is not None:
+            if lease not in held and not running.cancel.is_set():
                 log.warning("claim.lost", run_id=running.claim.order.run_id)
-                running.task.cancel()
+                running.cancel.set()
 
     async def _claims(self) -> list[Claim]:
-        free = self._concurrency - len(self._running)
+        """Runs to be started, if there are any; after a while of waiting there are none."""
         try:
-            return await self._queue.claim(self._worker, free, CLAIM_WAIT_MS)
+            if time.monotonic() >= self._look_at:
+                claims = await self._unknown()
+            else:
+                free = self._concurrency - len(self._running)
+                claims = await self._queue.claim(self._worker, free, CLAIM_WAIT_MS)
         except StoreError as exc:
-            log.warning("redis.awaited", what_for="claim", error=str(exc))
-            await asyncio.sleep(PAUSE_SECONDS)
-        # The answer that was cut off may have handed runs to this worker.
-        held = await insist("claims", self._held)
-        return [claim for claim in held if claim.lease not in self._running]
+            await asyncio.sleep(self._absence.noticed(exc))
+            self._look_at = 0.0
+            return []
+        self._absence.over()
+        return claims
+
+    async def _unknown(self) -> list[Claim]:
+        """What this worker holds without knowing.
+
+        An answer that was cut off may have handed runs to it; and a failover may
+        bring back runs that it had finished.
+        """
+        known = set(self._running)
+        unknown = [claim for claim in await self._held() if claim.lease not in known]
+        self._look_at = time.monotonic() + LOOK_SECONDS
+        for claim in unknown:
+            log.warning("claim.found", run_id=claim.order.run_id)
+        return unknown
 
     async def _held(self) -> list[Claim]:
         """What this worker holds, also when Redis has come back without its data."""

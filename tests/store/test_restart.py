@@ -3,7 +3,8 @@
 from typing import Any
 
 from services.executor.store import Finished
-from tests.store.conftest import Ear, Server, Worker, orders, publish, state_of, store_on
+from tests.service.trouble import Server
+from tests.store.conftest import Ear, Worker, orders, publish, state_of, store_on
 
 
 async def test_forgotten_scripts_are_sent_again(worker: Worker, redis: Any, ear: Ear) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 from services.executor.store import Begun, Finished
 from shared import keys
 from tests.conftest import eventually
+from tests.service.trouble import Server
 from tests.store.conftest import (
     EXPERIMENT,
     Ear,
     Run,
-    Server,
     Worker,
     event_of,
     journal,

@@ -1,11 +1,12 @@
 """Speedrun turns: a cycle is given once, to those that waited longest."""
 
+import itertools
 from collections import Counter
 from typing import Any
 
 from services.executor.store import Order, Store
 from shared import keys
-from tests.store.conftest import Worker, orders, together
+from tests.store.conftest import Run, Worker, orders, together
 
 TEN = [f"e{number}" for number in range(10)]
 LONG = 60.0
@@ -17,6 +18,15 @@ def turns_of(names: list[str]) -> list[Order]:
 
 async def cycle(store: Store, names: list[str], turns: int = 3, seconds: float = LONG) -> list[str]:
     return (await store.slots.speedrun(turns_of(names), seconds, turns))[1]
+
+
+async def perform(workers: list[Worker]) -> None:
+    """All that was queued, by each of the workers in turn."""
+    waiting = (await workers[0].store.queue.depth()).waiting
+    for _, worker in zip(range(waiting), itertools.cycle(workers), strict=False):
+        claim = await worker.claim()
+        _, stored = await worker.begin(claim)
+        await Run(worker, claim, stored).finish()
 
 
 async def next_cycle(redis: Any) -> None:
@@ -63,16 +73,12 @@ async def test_those_that_are_not_done_yet_get_no_turn(store: Store, redis: Any)
 
 
 async def test_all_of_ten_get_their_turn_from_two_workers(worker: Worker, redis: Any) -> None:
-    store, other = worker.store, Worker(worker.store, "w2")
+    workers = [worker, Worker(worker.store, "w2")]
     given: Counter[str] = Counter()
     for _ in range(20):
-        for chosen in await together(cycle(store, TEN), cycle(store, list(reversed(TEN)))):
-            given.update(chosen)
-            for performer in (worker, other):
-                for claim in await store.queue.claim(performer.name, 2, 20):
-                    answer, stored = await performer.begin(claim)
-                    assert answer == "begun"
-                    await store.runs.finish(claim, stored, None, {"status": "completed"}, [], {})  # type: ignore[arg-type]
+        first, second = await together(*(cycle(worker.store, names) for names in (TEN, TEN[::-1])))
+        given.update([*first, *second])
+        await perform(workers)
         await next_cycle(redis)
 
     assert given.total() == 60
@@ -81,17 +87,11 @@ async def test_all_of_ten_get_their_turn_from_two_workers(worker: Worker, redis:
 
 
 async def test_a_slow_one_does_not_hold_up_the_others(worker: Worker, redis: Any) -> None:
-    store = worker.store
     given: Counter[str] = Counter()
     await worker.begun("e0")
     for _ in range(10):
-        given.update(await cycle(store, TEN))
-        while claims := await store.queue.claim("w1", 5, 10):
-            for claim in claims:
-                await worker.begin(claim)
-                await store.runs.finish(
-                    claim, await store.experiments.read("x"), None, {"status": "x"}, [], {}
-                )  # type: ignore[arg-type]
+        given.update(await cycle(worker.store, TEN))
+        await perform([worker])
         await next_cycle(redis)
 
     assert set(given) == set(TEN[1:])

@@ -54,7 +54,7 @@ class Chaos(Worker):
 
     async def _end_somehow(self, claim: Claim, stored: Stored) -> None:
         run = Run(self, claim, stored)
-        ways = [run.finish, run.finish, run.requeue, run.retry, run.reject]
+        ways: list[Any] = [run.finish, run.finish, run.requeue, run.retry, run.reject]
         await self._dice.choice(ways)()
 
 

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from shared import keys
 
+SHORTEST_INTERVAL_MS = 0.001  # what a double still tells apart in a time in ms
+LONGEST_INTERVAL_MS = 365 * 86_400_000
+
 
 @dataclass(frozen=True, slots=True)
 class Limit:
@@ -21,7 +24,9 @@ class Limit:
     @property
     def interval_ms(self) -> float:
         """From one begin to the next at the steady rate; 0 without a rate limit."""
-        return 60_000 / self.max_per_minute if self.max_per_minute else 0
+        if not self.max_per_minute:
+            return 0
+        return min(max(60_000 / self.max_per_minute, SHORTEST_INTERVAL_MS), LONGEST_INTERVAL_MS)
 
     @property
     def key_names(self) -> tuple[str, str, str]:

@@ -28,10 +28,10 @@ class Order:
     experiment_id: ExperimentId
     trigger: str
     timestamp: Annotated[str | None, Field(pattern=r"^[0-9]+-[0-9]+$")] = None
-    attempt: Annotated[int, Field(ge=1)] = 1
-    losses: Annotated[int, Field(ge=0)] = 0
+    attempt: Annotated[int, Field(ge=1, strict=True)] = 1
+    losses: Annotated[int, Field(ge=0, strict=True)] = 0
     priority: str = NORMAL
-    serial: bool = False
+    serial: Annotated[bool, Field(strict=True)] = False
     reserved: tuple[str, ...] = ()
     params: Mapping[str, Any] = field(default_factory=dict)
     scheduled_for: str | None = None

@@ -71,7 +71,9 @@ async def asking(what: str, may_take_seconds: float | None = 0.0) -> AsyncIterat
         async with asyncio.timeout(limit_seconds):
             yield
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as exc:
-        raise StoreUnavailableError(f"{what}: Redis can't be reached: {exc or 'no answer in time'}") from exc
+        raise StoreUnavailableError(
+            f"{what}: Redis can't be reached: {str(exc) or 'no answer in time'}"
+        ) from exc
     except redis.exceptions.RedisError as exc:
         if _PASSING.search(str(exc)) or isinstance(exc, _REFUSALS):
             raise StoreUnavailableError(f"{what}: Redis refuses for now: {exc}") from exc

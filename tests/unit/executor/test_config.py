@@ -38,12 +38,12 @@ def values_of(field: str) -> Values:
         return [(str(not default).lower(), not default)] * 4
     if get_origin(kind) is Literal or (isinstance(kind, type) and issubclass(kind, StrEnum)):
         choices = get_args(kind) or list(kind)  # type: ignore[call-overload]
-        return [(str(one), one) for one in choices if one != default][:4] * 4
+        return ([(str(one), one) for one in choices if one != default] * 4)[:4]
     if get_origin(kind) is tuple:
         item = get_args(kind)[0]
         return [(text, tuple(map(item, text.split(",")))) for text in ("a", "a,b", "b,c", "d")]
     if kind in (str, Path):
-        return [(text, kind(text)) for text in "abcd"]  # type: ignore[misc]
+        return [(text, kind(text)) for text in "abcd"]
     return [(str(number), number) for number in (11, 12, 13, 14)]
 
 

@@ -11,9 +11,8 @@ import pytest
 from services.executor.isolation.calls import Description, Module
 from services.executor.isolation.environment import Environment
 from services.executor.isolation.requirements import Requirements
-from services.executor.loader import MAX_FILE_BYTES, Loader, Tool
-from services.executor.needs import ToolNeeds
-from shared.errors import ToolError, ToolNotFoundError, ToolParameterError
+from services.executor.loader import MAX_FILE_BYTES, Loader
+from shared.errors import ToolError, ToolNotFoundError
 
 
 class Describer:
@@ -264,40 +263,3 @@ async def test_what_is_wrong_is_looked_at_again(folder: Path, loader: Loader, de
 
     assert (await loader.load("tool", 5.0)).module.name == "tool"
     assert len(describer.asked) == 3
-
-
-# -- parameters -----------------------------------------------------------------------
-
-
-def tool(required: tuple[str, ...] = (), known: tuple[str, ...] = (), any_others: bool = False) -> Tool:
-    schema = {
-        "properties": {name: {} for name in known},
-        "required": list(required),
-        "additionalProperties": any_others,
-    }
-    return Tool(
-        Module("a_tool", Path("a_tool.py"), "d"),
-        ToolNeeds(),
-        Description("a_tool", "a_tool", 1, "sync", "", schema),
-    )
-
-
-def test_params_that_fit_are_fine() -> None:
-    tool().check({})
-    tool(("a",), ("a", "b")).check({"a": None})
-    tool(("a",), ("a", "b")).check({"a": 1, "b": 2})
-    tool(("a",), ("a",), any_others=True).check({"a": 1, "z": 2})
-
-
-def test_every_misfit_is_named() -> None:
-    with pytest.raises(ToolParameterError) as refused:
-        tool(("a", "b"), ("a", "b", "c")).check({"b": 1, "y": 2, "z": 3})
-
-    assert str(refused.value) == (
-        "a_tool: 'a' is missing, 'y' is unknown, 'z' is unknown; the tool takes: a, b, c"
-    )
-
-
-def test_a_tool_without_parameters_says_so() -> None:
-    with pytest.raises(ToolParameterError, match=r"^a_tool: 'x' is unknown; the tool takes: no parameters$"):
-        tool().check({"x": 1})

@@ -94,7 +94,7 @@ def test_members_of_a_newer_version_are_left_alone() -> None:
     ],
 )
 def test_nonsense_is_refused_with_the_place_it_is_in(text: str) -> None:
-    with pytest.raises(ContractError, match="^queue entry 1-2 "):
+    with pytest.raises(ContractError, match=r"^queue entry 1-2 "):
         Order.from_json(text, "1-2")
 
 

@@ -24,14 +24,22 @@ KEYS: dict[Callable[..., str], str] = {
     keys.run: "experiment_runs:a:b",
     keys.run_pattern: "experiment_runs:a:b:*",
     keys.metrics: "metrics:a:b",
-    keys.queue: "fullsend:executor:queue",
+    keys.queue: "fullsend:executor:queue:a:b",
     keys.retries: "fullsend:executor:retries",
     keys.slots: "fullsend:executor:slots",
     keys.plans: "fullsend:executor:plans",
     keys.turns: "fullsend:executor:turns",
     keys.cycle: "fullsend:executor:cycle",
     keys.workers: "fullsend:executor:workers",
+    keys.silence: "fullsend:executor:silence:a:b",
+    keys.announced: "fullsend:executor:announced:a:b",
     keys.listeners: "fullsend:executor:listeners",
+    keys.holders: "fullsend:executor:holders:a:b",
+    keys.rate: "fullsend:executor:rate:a:b",
+    keys.blocked: "fullsend:executor:blocked:a:b",
+    keys.nudges: "fullsend:executor:nudges",
+    keys.ears: "fullsend:executor:ears",
+    keys.ear: "fullsend:executor:ear:a:b",
     keys.open_runs: "fullsend:executor:open:a:b",
     keys.admitted: "fullsend:executor:admitted:a:b",
     keys.request: "fullsend:executor:request:a:b",
@@ -72,7 +80,7 @@ def test_what_is_not_the_contracts_is_under_the_executors_own_name() -> None:
         "metrics",
         "fullsend",
     }
-    assert len(set(own)) == len(own) == 17
+    assert len(set(own)) == len(own) == len(KEYS) - 6 + 3
 
 
 @pytest.mark.parametrize("char", list("\\*?[]^-"))

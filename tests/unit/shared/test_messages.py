@@ -19,6 +19,10 @@ POLICY: dict[str, Any] = {
     "grace_seconds": 30,
     "on_worker_death": "fail",
     "priority": "high",
+    "max_concurrent": 2,
+    "max_per_minute": 1.5,
+    "burst": 3,
+    "limit_key": "an account",
 }
 
 

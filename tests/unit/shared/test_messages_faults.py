@@ -112,6 +112,11 @@ def test_a_schedule_or_a_zone_that_is_not_a_text_is_refused(name: str, value: ob
         ("catch_up", True),
         ("on_worker_death", "ignore"),
         ("priority", 5),
+        ("max_concurrent", 0),
+        ("max_concurrent", 1.5),
+        ("max_per_minute", 0),
+        ("max_per_minute", "inf"),
+        ("burst", 0),
     ],
 )
 def test_a_policy_that_makes_no_sense_is_refused_with_its_name(name: str, value: object) -> None:

@@ -1,0 +1,51 @@
+"""What the tests of the service share: a plain tool, and clients to be cut off."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Neighbour, Tools
+from tests.service.worker import Worker, worker
+
+ECHO = """
+    def echo(**params):
+        return params
+"""
+
+
+@pytest.fixture
+def echo(tools: Tools) -> Path:
+    """The tool `echo`, which returns its parameters."""
+    return tools("echo", ECHO)
+
+
+async def assert_works(neighbour: Neighbour) -> None:
+    """A good experiment (with the tool `echo`) runs."""
+    await neighbour.publish("exp_good", "echo", params={"well": True})
+
+    result = await neighbour.run("exp_good")
+
+    assert result["type"] == "experiment_completed", result
+    assert result["result_summary"] == {"well": True}
+
+
+async def client_ids(redis: Any, kind: str) -> set[str]:
+    """The connections of a kind (`normal`, `pubsub`) that the server has now."""
+    return {one["id"] for one in await redis.client_list(_type=kind)}
+
+
+Work = Callable[..., contextlib.AbstractAsyncContextManager[Worker]]
+
+
+@pytest.fixture
+def work(redis_url: str, tmp_path: Path) -> Work:
+    """`async with work(shutdown_grace=..., ...) as one` runs the service as a process of its own."""
+    (tmp_path / "tools").mkdir(exist_ok=True)
+
+    def started(**settings: Any) -> contextlib.AbstractAsyncContextManager[Worker]:
+        return worker(settings.pop("redis_url", redis_url), tmp_path, settings)
+
+    return started

@@ -1,0 +1,121 @@
+"""The demo loop: everything that is ready, in turns."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Neighbour, Serve, Tools
+
+RESULTS = "fullsend:experiment_results"
+TEN = [f"exp_{number}" for number in range(10)]
+
+pytestmark = pytest.mark.usefixtures("echo")
+
+
+async def everybody(neighbour: Neighbour, count: int) -> list[dict[str, str]]:
+    """All results so far, once each of the ten has `count`."""
+    for one in TEN:
+        await neighbour.results(one, count)
+    return [message for channel, message in neighbour.heard if channel == RESULTS]
+
+
+def queued_ms(results: list[dict[str, str]]) -> list[int]:
+    """When the runs were queued, in order."""
+    return sorted(int(one["run_id"].rpartition(":")[2].partition("-")[0]) for one in results)
+
+
+@pytest.fixture
+async def ten(neighbour: Neighbour) -> list[str]:
+    """Ten experiments that are ready."""
+    for one in TEN:
+        await neighbour.publish(one, "echo")
+    return TEN
+
+
+async def test_ten_experiments_all_get_their_turn(serve: Serve, neighbour: Neighbour, ten: list[str]) -> None:
+    async with serve(schedule_mode="speedrun", speedrun_interval=0.1, speedrun_max_per_cycle=3):
+        results = await everybody(neighbour, 2)
+
+    turns = Counter(one["experiment_id"] for one in results)
+    assert set(turns) == set(ten)
+    assert max(turns.values()) - min(turns.values()) <= 1
+
+
+async def test_a_cycle_takes_no_more_than_it_may(serve: Serve, neighbour: Neighbour, ten: list[str]) -> None:
+    async with serve(schedule_mode="speedrun", speedrun_interval=0.2, speedrun_max_per_cycle=4):
+        times = queued_ms(await everybody(neighbour, 1))
+
+    assert [later - one for one, later in zip(times, times[4:], strict=False) if later - one < 195] == []
+
+
+async def test_two_services_share_their_cycles(serve: Serve, neighbour: Neighbour, ten: list[str]) -> None:
+    settings = {"schedule_mode": "speedrun", "speedrun_interval": 0.2, "speedrun_max_per_cycle": 4}
+
+    async with serve(**settings), serve(**settings):
+        results = await everybody(neighbour, 2)
+
+    times = queued_ms(results)
+    turns = Counter(one["experiment_id"] for one in results)
+    assert [later - one for one, later in zip(times, times[4:], strict=False) if later - one < 195] == []
+    assert max(turns.values()) - min(turns.values()) <= 1
+
+
+async def test_speedrun_leaves_experiments_that_are_not_ready_alone(
+    serve: Serve, neighbour: Neighbour
+) -> None:
+    for state in ("draft", "paused", "archived", "running"):
+        await neighbour.publish(f"exp_{state}", "echo", state=state)
+    await neighbour.publish("exp_ready", "echo")
+
+    async with serve(schedule_mode="speedrun", speedrun_interval=0.05):
+        await neighbour.results("exp_ready", 3)
+
+    assert {message["experiment_id"] for _, message in neighbour.heard} == {"exp_ready"}
+
+
+async def test_speedrun_does_not_start_what_still_runs(
+    serve: Serve, neighbour: Neighbour, tools: Tools, tmp_path: Path
+) -> None:
+    until = str(tmp_path / "go")
+    tools(
+        "hold",
+        f"""
+        import os, time
+
+        def hold():
+            while not os.path.exists({until!r}):
+                time.sleep(0.01)
+        """,
+    )
+    await neighbour.publish("exp_slow", "hold")
+    await neighbour.publish("exp_quick", "echo")
+
+    async with serve(schedule_mode="speedrun", speedrun_interval=0.05):
+        await neighbour.events("exp_slow", "run_started")
+        await neighbour.results("exp_quick", 5)
+        begun = [one for one in neighbour.heard_of("exp_slow", "fullsend:metrics") if "attempt" in one]
+        (tmp_path / "go").touch()
+        await neighbour.result("exp_slow")
+
+    assert len(begun) == 1
+
+
+async def test_an_experiment_that_fails_gets_its_next_turn(
+    serve: Serve, neighbour: Neighbour, tools: Tools
+) -> None:
+    tools("fail", "def fail():\n    raise ValueError('oh')\n")
+    await neighbour.publish("exp_1", "fail")
+
+    async with serve(schedule_mode="speedrun", speedrun_interval=0.05):
+        results = await neighbour.results("exp_1", 2)
+
+    assert {one["error_type"] for one in results} == {"ValueError"}
+
+
+async def test_an_experiment_published_meanwhile_gets_a_turn(serve: Serve, neighbour: Neighbour) -> None:
+    async with serve(schedule_mode="speedrun", speedrun_interval=0.05):
+        await neighbour.publish("exp_late", "echo")
+        result = await neighbour.result("exp_late")
+
+    assert result["trigger"] == "speedrun"

@@ -1,0 +1,63 @@
+"""A way to a server on which answers are lost."""
+
+import asyncio
+
+
+class Lossy:
+    """A way to a server on which the answer to a script can be lost, together with the connection."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._listener: asyncio.Server | None = None
+        self._pipes: set[asyncio.Task[None]] = set()
+        self._loses_next = False
+        self.lost = 0
+        self.url = ""
+
+    async def start(self) -> None:
+        """From here on, `url` is the way."""
+        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"redis://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}/0"
+
+    def lose_next(self) -> None:
+        """The server will do what the next script says, and its answer will not arrive."""
+        self._loses_next = True
+
+    async def stop(self) -> None:
+        """Close the way."""
+        assert self._listener is not None
+        self._listener.close()
+        for pipe in self._pipes:
+            pipe.cancel()
+        await asyncio.gather(*self._pipes, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._pipes.add(task)
+        task.add_done_callback(self._pipes.discard)
+        from_server, to_server = await asyncio.open_connection("127.0.0.1", self._port)
+        try:
+            await self._talk(reader, writer, from_server, to_server)
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+            to_server.close()
+
+    async def _talk(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        from_server: asyncio.StreamReader,
+        to_server: asyncio.StreamWriter,
+    ) -> None:
+        """Requests and answers in turn, as the store asks them."""
+        while asked := await reader.read(1 << 20):
+            to_server.write(asked)
+            answer = await from_server.read(1 << 20)
+            if self._loses_next and b"EVALSHA" in asked and not answer.startswith(b"-NOSCRIPT"):
+                self._loses_next = False
+                self.lost += 1
+                return
+            writer.write(answer)

@@ -1,0 +1,135 @@
+"""A run whose end somebody asks for: one that waits ends at once, one under way by whoever has it."""
+
+from typing import Any
+
+import pytest
+
+from services.executor.store import Begun, Cancelled, Claim, Finished, Limit, Order, Store
+from shared import keys
+from tests.store.conftest import (
+    EXPERIMENT,
+    Ear,
+    Run,
+    Worker,
+    everything,
+    orders,
+    pending,
+    publish,
+    state_of,
+    together,
+)
+
+
+async def cancel(store: Store, run_id: str) -> Cancelled:
+    experiment_id, _, timestamp = run_id.rpartition(":")
+    order = Order(experiment_id, "", timestamp=timestamp)
+    named = {"experiment_id": experiment_id, "run_id": run_id}
+    return await store.runs.cancel(
+        order, {"status": "cancelled"}, named | {"event": "error"}, named | {"status": "cancelled"}
+    )
+
+
+async def test_a_run_that_waits_ends_at_once(worker: Worker, redis: Any, ear: Ear) -> None:
+    await publish(redis, "flat")
+    run_id = f"{EXPERIMENT}:{await worker.queued()}"
+    assert await cancel(worker.store, run_id) is Cancelled.CANCELLED
+
+    assert (await worker.store.runs.record(run_id))["status"] == "cancelled"
+    assert await ear.names() == ["error", "cancelled"]
+    assert not await worker.store.slots.has_open_runs(EXPERIMENT)
+    assert await state_of(redis) == "ready"
+    assert 0 < await redis.pttl(keys.run(run_id)) <= 3_600_000
+
+
+async def test_a_run_that_was_cancelled_never_begins(worker: Worker, redis: Any, ear: Ear) -> None:
+    await publish(redis, "flat")
+    run_id = f"{EXPERIMENT}:{await worker.queued()}"
+    await cancel(worker.store, run_id)
+    answer, _ = await worker.begin(await worker.claim())
+
+    assert answer is Begun.CANCELLED
+    assert await orders(redis) == []
+    assert await pending(redis) == 0
+    assert await ear.names() == ["error", "cancelled"]
+    assert await state_of(redis) == "ready"
+
+
+async def test_a_run_that_was_claimed_but_did_not_begin_never_does(worker: Worker, redis: Any) -> None:
+    claim = await worker.claimed()
+    assert await cancel(worker.store, claim.order.run_id) is Cancelled.CANCELLED
+    assert await worker.store.queue.requeue(claim, claim.order)
+
+    assert (await worker.begin(await worker.claim()))[0] is Begun.CANCELLED
+    assert not await worker.store.slots.has_open_runs(EXPERIMENT)
+
+
+async def test_a_run_between_two_attempts_ends_at_once(worker: Worker, redis: Any, ear: Ear) -> None:
+    run = await worker.begun()
+    await run.retry()
+    assert await cancel(worker.store, run.id) is Cancelled.CANCELLED
+    await worker.store.queue.promote()
+
+    assert (await worker.begin(await worker.claim()))[0] is Begun.CANCELLED
+    assert (await worker.store.runs.record(run.id))["status"] == "cancelled"
+    assert (await ear.names())[-2:] == ["error", "cancelled"]
+
+
+async def test_a_run_under_way_is_marked(worker: Worker, redis: Any, ear: Ear) -> None:
+    run, other = await worker.begun(), await worker.begun()
+    assert await cancel(worker.store, run.id) is Cancelled.CANCELLING
+
+    assert await worker.store.runs.to_be_cancelled([run.id, other.id, "never:1-1"]) == {run.id}
+    assert await worker.store.runs.to_be_cancelled([]) == set()
+    assert await run.finish() is Finished.FINISHED
+    assert "cancelled" not in await ear.names()
+
+
+async def test_a_run_that_is_over_stays_as_it_is(worker: Worker, redis: Any) -> None:
+    run = await worker.begun()
+    await run.finish()
+    before = await everything(redis)
+
+    assert await cancel(worker.store, run.id) is Cancelled.OVER
+    assert await cancel(worker.store, f"{EXPERIMENT}:1-1") is Cancelled.OVER
+    assert await everything(redis) == before
+
+
+async def test_of_many_who_ask_one_ends_it(worker: Worker, ear: Ear) -> None:
+    run_id = f"{EXPERIMENT}:{await worker.queued()}"
+    answers = await together(*(cancel(worker.store, run_id) for _ in range(10)))
+
+    assert sorted(answers) == ["cancelled"] + ["over"] * 9
+    assert await ear.names() == ["error", "cancelled"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_of_a_begin_and_a_cancellation_one_is_first(seed: int, worker: Worker, ear: Ear) -> None:
+    claims = [await worker.claimed(f"e{number}") for number in range(10)]
+
+    async def race(claim: Claim, number: int) -> tuple[Begun, Cancelled]:
+        asked = [worker.begin(claim), cancel(worker.store, claim.order.run_id)]
+        if (number + seed) % 2:
+            cancelled, begun = await together(*reversed(asked))
+        else:
+            begun, cancelled = await together(*asked)
+        return begun[0], cancelled
+
+    answers = await together(*(race(claim, number) for number, claim in enumerate(claims)))
+
+    assert set(answers) <= {(Begun.BEGUN, Cancelled.CANCELLING), (Begun.CANCELLED, Cancelled.CANCELLED)}
+
+
+async def test_a_cancelled_run_gives_up_its_place_in_the_line(worker: Worker, redis: Any) -> None:
+    one = [Limit("account", max_concurrent=1)]
+    first = await worker.claimed("first")
+    _, stored = await worker.begin(first, limits=one)
+    waiting = [await worker.claimed(name) for name in ("a", "b")]
+    for claim in waiting:
+        assert (await worker.begin(claim, limits=one))[0] is Begun.WAITING
+    await cancel(worker.store, waiting[0].order.run_id)
+    await Run(worker, first, stored).finish()
+
+    assert (await worker.begin(await worker.claim(), limits=one))[0] is Begun.CANCELLED
+    claim = await worker.claim()
+    assert claim.order.experiment_id == "b"
+    assert (await worker.begin(claim, limits=one))[0] is Begun.BEGUN

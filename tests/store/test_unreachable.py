@@ -1,0 +1,89 @@
+"""A server that is not there, or goes while it is asked, is one error, and is used again when it is back."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from services.executor.store import Store
+from shared import keys
+from shared.errors import StoreUnavailableError
+from tests.conftest import eventually
+from tests.service.trouble import Server
+from tests.store.asked import READS, WRITES, Ask, refused
+from tests.store.conftest import (
+    Run,
+    Worker,
+    store_on,
+)
+
+
+@pytest.mark.parametrize("ask", [*WRITES.values(), *READS.values()], ids=[*WRITES, *READS])
+async def test_a_server_that_is_not_there_is_one_error(ask: Ask, run: Run, own_server: Server) -> None:
+    async with store_on(own_server.url) as store:
+        message = await refused(ask, Run(Worker(store), run.claim, run.stored))
+
+    assert "Redis can't be reached: " in message
+
+
+@pytest.mark.parametrize("ask", [*WRITES.values(), *READS.values()], ids=[*WRITES, *READS])
+async def test_a_cut_connection_is_made_again(ask: Ask, run: Run, redis: Any) -> None:
+    if ask is WRITES["begin"]:
+        claim = await run.worker.claim()
+        ask = lambda run: run.worker.begin(claim)  # noqa: E731
+    for kind in ("normal", "pubsub"):
+        await redis.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+    try:
+        await ask(run)
+    except StoreUnavailableError:
+        await ask(run)
+
+
+async def test_a_claim_that_is_cut_off_says_so(worker: Worker, redis: Any) -> None:
+    claiming = asyncio.create_task(worker.store.queue.claim("w1", 1, 60_000))
+    while not int((await redis.info("clients"))["blocked_clients"]):
+        await asyncio.sleep(0)
+    await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    with pytest.raises(StoreUnavailableError, match=r"^claim: Redis can't be reached"):
+        await claiming
+
+
+async def test_a_claim_says_so_when_its_server_becomes_a_replica(worker: Worker, redis: Any) -> None:
+    claiming = asyncio.create_task(worker.store.queue.claim("w1", 1, 60_000))
+    while not int((await redis.info("clients"))["blocked_clients"]):
+        await asyncio.sleep(0)
+    await redis.execute_command("REPLICAOF", "127.0.0.1", "1")
+
+    with pytest.raises(StoreUnavailableError):
+        await claiming
+
+
+async def test_a_subscription_that_is_cut_off_says_so(store: Store, redis: Any) -> None:
+    async with store.subscriptions.to((keys.MARKERS,)) as messages:
+        hearing: Any = asyncio.ensure_future(anext(messages))
+        await asyncio.sleep(0)
+        await redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+
+        with pytest.raises(StoreUnavailableError, match=r"^listen: "):
+            await hearing
+
+
+async def test_a_server_that_comes_back_is_used_again(own_server: Server) -> None:
+    await own_server.start()
+    async with store_on(own_server.url) as store:
+        await store.queue.create_group()
+        worker = Worker(store)
+        run = await worker.begun()
+        own_server.kill()
+        with pytest.raises(StoreUnavailableError):
+            await run.finish()
+        await own_server.start()
+
+        async def finished() -> str | None:
+            try:
+                return await run.finish()
+            except StoreUnavailableError:
+                return None
+
+        assert await eventually(finished) == "finished"
