@@ -244,7 +244,7 @@ async def settled(redis: Any, fleet: Fleet) -> None:
     }
     while not await redis.publish(keys.EXECUTE_NOW, json.dumps(last)):
         await asyncio.sleep(0.05)
-    while not await redis.exists(keys.request("the last one")):
+    while not await redis.exists(keys.request("exp_0", "the last one")):
         await asyncio.sleep(0.05)  # messages are admitted in the order in which they were published
     while True:
         with contextlib.suppress(RedisError, OSError):

@@ -148,9 +148,9 @@ def admitted(marker: str) -> str:
     return f"fullsend:executor:admitted:{marker}"
 
 
-def request(request_id: str) -> str:
-    """String: the run id that a sender's `request_id` became."""
-    return f"fullsend:executor:request:{request_id}"
+def request(experiment_id: str, request_id: str) -> str:
+    """String: timestamp of the run that a sender's `request_id` became."""
+    return f"fullsend:executor:request:{experiment_id}:{request_id}"
 
 
 def logs(run_id: str) -> str:

@@ -7,7 +7,7 @@ import io
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any, TextIO
 
 import structlog
@@ -17,6 +17,7 @@ _SECRET_NAME = re.compile(
 )
 _URL_PASSWORD = re.compile(r"(?<=://)[^/?#\s]*@|(?<=[?&]password=)[^&#\s]*")
 _MASK = "***"
+SHORTEST_SECRET = 6
 _known_secrets: set[str] = set()
 
 
@@ -53,7 +54,7 @@ def configure(*, level: str = "info", readable: bool | None = None, file: TextIO
 
 def keep_secret(value: str) -> None:
     """Mask `value` wherever it turns up in a log line from now on; short ones would mask half the log."""
-    if len(value) >= 6:
+    if len(value) >= SHORTEST_SECRET:
         _known_secrets.add(value)
 
 
@@ -63,6 +64,18 @@ def masked(text: str) -> str:
     for secret in sorted(_known_secrets, key=len, reverse=True):  # one may begin with another
         text = text.replace(secret, _MASK)
     return text
+
+
+def masking(secrets: Iterable[str]) -> Callable[[str], str]:
+    """What masks these secrets in a text; short ones would mask half of it."""
+    known = sorted((secret for secret in secrets if len(secret) >= SHORTEST_SECRET), key=len, reverse=True)
+
+    def mask(text: str) -> str:
+        for secret in known:
+            text = text.replace(secret, _MASK)
+        return text
+
+    return mask
 
 
 def _masked_part(found: re.Match[str]) -> str:

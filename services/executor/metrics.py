@@ -36,6 +36,7 @@ class Emitter:
         experiment_id, run_id: whose events these are.
         emit: sends metric events.
         log: sends log lines.
+        mask: takes out of them what must not be stored.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class Emitter:
         run_id: str,
         emit: Callable[[Sequence[Message]], Awaitable[None]],
         log: Callable[[Sequence[Message]], Awaitable[None]],
+        mask: Callable[[str], str] = str,
     ) -> None:
         self.partials: list[Any] = []
         self._experiment_id = experiment_id
         self._run_id = run_id
         self._emit = emit
         self._log = log
+        self._mask = mask
         self._events: deque[Message] = deque(maxlen=BUFFERED_EVENTS)
         self._lines: deque[Message] = deque(maxlen=BUFFERED_EVENTS)
         self._sending: asyncio.Task[None] | None = None
@@ -91,7 +94,7 @@ class Emitter:
             self._sending.cancel()
 
     def _line(self, at: float, stream: str, text: str) -> None:
-        self._lines.append({"at": f"{at:.6f}", "stream": stream, "text": text})
+        self._lines.append({"at": f"{at:.6f}", "stream": stream, "text": self._mask(text)})
 
     def _note(self, name: str, /, **members: Any) -> None:
         self._events.append(event(self._experiment_id, self._run_id, name, **members))

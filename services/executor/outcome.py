@@ -1,6 +1,6 @@
 """The judge: what a child's answer means for the run.  Faults of a tool become data here and nowhere else."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, Self, assert_never
@@ -59,12 +59,36 @@ class Outcome:
             error_type="ToolRetryExhaustedError",
         )
 
+    def masked(self, mask: Callable[[str], str]) -> Self:
+        """The same without what `mask` takes out of texts."""
+        shown = [_masked(getattr(self, name), mask) for name in ("error", "traceback")]
+        return replace(
+            self,
+            error=shown[0],
+            traceback=shown[1],
+            result=_masked(self.result, mask),
+            partial_results=_masked(self.partial_results, mask),
+            exit=_masked(self.exit, mask),
+        )
+
     @property
     def partial_count(self) -> int | None:
         """How many items of the result were kept, None when there are none."""
         if self.status is Status.COMPLETED or self.partial_results is None:
             return None
         return len(self.partial_results) if isinstance(self.partial_results, list | dict) else 1
+
+
+def _masked(value: Any, mask: Callable[[str], str]) -> Any:
+    match value:
+        case str():
+            return mask(value)
+        case Mapping():
+            return {mask(name): _masked(one, mask) for name, one in value.items()}
+        case list() | tuple():
+            return [_masked(one, mask) for one in value]
+        case _:
+            return value
 
 
 def judge(answer: Answer, partials: Sequence[Any]) -> Outcome:

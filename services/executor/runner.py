@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from shared.errors import (
     StoreUnavailableError,
     ToolTimeoutError,
 )  # fmt: skip
+from shared.log import masking
 from shared.messages import Experiment, Policy, State
 
 log = structlog.get_logger()
@@ -166,7 +167,8 @@ class Runner:
     async def _perform(self, work: Work | Fault, cancel: asyncio.Event) -> Outcome:
         if isinstance(work, Fault):
             return work.outcome
-        emitter = self._emitter(work.claim)
+        mask = masking(self._defaults.environ(work.tool.needs).values())
+        emitter = self._emitter(work.claim, mask)
         try:
             effects = self._store.runs.effects(work.claim.order.run_id)
             answer = await self._caller.call(self._call(work), emitter.report, effects=effects, cancel=cancel)
@@ -174,7 +176,7 @@ class Runner:
         except BaseException:
             emitter.drop()
             raise
-        return judge(answer, emitter.partials)
+        return judge(answer, emitter.partials).masked(mask)
 
     def _call(self, work: Work) -> Call:
         order, chosen, needs = work.claim.order, work.experiment.policy, work.tool.needs
@@ -196,7 +198,7 @@ class Runner:
         chosen, tool = work.experiment.policy, work.tool
         return policy.shared_limits(work.claim.order, chosen, tool.module.name, tool.needs)
 
-    def _emitter(self, claim: Claim) -> Emitter:
+    def _emitter(self, claim: Claim, mask: Callable[[str], str]) -> Emitter:
         experiment_id, run_id = claim.order.experiment_id, claim.order.run_id
         runs = self._store.runs
         return Emitter(
@@ -204,6 +206,7 @@ class Runner:
             run_id,
             emit=lambda events: insist("metrics", lambda: runs.emit(experiment_id, events)),
             log=lambda lines: insist("log", lambda: runs.log(run_id, lines)),
+            mask=mask,
         )
 
     # -- report -----------------------------------------------------------------------

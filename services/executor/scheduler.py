@@ -1,4 +1,4 @@
-"""Cron and speedrun become queued runs; `--test "0 9 * * MON"` explains itself.
+"""Cron slots become queued runs; `--test "0 9 * * MON"` explains itself.
 
 No worker leads.  A sorted set holds each schedule's next slot; whoever finds
 one due asks the store to fire it, and the store lets the first one through.
@@ -11,13 +11,13 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
 
 from services.executor import report
 from services.executor.cron import Cron, explain
+from services.executor.due import decide
 from services.executor.patience import Absence, insist
 from services.executor.store import NORMAL, Order, Plan, Position, Store, Stored
 from shared import keys
@@ -28,47 +28,6 @@ log = structlog.get_logger()
 
 LONGEST_PAUSE_SECONDS = 1.0
 PLANNED_AT_ONCE = 200
-CAUGHT_UP_AT_ONCE = 1_000
-ON_TIME_MS = 1_000
-
-
-# -- pure -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """What to do about a slot that is due: which missed slots to run, and where to go on."""
-
-    run_ms: Sequence[int]
-    next_ms: int | None
-
-
-def decide(cron: Cron, slot_ms: int, now_ms: int, policy: Policy) -> Due:
-    """Which of the slots from `slot_ms` to `now_ms` become runs.
-
-    `grace_seconds` drops what is later than that.  Of the rest, `catch_up` takes
-    the `latest` (default), `all`, or only what is on time (`none`).
-    """
-    oldest_ms = max(slot_ms, now_ms - _grace_ms(policy, now_ms))
-    missed = [slot_ms] if slot_ms == oldest_ms else []
-    missed += cron.slots_between(max(slot_ms, oldest_ms - 1), now_ms, CAUGHT_UP_AT_ONCE)
-    following = cron.next_after(now_ms)
-    if policy.catch_up == "all":
-        is_portion = len(missed) >= CAUGHT_UP_AT_ONCE
-        return Due(missed, cron.next_after(missed[-1]) if is_portion else following)
-    if len(missed) >= CAUGHT_UP_AT_ONCE:
-        latest = cron.previous_at_or_before(now_ms)
-        missed = [slot_ms if latest is None else latest]
-    return Due(missed[-1:], following)
-
-
-def _grace_ms(policy: Policy, now_ms: int) -> int:
-    """How late a slot may be."""
-    grace_ms = now_ms if policy.grace_seconds is None else math.floor(policy.grace_seconds * 1_000)
-    return min(ON_TIME_MS, grace_ms) if policy.catch_up == "none" else grace_ms
-
-
-# -- cron -----------------------------------------------------------------------------
 
 
 class CronScheduler:
@@ -280,47 +239,6 @@ class CronScheduler:
 def _text(schedule: Schedule) -> str:
     """A schedule as it is noted, to be compared."""
     return f"{schedule.cron} {schedule.timezone or ''}".rstrip()
-
-
-# -- speedrun -------------------------------------------------------------------------
-
-
-class Speedrun:
-    """Runs everything that is ready, in turns, again and again.
-
-    Args:
-        store: where experiments are.
-        interval_seconds: from one cycle to the next, for all workers together.
-        turns: how many experiments a cycle takes.
-    """
-
-    def __init__(self, store: Store, interval_seconds: float, turns: int) -> None:
-        self._store = store
-        self._interval_seconds = interval_seconds
-        self._turns = turns
-
-    async def run(self) -> None:
-        """Give turns until cancelled."""
-        absence = Absence("speedrun", LONGEST_PAUSE_SECONDS)
-        while True:
-            try:
-                wait_seconds = await self._cycle()
-            except StoreError as exc:
-                wait_seconds = absence.noticed(exc)
-            else:
-                absence.over()
-            await asyncio.sleep(wait_seconds)
-
-    async def _cycle(self) -> float:
-        orders = [
-            Order(experiment_id, trigger="speedrun", priority=stored.experiment.policy.priority or NORMAL)
-            async for experiment_id, stored in self._store.experiments.scan()
-            if stored.experiment is not None and stored.experiment.state in RECURRING
-        ]
-        wait_seconds, chosen = await self._store.slots.speedrun(orders, self._interval_seconds, self._turns)
-        if chosen:
-            log.info("cycle.queued", experiments=chosen)
-        return wait_seconds
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -29,7 +29,8 @@ from services.executor.recovery import Recovery
 from services.executor.registry import Registry
 from services.executor.retry import RetryPolicy
 from services.executor.runner import Runner
-from services.executor.scheduler import CronScheduler, Speedrun
+from services.executor.scheduler import CronScheduler
+from services.executor.speedrun import Speedrun
 from services.executor.store import Retention
 from services.executor.triggers import Triggers
 from shared.connection import connect, connect_patiently, without_password

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.executor.scheduler import Speedrun
+from services.executor.speedrun import Speedrun
 from services.executor.service import Service
 from tests.conftest import Neighbour, Serve, Tools, eventually
 from tests.service.conftest import Work, assert_works

@@ -73,7 +73,7 @@ async def test_the_traces_of_a_message_do_not_stay_for_ever(store: Store, redis:
     await store.queue.enqueue(Order(EXPERIMENT, "trigger", request_id="r-1"), Position("m:c", 3))
 
     assert 3_500_000 < await redis.pttl(keys.admitted("m:c")) <= 3_600_000
-    assert 86_300_000 < await redis.pttl(keys.request("r-1")) <= 86_400_000
+    assert 86_300_000 < await redis.pttl(keys.request(EXPERIMENT, "r-1")) <= 86_400_000
 
 
 async def test_what_was_refused_is_not_queued_and_the_other_way_round(store: Store, redis: Any) -> None:

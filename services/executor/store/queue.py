@@ -85,7 +85,7 @@ class Queue:
                 keys.queue(order.priority),
                 keys.open_runs(order.experiment_id),
                 keys.admitted(position.marker if position else ""),
-                keys.request(request),
+                keys.request(order.experiment_id, request),
             ],
             [order.to_json(), position.count if position else "", BITMAP_KEPT_MS, request_ms],
         )
@@ -189,7 +189,7 @@ class Queue:
     async def run_of(self, experiment_id: str, request_id: str) -> str | None:
         """The id of the run that a request became, or None when no worker has taken it up yet."""
         async with asking("run_of"):
-            timestamp = await self._scripts.client.get(keys.request(request_id))
+            timestamp = await self._scripts.client.get(keys.request(experiment_id, request_id))
         return f"{experiment_id}:{timestamp}" if timestamp else None
 
     async def depth(self) -> Depth:

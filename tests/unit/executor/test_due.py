@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.executor.cron import Cron
-from services.executor.scheduler import CAUGHT_UP_AT_ONCE, ON_TIME_MS, Due, decide
+from services.executor.due import CAUGHT_UP_AT_ONCE, ON_TIME_MS, Due, decide
 from shared.messages import Policy
 
 MINUTELY = Cron.parse("* * * * *")

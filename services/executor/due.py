@@ -1,0 +1,44 @@
+"""What becomes of a slot that is due, and of those that were missed.  Pure."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.executor.cron import Cron
+from shared.messages import Policy
+
+CAUGHT_UP_AT_ONCE = 1_000
+ON_TIME_MS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What to do about a slot that is due: which missed slots to run, and where to go on."""
+
+    run_ms: Sequence[int]
+    next_ms: int | None
+
+
+def decide(cron: Cron, slot_ms: int, now_ms: int, policy: Policy) -> Due:
+    """Which of the slots from `slot_ms` to `now_ms` become runs.
+
+    `grace_seconds` drops what is later than that.  Of the rest, `catch_up` takes
+    the `latest` (default), `all`, or only what is on time (`none`).
+    """
+    oldest_ms = max(slot_ms, now_ms - _grace_ms(policy, now_ms))
+    missed = [slot_ms] if slot_ms == oldest_ms else []
+    missed += cron.slots_between(max(slot_ms, oldest_ms - 1), now_ms, CAUGHT_UP_AT_ONCE)
+    following = cron.next_after(now_ms)
+    if policy.catch_up == "all":
+        is_portion = len(missed) >= CAUGHT_UP_AT_ONCE
+        return Due(missed, cron.next_after(missed[-1]) if is_portion else following)
+    if len(missed) >= CAUGHT_UP_AT_ONCE:
+        latest = cron.previous_at_or_before(now_ms)
+        missed = [slot_ms if latest is None else latest]
+    return Due(missed[-1:], following)
+
+
+def _grace_ms(policy: Policy, now_ms: int) -> int:
+    """How late a slot may be."""
+    grace_ms = now_ms if policy.grace_seconds is None else math.floor(policy.grace_seconds * 1_000)
+    return min(ON_TIME_MS, grace_ms) if policy.catch_up == "none" else grace_ms

@@ -1,0 +1,52 @@
+"""Speedrun: everything that is ready gets its turn, again and again."""
+
+import asyncio
+
+import structlog
+
+from services.executor.patience import Absence
+from services.executor.store import NORMAL, Order, Store
+from shared.errors import StoreError
+from shared.messages import RECURRING
+
+log = structlog.get_logger()
+
+LONGEST_PAUSE_SECONDS = 1.0
+
+
+class Speedrun:
+    """Runs everything that is ready, in turns, again and again.
+
+    Args:
+        store: where experiments are.
+        interval_seconds: from one cycle to the next, for all workers together.
+        turns: how many experiments a cycle takes.
+    """
+
+    def __init__(self, store: Store, interval_seconds: float, turns: int) -> None:
+        self._store = store
+        self._interval_seconds = interval_seconds
+        self._turns = turns
+
+    async def run(self) -> None:
+        """Give turns until cancelled."""
+        absence = Absence("speedrun", LONGEST_PAUSE_SECONDS)
+        while True:
+            try:
+                wait_seconds = await self._cycle()
+            except StoreError as exc:
+                wait_seconds = absence.noticed(exc)
+            else:
+                absence.over()
+            await asyncio.sleep(wait_seconds)
+
+    async def _cycle(self) -> float:
+        orders = [
+            Order(experiment_id, trigger="speedrun", priority=stored.experiment.policy.priority or NORMAL)
+            async for experiment_id, stored in self._store.experiments.scan()
+            if stored.experiment is not None and stored.experiment.state in RECURRING
+        ]
+        wait_seconds, chosen = await self._store.slots.speedrun(orders, self._interval_seconds, self._turns)
+        if chosen:
+            log.info("cycle.queued", experiments=chosen)
+        return wait_seconds
