@@ -334,7 +334,14 @@ def _orphans(server: Server) -> int:
 
 async def _leaked(redis: Any) -> list[str]:
     """Keys of the executor's own that should have gone, or should go by themselves and won't."""
-    lasting = {keys.ears(), *map(keys.queue, PRIORITIES), keys.journal(), keys.slots(), keys.plans(), keys.turns()}
+    lasting = {
+        keys.ears(),
+        *map(keys.queue, PRIORITIES),
+        keys.journal(),
+        keys.slots(),
+        keys.plans(),
+        keys.turns(),
+    }
     return [
         key
         async for key in redis.scan_iter("fullsend:executor:*", count=1000)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from services.executor.speedrun import Speedrun
 from services.executor.service import Service
+from services.executor.speedrun import Speedrun
 from tests.conftest import Neighbour, Serve, Tools, eventually
 from tests.service.conftest import Work, assert_works
 

