@@ -234,7 +234,8 @@ async def test_the_services_own_environment_is_not_shown_to_tools(
     monkeypatch.setenv("LAB_KEY", "allowed")
     tools(
         "tool",
-        "import os\n\ndef tool():\n    return {k: os.environ.get(k) for k in ('REDIS_URL', 'LAB_KEY')}\n",
+        "from os import environ\n\n"
+        "def tool():\n    return {'url': environ.get('REDIS_URL'), 'key': len(environ['LAB_KEY'])}\n",
     )
     await neighbour.publish("exp_1", "tool")
 
@@ -242,6 +243,6 @@ async def test_the_services_own_environment_is_not_shown_to_tools(
         result = await neighbour.run("exp_1")
 
     assert json.loads((await neighbour.record(result["run_id"]))["result"]) == {
-        "REDIS_URL": None,
-        "LAB_KEY": "allowed",
+        "url": None,
+        "key": len("allowed"),
     }

@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
-import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +14,7 @@ from services.executor.isolation.attempt import Attempt
 from services.executor.isolation.calls import Module
 from services.executor.isolation.forkserver import ForkServer
 from services.executor.isolation.gate import Gate
+from services.executor.isolation.ground import Ground, clear
 from services.executor.isolation.process import Process, confinement
 from services.executor.isolation.sandbox import Sandbox
 from services.executor.isolation.terms import Terms
@@ -37,7 +36,8 @@ class Stable:
     """
 
     def __init__(self, terms: Terms, room: int, idle_seconds: float, log: Any) -> None:
-        self._terms = replace(terms, directory=Path(tempfile.mkdtemp(prefix="fullsend-")).resolve())
+        self._ground = Ground.claim()
+        self._terms = replace(terms, directory=self._ground.path)
         self._room = Gate(room)
         self._max_templates = room
         self._idle_seconds = idle_seconds
@@ -58,6 +58,7 @@ class Stable:
 
     async def open(self) -> None:
         """Start the fork server of this interpreter."""
+        await asyncio.to_thread(clear)
         python = Path(sys.executable)
         await self._server((str(python),), python, ())
         self._prune()
@@ -72,13 +73,7 @@ class Stable:
         if self._alive:
             await asyncio.wait([process.ended for process in self._alive], timeout=5.0)
         await asyncio.gather(*(server.stop() for server in self._all_servers))
-        await self._remove_directory()
-
-    async def _remove_directory(self) -> None:
-        try:
-            self._terms.directory.rmdir()
-        except OSError:
-            await asyncio.to_thread(shutil.rmtree, self._terms.directory, ignore_errors=True)
+        await asyncio.to_thread(self._ground.give_up)
 
     # -- lending --------------------------------------------------------------------------
 

@@ -50,7 +50,10 @@ class Finished(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How much is kept for those who ask later."""
+    """How much is kept for those who ask later.
+
+    `record_ms` counts from the end of a run, and for metrics from the last one.
+    """
 
     record_ms: int
     metrics: int
@@ -112,6 +115,7 @@ class Runs:
                     self._keep.journal,
                     order.to_json(),
                     claim.lease,
+                    self._keep.record_ms,
                     *(part for limit in limits for part in _limit_arguments(limit, order)),
                     *_flat(fields),
                 ],
@@ -129,7 +133,7 @@ class Runs:
         await self._scripts.call(
             "emit",
             [keys.metrics(experiment_id), keys.journal(), keys.run(events[0]["run_id"])],
-            [self._keep.metrics, self._keep.journal, mark, *texts],
+            [self._keep.metrics, self._keep.journal, self._keep.record_ms, mark, *texts],
         )
 
     async def finish(
@@ -186,6 +190,7 @@ class Runs:
                 self._keep.metrics,
                 self._keep.journal,
                 order.run_id,
+                self._keep.record_ms,
                 len(events),
                 *map(json_text, events),
                 *_flat(fields),

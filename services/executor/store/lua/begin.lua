@@ -5,7 +5,7 @@
 -- ARGV  1 group  2 worker  3 entry  4 timestamp of the run  5 id of the run
 --       6 state of the experiment, or "" to leave it  7 expected document  8 replacement  (see state.lua)
 --       9 event (JSON)  10 metrics cap  11 journal cap  12 order (JSON)  13 lease
---       14.. for each limit: its key, runs at once or 0, ms between begins or 0, burst,
+--       14 ms the metrics are kept  15.. for each limit: its key, runs at once or 0, ms between begins or 0, burst,
 --            the order once its turn under this limit is reserved (JSON), or "" when it was;
 --       then fields of the record
 -- returns "begun" | "lost" (the claim is somebody else's by now) | "archived" | "conflict"
@@ -16,7 +16,7 @@
 -- include limits.lua
 -- include held.lua
 redis.replicate_commands()
-local FIRST_KEY, FIRST_ARG = 9, 14
+local FIRST_KEY, FIRST_ARG = 9, 15
 local mute = silenced('fullsend:metrics')
 if mute then return mute end
 local limits = {}
@@ -77,5 +77,5 @@ end
 redis.call('HSET', KEYS[2], unpack(ARGV, FIRST_ARG + 5 * #limits))
 redis.call('PERSIST', KEYS[2])
 redis.call('ZADD', KEYS[4], 1, ARGV[4])
-emit_metric(KEYS[5], KEYS[6], ARGV[9], ARGV[10], ARGV[11])
+emit_metric(KEYS[5], KEYS[6], ARGV[9], ARGV[10], ARGV[11], ARGV[14])
 return 'begun'

@@ -4,7 +4,7 @@
 -- marked, and the worker that has it ends it.
 --
 -- KEYS  1 record  2 open runs  3 metrics list  4 journal
--- ARGV  1 timestamp of the run  2 result (JSON)  3 event (JSON)  4 ms the record is kept
+-- ARGV  1 timestamp of the run  2 result (JSON)  3 event (JSON)  4 ms the record and the metrics are kept
 --       5 metrics cap  6 journal cap  7.. fields of the record
 -- returns "cancelled" | "cancelling" (it is under way) | "over" (it has ended, or never was)
 -- include events.lua
@@ -20,6 +20,6 @@ end
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('HSET', KEYS[1], unpack(ARGV, 7))
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
-emit_metric(KEYS[3], KEYS[4], ARGV[3], ARGV[5], ARGV[6])
+emit_metric(KEYS[3], KEYS[4], ARGV[3], ARGV[5], ARGV[6], ARGV[4])
 emit_result(KEYS[4], ARGV[2], ARGV[6])
 return 'cancelled'

@@ -11,10 +11,11 @@ local function silenced(...)
   end
 end
 
--- One metric event: the experiment's list, the journal, channel.
-local function emit_metric(list, journal, event, list_cap, journal_cap)
+-- One metric event: the experiment's list, the journal, channel.  The list is kept as long as a record.
+local function emit_metric(list, journal, event, list_cap, journal_cap, kept_ms)
   redis.pcall('RPUSH', list, event) -- a list that somebody made something else of must not stop a run
   redis.pcall('LTRIM', list, -list_cap, -1)
+  redis.pcall('PEXPIRE', list, kept_ms)
   redis.call('XADD', journal, 'MAXLEN', '~', journal_cap, '*', 'kind', 'metric', 'data', event)
   redis.call('PUBLISH', 'fullsend:metrics', event)
 end

@@ -3,7 +3,7 @@
 -- KEYS  1 queue  2 record  3 experiment  4 open runs  5 metrics list  6 journal
 -- ARGV  1 group  2 entry  3 timestamp of the run  4 lease, or "" for a run that never began
 --       5 state of the experiment, or "" to leave it  6 expected document  7 replacement  (see state.lua)
---       8 result (JSON)  9 ms the record is kept  10 metrics cap  11 journal cap
+--       8 result (JSON)  9 ms the record and the metrics are kept  10 metrics cap  11 journal cap
 --       12 id of the run  13 number of events  14.. events (JSON), then fields of the record
 -- returns "finished" | "stale" (the attempt had been taken away; the outcome is dropped)
 --         | "done" (this very call had got through before) | "conflict"
@@ -28,7 +28,7 @@ if is_last and move_state(KEYS[3], 'running', state, ARGV[6], ARGV[7]) == 'confl
 local first_field = 14 + ARGV[13]
 redis.call('HSET', KEYS[2], unpack(ARGV, first_field))
 redis.call('PEXPIRE', KEYS[2], ARGV[9])
-for i = 14, first_field - 1 do emit_metric(KEYS[5], KEYS[6], ARGV[i], ARGV[10], ARGV[11]) end
+for i = 14, first_field - 1 do emit_metric(KEYS[5], KEYS[6], ARGV[i], ARGV[10], ARGV[11], ARGV[9]) end
 emit_result(KEYS[6], ARGV[8], ARGV[11])
 redis.call('ZREM', KEYS[4], ARGV[3])
 release(KEYS[2], ARGV[12])

@@ -1,0 +1,49 @@
+"""Where a pool's processes have their temporary directories; what a killed service left is cleared away."""
+
+import fcntl
+import shutil
+import tempfile
+from pathlib import Path
+from typing import IO, Self
+
+PREFIX = "fullsend-"
+LOCK = "owner.lock"
+
+
+class Ground:
+    """A directory of this pool's own.
+
+    Its lock is held while its owner lives, so that a directory whose lock is
+    free is nobody's any more.
+    """
+
+    def __init__(self, path: Path, lock: IO[str]) -> None:
+        self.path = path
+        self._lock = lock
+
+    @classmethod
+    def claim(cls) -> Self:
+        """Make one."""
+        while True:
+            path = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
+            lock = (path / LOCK).open("w")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if path.exists():  # nobody took it for left behind before it was locked
+                return cls(path, lock)
+            lock.close()
+
+    def give_up(self) -> None:
+        """Remove it with all that is in it; blocks."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.close()
+
+
+def clear() -> None:
+    """Remove what services that were killed have left; blocks."""
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        try:
+            with (path / LOCK).open("r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+        except OSError:
+            continue  # somebody's, or not one of ours
