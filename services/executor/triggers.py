@@ -6,8 +6,8 @@ channel since the last marker.  A marker is a random text that a worker
 publishes once it has subscribed.  The first worker to admit a position queues
 the run; the others find it admitted.
 
-What a worker hears before the first marker is counted back from that marker.
-Only a joiner for whom nobody else can answer admits those (`join.lua`).
+What a worker hears before the first marker is counted back from that marker, and
+admitted only if the marker says that nobody knew it otherwise (`join.lua`).
 
 A worker that leaves says so with a marker, too, and still admits all that it
 hears before it: so that is nobody else's, and what comes after it is.
@@ -34,6 +34,7 @@ log = structlog.get_logger()
 LONGEST_PAUSE_SECONDS = 1.0
 MESSAGES_PER_MARKER = 100_000
 LEAVING = "leaving:"
+OPEN = ":1"
 LEAVE_SECONDS = 2.0
 PRIORITIES_KEPT = 10_000
 PRIORITY_KEPT_SECONDS = 2.0
@@ -53,12 +54,12 @@ class Positions:
         return self._counts.total()
 
     def mark(self, marker: str) -> list[tuple[Message, Position]]:
-        """Count from `marker` on; returns the messages heard before any marker, with their positions.
+        """Count from `marker` on; returns what was heard before any marker and is still to be admitted.
 
-        Those before a worker's leaving are its own, and none is returned.
+        What came before a worker's leaving is its own.
         """
         early: list[tuple[Message, Position]] = []
-        if self._marker is None and not marker.startswith(LEAVING):
+        if self._marker is None and marker.endswith(OPEN) and not marker.startswith(LEAVING):
             behind: Counter[str] = Counter()
             for message in reversed(self._early):
                 early.insert(
@@ -128,27 +129,26 @@ class Triggers:
     async def _listen(self) -> None:
         self._ear = keys.ear(secrets.token_hex(8))
         async with self._store.subscriptions.to((keys.MARKERS, self._ear, *self._channels)) as messages:
-            answers_for_early = await self._join()
+            await self._join()
             self.listening.set()
             self._absence.over()
             log.info("triggers.listening", channels=self._channels)
             positions = Positions()
             async for message in messages:
-                if message.data == self._farewell:
+                if message.channel == keys.MARKERS and message.data.startswith(self._farewell):
                     self._left.set()
                     return
                 if message.channel == keys.MARKERS:
-                    early = positions.mark(message.data)
-                    for heard, position in early if answers_for_early else ():
+                    for heard, position in positions.mark(message.data):
                         await self._admit(heard, position)
                 elif message.channel != self._ear and (placed := positions.place(message)):
                     await self._admit(message, placed)
                     if positions.count >= MESSAGES_PER_MARKER:
                         await self._join()
 
-    async def _join(self) -> bool:
+    async def _join(self) -> None:
         marker = secrets.token_hex(8)
-        return await self._store.triggers.join(self._worker, self._ear, marker, self._ttl_seconds)
+        await self._store.triggers.join(self._worker, self._ear, marker, self._ttl_seconds)
 
     async def _admit(self, message: Message, position: Position) -> None:
         try:

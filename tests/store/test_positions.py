@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 from services.executor.store import Position, Store
+from services.executor.store.subscriptions import Message
 from shared import keys
 from tests.conftest import eventually
 from tests.store.conftest import Ear, journal, together
@@ -39,8 +41,26 @@ async def test_who_joins_again_after_the_others_have_left_answers(store: Store) 
         await store.triggers.join("w1", keys.ear("1"), "leaving:m1", 0)
 
         assert await store.triggers.join("w2", keys.ear("2"), "m2", LONG)
-        assert await store.triggers.join("w2", keys.ear("2"), "m3", LONG)
     assert await store.workers.listening() == ["w2"]
+
+
+async def test_a_marker_says_whether_what_came_before_it_is_still_to_be_admitted(store: Store) -> None:
+    async with store.subscriptions.to((keys.MARKERS, keys.ear("1"))) as messages:
+        await store.triggers.join("w1", keys.ear("1"), "m1", LONG)
+        await store.triggers.join("w2", keys.ear("2"), "m2", LONG)
+        await store.triggers.join("w1", keys.ear("1"), "m3", LONG)
+        markers = [message.data async for message in _some(messages, 3)]
+
+    assert markers == ["m1:1", "m2:0", "m3:0"]
+
+
+async def _some(messages: AsyncIterator[Message], count: int) -> AsyncIterator[Message]:
+    """The first `count` markers among messages."""
+    while count:
+        message = await anext(messages)
+        if message.channel == keys.MARKERS:
+            count -= 1
+            yield message
 
 
 async def test_of_many_who_join_at_once_one_answers(store: Store) -> None:

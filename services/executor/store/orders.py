@@ -23,6 +23,7 @@ class Order:
     `losses` counts workers that died over this run.
     `serial` makes it wait while another run of its experiment is under way.
     `reserved` names the rate limits whose turn this order waited for.
+    `others` are members of a newer version, passed on to the worker of the next attempt.
     """
 
     experiment_id: ExperimentId
@@ -39,6 +40,7 @@ class Order:
     triggered_by: str | None = None
     traceparent: str | None = None
     history: tuple[Mapping[str, Any], ...] = ()
+    others: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def run_id(self) -> str:
@@ -69,13 +71,14 @@ class Order:
         members = {
             name: value for name, value in asdict(self).items() if value not in (None, {}, (), 0, NORMAL)
         }
-        return json.dumps(members, separators=(",", ":"))
+        return json.dumps({**members.pop("others", {}), **members}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str, entry: str) -> "Order":
         """The order in a queue entry; a run that was never claimed takes the entry's id as its timestamp.
 
-        Members of a newer version are left alone.  Raises `ContractError`.
+        Raises:
+            ContractError: it is no order that this version can read.
         """
         place = f"queue entry {entry}"
         members = json_object(place, text)
@@ -85,8 +88,10 @@ class Order:
         for name in ("history", "reserved"):
             if isinstance(members.get(name), list):
                 members[name] = tuple(members[name])
+        known = cls.__dataclass_fields__.keys() - {"others"}
+        others = {name: members.pop(name) for name in members.keys() - known}
         try:
-            return _READER.validate_python(members)
+            return _READER.validate_python({**members, "others": others})
         except ValidationError as exc:
             raise misfit(place, exc) from None
 

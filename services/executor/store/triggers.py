@@ -24,7 +24,7 @@ class Triggers:
             return int(await self._scripts.client.publish(channel, json_text(message)))
 
     async def join(self, worker: str, ear: str, marker: str, ttl_seconds: float) -> bool:
-        """Publish `marker`; True when this worker answers for what it heard before any marker.
+        """Publish `marker`; True when what was heard before it is still to be admitted, as it says itself.
 
         Args:
             worker: its name.

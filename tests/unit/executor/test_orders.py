@@ -65,10 +65,13 @@ def test_params_of_any_depth_that_is_read_can_be_queued() -> None:
     assert Order.from_json(Order("e", "trigger", params=params).to_json(), "1-1").params == params
 
 
-def test_members_of_a_newer_version_are_left_alone() -> None:
-    text = '{"experiment_id": "e", "trigger": "cron", "lane": {"name": "fast"}, "deadline": 5}'
+def test_members_of_a_newer_version_are_passed_on() -> None:
+    others = {"lane": {"name": "fast"}, "deadline": 5, "others": [1]}
+    text = json.dumps({"experiment_id": "e", "trigger": "cron", **others})
+    order = Order.from_json(text, "1-2")
 
-    assert Order.from_json(text, "1-2") == Order("e", "cron", timestamp="1-2")
+    assert order == Order("e", "cron", timestamp="1-2", others=others)
+    assert Order.from_json(order.after_failure({}).to_json(), "3-4").others == others
 
 
 @pytest.mark.parametrize(
