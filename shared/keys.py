@@ -150,7 +150,7 @@ def admitted(marker: str) -> str:
 
 def request(experiment_id: str, request_id: str) -> str:
     """String: timestamp of the run that a sender's `request_id` became."""
-    return f"fullsend:executor:request:{experiment_id}:{request_id}"
+    return f"fullsend:executor:request:{len(experiment_id)}:{experiment_id}:{request_id}"
 
 
 def logs(run_id: str) -> str:

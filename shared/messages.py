@@ -71,6 +71,9 @@ def _optional_text(value: object) -> str | None:
     raise ValueError("must be a text")
 
 
+LimitKey = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
 class Policy(BaseModel):
     """What an experiment asks for; None leaves it to the tool or the settings.
 
@@ -92,7 +95,7 @@ class Policy(BaseModel):
     max_concurrent: Annotated[int | None, Field(ge=1)] = None
     max_per_minute: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
     burst: Annotated[int | None, Field(ge=1)] = None
-    limit_key: Annotated[str | None, Field(min_length=1, max_length=200)] = None
+    limit_key: LimitKey | None = None
 
 
 @dataclass(frozen=True, slots=True)

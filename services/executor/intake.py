@@ -136,6 +136,8 @@ class Intake:
     async def _hold_slot(self, running: Running) -> None:
         try:
             await self._perform(running.claim, running.cancel)
+        except Exception:  # the claim stays with this worker; whoever takes over from it tries again
+            log.exception("run.abandoned", run_id=running.claim.order.run_id)
         finally:
             del self._running[running.claim.lease]
             self._changed.set()

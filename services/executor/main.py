@@ -1,5 +1,6 @@
 """argv, signals, log set-up -> `Service.run()`."""
 
+import argparse
 import asyncio
 import os
 import signal
@@ -21,6 +22,10 @@ SECOND_SIGNAL_EXIT = 130
 
 def main() -> int:
     """Run the service until SIGTERM or SIGINT; the exit code."""
+    argparse.ArgumentParser(
+        prog="python -m services.executor.main",
+        description="Runs experiments. Settings come from the environment, .env and config/schedule.yaml.",
+    ).parse_args()
     logs.configure()
     try:
         settings = config.load()

@@ -9,6 +9,7 @@ from services.executor.isolation.requirements import block_of
 from services.executor.isolation.sandbox import Sandbox
 from shared.documents import kind, validated
 from shared.errors import ContractError, ToolError
+from shared.messages import LimitKey
 
 PASSED_TO_EVERY_TOOL = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
 """Variables that no program can do without and that hold no secret."""
@@ -26,7 +27,7 @@ class ToolNeeds(BaseModel):
     max_concurrent: Annotated[int | None, Field(ge=1)] = None
     max_per_minute: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
     burst: Annotated[int | None, Field(ge=1)] = None
-    limit_key: Annotated[str | None, Field(min_length=1, max_length=200)] = None
+    limit_key: LimitKey | None = None
     memory_mb: Annotated[int | None, Field(gt=0)] = None
     cpu_seconds: Annotated[int | None, Field(gt=0)] = None
     file_size_mb: Annotated[int | None, Field(gt=0)] = None

@@ -122,12 +122,13 @@ def judge(answer: Answer, partials: Sequence[Any]) -> Outcome:
                 timeout_seconds=seconds,
                 exit=_shown(exit_),
             )
-        case Died(reason, exit_):
+        case Died(reason, exit_, innocent):
             return Outcome(
                 Status.FAILED,
                 error=reason,
                 error_type="ToolCrashedError",
                 partial_results=kept,
+                retryable=innocent,
                 exit=_shown(exit_),
             )
         case Cancelled(exit_):

@@ -64,10 +64,15 @@ def shared_limits(order: Order, chosen: Policy, tool: str, needs: ToolNeeds) -> 
         (needs, f"tool:{tool}"),
     ]
     limits = [
-        Limit(one.limit_key or own_key, one.max_concurrent, one.max_per_minute, one.burst or 1)
+        Limit(_shared(one.limit_key) or own_key, one.max_concurrent, one.max_per_minute, one.burst or 1)
         for one, own_key in asked
         if one.max_concurrent or one.max_per_minute
     ]
     if order.serial:
         limits.append(Limit(f"serial:{order.experiment_id}", max_concurrent=1))
     return limits
+
+
+def _shared(limit_key: str | None) -> str | None:
+    """A chosen key under a name that no experiment's or tool's own can have."""
+    return None if limit_key is None else f"key:{limit_key}"

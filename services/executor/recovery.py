@@ -44,6 +44,8 @@ class Recovery:
         self._ttl_seconds = ttl_seconds
         self._intake = intake
         self._triggers = triggers
+        self._dead: set[str] = set()
+        self._found = asyncio.Event()
 
     async def beat(self) -> None:
         """Show that this worker lives, until cancelled."""
@@ -55,13 +57,25 @@ class Recovery:
                 if time.monotonic() - last > self._ttl_seconds:
                     await self._intake.drop_lost()
                 last = time.monotonic()
-                for worker in dead:
-                    await self._take_over(worker)
+                self._dead.update(dead)
+                self._found.set()
                 await self._end_unwanted()
                 absence.over()
             except StoreError as exc:
                 absence.noticed(exc)
             await asyncio.sleep(self._ttl_seconds / BEATS_PER_TTL)
+
+    async def rescue(self) -> None:
+        """Take over from the dead that a heartbeat has found, until cancelled; the heart goes on beating."""
+        while True:
+            await self._found.wait()
+            self._found.clear()
+            while self._dead:
+                worker = self._dead.pop()
+                try:
+                    await self._take_over(worker)
+                except StoreError as exc:  # still dead at the next heartbeat
+                    log.warning("worker.not_taken_over", dead=worker, error=str(exc))
 
     async def promote(self) -> None:
         """Queue the retries that are due, until cancelled."""
@@ -110,7 +124,10 @@ class Recovery:
     async def _take_over(self, worker: str) -> None:
         for claim in await self._store.queue.claims_of(worker):
             with structlog.contextvars.bound_contextvars(run_id=claim.order.run_id):
-                await self._take_up(claim)
+                try:
+                    await self._take_up(claim)
+                except StoreError as exc:  # one bad claim must not keep the others
+                    log.warning("run.not_recovered", error=str(exc))
         if await self._store.workers.forget(worker):
             log.warning("worker.died", dead=worker)
 

@@ -214,7 +214,7 @@ class Runner:
     async def _report(self, work: Work | Fault, stored: Stored, outcome: Outcome, started: float) -> None:
         match retry.decide(
             work.claim.order.attempt,
-            retryable=outcome.retryable,
+            retryable=outcome.retryable and not self._must_not_repeat(work, outcome),
             retry_after_seconds=outcome.retry_after_seconds,
             policy=self._defaults.retries(work.experiment.policy if work.experiment else Policy()),
             dice=self._dice,
@@ -224,6 +224,12 @@ class Runner:
             case retry.GiveUp(exhausted):
                 final = outcome.exhausted(work.claim.order.attempt) if exhausted else outcome
                 await self._finish(work.claim, stored, final, started)
+
+    @staticmethod
+    def _must_not_repeat(work: Work | Fault, outcome: Outcome) -> bool:
+        """Whether a run that went down with others' processes is one that may have had its effect."""
+        chosen = work.experiment.policy if work.experiment else Policy()
+        return outcome.error_type == "ToolCrashedError" and chosen.on_worker_death == "fail"
 
     async def _retry(self, claim: Claim, outcome: Outcome, delay_seconds: float) -> None:
         order = claim.order.after_failure(report.failure(claim.order, outcome, time.time()))

@@ -260,7 +260,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--test", metavar="EXPRESSION", required=True, help='such as "0 9 * * MON"')
     parser.add_argument("--timezone", metavar="ZONE", help="an IANA name such as Europe/Berlin; default UTC")
-    parser.add_argument("--count", type=int, default=5, help="how many runs to list (default 5)")
+    parser.add_argument(
+        "--count", type=int, default=5, choices=range(1, 1_001), metavar="N", help="runs to list (default 5)"
+    )
     asked = parser.parse_args(argv)
     now_ms = round(datetime.now(UTC).timestamp() * 1_000)
     try:

@@ -153,6 +153,7 @@ class Service:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._intake.run(), name="intake")
             tasks.create_task(self._recovery.promote(), name="retries")
+            tasks.create_task(self._recovery.rescue(), name="rescue")
             tasks.create_task(self._registry.run(), name="registry")
             tasks.create_task(self._prune(), name="environments")
             tasks.create_task(Cancellations(self._store).run(), name="cancellations")

@@ -37,7 +37,7 @@ async def next_cycle(redis: Any) -> None:
 async def test_a_turn_is_a_run(store: Store, redis: Any) -> None:
     assert await cycle(store, ["e1"]) == ["e1"]
 
-    assert await orders(redis) == [{"experiment_id": "e1", "trigger": "speedrun", "attempt": 1}]
+    assert await orders(redis) == [{"experiment_id": "e1", "trigger": "speedrun"}]
     assert await store.slots.has_open_runs("e1")
 
 

@@ -135,7 +135,8 @@ class Attempt:
             return TimedOut(self.timeout_seconds, exit_)
         if self.verdict == CANCEL:
             return Cancelled(exit_)
-        return Died(self.verdict or fate or exits.reason(exit_), exit_)
+        known = self.verdict or fate
+        return Died(known or exits.reason(exit_), exit_, innocent=not known and exits.went_down_with(exit_))
 
 
 def returned(result: Any) -> Returned:

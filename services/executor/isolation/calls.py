@@ -177,10 +177,14 @@ class Raised:
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """The process ended before it answered.  `reason` is a sentence for the record."""
+    """The process ended before it answered.  `reason` is a sentence for the record.
+
+    `innocent` when it went down with the process that had started it, whoever's fault that was.
+    """
 
     reason: str
     exit: Exit
+    innocent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

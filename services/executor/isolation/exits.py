@@ -37,6 +37,11 @@ def without_ours(stacks: str) -> str:
     return "\n".join(line for line in stacks.splitlines() if not line.strip().startswith(ours))
 
 
+def went_down_with(exit_: Exit) -> bool:
+    """Whether nothing is known of its end, because the process that had started it was gone first."""
+    return exit_.exit_code is None and exit_.signal is None and not exit_.oom_killed
+
+
 def reason(exit_: Exit) -> str:
     """The sentence for a process that ended and nobody here wanted it to."""
     if exit_.oom_killed:

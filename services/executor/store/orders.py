@@ -67,11 +67,14 @@ class Order:
         return replace(self, reserved=(*self.reserved, limit))
 
     def to_json(self) -> str:
-        """The text that the queue holds; members at their defaults are left out."""
-        members = {
-            name: value for name, value in asdict(self).items() if value not in (None, {}, (), 0, NORMAL)
-        }
-        return json.dumps({**members.pop("others", {}), **members}, separators=(",", ":"))
+        """The text that the queue holds; members at their defaults are left out.
+
+        The priority comes first: the scripts read it there, without reading the rest.
+        """
+        defaults = Order("", "")
+        members = {name: value for name, value in asdict(self).items() if value != getattr(defaults, name)}
+        first = {name: members.pop(name) for name in ("priority",) if name in members}
+        return json.dumps({**first, **members.pop("others", {}), **members}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str, entry: str) -> "Order":

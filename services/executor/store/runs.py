@@ -92,7 +92,7 @@ class Runs:
         order = claim.order
         fields = {**fields, "status": "running", "lease": claim.lease}
         if limits:
-            fields["limits"] = [limit.key for limit in limits]
+            fields["limits"] = "\n".join(limit.key for limit in limits)
         while True:
             answer = await self._scripts.call(
                 "begin",
@@ -205,20 +205,25 @@ class Runs:
             order: names the run.
             fields, event, result: of a run that ends while it waits.
         """
-        answer = await self._scripts.call(
-            "cancel",
-            self._run_keys(order, without=keys.experiment(order.experiment_id)),
-            [
-                str(order.timestamp),
-                json_text(result),
-                json_text(event),
-                self._keep.record_ms,
-                self._keep.metrics,
-                self._keep.journal,
-                *_flat(fields),
-            ],
-        )
-        return Cancelled(answer)
+        experiment = keys.experiment(order.experiment_id)
+        while True:
+            stored = await self._experiments.read(order.experiment_id)
+            answer = await self._scripts.call(
+                "cancel",
+                [*self._run_keys(order, without=experiment), experiment],
+                [
+                    str(order.timestamp),
+                    json_text(result),
+                    json_text(event),
+                    self._keep.record_ms,
+                    self._keep.metrics,
+                    self._keep.journal,
+                    *stored.move(State.FAILED, only_from=State.RUNNING),
+                    *_flat(fields),
+                ],
+            )
+            if answer != "conflict":
+                return Cancelled(answer)
 
     async def to_be_cancelled(self, run_ids: Sequence[str]) -> set[str]:
         """Those of the runs under way whose end somebody asked for."""

@@ -54,7 +54,7 @@ def _members(order: Order) -> dict[str, Any]:
 
 
 def test_only_what_differs_from_the_defaults_is_written() -> None:
-    assert json.loads(Order("e", "cron").to_json()) == {"experiment_id": "e", "trigger": "cron", "attempt": 1}
+    assert json.loads(Order("e", "cron").to_json()) == {"experiment_id": "e", "trigger": "cron"}
 
 
 def test_params_of_any_depth_that_is_read_can_be_queued() -> None:

@@ -42,7 +42,7 @@ KEYS: dict[Callable[..., str], str] = {
     keys.ear: "fullsend:executor:ear:a:b",
     keys.open_runs: "fullsend:executor:open:a:b",
     keys.admitted: "fullsend:executor:admitted:a:b",
-    keys.request: "fullsend:executor:request:a:b:a:b",
+    keys.request: "fullsend:executor:request:3:a:b:a:b",
     keys.logs: "fullsend:executor:logs:a:b",
     keys.effects: "fullsend:executor:effects:a:b",
     keys.journal: "fullsend:executor:journal",

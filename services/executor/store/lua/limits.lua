@@ -4,8 +4,8 @@ local HOLDERS = 'fullsend:executor:holders:'
 local BLOCKED = 'fullsend:executor:blocked:'
 local NUDGE_MS = 1000
 
--- The stream that an order belongs to.
-local function queue_of(order) return QUEUES .. (cjson.decode(order).priority or 'normal') end
+-- The stream that an order belongs to.  Its priority comes first; the rest may hold what cjson can't read.
+local function queue_of(order) return QUEUES .. (string.match(order, '^{"priority":"(%l+)"') or 'normal') end
 
 -- Let the oldest order that waits for room try.
 local function unblock(blocked)
@@ -13,11 +13,11 @@ local function unblock(blocked)
   if order then redis.call('XADD', queue_of(order), '*', 'order', order) end
 end
 
--- A run gives up the room that it took when it began; its record names the limits.
+-- A run gives up the room that it took when it began; its record names the limits, a line each.
 local function release(record, run)
   local limits = redis.call('HGET', record, 'limits')
   if not limits then return end
-  for _, limit in ipairs(cjson.decode(limits)) do
+  for limit in string.gmatch(limits, '[^\n]+') do
     if redis.call('SREM', HOLDERS .. limit, run) == 1 then unblock(BLOCKED .. limit) end
   end
 end
