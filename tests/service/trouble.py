@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -43,6 +44,7 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
         self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         kept = {"appendonly": "yes", "appendfsync": "always", "save": ""}
         self._options = {"port": self.port, "bind": "127.0.0.1", "dir": directory} | kept | options
@@ -85,6 +87,17 @@ class Server:
         except AuthenticationError:
             return True  # it is there, and asks for a password
 
+    def copy(self) -> Path:
+        """What it keeps on disk now."""
+        copied = self._directory.with_name("a copy")
+        shutil.copytree(self._directory, copied)
+        return copied
+
+    def restore(self, copied: Path) -> None:
+        """Put it back, while it is stopped."""
+        shutil.rmtree(self._directory)
+        copied.rename(self._directory)
+
     def _end(self, number: signal.Signals) -> None:
         if self._process is not None:
             self._signal(number)
@@ -114,14 +127,18 @@ class Books:
         self._asked = self._words = 0
 
     async def run(self, count: int, *, words: int = 0, **members: Any) -> None:
-        """Have `count` runs under way: their tools have started, and wait for `go` to say `words`."""
+        """Have `count` runs under way: their tools have said something, and wait for `go` to say `words`."""
+        await self.run_none(words=words, **members)
+        for _ in range(count):
+            await self.trigger()
+        await eventually(self._all_have_started, "the start of the tools")
+
+    async def run_none(self, *, words: int = 0, **members: Any) -> None:
+        """Store the experiment."""
         self._words = words
         params = {"starts": str(self._starts), "until": str(self._until), "words": words}
         fields = {"tool": "steady", "params": json.dumps(params)} | members
         await self.redis.hset("experiments:exp_1", mapping=fields)
-        for _ in range(count):
-            await self.trigger()
-        await eventually(lambda: self._all_have_started(), "the start of the tools")
 
     async def trigger(self) -> None:
         """Ask for one run more, as soon as somebody listens."""
@@ -157,6 +174,10 @@ class Books:
         listed = await self.redis.lrange(keys.metrics("exp_1"), 0, -1)
         assert len(listed) == len(runs) * sum(per_run.values())
 
+    async def says_one_result(self) -> bool:
+        """Whether one run has ended well."""
+        return [one["status"] for one in await self._journal("result")] == ["success"]
+
     async def records(self) -> list[dict[str, str]]:
         """All records."""
         found = [await self.redis.hgetall(key) for key in await self.redis.keys("experiment_runs:*")]
@@ -168,7 +189,8 @@ class Books:
         return Counter(int(line) for line in lines)
 
     async def _all_have_started(self) -> bool:
-        return len(self.starts()) == self._asked
+        said = [one["event"] for one in await self._journal("metric")]
+        return len(self.starts()) == said.count("progress") == self._asked
 
     async def _all_are_over(self) -> bool:
         waiting = sum([await self.redis.xlen(keys.queue(priority)) for priority in PRIORITIES])
@@ -193,10 +215,18 @@ class Log:
 
     async def said(self, event: str, count: int = 1, **fields: Any) -> list[Any]:
         """The same, once there are `count`."""
+        return await self._until(lambda lines: len(lines) >= count, event, fields)
 
+    async def said_of(self, runs: int, event: str, **fields: Any) -> list[Any]:
+        """The same, once it was said of so many runs."""
+        return await self._until(lambda lines: len({line["run_id"] for line in lines}) >= runs, event, fields)
+
+    async def _until(
+        self, enough: Callable[[list[Any]], bool], event: str, fields: dict[str, Any]
+    ) -> list[Any]:
         async def found() -> list[Any] | None:
             lines = self.of(event, **fields)
-            return lines if len(lines) >= count else None
+            return lines if lines and enough(lines) else None
 
         return list(await eventually(found, f"{event} {fields}"))
 
