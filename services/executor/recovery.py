@@ -47,6 +47,11 @@ class Recovery:
         self._dead: set[str] = set()
         self._found = asyncio.Event()
 
+    async def register(self) -> None:
+        """Be known before the first claim: who is not known and holds claims counts as dead."""
+        await self._store.queue.create_group()
+        await self._store.workers.heartbeat(self._worker, self._ttl_seconds, listening=False)
+
     async def beat(self) -> None:
         """Show that this worker lives, until cancelled."""
         last = time.monotonic()
@@ -101,6 +106,7 @@ class Recovery:
     async def _heartbeat(self) -> list[str]:
         listening = self._triggers is not None and self._triggers.listening.is_set()
         dead = await self._store.workers.heartbeat(self._worker, self._ttl_seconds, listening=listening)
+        dead += await self._store.workers.strays()
         return [worker for worker in dead if worker != self._worker]
 
     async def _end_unwanted(self) -> None:

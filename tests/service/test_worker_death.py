@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from services.executor.store import Order, Store
 from tests.conftest import Neighbour, Serve, Tools
 from tests.service.conftest import Work
 from tests.service.worker import Worker, nobody_is_left
@@ -114,3 +115,19 @@ async def test_a_worker_that_was_only_frozen_drops_the_run_that_was_taken_over(
 
     assert (result["status"], code) == ("success", 0)
     assert len(neighbour.heard_of("exp_1", "fullsend:experiment_results")) == 1
+
+
+async def test_claims_of_a_worker_that_nobody_knows_are_taken_over(
+    serve: Serve, neighbour: Neighbour, go: Path, store: Store
+) -> None:
+    """It was frozen, counted as dead and forgotten, came back, claimed, and was killed before it said so."""
+    go.touch()
+    await store.queue.create_group()
+    await store.queue.enqueue(Order("exp_1", "trigger"))
+    [claim] = await store.queue.claim("ghost", 1, 100)
+
+    async with serve():
+        result = await neighbour.result("exp_1")
+
+    assert result["run_id"] == claim.order.run_id
+    assert result["status"] == "success"

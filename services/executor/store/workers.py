@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from services.executor.store.queue import GROUP, QUEUES
 from services.executor.store.scripts import Scripts, asking
 from shared import keys
+from shared.errors import StoreError
 
 
 class Workers:
@@ -24,6 +25,21 @@ class Workers:
             [worker, round(ttl_seconds * 1_000), int(listening)],
         )
         return list(answer)
+
+    async def strays(self) -> list[str]:
+        """Names that hold claims and that nobody knows: they were forgotten, came back to life and died."""
+        try:
+            async with asking("strays"), self._scripts.client.pipeline(transaction=True) as pipe:
+                pipe.zrange(keys.workers(), 0, -1)
+                for queue in QUEUES:
+                    pipe.xinfo_consumers(queue, GROUP)
+                known, *groups = await pipe.execute()
+        except StoreError as exc:
+            if "NOGROUP" not in str(exc) and "no such key" not in str(exc):
+                raise
+            return []  # Redis came back empty, and nobody holds anything
+        holding = {one["name"] for consumers in groups for one in consumers if one["pending"]}
+        return sorted(holding - set(known))
 
     async def forget(self, worker: str) -> bool:
         """Take `worker` off the list; False while it still holds claims."""

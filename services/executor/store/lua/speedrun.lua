@@ -5,10 +5,13 @@
 -- returns {ms until the next cycle, experiments that got a turn ...}
 -- include queued.lua
 redis.replicate_commands()
+local TURN_KEPT_MS = 30 * 86400 * 1000 -- after so long, the experiment is gone or set aside
 local left = redis.call('PTTL', KEYS[1])
 if left > 0 then return {left} end
 redis.call('SET', KEYS[1], '1', 'PX', ARGV[1])
 local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - TURN_KEPT_MS)
 local waiting = {}
 for i = 3, #KEYS, 2 do -- KEYS and ARGV run side by side
   if redis.call('ZCARD', KEYS[i]) == 0 then
@@ -26,7 +29,7 @@ for turn = 1, math.min(tonumber(ARGV[2]), #waiting) do
   local next = waiting[turn]
   queue_run(next.queue, next.open, next.order)
   -- Within a cycle as well, the next to come is who waited longest.
-  redis.call('ZADD', KEYS[2], time[1] * 1000 + math.floor(time[2] / 1000) + turn / 1000, next.experiment)
+  redis.call('ZADD', KEYS[2], now + turn / 1000, next.experiment)
   answer[turn + 1] = next.experiment
 end
 return answer
