@@ -92,6 +92,11 @@ class Policy(BaseModel):
     grace_seconds: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
     on_worker_death: Literal["retry", "fail"] | None = None
     priority: Literal["high", "normal", "low"] | None = None
+    memory_mb: Annotated[int | None, Field(gt=0)] = None
+    cpu_seconds: Annotated[int | None, Field(gt=0)] = None
+    file_size_mb: Annotated[int | None, Field(gt=0)] = None
+    open_files: Annotated[int | None, Field(gt=0)] = None
+    processes: Annotated[int | None, Field(gt=0)] = None
     max_concurrent: Annotated[int | None, Field(ge=1)] = None
     max_per_minute: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
     burst: Annotated[int | None, Field(ge=1)] = None

@@ -46,14 +46,16 @@ class Defaults:
         return RetryPolicy(chosen.max_attempts or self.retry.max_attempts, least, max(least, most))
 
 
-def process_limits(needs: ToolNeeds) -> Limits:
+def process_limits(chosen: Policy, needs: ToolNeeds) -> Limits:
     """What the run's processes may use."""
+    memory_mb = chosen.memory_mb or needs.memory_mb
+    file_size_mb = chosen.file_size_mb or needs.file_size_mb
     return Limits(
-        memory_bytes=needs.memory_mb and needs.memory_mb * MEGABYTE,
-        cpu_seconds=needs.cpu_seconds,
-        file_size_bytes=needs.file_size_mb and needs.file_size_mb * MEGABYTE,
-        open_files=needs.open_files,
-        processes=needs.processes,
+        memory_bytes=memory_mb and memory_mb * MEGABYTE,
+        cpu_seconds=chosen.cpu_seconds or needs.cpu_seconds,
+        file_size_bytes=file_size_mb and file_size_mb * MEGABYTE,
+        open_files=chosen.open_files or needs.open_files,
+        processes=chosen.processes or needs.processes,
     )
 
 

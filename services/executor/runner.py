@@ -188,7 +188,7 @@ class Runner:
             params=work.params,
             timeout_seconds=self._defaults.timeout(chosen, needs),
             level=self._defaults.isolation(chosen, needs),
-            limits=policy.process_limits(needs),
+            limits=policy.process_limits(chosen, needs),
             environ=self._defaults.environ(needs),
         )
 

@@ -1,0 +1,55 @@
+"""The experiment chooses, then the tool, then the settings."""
+
+from services.executor.isolation.calls import Level, Limits
+from services.executor.needs import ToolNeeds
+from services.executor.policy import Defaults, process_limits, shared_limits
+from services.executor.retry import RetryPolicy
+from services.executor.store import Limit, Order
+from shared.messages import Policy
+
+DEFAULTS = Defaults(
+    300.0, RetryPolicy(3, 1.0, 30.0), Level.WARM, ("ALL",), {"ALL": "1", "KEY": "2", "OTHER": "3"}
+)
+
+
+def test_the_experiments_word_is_stronger_than_the_tools_and_that_than_the_settings() -> None:
+    said, needs = Policy(timeout_seconds=5, isolation="spawn"), ToolNeeds(timeout_seconds=9, isolation="fork")
+
+    assert [DEFAULTS.timeout(one, other) for one, other in _combined(said, needs)] == [5, 9, 300]
+    assert [DEFAULTS.isolation(one, other) for one, other in _combined(said, needs)] == [
+        "spawn",
+        "fork",
+        "warm",
+    ]
+
+
+def test_limits_of_a_runs_processes_are_the_experiments_or_the_tools() -> None:
+    limits = process_limits(Policy(memory_mb=1, processes=4), ToolNeeds(memory_mb=9, open_files=7))
+
+    assert limits == Limits(memory_bytes=1_000_000, open_files=7, processes=4)
+
+
+def test_retries_are_ordered_whatever_the_experiment_says() -> None:
+    assert DEFAULTS.retries(Policy(max_attempts=7, backoff_min=60)) == RetryPolicy(7, 60, 60)
+    assert DEFAULTS.retries(Policy()) == DEFAULTS.retry
+
+
+def test_a_tool_sees_what_is_allowed_for_all_and_what_it_asks_for() -> None:
+    assert DEFAULTS.environ(ToolNeeds(environment=("KEY", "MISSING"))) == {"ALL": "1", "KEY": "2"}
+
+
+def test_a_chosen_key_is_never_an_experiments_or_a_tools_own() -> None:
+    order = Order("exp", "cron", serial=True)
+    found = shared_limits(
+        order, Policy(max_concurrent=2, limit_key="tool:t"), "t", ToolNeeds(max_per_minute=60)
+    )
+
+    assert found == [
+        Limit("key:tool:t", max_concurrent=2),
+        Limit("tool:t", max_per_minute=60),
+        Limit("serial:exp", max_concurrent=1),
+    ]
+
+
+def _combined(said: Policy, needs: ToolNeeds) -> list[tuple[Policy, ToolNeeds]]:
+    return [(said, needs), (Policy(), needs), (Policy(), ToolNeeds())]
