@@ -32,6 +32,16 @@ class Ground:
                 return cls(path, lock)
             lock.close()
 
+    def give_up_empty(self) -> bool:
+        """Remove it if nothing is in it, as is usual; whether it is gone."""
+        try:
+            (self.path / LOCK).unlink()
+            self.path.rmdir()
+        except OSError:
+            return False
+        self._lock.close()
+        return True
+
     def give_up(self) -> None:
         """Remove it with all that is in it; blocks."""
         shutil.rmtree(self.path, ignore_errors=True)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +59,7 @@ class Stable:
 
     async def open(self) -> None:
         """Start the fork server of this interpreter."""
-        await asyncio.to_thread(clear)
+        threading.Thread(target=clear, name="clear", daemon=True).start()
         python = Path(sys.executable)
         await self._server((str(python),), python, ())
         self._prune()
@@ -73,7 +74,8 @@ class Stable:
         if self._alive:
             await asyncio.wait([process.ended for process in self._alive], timeout=5.0)
         await asyncio.gather(*(server.stop() for server in self._all_servers))
-        await asyncio.to_thread(self._ground.give_up)
+        if not self._ground.give_up_empty():
+            await asyncio.to_thread(self._ground.give_up)
 
     # -- lending --------------------------------------------------------------------------
 
