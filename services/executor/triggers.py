@@ -26,7 +26,7 @@ from services.executor.patience import Absence, insist
 from services.executor.store import NORMAL, Order, Position, Store
 from services.executor.store.subscriptions import Message
 from shared import keys
-from shared.errors import ContractError, StoreError, StoreUnavailableError
+from shared.errors import ContractError, StoreError
 from shared.messages import read_trigger
 
 log = structlog.get_logger()
@@ -112,7 +112,7 @@ class Triggers:
             async with asyncio.timeout(LEAVE_SECONDS):
                 await self._store.triggers.join(self._worker, self._ear, self._farewell, ttl_seconds=0)
                 await self._left.wait()
-        except (TimeoutError, StoreUnavailableError) as exc:
+        except (TimeoutError, StoreError) as exc:
             log.warning("triggers.not_left", error=str(exc) or "no answer in time")
 
     async def run(self) -> None:

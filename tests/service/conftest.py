@@ -1,13 +1,17 @@
 """What the tests of the service share: a plain tool, and clients to be cut off."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
+from redis.asyncio import Redis
 
+from services.executor.store import scripts
 from tests.conftest import Neighbour, Tools
+from tests.service.trouble import STEADY, Books, Log, Server
 from tests.service.worker import Worker, worker
 
 ECHO = """
@@ -49,3 +53,35 @@ def work(redis_url: str, tmp_path: Path) -> Work:
         return worker(settings.pop("redis_url", redis_url), tmp_path, settings)
 
     return started
+
+
+# -- trouble with Redis ------------------------------------------------------------------
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    """The server of this test, to be broken."""
+    one = Server(tmp_path / "redis")
+    await one.start()
+    yield one
+    one.kill()
+
+
+@pytest.fixture
+def books(redis: Redis, tools: Tools, tmp_path: Path) -> Books:
+    """Runs of the tool `steady`."""
+    tools("steady", STEADY)
+    return Books(redis, tmp_path)
+
+
+@pytest.fixture
+def log() -> Iterator[Log]:
+    """What the services of this test say."""
+    with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as lines:
+        yield Log(lines)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer is not waited for as long as usual."""
+    monkeypatch.setattr(scripts, "COMMAND_TIMEOUT_SECONDS", 0.5)

@@ -1,108 +1,40 @@
 """Redis goes away, hangs or refuses, while runs are under way: they go on, and are reported once."""
 
 import asyncio
-import contextlib
 import json
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from services.executor import patience, triggers
-from services.executor.store import scripts
-from shared import keys
-from tests.conftest import Serve, Tools, eventually
+from services.executor.store.scripts import asking
+from shared.errors import StoreError, StoreUnavailableError
+from tests.conftest import Serve, eventually
 from tests.service.conftest import Work, client_ids
-from tests.service.trouble import STEADY, Books, Log, Server
+from tests.service.trouble import (
+    TROUBLES,
+    Books,
+    Log,
+    Server,
+    frozen,
+    full,
+    killed,
+    none_is_held,
+    queue_unheard,
+    stopped,
+)
 
 RUNS = 3
-Trouble = Callable[[], contextlib.AbstractAsyncContextManager[None]]
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Server]:
-    """The server of this test, to be broken."""
-    one = Server(tmp_path / "redis")
-    await one.start()
-    yield one
-    one.kill()
 
 
 @pytest.fixture
 def redis_url(server: Server) -> str:
     """Where all that the tests share goes."""
     return server.url
-
-
-@pytest.fixture
-def books(redis: Redis, tools: Tools, tmp_path: Path) -> Books:
-    tools("steady", STEADY)
-    return Books(redis, tmp_path)
-
-
-@pytest.fixture
-def log() -> Iterator[Log]:
-    with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as lines:
-        yield Log(lines)
-
-
-@pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer is not waited for as long as usual."""
-    monkeypatch.setattr(scripts, "COMMAND_TIMEOUT_SECONDS", 0.5)
-
-
-# -- kinds of trouble -------------------------------------------------------------------
-
-
-@contextlib.asynccontextmanager
-async def stopped(server: Server, _: Any) -> AsyncIterator[None]:
-    server.stop()
-    yield
-    await server.start()
-
-
-@contextlib.asynccontextmanager
-async def killed(server: Server, _: Any) -> AsyncIterator[None]:
-    server.kill()
-    yield
-    await server.start()
-
-
-@contextlib.asynccontextmanager
-async def frozen(server: Server, _: Any) -> AsyncIterator[None]:
-    server.freeze()
-    yield
-    server.thaw()
-
-
-@contextlib.asynccontextmanager
-async def full(_: Server, redis: Any) -> AsyncIterator[None]:
-    await redis.config_set("maxmemory", 1)
-    yield
-    await redis.config_set("maxmemory", 0)
-
-
-@contextlib.asynccontextmanager
-async def demoted(server: Server, redis: Any) -> AsyncIterator[None]:
-    await redis.replicaof("127.0.0.1", server.port + 1 if server.port < 65_535 else server.port - 1)
-    yield
-    await redis.replicaof("NO", "ONE")
-
-
-@contextlib.asynccontextmanager
-async def forbidden(_: Server, redis: Any) -> AsyncIterator[None]:
-    await redis.acl_setuser("default", enabled=True, categories=["-@write"])
-    yield
-    await redis.acl_setuser("default", enabled=True, categories=["+@all"])
-
-
-TROUBLES = [stopped, killed, frozen, full, demoted, forbidden]
 
 
 @pytest.mark.usefixtures("hasty")
@@ -137,7 +69,7 @@ async def test_what_a_tool_reports_is_held_and_said_once(
 
 
 @pytest.mark.usefixtures("hasty")
-@pytest.mark.parametrize("trouble", TROUBLES)
+@pytest.mark.parametrize("trouble", [killed, frozen, full])
 async def test_nobody_is_taken_for_dead_because_redis_was_away(
     trouble: Any, server: Server, serve: Serve, books: Books, redis: Redis, log: Log
 ) -> None:
@@ -177,7 +109,7 @@ async def test_a_long_absence_does_not_flood_the_log(server: Server, serve: Serv
     async with serve(schedule_mode=("trigger", "cron")):
         async with stopped(server, None):
             await log.said("redis.awaited", what_for="triggers")
-            await asyncio.sleep(2.0)  # in which there are dozens of tries
+            await asyncio.sleep(1.0)  # in which there are dozens of tries
         await log.said("triggers.listening", count=2)
 
     said = [(line["what_for"], line["error"]) for line in log.of("redis.awaited")]
@@ -223,40 +155,6 @@ async def test_claims_whose_answer_was_lost_are_found(
         await eventually(lambda: none_is_held(redis), "the end of the run")
 
 
-async def queue_unheard(redis: Any, worker: str, experiment_id: str) -> str:
-    """Hand a new run to `worker`, as if it had asked for it; nobody can come between."""
-    order = json.dumps({"experiment_id": experiment_id, "trigger": "trigger", "params": {"number": 7}})
-    entry = await redis.eval(
-        """
-        redis.pcall('XGROUP', 'CREATE', KEYS[1], 'executors', '0', 'MKSTREAM')
-        local entry = redis.call('XADD', KEYS[1], '*', 'order', ARGV[1])
-        redis.call('ZADD', KEYS[2], 0, entry)
-        redis.call('XREADGROUP', 'GROUP', 'executors', ARGV[2], 'STREAMS', KEYS[1], '>')
-        return entry
-        """,
-        2,
-        keys.queue("normal"),
-        keys.open_runs(experiment_id),
-        order,
-        worker,
-    )
-    return str(entry)
-
-
-async def queue(redis: Any, order: dict[str, Any], timestamp: str, *, spoilt: bool = False) -> None:
-    """Queue a run under a timestamp of our choice; its record is no hash when it is to be `spoilt`."""
-    async with redis.pipeline(transaction=True) as pipe:
-        if spoilt:
-            pipe.set(keys.run(f"{order['experiment_id']}:{timestamp}"), "somebody else's")
-        pipe.xadd(keys.queue("normal"), {"order": json.dumps(order)}, id=timestamp)
-        pipe.zadd(keys.open_runs(order["experiment_id"]), {timestamp: 0})
-        await pipe.execute()
-
-
-async def none_is_held(redis: Any) -> bool:
-    return not await redis.xlen(keys.queue("normal"))
-
-
 async def test_a_subscriber_that_is_too_slow_is_cut_off_and_comes_back(
     serve: Serve, books: Books, redis: Any, log: Log
 ) -> None:
@@ -288,101 +186,6 @@ async def test_a_cancellation_is_not_lost_while_redis_refuses(
         await log.said("run.failed", status="cancelled")
 
     assert [one["status"] for one in await books.records()] == ["cancelled"]
-
-
-# -- what is wrong with one run -------------------------------------------------------------
-
-
-async def test_a_run_whose_record_is_somebody_elses_holds_up_nobody(
-    serve: Serve, books: Books, redis: Any, log: Log
-) -> None:
-    await books.run_none()
-    async with serve():
-        await queue(redis, {"experiment_id": "exp_1", "trigger": "trigger"}, "1-1", spoilt=True)
-        await log.said("run.abandoned", run_id="exp_1:1-1")
-        await books.run(1)
-        books.go()
-        await eventually(books.says_one_result, "the other run")
-
-
-async def test_a_dead_workers_run_whose_record_is_somebody_elses_holds_up_nobody(
-    serve: Serve, books: Books, redis: Any, log: Log
-) -> None:
-    await books.run_none()
-    books.go()
-    spoilt = await queue_unheard(redis, "dead", "exp_1")
-    await redis.set(keys.run(f"exp_1:{spoilt}"), "somebody else's")
-    await queue_unheard(redis, "dead", "exp_1")
-    await redis.zadd(keys.workers(), {"dead": 1})
-    async with serve():
-        await log.said("run.not_recovered", run_id=f"exp_1:{spoilt}")
-        await eventually(books.says_one_result, "the other run")
-
-
-# -- older states, other versions -----------------------------------------------------------
-
-
-async def test_a_service_works_on_with_a_server_that_has_forgotten_everything(
-    serve: Serve, books: Books, redis: Any, log: Log
-) -> None:
-    async with serve():
-        await books.run(1)
-        await redis.flushall()
-        books.go()
-        await log.said("outcome.refused")
-        await books.run_none()
-        await books.trigger()
-        await eventually(books.says_one_result, "the new run")
-
-    assert books.starts() == {0: 1, 1: 1}
-
-
-async def test_a_run_that_comes_back_with_an_older_state_of_the_data_is_performed_again(
-    server: Server, serve: Serve, books: Books, log: Log
-) -> None:
-    async with serve():
-        await books.run(RUNS)
-        older = server.copy()
-        books.go()
-        await books.balance()
-        server.kill()
-        server.restore(older)
-        await server.start()
-        await books.results()
-
-    assert books.starts() == dict.fromkeys(range(RUNS), 2)
-    assert len(log.of("claim.found")) == RUNS
-
-
-async def test_what_a_newer_version_says_in_an_order_is_passed_on(
-    serve: Serve, books: Books, tools: Tools, redis: Any
-) -> None:
-    tools("transient", "def transient(): raise ConnectionError('later')")
-    await redis.hset(
-        "experiments:exp_1", mapping={"tool": "transient", "backoff_min": 600, "backoff_max": 600}
-    )
-    order = {"experiment_id": "exp_1", "trigger": "trigger", "colour": {"of": "tomorrow"}}
-
-    async with serve():
-        await queue(redis, order, "1-1")
-        await eventually(lambda: redis.zcard(keys.retries()), "the next attempt")
-    [text] = await redis.zrange(keys.retries(), 0, -1)
-
-    assert json.loads(text)["colour"] == {"of": "tomorrow"}
-    assert json.loads(text)["attempt"] == 2
-
-
-async def test_a_record_of_an_older_version_is_no_hindrance(serve: Serve, books: Books, redis: Any) -> None:
-    """One without a lease: who held it is dead, and nobody can say how far it was."""
-    await books.run_none()
-    books.go()
-    entry = await queue_unheard(redis, "an older one", "exp_1")
-    await redis.zadd(keys.workers(), {"an older one": 1})
-    await redis.hset(keys.run(f"exp_1:{entry}"), mapping={"status": "running", "worker": "an older one"})
-    async with serve():
-        await eventually(lambda: none_is_held(redis), "the end of the run")
-
-    assert [one["status"] for one in await books.records()] == ["completed"]
 
 
 # -- stopping meanwhile ---------------------------------------------------------------------
@@ -426,3 +229,54 @@ async def test_a_service_that_is_stopped_while_redis_hangs_ends_after_the_grace_
         await books.results()
 
     assert took_seconds < 10
+
+
+# -- how servers of all ages say it -----------------------------------------------------------
+
+OLD = "Error running script (call to f_77a3): @user_script:48: @user_script: 48: "
+NEW = " script: 77a35ecd, on @user_script:48."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "OOM command not allowed when used memory > 'maxmemory'." + NEW,
+        OLD + "-OOM command not allowed when used memory > 'maxmemory'.",
+        "READONLY You can't write against a read only replica." + NEW,
+        OLD + "-READONLY You can't write against a read only replica.",
+        "The user executing the script can't run this command or subcommand" + NEW,
+        OLD + "The user executing the script can't access at least one of the keys mentioned",
+        "ACL failure in script: User default has no permissions to run the 'hset' command" + NEW,
+        "ACL failure in script: User default has no permissions to access the 'a' key" + NEW,
+        "NOPERM this user has no permissions to run the 'xreadgroup' command",
+        "MISCONF Errors writing to the AOF file: No space left on device",
+        OLD + "-MISCONF Valkey is configured to save RDB snapshots, but is unable to persist to disk",
+        "NOREPLICAS Not enough good replicas to write." + NEW,
+        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        "LOADING Redis is loading the dataset in memory",
+        "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
+        "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
+    ],
+)
+async def test_a_refusal_that_passes_is_waited_out(text: str) -> None:
+    with pytest.raises(StoreUnavailableError):
+        async with asking("finish"):
+            raise ResponseError(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "WRONGTYPE Operation against a key holding the wrong kind of value" + NEW,
+        "BUSYGROUP Consumer Group name already exists",
+        "NOGROUP No such key 'q' or consumer group 'executors'",
+        "unknown command 'XAUTOCLAIM', with args beginning with: ",
+        OLD + "attempt to index a nil value, as it was LOADING",
+    ],
+)
+async def test_a_refusal_that_stays_is_not_waited_out(text: str) -> None:
+    with pytest.raises(StoreError) as refused:
+        async with asking("finish"):
+            raise ResponseError(text)
+
+    assert not isinstance(refused.value, StoreUnavailableError)

@@ -178,3 +178,13 @@ async def test_a_run_that_was_cancelled_as_its_worker_stopped_stays_cancelled(
     await store.queue.requeue(claim, claim.order)
 
     assert (await store.runs.record(claim.order.run_id))["status"] == "cancelled"
+
+
+async def test_turns_of_experiments_that_are_gone_are_forgotten(store: Store, redis: Any) -> None:
+    now = await store.slots.now_ms()
+    days = {f"{number} days ago": now - number * 86_400_000 for number in (1, 29, 31, 400)}
+    await redis.zadd(keys.turns(), days)
+
+    await store.slots.speedrun([Order("now", "speedrun")], 60, 1)
+
+    assert await redis.zrange(keys.turns(), 0, -1) == ["29 days ago", "1 days ago", "now"]

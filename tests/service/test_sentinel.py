@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 from redis.exceptions import ConnectionError
 
 from services.executor import intake
-from services.executor.store import scripts
-from shared.connection import connect
-from tests.conftest import Serve, Tools, eventually
+from shared.connection import check_url, connect, without_password
+from shared.errors import SettingsError
+from tests.conftest import Serve, eventually
 from tests.service.conftest import Work
-from tests.service.trouble import STEADY, Books, Server
+from tests.service.trouble import Books, Server
 
 SETTINGS = """
 port {port}
@@ -116,18 +115,10 @@ def redis_url(cluster: Cluster) -> str:
     return cluster.url
 
 
-@pytest.fixture
-def books(redis: Redis, tools: Tools, tmp_path: Path) -> Books:
-    tools("steady", STEADY)
-    return Books(redis, tmp_path)
-
-
 @pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer is not waited for as long as usual."""
-    monkeypatch.setattr(scripts, "COMMAND_TIMEOUT_SECONDS", 0.5)
+def looks_often(hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker asks for runs again and again."""
     monkeypatch.setattr(intake, "CLAIM_WAIT_MS", 500)
-    monkeypatch.setattr(intake, "LOOK_SECONDS", 0.5)
 
 
 # -- failover ---------------------------------------------------------------------------
@@ -237,3 +228,46 @@ async def test_who_asks_for_more_connections_than_there_are_waits_for_one(cluste
         answers = await asyncio.gather(*(client.blpop("nothing", timeout=0.05) for _ in range(6)))
 
     assert answers == [None] * 6
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+sentinel://one/main",
+        "redis+sentinel://user:p%40ss@one:26379,two:26380,[::1]:26381/main/3",
+        "redis+sentinel://one,two/the%20main%20one?client_name=lab&sentinel_username=u&sentinel_password=p",
+        "rediss+sentinel://one/main?ssl_cert_reqs=none",
+    ],
+)
+def test_an_address_behind_sentinels_is_taken(url: str) -> None:
+    assert check_url(url) == url
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("redis+sentinel://one", "the path must name the service"),
+        ("redis+sentinel:///main", "a sentinel must be HOST or HOST:PORT, not ''"),
+        ("redis+sentinel://one,,two/main", "a sentinel must be HOST or HOST:PORT, not ''"),
+        ("redis+sentinel://one:0/main", "not 'one:0'"),
+        ("redis+sentinel://one:99999/main", "not 'one:99999'"),
+        ("redis+sentinel://one:port/main", "not 'one:port'"),
+        ("redis+sentinel://one/main/first", "the database must be a number, not 'first'"),
+        ("redis+sentinel://one/main?no_such_option=1", "no_such_option"),
+    ],
+)
+def test_a_wrong_address_behind_sentinels_says_why(url: str, why: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        check_url(url)
+
+    assert str(refused.value).startswith(f"'{url}' is not an address: ")
+    assert why in str(refused.value)
+
+
+def test_no_password_is_shown() -> None:
+    url = "redis+sentinel://user:hunter22@one:x,two/main?sentinel_password=hunter33&password=hunter44"
+    with pytest.raises(SettingsError) as refused:
+        check_url(url)
+
+    assert without_password(url) == "redis+sentinel://***@one:x,two/main?sentinel_password=***&password=***"
+    assert "hunter" not in str(refused.value)

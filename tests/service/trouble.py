@@ -1,13 +1,14 @@
 """Servers that a test may break, and runs that are under way meanwhile."""
 
 import asyncio
+import contextlib
 import json
 import shutil
 import signal
 import socket
 import subprocess
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from shared import keys
 from shared.connection import connect
 from tests.conftest import eventually
 
+NOBODYS_PORT = 1
 STEADY = """
     import time
     from pathlib import Path
@@ -231,7 +233,92 @@ class Log:
         return list(await eventually(found, f"{event} {fields}"))
 
 
-async def settle() -> None:
-    """Let every task of this process that can go on do so."""
-    for _ in range(10):
-        await asyncio.sleep(0)
+# -- kinds of trouble -------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def stopped(server: Server, _: Any) -> AsyncIterator[None]:
+    """It is stopped, and started again with its data."""
+    server.stop()
+    yield
+    await server.start()
+
+
+@contextlib.asynccontextmanager
+async def killed(server: Server, _: Any) -> AsyncIterator[None]:
+    """Its power is cut."""
+    server.kill()
+    yield
+    await server.start()
+
+
+@contextlib.asynccontextmanager
+async def frozen(server: Server, _: Any) -> AsyncIterator[None]:
+    """It hangs, its connections open."""
+    server.freeze()
+    yield
+    server.thaw()
+
+
+@contextlib.asynccontextmanager
+async def full(_: Server, redis: Any) -> AsyncIterator[None]:
+    """It has no memory left."""
+    await redis.config_set("maxmemory", 1)
+    yield
+    await redis.config_set("maxmemory", 0)
+
+
+@contextlib.asynccontextmanager
+async def demoted(_: Server, redis: Any) -> AsyncIterator[None]:
+    """It is a replica, and takes no writes."""
+    await redis.replicaof("127.0.0.1", NOBODYS_PORT)
+    yield
+    await redis.replicaof("NO", "ONE")
+
+
+@contextlib.asynccontextmanager
+async def forbidden(_: Server, redis: Any) -> AsyncIterator[None]:
+    """Its operator takes the right to write away."""
+    await redis.acl_setuser("default", enabled=True, categories=["-@write"])
+    yield
+    await redis.acl_setuser("default", enabled=True, categories=["+@all"])
+
+
+TROUBLES = [stopped, killed, frozen, full, demoted, forbidden]
+
+
+# -- runs out of the ordinary ------------------------------------------------------------
+
+
+async def queue_unheard(redis: Any, worker: str, experiment_id: str) -> str:
+    """Hand a new run to `worker`, as if it had asked for it; nobody can come between."""
+    order = json.dumps({"experiment_id": experiment_id, "trigger": "trigger", "params": {"number": 7}})
+    entry = await redis.eval(
+        """
+        redis.pcall('XGROUP', 'CREATE', KEYS[1], 'executors', '0', 'MKSTREAM')
+        local entry = redis.call('XADD', KEYS[1], '*', 'order', ARGV[1])
+        redis.call('ZADD', KEYS[2], 0, entry)
+        redis.call('XREADGROUP', 'GROUP', 'executors', ARGV[2], 'STREAMS', KEYS[1], '>')
+        return entry
+        """,
+        2,
+        keys.queue("normal"),
+        keys.open_runs(experiment_id),
+        order,
+        worker,
+    )
+    return str(entry)
+
+
+async def queue(redis: Any, order: dict[str, Any], timestamp: str, *, spoilt: bool = False) -> None:
+    """Queue a run under a timestamp of our choice; its record is no hash when it is to be `spoilt`."""
+    async with redis.pipeline(transaction=True) as pipe:
+        if spoilt:
+            pipe.set(keys.run(f"{order['experiment_id']}:{timestamp}"), "somebody else's")
+        pipe.xadd(keys.queue("normal"), {"order": json.dumps(order)}, id=timestamp)
+        pipe.zadd(keys.open_runs(order["experiment_id"]), {timestamp: 0})
+        await pipe.execute()
+
+
+async def none_is_held(redis: Any) -> bool:
+    return not await redis.xlen(keys.queue("normal"))

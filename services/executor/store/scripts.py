@@ -18,9 +18,13 @@ COMMAND_TIMEOUT_SECONDS = 15.0
 
 _FOLDER = Path(__file__).parent / "lua"
 _INCLUDE = re.compile(r"^-- include (\w+\.lua)$", re.MULTILINE)
+# What is refused to a command of a script is told with the code or without, at the beginning or not,
+# as the server is old or new.
 _PASSING = re.compile(
-    r"^-?(OOM|READONLY|NOPERM|MISCONF|LOADING|MASTERDOWN|NOREPLICAS|CLUSTERDOWN|BUSY|TRYAGAIN|NOAUTH|UNKILLABLE|UNBLOCKED)\b"
-    r"|command not allowed when used memory|can't write against a read only replica|no permissions to run"
+    r"(?:^|: )-?(?:OOM|READONLY|NOPERM|MISCONF|LOADING|MASTERDOWN|NOREPLICAS|CLUSTERDOWN|BUSY|TRYAGAIN|NOAUTH"
+    r"|UNKILLABLE|UNBLOCKED)\b"
+    r"|command not allowed when used memory|can't write against a read only replica"
+    r"|no permissions to (?:run|access)|user executing the script can't"
 )
 
 
