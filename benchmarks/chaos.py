@@ -324,12 +324,19 @@ def _adopt_orphans() -> None:
 
 
 def _orphans(server: Server) -> int:
-    """Processes that the executors, which have all ended, left behind."""
+    """Processes that the executors, which have all ended, left behind; a zombie has ended."""
     assert server.process is not None, "it was started"
     tasks = Path("/proc/self/task").glob("*/children")
     children = {int(pid) for task in tasks for pid in task.read_text().split()} - {server.process.pid}
-    states = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in children]
-    return sum(state != "Z" for state in states)  # a zombie has ended; only this program could reap it
+    return sum(_state(pid) not in "ZX" for pid in children)
+
+
+def _state(pid: int) -> str:
+    """A process' state as in proc(5): `X` when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
 
 
 async def _leaked(redis: Any) -> list[str]:

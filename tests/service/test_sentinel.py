@@ -124,20 +124,17 @@ def looks_often(hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
 # -- failover ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["kill", "freeze", "hand over"])
+@pytest.mark.parametrize("how", ["kill", "hand over"])
 async def test_runs_go_on_with_the_next_master(
     how: str, cluster: Cluster, serve: Serve, books: Books
 ) -> None:
     async with serve():
         await books.run(3, words=20)
         await cluster.in_step()
-        match how:
-            case "kill":
-                cluster.master.kill()
-            case "freeze":
-                cluster.master.freeze()
-            case "hand over":
-                await cluster.ask("failover", "main")
+        if how == "kill":
+            cluster.master.kill()
+        else:
+            await cluster.ask("failover", "main")
         books.go()
         await cluster.successor()
         await books.trigger()
@@ -146,11 +143,11 @@ async def test_runs_go_on_with_the_next_master(
     assert books.starts() == dict.fromkeys(range(4), 1)
 
 
-async def test_a_former_master_that_comes_back_changes_nothing(
+async def test_a_master_that_hangs_is_left_and_changes_nothing_when_it_comes_back(
     cluster: Cluster, serve: Serve, books: Books
 ) -> None:
     async with serve():
-        await books.run(2)
+        await books.run(2, words=20)
         await cluster.in_step()
         cluster.master.freeze()
         books.go()

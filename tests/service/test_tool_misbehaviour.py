@@ -2,13 +2,13 @@
 
 import json
 from functools import partial
-from pathlib import Path
 
 import pytest
 
 from services.executor.isolation.pool import Pool
-from tests.conftest import Neighbour, Serve, Tools, eventually
+from tests.conftest import Neighbour, Serve, Tools
 from tests.service.conftest import assert_works
+from tests.service.worker import nobody_is_left
 
 pytestmark = pytest.mark.usefixtures("echo")
 
@@ -219,12 +219,8 @@ async def test_a_process_that_a_tool_left_behind_is_ended(
 
     async with serve():
         result = await neighbour.run("exp_1")
-        left = Path("/proc", str(result["result_summary"]["value"]), "stat")
 
-        async def gone() -> bool:
-            return not left.exists() or ") Z " in left.read_text()
-
-        await eventually(gone, "its end")
+        await nobody_is_left([result["result_summary"]["value"]])
 
 
 async def test_the_services_own_environment_is_not_shown_to_tools(

@@ -1,6 +1,5 @@
 """Other processes that use an embedded server."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -63,7 +62,7 @@ def pid_of(url: str) -> int:
 
 def is_running(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:  # it is gone, or goes while it is read
         return False
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return state not in "ZX"
