@@ -43,11 +43,12 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	@touch $@
 
 # Compile the pins anew from pyproject.toml (needs `uv`); no download address may end up in them.
+# The larger set first: what only the tests need may hold back what both use.
 PIN := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	--custom-compile-command "make pins" pyproject.toml
 pins:
-	$(PIN) --extra build -o requirements.txt
-	$(PIN) --extra build --extra dev -c requirements.txt -o requirements-dev.txt
+	$(PIN) --extra build --extra dev -o requirements-dev.txt
+	$(PIN) --extra build -c requirements-dev.txt -o requirements.txt
 
 clean:
 	rm -rf $(VENV) .fullsend .mypy_cache .ruff_cache .import_linter_cache build *.egg-info

@@ -74,3 +74,19 @@ class ToolCrashedError(ToolError):
 
 class ToolRetryExhaustedError(ToolError):
     """Every allowed attempt met a transient error; carries the last one."""
+
+
+class ArtifactError(FullsendError):
+    """An artifact can't be kept, found or read; says which and where."""
+
+
+class ArtifactNotFoundError(ArtifactError, FileNotFoundError):
+    """There is no such artifact; names the full place that was looked at."""
+
+
+class ArtifactCorruptError(ArtifactError):
+    """What is stored is not what its address says; it is never handed out as a result."""
+
+
+class ArtifactReferenceError(ArtifactError):
+    """A reference that can't be read, or that leads out of its base."""
