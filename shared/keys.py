@@ -163,6 +163,16 @@ def effects(run_id: str) -> str:
     return f"fullsend:executor:effects:{run_id}"
 
 
+def artifacts(run_id: str) -> str:
+    """Hash: what a run's attempts have kept so far, by name, as the record will list it."""
+    return f"fullsend:executor:artifacts:{run_id}"
+
+
+def cached(digest: str) -> str:
+    """String: JSON, the completed run that others with the same `run_digest` may be answered with."""
+    return f"fullsend:executor:cached:{digest}"
+
+
 def journal() -> str:
     """Stream: every metric event and result, capped."""
     return "fullsend:executor:journal"

@@ -2,50 +2,22 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from enum import StrEnum
 
 from services.cli import output
+from services.cli.findings import Finding, Level, ok, problem, warning
 from services.cli.schedules import Planned, all_planned
 from services.cli.tools import all_registered
 from services.executor.config import Settings
+from services.executor.outcome import Status
 from services.executor.store import Facts, Store
 from shared import keys
 from shared.connection import without_password
+from shared.messages import State
 
 SLOW_MS = 50.0
-
-
-class Level(StrEnum):
-    """How bad a finding is."""
-
-    OK = "ok"
-    WARNING = "warning"
-    PROBLEM = "problem"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that is as it should be, or not, and then what to do."""
-
-    level: Level
-    subject: str
-    text: str
-
-
-def ok(subject: str, text: str) -> Finding:
-    """Nothing to do."""
-    return Finding(Level.OK, subject, text)
-
-
-def warning(subject: str, text: str) -> Finding:
-    """Works, but perhaps not as it was meant."""
-    return Finding(Level.WARNING, subject, text)
-
-
-def problem(subject: str, text: str) -> Finding:
-    """Something doesn't work."""
-    return Finding(Level.PROBLEM, subject, text)
+LONG_WAIT_SECONDS = 60.0
+RUNS_LOOKED_AT = 1_000
+RUNS_NAMED = 5
 
 
 async def findings(store: Store, settings: Settings, url: str) -> AsyncIterator[Finding]:
@@ -53,8 +25,11 @@ async def findings(store: Store, settings: Settings, url: str) -> AsyncIterator[
     facts = await store.server.look()
     for one in _server(facts, url):
         yield one
+    for one in await _keys(store):
+        yield one
     async for one in _workers(store):
         yield one
+    yield await _runs(store)
     async for one in _tools(store, settings):
         yield one
     planned = await all_planned(store)
@@ -90,8 +65,35 @@ async def _workers(store: Store) -> AsyncIterator[Finding]:
         yield problem("workers", "none is alive, so nothing runs; start one with `fullsend worker`")
     if alive and not listening:
         yield warning("workers", "none listens for triggers; that takes `trigger` in SCHEDULE_MODE")
+    for name, seconds in (await store.workers.silent()).items():
+        told = "the others take its runs over" if alive else "its runs wait for a worker to take them over"
+        yield warning("workers", f"{name} counts as dead since {output.duration(seconds)}; {told}")
     text = f"{depth.waiting} waiting, {depth.held} running, {depth.delayed} to be tried again later"
     yield ok("queue", text)
+    waited_seconds = await store.queue.oldest_seconds()
+    if waited_seconds > LONG_WAIT_SECONDS:
+        text = f"an order has waited for {output.duration(waited_seconds)}"
+        yield warning("queue", f"{text}; more workers, or a larger CONCURRENCY, would help")
+
+
+async def _keys(store: Store) -> list[Finding]:
+    """What somebody has made something else of, among the keys that are the executor's own."""
+    ids = [experiment_id async for experiment_id, _ in store.experiments.scan()]
+    return [
+        problem(one.key, f"is a Redis {one.found}; expected a {one.expected}; delete it")
+        for one in await store.server.misfits(ids)
+    ]
+
+
+async def _runs(store: Store) -> Finding:
+    """Runs that workers died over too often, or that must not be repeated."""
+    recent = await store.history.recent(None, RUNS_LOOKED_AT)
+    lost = [one["run_id"] for one in recent if one.get("status") == Status.LOST]
+    if not lost:
+        return ok("runs", f"none of the last {len(recent)} was lost with its worker")
+    named = ", ".join(lost[:RUNS_NAMED]) + (", ..." if len(lost) > RUNS_NAMED else "")
+    text = f"{len(lost)} of the last {len(recent)} were lost with their workers: {named}"
+    return warning("runs", f"{text}; `fullsend show RUN_ID` says what is known")
 
 
 async def _tools(store: Store, settings: Settings) -> AsyncIterator[Finding]:
@@ -117,6 +119,9 @@ async def _experiments(store: Store, scheduled: set[str]) -> AsyncIterator[Findi
             found.append(problem(key, f"can't be read: {stored.error}"))
             continue
         states[experiment.state] += 1
+        if experiment.state is State.RUNNING and await _is_stuck(store, experiment_id):
+            text = "is `running`, but no run of it is open, so cron and speedrun leave it"
+            found.append(warning(key, f"{text}; set its state to `ready`"))
         if experiment.schedule and experiment_id not in scheduled:
             text = f"says `schedule: {experiment.schedule}`, but there is no {keys.schedule(experiment_id)}"
             found.append(warning(key, f"{text}, so cron doesn't know of it; publish it again"))
@@ -126,6 +131,14 @@ async def _experiments(store: Store, scheduled: set[str]) -> AsyncIterator[Findi
     yield ok("experiments", told or "there are none; `fullsend publish` stores some")
     for one in sorted(found, key=lambda finding: finding.subject):
         yield one
+
+
+async def _is_stuck(store: Store, experiment_id: str) -> bool:
+    """Whether it is `running` without a run, also on a second look: one may just have ended."""
+    if await store.slots.has_open_runs(experiment_id):
+        return False
+    experiment = (await store.experiments.read(experiment_id)).experiment
+    return experiment is not None and experiment.state is State.RUNNING
 
 
 def _schedules(planned: list[Planned]) -> list[Finding]:

@@ -8,7 +8,9 @@ from rich.console import Console
 from rich.text import Text
 
 from services.cli import connection, output
-from services.cli.checks import Finding, Level, findings, problem
+from services.cli.checks import findings
+from services.cli.endpoint import said_by
+from services.cli.findings import Finding, Level, problem
 from services.cli.output import Column
 from services.executor import config
 from services.executor.store import Store
@@ -28,6 +30,9 @@ class Setting:
 
 
 def doctor(
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Also ask the worker there: http://HOST:HEALTH_PORT.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for another program.")] = False,
 ) -> int:
     """Check settings, Redis, workers, tools and experiments.
@@ -42,6 +47,8 @@ def doctor(
         found = [problem("settings", mistake) for mistake in str(exc).splitlines()]
     else:
         configured, found = _in_force(settings), _found(settings)
+    if url is not None:
+        found += said_by(url)
     if as_json:
         output.print_json({"settings": list(map(asdict, configured)), "findings": list(map(asdict, found))})
     else:

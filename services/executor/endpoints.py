@@ -17,8 +17,8 @@ import socket
 import socketserver
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -56,13 +56,15 @@ class LoopBlockedError(Exception):
 class Levels:
     """How full everything is; None is what Redis did not say in time.
 
-    `oldest_seconds` is how long the order has waited that waits the longest, 0 when none does.
+    `oldest_seconds` is how long the order has waited that waits the longest, 0 when none does;
+    `processes` how many there are for tools, by state.
     """
 
     busy: int
     slots: int
     depth: Depth | None = None
     oldest_seconds: float | None = None
+    processes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,8 @@ class Worker:
     """A worker as the endpoints see it.
 
     `listening` is set while triggers are heard, None when that isn't a mode; `stop`
-    is set when it takes no more runs; `slots` is how many runs there may be at once.
+    is set when it takes no more runs; `slots` is how many runs there may be at once;
+    `processes` counts those for tools, by state.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Worker:
     slots: int
     listening: asyncio.Event | None
     stop: asyncio.Event
+    processes: Callable[[], Mapping[str, int]] = dict
 
     async def missing(self) -> dict[str, str]:
         """What keeps the worker from taking runs, a sentence each."""
@@ -98,14 +102,15 @@ class Worker:
 
     async def levels(self) -> Levels:
         """How full everything is."""
-        busy, queue = len(self.intake.running), self.store.queue
+        queue = self.store.queue
+        here = Levels(len(self.intake.running), self.slots, processes=self.processes())
         try:
             async with asyncio.timeout(REDIS_SECONDS):
                 depth = await queue.depth()
                 oldest = await queue.oldest_seconds()
         except (StoreError, TimeoutError):
-            return Levels(busy, self.slots)
-        return Levels(busy, self.slots, depth, oldest)
+            return here
+        return replace(here, depth=depth, oldest_seconds=oldest)
 
 
 # -- what is answered, in threads of the server ---------------------------------------
@@ -125,6 +130,10 @@ class Gauges(Collector):
             return
         yield GaugeMetricFamily("fullsend_slots_busy", "Runs that have a slot here", levels.busy)
         yield GaugeMetricFamily("fullsend_slots_total", "How many may have one", levels.slots)
+        processes = GaugeMetricFamily("fullsend_pool_processes", "Processes for tools", labels=["state"])
+        for state, count in levels.processes.items():
+            processes.add_metric([state], count)
+        yield processes
         if levels.depth is not None:
             depth = levels.depth
             yield GaugeMetricFamily("fullsend_queue_waiting", "Orders that wait for a worker", depth.waiting)

@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,7 +44,6 @@ class Intake:
         self._worker = worker
         self._concurrency = concurrency
         self._perform = perform
-        self._ready: deque[Claim] = deque()
         self._running: dict[str, Running] = {}
         self._changed = asyncio.Event()
         self._absence = Absence("claim")
@@ -63,10 +61,11 @@ class Intake:
             while len(self._running) >= self._concurrency:
                 self._changed.clear()
                 await self._changed.wait()
-            if not self._ready:
-                self._ready.extend(await self._claims())
-            while self._ready and len(self._running) < self._concurrency:
-                self._start(self._ready.popleft())
+            claims = await self._claims()
+            free = self._concurrency - len(self._running)
+            for claim in claims[:free]:
+                self._start(claim)
+            await self._give_back(claims[free:])
 
     async def drain(self, grace_seconds: float) -> None:
         """Wait for the runs under way, then end those that are left and give everything back."""
@@ -95,6 +94,16 @@ class Intake:
             if lease not in held and not running.cancel.is_set():
                 log.warning("claim.lost", run_id=running.claim.order.run_id)
                 running.cancel.set()
+
+    async def _give_back(self, claims: Sequence[Claim]) -> None:
+        """Let another worker have what there is no slot for here; a wait may hand out more than was free."""
+        try:
+            for claim in claims:
+                if await self._queue.requeue(claim, claim.order):
+                    log.info("claim.given_back", run_id=claim.order.run_id)
+        except StoreError as exc:
+            log.warning("claims.not_given_back", error=str(exc), hint="they begin here, as slots become free")
+            self._look_at = 0.0
 
     async def _claims(self) -> list[Claim]:
         """Runs to be started, if there are any; after a while of waiting there are none."""

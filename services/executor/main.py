@@ -5,7 +5,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import structlog
 
@@ -18,6 +18,7 @@ from shared.errors import FullsendError, SettingsError
 log = structlog.get_logger()
 
 SECOND_SIGNAL_EXIT = 130
+ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 def main() -> int:
@@ -42,12 +43,17 @@ def main() -> int:
 
 def serve(settings: config.Settings, variables: Mapping[str, str]) -> int:
     """Run the service with `settings`; holds the embedded server if that is asked for."""
+    early: list[int] = []  # signals that come before the service takes them must not leave a server behind
+    for number in ENDING:
+        signal.signal(number, lambda number, _: early.append(number))
     with server(settings.redis_url) as url:
-        asyncio.run(_run(settings, url, variables))
+        asyncio.run(_run(settings, url, variables, early))
     return 0
 
 
-async def _run(settings: config.Settings, url: str, variables: Mapping[str, str]) -> None:
+async def _run(
+    settings: config.Settings, url: str, variables: Mapping[str, str], early: Sequence[int]
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -58,8 +64,10 @@ async def _run(settings: config.Settings, url: str, variables: Mapping[str, str]
         log.info("signal.received", signal=number.name, hint="a second one ends the service at once")
         stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ENDING:
         loop.add_signal_handler(number, on_signal, number)
+    for early_number in early[:1]:
+        on_signal(signal.Signals(early_number))
     await Service(settings, url, variables).run(stop)
 
 

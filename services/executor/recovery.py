@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 import structlog
 
@@ -11,7 +12,7 @@ from services.executor.outcome import Outcome, Status
 from services.executor.patience import Absence, farewell, insist
 from services.executor.store import Claim, Order, Store
 from services.executor.triggers import Triggers
-from shared.errors import ContractError, FullsendError, StoreError
+from shared.errors import ContractError, FullsendError, StoreError, StoreUnavailableError
 from shared.messages import State
 
 log = structlog.get_logger()
@@ -138,8 +139,7 @@ class Recovery:
             log.warning("worker.died", dead=worker)
 
     async def _take_up(self, claim: Claim) -> None:
-        record = await self._store.runs.record(claim.order.run_id)
-        if record.get("lease") != claim.lease:
+        if await self._lease_in_record(claim) != claim.lease:
             if await self._store.queue.requeue(claim, claim.order):
                 log.info("run.recovered", attempt=claim.order.attempt)
             return
@@ -160,6 +160,16 @@ class Recovery:
         if await self._store.queue.requeue(claim, order, ("status", "running", "attempts", attempts)):
             log.warning("run.recovered", attempt=order.attempt, losses=order.losses)
 
+    async def _lease_in_record(self, claim: Claim) -> str | None:
+        """The lease that the run's record carries; None where nobody can read it, which its begin reports."""
+        try:
+            return (await self._store.runs.record(claim.order.run_id)).get("lease")
+        except StoreUnavailableError:
+            raise
+        except StoreError as exc:
+            log.warning("record.unreadable", error=str(exc))
+            return None
+
     async def _must_not_repeat(self, experiment_id: str) -> bool:
         stored = await self._store.experiments.read(experiment_id)
         try:
@@ -170,7 +180,8 @@ class Recovery:
     async def _bury(self, claim: Claim, order: Order, reason: str) -> None:
         now = time.time()
         error = WorkerDiedError(f"worker {claim.worker} died during the run; {reason}")
-        outcome = Outcome.of_error(error, Status.LOST)
+        artifacts = await insist("artifacts", self._store.runs.effects(order.run_id).artifacts)
+        outcome = replace(Outcome.of_error(error, Status.LOST), artifacts=artifacts)
         stored = await self._store.experiments.read(order.experiment_id)
         fields = report.end_fields(order, outcome, now, now)
         events = report.end_events(order, outcome, now, now)

@@ -6,12 +6,13 @@ one due asks the store to fire it, and the store lets the first one through.
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
-import math
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Self
 
 import structlog
 
@@ -30,6 +31,26 @@ LONGEST_PAUSE_SECONDS = 1.0
 PLANNED_AT_ONCE = 200
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A schedule as it was written, read, and its first slot after some moment (UTC ms)."""
+
+    text: str
+    cron: Cron
+    next_ms: int | None
+
+    @classmethod
+    def of(cls, schedule: Schedule, now_ms: int) -> Self:
+        """Raises `ScheduleError`."""
+        cron = Cron.parse(schedule.cron, schedule.timezone)
+        return cls(_text(schedule), cron, cron.next_after(now_ms))
+
+    def at(self, now_ms: int) -> Self:
+        """The same with its first slot after now; computed only when the one that is known has passed."""
+        has_passed = self.next_ms is not None and self.next_ms <= now_ms
+        return replace(self, next_ms=self.cron.next_after(now_ms)) if has_passed else self
+
+
 class CronScheduler:
     """Queues a run for each slot of each schedule.
 
@@ -42,14 +63,15 @@ class CronScheduler:
     def __init__(self, store: Store, check_interval_seconds: float) -> None:
         self._store = store
         self._check_interval_seconds = check_interval_seconds
-        self._crons: dict[str, tuple[str, Cron]] = {}
-        self._read_again_at = math.inf
+        self._known: dict[str, Known] = {}
+        self._missed = asyncio.Event()
         self._woken = asyncio.Event()
 
     async def run(self) -> None:
         """Fire slots until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch(), name="schedule messages")
+            tasks.create_task(self._read_again(), name="all schedules")
             tasks.create_task(self._fire(), name="cron")
 
     # what is written
@@ -61,8 +83,7 @@ class CronScheduler:
             try:
                 async with self._store.subscriptions.to((keys.SCHEDULES_CHANGED,)) as messages:
                     absence.over()
-                    self._read_again_at = 0.0  # what was said until now, nobody has heard
-                    self._woken.set()
+                    self._missed.set()  # what was said until now, nobody has heard
                     async for message in messages:
                         await self._take_in(message.data)
             except StoreError as exc:
@@ -82,69 +103,81 @@ class CronScheduler:
         await insist("schedule", lambda: self._plan_one(schedule.experiment_id))
         self._woken.set()
 
+    async def _read_again(self) -> None:
+        """Read all schedules now and then; slots are fired meanwhile, however many there are."""
+        absence = Absence("all schedules", LONGEST_PAUSE_SECONDS)
+        while True:
+            await _wait(self._missed, self._check_interval_seconds)
+            self._missed.clear()
+            try:
+                await self._plan_all()
+                absence.over()
+            except StoreError as exc:
+                await asyncio.sleep(absence.noticed(exc))
+                self._missed.set()
+
     async def _plan_all(self) -> None:
-        """Read every schedule there is."""
-        now_ms = await self._store.slots.now_ms()
         found: set[str] = set()
-        batch: list[Plan] = []
+        batch: dict[str, Schedule | ContractError] = {}
         async for experiment_id, schedule in self._store.experiments.scan_schedules():
             found.add(experiment_id)
-            batch.append(self._plan_for(experiment_id, schedule, now_ms))
+            batch[experiment_id] = schedule
             if len(batch) >= PLANNED_AT_ONCE:
-                await self._note(batch)
-                batch = []
-        await self._note(batch)
-        for experiment_id in await self._store.slots.planned():
-            if experiment_id not in found:  # gone, unless it was written while the others were read
-                await self._plan_one(experiment_id)
+                await self._plan(batch)
+                batch = {}
+        await self._plan(batch)
+        for experiment_id in set(await self._store.slots.planned()) - found:
+            await self._plan_one(experiment_id)  # gone, unless it was written while the others were read
 
     async def _plan_one(self, experiment_id: str) -> None:
+        schedule: Schedule | ContractError | None
         try:
             schedule = await self._store.experiments.schedule(experiment_id)
         except ContractError as exc:
-            await self._note([self._plan_for(experiment_id, exc, 0)])
-            return
+            schedule = exc
         if schedule is None:
-            await self._forget([experiment_id])
-            return
-        now_ms = await self._store.slots.now_ms()
-        await self._note([self._plan_for(experiment_id, schedule, now_ms)])
+            await self._store.slots.drop([experiment_id])
+            self._known.pop(experiment_id, None)
+            log.info("schedule.forgotten", experiment_id=experiment_id)
+        else:
+            await self._plan({experiment_id: schedule})
+
+    async def _plan(self, schedules: Mapping[str, Schedule | ContractError]) -> None:
+        """Note when each is due next; by the clock of this moment, for reading all of them takes a while."""
+        if schedules:
+            now_ms = await self._store.slots.now_ms()
+            await self._note([self._plan_for(one, schedule, now_ms) for one, schedule in schedules.items()])
 
     def _plan_for(self, experiment_id: str, schedule: Schedule | ContractError, now_ms: int) -> Plan:
-        known = self._crons.pop(experiment_id, None)
+        known = self._known.pop(experiment_id, None)
         if isinstance(schedule, ContractError):
             return Plan(experiment_id, f"! {schedule}", None)
         if not schedule.enabled:
             return Plan(experiment_id, "off", None)
         text = _text(schedule)
-        if known is None or known[0] != text:
-            try:
-                known = (text, Cron.parse(schedule.cron, schedule.timezone))
-            except ScheduleError as exc:
-                return Plan(experiment_id, f"! schedules:{experiment_id}: {exc}", None)
-        self._crons[experiment_id] = known
-        return Plan(experiment_id, text, known[1].next_after(now_ms))
+        try:
+            known = known.at(now_ms) if known and known.text == text else Known.of(schedule, now_ms)
+        except ScheduleError as exc:
+            return Plan(experiment_id, f"! schedules:{experiment_id}: {exc}", None)
+        self._known[experiment_id] = known
+        return Plan(experiment_id, text, known.next_ms)
 
     async def _note(self, plans: Sequence[Plan]) -> None:
         changed = set(await self._store.slots.plan(plans))
         for plan in plans:
-            if plan.experiment_id not in changed:
-                continue
-            if plan.text.startswith("! "):
-                error = ScheduleError(plan.text.removeprefix("! "))
-                await self._store.triggers.announce(report.refusal(error, plan.experiment_id))
-                log.warning("schedule.refused", experiment_id=plan.experiment_id, error=str(error))
-            else:
-                next_at = None if plan.next_ms is None else report.iso(plan.next_ms / 1_000)
-                log.info(
-                    "schedule.planned", experiment_id=plan.experiment_id, cron=plan.text, next_at=next_at
-                )
+            if plan.experiment_id in changed:
+                await self._tell(plan)
+        if changed:
+            self._woken.set()
 
-    async def _forget(self, experiment_ids: Sequence[str]) -> None:
-        await self._store.slots.drop(experiment_ids)
-        for experiment_id in experiment_ids:
-            self._crons.pop(experiment_id, None)
-            log.info("schedule.forgotten", experiment_id=experiment_id)
+    async def _tell(self, plan: Plan) -> None:
+        if plan.text.startswith("! "):
+            error = ScheduleError(plan.text.removeprefix("! "))
+            await self._store.triggers.announce(report.refusal(error, plan.experiment_id))
+            log.warning("schedule.refused", experiment_id=plan.experiment_id, error=str(error))
+        else:
+            next_at = None if plan.next_ms is None else report.iso(plan.next_ms / 1_000)
+            log.info("schedule.planned", experiment_id=plan.experiment_id, cron=plan.text, next_at=next_at)
 
     # what is due
 
@@ -153,16 +186,13 @@ class CronScheduler:
         while True:
             self._woken.clear()
             try:
-                if time.monotonic() >= self._read_again_at:
-                    self._read_again_at = time.monotonic() + self._check_interval_seconds
-                    await self._plan_all()
                 wait_seconds = await self._fire_due()
                 absence.over()
             except StoreError as exc:
                 await asyncio.sleep(absence.noticed(exc))
-                self._read_again_at = wait_seconds = 0.0
-            longest = max(0.0, self._read_again_at - time.monotonic())
-            await _wait(self._woken, min(wait_seconds, longest))
+                continue
+            # Another worker may have planned something earlier, and ended before it came to it.
+            await _wait(self._woken, min(wait_seconds, self._check_interval_seconds))
 
     async def _fire_due(self) -> float:
         """Fire what is due; returns seconds until the next slot."""
@@ -185,17 +215,13 @@ class CronScheduler:
         policy = stored.experiment.policy if stored.experiment else Policy()
         due = decide(cron, slot_ms, now_ms, policy)
         overlap = policy.overlap or "skip"
-        orders: list[Order] = []
+        orders = []
         if await self._takes(experiment_id, stored):
+            serial, priority = overlap == "queue", policy.priority or NORMAL
+            at = [report.iso(one / 1_000) for one in due.run_ms]
             orders = [
-                Order(
-                    experiment_id,
-                    trigger="cron",
-                    scheduled_for=report.iso(one / 1_000),
-                    serial=overlap == "queue",
-                    priority=policy.priority or NORMAL,
-                )
-                for one in due.run_ms
+                Order(experiment_id, "cron", scheduled_for=one, serial=serial, priority=priority)
+                for one in at
             ]
         answer = await self._store.slots.fire(experiment_id, slot_ms, due.next_ms, orders, overlap)
         if answer != "taken":
@@ -213,11 +239,11 @@ class CronScheduler:
         By the schedule as it was read some time ago, the slots of one that has
         changed in silence would be computed anew from what it was.
         """
-        known = self._crons.get(experiment_id)
-        if known is None or known[0] != await self._written(experiment_id):
+        known = self._known.get(experiment_id)
+        if known is None or known.text != await self._written(experiment_id):
             await self._plan_one(experiment_id)
-            known = self._crons.get(experiment_id)
-        return None if known is None else known[1]
+            known = self._known.get(experiment_id)
+        return None if known is None else known.cron
 
     async def _written(self, experiment_id: str) -> str | None:
         try:
@@ -242,11 +268,9 @@ def _text(schedule: Schedule) -> str:
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:
-    try:
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
-    except TimeoutError:
-        return
 
 
 # -- on the command line --------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Speedrun: everything that is ready gets its turn, again and again."""
 
 import asyncio
+import secrets
 
 import structlog
 
@@ -25,6 +26,7 @@ class Speedrun:
 
     def __init__(self, store: Store, interval_seconds: float, turns: int) -> None:
         self._store = store
+        self._name = secrets.token_hex(8)
         self._interval_seconds = interval_seconds
         self._turns = turns
 
@@ -41,6 +43,10 @@ class Speedrun:
             await asyncio.sleep(wait_seconds)
 
     async def _cycle(self) -> float:
+        """Make the next cycle, unless another worker does; returns seconds until the one after."""
+        left_seconds = await self._store.slots.cycle(self._name)
+        if left_seconds:
+            return min(left_seconds, self._interval_seconds)
         orders = [
             Order(experiment_id, trigger="speedrun", priority=stored.experiment.policy.priority or NORMAL)
             async for experiment_id, stored in self._store.experiments.scan()

@@ -14,6 +14,7 @@ from services.executor.store import (
     Begun,
     Cancelled,
     Claim,
+    Deliveries,
     Finished,
     Order,
     Queue,
@@ -33,9 +34,10 @@ def store_on(client: Any, patient: Any, retention: Retention, observer: Observer
     if observer is None:
         return plain
     scripts = Scripts(client)
+    deliveries = Deliveries(scripts, retention.record_ms, retention.journal)
     return replace(
         plain,
-        queue=_Queue(observer, scripts, patient),
+        queue=_Queue(observer, scripts, patient, deliveries),
         runs=_Runs(observer, scripts, plain.experiments, retention),
         slots=_Slots(observer, scripts),
         workers=_Workers(observer, scripts),

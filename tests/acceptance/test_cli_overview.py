@@ -2,7 +2,12 @@
 
 import asyncio
 import json
+import socket
 
+import pytest
+
+from services.executor.store import Order, Store
+from shared import keys
 from tests.acceptance.commands import Shell, row_of
 from tests.acceptance.tool_texts import GREET
 from tests.conftest import Neighbour, Serve, Tools, eventually
@@ -108,3 +113,80 @@ async def test_doctor_reports_wrong_settings_and_an_absent_server(shell: Shell) 
     assert mistaken.code == 1
     assert "problem  settings  CONCURRENCY=many" in mistaken.out
     assert "problem  settings  RETRY_MAX_ATTEMPTS=0" in mistaken.out
+
+
+async def test_doctor_finds_what_has_come_to_a_standstill(
+    shell: Shell, neighbour: Neighbour, store: Store
+) -> None:
+    redis = neighbour.redis
+    now_ms = await store.slots.now_ms()
+    await neighbour.publish("exp_stuck", "greet", state="running")
+    await neighbour.publish("exp_busy", "greet", state="running")
+    await store.queue.create_group()
+    await store.queue.enqueue(Order("exp_busy", "trigger"))
+    await redis.xadd(keys.queue("low"), {"order": "{}"}, id=f"{now_ms - 600_000}-0")
+    await redis.zadd(keys.workers(), {"w_gone": now_ms - 90_000})
+    await redis.hset(keys.run("exp_busy:1-0"), mapping={"status": "lost"})
+    await redis.hset(keys.run("exp_busy:2-0"), mapping={"status": "completed"})
+    await redis.set(keys.open_runs("exp_odd"), "x")
+    await neighbour.publish("exp_odd", "greet")
+
+    done = await shell.fullsend("doctor")
+
+    for finding in (
+        f"problem  {keys.open_runs('exp_odd')}  is a Redis string; expected a zset",
+        "warning  workers  w_gone counts as dead since 1 min 3",
+        "warning  queue  an order has waited for 10 min 0",
+        "warning  runs  1 of the last 2 were lost with their workers: exp_busy:1-0",
+        "warning  experiments:exp_stuck  is `running`, but no run of it is open",
+    ):
+        assert finding in done.out
+    assert "exp_busy  is `running`" not in done.out
+
+
+async def test_doctor_reads_what_a_worker_says_of_itself(
+    shell: Shell, neighbour: Neighbour, serve: Serve, tools: Tools
+) -> None:
+    tools("greet", GREET)
+    port = free_port()
+    async with serve(health_port=port, concurrency=3) as service:
+        done, by_port = await asyncio.gather(
+            shell.fullsend("doctor", "--url", f"http://127.0.0.1:{port}/"),
+            shell.fullsend("doctor", "--url", str(port)),
+        )
+
+    for one in (done, by_port):
+        assert f"ok       {service.worker} /healthz  alive: " in one.out
+        assert f"ok       {service.worker} /readyz  ready: " in one.out
+        assert "ok       /metrics  0 of 3 slots are busy" in one.out
+        assert one.code == 0, one.out
+
+
+@pytest.mark.parametrize("body", [b"hello", b"[]", b"{}", b'{"alive": true}', b"\xff"])
+async def test_doctor_says_when_it_is_no_worker_that_answers(shell: Shell, body: bytes, store: Store) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.0 200 OK\r\n\r\n" + body)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        done = await shell.fullsend("doctor", "--url", address)
+
+    assert done.code == 1
+    assert f"problem  http://{address}  does not answer as a worker does: " in done.out
+
+
+async def test_doctor_says_when_nobody_answers(shell: Shell, store: Store) -> None:
+    done = await shell.fullsend("doctor", "--url", f"http://me:secret@127.0.0.1:{free_port()}")
+
+    assert done.code == 1
+    assert "does not answer as a worker does: [Errno 111] Connection refused" in done.out
+    assert "secret" not in done.out
+
+
+def free_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from services.executor import endpoints
 from services.executor.config import Settings
 from services.executor.endpoints import Answers, ask, serving
+from services.executor.intake import Intake
 from services.executor.service import Service
 from services.executor.store import Begun, Order, Store
 from shared import keys
@@ -261,6 +262,17 @@ async def test_a_port_that_is_taken_stops_the_start_with_one_line(work: Work) ->
     ]
 
 
+async def test_the_processes_for_tools_are_counted_by_state(store: Store) -> None:
+    states = {"idle": 2, "busy": 1, "starting": 0}
+    intake = Intake(store.queue, "me", 1, lambda claim, cancel: asyncio.sleep(0))
+    worker = endpoints.Worker("me", store, intake, 1, None, asyncio.Event(), lambda: states)
+    async with serving(HOST, 0, Answers(worker, CollectorRegistry())) as chosen:
+        series = Metrics(chosen)
+        told = {state: await series.value("pool_processes", state=state) for state in states}
+
+    assert told == states
+
+
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
 async def test_a_host_that_is_not_here_is_one_line(store: Store, host: str) -> None:
     worker = endpoints.Worker("me", store, None, 1, None, asyncio.Event())  # type: ignore[arg-type]
@@ -327,6 +339,7 @@ async def test_metrics_are_what_prometheus_reads(watch: Watch, port: int, neighb
         "fullsend_slot_lateness_seconds": "histogram",
         "fullsend_slots_busy": "gauge",
         "fullsend_slots_total": "gauge",
+        "fullsend_pool_processes": "gauge",
         "fullsend_queue_waiting": "gauge",
         "fullsend_queue_held": "gauge",
         "fullsend_queue_delayed": "gauge",

@@ -21,19 +21,21 @@ def redis_url(server: Server) -> str:
 # -- what is wrong with one run -------------------------------------------------------------
 
 
-async def test_a_run_whose_record_is_somebody_elses_holds_up_nobody(
+async def test_a_run_whose_record_is_somebody_elses_ends_and_holds_up_nobody(
     serve: Serve, books: Books, redis: Any, log: Log
 ) -> None:
     await books.run_none()
     async with serve():
         await queue(redis, {"experiment_id": "exp_1", "trigger": "trigger"}, "1-1", spoilt=True)
-        await log.said("run.abandoned", run_id="exp_1:1-1")
         await books.run(1)
         books.go()
-        await eventually(books.says_one_result, "the other run")
+        await eventually(lambda: books.says_one_result("exp_1:1-1"), "the end of both runs")
+
+    assert len(log.of("key.unusable", key=keys.run("exp_1:1-1"))) == 1
+    assert await none_is_held(redis)
 
 
-async def test_a_dead_workers_run_whose_record_is_somebody_elses_holds_up_nobody(
+async def test_a_dead_workers_run_whose_record_is_somebody_elses_ends_and_holds_up_nobody(
     serve: Serve, books: Books, redis: Any, log: Log
 ) -> None:
     await books.run_none()
@@ -43,8 +45,10 @@ async def test_a_dead_workers_run_whose_record_is_somebody_elses_holds_up_nobody
     await queue_unheard(redis, "dead", "exp_1")
     await redis.zadd(keys.workers(), {"dead": 1})
     async with serve():
-        await log.said("run.not_recovered", run_id=f"exp_1:{spoilt}")
-        await eventually(books.says_one_result, "the other run")
+        await log.said("record.unreadable", run_id=f"exp_1:{spoilt}")
+        await eventually(lambda: books.says_one_result(f"exp_1:{spoilt}"), "the end of both runs")
+
+    assert await none_is_held(redis)
 
 
 # -- older states, other versions -----------------------------------------------------------

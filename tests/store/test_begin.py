@@ -220,7 +220,7 @@ async def test_a_metric_list_that_is_none_stops_no_run(
     await redis.execute_command(name, keys.metrics(EXPERIMENT), *arguments)
     await publish(redis, "flat")
     run = await worker.begun()
-    await worker.store.runs.emit(EXPERIMENT, [event_of(run.claim, "progress")])
+    await worker.store.runs.emit(run.claim, [event_of(run.claim, "progress")])
     assert await run.finish() == "finished"
 
     assert await ear.names() == ["run_started", "progress", "items_processed", "run_completed", "completed"]

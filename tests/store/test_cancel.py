@@ -94,11 +94,22 @@ async def test_a_run_that_is_over_stays_as_it_is(worker: Worker, redis: Any) -> 
     assert await everything(redis) == before
 
 
+async def test_who_asks_again_learns_that_it_was_done(worker: Worker, redis: Any) -> None:
+    waiting, run = f"{EXPERIMENT}:{await worker.queued()}", await worker.begun("other")
+    await cancel(worker.store, waiting)
+    await run.reject()
+    before = await everything(redis)
+
+    assert await cancel(worker.store, waiting) is Cancelled.ALREADY
+    assert await cancel(worker.store, run.id) is Cancelled.ALREADY
+    assert await everything(redis) == before
+
+
 async def test_of_many_who_ask_one_ends_it(worker: Worker, ear: Ear) -> None:
     run_id = f"{EXPERIMENT}:{await worker.queued()}"
     answers = await together(*(cancel(worker.store, run_id) for _ in range(10)))
 
-    assert sorted(answers) == ["cancelled"] + ["over"] * 9
+    assert sorted(answers) == ["already"] * 9 + ["cancelled"]
     assert await ear.names() == ["error", "cancelled"]
 
 

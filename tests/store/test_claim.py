@@ -1,15 +1,28 @@
 """Orders are handed out: each to one worker, the oldest first, and nonsense to nobody."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 import structlog
 
-from services.executor.store import Begun, Order, Store
+from services.executor.store import Begun, Finished, Limit, Order, Store
 from services.executor.store.queue import QUEUES
 from shared import keys
-from tests.store.conftest import EXPERIMENT, QUEUE, Worker, orders, pending, publish, together
+from tests.store.conftest import (
+    EXPERIMENT,
+    KINDS,
+    QUEUE,
+    Ear,
+    Worker,
+    journal,
+    orders,
+    pending,
+    publish,
+    state_of,
+    together,
+)
 
 
 async def test_the_oldest_order_is_claimed_first(worker: Worker) -> None:
@@ -166,6 +179,84 @@ async def test_nonsense_does_not_keep_its_experiment_busy(worker: Worker, redis:
     await worker.store.queue.claim("w1", 1, 1_000)
 
     assert not await worker.store.slots.has_open_runs(EXPERIMENT)
+
+
+@pytest.mark.parametrize("fields", [{"order": "x"}, {"order": '{"experiment_id": 5}'}, {"other": "x"}])
+async def test_nonsense_is_answered_once(
+    fields: dict[str, str], worker: Worker, redis: Any, ear: Ear
+) -> None:
+    entry = await redis.xadd(QUEUE, fields)
+    await redis.xreadgroup("executors", "w1", {QUEUE: ">"})
+    await together(*(worker.store.queue.claims_of("w1") for _ in range(3)))
+
+    [(channel, answer)] = await heard_until_now(ear, worker)
+    assert channel == keys.RESULTS
+    assert f"queue entry {entry}" in answer.pop("error")
+    assert answer == {
+        "type": "experiment_failed",
+        "experiment_id": None,
+        "run_id": None,
+        "status": "failed",
+        "error_type": "ContractError",
+    }
+    assert len(await journal(redis)) == 2
+
+
+async def heard_until_now(ear: Ear, worker: Worker) -> list[tuple[str, dict[str, Any]]]:
+    """What was published, the answers without an experiment among it."""
+    await worker.store.triggers.announce({"experiment_id": "after", "status": "x"})
+    await ear.neighbour.result("after")
+    return [one for one in ear.neighbour.heard if one[1]["experiment_id"] != "after"]
+
+
+@pytest.mark.parametrize("shape", KINDS)
+async def test_an_order_that_cant_be_read_ends_the_run_that_it_names(
+    shape: str, worker: Worker, redis: Any, ear: Ear
+) -> None:
+    await publish(redis, shape)
+    run = await worker.begun()
+    await run.retry()
+    nonsense = {"experiment_id": EXPERIMENT, "timestamp": run.claim.order.timestamp, "attempt": "x"}
+    for _ in range(2):
+        await redis.xadd(QUEUE, {"order": json.dumps(nonsense)})
+        await worker.store.queue.claim("w1", 1, 1_000)
+
+    record = await worker.store.runs.record(run.id)
+    assert (record["status"], record["error_type"]) == ("failed", "ContractError")
+    assert 0 < await redis.pttl(keys.run(run.id)) <= 3_600_000
+    assert (await ear.all())[-1][1]["run_id"] == run.id
+    assert (await ear.names())[1:] == ["run_retrying", "failed"]
+    assert await state_of(redis) == "failed"
+    assert not await worker.store.slots.has_open_runs(EXPERIMENT)
+
+
+async def test_an_order_that_cant_be_read_does_not_end_a_run_that_is_under_way_elsewhere(
+    worker: Worker, redis: Any, ear: Ear
+) -> None:
+    run = await worker.begun()
+    nonsense = {"experiment_id": EXPERIMENT, "timestamp": run.claim.order.timestamp, "attempt": "x"}
+    await redis.xadd(QUEUE, {"order": json.dumps(nonsense)})
+    await worker.store.queue.claim("w1", 1, 1_000)
+
+    assert len(await orders(redis)) == 1
+    assert await run.finish() is Finished.FINISHED
+    assert (await ear.names())[-1] == "completed"
+
+
+async def test_an_order_that_cant_be_read_gives_up_the_room_that_its_run_took(
+    worker: Worker, redis: Any
+) -> None:
+    one = [Limit("account", max_concurrent=1)]
+    claim = await worker.claimed()
+    await worker.begin(claim, limits=one)
+    other = await worker.claimed("other")
+    assert (await worker.begin(other, limits=one))[0] is Begun.WAITING
+    nonsense = {"experiment_id": EXPERIMENT, "timestamp": claim.order.timestamp, "attempt": "x"}
+    entry = await redis.xadd(QUEUE, {"order": json.dumps(nonsense)})
+    await redis.hset(keys.run(claim.order.run_id), "lease", f"w1/normal/{entry}")  # it had begun, as it were
+    await worker.store.queue.claim("w1", 1, 1_000)
+
+    assert (await worker.claim()).order.experiment_id == "other"
 
 
 async def test_whoever_looks_at_the_queue_does_not_stumble_over_nonsense(worker: Worker, redis: Any) -> None:

@@ -53,7 +53,7 @@ async def test_a_run_begins_and_ends_once(
     answer, stored = await worker.begin(claim, limits=[Limit("k", max_concurrent=1, max_per_minute=1)])
     assert answer is Begun.BEGUN
     way.lose_next()
-    await worker.store.runs.emit(EXPERIMENT, [event_of(claim, "progress")])
+    await worker.store.runs.emit(claim, [event_of(claim, "progress")])
     way.lose_next()
     assert await Run(worker, claim, stored).finish() is Finished.DONE
 
@@ -62,6 +62,14 @@ async def test_a_run_begins_and_ends_once(
     assert await state_of(redis) == "run"
     assert await orders(redis) == []
     assert await redis.exists(keys.open_runs(EXPERIMENT), keys.holders("k")) == 0
+
+
+async def test_lines_are_kept_once(worker: Worker, way: Lossy, redis: Any) -> None:
+    run = await worker.begun()
+    way.lose_next()
+    await worker.store.runs.log(run.id, [{"at": "1.0", "stream": "stdout", "text": "x"}])
+
+    assert (way.lost, await redis.xlen(keys.logs(run.id))) == (1, 1)
 
 
 async def test_a_retry_is_one_retry(worker: Worker, way: Lossy, redis: Any, ear: Ear) -> None:

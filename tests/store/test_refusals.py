@@ -10,7 +10,6 @@ from shared.connection import connect
 from shared.errors import StoreError, StoreUnavailableError
 from tests.store.asked import READS, WRITES, Ask, refused
 from tests.store.conftest import (
-    EXPERIMENT,
     QUEUE,
     Ear,
     Run,
@@ -70,6 +69,8 @@ SAID = ["begin", "emit", "finish", "retry", "refuse", "announce", "join"]
 @pytest.mark.parametrize("name", SAID)
 async def test_what_may_not_be_said_changed_nothing(name: str, run: Run, redis: Any, redis_url: str) -> None:
     """Channels are denied to a new user by default, which only shows once a script publishes."""
+    if (await redis.info("server"))["redis_version"].startswith("6."):
+        pytest.skip("before Redis 7 a new user may publish everywhere, and scripts can't ask what it may")
     ask = WRITES[name]
     claim = await run.worker.claim()
     if name == "begin":
@@ -129,13 +130,11 @@ async def test_a_wrong_password_is_said_without_it(run: Run, redis: Any, redis_u
     ("name", "key"),
     [
         ("enqueue", QUEUE),
-        ("finish", keys.open_runs(EXPERIMENT)),
         ("retry", keys.retries()),
         ("heartbeat", keys.workers()),
         ("plan", keys.plans()),
         ("fire", keys.slots()),
         ("speedrun", keys.turns()),
-        ("announce", keys.journal()),
     ],
 )
 async def test_a_key_of_ours_that_somebody_wrote_over_is_named_by_what_was_asked(
@@ -143,7 +142,9 @@ async def test_a_key_of_ours_that_somebody_wrote_over_is_named_by_what_was_asked
 ) -> None:
     await redis.set(key, "x")
 
-    with pytest.raises(StoreError, match=f"^{name}: Redis answers: WRONGTYPE") as refusal:
+    with pytest.raises(
+        StoreError, match=f"^{name}: Redis answers: WRONGTYPE {key} is a Redis string; expected a "
+    ) as refusal:
         await WRITES[name](run)
     assert not isinstance(refusal.value, StoreUnavailableError)
 

@@ -124,3 +124,45 @@ async def test_thousands_can_wait_for_a_turn(store: Store, redis: Any) -> None:
     assert await cycle(store, names) == names[:3]
     await next_cycle(redis)
     assert await cycle(store, names) == names[3:6]
+
+
+# -- who makes a cycle ------------------------------------------------------------------
+
+
+async def test_one_worker_makes_a_cycle_and_the_others_wait(store: Store) -> None:
+    answers = await together(*(store.slots.cycle(f"w{number}") for number in range(5)))
+
+    assert sorted(answers)[0] == 0
+    assert all(0 < seconds <= 10 for seconds in sorted(answers)[1:])
+
+
+async def test_who_makes_a_cycle_may_ask_again(store: Store) -> None:
+    assert await store.slots.cycle("w1") == 0
+    assert await store.slots.cycle("w1") == 0
+    assert await store.slots.cycle("w2") > 0
+
+
+async def test_a_cycle_that_was_made_lasts_for_all(store: Store) -> None:
+    await store.slots.cycle("w1")
+    await cycle(store, TEN)
+
+    for name in ("w1", "w2"):
+        assert LONG - 10 < await store.slots.cycle(name) <= LONG
+
+
+async def test_who_was_too_slow_to_make_a_cycle_before_another_began_still_gives_turns(
+    store: Store, redis: Any
+) -> None:
+    """Or workers that all take too long would give none, ever."""
+    await store.slots.cycle("slow")
+    await next_cycle(redis)
+    await store.slots.cycle("other")
+
+    assert len(await cycle(store, TEN)) == 3
+    assert await cycle(store, TEN) == []
+
+
+async def test_a_cycle_that_nobody_finishes_is_anothers_after_a_while(store: Store, redis: Any) -> None:
+    await store.slots.cycle("dead")
+
+    assert 0 < await redis.pttl(keys.cycle()) <= 10_000

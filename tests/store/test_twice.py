@@ -13,6 +13,7 @@ from services.executor.store.scripts import Scripts
 from shared import keys
 from tests.store.conftest import (
     EXPERIMENT,
+    QUEUE,
     SHAPES,
     Ear,
     Run,
@@ -103,9 +104,9 @@ async def test_an_archived_run_is_rejected_once(shape: str, worker: Worker, redi
 async def test_events_are_said_once(worker: Worker, redis: Any, ear: Ear) -> None:
     run = await worker.begun(request_id="r")
     events = [event_of(run.claim, "progress") | {"done": number} for number in range(5)]
-    await worker.store.runs.emit(EXPERIMENT, events[:3])
-    await worker.store.runs.emit(EXPERIMENT, events[3:])
-    await worker.store.runs.emit(EXPERIMENT, events[3:])
+    await worker.store.runs.emit(run.claim, events[:3])
+    await worker.store.runs.emit(run.claim, events[3:])
+    await worker.store.runs.emit(run.claim, events[3:])
 
     assert [event["done"] for event in (await metrics(redis))[1:]] == [0, 1, 2, 3, 4]
     assert len(await ear.all()) == len(await journal(redis)) == 6
@@ -179,7 +180,7 @@ async def test_a_worker_beats_and_leaves_once(store: Store, worker: Worker) -> N
 async def test_no_script_is_left_out(twice: dict[str, int], worker: Worker, redis: Any) -> None:
     """Reads are the same however often they are sent; `publish` and `cancel` say what is then the case."""
     run = await worker.begun(request_id="r")
-    await worker.store.runs.emit(EXPERIMENT, [event_of(run.claim, "progress")])
+    await worker.store.runs.emit(run.claim, [event_of(run.claim, "progress")])
     await run.retry()
     await worker.store.queue.promote()
     await run.requeue()
@@ -189,9 +190,13 @@ async def test_no_script_is_left_out(twice: dict[str, int], worker: Worker, redi
     await worker.store.triggers.announce({})
     await worker.store.slots.plan([Plan("e", "x", 1)])
     await worker.store.slots.fire("e", 1, 2, [], "skip")
+    await worker.store.slots.cycle("w1")
     await worker.store.slots.speedrun([], 60, 1)
+    await worker.store.runs.log(run.id, [{"text": "x"}])
+    await redis.xadd(QUEUE, {"order": "x"})
+    await worker.store.queue.claim("w1", 5, 10)
     await worker.store.workers.heartbeat("w", 60, listening=False)
     await worker.store.workers.forget("w")
 
-    included = {"events", "state", "limits", "held", "queued"}
+    included = {"types", "events", "state", "limits", "held", "queued"}
     assert {path.stem for path in FOLDER.glob("*.lua")} - included - set(twice) <= {"publish", "cancel"}

@@ -10,6 +10,8 @@ from typing import Self
 
 from redis.asyncio import Redis
 
+from services.executor.store.cached import Cached
+from services.executor.store.deliveries import Deliveries
 from services.executor.store.effects import RunEffects
 from services.executor.store.experiments import Experiments, Stored
 from services.executor.store.history import History, Line, moment
@@ -17,6 +19,7 @@ from services.executor.store.journal import Entry, Journal
 from services.executor.store.limits import Limit
 from services.executor.store.orders import NORMAL, Claim, Order
 from services.executor.store.queue import Depth, Position, Queue
+from services.executor.store.references import References, Referred
 from services.executor.store.runs import Begun, Cancelled, Finished, Retention, Runs
 from services.executor.store.scripts import Scripts
 from services.executor.store.server import Facts, Server
@@ -28,8 +31,10 @@ from services.executor.store.workers import Workers
 __all__ = [
     "NORMAL",
     "Begun",
+    "Cached",
     "Cancelled",
     "Claim",
+    "Deliveries",
     "Depth",
     "Entry",
     "Experiments",
@@ -43,6 +48,8 @@ __all__ = [
     "Plan",
     "Position",
     "Queue",
+    "References",
+    "Referred",
     "Retention",
     "RunEffects",
     "Runs",
@@ -71,6 +78,8 @@ class Store:
     journal: Journal
     history: History
     server: Server
+    cached: Cached
+    references: References
 
     @classmethod
     def on(cls, client: Redis, patient: Redis, retention: Retention) -> Self:
@@ -78,7 +87,7 @@ class Store:
         scripts = Scripts(client)
         experiments = Experiments(scripts)
         return cls(
-            queue=Queue(scripts, patient),
+            queue=Queue(scripts, patient, Deliveries(scripts, retention.record_ms, retention.journal)),
             runs=Runs(scripts, experiments, retention),
             experiments=experiments,
             slots=Slots(scripts),
@@ -88,4 +97,6 @@ class Store:
             journal=Journal(scripts, patient),
             history=History(scripts, patient),
             server=Server(scripts),
+            cached=Cached(scripts, retention.record_ms),
+            references=References(scripts),
         )

@@ -1,6 +1,7 @@
-"""Steps that a retry must not repeat: what they came to, kept for the later attempts of the run."""
+"""What outlives the attempts of a run: steps that a retry must not repeat, and artifacts that were kept."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from services.executor.store.scripts import Scripts, asking
@@ -9,22 +10,36 @@ from shared.documents import json_text
 
 
 class RunEffects:
-    """The recorded steps of one run."""
+    """The recorded steps and artifacts of one run."""
 
     def __init__(self, scripts: Scripts, run_id: str, kept_ms: int) -> None:
         self._scripts = scripts
-        self._key = keys.effects(run_id)
+        self._steps = keys.effects(run_id)
+        self._artifacts = keys.artifacts(run_id)
         self._kept_ms = kept_ms
 
     async def recall(self, key: str) -> Any | None:
         """The result of step `key` as `{"value": ...}`, or None when it was not done."""
         async with asking("recall"):
-            text = await self._scripts.client.hget(self._key, key)
+            text = await self._scripts.client.hget(self._steps, key)
         return None if text is None else {"value": json.loads(text)}
 
     async def record(self, key: str, value: Any) -> None:
         """Keep what step `key` came to."""
-        async with asking("record"), self._scripts.client.pipeline(transaction=True) as pipe:
-            pipe.hset(self._key, key, json_text(value))
-            pipe.pexpire(self._key, self._kept_ms)
+        await self._set("record", self._steps, key, value)
+
+    async def list_artifact(self, name: str, described: Mapping[str, Any]) -> None:
+        """Note that the run has this artifact, in place of an earlier one of that name."""
+        await self._set("artifact", self._artifacts, name, described)
+
+    async def artifacts(self) -> dict[str, Any]:
+        """What the run's attempts have kept so far, by name."""
+        async with asking("artifacts"):
+            found = await self._scripts.client.hgetall(self._artifacts)
+        return {name: json.loads(found[name]) for name in sorted(found)}
+
+    async def _set(self, what: str, key: str, name: str, value: Any) -> None:
+        async with asking(what), self._scripts.client.pipeline(transaction=True) as pipe:
+            pipe.hset(key, name, json_text(value))
+            pipe.pexpire(key, self._kept_ms)
             await pipe.execute()

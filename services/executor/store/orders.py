@@ -99,11 +99,12 @@ class Order:
             raise misfit(place, exc) from None
 
     @staticmethod
-    def run_named_in(text: str, entry: str) -> tuple[str, str] | None:
-        """The experiment and the timestamp in an order that can't be read, if they can."""
+    def run_named_in(text: str, entry: str) -> "Order | None":
+        """Of an order that can't be read, as much as names its run, if that can."""
         try:
             members = json.loads(text)
-            return str(members["experiment_id"]), str(members.get("timestamp", entry))
+            named = {"experiment_id": members["experiment_id"], "timestamp": members.get("timestamp", entry)}
+            return _READER.validate_python({"trigger": "", **named})
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
 

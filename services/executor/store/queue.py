@@ -3,26 +3,19 @@
 import contextlib
 import itertools
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import redis.exceptions
-import structlog
 from redis.asyncio import Redis
 
+from services.executor.store.deliveries import GROUP, Deliveries, Delivery, order_in
 from services.executor.store.orders import PRIORITIES, Claim, Order
 from services.executor.store.scripts import Scripts, asking
 from shared import keys
 from shared.errors import ContractError, StoreError
 
-log = structlog.get_logger()
-
-Fields = Mapping[str, str]
-Delivery = tuple[str, str, Fields]
-"""An entry that was handed out: its queue, its id, its fields."""
-
-GROUP = "executors"
 QUEUES = tuple(keys.queue(priority) for priority in PRIORITIES)
 PREFERENCES = [QUEUES] * 7 + [(QUEUES[1], QUEUES[0], QUEUES[2])] * 2 + [(QUEUES[2], *QUEUES[:2])]
 """The order in which a worker looks into the queues, claim by claim: nobody starves."""
@@ -55,10 +48,12 @@ class Queue:
     Args:
         scripts: for transitions.
         patient: a client whose blocking reads may take for ever.
+        deliveries: reads what is handed out.
     """
 
-    def __init__(self, scripts: Scripts, patient: Redis) -> None:
+    def __init__(self, scripts: Scripts, patient: Redis, deliveries: Deliveries) -> None:
         self._scripts = scripts
+        self._deliveries = deliveries
         self._patient: Any = patient
         # An answer that hands out orders must not be lost unseen: nothing is sent again on this client.
         self._claims = Scripts(patient)
@@ -100,7 +95,7 @@ class Queue:
         try:
             ready = await self._claims.call("claim", next(self._preference), [GROUP, worker, count])
             if ready:
-                return await self._readable(worker, _of_script(ready))
+                return await self._deliveries.claims(worker, _of_script(ready))
             async with asking("claim", may_take_seconds=wait_ms / 1_000):
                 answer = await self._patient.xreadgroup(
                     GROUP, worker, dict.fromkeys(QUEUES, ">"), count=1, block=wait_ms
@@ -110,7 +105,7 @@ class Queue:
                 raise
             await self.create_group()
             return []
-        return await self._readable(worker, _of_command(answer))
+        return await self._deliveries.claims(worker, _of_command(answer))
 
     async def claims_of(self, worker: str) -> list[Claim]:
         """The orders that `worker` holds."""
@@ -123,27 +118,7 @@ class Queue:
             if "NOGROUP" not in str(exc):
                 raise
             return []
-        return await self._readable(worker, _of_command(answer))
-
-    async def _readable(self, worker: str, deliveries: Iterable[Delivery]) -> list[Claim]:
-        """The claims among what was handed out; nonsense is put away, or it would come again for ever."""
-        claims = []
-        for queue, entry, fields in deliveries:
-            try:
-                claims.append(Claim(queue, entry, worker, _order(entry, fields)))
-            except ContractError as exc:
-                await self._put_away(queue, entry, fields)
-                log.warning("order.unreadable", entry=entry, error=str(exc))
-        return claims
-
-    async def _put_away(self, queue: str, entry: str, fields: Fields) -> None:
-        run = Order.run_named_in(fields.get("order", ""), entry)
-        async with asking("put_away"), self._scripts.client.pipeline(transaction=True) as pipe:
-            pipe.xack(queue, GROUP, entry)
-            pipe.xdel(queue, entry)
-            if run is not None:
-                pipe.zrem(keys.open_runs(run[0]), run[1])
-            await pipe.execute()
+        return await self._deliveries.claims(worker, _of_command(answer))
 
     async def create_group(self) -> None:
         """Make the consumer group of each queue, unless it is there."""
@@ -209,16 +184,20 @@ class Queue:
     async def oldest_seconds(self) -> float:
         """How long the order has waited that waits the longest; 0 when none does."""
         client = self._scripts.client
-        joined: list[int] = []
+        joined = [await self._oldest_ms(queue) for queue in QUEUES]
         async with asking("oldest_seconds"):
-            for queue in QUEUES:
-                groups = await client.xinfo_groups(queue)
-                [last] = [one["last-delivered-id"] for one in groups if one["name"] == GROUP]
-                joined += [
-                    _written_ms(entry) for entry, _ in await client.xrange(queue, min=f"({last}", count=1)
-                ]
             seconds, micros = await client.time()
-        return max(0.0, float(seconds + micros / 1_000_000 - min(joined) / 1_000)) if joined else 0.0
+        waiting = [one for one in joined if one is not None]
+        return max(0.0, float(seconds + micros / 1_000_000 - min(waiting) / 1_000)) if waiting else 0.0
+
+    async def _oldest_ms(self, queue: str) -> int | None:
+        """When the first order in a queue joined it that nobody has claimed."""
+        client = self._scripts.client
+        async with asking("oldest_seconds"):
+            groups = await client.xinfo_groups(queue) if await client.exists(queue) else []
+            last = next((one["last-delivered-id"] for one in groups if one["name"] == GROUP), "0-0")
+            entries = await client.xrange(queue, min=f"({last}", count=1)
+        return _written_ms(entries[0][0]) if entries else None
 
     async def waiting(self) -> list[Claim]:
         """Every order in the queues, claimed or not; for people to look at."""
@@ -228,7 +207,7 @@ class Queue:
                 entries = await self._scripts.client.xrange(queue, count=10_000)
             for entry, fields in entries:
                 with contextlib.suppress(ContractError):
-                    found.append(Claim(queue, entry, "", _order(entry, fields)))
+                    found.append(Claim(queue, entry, "", order_in(entry, fields)))
         return found
 
 
@@ -242,12 +221,6 @@ def _of_command(answer: Any) -> Iterator[Delivery]:
     for queue, entries in answer or ():
         for entry, fields in entries:
             yield queue, entry, fields or {}
-
-
-def _order(entry: str, fields: Fields) -> Order:
-    if "order" not in fields:
-        raise ContractError(f"queue entry {entry} has no field 'order'")
-    return Order.from_json(fields["order"], entry)
 
 
 def _written_ms(entry: str) -> int:

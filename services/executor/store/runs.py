@@ -1,24 +1,25 @@
 """A run's transitions: begin, report, retry, finish.  Each is one script, fenced by the attempt's lease."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from redis.typing import EncodableT
+import structlog
 
+from services.executor.store.arguments import Fields, flat, mark_of
+from services.executor.store.deliveries import GROUP
 from services.executor.store.effects import RunEffects
 from services.executor.store.experiments import Experiments, Stored
 from services.executor.store.limits import Limit
 from services.executor.store.orders import Claim, Order
-from services.executor.store.queue import GROUP
 from services.executor.store.scripts import Scripts, asking
 from shared import keys
 from shared.documents import json_text
 from shared.messages import State
 
-Fields = Mapping[str, Any]
+log = structlog.get_logger()
+
 Event = Mapping[str, Any]
 
 
@@ -36,6 +37,7 @@ class Cancelled(StrEnum):
     """What became of a wish to end a run."""
 
     CANCELLED = "cancelled"
+    ALREADY = "already"
     CANCELLING = "cancelling"
     OVER = "over"
 
@@ -68,6 +70,7 @@ class Runs:
         self._scripts = scripts
         self._experiments = experiments
         self._keep = retention
+        self._told: set[str] = set()
 
     async def begin(
         self,
@@ -88,6 +91,9 @@ class Runs:
 
         Returns:
             What became of it, and the experiment as it is stored now.
+
+        Raises:
+            StoreError: a key of the run is of another type; nothing was changed, and the run can be rejected.
         """
         order = claim.order
         fields = {**fields, "status": "running", "lease": claim.lease}
@@ -117,24 +123,29 @@ class Runs:
                     claim.lease,
                     self._keep.record_ms,
                     *(part for limit in limits for part in _limit_arguments(limit, order)),
-                    *_flat(fields),
+                    *flat(fields),
                 ],
             )
             if answer != "conflict":
                 return Begun(answer), stored.moved(State.RUNNING)
             stored = await self._experiments.read(order.experiment_id)
 
-    async def emit(self, experiment_id: str, events: Sequence[Event]) -> None:
-        """Publish metric events of one run under way, and keep them."""
-        if not events:
-            return
+    async def emit(self, claim: Claim, events: Sequence[Event]) -> bool:
+        """Publish metric events of the attempt and keep them; False when it is not this worker's any more."""
         texts = [json_text(event) for event in events]
-        mark = hashlib.blake2b("".join(texts).encode(), digest_size=12).hexdigest()
-        await self._scripts.call(
+        answer = await self._scripts.call(
             "emit",
-            [keys.metrics(experiment_id), keys.journal(), keys.run(events[0]["run_id"])],
-            [self._keep.metrics, self._keep.journal, self._keep.record_ms, mark, *texts],
+            [keys.metrics(claim.order.experiment_id), keys.journal(), keys.run(claim.order.run_id)],
+            [
+                self._keep.metrics,
+                self._keep.journal,
+                self._keep.record_ms,
+                claim.lease,
+                mark_of(texts),
+                *texts,
+            ],
         )
+        return bool(answer)
 
     async def finish(
         self,
@@ -193,7 +204,7 @@ class Runs:
                 self._keep.record_ms,
                 len(events),
                 *map(json_text, events),
-                *_flat(fields),
+                *flat(fields),
             ],
         )
         return bool(answer == "retrying")
@@ -219,7 +230,7 @@ class Runs:
                     self._keep.metrics,
                     self._keep.journal,
                     *stored.move(State.FAILED, only_from=State.RUNNING),
-                    *_flat(fields),
+                    *flat(fields),
                 ],
             )
             if answer != "conflict":
@@ -243,11 +254,17 @@ class Runs:
         """Append to what a run printed; the oldest lines go when there are too many."""
         if not lines:
             return
-        async with asking("log"), self._scripts.client.pipeline(transaction=False) as pipe:
-            for line in lines:
-                pipe.xadd(keys.logs(run_id), _encodable(line), maxlen=self._keep.log_lines, approximate=True)
-            pipe.pexpire(keys.logs(run_id), self._keep.record_ms)
-            await pipe.execute()
+        parts = [part for line in map(flat, lines) for part in (str(len(line)), *line)]
+        await self._scripts.call(
+            "log",
+            [keys.logs(run_id), keys.run(run_id)],
+            [
+                self._keep.log_lines,
+                self._keep.record_ms,
+                mark_of(parts),
+                *parts,
+            ],
+        )
 
     async def record(self, run_id: str) -> dict[str, str]:
         """The record of a run; empty when there is none."""
@@ -266,7 +283,7 @@ class Runs:
     ) -> Finished:
         order = claim.order
         while True:
-            answer = await self._scripts.call(
+            answer, *skipped = await self._scripts.call(
                 "finish",
                 [claim.queue, *self._run_keys(order)],
                 [
@@ -282,12 +299,20 @@ class Runs:
                     order.run_id,
                     len(events),
                     *map(json_text, events),
-                    *_flat(fields),
+                    *flat(fields),
                 ],
             )
             if answer != "conflict":
+                self._tell(skipped)
                 return Finished(answer)
             stored = await self._experiments.read(order.experiment_id)
+
+    def _tell(self, skipped: Sequence[str]) -> None:
+        """Say, once each, which keys a run was ended without."""
+        for key in skipped:
+            if key not in self._told:
+                log.warning("key.unusable", key=key, hint="somebody has made another Redis type of it")
+        self._told.update(skipped)
 
     @staticmethod
     def _run_keys(order: Order, without: str = "") -> list[str]:
@@ -304,21 +329,3 @@ class Runs:
 def _limit_arguments(limit: Limit, order: Order) -> list[str | int | float]:
     reserved = "" if limit.key in order.reserved else order.with_turn_under(limit.key).to_json()
     return [limit.key, limit.max_concurrent or 0, limit.interval_ms, limit.burst, reserved]
-
-
-def _encodable(fields: Fields) -> dict[EncodableT, EncodableT]:
-    return {name: _writable(value) for name, value in fields.items()}
-
-
-def _flat(fields: Fields) -> list[str]:
-    """Names and values in turn, as HSET takes them; None is left out, other values as JSON."""
-    flat: list[str] = []
-    for name, value in fields.items():
-        if value is not None:
-            flat += [name, _writable(value)]
-    return flat
-
-
-def _writable(value: Any) -> str:
-    """Text as it is, without half surrogate pairs, which a tool may print and Redis can't hold; else JSON."""
-    return value.encode(errors="replace").decode() if isinstance(value, str) else json_text(value)

@@ -2,13 +2,29 @@
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import redis.exceptions
 
+from services.executor.store.queue import QUEUES
 from services.executor.store.scripts import Scripts, asking
+from shared import keys
 
 PINGS = 5
+TYPES = {
+    **dict.fromkeys(QUEUES, "stream"),
+    keys.journal(): "stream",
+    keys.retries(): "zset",
+    keys.nudges(): "zset",
+    keys.slots(): "zset",
+    keys.plans(): "hash",
+    keys.turns(): "zset",
+    keys.cycle(): "string",
+    keys.workers(): "zset",
+    keys.listeners(): "zset",
+    keys.ears(): "set",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +40,15 @@ class Facts:
     persistence: str | None
     eviction: str | None
     memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """A key of ours that somebody has made another Redis type of."""
+
+    key: str
+    found: str
+    expected: str
 
 
 class Server:
@@ -45,6 +70,20 @@ class Server:
             eviction=str(info["maxmemory_policy"]) if evicts else None,
             memory_bytes=int(info.get("used_memory", 0)),
         )
+
+    async def misfits(self, experiment_ids: Sequence[str] = ()) -> list[Misfit]:
+        """The executor's own keys of the wrong type; those of single runs are not looked at."""
+        expected = TYPES | {keys.open_runs(one): "zset" for one in experiment_ids}
+        expected |= {keys.metrics(one): "list" for one in experiment_ids}
+        async with asking("types"), self._client.pipeline(transaction=False) as pipe:
+            for key in expected:
+                pipe.type(key)
+            found = await pipe.execute()
+        return [
+            Misfit(key, kind, wanted)
+            for (key, wanted), kind in zip(expected.items(), found, strict=True)
+            if kind not in (wanted, "none")
+        ]
 
     async def _ping_ms(self) -> float:
         started = time.perf_counter()

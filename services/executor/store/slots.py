@@ -7,6 +7,8 @@ from services.executor.store.orders import NORMAL, Order
 from services.executor.store.scripts import Scripts, asking
 from shared import keys
 
+CYCLE_MADE_WITHIN_MS = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -110,6 +112,14 @@ class Slots:
             ],
         )
         return str(answer)
+
+    async def cycle(self, worker: str) -> float:
+        """Seconds until speedrun's next cycle; 0 when it is to be made by `worker` now, and by nobody else.
+
+        Whoever is to make it calls `speedrun`.  Should it die before, another one may after a while.
+        """
+        left_ms = await self._scripts.call("cycle", [keys.cycle()], [worker, CYCLE_MADE_WITHIN_MS])
+        return float(left_ms / 1_000)
 
     async def speedrun(
         self, orders: Sequence[Order], interval_seconds: float, turns: int

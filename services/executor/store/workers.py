@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from services.executor.store.queue import GROUP, QUEUES
+from services.executor.store.deliveries import GROUP
+from services.executor.store.queue import QUEUES
 from services.executor.store.scripts import Scripts, asking
 from shared import keys
 from shared.errors import StoreError
@@ -55,6 +56,16 @@ class Workers:
     async def listening(self) -> list[str]:
         """Those of them that listen for triggers."""
         return await self._unexpired(keys.listeners())
+
+    async def silent(self) -> dict[str, float]:
+        """The workers that count as dead and that nobody has taken off the list: for how many seconds."""
+        async with asking("silent"):
+            seconds, micros = await self._scripts.client.time()
+            now_ms = seconds * 1_000 + micros // 1_000
+            expired = await self._scripts.client.zrange(
+                keys.workers(), "-inf", f"({now_ms}", byscore=True, withscores=True
+            )
+        return {name: (now_ms - until_ms) / 1_000 for name, until_ms in expired}
 
     async def _unexpired(self, key: str) -> list[str]:
         async with asking("alive"):

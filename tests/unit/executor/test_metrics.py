@@ -5,9 +5,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import structlog
 
-from services.executor.isolation.calls import Artifact, Event, LogLine, Metric, Partial, Progress
-from services.executor.metrics import BUFFERED_EVENTS, EMITTED_AT_ONCE, Emitter, event
+from services.executor.isolation.calls import Event, LogLine, Metric, Partial, Progress
+from services.executor.metrics import (
+    BUFFERED_EVENTS,
+    EMITTED_AT_ONCE,
+    PARTIAL_OVERHEAD_BYTES,
+    PARTIALS_KEPT_BYTES,
+    Emitter,
+    event,
+)
 from shared.errors import StoreError
 
 
@@ -22,14 +30,16 @@ class Destination:
         self.open.set()
         self.asked = asyncio.Event()
         self.faults: list[Exception] = []
+        self.takes = True
 
-    async def emit(self, batch: Sequence[Any]) -> None:
+    async def emit(self, batch: Sequence[Any]) -> bool:
         self.asked.set()
         await self.open.wait()
         if self.faults:
             raise self.faults.pop()
         self.events += batch
         self.batches.append(len(batch))
+        return self.takes
 
     async def log(self, batch: Sequence[Any]) -> None:
         self.asked.set()
@@ -113,6 +123,33 @@ async def test_partial_items_are_kept_and_not_sent(emitter: Emitter, destination
     assert emitter.partials == [1, None, {"a": 2}]
 
 
+async def test_of_endless_partial_items_the_first_are_kept_and_the_others_counted(
+    emitter: Emitter, destination: Destination
+) -> None:
+    for number in range(12):
+        emitter.report(Partial({"number": number, "text": "x" * (PARTIALS_KEPT_BYTES // 10)}))
+    emitter.report(Partial("small"))
+
+    assert [item["number"] for item in emitter.partials] == list(range(9))
+    assert emitter.partials_dropped == 4
+
+
+async def test_small_partial_items_count_for_the_memory_that_they_take(emitter: Emitter) -> None:
+    count = PARTIALS_KEPT_BYTES // PARTIAL_OVERHEAD_BYTES
+    for _ in range(count):
+        emitter.report(Partial(0))
+
+    assert len(emitter.partials) < count
+    assert len(emitter.partials) + emitter.partials_dropped == count
+
+
+async def test_a_single_partial_item_is_kept_however_large(emitter: Emitter) -> None:
+    emitter.report(Partial("x" * PARTIALS_KEPT_BYTES))
+    emitter.report(Partial(1))
+
+    assert (len(emitter.partials), emitter.partials_dropped) == (1, 1)
+
+
 async def test_what_is_printed_goes_to_the_log(emitter: Emitter, destination: Destination) -> None:
     told = await emitted(emitter, destination, LogLine(1.5, "stderr", "x"), LogLine(2, "stdout", ""))
 
@@ -121,16 +158,6 @@ async def test_what_is_printed_goes_to_the_log(emitter: Emitter, destination: De
         {"at": "1.500000", "stream": "stderr", "text": "x"},
         {"at": "2.000000", "stream": "stdout", "text": ""},
     ]
-
-
-async def test_an_artifact_that_nobody_keeps_is_noted_in_the_log(
-    tmp_path: Any, emitter: Emitter, destination: Destination
-) -> None:
-    await emitted(emitter, destination, Artifact("a.csv", tmp_path, 1_234, "x", "text/csv"))
-
-    [line] = destination.lines
-    assert line["stream"] == "executor"
-    assert "'a.csv' (1,234 bytes) was not kept" in line["text"]
 
 
 # -- order and batches ----------------------------------------------------------------
@@ -189,6 +216,21 @@ async def test_what_is_dropped_is_not_sent(emitter: Emitter, destination: Destin
     await asyncio.sleep(0)
 
     assert destination.events == []
+
+
+async def test_an_attempt_that_was_taken_away_is_told_of_once_and_says_no_more(
+    emitter: Emitter, destination: Destination
+) -> None:
+    destination.takes = False
+    with structlog.testing.capture_logs() as lines:
+        for number in range(3):
+            emitter.report(Progress(number, None, ""))
+            emitter.report(LogLine(number, "stdout", "x"))
+            await emitter.drain()
+
+    assert [(line["event"], line["run_id"]) for line in lines] == [("events.refused", "exp_1:1-1")]
+    assert destination.batches == [1]
+    assert len(destination.lines) == 3
 
 
 @pytest.mark.parametrize("told", [Progress(1, None, ""), LogLine(1, "stdout", "x")])

@@ -45,6 +45,8 @@ KEYS: dict[Callable[..., str], str] = {
     keys.request: "fullsend:executor:request:3:a:b:a:b",
     keys.logs: "fullsend:executor:logs:a:b",
     keys.effects: "fullsend:executor:effects:a:b",
+    keys.artifacts: "fullsend:executor:artifacts:a:b",
+    keys.cached: "fullsend:executor:cached:a:b",
     keys.journal: "fullsend:executor:journal",
 }
 

@@ -28,6 +28,8 @@ POLICY: dict[str, Any] = {
     "max_per_minute": 1.5,
     "burst": 3,
     "limit_key": "an account",
+    "seed": 7,
+    "cache": True,
 }
 
 

@@ -11,6 +11,7 @@
 -- returns "begun" | "lost" (the claim is somebody else's by now) | "archived" | "conflict"
 --         | "waiting" (a limit has no room; the order comes again) | "cancelled" (while it waited);
 -- "lost", "archived" and "conflict" changed nothing
+-- include types.lua
 -- include state.lua
 -- include events.lua
 -- include limits.lua
@@ -19,6 +20,8 @@ redis.replicate_commands()
 local FIRST_KEY, FIRST_ARG = 9, 15
 local mute = silenced('fullsend:metrics')
 if mute then return mute end
+local wrong = misfit(KEYS[1], 'stream', KEYS[2], 'hash', KEYS[4], 'zset', KEYS[7], 'zset', KEYS[8], 'zset')
+if wrong then return wrong end
 local limits = {}
 for i = 0, (#KEYS - FIRST_KEY + 1) / 3 - 1 do
   local key, arg = FIRST_KEY + 3 * i, FIRST_ARG + 5 * i
@@ -27,6 +30,8 @@ for i = 0, (#KEYS - FIRST_KEY + 1) / 3 - 1 do
     most = tonumber(ARGV[arg + 1]), interval = tonumber(ARGV[arg + 2]), burst = tonumber(ARGV[arg + 3]),
     reserved = ARGV[arg + 4],
   }
+  wrong = misfit(KEYS[key], 'set', KEYS[key + 1], 'list', KEYS[key + 2], 'string')
+  if wrong then return wrong end
 end
 
 local function let_go(answer)

@@ -8,14 +8,18 @@
 --       5 metrics cap  6 journal cap
 --       7 state of the experiment, or "" to leave it  8 expected document  9 replacement  (see state.lua)
 --       10.. fields of the record
--- returns "cancelled" | "cancelling" (it is under way) | "over" (it has ended, or never was) | "conflict"
+-- returns "cancelled" | "already" (it was, before) | "cancelling" (it is under way)
+--         | "over" (it has ended otherwise, or never was) | "conflict"
+-- include types.lua
 -- include state.lua
 -- include events.lua
 redis.replicate_commands()
 local mute = silenced('fullsend:metrics', 'fullsend:experiment_results')
 if mute then return mute end
+local wrong = misfit(KEYS[1], 'hash', KEYS[2], 'zset')
+if wrong then return wrong end
 local open = redis.call('ZSCORE', KEYS[2], ARGV[1])
-if not open then return 'over' end
+if not open then return redis.call('HGET', KEYS[1], 'status') == 'cancelled' and 'already' or 'over' end
 if tonumber(open) == 1 then
   redis.call('HSET', KEYS[1], 'cancel', '1')
   return 'cancelling'

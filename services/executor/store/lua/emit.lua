@@ -1,11 +1,19 @@
--- Report metric events of a run under way, each batch once.
+-- Report metric events of an attempt under way, each batch once.
 --
 -- KEYS  1 metrics list  2 journal  3 record
--- ARGV  1 metrics cap  2 journal cap  3 ms the metrics are kept  4 mark of this batch  5.. events (JSON)
+-- ARGV  1 metrics cap  2 journal cap  3 ms the metrics are kept  4 lease  5 mark of this batch
+--       6.. events (JSON)
+-- returns 1 when they were said, 0 when the attempt has been taken away or is over; then nothing is said
+-- include types.lua
 -- include events.lua
 redis.replicate_commands()
 local mute = silenced('fullsend:metrics')
 if mute then return mute end
-if redis.call('HGET', KEYS[3], 'emitted') == ARGV[4] then return end
-if redis.call('EXISTS', KEYS[3]) == 1 then redis.call('HSET', KEYS[3], 'emitted', ARGV[4]) end
-for i = 5, #ARGV do emit_metric(KEYS[1], KEYS[2], ARGV[i], ARGV[1], ARGV[2], ARGV[3]) end
+local wrong = misfit(KEYS[3], 'hash')
+if wrong then return wrong end
+local held = redis.call('HMGET', KEYS[3], 'lease', 'status', 'emitted')
+if held[1] ~= ARGV[4] or held[2] ~= 'running' then return 0 end
+if held[3] == ARGV[5] then return 1 end
+redis.call('HSET', KEYS[3], 'emitted', ARGV[5])
+for i = 6, #ARGV do emit_metric(KEYS[1], KEYS[2], ARGV[i], ARGV[1], ARGV[2], ARGV[3]) end
+return 1

@@ -5,8 +5,11 @@
 --       2 bit of the message in the bitmap, or ""   3 ms the bitmap is kept
 --       4 ms the request id is remembered, or ""
 -- returns {timestamp, 1} when queued; {timestamp or "", 0} when somebody had queued it before
+-- include types.lua
 -- include queued.lua
 redis.replicate_commands()
+local wrong = misfit(KEYS[1], 'stream', KEYS[3], 'string', KEYS[4], 'string')
+if wrong then return wrong end
 local bit, request_ttl = ARGV[2], ARGV[4]
 if bit ~= '' then
   local seen = redis.call('SETBIT', KEYS[3], bit, 1)

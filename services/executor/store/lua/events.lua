@@ -1,4 +1,4 @@
--- Included by others.  Says something to whoever asks later and to whoever listens now.  In this order:
+-- Included by others, after types.lua.  Says something to whoever asks later and to whoever listens now.  In this order:
 -- a replica, or a server without memory, refuses to keep things but never to say them.
 
 -- An error to return before anything is done, when this user may not publish on one of the channels.
@@ -11,17 +11,26 @@ local function silenced(...)
   end
 end
 
+local function note(journal, cap, kind, message)
+  if usable(journal, 'stream') then
+    redis.call('XADD', journal, 'MAXLEN', '~', cap, '*', 'kind', kind, 'data', message)
+  end
+end
+
 -- One metric event: the experiment's list, the journal, channel.  The list is kept as long as a record.
+-- A list or a journal that somebody made something else of must not stop a run.
 local function emit_metric(list, journal, event, list_cap, journal_cap, kept_ms)
-  redis.pcall('RPUSH', list, event) -- a list that somebody made something else of must not stop a run
-  redis.pcall('LTRIM', list, -list_cap, -1)
-  redis.pcall('PEXPIRE', list, kept_ms)
-  redis.call('XADD', journal, 'MAXLEN', '~', journal_cap, '*', 'kind', 'metric', 'data', event)
+  if usable(list, 'list') then
+    redis.call('RPUSH', list, event)
+    redis.call('LTRIM', list, -list_cap, -1)
+    redis.call('PEXPIRE', list, kept_ms)
+  end
+  note(journal, journal_cap, 'metric', event)
   redis.call('PUBLISH', 'fullsend:metrics', event)
 end
 
 -- The message about a run's end: journal and channel.
 local function emit_result(journal, message, journal_cap)
-  redis.call('XADD', journal, 'MAXLEN', '~', journal_cap, '*', 'kind', 'result', 'data', message)
+  note(journal, journal_cap, 'result', message)
   redis.call('PUBLISH', 'fullsend:experiment_results', message)
 end

@@ -5,8 +5,10 @@
 --       5 state of the experiment, or "" to leave it  6 expected document  7 replacement  (see state.lua)
 --       8 result (JSON)  9 ms the record and the metrics are kept  10 metrics cap  11 journal cap
 --       12 id of the run  13 number of events  14.. events (JSON), then fields of the record
--- returns "finished" | "stale" (the attempt had been taken away; the outcome is dropped)
---         | "done" (this very call had got through before) | "conflict"
+-- returns {"finished" | "stale" (the attempt had been taken away; the outcome is dropped)
+--          | "done" (this very call had got through before) | "conflict", keys that it did without ...}:
+--         a run comes to its end also where somebody has made something else of one of its keys
+-- include types.lua
 -- include state.lua
 -- include events.lua
 -- include limits.lua
@@ -14,24 +16,29 @@ redis.replicate_commands()
 local mute = silenced('fullsend:metrics', 'fullsend:experiment_results')
 if mute then return mute end
 local lease, state = ARGV[4], ARGV[5]
-local held = redis.call('HMGET', KEYS[2], 'lease', 'status')
+local has_record, has_open = usable(KEYS[2], 'hash'), usable(KEYS[4], 'zset')
+local held = has_record and redis.call('HMGET', KEYS[2], 'lease', 'status') or {}
 if lease ~= '' then
-  if held[1] ~= lease then return 'stale' end
-  if held[2] ~= 'running' then return 'done' end
+  if held[1] ~= lease then return {'stale', unpack(skipped)} end
+  if held[2] ~= 'running' then return {'done'} end
 elseif #redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2]) == 0 then
-  return 'done'
+  return {'done'}
 end
 
-local is_last = lease ~= '' and redis.call('ZCOUNT', KEYS[4], 1, 1) <= 1
-if is_last and move_state(KEYS[3], 'running', state, ARGV[6], ARGV[7]) == 'conflict' then return 'conflict' end
+local is_last = lease ~= '' and not (has_open and redis.call('ZCOUNT', KEYS[4], 1, 1) > 1)
+if is_last and move_state(KEYS[3], 'running', state, ARGV[6], ARGV[7]) == 'conflict' then return {'conflict'} end
 
 local first_field = 14 + ARGV[13]
-redis.call('HSET', KEYS[2], unpack(ARGV, first_field))
-redis.call('PEXPIRE', KEYS[2], ARGV[9])
+if has_record then
+  redis.call('HSET', KEYS[2], unpack(ARGV, first_field))
+  redis.call('PEXPIRE', KEYS[2], ARGV[9])
+end
 for i = 14, first_field - 1 do emit_metric(KEYS[5], KEYS[6], ARGV[i], ARGV[10], ARGV[11], ARGV[9]) end
 emit_result(KEYS[6], ARGV[8], ARGV[11])
-redis.call('ZREM', KEYS[4], ARGV[3])
+if has_open then redis.call('ZREM', KEYS[4], ARGV[3]) end
 release(KEYS[2], ARGV[12])
-redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
-redis.call('XDEL', KEYS[1], ARGV[2])
-return 'finished'
+if usable(KEYS[1], 'stream') then
+  redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
+  redis.call('XDEL', KEYS[1], ARGV[2])
+end
+return {'finished', unpack(skipped)}

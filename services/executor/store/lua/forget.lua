@@ -3,7 +3,10 @@
 -- KEYS  1 workers  2 listeners  3.. queues
 -- ARGV  1 worker  2 group
 -- returns 1 when it is forgotten, 0 while it still holds claims
+-- include types.lua
 -- include held.lua
+local wrong = misfit(KEYS[1], 'zset', KEYS[2], 'zset')
+if wrong then return wrong end
 redis.call('ZREM', KEYS[2], ARGV[1])
 for i = 3, #KEYS do
   if held_by(ARGV[1], KEYS[i], ARGV[2], '-', '+') > 0 then return 0 end

@@ -6,7 +6,10 @@
 -- KEYS  1 workers  2 listeners  3 silence of this worker
 -- ARGV  1 worker  2 ms until it counts as dead  3 "1" while it listens for triggers
 -- returns names of the dead
+-- include types.lua
 redis.replicate_commands()
+local wrong = misfit(KEYS[1], 'zset', KEYS[2], 'zset', KEYS[3], 'string')
+if wrong then return wrong end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local expired = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or now)

@@ -14,10 +14,13 @@
 -- ARGV  1 worker  2 marker  3 channel of the markers  4 ms a listener is believed to live, 0 when it leaves
 --       5 ms the bitmap is kept  6 ear of the worker
 -- returns 1 when what was heard before this marker is still to be admitted, else 0
+-- include types.lua
 -- include events.lua
 redis.replicate_commands()
 local mute = silenced(ARGV[3], ARGV[6])
 if mute then return mute end
+local wrong = misfit(KEYS[1], 'zset', KEYS[2], 'set', KEYS[3], 'string')
+if wrong then return wrong end
 if redis.call('SETBIT', KEYS[3], 0, 1) == 1 then return redis.call('GETBIT', KEYS[3], 1) end
 redis.call('PEXPIRE', KEYS[3], ARGV[5])
 

@@ -1,4 +1,4 @@
--- Included by others.  Limits by key, see `limits.py`.
+-- Included by others, after types.lua.  Limits by key, see `limits.py`.
 local QUEUES = 'fullsend:executor:queue:'
 local HOLDERS = 'fullsend:executor:holders:'
 local BLOCKED = 'fullsend:executor:blocked:'
@@ -9,15 +9,19 @@ local function queue_of(order) return QUEUES .. (string.match(order, '^{"priorit
 
 -- Let the oldest order that waits for room try.
 local function unblock(blocked)
-  local order = redis.call('LPOP', blocked)
-  if order then redis.call('XADD', queue_of(order), '*', 'order', order) end
+  local order = usable(blocked, 'list') and redis.call('LINDEX', blocked, 0)
+  if order and usable(queue_of(order), 'stream') then
+    redis.call('LPOP', blocked)
+    redis.call('XADD', queue_of(order), '*', 'order', order)
+  end
 end
 
 -- A run gives up the room that it took when it began; its record names the limits, a line each.
 local function release(record, run)
-  local limits = redis.call('HGET', record, 'limits')
+  local limits = usable(record, 'hash') and redis.call('HGET', record, 'limits')
   if not limits then return end
   for limit in string.gmatch(limits, '[^\n]+') do
-    if redis.call('SREM', HOLDERS .. limit, run) == 1 then unblock(BLOCKED .. limit) end
+    local holders = HOLDERS .. limit
+    if usable(holders, 'set') and redis.call('SREM', holders, run) == 1 then unblock(BLOCKED .. limit) end
   end
 end

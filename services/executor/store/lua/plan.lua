@@ -3,6 +3,9 @@
 -- KEYS  1 slots  2 plans
 -- ARGV  triples: experiment, schedule as text, next slot (ms) or "" when there is none
 -- returns the experiments whose schedule is new or changed
+-- include types.lua
+local wrong = misfit(KEYS[1], 'zset', KEYS[2], 'hash')
+if wrong then return wrong end
 local changed = {}
 for i = 1, #ARGV, 3 do
   local experiment, text, next = ARGV[i], ARGV[i + 1], ARGV[i + 2]

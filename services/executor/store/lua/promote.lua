@@ -4,8 +4,12 @@
 -- KEYS  1 retries  2 nudges
 -- ARGV  1 how many at most
 -- returns {how many, ms until the next is due or -1}
+-- include types.lua
 -- include limits.lua
 redis.replicate_commands()
+local wrong = misfit(KEYS[1], 'zset', KEYS[2], 'zset',
+  QUEUES .. 'high', 'stream', QUEUES .. 'normal', 'stream', QUEUES .. 'low', 'stream')
+if wrong then return wrong end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
@@ -16,7 +20,7 @@ end
 for _, limit in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, ARGV[1])) do
   local blocked = BLOCKED .. limit
   unblock(blocked)
-  if redis.call('EXISTS', blocked) == 1 then
+  if usable(blocked, 'list') and redis.call('EXISTS', blocked) == 1 then
     redis.call('ZADD', KEYS[2], now + NUDGE_MS, limit)
   else
     redis.call('ZREM', KEYS[2], limit)

@@ -6,11 +6,14 @@
 --       9 id of the run  10 ms the metrics are kept  11 number of events
 --       12.. events (JSON), then fields of the record
 -- returns {"retrying", ms when it is due} | {"stale", 0}
+-- include types.lua
 -- include events.lua
 -- include limits.lua
 redis.replicate_commands()
 local mute = silenced('fullsend:metrics')
 if mute then return mute end
+local wrong = misfit(KEYS[1], 'stream', KEYS[2], 'hash', KEYS[3], 'zset', KEYS[4], 'zset')
+if wrong then return wrong end
 local held = redis.call('HMGET', KEYS[2], 'lease', 'status')
 if held[1] ~= ARGV[4] or held[2] ~= 'running' then
   local stored = redis.call('ZSCORE', KEYS[4], ARGV[5]) -- when this very call had got through before

@@ -1,0 +1,109 @@
+"""What the queue handed out: the claims in it.  An order that nobody can read is put away and answered."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from services.executor.store.arguments import flat
+from services.executor.store.experiments import Experiments, Stored
+from services.executor.store.orders import Claim, Order
+from services.executor.store.scripts import Scripts
+from shared import keys
+from shared.documents import json_text
+from shared.errors import ContractError
+from shared.messages import State
+
+log = structlog.get_logger()
+
+GROUP = "executors"
+
+Fields = Mapping[str, str]
+Delivery = tuple[str, str, Fields]
+"""An entry that was handed out: its queue, its id, its fields."""
+
+
+class Deliveries:
+    """Reads what was handed out.
+
+    Args:
+        scripts: for transitions.
+        record_ms: how long the record of a run is kept that ends here.
+        journal_kept: how many messages the journal holds.
+    """
+
+    def __init__(self, scripts: Scripts, record_ms: int, journal_kept: int) -> None:
+        self._scripts = scripts
+        self._experiments = Experiments(scripts)
+        self._record_ms = record_ms
+        self._journal_kept = journal_kept
+
+    async def claims(self, worker: str, deliveries: Iterable[Delivery]) -> list[Claim]:
+        """The claims of `worker` among what was handed out; nonsense would come again for ever."""
+        claims = []
+        for queue, entry, fields in deliveries:
+            try:
+                claims.append(Claim(queue, entry, worker, order_in(entry, fields)))
+            except ContractError as exc:
+                log.warning("order.unreadable", entry=entry, error=str(exc))
+                await self._put_away(queue, entry, Order.run_named_in(fields.get("order", ""), entry), exc)
+        return claims
+
+    async def _put_away(self, queue: str, entry: str, run: Order | None, exc: ContractError) -> None:
+        """The run that the order names ends here; without one, there are only the message and the entry."""
+        while True:
+            stored = Stored.nothing() if run is None else await self._experiments.read(run.experiment_id)
+            answer = await self._scripts.call(
+                "put_away",
+                [queue, keys.journal(), *(() if run is None else _run_keys(run))],
+                [
+                    GROUP,
+                    entry,
+                    json_text(_refusal(run, exc)),
+                    self._journal_kept,
+                    run.timestamp or "" if run else "",
+                    run.run_id if run else "",
+                    self._record_ms,
+                    *stored.move(State.FAILED, only_from=State.RUNNING),
+                    *flat(_ended(run, exc) if run else {}),
+                ],
+            )
+            if answer != "conflict":
+                return
+
+
+def order_in(entry: str, fields: Fields) -> Order:
+    """The order in an entry.  Raises `ContractError`."""
+    if "order" not in fields:
+        raise ContractError(f"queue entry {entry} has no field 'order'")
+    return Order.from_json(fields["order"], entry)
+
+
+def _run_keys(run: Order) -> list[str]:
+    return [keys.run(run.run_id), keys.experiment(run.experiment_id), keys.open_runs(run.experiment_id)]
+
+
+def _refusal(run: Order | None, exc: ContractError) -> dict[str, Any]:
+    """The message on the result channel, like any other about what can't become a run."""
+    return {
+        "type": "experiment_failed",
+        "experiment_id": run.experiment_id if run else None,
+        "run_id": run.run_id if run else None,
+        "status": "failed",
+        "error": str(exc),
+        "error_type": type(exc).__name__,
+    }
+
+
+def _ended(run: Order, exc: ContractError) -> dict[str, Any]:
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return {
+        "run_id": run.run_id,
+        "experiment_id": run.experiment_id,
+        "status": "failed",
+        "finished_at": now,
+        "timestamp": now,
+        "error": str(exc),
+        "error_type": type(exc).__name__,
+    }

@@ -1,0 +1,31 @@
+-- Included by others.  A key of another type than what is written there, because somebody has made something
+-- else of it, has to be found before the first write: what a script has done is not taken back when it fails.
+
+local function fits(key, kind)
+  local found = redis.call('TYPE', key).ok
+  return found == kind or found == 'none', found
+end
+
+-- An error to return before anything is done, which names the first key that doesn't fit; keys and types in turn.
+local function misfit(...)
+  local wanted = {...}
+  for i = 1, #wanted, 2 do
+    local good, found = fits(wanted[i], wanted[i + 1])
+    if not good then
+      local told = ' is a Redis ' .. found .. '; expected a ' .. wanted[i + 1]
+      return redis.error_reply('WRONGTYPE ' .. wanted[i] .. told)
+    end
+  end
+end
+
+-- Keys that the script does without, by name and in order.
+local skipped = {}
+
+-- Whether a key fits, where it is better to do without than to do nothing.
+local function usable(key, kind)
+  if skipped[key] == nil then
+    skipped[key] = not fits(key, kind)
+    if skipped[key] then skipped[#skipped + 1] = key end
+  end
+  return not skipped[key]
+end
