@@ -39,6 +39,7 @@ from services.executor.isolation.pool import Pool
 ROUNDS = 9
 CALLS = 1_000
 FORKS = 100
+APART_SECONDS = 0.01
 SPAWNS = 10
 DEATHS = 30
 PROCESSES = 2
@@ -133,13 +134,15 @@ def a_call(tool: Module, level: Level, **params: Any) -> Call:
     return Call(tool, "exp:1-0", "exp", 1, params, 30.0, level)
 
 
-async def timed(count: int, act: Callable[[], Awaitable[object]]) -> list[float]:
+async def timed(count: int, act: Callable[[], Awaitable[object]], apart_seconds: float = 0.0) -> list[float]:
     """How long each of `count` acts takes, one after the other."""
     times = []
     for _ in range(count):
         begun = time.perf_counter()
         await act()
         times.append(time.perf_counter() - begun)
+        if apart_seconds:
+            await asyncio.sleep(apart_seconds)
     return times
 
 
@@ -253,6 +256,8 @@ async def rarer_calls(pool: Pool, tool: Module) -> None:
     """Print what a process of its own costs."""
     forks = await timed(FORKS, lambda: pool.call(a_call(tool, Level.FORK), ignore))
     percentiles("fork call", forks, "1,500 us at most")
+    apart = await timed(FORKS, lambda: pool.call(a_call(tool, Level.FORK), ignore), APART_SECONDS)
+    percentiles(f"fork call {APART_SECONDS * 1e3:g} ms after the one before", apart, "1,500 us at most")
     percentiles("spawn call", await timed(SPAWNS, lambda: pool.call(a_call(tool, Level.SPAWN), ignore)))
     percentiles("first call after a death", await replacement_seconds(pool, tool), "5,000 us at most")
 

@@ -3,13 +3,16 @@
 import asyncio
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from services.executor.isolation import shelf
+from services.executor.isolation.calls import Returned
 from services.executor.isolation.requirements import Requirements
-from tests.isolation.workshop import Workshop, version_of_pinned
+from tests.isolation.bench import bench
+from tests.isolation.workshop import Workshop, eventually, version_of_pinned
 
 ONE = Requirements(("pinned==1.0",))
 TWO = Requirements(("pinned==2.0",))
@@ -103,3 +106,20 @@ async def test_left_overs_are_removed_and_what_is_not_ours_stays(workshop: Works
 
 async def test_a_folder_that_is_not_there_has_nothing_to_remove(workshop: Workshop) -> None:
     assert await workshop.environments().prune(0) == []
+
+
+async def test_an_environment_whose_tool_is_idle_can_be_removed_while_the_pool_lives(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    environments = workshop.environments()
+    environment = await environments.ensure(ONE)
+    async with bench(tmp_path, idle_seconds=0.2) as own:
+        tool = own.tool("import pinned\ndef run(): return pinned.VERSION", python=environment.python)
+        assert await own.run(tool) == Returned("1.0")
+        assert await environments.prune(0) == []
+
+        await eventually(lambda: not shelf._in_use(workshop.folders()))
+
+        assert await environments.prune(0) == [environment.digest]
+        again = replace(tool, python=(await environments.ensure(ONE)).python)
+        assert await own.run(again) == Returned("1.0")

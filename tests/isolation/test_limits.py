@@ -35,7 +35,33 @@ async def test_memory_that_is_only_reserved_does_not_count(bench: Bench) -> None
         limits=Limits(memory_bytes=100_000_000),
     )
 
-    assert answer == Returned(1)
+    assert isinstance(answer, Returned)
+
+
+@pytest.mark.parametrize("ending", ["return 1", "raise ValueError"])
+@pytest.mark.parametrize("seconds", [0, 0.3])
+async def test_the_memory_of_a_limited_run_that_ends_well_is_told(
+    bench: Bench, ending: str, seconds: float
+) -> None:
+    answer = await bench.run(
+        f"""
+        import time
+        held = []
+        def run():
+            held.append(b"1" * 50_000_000)
+            time.sleep({seconds})
+            {ending}
+        """,
+        limits=Limits(memory_bytes=500_000_000),
+    )
+
+    assert isinstance(answer, Returned | Raised)
+    assert answer.peak_rss_bytes
+    assert 50_000_000 < answer.peak_rss_bytes < 500_000_000
+
+
+async def test_the_memory_of_a_run_without_limits_is_not_looked_at(bench: Bench) -> None:
+    assert await bench.run("def run(): return 1") == Returned(1)
 
 
 @pytest.mark.parametrize("level", LEVELS)

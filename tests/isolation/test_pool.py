@@ -373,3 +373,16 @@ async def test_no_two_modules_of_ours_can_be_taken_for_the_tools(bench: Bench) -
     """)
 
     assert await bench.run(tool) == Returned(["limits", "owner", "tool", "wire"], 4)
+
+
+async def test_a_tool_whose_import_blocks_all_signals_can_be_forked_again_and_again(tools: Path) -> None:
+    async with bench(tools, capacity=1) as single:
+        tool = single.tool("""
+            import signal
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            def run(): return len(signal.pthread_sigmask(signal.SIG_BLOCK, [])) > 10
+        """)
+
+        answers = [await single.run(tool, level=Level.FORK, timeout_seconds=5) for _ in range(3)]
+
+    assert answers == [Returned(True)] * 3

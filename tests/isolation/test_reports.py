@@ -2,25 +2,26 @@
 
 import asyncio
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.executor.isolation.calls import (
-    Artifact,
     Died,
     Level,
     Metric,
+    NothingKept,
     Partial,
     Progress,
     Raised,
     Returned,
 )
-from tests.isolation.bench import Bench
+from tests.isolation.bench import Bench, Shelf
 
 
-class Memory:
+class Memory(NothingKept):
     """Effects in a dictionary."""
 
     def __init__(self) -> None:
@@ -190,83 +191,128 @@ async def test_a_store_that_fails_is_a_retryable_error_of_the_run(bench: Bench) 
 
 
 async def test_an_artifact_is_captured_at_the_moment_of_the_call(bench: Bench) -> None:
-    kept: list[bytes] = []
+    shelf = Shelf()
     tool = bench.tool("""
         from shared import toolkit
         def run():
-            toolkit.artifact("a.json", b"{}")
+            first = toolkit.artifact("a.json", b"{}", media_type="application/geo+json")
             with open("b.txt", "w") as file: file.write("before")
-            toolkit.artifact("b.txt", "b.txt")
+            second = toolkit.artifact("b.txt", "b.txt")
             with open("b.txt", "w") as file: file.write("after")
+            return [first, second]
     """)
 
-    def report(event: object) -> None:
-        assert isinstance(event, Artifact)
-        bench.report(event)
-        kept.append(event.path.read_bytes())
+    answers = [await bench.pool.call(bench.call(tool), bench.report, effects=shelf) for _ in range(2)]
 
-    for _ in range(2):
-        await bench.pool.call(bench.call(tool), report)
-
-    first, second = bench.of(Artifact)[:2]
-    assert kept == [b"{}", b"before"] * 2
-    assert (first.name, first.media_type, first.size_bytes) == ("a.json", "application/json", 2)
-    assert second.sha256 == hashlib.sha256(b"before").hexdigest()
+    first, second = shelf.captures[:2]
+    assert shelf.contents == [b"{}", b"before"] * 2
+    assert (first.name, first.media_type, first.size_bytes) == ("a.json", "application/geo+json", 2)
+    assert (second.sha256, second.media_type) == (hashlib.sha256(b"before").hexdigest(), None)
+    assert answers[0] == Returned(["kept:1", "kept:2"], 2)
 
 
-async def test_removing_the_artifacts_of_one_run_spares_those_of_the_next(bench: Bench) -> None:
+async def test_a_kept_artifact_leaves_no_file(bench: Bench) -> None:
+    shelf = Shelf()
     tool = bench.tool("""
-        from shared import toolkit
-        def run():
-            for n in range(30): toolkit.artifact(str(n), b"x")
-    """)
-    sizes: list[int] = []
-
-    def report(event: object) -> None:
-        assert isinstance(event, Artifact)
-        sizes.append(event.path.stat().st_size)
-
-    for _ in range(30):
-        await bench.pool.call(bench.call(tool), report)
-
-    assert sizes == [1] * 900
-
-
-async def test_an_artifact_that_nobody_took_is_removed(bench: Bench) -> None:
-    await bench.run("from shared import toolkit\ndef run(): toolkit.artifact('a', b'x')")
-    await bench.pool.stop()
-
-    assert not bench.of(Artifact)[0].path.exists()
-
-
-async def test_an_artifact_that_is_a_link_to_something_else_is_not_taken(bench: Bench) -> None:
-    answer = await bench.run("""
         import os
         from shared import toolkit
         def run():
-            directory = os.getcwd() + ".artifacts"
-            os.mkdir(directory)
-            os.symlink("/etc/passwd", directory + "/1")
-            host = toolkit._executor
-            said = {"name": "a", "path": directory + "/1", "size": 1, "sha256": "", "media_type": ""}
-            host.wire.notify("artifact", said)
-            while True: pass
+            for n in range(30): toolkit.artifact(str(n), b"x")
+            return os.listdir(toolkit.run.temp_directory + "/../artifacts")
     """)
 
-    assert isinstance(answer, Died)
-    assert bench.of(Artifact) == []
+    answers = [await bench.pool.call(bench.call(tool), bench.report, effects=shelf) for _ in range(3)]
+
+    assert answers == [Returned([], 0)] * 3
+    assert len(shelf.contents) == 90
 
 
-async def test_an_artifact_may_be_moved_away(bench: Bench, tools: Path) -> None:
-    tool = bench.tool("from shared import toolkit\ndef run(): toolkit.artifact('a', b'x')")
+async def test_an_artifact_that_nobody_keeps_has_no_reference(bench: Bench) -> None:
+    answer = await bench.run("from shared import toolkit\ndef run(): return toolkit.artifact('a', b'x')")
 
-    def report(event: object) -> None:
-        assert isinstance(event, Artifact)
-        event.path.rename(tools / "kept")
+    assert answer == Returned(None)
 
-    await bench.pool.call(bench.call(tool), report)
 
-    assert (tools / "kept").read_bytes() == b"x"
+async def test_an_artifact_of_a_file_that_is_not_there_is_the_tools_own_error(bench: Bench) -> None:
+    shelf = Shelf()
+    answer = await bench.run(
+        """
+        from shared import toolkit
+        def run():
+            try: toolkit.artifact("a", "missing")
+            except FileNotFoundError: return toolkit.artifact("b", b"x")
+        """,
+        effects=shelf,
+    )
+
+    assert answer == Returned("kept:1")
+
+
+async def test_an_artifact_that_is_a_link_to_something_else_is_not_taken(bench: Bench) -> None:
+    shelf = Shelf()
+    answer = await bench.run(
+        """
+        import os
+        from shared import toolkit
+        def run():
+            host = toolkit._executor
+            _, path = host._new_file()
+            os.symlink("/etc/passwd", path)
+            host.wire.ask("keep", {"name": "a", "number": 1, "size": 1, "sha256": ""})
+        """,
+        effects=shelf,
+    )
+
+    assert isinstance(answer, Raised)
+    assert shelf.contents == []
+
+
+async def test_an_artifact_behind_a_link_to_another_place_is_not_taken(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "1").write_text("secret")
+    shelf = Shelf()
+    answer = await bench.run(
+        f"""
+        import os
+        from shared import toolkit
+        def run():
+            host = toolkit._executor
+            os.symlink({str(tmp_path)!r}, host.run["artifacts"])
+            host.wire.ask("keep", {{"name": "a", "number": 1, "size": 1, "sha256": ""}})
+        """,
+        effects=shelf,
+    )
+
+    assert isinstance(answer, Raised)
+    assert "is not a file in the place for artifacts" in answer.message
+    assert shelf.contents == []
+
+
+async def test_an_artifact_given_by_reference_is_fetched(bench: Bench) -> None:
+    shelf = Shelf()
+    shelf.given["cas://1"] = b"given"
+    answer = await bench.run(
+        "from shared import toolkit\ndef run(): return toolkit.read_artifact('cas://1').decode()",
+        effects=shelf,
+    )
+
+    assert answer == Returned("given")
+
+
+async def test_an_artifact_that_was_not_given_is_refused(bench: Bench) -> None:
+    answer = await bench.run("from shared import toolkit\ndef run(): toolkit.read_artifact('cas://2')")
+
+    assert isinstance(answer, Raised)
+    assert "cas://2 is not an artifact that this call was given" in answer.message
+
+
+async def test_a_call_may_name_another_function(bench: Bench) -> None:
+    tool = bench.tool("def run(): return 1\ndef aggregate(): return 2\nlimit = 3")
+    named = [replace(bench.call(tool), entry=entry) for entry in ("aggregate", "", "limit", "_answer")]
+
+    answers = [await bench.pool.call(call, bench.report) for call in named]
+
+    assert answers[:2] == [Returned(2), Returned(1)]
+    assert [one.error_type for one in answers[2:] if isinstance(one, Raised)] == ["ToolError"] * 2
 
 
 async def test_the_run_describes_itself(bench: Bench) -> None:

@@ -15,7 +15,6 @@ import pytest_asyncio
 from services.executor.isolation import sandbox
 from services.executor.isolation.calls import (
     Answer,
-    Artifact,
     Cancelled,
     Died,
     Level,
@@ -28,7 +27,7 @@ from services.executor.isolation.calls import (
 )
 from services.executor.isolation.sandbox import Bubblewrap, Sandbox, Unavailable
 from shared.errors import SandboxUnavailableError
-from tests.isolation.bench import Bench, bench, gone
+from tests.isolation.bench import Bench, Shelf, bench, gone
 
 TRY_TO_READ = """
     import os
@@ -161,20 +160,11 @@ async def test_reports_and_artifacts_come_through(bench: Bench, level: Level) ->
             print("printed")
     """,
     )
-    kept: list[bytes] = []
-    report = bench.report
-
-    def keep(event: Any) -> None:
-        if isinstance(event, Artifact):
-            kept.append(event.path.read_bytes())
-            event.path.unlink()
-        report(event)
-
-    bench.report = keep  # type: ignore[method-assign]
+    shelf = Shelf()
     for _ in range(2):
-        value(await bench.run(tool, level=level))
+        value(await bench.run(tool, level=level, effects=shelf))
 
-    assert kept == [b"kept"] * 2
+    assert shelf.contents == [b"kept"] * 2
     assert [metric.name for metric in bench.of(Metric)] == ["seen"] * 2
     assert bench.lines() == ["printed"] * 2
 
@@ -272,9 +262,8 @@ async def test_a_killed_service_leaves_no_confined_process(bench: Bench) -> None
     task = asyncio.create_task(bench.run(tool))
     await bench.until(lambda event: hasattr(event, "text"))
     pid = next(process.pid for process in bench.pool._stable._alive)  # type: ignore[union-attr]
-    server = next(iter(bench.pool._stable._servers.values()))  # type: ignore[union-attr]
 
-    for server in bench.pool._stable._servers.values():  # type: ignore[union-attr]
+    for server in bench.pool._stable._servers._all:  # type: ignore[union-attr]
         os.kill(server._process.pid, 9)
 
     assert isinstance(await task, Died)

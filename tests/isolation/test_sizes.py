@@ -73,4 +73,12 @@ async def test_a_huge_message_and_traceback_are_cut(bench: Bench) -> None:
 
     assert isinstance(answer, Raised)
     assert len(answer.message) < 20_000
-    assert len(answer.traceback) < 200_000
+    assert len(answer.traceback) < 5_000_000
+
+
+async def test_the_longest_traceback_passes_whatever_the_limit(tools: Path) -> None:
+    async with bench(tools, limit_bytes=100_000) as small:
+        answer = await small.run(r"def run(): raise ValueError('\x00' * 50_000_000)")
+
+    assert isinstance(answer, Raised)
+    assert answer.error_type == "ValueError"

@@ -48,6 +48,7 @@ class Attempt:
         self.verdict = ""
         self.process: Process | None = None
         self.peak_rss_bytes = 0
+        self.oom_kills_before = 0
         self.due_at = NEVER
         self._grace_seconds = grace_seconds
         self._deadline = NEVER

@@ -1,10 +1,12 @@
 """What goes into an isolated call and what comes out: plain values, no process in sight."""
 
+import os
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from services.executor.isolation.sandbox import Sandbox
 
@@ -21,7 +23,8 @@ class Level(StrEnum):
 class Module:
     """A tool's code as it was when it was looked up.
 
-    `digest` is the SHA-256 of the file; a process serves one digest only.
+    `digest` is the SHA-256 of the file, of a package that of its manifest; a process
+    serves one digest only.  `main` is the SHA-256 of a package's `__init__.py`, at `path`.
     `python` is the interpreter of the tool's own environment, `environment`
     that environment's digest; empty for the service's own interpreter.
     `sandbox` is what its processes are kept from, while they import it already.
@@ -33,6 +36,7 @@ class Module:
     python: Path | None = None
     environment: str = ""
     sandbox: Sandbox = Sandbox.OFF
+    main: str = ""
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -58,7 +62,10 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One attempt of one run: which code, with what, for how long."""
+    """One attempt of one run: which code, with what, for how long.
+
+    `entry` names another function of the module than the one that makes it a tool.
+    """
 
     module: Module
     run_id: str
@@ -70,6 +77,7 @@ class Call:
     limits: Limits = NO_LIMITS
     seed: int | None = None
     environ: Mapping[str, str] = field(default_factory=dict)
+    entry: str = ""
 
 
 # -- what a tool says while it runs ---------------------------------------------------
@@ -109,34 +117,70 @@ class LogLine:
     text: str
 
 
+Event = Progress | Metric | Partial | LogLine
+Report = Callable[[Event], None]
+"""Receives events in the order they happened; must not block."""
+
+
 @dataclass(frozen=True, slots=True)
-class Artifact:
+class Capture:
     """A file that the tool wants kept, captured at the moment it said so.
 
-    The file at `path` is nobody else's and is removed with the process or at the
-    next run, so whoever keeps it moves or links it before the call's answer.
+    The tool waits until it is kept, and the file is gone afterwards.  `size_bytes`
+    and `sha256` are the tool's word.
     """
 
     name: str
     path: Path
     size_bytes: int
     sha256: str
-    media_type: str
+    media_type: str | None = None
 
-
-Event = Progress | Metric | Partial | Artifact | LogLine
-Report = Callable[[Event], None]
-"""Receives events in the order they happened; must not block."""
+    def open(self) -> BinaryIO:
+        """The content.  OSError if the tool has put a link, or anything but a file, in its place."""
+        file = os.fdopen(os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+        found = Path(f"/proc/self/fd/{file.fileno()}").readlink()
+        if found != self.path or not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise OSError(f"artifact '{self.name}' is not a file in the place for artifacts")
+        return file
 
 
 class Effects(Protocol):
-    """Remembers the steps of a run that a retry must not repeat (`toolkit.once`)."""
+    """What outlives an attempt: steps that a retry must not repeat, and artifacts.
+
+    Whatever these raise reaches the tool as a ConnectionError with the same words,
+    which is worth a retry unless the tool knows better.
+    """
 
     async def recall(self, key: str) -> Any | None:
-        """The recorded result under `key` wrapped as `{"value": ...}`, or None."""
+        """The recorded result of `toolkit.once` under `key` wrapped as `{"value": ...}`, or None."""
 
     async def record(self, key: str, value: Any) -> None:
         """Keep `value` under `key` for the later attempts of this run."""
+
+    async def keep(self, capture: Capture) -> str | None:
+        """Keep an artifact; its reference, None where nothing is kept."""
+
+    async def fetch(self, reference: str, path: Path) -> None:
+        """Write what `reference` names into the new file at `path`, if this call may have it."""
+
+
+class NothingKept:
+    """For calls that nobody records: every step is done anew, and no artifact is kept."""
+
+    async def recall(self, key: str) -> Any | None:
+        """None: no step was done."""
+
+    async def record(self, key: str, value: Any) -> None:
+        """Forget it."""
+
+    async def keep(self, capture: Capture) -> str | None:
+        """None: it is not kept."""
+
+    async def fetch(self, reference: str, path: Path) -> None:
+        """Refuse: there is nothing."""
+        raise PermissionError(f"{reference:.80} is not an artifact that this call was given")
 
 
 # -- what a call came to --------------------------------------------------------------
@@ -157,15 +201,23 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """The tool returned.  `items` counts the result when it is a list or came from a generator."""
+    """The tool returned.  `items` counts the result when it is a list or came from a generator.
+
+    `peak_rss_bytes` is the most that its processes were seen to hold; only a run whose
+    memory or processes are limited is looked at.
+    """
 
     value: Any
     items: int | None = None
+    peak_rss_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """The tool raised, or its result or import broke the contract; `traceback` has no frame of ours."""
+    """The tool raised, or its result or import broke the contract; `traceback` has no frame of ours.
+
+    `peak_rss_bytes` as in `Returned`.
+    """
 
     error_type: str
     message: str
@@ -173,6 +225,7 @@ class Raised:
     retryable: bool = False
     retry_after_seconds: float | None = None
     partial_results: Any | None = None
+    peak_rss_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

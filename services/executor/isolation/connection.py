@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import os
 import socket
 from collections import deque
@@ -54,7 +55,9 @@ class Connection:
         self._last_id = 0
         self._outbox: deque[tuple[memoryview, Sequence[int]]] = deque()
         self.is_open = True
-        self._loop.add_reader(sock.fileno(), self._read)
+        # A context of its own: what the peer says belongs to the run that it serves then, and the
+        # log lines about it must not name the run that it was started for.
+        contextvars.Context().run(self._loop.add_reader, sock.fileno(), self._read)
 
     # -- out ----------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ def went_down_with(exit_: Exit) -> bool:
 def reason(exit_: Exit) -> str:
     """The sentence for a process that ended and nobody here wanted it to."""
     if exit_.oom_killed:
-        return "its process was killed by the kernel, which had run out of memory"
+        return "its process was killed by the kernel: memory had run out, the machine's or its container's"
     if exit_.signal == "SIGXCPU":
         return "CPU limit: the run used more CPU seconds than it is allowed"
     if exit_.signal is not None:

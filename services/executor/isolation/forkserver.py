@@ -58,11 +58,16 @@ class Owner:
     def __init__(self) -> None:
         self._offspring: dict[int, Offspring] = {}
 
-    def fork(self, descriptors: list[int], child: Offspring, *, fresh: bool) -> int:
-        """Have a process started that speaks on the first descriptor; the token to name it by."""
+    def fork(
+        self, descriptors: list[int], child: Offspring, *, fresh: bool, places: Mapping[str, str]
+    ) -> int:
+        """Have a process started that speaks on the first descriptor; the token to name it by.
+
+        A fork of a process that has imported a tool takes up its `places` before it is called.
+        """
         token = next(_tokens)
         self._offspring[token] = child
-        self.connection.notify("fork", {"child": token, "fresh": fresh}, descriptors)
+        self.connection.notify("fork", {"child": token, "fresh": fresh, "places": places}, descriptors)
         if not self.connection.is_open:
             self.orphan()
         return token
@@ -131,6 +136,8 @@ class ForkServer(Owner):
         self.nest = self._process.pid if prefix else 0
         self.connection = Connection(ours, limit_bytes, self._receive, self._closed)
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.idle_since = 0.0
+        self._awaited = 0
         self._pidfd = os.pidfd_open(self._process.pid)
         asyncio.get_running_loop().add_reader(self._pidfd, self._ended)
 
@@ -151,11 +158,19 @@ class ForkServer(Owner):
 
     async def ready(self, timeout_seconds: float = 30.0) -> None:
         """Wait for the handshake; Disconnected if there is none."""
+        self._awaited += 1
         try:
             await asyncio.wait_for(asyncio.shield(self._hello), timeout_seconds)
         except TimeoutError:
             self.connection.close("no handshake")
             raise Disconnected from None
+        finally:
+            self._awaited -= 1
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has no process and nobody is about to ask for one."""
+        return not self.has_offspring and not self._awaited
 
     def _receive(self, message: dict[str, Any]) -> None:
         match message:
@@ -204,14 +219,16 @@ class ForkServer(Owner):
             log.warning("forkserver.killed", pid=self._process.pid, python=str(self.python))
             self._process.kill()
 
-    async def stop(self) -> None:
-        """Hang up: the server ends everything below it, then itself.  It is killed if that takes too long."""
+    def hang_up(self) -> None:
+        """The server ends everything below it, then itself.  It is killed if that takes too long."""
         self.connection.close()
-        try:
-            await asyncio.wait_for(asyncio.shield(self.gone), STOP_SECONDS)
-        except TimeoutError:
-            self.give_up()
-            await self.gone
+        overdue = asyncio.get_running_loop().call_later(STOP_SECONDS, self.give_up)
+        self.gone.add_done_callback(lambda _: overdue.cancel())
+
+    async def stop(self) -> None:
+        """Hang up and wait until it is gone."""
+        self.hang_up()
+        await asyncio.shield(self.gone)
 
 
 def _marked(mark: bytes) -> list[int]:

@@ -1,6 +1,7 @@
 """What a process prints, line by line, at a pace that the service can bear."""
 
 import asyncio
+import contextvars
 import os
 import select
 import time
@@ -28,7 +29,8 @@ class Pipe:
         self._counted_at = time.monotonic()
         self._loop = asyncio.get_running_loop()
         self._pause: asyncio.TimerHandle | None = None
-        self._loop.add_reader(read_end, self._read)
+        # As in `Connection`: not in the context of the run that the process is started for.
+        contextvars.Context().run(self._loop.add_reader, read_end, self._read)
 
     def take_write_end(self) -> int:
         """The other end, which from now on is the caller's to close."""

@@ -24,11 +24,12 @@ from services.executor.isolation.calls import (
 )  # fmt: skip
 from services.executor.isolation.connection import Disconnected, Refused
 from services.executor.isolation.gate import Gate
+from services.executor.isolation.oom import OomKills
 from services.executor.isolation.process import LoadFailed, Process
 from services.executor.isolation.rounds import Rounds
 from services.executor.isolation.stable import Stable
 from services.executor.isolation.terms import Terms
-from services.executor.isolation.watch import OomCounter, Watch
+from services.executor.isolation.watch import Watch
 from shared.errors import SandboxUnavailableError, ToolCrashedError, ToolError, ToolTimeoutError
 
 T = TypeVar("T")
@@ -39,7 +40,8 @@ class Pool:
 
     `capacity` bounds the calls under way; as many processes may be alive, plus
     one idle template, and one fork of it that stands by, per tool that runs at
-    level `fork`.  Idle ones are ended after `idle_seconds`.  A process is recycled
+    level `fork`.  Idle ones are ended after `idle_seconds`, and so is what starts the
+    processes of an environment when there are none any more.  A process is recycled
     after `max_runs`, above `max_rss_bytes` and after a run that left something
     behind.  `environ` is all that a tool sees of the environment, besides what its
     call brings; `readable` is what confined tools may read and execute besides their own.
@@ -76,7 +78,7 @@ class Pool:
         self._gate = Gate(capacity)
         self._stable: Stable | None = None
         self._rounds = Rounds()
-        self._oom_kills = OomCounter()
+        self._oom_kills = OomKills()
 
     async def start(self) -> None:
         """Have the first fork server ready, so that the first call needn't wait for it."""
@@ -92,6 +94,17 @@ class Pool:
         if stable is not None:
             await stable.close()
         self._rounds.close()
+
+    def counts(self) -> dict[str, int]:
+        """How many processes are `busy` with a call, `starting` for one, or `idle` (or to be forked from)."""
+        serving = {attempt.process for attempt in self._rounds.attempts if attempt.process is not None}
+        starting = sum(not process.loaded for process in serving)
+        alive = len(self._stable._alive) if self._stable is not None else 0
+        return {
+            "idle": max(0, alive - len(serving)),
+            "busy": len(serving) - starting,
+            "starting": starting,
+        }
 
     async def describe(self, module: Module, timeout_seconds: float) -> Description:
         """What the tool says of itself.
@@ -149,7 +162,9 @@ class Pool:
         attempt = Attempt(call.timeout_seconds, self.terms.grace_seconds, report, effects)
         watch = Watch(attempt, call.limits)
         try:
-            return await self._admit(attempt, cancel, lambda: self._run(attempt, call, params))
+            return watch.completed(
+                await self._admit(attempt, cancel, lambda: self._run(attempt, call, params))
+            )
         except Stopped:
             return attempt.judge(Exit())
         finally:
@@ -194,6 +209,7 @@ class Pool:
 
     async def _run(self, attempt: Attempt, call: Call, params: bytes) -> Answer:
         """Find or make a process and run the call; again when a warm process turned out unfit for it."""
+        attempt.oom_kills_before = self._oom_kills.so_far(asyncio.get_running_loop().time())
         while True:
             try:
                 process = await self._obtain(attempt, call)
@@ -256,7 +272,8 @@ class Pool:
     async def _buried(self, attempt: Attempt, process: Process) -> Answer:
         """The answer for a process that ended first, once nothing of it is left."""
         exit_ = await asyncio.shield(process.ended)
-        if exit_.signal == "SIGKILL" and not attempt.verdict and self._oom_kills.has_grown():
+        unexpected = exit_.signal == "SIGKILL" and not attempt.verdict and not process.fate
+        if unexpected and self._oom_kills.explain(attempt.oom_kills_before):
             exit_ = replace(exit_, oom_killed=True)
         return attempt.buried(exit_, process.fate)
 

@@ -1,10 +1,9 @@
 """One subprocess that serves one tool, as the executor sees it."""
 
 import asyncio
-import itertools
-import shutil
 import socket
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,13 @@ from services.executor.isolation.calls import (
     Limits,
     LogLine,
     Module,
+    NothingKept,
     Report,
 )  # fmt: skip
 from services.executor.isolation.connection import Connection, Disconnected, close_all
 from services.executor.isolation.forkserver import MARK, Owner
 from services.executor.isolation.output import Output
+from services.executor.isolation.place import Place, remove
 from services.executor.isolation.steps import Steps
 from services.executor.isolation.terms import Terms
 
@@ -33,7 +34,6 @@ TOOLKIT = Path(__file__).parents[3] / "shared" / "toolkit.py"
 log = structlog.get_logger(__name__)
 DISMISSAL_SECONDS = 0.2
 OVERDUE_SECONDS = 3.0
-_names = itertools.count(1)
 
 
 class LoadFailed(Exception):
@@ -52,7 +52,7 @@ class Process(Owner):
     how.  Once a tool is loaded, and before the first call, it can fork others.
     """
 
-    def __init__(self, module: Module, terms: Terms, area: Path | None = None) -> None:
+    def __init__(self, module: Module, terms: Terms, place: Place) -> None:
         super().__init__()
         self.module = module
         self.key = module.key
@@ -75,14 +75,12 @@ class Process(Owner):
         self._overdue: asyncio.TimerHandle | None = None
         self._is_ending = False
         self._output = Output(terms.log_bytes_per_second, self._log)
-        # All that a confined process may write to; the forks of a template have theirs in the template's.
-        self.place = (area or terms.directory) / str(next(_names))
-        self.confinement = confinement(module, terms, self.place)
-        self._temp = str(self.place / "temp")
-        self._artifacts = str(self.place / "artifacts")
-        self._places = {"temp": self._temp, "artifacts": self._artifacts}
-        self._knows_places = False
-        self._announced = 0
+        # All that a confined process may write to.
+        self.place = place
+        self.confinement = confinement(module, terms, place.path)
+        self._artifacts = place.artifacts
+        self._places = {"temp": place.temp, "artifacts": place.artifacts}
+        self._has_files = False
 
     # -- birth ---------------------------------------------------------------------------
 
@@ -102,7 +100,8 @@ class Process(Owner):
         self.connection = Connection(ours, self.terms.limit_bytes, self._receive, self._closed)
         self.owner = owner
         self.mark, self.nest = owner.mark, owner.nest
-        self._token = owner.fork([theirs.detach(), *descriptors], self, fresh=fresh)
+        places = self._places if isinstance(owner, Process) else {}
+        self._token = owner.fork([theirs.detach(), *descriptors], self, fresh=fresh, places=places)
 
     def on_forked(self, pid: int) -> None:
         """Keep the process id: for logs and for watching, never for signals."""
@@ -113,7 +112,7 @@ class Process(Owner):
         params = {
             "name": self.module.name,
             "path": str(self.module.path),
-            "digest": self.module.digest,
+            "digest": self.module.main or self.module.digest,
             "environ": {**self.terms.environ, MARK: self.mark},
             "toolkit": str(TOOLKIT),
             **self._places,
@@ -122,7 +121,6 @@ class Process(Owner):
             "max_rss_bytes": self.terms.max_rss_bytes,
             "confinement": None if self.confinement is None else self.confinement.to_json(),
         }
-        self._knows_places = True
         self._loaded(await self.connection.request("load", protocol.encode_value(params)))
 
     def _loaded(self, result: Any) -> None:
@@ -163,12 +161,12 @@ class Process(Owner):
         return self.connection.request("call", head[:-1] + b',"params":' + params + b"}")
 
     def finish(self) -> None:
-        """The call is over: pass on what it printed, and remove the artifacts that nobody has moved."""
+        """The call is over: pass on what it printed, and remove what is left of its artifacts."""
         if not self.ended.done():
             self._output.drain()
-        if self._announced:
-            self._announced = 0
-            _remove(self._artifacts)
+        if self._has_files:
+            self._has_files = False
+            remove(self._artifacts)
 
     def _terms_of(self, call: Call, *, single: bool) -> dict[str, Any]:
         """All but the parameters; what doesn't apply is left out, since every byte is read twice."""
@@ -180,14 +178,14 @@ class Process(Owner):
         }
         if call.seed is not None:
             terms["seed"] = call.seed
+        if call.entry:
+            terms["entry"] = call.entry
         if call.environ:
             terms["environ"] = dict(call.environ)
         if call.limits is not NO_LIMITS:
             terms.update(_kernel_limits(call.limits))
         if single:
             terms["single"] = True
-        if not self._knows_places:
-            terms.update(self._places)
         return terms
 
     # -- what it says --------------------------------------------------------------------
@@ -208,11 +206,8 @@ class Process(Owner):
             case "progress" | "metrics" | "partial":
                 for event in speech.events(method, params):
                     self._tell(event)
-            case "artifact":
-                self._announced += 1
-                self._tell(speech.artifact(params, f"{self._artifacts}/{self._announced}"))
-            case "recall" | "record":
-                self._steps.answer(method, params, request_id, self._effects, self.connection)
+            case "recall" | "record" | "keep" | "fetch":
+                self._steps.answer(self._asked(method, params), request_id, self.connection)
             case "forked":
                 self.announce(params)
             case "exited":
@@ -220,12 +215,32 @@ class Process(Owner):
             case "retire":
                 self.retired = str(params["reason"]) or "it asked for it"
                 if self.on_retired is not None:
-                    self.on_retired(self)
+                    self.on_retired(self, str(params["run_id"]))
             case "hello":
                 if params["version"] != protocol.VERSION:
                     raise ValueError(f"it speaks version {params['version']}, not {protocol.VERSION}")
             case _:
                 raise ValueError("no such method")
+
+    def _asked(self, method: str, params: dict[str, Any]) -> Coroutine[Any, Any, Any]:
+        """What answers a question of the toolkit."""
+        effects = self._effects or NothingKept()
+        match method:
+            case "recall":
+                return effects.recall(str(params["key"]))
+            case "record":
+                return effects.record(str(params["key"]), params.get("value"))
+            case "keep":
+                self._has_files = True
+                return effects.keep(speech.capture(params, self._artifacts))
+            case _:
+                self._has_files = True
+                return self._fetched(effects, str(params["reference"]), int(params["number"]))
+
+    async def _fetched(self, effects: Effects, reference: str, number: int) -> str:
+        path = Path(self._artifacts, str(number))
+        await effects.fetch(reference, path)
+        return str(path)
 
     def _tell(self, event: Event) -> None:
         if self._report is None:
@@ -274,7 +289,7 @@ class Process(Owner):
         if reason:
             self.fate = f"its process was ended because {reason}"
         self.orphan()
-        if not self._is_ending:
+        if not self._is_ending and self._dismissal is None:
             self.end(grace_seconds=0)
 
     def on_exited(
@@ -305,9 +320,10 @@ class Process(Owner):
         for timer in (self._dismissal, self._overdue):
             if timer is not None:
                 timer.cancel()
-        _remove(self._temp)
-        _remove(self._artifacts)
-        _remove(str(self.place))
+        if isinstance(self.owner, Process) and status is not None:
+            self.owner.place.take_back(self.place)
+        else:
+            self.place.remove()
 
 
 def confinement(module: Module, terms: Terms, place: Path) -> sandbox.Confinement | None:
@@ -333,19 +349,3 @@ def _kernel_limits(limits: Limits) -> dict[str, dict[str, int | None]]:
         "open_files": limits.open_files,
     }
     return {"limits": chosen} if any(value is not None for value in chosen.values()) else {}
-
-
-def _remove(directory: str) -> None:
-    """Remove a directory: at once if it is empty or missing, by a thread if it takes longer.
-
-    Its name is free when this returns: the next run of the process may use it
-    while the thread is still at work.
-    """
-    try:
-        Path(directory).rmdir()
-    except FileNotFoundError:
-        return
-    except OSError:
-        discarded = f"{directory}.discarded-{next(_names)}"
-        Path(directory).rename(discarded)
-        asyncio.get_running_loop().run_in_executor(None, shutil.rmtree, discarded, True)

@@ -5,13 +5,19 @@ A frame is four bytes of length, big-endian, and that many bytes of one JSON-RPC
 raise ProtocolBroken and nothing else, whatever they are.
 """
 
+import gc
 import json
 from typing import Any, Final
 
 VERSION: Final = 1
 HEADER_BYTES: Final = 4
-ENVELOPE_BYTES: Final = 1_048_576
-"""What a frame may hold beside the value that the limit is about: names, a message, a traceback."""
+ENVELOPE_BYTES: Final = 8_388_608
+"""What a frame may hold beside the value that the limit is about: names, a message, a traceback.
+
+The longest traceback (`inside/failure.py`) fits even if each of its characters has to be escaped.
+"""
+
+LARGE_BYTES: Final = 262_144
 
 RAISED: Final = 1
 NO_LONGER_FIT: Final = -32600
@@ -43,6 +49,21 @@ def _decode(text: str) -> Any:
     return value if end == len(text) else _decoder.decode(text)
 
 
+def _decode_large(text: str) -> Any:
+    """The same, without the search for garbage that so many new objects set off: it takes as long again.
+
+    On the event loop like the rest, because a thread would keep everybody waiting just
+    as long: the decoder doesn't give up the interpreter's lock before it is done.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return _decode(text)
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def encode_frame(payload: bytes) -> bytes:
     """The frame around a message that is already JSON."""
     return len(payload).to_bytes(HEADER_BYTES, "big") + payload
@@ -56,7 +77,7 @@ def encode(message: dict[str, Any]) -> bytes:
 def decode_message(payload: bytes) -> dict[str, Any]:
     """The message in the payload of one frame."""
     try:
-        message = _decode(payload.decode())
+        message = (_decode if len(payload) < LARGE_BYTES else _decode_large)(payload.decode())
     except (ValueError, RecursionError) as error:
         raise ProtocolBroken(f"a frame is not JSON: {error}") from None
     if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":

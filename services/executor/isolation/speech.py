@@ -3,12 +3,10 @@
 It is not trusted: what makes no sense raises TypeError, ValueError or KeyError.
 """
 
-import os
-import stat
 from pathlib import Path
 from typing import Any
 
-from services.executor.isolation.calls import Artifact, Event, Metric, Partial, Progress
+from services.executor.isolation.calls import Capture, Event, Metric, Partial, Progress
 
 MAX_NUMBER = 1e300
 
@@ -31,12 +29,17 @@ def events(method: str, params: dict[str, Any]) -> list[Event]:
             return []
 
 
-def artifact(params: dict[str, Any], path: str) -> Artifact:
-    """An artifact's announcement; the file can only be where its number says, and no link to another."""
-    if params["path"] != path or os.path.realpath(path) != path or not stat.S_ISREG(os.lstat(path).st_mode):
-        raise ValueError("an artifact that is not a file in the place for artifacts")
-    size_bytes, digest = int(params["size"]), str(params["sha256"])
-    return Artifact(str(params["name"]), Path(path), size_bytes, digest, str(params["media_type"]))
+def capture(params: dict[str, Any], place: str) -> Capture:
+    """An artifact's announcement; its file can only be where its number says."""
+    path = Path(place, str(int(params["number"])))
+    media_type = params.get("media_type")
+    return Capture(
+        name=str(params["name"]),
+        path=path,
+        size_bytes=int(params["size"]),
+        sha256=str(params["sha256"]),
+        media_type=None if media_type is None else str(media_type),
+    )
 
 
 def _number(value: Any) -> float:

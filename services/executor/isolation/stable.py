@@ -2,25 +2,22 @@
 
 import asyncio
 import contextlib
-import hashlib
-import sys
 import threading
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from services.executor.isolation import sandbox
 from services.executor.isolation.attempt import Attempt
 from services.executor.isolation.calls import Module
-from services.executor.isolation.forkserver import ForkServer
+from services.executor.isolation.connection import Disconnected
 from services.executor.isolation.gate import Gate
 from services.executor.isolation.ground import Ground, clear
-from services.executor.isolation.process import Process, confinement
+from services.executor.isolation.place import Place
+from services.executor.isolation.process import Process
 from services.executor.isolation.sandbox import Sandbox
+from services.executor.isolation.servers import Key, Servers
 from services.executor.isolation.terms import Terms
-
-Key = tuple[str, ...]
 
 
 async def _look_around(module: Module) -> None:
@@ -44,14 +41,14 @@ class Stable:
         self._idle_seconds = idle_seconds
         self._log = log
         self._loop = asyncio.get_running_loop()
-        self._servers: dict[Key, ForkServer] = {}
-        self._all_servers: set[ForkServer] = set()
         self._alive: set[Process] = set()
+        self._servers = Servers(self._terms, log, self._has_processes)
         # Both in order of last use, the longest ago first.
         self._idle: dict[Process, None] = {}
         self._idle_by_key: dict[Key, list[Process]] = {}
         self._templates: dict[Key, Process] = {}
-        self._template_gates: dict[Key, Gate] = {}
+        # Those behind it, and who waits for them, keep a gate.
+        self._template_gates: WeakValueDictionary[Key, Gate] = WeakValueDictionary()
         # The next fork of each template, made ahead of the call that it will serve.
         self._standbys: dict[Process, Process] = {}
         self._discarded: set[Process] = set()
@@ -60,31 +57,33 @@ class Stable:
     async def open(self) -> None:
         """Start the fork server of this interpreter."""
         threading.Thread(target=clear, name="clear", daemon=True).start()
-        python = Path(sys.executable)
-        await self._server((str(python),), python, ())
+        await self._servers.open()
         self._prune()
 
     async def close(self) -> None:
         """End every process and every fork server, and wait until they are gone."""
         if self._pruning is not None:
             self._pruning.cancel()
+        self._templates.clear()
         unused = {*self._idle, *self._standbys.values()}
         for process in list(self._alive):
             process.end(grace_seconds=0 if process in unused else self._terms.grace_seconds)
         if self._alive:
             await asyncio.wait([process.ended for process in self._alive], timeout=5.0)
-        await asyncio.gather(*(server.stop() for server in self._all_servers))
+        await self._servers.close()
         if not self._ground.give_up_empty():
             await asyncio.to_thread(self._ground.give_up)
+
+    def _has_processes(self, key: Key) -> bool:
+        return any(process.key == key for process in self._alive)
 
     # -- lending --------------------------------------------------------------------------
 
     async def warm(self, attempt: Attempt, module: Module) -> Process:
         """A process that has this tool loaded: one that is idle, or a new one."""
-        idle = self._idle_by_key.get(module.key)
-        while idle:
-            process = idle.pop()
-            self._idle.pop(process, None)
+        while module.key in self._idle_by_key:
+            process = self._idle_by_key[module.key][-1]
+            self._forget_idle(process)
             if process.connection.is_open and not process.retired:
                 attempt.occupy(process)
                 return process
@@ -109,7 +108,8 @@ class Stable:
             self._room.leave()
             raise
         self._settle(attempt, process)
-        self._stand_by(template)
+        # Not before the call is sent: while this one works, there is time for the next.
+        self._loop.call_soon(self._stand_by, template)
         return process
 
     def _next_fork(self, template: Process) -> Process:
@@ -119,11 +119,13 @@ class Stable:
 
     def _stand_by(self, template: Process) -> None:
         """Fork the next one while nobody waits for it yet."""
-        with contextlib.suppress(OSError):
+        if template in self._standbys or self._templates.get(template.key) is not template:
+            return
+        with contextlib.suppress(OSError, Disconnected):
             self._standbys[template] = self._fork(template)
 
     def _fork(self, template: Process) -> Process:
-        process = self._register(template.module, template.place)
+        process = self._register(template.module, template.place.for_fork())
         try:
             process.start(template)
         except BaseException:
@@ -159,8 +161,9 @@ class Stable:
         process.ended.add_done_callback(lambda _: self._room.leave())
         attempt.occupy(process)
 
-    def _register(self, module: Module, area: Path | None = None) -> Process:
-        process = Process(module, self._terms, area or self._area(module))
+    def _register(self, module: Module, place: Place | None = None) -> Process:
+        place = place or Place.within(self._servers.area(module) or self._terms.directory)
+        process = Process(module, self._terms, place)
         process.on_retired = self._retired
         self._alive.add(process)
         process.ended.add_done_callback(lambda _: self._buried(process))
@@ -169,44 +172,11 @@ class Stable:
     async def _start(self, process: Process, *, fresh: bool = False) -> None:
         """Bring a process to life with its tool loaded; nothing of it stays if that fails."""
         try:
-            process.start(await self._server_of(process), fresh=fresh)
+            process.start(await self._servers.for_process(process), fresh=fresh)
             await process.load()
         except BaseException:
             process.end(grace_seconds=0)
             raise
-
-    async def _server_of(self, process: Process) -> ForkServer:
-        """The fork server for this process: where the confinement begins outside, its tool's own."""
-        python = process.module.python or Path(sys.executable)
-        area = self._area(process.module)
-        if area is None:
-            return await self._server((str(python),), python, ())
-        confined = confinement(process.module, self._terms, area)
-        assert confined is not None
-        return await self._server(process.key, python, sandbox.command(confined))
-
-    def _area(self, module: Module) -> Path | None:
-        """Where the processes of a tool have their places, if their fork server is confined already."""
-        if module.sandbox is Sandbox.OFF or not isinstance(sandbox.detect(), sandbox.Bubblewrap):
-            return None
-        digest = hashlib.sha256(repr(module.key).encode()).hexdigest()
-        area = self._terms.directory / digest[:16]
-        area.mkdir(mode=0o700, exist_ok=True)
-        return area
-
-    async def _server(self, key: Key, python: Path, prefix: Sequence[str]) -> ForkServer:
-        server = self._servers.get(key)
-        if server is None:
-            server = ForkServer(python, self._terms.limit_bytes, self._terms.environ, self._died, prefix)
-            self._servers[key] = server
-            self._all_servers.add(server)
-            server.gone.add_done_callback(lambda _: self._all_servers.discard(server))
-        await server.ready()
-        return server
-
-    def _died(self, server: ForkServer) -> None:
-        for key in [key for key, known in self._servers.items() if known is server]:
-            del self._servers[key]
 
     # -- templates ------------------------------------------------------------------------
 
@@ -271,15 +241,24 @@ class Stable:
         self._forget_idle(process)
         process.end(grace_seconds=0)
 
-    def _retired(self, process: Process) -> None:
-        """The process says that it can't be reset; if it is busy, its call will be refused."""
-        self._log.info("process.retired", tool=process.module.name, pid=process.pid, reason=process.retired)
+    def _retired(self, process: Process, run_id: str) -> None:
+        """The process can't be reset after this run; if it is busy, its call will be refused."""
+        self._log.info(
+            "process.retired",
+            run_id=run_id,
+            tool=process.module.name,
+            pid=process.pid,
+            reason=process.retired,
+        )
         if process in self._idle:
             self._evict(process)
 
     def _forget_idle(self, process: Process) -> None:
         if self._idle.pop(process, self) is None:
-            self._idle_by_key[process.key].remove(process)
+            same = self._idle_by_key[process.key]
+            same.remove(process)
+            if not same:
+                del self._idle_by_key[process.key]
 
     def _buried(self, process: Process) -> None:
         self._alive.discard(process)
@@ -298,4 +277,5 @@ class Stable:
             self._evict(process)
         for key in [key for key, template in self._templates.items() if template.idle_since <= too_old]:
             self._discard(key)
+        self._servers.end_idle(too_old)
         self._pruning = self._loop.call_later(max(0.05, self._idle_seconds / 4), self._prune)

@@ -1,9 +1,9 @@
-"""Answers a tool that asks whether an earlier attempt of its run has done a step already."""
+"""Answers what a tool asks for while it runs: what an earlier attempt did, artifacts to keep and to fetch."""
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
-from services.executor.isolation.calls import Effects
 from services.executor.isolation.connection import Connection
 
 
@@ -13,12 +13,9 @@ class Steps:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def answer(
-        self, method: str, params: dict[str, Any], request_id: Any, effects: Effects | None, asker: Connection
-    ) -> None:
-        """Answer when the run's memory has; the process goes on being heard meanwhile."""
-        work = _answer(method, str(params["key"]), params.get("value"), request_id, effects, asker)
-        task = asyncio.get_running_loop().create_task(work)
+    def answer(self, work: Awaitable[Any], request_id: Any, asker: Connection) -> None:
+        """Answer when the work is done; the process goes on being heard meanwhile."""
+        task = asyncio.get_running_loop().create_task(_answer(work, request_id, asker))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -28,17 +25,11 @@ class Steps:
             task.cancel()
 
 
-async def _answer(
-    method: str, key: str, value: Any, request_id: Any, effects: Effects | None, asker: Connection
-) -> None:
-    """Ask the run's memory; when it fails, the tool gets a ConnectionError, which is retried."""
+async def _answer(work: Awaitable[Any], request_id: Any, asker: Connection) -> None:
+    """The answer is the work's result; when it fails, the tool gets a ConnectionError, which is retried."""
     try:
-        known = None
-        if effects is not None and method == "recall":
-            known = await effects.recall(key)
-        elif effects is not None:
-            await effects.record(key, value)
+        known = await work
     except Exception as error:
-        asker.refuse(request_id, f"the steps of this run can't be recorded: {error}")
+        asker.refuse(request_id, str(error))
     else:
         asker.respond(request_id, known)

@@ -1,10 +1,10 @@
 """Looks at what a run's process tree uses, now and then, and stops the run that goes over its limit."""
 
 import asyncio
-from pathlib import Path
+from dataclasses import replace
 
 from services.executor.isolation.attempt import Attempt
-from services.executor.isolation.calls import NO_LIMITS, Limits
+from services.executor.isolation.calls import NO_LIMITS, Answer, Limits, Raised, Returned
 from services.executor.isolation.inside import tree
 
 INTERVAL_SECONDS = 0.1
@@ -30,45 +30,33 @@ class Watch:
         if self._timer is not None:
             self._timer.cancel()
 
+    def completed(self, answer: Answer) -> Answer:
+        """The answer with the most memory that was seen, now that there is nothing more to see."""
+        if self._timer is None or not isinstance(answer, Returned | Raised):
+            return answer
+        self._measure()
+        return replace(answer, peak_rss_bytes=self._attempt.peak_rss_bytes or None)
+
     def _look_later(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(INTERVAL_SECONDS, self._look)
 
     def _look(self) -> None:
         self._look_later()
-        process = self._attempt.process
-        if process is None or not process.pid or process.ended.done():
-            return
-        pids = tree.below(process.pid)
-        used_bytes = sum(tree.resident_bytes(pid) for pid in pids)
-        self._attempt.peak_rss_bytes = max(self._attempt.peak_rss_bytes, used_bytes)
+        used_bytes, count = self._measure()
         memory_bytes, processes = self._limits.memory_bytes, self._limits.processes
         if memory_bytes is not None and used_bytes > memory_bytes:
             self._attempt.stop(
                 f"memory limit: the run's processes held {used_bytes} bytes, and {memory_bytes} are allowed"
             )
-        elif processes is not None and len(pids) > processes:
-            self._attempt.stop(
-                f"process limit: the run had {len(pids)} processes, and {processes} are allowed"
-            )
+        elif processes is not None and count > processes:
+            self._attempt.stop(f"process limit: the run had {count} processes, and {processes} are allowed")
 
-
-class OomCounter:
-    """Notices that the kernel's OOM killer has been at work since somebody last looked."""
-
-    def __init__(self) -> None:
-        self._seen = _oom_kills()
-
-    def has_grown(self) -> bool:
-        """Whether any process of this machine was killed for lack of memory since the last look."""
-        before, self._seen = self._seen, _oom_kills()
-        return self._seen > before
-
-
-def _oom_kills() -> int:
-    try:
-        for line in Path("/proc/vmstat").read_text().splitlines():
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
-    except OSError:
-        pass
-    return 0
+    def _measure(self) -> tuple[int, int]:
+        """The bytes that the run's processes hold now, and how many processes there are."""
+        process = self._attempt.process
+        if process is None or not process.pid or process.ended.done():
+            return 0, 0
+        pids = tree.below(process.pid)
+        used_bytes = sum(tree.resident_bytes(pid) for pid in pids)
+        self._attempt.peak_rss_bytes = max(self._attempt.peak_rss_bytes, used_bytes)
+        return used_bytes, len(pids)

@@ -1,6 +1,7 @@
 """Frames: any split of the bytes, any JSON value, and whatever a hostile child may send."""
 
 import contextlib
+import gc
 import itertools
 import json
 from typing import Any
@@ -93,3 +94,13 @@ def test_a_frame_is_four_bytes_of_length_and_json() -> None:
 
 def test_a_lone_surrogate_becomes_a_question_mark() -> None:
     assert protocol.encode_value("a\ud800b") == b'"a?b"'
+
+
+@pytest.mark.parametrize("payload", [b'{"jsonrpc":"2.0","result":[%b]}', b'{"jsonrpc":"2.0",[%b]'])
+def test_the_search_for_garbage_goes_on_after_a_large_message(payload: bytes) -> None:
+    assert gc.isenabled()
+
+    with contextlib.suppress(protocol.ProtocolBroken):
+        protocol.decode_message(payload % b",".join([b"{}"] * protocol.LARGE_BYTES))
+
+    assert gc.isenabled()

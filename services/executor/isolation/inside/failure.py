@@ -12,7 +12,7 @@ from . import convert
 OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 CHILD_FILE = os.path.join(os.path.dirname(os.path.dirname(OURS)), "child.py")
 MAX_MESSAGE_CHARACTERS = 16_384
-MAX_TRACEBACK_CHARACTERS = 131_072
+MAX_TRACEBACK_CHARACTERS = 1_000_000
 
 
 def describe(error: BaseException, limit_bytes: int) -> dict[str, Any]:

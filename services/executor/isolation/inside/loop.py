@@ -76,12 +76,12 @@ class Loop:
         poll.register(self.wire, select.POLLIN)
         poll.register(children.wake, select.POLLIN)
         due_seconds = children.due_seconds()
-        ready = [
-            descriptor for descriptor, _ in poll.poll(None if due_seconds is None else due_seconds * 1000)
-        ]
-        for ended in children.reap():
-            self.wire.notify("exited", ended)
-        children.advance()
+        ready = dict(poll.poll(None if due_seconds is None else due_seconds * 1000))
+        if children.wake in ready:
+            for ended in children.reap():
+                self.wire.notify("exited", ended)
+        if due_seconds is not None:
+            children.advance()
         if self.wire.fileno() in ready:
             self.wire.fill()
 
@@ -120,7 +120,7 @@ class Loop:
             _start_over(sock, stacks)
         self.reborn = Loop(socket.socket(fileno=sock), stacks)
         if self.tool is not None:
-            self.tool.move_to(self.reborn.wire)
+            self.tool.move_to(self.reborn.wire, params["places"])
             self.reborn.tool = self.tool
 
     def _not_forked(self, token: int, error: OSError, descriptors: tuple[int, ...]) -> None:

@@ -6,10 +6,9 @@ reaped it, its process id can't belong to anybody else.
 
 from __future__ import annotations
 
-import contextlib
+import _signal  # type: ignore[import-not-found]
 import fcntl
 import os
-import signal
 import time
 from typing import Any
 
@@ -40,8 +39,10 @@ class Owner:
     def __init__(self) -> None:
         self.children: dict[int, Child] = {}
         self.wake, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._previous_handler = signal.signal(signal.SIGCHLD, lambda *_: None)
-        self._previous_wakeup = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        self._previous_handler = _signal.signal(_signal.SIGCHLD, lambda *_: None)
+        self._previous_wakeup = _signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        # The import of a tool may have blocked the signal, without which nobody's end would be noticed.
+        self._previous_mask = _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGCHLD,))
         tree.adopt_orphans()
 
     def fork(self, token: int, stacks: int) -> int:
@@ -60,8 +61,11 @@ class Owner:
         return 0
 
     def _forget(self) -> None:
-        signal.set_wakeup_fd(self._previous_wakeup)
-        signal.signal(signal.SIGCHLD, self._previous_handler)
+        # The C functions: the enumerations of `signal` touch 80 pages, each of which the fork would copy.
+        _signal.set_wakeup_fd(self._previous_wakeup)
+        _signal.signal(_signal.SIGCHLD, self._previous_handler)
+        if _signal.SIGCHLD in self._previous_mask:
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, self._previous_mask)
         os.close(self.wake)
         os.close(self._wake_write)
         for child in self.children.values():
@@ -115,9 +119,7 @@ class Owner:
 
     def reap(self) -> list[dict[str, Any]]:
         """Collect who has ended, and end what they left behind."""
-        with contextlib.suppress(BlockingIOError):
-            while os.read(self.wake, 4096):
-                pass
+        os.read(self.wake, 4096)
         ended: list[dict[str, Any]] = []
         while True:
             try:
@@ -138,7 +140,7 @@ class Owner:
         """A child that this process did not fork was orphaned by one that is dead: nobody owns it."""
         if not tree.has_children():
             return
-        for pid in tree.children(os.getpid()):
+        for pid in tree.own_children():
             if pid not in self.children:
                 tree.kill(pid)
 

@@ -29,12 +29,12 @@ class Reports:
         self._sent_at = 0.0
         self._armed = False
         self._alarm = _thread.allocate_lock()
-        self._artifacts = 0
+        self._files = 0
 
     def begin(self, run: dict[str, Any]) -> None:
         """From here on, what is said belongs to `run`."""
         self.run = run
-        self._artifacts = 0
+        self._files = 0
 
     def finish(self) -> None:
         """Send what is still held back; nothing more is said for this run."""
@@ -68,30 +68,39 @@ class Reports:
             raise convert.Unserializable(too_large("a partial item", len(encoded), self.limit_bytes))
         self._notify(b"partial", b'{"item":' + encoded + b"}")
 
-    def artifact(self, name: str, content: Any) -> dict[str, Any]:
-        """Capture the content as it is now, and announce it."""
+    def artifact(self, name: str, content: Any, media_type: str | None) -> str | None:
+        """Capture the content as it is now, and wait until it is kept; its reference."""
+        number, path = self._new_file()
+        try:
+            if isinstance(content, (bytes, bytearray, memoryview)):
+                with open(path, "wb") as file:
+                    file.write(content)
+            else:
+                import shutil
+
+                shutil.copyfile(os.fspath(content), path)
+            size = os.path.getsize(path)
+            said = {"name": str(name), "number": number, "size": size, "sha256": _sha256(path)}
+            reference: str | None = self.wire.ask("keep", {**said, "media_type": media_type})
+        finally:
+            if os.path.exists(path):
+                os.unlink(path)
+        return reference
+
+    def fetch(self, reference: str) -> str:
+        """Have an artifact that this call was given put into a file of its own; the file's path."""
+        number, path = self._new_file()
+        self.wire.ask("fetch", {"reference": str(reference), "number": number})
+        return path
+
+    def _new_file(self) -> tuple[int, str]:
         if self.run is None:
             raise RuntimeError("an artifact belongs to a run, and none is under way in this process")
-        self._artifacts += 1
-        import mimetypes
-        import shutil
-
+        with self._lock:
+            self._files += 1
+            number = self._files
         os.makedirs(self.run["artifacts"], exist_ok=True)
-        path = os.path.join(self.run["artifacts"], str(self._artifacts))
-        if isinstance(content, (bytes, bytearray, memoryview)):
-            with open(path, "wb") as file:
-                file.write(content)
-        else:
-            shutil.copyfile(os.fspath(content), path)
-        described = {
-            "name": str(name),
-            "path": path,
-            "size": os.path.getsize(path),
-            "sha256": _sha256(path),
-            "media_type": mimetypes.guess_type(str(name))[0] or "application/octet-stream",
-        }
-        self._notify(b"artifact", wire.encode(described))
-        return described
+        return number, os.path.join(self.run["artifacts"], str(number))
 
     def once(self, key: str, function: Callable[[], Any]) -> Any:
         """The recorded result of an earlier attempt, or the result of calling `function` now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import os
 import site
 import sys
 import types
@@ -72,14 +73,20 @@ def find_installed() -> None:
     _installed[:] = [entry for entry in sys.path if entry not in _standard]
 
 
-def prepare_path(directory: str, toolkit: str, reports: Any) -> None:
-    """Let the tool import, in this order: the standard library, its neighbours, what is installed.
+def prepare_path(path: str, toolkit: str, reports: Any) -> None:
+    """Let the tool at `path` import, in this order: the standard library, its neighbours, what is installed.
 
     The standard library comes first, so that a tool called `email.py` doesn't
     take the place of `email` in every process that serves one of its neighbours.
     """
-    sys.path[:] = [*_standard, directory, *_installed]
+    directory = os.path.dirname(path)
+    sys.path[:] = [*_standard, os.path.dirname(directory) if is_package(path) else directory, *_installed]
     sys.meta_path.insert(0, _ToolkitFinder(toolkit, reports))
+
+
+def is_package(path: str) -> bool:
+    """Whether the tool whose main file this is has a directory of its own."""
+    return os.path.basename(path) == "__init__.py"
 
 
 def execute(name: str, path: str, digest: str) -> types.ModuleType:
@@ -93,7 +100,14 @@ def execute(name: str, path: str, digest: str) -> types.ModuleType:
         raise ContractBroken(f"{path} was changed after it was looked up; run it again", stale=True)
     module = types.ModuleType(_module_name(name))
     module.__file__ = path
-    module.__spec__ = importlib.util.spec_from_file_location(module.__name__, path)
+    inner = [os.path.dirname(path)] if is_package(path) else None
+    module.__spec__ = spec = importlib.util.spec_from_file_location(
+        module.__name__, path, submodule_search_locations=inner
+    )
+    assert spec is not None, "it has a loader by its ending"
+    module.__package__ = spec.parent
+    if inner is not None:
+        module.__path__ = inner
     sys.modules[module.__name__] = module
     exec(compile(content, path, "exec", dont_inherit=True), module.__dict__)
     return module
@@ -116,3 +130,11 @@ def find_entry(module: types.ModuleType, name: str, path: str) -> tuple[str, Any
                 f"{path}: {candidate} is a {type(entry).__name__}, not a function; define def {name}(...)"
             )
     raise ContractBroken(f"{path} has no function {name}() and no function run(); define def {name}(...)")
+
+
+def find_named(module: types.ModuleType | None, name: str, path: str) -> Any:
+    """The public function called `name`, for calls that want another one than runs do."""
+    entry = None if name.startswith("_") else getattr(module, name, None)
+    if not callable(entry) or isinstance(entry, types.ModuleType):
+        raise ContractBroken(f"{path} has no function {name}(); define def {name}(...)")
+    return entry

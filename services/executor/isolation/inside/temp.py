@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
@@ -15,8 +16,15 @@ def enter(path: str) -> None:
     try:
         os.chdir(path)
     except FileNotFoundError:
-        os.makedirs(path, mode=0o700)
-        os.chdir(path)
+        make(path)
+
+
+def make(path: str) -> None:
+    """Make it, and the place that it lies in if that is missing too, and enter it."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path.rpartition("/")[0], 0o700)
+    os.mkdir(path, 0o700)
+    os.chdir(path)
 
 
 class Sweeper:

@@ -50,7 +50,7 @@ class Tool:
         os.register_at_fork(after_in_child=self._forked)
         try:
             self._confine()
-            source.prepare_path(os.path.dirname(self.path), self.options["toolkit"], self.reports)
+            source.prepare_path(self.path, self.options["toolkit"], self.reports)
             self.module = source.execute(self.name, self.path, self.options["digest"])
             self.entry_name, self.entry = source.find_entry(self.module, self.name, self.path)
         except BaseException as error:
@@ -87,10 +87,18 @@ class Tool:
         message = f"{self.path} can't be imported: {reason}"
         return {"message": message, "traceback": described["traceback"], "stale": False}
 
-    def move_to(self, channel: wire.Wire) -> None:
-        """This process is a fork of the one that loaded the tool, with a connection of its own."""
+    def move_to(self, channel: wire.Wire, places: dict[str, str]) -> None:
+        """This process is a fork of the one that loaded the tool: it has a connection and places of its own.
+
+        What can be done before the call comes is done here, where nobody waits for it.
+        """
         self.wire = self.reports.wire = channel
         self.forks_itself = False
+        self.options.update(places)
+        self._show_places(places["temp"])
+        temp.enter(places["temp"])
+        if self.confinement is not None:
+            self._narrow(self.confinement, os.path.dirname(places["temp"]))
 
     def _forked(self) -> None:
         """After any fork: a process that the tool started must not speak for the tool."""
@@ -124,19 +132,14 @@ class Tool:
         self.wire.expects_descriptors = False
         self.retired = baseline.restore(self.reports.has_thread, params["temp"]) or self._worn_out()
         if self.retired:
-            self.wire.notify("retire", {"reason": self.retired})
+            self.wire.notify("retire", {"reason": self.retired, "run_id": params["run_id"]})
 
     def _begin(self, params: dict[str, Any]) -> None:
         """Set up what is the run's own; what a run has no say in is left out of its parameters."""
         if "environ" in params:
             os.environ.update(params["environ"])
-        if "temp" in params:
-            self._show_places(params["temp"])
-        else:
-            params["temp"], params["artifacts"] = self.options["temp"], self.options["artifacts"]
+        params["temp"], params["artifacts"] = self.options["temp"], self.options["artifacts"]
         temp.enter(params["temp"])
-        if self.confinement is not None:
-            self._narrow(self.confinement, os.path.dirname(params["temp"]))
         if "seed" in params:
             reset.seed(params["seed"])
         params["deadline"] = time.monotonic() + params["timeout_seconds"]
@@ -145,7 +148,7 @@ class Tool:
     def _attempt(self, request_id: Any, params: dict[str, Any]) -> bytes:
         head = b'{"jsonrpc":"2.0","id":%d,' % request_id
         try:
-            value, items = self._invoke(params["params"])
+            value, items = self._invoke(params)
             if self.foreign:
                 self._leave(0)
             return head + b'"result":' + self._result(value, items) + b"}"
@@ -158,7 +161,9 @@ class Tool:
 
     def _invoke(self, params: dict[str, Any]) -> tuple[Any, int | None]:
         items: int | None = None
-        value = self.entry(**params)
+        named = params.get("entry")
+        entry = self.entry if named is None else source.find_named(self.module, named, self.path)
+        value = entry(**params["params"])
         if isinstance(value, types.GeneratorType):
             value, items = self._gather(value)
         elif isinstance(value, (types.CoroutineType, types.AsyncGeneratorType)) or hasattr(
@@ -203,6 +208,8 @@ class Tool:
         partial = data.pop("partial_results", None)
         if type(error) is convert.Unserializable:
             data.update(error_type="ToolResultError", traceback="", retryable=False)
+        elif type(error) is source.ContractBroken:
+            data.update(error_type="ToolError", traceback="", retryable=False)
         encoded = wire.encode(data)
         if partial is not None:
             encoded = encoded[:-1] + b',"partial_results":' + partial + b"}"

@@ -48,6 +48,13 @@ def children(pid: int) -> list[int]:
     return [child for task in tasks for child in _children_of_task(pid, task)]
 
 
+def own_children() -> list[int]:
+    """The processes started by this thread, zombies included: quicker to know than all of a process."""
+    if not _HAS_CHILDREN_FILES:
+        return _children_by_parent(os.getpid())
+    return [int(text) for text in _read("/proc/thread-self/children").split()]
+
+
 def _children_of_task(pid: int, task: str) -> list[int]:
     return [int(text) for text in _read(f"/proc/{pid}/task/{task}/children").split()]
 

@@ -1,0 +1,114 @@
+"""What is kept between runs, and for how long."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from services.executor.isolation.calls import Level, Returned
+from services.executor.isolation.stable import Stable
+from tests.isolation.bench import Bench, bench
+
+DIGESTS = 1_000
+
+
+def sizes(stable: Stable) -> dict[str, int]:
+    """How much is in each collection of the stable and of its fork servers."""
+    holders: list[Any] = [stable, stable._servers]
+    return {
+        name: len(member)
+        for holder in holders
+        for name, member in vars(holder).items()
+        if name != "_terms" and hasattr(member, "__len__")
+    }
+
+
+async def test_nothing_is_kept_of_a_thousand_digests(tools: Path) -> None:
+    async with bench(tools, capacity=2) as few:
+        stable = few.pool._open_stable()
+
+        async def after(count: int) -> dict[str, int]:
+            for number in range(count):
+                level = Level.FORK if number % 4 == 0 else Level.WARM
+                tool = few.tool(f"def run(): return {number}", name="same")
+                assert await few.run(tool, level=level) == Returned(number)
+            return sizes(stable)
+
+        early = await after(20)
+        late = await after(DIGESTS - 20)
+
+    assert set(early) >= {"_idle_by_key", "_template_gates", "_templates", "_standbys", "_alive"}
+    assert all(size <= early[name] + 2 for name, size in late.items()), (early, late)
+
+
+# -- the place of a fork --------------------------------------------------------------
+
+PLACE = """
+import os
+def run(spoil=""):
+    found = sorted(os.listdir("..")), os.listdir("."), os.stat(".").st_mode & 0o777
+    if spoil == "file": open("left", "w").close()
+    if spoil == "mode": os.chmod(".", 0o777)
+    if spoil == "beside": os.mkdir("../beside")
+    if spoil == "gone": os.rmdir(os.getcwd())
+    if spoil == "crash": os._exit(1)
+    return [os.getcwd() if not spoil else spoil, *found]
+"""
+
+
+@pytest.mark.parametrize("spoil", ["", "file", "mode", "beside", "gone", "crash"])
+async def test_every_fork_finds_its_place_as_new_whatever_the_one_before_left(
+    bench: Bench, spoil: str
+) -> None:
+    tool = bench.tool(PLACE)
+
+    for params in ({"spoil": spoil}, {}) * 3:
+        answer = await bench.run(tool, params=params, level=Level.FORK)
+        if isinstance(answer, Returned):
+            assert answer.value[1:] == [["temp"], [], 0o700]
+
+
+async def test_forks_hand_their_places_on(bench: Bench) -> None:
+    tool = bench.tool(PLACE)
+
+    answers = [await bench.run(tool, level=Level.FORK) for _ in range(20)]
+
+    places = {answer.value[0] for answer in answers if isinstance(answer, Returned)}
+    assert len(places) <= 5  # the capacity, and the one that stands by
+
+
+async def test_no_place_is_left_when_the_pool_has_stopped(tools: Path) -> None:
+    async with bench(tools) as own:
+        answer = await own.run(own.tool(PLACE), level=Level.FORK)
+
+    assert isinstance(answer, Returned)
+    assert not Path(answer.value[0]).parent.exists()
+
+
+# -- what is said ---------------------------------------------------------------------
+
+
+async def test_a_process_that_is_given_up_is_logged_with_the_run_that_dirtied_it(bench: Bench) -> None:
+    tool = bench.tool("""
+        import threading, time
+        def run(dirty=False):
+            if dirty: threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
+    """)
+
+    def call(run_id: str, *, dirty: bool) -> Any:
+        return replace(bench.call(tool, {"dirty": dirty}), run_id=run_id)
+
+    with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as logs:
+        with structlog.contextvars.bound_contextvars(run_id="first"):
+            await bench.pool.call(call("first", dirty=False), bench.report)
+        with structlog.contextvars.bound_contextvars(run_id="second"):
+            await bench.pool.call(call("second", dirty=True), bench.report)
+        async with asyncio.timeout(10):
+            while not logs:
+                await asyncio.sleep(0.001)
+
+    assert [(line["event"], line["run_id"]) for line in logs] == [("process.retired", "second")]
