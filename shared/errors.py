@@ -88,5 +88,17 @@ class ArtifactCorruptError(ArtifactError):
     """What is stored is not what its address says; it is never handed out as a result."""
 
 
+class AggregationError(FullsendError):
+    """Runs can't be aggregated; says over which run or function it failed."""
+
+
+class ReplicateFailedError(AggregationError):
+    """One of the runs to be aggregated had failed; names it."""
+
+
+class NonFiniteLossError(AggregationError):
+    """The aggregating function returned a loss that is no finite number."""
+
+
 class ArtifactReferenceError(ArtifactError):
     """A reference that can't be read, or that leads out of its base."""

@@ -101,6 +101,8 @@ class Policy(BaseModel):
     max_per_minute: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
     burst: Annotated[int | None, Field(ge=1)] = None
     limit_key: LimitKey | None = None
+    seed: Annotated[int | None, Field(ge=0, lt=2**63)] = None
+    cache: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

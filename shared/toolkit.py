@@ -54,13 +54,45 @@ def partial(item: Any) -> None:
         _print(f"partial {item!r}")
 
 
-def artifact(name: str, content: bytes | str | os.PathLike[str]) -> None:
-    """Keep bytes, or the file at a path as it is now, as an artifact of the run."""
+def artifact(name: str, content: bytes | str | os.PathLike[str], media_type: str | None = None) -> str | None:
+    """Keep bytes, or the file at a path as it is now, as an artifact of the run.
+
+    When this returns, it is kept, whatever becomes of the run.  Of several with the
+    same name the last one counts.  Without a media type, the name's ending tells it.
+
+    Returns:
+        Its reference (`data:` when it is small, else `cas://`); None where nothing is kept.
+    """
     if _is_heard():
-        _executor.artifact(name, content)
-    else:
-        size = len(content) if isinstance(content, bytes) else os.path.getsize(content)
-        _print(f"artifact {name} ({size} bytes, not kept)")
+        reference: str | None = _executor.artifact(name, content, media_type)
+        return reference
+    size = len(content) if isinstance(content, bytes) else os.path.getsize(content)
+    _print(f"artifact {name} ({size} bytes, not kept)")
+    return None
+
+
+def artifact_path(reference: str) -> str:
+    """The path of a file with the content of an artifact that this call was given by reference.
+
+    The file is the call's own and is removed after it.
+    """
+    if _is_heard():
+        path: str = _executor.fetch(reference)
+        return path
+    if not reference.startswith("data:"):
+        raise FileNotFoundError(f"{reference!r:.80} can be read in a run of the executor only")
+    path = os.path.join(run.temp_directory, f"artifact-{time.monotonic_ns()}")
+    with open(path, "wb") as file:
+        file.write(_inline(reference))
+    return path
+
+
+def read_artifact(reference: str) -> bytes:
+    """The content of an artifact that this call was given by reference."""
+    if reference.startswith("data:"):
+        return _inline(reference)
+    with open(artifact_path(reference), "rb") as file:
+        return file.read()
 
 
 def once(key: str, function: Callable[[], T]) -> T:
@@ -143,6 +175,13 @@ def _is_heard() -> bool:
 
 def _fact(name: str, otherwise: Any) -> Any:
     return _executor.run.get(name, otherwise) if _is_heard() else otherwise
+
+
+def _inline(reference: str) -> bytes:
+    """The bytes in a `data:` reference."""
+    import base64
+
+    return base64.b64decode(reference.partition(",")[2], validate=True)
 
 
 def _print(text: str) -> None:

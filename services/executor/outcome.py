@@ -1,7 +1,7 @@
 """The judge: what a child's answer means for the run.  Faults of a tool become data here and nowhere else."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self, assert_never
 
@@ -32,7 +32,11 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an attempt came to, in the words of the contract."""
+    """What an attempt came to, in the words of the contract.
+
+    `artifacts` is what the run has kept so far, `shown` the texts of large fields as
+    the record has them, `cached_from` the run that this one was answered from.
+    """
 
     status: Status
     result: Any = None
@@ -45,6 +49,9 @@ class Outcome:
     retryable: bool = False
     retry_after_seconds: float | None = None
     exit: Mapping[str, Any] | None = None
+    artifacts: Mapping[str, Any] = field(default_factory=dict)
+    shown: Mapping[str, str] = field(default_factory=dict)
+    cached_from: str | None = None
 
     @classmethod
     def of_error(cls, exc: Exception, status: Status = Status.FAILED) -> Self:
@@ -91,17 +98,26 @@ def _masked(value: Any, mask: Callable[[str], str]) -> Any:
             return value
 
 
-def judge(answer: Answer, partials: Sequence[Any]) -> Outcome:
+def judge(answer: Answer, partials: Sequence[Any], dropped: int = 0) -> Outcome:
     """The outcome of an attempt.
 
     Args:
         answer: what the isolation reports.
         partials: items that the tool had yielded or set aside before it ended.
+        dropped: how many more there were.
     """
     kept = list(partials) or None
+    outcome = _judged(answer, kept)
+    if dropped and kept is not None and outcome.partial_results is kept:
+        note = f"(the first {len(partials):,} partial results are kept, {dropped:,} more are not)"
+        return replace(outcome, error=f"{outcome.error} {note}")
+    return outcome
+
+
+def _judged(answer: Answer, kept: list[Any] | None) -> Outcome:
     match answer:
-        case Returned(value, items):
-            return Outcome(Status.COMPLETED, result=value, items=items)
+        case Returned(value, items, peak_rss_bytes):
+            return Outcome(Status.COMPLETED, result=value, items=items, exit=_peak(peak_rss_bytes))
         case Raised():
             return Outcome(
                 Status.FAILED,
@@ -111,6 +127,7 @@ def judge(answer: Answer, partials: Sequence[Any]) -> Outcome:
                 partial_results=kept if answer.partial_results is None else answer.partial_results,
                 retryable=answer.retryable,
                 retry_after_seconds=answer.retry_after_seconds,
+                exit=_peak(answer.peak_rss_bytes),
             )
         case TimedOut(seconds, exit_):
             error = f"the tool was still running after {seconds:g} s and was ended"
@@ -165,6 +182,11 @@ def _brief(value: Any) -> Any:
     if isinstance(value, str) and len(value) > SUMMARY_TEXT:
         return value[: SUMMARY_TEXT - 3] + "..."
     return value
+
+
+def _peak(rss_bytes: int | None) -> dict[str, Any] | None:
+    """Of a process that lives on: the peak memory of the run, where that was watched."""
+    return {"peak_rss_bytes": rss_bytes} if rss_bytes else None
 
 
 def _shown(exit_: Exit) -> dict[str, Any]:

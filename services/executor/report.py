@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from services.executor import metrics
+from services.executor.identity import Identity
 from services.executor.outcome import Outcome, Status, summary
 from services.executor.store import Claim, Order
 from shared.documents import json_text
@@ -30,33 +31,51 @@ def identity_fields(order: Order) -> Members:
 
 
 def begin_fields(
-    claim: Claim, tool: str | None, digest: str | None, params: Mapping[str, Any] | None, started: float
+    claim: Claim,
+    tool: str | None,
+    identity: Identity | None,
+    params: Mapping[str, Any] | None,
+    started: float,
 ) -> Members:
     """The record of a run under way."""
     return {
         **identity_fields(claim.order),
         "tool": tool,
-        "tool_digest": digest,
+        **({} if identity is None else _identity_members(identity)),
         "params": params,
         "started_at": iso(started),
         "worker": claim.worker,
     }
 
 
+def _identity_members(identity: Identity) -> Members:
+    return {
+        "run_digest": identity.digest,
+        "tool_digest": identity.tool_digest,
+        "entry_point": identity.entry_point,
+        "seed": identity.seed,
+        "environment_digest": identity.environment_digest or None,
+    }
+
+
 def end_fields(order: Order, outcome: Outcome, started: float, ended: float) -> Members:
     """What the end adds to the record."""
-    completed = outcome.status is Status.COMPLETED
+    completed, partial = outcome.status is Status.COMPLETED, outcome.partial_results
     return {
         "status": outcome.status.value,
         "finished_at": iso(ended),
         "timestamp": iso(ended),
         "duration_seconds": f"{ended - started:.6f}",
         "result_summary": summary(outcome.result) if completed else None,
-        "result": json_text(outcome.result) if completed else None,
+        "result": _text(outcome, "result", outcome.result) if completed else None,
+        "artifacts": outcome.artifacts or None,
+        "cached": "true" if outcome.cached_from else None,
+        "cached_from": outcome.cached_from,
         "error": outcome.error,
         "error_type": outcome.error_type,
-        "traceback": outcome.traceback,
-        "partial_results": _json_unless_none(outcome.partial_results),
+        "retryable": None if completed else str(outcome.retryable).lower(),
+        "traceback": outcome.shown.get("traceback", outcome.traceback),
+        "partial_results": _text(outcome, "partial_results", partial) if partial is not None else None,
         "exit": outcome.exit,
         "attempts": list(order.history) or None,
     }
@@ -110,11 +129,13 @@ def result(order: Order, outcome: Outcome, started: float, ended: float) -> Memb
     if order.request_id is not None:
         message["request_id"] = order.request_id
     if outcome.status is Status.COMPLETED:
-        done = {
+        done: Members = {
             "type": "experiment_completed",
             "status": "success",
             "result_summary": summary(outcome.result),
         }
+        if outcome.cached_from:
+            done["cached"] = True
         return done | message
     failed = {
         "type": "experiment_failed",
@@ -124,7 +145,8 @@ def result(order: Order, outcome: Outcome, started: float, ended: float) -> Memb
         **_failure_details(order, outcome),
     }
     if outcome.partial_results is not None:
-        failed["partial_results"] = outcome.partial_results
+        shown = outcome.shown.get("partial_results", "")
+        failed["partial_results"] = shown if shown.startswith("cas://") else outcome.partial_results
     return failed | message
 
 
@@ -170,5 +192,6 @@ def _failure_details(order: Order, outcome: Outcome) -> Members:
     return details
 
 
-def _json_unless_none(value: Any) -> str | None:
-    return None if value is None else json_text(value)
+def _text(outcome: Outcome, name: str, value: Any) -> str:
+    """The record's text of a member, a reference if it was too large."""
+    return outcome.shown[name] if name in outcome.shown else json_text(value)

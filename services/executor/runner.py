@@ -2,28 +2,29 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import structlog
 
 from services.executor import policy, report, retry
+from services.executor.artifacts import Keeper
+from services.executor.cache import Cache
 from services.executor.isolation.calls import Answer, Call, Effects, Report
-from services.executor.loader import Loader, Tool
+from services.executor.loader import Loader
 from services.executor.metrics import Emitter
 from services.executor.outcome import Outcome, Status, judge
 from services.executor.patience import farewell, insist
 from services.executor.policy import Defaults
+from services.executor.products import Products
 from services.executor.store import Begun, Claim, Finished, Limit, Store, Stored
+from services.executor.work import Fault, Work, prepare
 from shared.errors import (
     ExperimentArchivedError,
-    FullsendError,
     StoreUnavailableError,
-    ToolTimeoutError,
 )  # fmt: skip
 from shared.log import masking
-from shared.messages import Experiment, Policy, State
+from shared.messages import Policy, State
 
 log = structlog.get_logger()
 
@@ -42,33 +43,6 @@ class Caller(Protocol):
         """Never raises for anything the tool does."""
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A claimed run with all that its experiment and its tool say."""
-
-    claim: Claim
-    experiment: Experiment
-    tool: Tool
-    params: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A claimed run that can't be performed, and why."""
-
-    claim: Claim
-    experiment: Experiment | None
-    error: FullsendError
-    limit_seconds: float
-
-    @property
-    def outcome(self) -> Outcome:
-        """What it comes to: an import that took too long is a time-out like any other."""
-        if isinstance(self.error, ToolTimeoutError):
-            return replace(Outcome.of_error(self.error, Status.TIMEOUT), timeout_seconds=self.limit_seconds)
-        return Outcome.of_error(self.error)
-
-
 class Runner:
     """Performs claimed runs.
 
@@ -76,16 +50,25 @@ class Runner:
         store: where runs are claimed and reported.
         loader: finds tools.
         caller: calls them.
+        keeper: keeps what they produce.
         defaults: see `Defaults`.
         dice: for the jitter of retries.
     """
 
     def __init__(
-        self, store: Store, loader: Loader, caller: Caller, defaults: Defaults, dice: retry.Dice
+        self,
+        store: Store,
+        loader: Loader,
+        caller: Caller,
+        keeper: Keeper,
+        defaults: Defaults,
+        dice: retry.Dice,
     ) -> None:
         self._store = store
         self._loader = loader
         self._caller = caller
+        self._keeper = keeper
+        self._cache = Cache(store.cached, keeper)
         self._defaults = defaults
         self._dice = dice
 
@@ -112,7 +95,7 @@ class Runner:
     async def _attempt(self, claim: Claim, cancel: asyncio.Event) -> None:
         started = time.time()
         stored = await insist("experiment", lambda: self._store.experiments.read(claim.order.experiment_id))
-        work = await self._prepare(claim, stored)
+        work = await prepare(self._loader, claim, stored, self._defaults.timeout_seconds)
         begun, stored = await self._begin(work, stored, started)
         if begun is Begun.LOST:
             log.warning("claim.lost", worker=claim.worker)
@@ -128,33 +111,11 @@ class Runner:
 
     # -- begin ------------------------------------------------------------------------
 
-    async def _prepare(self, claim: Claim, stored: Stored) -> Work | Fault:
-        """Find all that is needed before the tool can be called."""
-        experiment: Experiment | None = None
-        limit_seconds = self._defaults.timeout_seconds
-        try:
-            experiment = stored.readable()
-            limit_seconds = experiment.policy.timeout_seconds or limit_seconds
-            tool = await self._load(experiment.tool, limit_seconds)
-            params = {**experiment.params, **claim.order.params}
-            tool.check(params)
-        except FullsendError as exc:
-            return Fault(claim, experiment, exc, limit_seconds)
-        return Work(claim, experiment, tool, params)
-
-    async def _load(self, name: str, limit_seconds: float) -> Tool:
-        """The tool, within the time limit, also where somebody more patient is looking at it already."""
-        try:
-            async with asyncio.timeout(limit_seconds):
-                return await self._loader.load(name, limit_seconds)
-        except TimeoutError:
-            raise ToolTimeoutError(f"the import of '{name}' took more than {limit_seconds:g} s") from None
-
     async def _begin(self, work: Work | Fault, stored: Stored, started: float) -> tuple[Begun, Stored]:
         claim, name = work.claim, work.experiment.tool if work.experiment else None
-        digest = work.tool.module.digest if isinstance(work, Work) else None
+        identity = work.identity if isinstance(work, Work) else None
         params = work.params if isinstance(work, Work) else claim.order.params
-        fields = report.begin_fields(claim, name, digest, params, started)
+        fields = report.begin_fields(claim, name, identity, params, started)
         event = report.started_event(claim.order, name)
         limits = self._limits(work)
         answer = await insist("begin", lambda: self._store.runs.begin(claim, stored, fields, event, limits))
@@ -165,18 +126,30 @@ class Runner:
     # -- perform ----------------------------------------------------------------------
 
     async def _perform(self, work: Work | Fault, cancel: asyncio.Event) -> Outcome:
+        order = work.claim.order
+        products = Products(self._keeper, self._store.runs.effects(order.run_id))
+        is_first = order.attempt == 1 and not order.losses
         if isinstance(work, Fault):
-            return work.outcome
+            return await products.complete(work.outcome, is_first=is_first)
+        if work.experiment.policy.cache:
+            known = await self._cache.recall(work.identity.digest)
+            if known is not None:
+                return known
+        outcome = await self._called(work, products, cancel)
+        return await products.complete(outcome, is_first=is_first)
+
+    async def _called(self, work: Work, products: Products, cancel: asyncio.Event) -> Outcome:
         mask = masking(self._defaults.environ(work.tool.needs).values())
         emitter = self._emitter(work.claim, mask)
         try:
-            effects = self._store.runs.effects(work.claim.order.run_id)
-            answer = await self._caller.call(self._call(work), emitter.report, effects=effects, cancel=cancel)
+            answer = await self._caller.call(
+                self._call(work), emitter.report, effects=products, cancel=cancel
+            )
             await emitter.drain()
         except BaseException:
             emitter.drop()
             raise
-        return judge(answer, emitter.partials).masked(mask)
+        return judge(answer, emitter.partials, emitter.partials_dropped).masked(mask)
 
     def _call(self, work: Work) -> Call:
         order, chosen, needs = work.claim.order, work.experiment.policy, work.tool.needs
@@ -189,6 +162,7 @@ class Runner:
             timeout_seconds=self._defaults.timeout(chosen, needs),
             level=self._defaults.isolation(chosen, needs),
             limits=policy.process_limits(chosen, needs),
+            seed=chosen.seed,
             environ=self._defaults.environ(needs),
         )
 
@@ -204,7 +178,7 @@ class Runner:
         return Emitter(
             experiment_id,
             run_id,
-            emit=lambda events: insist("metrics", lambda: runs.emit(experiment_id, events)),
+            emit=lambda events: insist("metrics", lambda: runs.emit(claim, events)),
             log=lambda lines: insist("log", lambda: runs.log(run_id, lines)),
             mask=mask,
         )
@@ -223,7 +197,9 @@ class Runner:
                 await self._retry(work.claim, outcome, delay_seconds)
             case retry.GiveUp(exhausted):
                 final = outcome.exhausted(work.claim.order.attempt) if exhausted else outcome
-                await self._finish(work.claim, stored, final, started)
+                is_finished = await self._finish(work.claim, stored, final, started)
+                if is_finished and isinstance(work, Work) and work.experiment.policy.cache:
+                    await self._cache.remember(work.identity.digest, work.claim.order.run_id, final)
 
     @staticmethod
     def _must_not_repeat(work: Work | Fault, outcome: Outcome) -> bool:
@@ -249,7 +225,8 @@ class Runner:
             error=outcome.error,
         )
 
-    async def _finish(self, claim: Claim, stored: Stored, outcome: Outcome, started: float) -> None:
+    async def _finish(self, claim: Claim, stored: Stored, outcome: Outcome, started: float) -> bool:
+        """Report the end of the run; False when it isn't this worker's any more."""
         ended = time.time()
         state = State.RUN if outcome.status is Status.COMPLETED else State.FAILED
         fields = report.end_fields(claim.order, outcome, started, ended)
@@ -262,6 +239,7 @@ class Runner:
             log.warning("outcome.refused", status=outcome.status)
         else:
             _log_end(outcome, ended - started)
+        return answer is not Finished.STALE
 
     async def _refuse_archived(self, claim: Claim, started: float) -> None:
         ended, order = time.time(), claim.order

@@ -14,6 +14,8 @@ import structlog
 import uv
 
 from services.executor import observe, watched
+from services.executor.artifacts import Keeper, open_blobs
+from services.executor.bundles import Bundles
 from services.executor.cancellation import Cancellations
 from services.executor.config import Mode, Settings
 from services.executor.endpoints import Answers, Worker, serving
@@ -63,13 +65,16 @@ class Service:
         self._environments = Environments(
             settings.environments_path, uv=Path(uv.find_uv_bin()), environ=variables
         )
-        loader = Loader(settings.tools_path, self._pool, self._environments, settings.sandbox)
+        blobs = open_blobs(settings.artifacts)
+        kept = Bundles(blobs, settings.bundles_path)
+        loader = Loader(settings.tools_path, self._pool, self._environments, kept, settings.sandbox)
         self._observer = observe.wanted(
             self.worker, loader.names, scraped=settings.health_port > 0, variables=variables
         )
         self._store = watched.store_on(self._client, self._patient, retention(settings), self._observer)
         self._registry = Registry(self._store, loader)
-        runner = Runner(self._store, loader, self._pool, _defaults(settings, variables), random.random)
+        keeper = Keeper(blobs, settings.inline_artifact_max_bytes)
+        runner = Runner(self._store, loader, self._pool, keeper, defaults(settings, variables), random.random)
         self._intake = Intake(self._store.queue, self.worker, settings.concurrency, runner.run)
         self._triggers = self._listener()
         self._recovery = Recovery(
@@ -126,7 +131,15 @@ class Service:
                 opened.push_async_callback(observer.close)
             if observer is not None and settings.health_port:
                 listening = self._triggers.listening if self._triggers else None
-                worker = Worker(self.worker, self._store, self._intake, settings.concurrency, listening, stop)
+                worker = Worker(
+                    self.worker,
+                    self._store,
+                    self._intake,
+                    settings.concurrency,
+                    listening,
+                    stop,
+                    self._pool.counts,
+                )
                 answers = Answers(worker, observer.registry)
                 await opened.enter_async_context(serving(settings.health_host, settings.health_port, answers))
             yield
@@ -190,7 +203,8 @@ def retention(settings: Settings) -> Retention:
     )
 
 
-def _defaults(settings: Settings, variables: Mapping[str, str]) -> Defaults:
+def defaults(settings: Settings, variables: Mapping[str, str]) -> Defaults:
+    """What applies to runs that don't say otherwise, as the operator chose."""
     return Defaults(
         timeout_seconds=settings.tool_execution_timeout,
         retry=RetryPolicy(

@@ -6,12 +6,15 @@ import asyncio
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import uv
 
+from services.executor.artifacts import LocalBlobs
+from services.executor.bundles import ENTRY, Bundles
 from services.executor.isolation.environment import Environments
 from services.executor.isolation.pool import Pool
 from services.executor.loader import Loader, Tool
@@ -29,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m services.executor.loader",
         description="Loads a tool in a child, as the executor would, and says what it is or what is wrong.",
     )
-    parser.add_argument("--test", metavar="FILE", type=Path, required=True, help="a module in any folder")
+    parser.add_argument(
+        "--test", metavar="FILE", type=Path, required=True, help="a module or a package, in any folder"
+    )
     path = parser.parse_args(argv).test
     log.configure(level="error")
     try:
@@ -41,14 +46,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _tested(path: Path) -> Tool:
-    """The tool in a file; the file's folder is its tools folder."""
-    if path.suffix != ".py":
-        raise ToolError(f"{path} is not a Python file; a tool is a module NAME.py with a function NAME")
+    """The tool in a file or a package; its folder is the tools folder."""
+    if path.suffix != ".py" and not (path / ENTRY).is_file():
+        raise ToolError(
+            f"{path} is not a Python file; a tool is a module NAME.py with a function NAME, "
+            f"or a package: a directory with an {ENTRY}"
+        )
     pool = Pool(capacity=1, environ=passed_to_every_tool(os.environ))
     environments = Environments(ENVIRONMENTS, uv=Path(uv.find_uv_bin()), environ=os.environ)
     await pool.start()
     try:
-        return await Loader(path.parent, pool, environments).load(path.stem, TEST_TIMEOUT_SECONDS)
+        with tempfile.TemporaryDirectory() as place:
+            kept = Bundles(LocalBlobs(Path(place, "blobs")), Path(place, "bundles"))
+            loader = Loader(path.parent, pool, environments, kept)
+            return await loader.load(path.stem, TEST_TIMEOUT_SECONDS)
     finally:
         await pool.stop()
 

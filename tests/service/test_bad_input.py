@@ -1,14 +1,27 @@
 """What neighbours get wrong is answered in words, and the service goes on."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Neighbour, Serve
+from shared import keys
+from tests.conftest import Neighbour, Serve, Tools
 from tests.service.conftest import assert_works
 
 pytestmark = pytest.mark.usefixtures("echo")
+
+PATIENT = """
+    import time
+    from pathlib import Path
+    from shared import toolkit
+
+    def patient(until: str):
+        toolkit.progress(0)
+        while not Path(until).exists():
+            time.sleep(0.01)
+"""
 
 BAD_TRIGGERS = {
     "not JSON": ("exp_1", "trigger is not JSON"),
@@ -128,6 +141,74 @@ async def test_a_wrong_type_at_a_metrics_key_costs_the_list_and_not_the_run(
 
     assert result["status"] == "success"
     assert await neighbour.redis.get("metrics:exp_1") == "somebody else's"
+
+
+async def test_a_wrong_type_at_the_journal_costs_the_journal_and_not_the_run(
+    serve: Serve, neighbour: Neighbour
+) -> None:
+    await neighbour.publish("exp_1", "echo")
+    await neighbour.redis.set(keys.journal(), "somebody else's")
+
+    async with serve():
+        result = await neighbour.run("exp_1")
+
+    assert result["status"] == "success"
+    assert await neighbour.redis.get(keys.journal()) == "somebody else's"
+
+
+@pytest.mark.parametrize("mode", ["trigger", "trigger,cron", "trigger,speedrun"])
+async def test_a_wrong_type_at_the_open_runs_of_an_experiment_is_answered_for_each_run(
+    serve: Serve, neighbour: Neighbour, mode: str
+) -> None:
+    await neighbour.publish("exp_bad", "echo", state="ready" if "speedrun" in mode else "run")
+    await neighbour.redis.set(keys.open_runs("exp_bad"), "somebody else's")
+    if "cron" in mode:
+        await neighbour.redis.set("schedules:exp_bad", "* * * * * *")
+
+    async with serve(schedule_mode=mode, speedrun_interval=0.1):
+        if mode == "trigger":
+            await neighbour.trigger({"experiment_id": "exp_bad"})
+            await neighbour.trigger({"experiment_id": "exp_bad"})
+        answers = await neighbour.results("exp_bad", 2)
+        await assert_works(neighbour)
+
+    for answer in answers:
+        assert (answer["status"], answer["error_type"]) == ("failed", "StoreError")
+        assert f"{keys.open_runs('exp_bad')} is a Redis string; expected a zset" in answer["error"]
+    assert (await neighbour.record(answers[0]["run_id"]))["status"] == "failed"
+    assert await neighbour.redis.get(keys.open_runs("exp_bad")) == "somebody else's"
+
+
+async def test_a_record_that_somebody_made_something_else_of_under_way_is_answered(
+    serve: Serve, neighbour: Neighbour, tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.executor.intake.LOOK_SECONDS", 0.2)
+    tools("patient", PATIENT)
+    await neighbour.publish("exp_1", "patient", params={"until": str(tmp_path / "go")})
+
+    async with serve():
+        await neighbour.trigger({"experiment_id": "exp_1"})
+        [event] = await neighbour.events("exp_1", "progress")
+        await neighbour.redis.delete(keys.run(event["run_id"]))
+        await neighbour.redis.set(keys.run(event["run_id"]), "somebody else's")
+        (tmp_path / "go").touch()
+        answer = await neighbour.result("exp_1")
+        await assert_works(neighbour)
+
+    assert (answer["run_id"], answer["error_type"]) == (event["run_id"], "StoreError")
+    assert f"{keys.run(event['run_id'])} is a Redis string; expected a hash" in answer["error"]
+    assert len(neighbour.heard_of("exp_1", keys.RESULTS)) == 1
+
+
+async def test_nonsense_in_the_queue_is_answered(serve: Serve, neighbour: Neighbour) -> None:
+    async with serve(), serve():
+        entry = await neighbour.redis.xadd(keys.queue("normal"), {"order": "nonsense"})
+        answer = await neighbour.result(None)
+        await assert_works(neighbour)
+
+    assert (answer["type"], answer["run_id"]) == ("experiment_failed", None)
+    assert f"queue entry {entry}" in answer["error"]
+    assert len(neighbour.heard_of(None, keys.RESULTS)) == 1
 
 
 async def test_a_wrong_type_at_a_tools_key_does_not_stop_the_service(

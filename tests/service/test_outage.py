@@ -60,7 +60,7 @@ class Server:
 
     def lose(self) -> None:
         """Remove its data."""
-        for path in (self.directory / "appendonlydir").iterdir():
+        for path in self.directory.rglob("appendonly.aof*"):
             path.unlink()
 
 

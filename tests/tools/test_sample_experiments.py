@@ -12,7 +12,9 @@ from tests.tools.conftest import Load
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "config" / "experiments").glob("*.yaml"))
 TOOLS = {path.stem for path in (ROOT / "tools").glob("*.py")}
-POLICY = {"timeout_seconds", "max_attempts", "backoff_min", "backoff_max", "isolation", "priority"}
+POLICY = {
+    "timeout_seconds", "max_attempts", "backoff_min", "backoff_max", "isolation", "priority", "seed", "cache",
+}  # fmt: skip
 
 
 def experiment(path: Path) -> dict[str, Any]:

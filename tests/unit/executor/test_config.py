@@ -25,6 +25,7 @@ SPECIAL: dict[str, Values] = {
     ],
     "sandbox": [(one.value, one) for one in (Sandbox.FILES, Sandbox.FILES_AND_NETWORK)] * 2,
     "sandbox_readable": [(text, (Path(text),)) for text in "abcd"],
+    "artifacts": [(text, text) for text in ("a", "file:///b", "s3://c/d", "memory://e")],
     "retry_backoff_max": [("41", 41), ("42", 42), ("43", 43), ("44", 44)],
 }
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from services.executor.artifacts import LocalBlobs
+from services.executor.bundles import MAX_BYTES, Bundles
 from services.executor.isolation.calls import Description, Module
 from services.executor.isolation.environment import Environment
 from services.executor.isolation.requirements import Requirements
-from services.executor.loader import MAX_FILE_BYTES, Loader
+from services.executor.loader import Loader
 from shared.errors import ToolError, ToolNotFoundError
 
 
@@ -52,8 +54,13 @@ def describer() -> Describer:
 
 
 @pytest.fixture
-def loader(folder: Path, describer: Describer) -> Loader:
-    return Loader(folder, describer, OwnEnvironment())
+def kept(tmp_path: Path) -> Bundles:
+    return Bundles(LocalBlobs(tmp_path / "blobs"), tmp_path / "bundles")
+
+
+@pytest.fixture
+def loader(folder: Path, describer: Describer, kept: Bundles) -> Loader:
+    return Loader(folder, describer, OwnEnvironment(), kept)
 
 
 def refusal(loader: Loader, name: str) -> str:
@@ -155,11 +162,15 @@ def test_what_is_no_file_is_no_tool(make: object, folder: Path, loader: Loader) 
     assert "there is no" in refusal(loader, "tool")
 
 
-def test_a_folder_reached_by_a_link_is_the_folder(folder: Path, tmp_path: Path, describer: Describer) -> None:
+def test_a_folder_reached_by_a_link_is_the_folder(
+    folder: Path, tmp_path: Path, describer: Describer, kept: Bundles
+) -> None:
     (folder / "tool.py").write_text("")
     (tmp_path / "link").symlink_to(folder)
 
-    assert Loader(tmp_path / "link", describer, OwnEnvironment()).find("tool").path == folder / "tool.py"
+    assert (
+        Loader(tmp_path / "link", describer, OwnEnvironment(), kept).find("tool").path == folder / "tool.py"
+    )
 
 
 def test_all_names_are_listed_in_order(folder: Path, loader: Loader) -> None:
@@ -169,8 +180,8 @@ def test_all_names_are_listed_in_order(folder: Path, loader: Loader) -> None:
     assert loader.names() == ["a", "b", "c-d"]
 
 
-def test_a_folder_that_is_not_there_has_no_tools(tmp_path: Path, describer: Describer) -> None:
-    loader = Loader(tmp_path / "nowhere", describer, OwnEnvironment())
+def test_a_folder_that_is_not_there_has_no_tools(tmp_path: Path, describer: Describer, kept: Bundles) -> None:
+    loader = Loader(tmp_path / "nowhere", describer, OwnEnvironment(), kept)
 
     assert loader.names() == []
     assert "there is no" in refusal(loader, "tool")
@@ -218,10 +229,10 @@ def test_a_removed_file_is_no_tool_any_more(folder: Path, loader: Loader) -> Non
 
 
 def test_a_file_that_is_too_large_is_refused(folder: Path, loader: Loader) -> None:
-    (folder / "tool.py").write_text("#" * (MAX_FILE_BYTES + 1))
+    (folder / "tool.py").write_text("#" * (MAX_BYTES + 1))
 
     with pytest.raises(
-        ToolError, match=r"tool\.py is 4,000,001 bytes long; a tool's file may have 4,000,000"
+        ToolError, match=r"tool\.py is 4,000,001 bytes long; a tool's code may have 4,000,000"
     ):
         loader.find("tool")
 
@@ -263,3 +274,111 @@ async def test_what_is_wrong_is_looked_at_again(folder: Path, loader: Loader, de
 
     assert (await loader.load("tool", 5.0)).module.name == "tool"
     assert len(describer.asked) == 3
+
+
+# -- packages and references ----------------------------------------------------------
+
+
+def package(folder: Path, name: str = "tool", **files: str) -> Path:
+    """A package with these files, `.py` left out of their names."""
+    (folder / name).mkdir()
+    for file, text in {"__init__": "", **files}.items():
+        (folder / name / f"{file}.py").write_text(text)
+    return folder / name
+
+
+async def test_a_directory_with_an_init_file_is_a_tool(folder: Path, loader: Loader) -> None:
+    package(folder, inner="a = 1\n")
+
+    tool = await loader.load("tool", 5.0)
+
+    assert loader.names() == ["tool"]
+    assert tool.module.path.name == "__init__.py"
+    assert (tool.module.path.parent / "inner.py").read_text() == "a = 1\n"
+    assert tool.module.path.parent != folder / "tool"
+
+
+def test_any_changed_file_makes_a_package_another_form(folder: Path, loader: Loader) -> None:
+    path = package(folder, inner="a = 1\n")
+    digests = [loader.find("tool").digest]
+    (path / "inner.py").write_text("a = 2\n")
+    digests.append(loader.find("tool").digest)
+    (path / "inner.py").rename(path / "other.py")
+    digests.append(loader.find("tool").digest)
+    (path / "data.txt").write_text("")
+    digests.append(loader.find("tool").digest)
+
+    assert len(set(digests)) == 4
+
+
+def test_times_and_what_python_writes_make_no_other_form(folder: Path, loader: Loader) -> None:
+    path = package(folder, inner="a = 1\n")
+    digest = loader.find("tool").digest
+    os.utime(path / "inner.py", (1_000_000_000, 1_000_000_000))
+    (path / "__pycache__").mkdir()
+    (path / "__pycache__" / "inner.cpython-311.pyc").write_bytes(b"compiled")
+
+    assert loader.find("tool").digest == digest
+
+
+def test_a_file_and_a_package_of_one_name_are_refused(folder: Path, loader: Loader) -> None:
+    package(folder)
+    (folder / "tool.py").write_text("")
+
+    with pytest.raises(ToolError, match=r"are both called 'tool'; remove or rename one of them"):
+        loader.find("tool")
+
+
+def test_a_package_that_holds_a_link_is_refused(folder: Path, loader: Loader) -> None:
+    (package(folder) / "secret").symlink_to("/etc/passwd")
+
+    with pytest.raises(ToolError, match="secret is not a plain file"):
+        loader.find("tool")
+
+
+@pytest.mark.parametrize("make", ["file", "package"])
+async def test_a_reference_finds_the_code_as_it_was(make: str, folder: Path, loader: Loader) -> None:
+    path = folder / "tool.py" if make == "file" else package(folder) / "__init__.py"
+    path.write_text("a = 1\n")
+    first = await loader.load("tool", 5.0)
+    path.write_text("a = 2\n")
+    await loader.load("tool", 5.0)
+
+    again = await loader.load(f"tool@sha256:{first.module.digest}", 5.0)
+
+    assert again.module.digest == first.module.digest
+    assert again.module.path.read_text() == "a = 1\n"
+
+
+async def test_a_reference_outlives_the_tool(folder: Path, loader: Loader) -> None:
+    (folder / "tool.py").write_text("a = 1\n")
+    digest = (await loader.load("tool", 5.0)).module.digest
+    (folder / "tool.py").unlink()
+
+    assert (await loader.load(f"tool@sha256:{digest}", 5.0)).module.digest == digest
+
+
+@pytest.mark.parametrize(
+    "reference", [f"tool@sha256:{'0' * 64}", "tool@sha256:12", "tool@", "@sha256:", "tool@md5:" + "0" * 64]
+)
+async def test_a_reference_to_nothing_is_not_found(reference: str, loader: Loader) -> None:
+    with pytest.raises(ToolNotFoundError, match=f"Tool '{reference}' not found"):
+        await loader.load(reference, 5.0)
+
+
+async def test_a_corrupt_bundle_is_never_run(folder: Path, loader: Loader, tmp_path: Path) -> None:
+    (folder / "tool.py").write_text("a = 1\n")
+    digest = (await loader.load("tool", 5.0)).module.digest
+    blob = tmp_path / "blobs" / "sha256" / digest[:2] / digest
+    blob.chmod(0o644)
+    blob.write_text("a = 6\n")
+
+    with pytest.raises(ToolError, match=r"can't be read: .* is corrupt"):
+        await loader.load(f"tool@sha256:{digest}", 5.0)
+
+
+async def test_a_store_that_fails_holds_up_no_tool(folder: Path, loader: Loader, tmp_path: Path) -> None:
+    (tmp_path / "blobs").write_text("no directory")
+    (folder / "tool.py").write_text("a = 1\n")
+
+    assert (await loader.load("tool", 5.0)).module.path == folder / "tool.py"

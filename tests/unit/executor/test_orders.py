@@ -114,6 +114,8 @@ def test_a_priority_that_nobody_knows_is_the_normal_one(priority: Any) -> None:
     [
         ('{"experiment_id": "e", "attempt": "x"}', ("e", "1-2")),
         ('{"experiment_id": "e", "timestamp": "5-6"}', ("e", "5-6")),
+        ('{"experiment_id": 5}', None),
+        ('{"experiment_id": "e", "timestamp": "yesterday"}', None),
         ("[]", None),
         ("{}", None),
         ("nonsense", None),
@@ -121,7 +123,9 @@ def test_a_priority_that_nobody_knows_is_the_normal_one(priority: Any) -> None:
     ],
 )
 def test_nonsense_may_still_name_its_run(text: str, run: tuple[str, str] | None) -> None:
-    assert Order.run_named_in(text, "1-2") == run
+    found = Order.run_named_in(text, "1-2")
+
+    assert (found and (found.experiment_id, found.timestamp)) == run
 
 
 def test_an_order_knows_its_run() -> None:

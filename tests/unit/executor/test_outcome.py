@@ -44,6 +44,19 @@ def test_a_tool_that_raised_has_failed() -> None:
     )
 
 
+def test_partial_results_that_were_too_many_are_counted_in_the_error() -> None:
+    outcome = judge(Raised("KeyError", "'a'"), [1, 2], dropped=1_500)
+
+    assert outcome.partial_results == [1, 2]
+    assert outcome.error == "'a' (the first 2 partial results are kept, 1,500 more are not)"
+
+
+def test_partial_results_of_the_exception_itself_count_alone() -> None:
+    outcome = judge(Raised("KeyError", "'a'", partial_results=[3]), [1, 2], dropped=1_500)
+
+    assert (outcome.partial_results, outcome.error) == ([3], "'a'")
+
+
 def test_a_tool_that_was_ended_for_its_time_has_timed_out() -> None:
     outcome = judge(TimedOut(2.5, EXIT), [])
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from services.executor import report
+from services.executor.identity import Identity
 from services.executor.isolation.calls import Died, Exit, Raised, Returned, TimedOut
 from services.executor.outcome import Outcome, Status, judge
 from services.executor.store import Claim, Order
@@ -55,13 +56,17 @@ def test_a_record_says_where_the_run_comes_from() -> None:
 
 
 def test_a_record_says_what_began() -> None:
-    fields = report.begin_fields(Claim("q", "1-1", "w1", ORDER), "a_tool", "d1", {"a": 1}, STARTED)
+    identity = Identity("d1", "run", {"a": 1}, seed=3)
+    fields = report.begin_fields(Claim("q", "1-1", "w1", ORDER), "a_tool", identity, {"a": 1}, STARTED)
 
     assert (
         fields.items()
         >= {
             "tool": "a_tool",
             "tool_digest": "d1",
+            "run_digest": identity.digest,
+            "entry_point": "run",
+            "seed": 3,
             "started_at": "2023-11-14T22:13:21.000+00:00",
             "worker": "w1",
             "scheduled_for": "2023-11-14T22:13:00.000+00:00",
@@ -79,6 +84,7 @@ def test_a_record_says_how_it_ended_well() -> None:
         "result_summary": {"sent_count": 2, "rate": 0.5},
         "result": '{"sent":[1,2],"rate":0.5}',
         **dict.fromkeys(("error", "error_type", "traceback", "partial_results", "exit", "attempts")),
+        **dict.fromkeys(("artifacts", "cached", "cached_from", "retryable")),
     }
 
 

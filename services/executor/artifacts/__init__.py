@@ -1,0 +1,68 @@
+"""What runs leave behind: bytes, kept inline when small and by content address when large.
+
+    blobs = open_blobs("/var/lib/fullsend/artifacts")    # or s3://bucket/prefix, gs://, az://, memory://
+    keeper = Keeper(blobs)
+    artifact = keeper.keep("plot.png", path)             # the record holds artifact.to_json()
+    keeper.read(artifact)                                # the very bytes, or an ArtifactError
+
+Everything here is synchronous and may wait for a disk or a network: a caller in
+the event loop goes through `asyncio.to_thread`.  Objects hold no open files and
+no locks between calls, so one may be used from many threads.
+
+A blob's address is the SHA-256 of its content, and its place is always
+`sha256/<first two digits>/<all 64 digits>` below the store's base, whatever the
+store is made of.  So a directory that is moved, or copied into a bucket, still
+answers to the same references.
+"""
+
+from services.executor.artifacts.artifact import Artifact
+from services.executor.artifacts.blobs import Blob, Blobs, Source, StorageType, Stored
+from services.executor.artifacts.collection import Collected, collect
+from services.executor.artifacts.keeping import INLINE_MAX_BYTES, Keeper
+from services.executor.artifacts.loaders import (
+    ArtifactLoader,
+    CasArtifactLoader,
+    LocalArtifactLoader,
+    ObjectStoreArtifactLoader,
+    loader_for,
+)
+from services.executor.artifacts.local import LocalBlobs
+from services.executor.artifacts.objects import ObjectBlobs
+from services.executor.artifacts.opening import open_blobs
+from services.executor.artifacts.references import (
+    CasReference,
+    InlineReference,
+    Reference,
+    RelativeReference,
+    addresses_in,
+    parse_reference,
+    within,
+)
+
+__all__ = [
+    "INLINE_MAX_BYTES",
+    "Artifact",
+    "ArtifactLoader",
+    "Blob",
+    "Blobs",
+    "CasArtifactLoader",
+    "CasReference",
+    "Collected",
+    "InlineReference",
+    "Keeper",
+    "LocalArtifactLoader",
+    "LocalBlobs",
+    "ObjectBlobs",
+    "ObjectStoreArtifactLoader",
+    "Reference",
+    "RelativeReference",
+    "Source",
+    "StorageType",
+    "Stored",
+    "addresses_in",
+    "collect",
+    "loader_for",
+    "open_blobs",
+    "parse_reference",
+    "within",
+]

@@ -1,0 +1,136 @@
+"""Keeping an artifact: inline when it is small, in the store when it is not, and getting it back."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final, assert_never
+from uuid import uuid4
+
+from services.executor.artifacts import media_types
+from services.executor.artifacts.artifact import Artifact
+from services.executor.artifacts.blobs import Blob, Blobs, Source, gathered, require
+from services.executor.artifacts.references import (
+    CasReference,
+    InlineReference,
+    RelativeReference,
+    check_media_type,
+    quoted,
+)
+from services.executor.artifacts.sources import chunks_of, named, open_source, write_all
+from shared.errors import ArtifactCorruptError, ArtifactError, ArtifactReferenceError
+
+INLINE_MAX_BYTES: Final = 64_000
+
+
+class Keeper:
+    """Keeps artifacts of up to `inline_max_bytes` in their reference, all others in `blobs`."""
+
+    def __init__(self, blobs: Blobs, inline_max_bytes: int = INLINE_MAX_BYTES) -> None:
+        self.blobs = blobs
+        self.inline_max_bytes = inline_max_bytes
+
+    def keep(
+        self,
+        name: str,
+        source: Source,
+        media_type: str | None = None,
+        expected_sha256: str | None = None,
+        *,
+        inline: bool = True,
+    ) -> Artifact:
+        """Keep the content under `name`; size and checksum are of what was kept.
+
+        `media_type` is guessed from the name when it isn't given.  With
+        `expected_sha256`, other content raises ArtifactCorruptError.  Without `inline`
+        it goes to the store, however small it is.  A stream must be seekable.
+        """
+        media_type = media_types.guess(name) if media_type is None else media_type
+        check_media_type(media_type)
+        content = self._small(source) if inline else None
+        if content is None:
+            blob = self.blobs.put(source, expected_sha256=expected_sha256)
+            return Artifact(name, CasReference(blob.sha256), blob.size_bytes, blob.sha256, media_type)
+        blob = _blob(content)
+        require(blob, expected_sha256, named(source))
+        return Artifact(
+            name, InlineReference.of(content, media_type), blob.size_bytes, blob.sha256, media_type
+        )
+
+    def read(self, artifact: Artifact, max_bytes: int | None = None) -> bytes:
+        """The artifact's content, verified; ArtifactError when it is more than `max_bytes`."""
+        with self.open(artifact) as chunks:
+            return gathered(chunks, max_bytes, f"artifact {quoted(artifact.name)}")
+
+    @contextmanager
+    def open(self, artifact: Artifact) -> Iterator[Iterator[bytes]]:
+        """The artifact's content in chunks, the last one only when all of it is right."""
+        match artifact.reference:
+            case InlineReference() as reference:
+                content = reference.decode()
+                _require_same(artifact, _blob(content))
+                yield iter((content,) if content else ())
+            case CasReference() as reference:
+                with self.blobs.open(reference.sha256) as chunks:
+                    yield _sized(artifact, chunks)
+            case RelativeReference() as reference:
+                raise ArtifactReferenceError(
+                    f"artifact {quoted(artifact.name)} is at {reference} below some base; a loader reads it"
+                )
+            case _:
+                assert_never(artifact.reference)
+
+    def verify(self, artifact: Artifact) -> None:
+        """Read all of it and keep nothing; ArtifactError when it isn't there, or isn't what it was."""
+        with self.open(artifact) as chunks:
+            for _ in chunks:
+                pass
+
+    def copy_to(self, artifact: Artifact, path: Path) -> None:
+        """Write the artifact to `path`, which has all of it or is as it was before."""
+        part = path.parent / f".{uuid4().hex}.part"
+        try:
+            with self.open(artifact) as chunks, part.open("xb", buffering=0) as file:
+                write_all(file, chunks)
+            os.replace(part, path)  # noqa: PTH105, one step, whatever is there
+        except ArtifactError:
+            raise
+        except OSError as exc:
+            raise ArtifactError(f"{path} can't be written: {exc.strerror}") from exc
+        finally:
+            with suppress(OSError):
+                part.unlink()
+
+    def _small(self, source: Source) -> bytes | None:
+        """All of the content when it may go inline."""
+        if isinstance(source, bytes):
+            return source if len(source) <= self.inline_max_bytes else None
+        with open_source(source) as file:
+            start, content = file.tell(), b""
+            for chunk in chunks_of(file, named(source)):
+                content += chunk
+                if len(content) > self.inline_max_bytes:
+                    file.seek(start)  # a stream is read again for the store
+                    return None
+            return content
+
+
+def _sized(artifact: Artifact, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    size_bytes = 0
+    for chunk in chunks:
+        size_bytes += len(chunk)
+        yield chunk
+    _require_same(artifact, Blob(artifact.sha256, size_bytes))
+
+
+def _require_same(artifact: Artifact, found: Blob) -> None:
+    if found != Blob(artifact.sha256, artifact.size_bytes):
+        raise ArtifactCorruptError(
+            f"artifact {quoted(artifact.name)} is corrupt: {artifact.size_bytes} bytes with the SHA-256 "
+            f"{artifact.sha256} were kept, {found.size_bytes} with {found.sha256} are there"
+        )
+
+
+def _blob(content: bytes) -> Blob:
+    return Blob(hashlib.sha256(content).hexdigest(), len(content))

@@ -1,0 +1,146 @@
+"""Loading an artifact from wherever it is stored, by reference.
+
+References are relative to the base where a run's artifacts were stored: move
+the directory, open the loader on its new place, and everything loads the same.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Protocol, assert_never
+
+from services.executor.artifacts.blobs import Blobs, gathered
+from services.executor.artifacts.local import LocalBlobs
+from services.executor.artifacts.objects import ObjectBlobs
+from services.executor.artifacts.opening import local_directory
+from services.executor.artifacts.references import (
+    CasReference,
+    InlineReference,
+    RelativeReference,
+    parse_reference,
+    quoted,
+    within,
+)
+from services.executor.artifacts.remote import PATIENCE_SECONDS, Remote
+from services.executor.artifacts.sources import chunks_of, open_source
+from shared.errors import ArtifactError, ArtifactReferenceError
+
+
+class ArtifactLoader(Protocol):
+    """Loads what a reference leads to.  Every method may wait for a disk or a network."""
+
+    def load_bytes(self, reference: str) -> bytes:
+        """The content.
+
+        Raises ArtifactNotFoundError (a FileNotFoundError) with the full place
+        that was looked at, ArtifactCorruptError for a blob that isn't what its
+        address says, and ArtifactReferenceError for a reference that can't be
+        read or leads out of the base.
+        """
+
+    def load_text(self, reference: str) -> str:
+        """The content as UTF-8; ArtifactError, with the position, when it isn't."""
+        content = self.load_bytes(reference)
+        try:
+            return content.decode("utf-8")
+        except UnicodeDecodeError as exc:
+            raise ArtifactError(
+                f"{quoted(reference)} is not UTF-8 text: {exc.reason} at byte {exc.start} "
+                f"of {len(content)} (0x{content[exc.start]:02x})"
+            ) from exc
+
+    def exists(self, reference: str) -> bool:
+        """Whether something is there, unverified; a bad reference is an error all the same."""
+
+
+class CasArtifactLoader(ArtifactLoader):
+    """Loads content by its address, and inline content; there is no base for relative references."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self.blobs = blobs
+
+    def load_bytes(self, reference: str) -> bytes:
+        with self.open(reference) as chunks:
+            return gathered(chunks, None, reference)
+
+    @contextmanager
+    def open(self, reference: str) -> Iterator[Iterator[bytes]]:
+        """The content in chunks; of a blob, the last one comes only when all of it is right."""
+        match parse_reference(reference):
+            case CasReference(sha256):
+                with self.blobs.open(sha256) as chunks:
+                    yield chunks
+            case InlineReference() as inline:
+                yield iter((inline.decode(),))
+            case RelativeReference(path):
+                with self._file(path) as chunks:
+                    yield chunks
+            case other:
+                assert_never(other)
+
+    def exists(self, reference: str) -> bool:
+        match parse_reference(reference):
+            case CasReference(sha256):
+                return self.blobs.exists(sha256)
+            case InlineReference():
+                return True
+            case RelativeReference(path):
+                return self._has_file(path)
+            case other:
+                assert_never(other)
+
+    @contextmanager
+    def _file(self, path: str) -> Iterator[Iterator[bytes]]:
+        raise ArtifactReferenceError(
+            f"{quoted(path)} is relative, and {self.blobs.base} only knows addresses"
+        )
+        yield
+
+    def _has_file(self, path: str) -> bool:
+        with self._file(path):
+            return True
+
+
+class LocalArtifactLoader(CasArtifactLoader):
+    """Loads files below the directory `base`, and blobs from the `sha256` tree in it."""
+
+    def __init__(self, base: str | Path) -> None:
+        super().__init__(LocalBlobs(base))
+
+    @contextmanager
+    def _file(self, path: str) -> Iterator[Iterator[bytes]]:
+        place = within(self.blobs.base, path)
+        with open_source(Path(place)) as file:
+            yield chunks_of(file, place)
+
+    def _has_file(self, path: str) -> bool:
+        return os.path.isfile(within(self.blobs.base, path))  # noqa: PTH113, no name is too long for it
+
+
+class ObjectStoreArtifactLoader(CasArtifactLoader):
+    """Loads objects below a URL such as `s3://bucket/prefix`, and blobs from the `sha256` tree there."""
+
+    def __init__(self, url: str, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        super().__init__(ObjectBlobs(url, patience_seconds))
+        self._remote = Remote(url, patience_seconds)
+
+    @contextmanager
+    def _file(self, path: str) -> Iterator[Iterator[bytes]]:
+        with closing(self._remote.get(path)) as chunks:
+            yield chunks
+
+    def _has_file(self, path: str) -> bool:
+        return self._remote.head(path) is not None
+
+
+def loader_for(storage_base: str | Path, storage_type: str | None = None) -> CasArtifactLoader:
+    """The loader for what a result says of its storage; ArtifactError when the two contradict each other."""
+    directory = local_directory(storage_base)
+    loader = (
+        ObjectStoreArtifactLoader(str(storage_base)) if directory is None else LocalArtifactLoader(directory)
+    )
+    if storage_type is not None and storage_type != loader.blobs.storage_type:
+        actual = loader.blobs.storage_type
+        raise ArtifactError(f"{storage_base} is storage of type {actual}, not {quoted(storage_type)}")
+    return loader

@@ -1,0 +1,158 @@
+"""One place in an object store, by URL: the only code that talks to obstore.
+
+    s3://bucket/prefix           credentials, endpoint and region from AWS_*
+    gs://bucket/prefix           from GOOGLE_*
+    az://container/prefix        from AZURE_*
+    memory://name                this process alone; gone when it ends
+
+Credentials come from the environment only, so a URL may be recorded and shown.
+"""
+
+import re
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import MemoryStore, from_url
+
+from services.executor.artifacts.blobs import CHUNK_BYTES, StorageType
+from services.executor.artifacts.references import split_url
+from shared.errors import ArtifactError, ArtifactNotFoundError
+
+if TYPE_CHECKING:
+    # These exist for type checkers only.
+    from obstore import ObjectMeta
+    from obstore.store import ClientConfig, ObjectStore
+
+OBJECT_STORES: Final = tuple(one for one in StorageType if one is not StorageType.LOCAL)
+"""Each is its own scheme."""
+
+PATIENCE_SECONDS: Final = 60.0
+"""How long a request is tried again when a server can't be reached or is in trouble."""
+
+PART_BYTES: Final = 8 << 20
+"""S3 takes 10,000 parts at most, so an object may have 80 GB; up to one part is sent in one request."""
+
+_PARTS_AT_ONCE: Final = 3
+_CLIENT: Final["ClientConfig"] = {
+    # Whether a connection is alive shows in each read; a large object may take as long as it takes.
+    "timeout": timedelta(days=1),
+    "read_timeout": timedelta(seconds=60),
+    # Whoever sets an endpoint with http:// in the environment means it.
+    "allow_http": True,
+}
+_CODE: Final = re.compile(r"<Code>([^<]*)</Code>")
+_MESSAGE: Final = re.compile(r"<Message>([^<]*)</Message>")
+_SAID_CHARS: Final = 300
+_memories: Final[dict[str, MemoryStore]] = {}
+
+
+class Remote:
+    """The objects below a URL.  Every error is an ArtifactError that names the object's full URL."""
+
+    def __init__(self, url: str, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        self.storage_type = _storage_type(url)
+        self.url = url.rstrip("/")
+        self._store = _connect(self.url, self.storage_type, patience_seconds)
+        # All memory stores of one name are one, so what follows the name is not part of the store.
+        inside_memory = self.storage_type is StorageType.MEMORY
+        self._prefix = split_url(url).path.strip("/") if inside_memory else ""
+
+    def place(self, key: str) -> str:
+        """The URL of an object."""
+        return f"{self.url}/{key}"
+
+    def get(self, key: str) -> Generator[bytes, None, None]:
+        """The object's content, in chunks of about 1 MiB."""
+        with self._border(key):
+            for piece in obstore.get(self._store, self._key(key)).stream(CHUNK_BYTES):
+                # A store in memory gives all of it in one piece.
+                for start in range(0, len(piece), CHUNK_BYTES):
+                    yield piece[start : start + CHUNK_BYTES]
+
+    def head(self, key: str) -> "ObjectMeta | None":
+        """What is known of the object; None when it isn't there."""
+        with self._border(key):
+            try:
+                return obstore.head(self._store, self._key(key))
+            except FileNotFoundError:
+                return None
+
+    def put(self, key: str, size_bytes: int, content: Iterable[bytes]) -> None:
+        """Store the content under the key, whole or not at all; what `content` raises gets out as it is."""
+        with self._border(key):
+            if size_bytes <= PART_BYTES:
+                obstore.put(self._store, self._key(key), b"".join(content))
+            else:
+                obstore.put(
+                    self._store,
+                    self._key(key),
+                    iter(content),
+                    chunk_size=PART_BYTES,
+                    max_concurrency=_PARTS_AT_ONCE,
+                )
+
+    def delete(self, key: str) -> None:
+        """Remove the object; it may be gone already."""
+        with self._border(key):
+            try:
+                obstore.delete(self._store, self._key(key))
+            except FileNotFoundError:
+                return
+
+    def list(self, prefix: str) -> Iterator[tuple[str, "ObjectMeta"]]:
+        """The key of each object below `prefix`, and what is known of it."""
+        with self._border(prefix):
+            for batch in obstore.list(self._store, self._key(prefix)):
+                for found in batch:
+                    yield found["path"].removeprefix(self._key("")), found
+
+    def _key(self, key: str) -> str:
+        return f"{self._prefix}/{key}" if self._prefix else key
+
+    @contextmanager
+    def _border(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except ArtifactError:
+            raise
+        except FileNotFoundError as exc:
+            raise ArtifactNotFoundError(f"{self.place(key)}: there is no such object ({_said(exc)})") from exc
+        except (BaseError, OSError, ValueError) as exc:
+            raise ArtifactError(f"{self.place(key)}: {_said(exc)}") from exc
+
+
+def _storage_type(url: str) -> StorageType:
+    parts = split_url(url)
+    if parts.scheme not in OBJECT_STORES:
+        raise ArtifactError(f"{parts.scheme}:// is no object store; known are {', '.join(OBJECT_STORES)}")
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        # Not quoted: what is in it may be a secret.
+        raise ArtifactError(
+            f"the {parts.scheme}:// URL holds more than a place; credentials belong in the environment"
+        )
+    if not parts.netloc:
+        raise ArtifactError(f"{url} names no bucket; {parts.scheme}://bucket/prefix is expected")
+    return StorageType(parts.scheme)
+
+
+def _connect(url: str, storage_type: StorageType, patience_seconds: float) -> "ObjectStore":
+    if storage_type is StorageType.MEMORY:
+        return _memories.setdefault(split_url(url).netloc, MemoryStore())
+    patience = timedelta(seconds=patience_seconds)
+    try:
+        return from_url(url, client_options=_CLIENT, retry_config={"retry_timeout": patience})
+    except (BaseError, ValueError) as exc:
+        raise ArtifactError(f"{url} can't be opened: {_said(exc)}") from exc
+
+
+def _said(exc: Exception) -> str:
+    """What the store said, in one line: its own code and message when it sent some, without the debris."""
+    text = str(exc)
+    code, message = _CODE.search(text), _MESSAGE.search(text)
+    if code and message:
+        return f"{code.group(1)}: {message.group(1)}"[:_SAID_CHARS]
+    return text.partition("\n")[0].partition("<")[0].strip(" :")[:_SAID_CHARS]

@@ -1,0 +1,77 @@
+"""Answers a run from an earlier one that was the same computation: same code, same parameters, same seed."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from services.executor.artifacts import Artifact, CasReference, Keeper, parse_reference
+from services.executor.outcome import Outcome, Status
+from services.executor.patience import insist
+from services.executor.store import Cached
+from shared.errors import ArtifactError
+
+log = structlog.get_logger()
+
+MAX_RESULT_BYTES = 64_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """Completed runs by their `run_digest`.
+
+    Args:
+        known: what is remembered of them.
+        keeper: where their artifacts and large results are.
+    """
+
+    known: Cached
+    keeper: Keeper
+
+    async def recall(self, digest: str) -> Outcome | None:
+        """The outcome of an earlier run with this digest; None without one, or if not all of it is sound."""
+        members = await insist("cached", lambda: self.known.find(digest))
+        if members is None:
+            return None
+        try:
+            return await asyncio.to_thread(self._outcome, members)
+        except (ArtifactError, KeyError, TypeError, ValueError, AttributeError) as exc:
+            log.warning("cache.unusable", digest=digest[:12], error=f"{type(exc).__name__}: {exc}")
+            return None
+
+    async def remember(self, digest: str, run_id: str, outcome: Outcome) -> None:
+        """Answer later runs with this outcome, unless it is a failure, or an answer of that kind itself."""
+        if outcome.status is not Status.COMPLETED or outcome.cached_from:
+            return
+        members = {
+            "run_id": run_id,
+            "result": outcome.shown.get("result", "null"),
+            "items": outcome.items,
+            "artifacts": dict(outcome.artifacts),
+        }
+        await insist("remember", lambda: self.known.remember(digest, members))
+
+    def _outcome(self, members: Mapping[str, Any]) -> Outcome:
+        artifacts = members["artifacts"]
+        for name, described in artifacts.items():
+            self.keeper.verify(Artifact.from_json(name, described))
+        text = members["result"]
+        return Outcome(
+            Status.COMPLETED,
+            result=json.loads(self._resolved(text)),
+            items=members["items"],
+            artifacts=artifacts,
+            shown={} if text == "null" else {"result": text},
+            cached_from=str(members["run_id"]),
+        )
+
+    def _resolved(self, text: str) -> str | bytes:
+        """A result's JSON, wherever it is."""
+        if not text.startswith("cas://"):
+            return text
+        reference = parse_reference(text)
+        assert isinstance(reference, CasReference), "the scheme says so"
+        return self.keeper.blobs.read(reference.sha256, MAX_RESULT_BYTES)

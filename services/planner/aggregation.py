@@ -1,0 +1,249 @@
+"""Aggregation: a tool's own function over the artifacts of many runs, in isolation and without a rerun."""
+
+import asyncio
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from services.executor.artifacts import CasReference, Keeper, parse_reference
+from services.executor.identity import digest_of
+from services.executor.isolation.calls import Call, Capture, NothingKept
+from services.executor.isolation.pool import Pool
+from services.executor.loader import Loader, Tool
+from services.executor.outcome import Outcome, Status, judge
+from services.executor.policy import Defaults
+from services.executor.products import Products
+from services.planner.backends.local import Recollection
+from services.planner.execution import ExecutionResult
+from shared.errors import AggregationError, NonFiniteLossError, ReplicateFailedError
+from shared.messages import Policy
+
+_LOSS = "result['loss']"
+"""What the child calls the loss when it isn't a number that JSON can hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class AggregationTask:
+    """Which function over which runs.
+
+    Attributes:
+        tool: its name, or a bundle reference.
+        entry_point: the function, called as `entry_point(replicates, target_data)`.  Each replicate has
+            `run_id`, `parameters`, `seed`, `result` and `artifacts`, name -> reference, which
+            `toolkit.read_artifact` and `toolkit.artifact_path` take.
+        replicates: the runs.
+        target_data: what the function compares them with; JSON.
+        on_failed: whether a failed run is an error, or left out.
+        timeout_seconds: for the function; None leaves it to the tool and the settings.
+    """
+
+    tool: str
+    entry_point: str
+    replicates: Sequence[ExecutionResult]
+    target_data: Any = None
+    on_failed: Literal["fail", "skip"] = "fail"
+    timeout_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AggregationResult:
+    """What the function found.
+
+    Attributes:
+        aggregation_id: of code, function, target data and inputs, however these are stored.
+        loss: a finite number.
+        diagnostics: whatever the function says about it; JSON.
+        outputs: further results; JSON.
+        artifacts: references of the artifacts that the function kept, by name.
+        n_replicates: how many runs went into it.
+        skipped: ids of those that had failed and were left out.
+        tool_digests: of the code that the runs ran; more than one when it changed in between.
+    """
+
+    aggregation_id: str
+    loss: float
+    diagnostics: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+    artifacts: Mapping[str, str]
+    n_replicates: int
+    skipped: tuple[str, ...] = ()
+    tool_digests: tuple[str, ...] = field(default=())
+
+
+class Aggregator:
+    """Runs aggregating functions.
+
+    Args:
+        loader: finds tools.
+        pool: calls them.
+        keeper: keeps what they produce.
+        defaults: what applies where a tool says nothing.
+    """
+
+    def __init__(self, loader: Loader, pool: Pool, keeper: Keeper, defaults: Defaults) -> None:
+        self._loader = loader
+        self._pool = pool
+        self._keeper = keeper
+        self._defaults = defaults
+
+    async def aggregate(self, task: AggregationTask) -> AggregationResult:
+        """Call the function over the runs.
+
+        Raises:
+            ReplicateFailedError: a run had failed and `on_failed` is `fail`.
+            NonFiniteLossError: the loss is no finite number.
+            AggregationError: no run is left, or the function failed or returned something else.
+            ArtifactError: an artifact is missing or corrupt; names it.
+            ToolError: the tool can't be found or used.
+        """
+        used, skipped = _sorted_out(task)
+        timeout_seconds = task.timeout_seconds or self._defaults.timeout_seconds
+        tool = await self._loader.load(task.tool, timeout_seconds)
+        inputs = await asyncio.to_thread(_inputs, used)
+        given = {f"{one.run_id}/{name}": (one, ref) for one in used for name, ref in one.artifacts.items()}
+        products = _Handed(Products(self._keeper, Recollection()), given)
+        outcome = await self._called(task, tool, inputs, products)
+        found = _answer(task, outcome)
+        return AggregationResult(
+            aggregation_id=_identity(task, tool, inputs),
+            loss=_loss(task, found),
+            diagnostics=_mapping(task, found, "diagnostics"),
+            outputs=_mapping(task, found, "outputs"),
+            artifacts={name: one["reference"] for name, one in outcome.artifacts.items()},
+            n_replicates=len(used),
+            skipped=skipped,
+            tool_digests=tuple(dict.fromkeys(one.tool_digest for one in used if one.tool_digest)),
+        )
+
+    async def _called(
+        self, task: AggregationTask, tool: Tool, inputs: Sequence["_Input"], products: "_Handed"
+    ) -> Outcome:
+        partials: list[Any] = []
+        call = Call(
+            module=tool.module,
+            run_id=f"aggregation:{task.entry_point}",
+            experiment_id="",
+            attempt=1,
+            params={"replicates": [one.shown for one in inputs], "target_data": task.target_data},
+            timeout_seconds=task.timeout_seconds or self._defaults.timeout(Policy(), tool.needs),
+            level=self._defaults.isolation(Policy(), tool.needs),
+            environ=self._defaults.environ(tool.needs),
+            entry=task.entry_point,
+        )
+        answer = await self._pool.call(call, lambda event: None, effects=products)
+        return await products.kept.complete(judge(answer, partials), is_first=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """One run as the function sees it, and the digests of its content."""
+
+    shown: Mapping[str, Any]
+    content: Mapping[str, Any]
+
+
+class _Handed(NothingKept):
+    """Keeps what the function keeps, and hands it the artifacts that it was given, and no others."""
+
+    def __init__(self, kept: Products, given: Mapping[str, tuple[ExecutionResult, str]]) -> None:
+        self.kept = kept
+        self._given = given
+
+    async def keep(self, capture: Capture) -> str:
+        """Keep an artifact of the aggregation itself."""
+        return await self.kept.keep(capture)
+
+    async def fetch(self, reference: str, path: Path) -> None:
+        """Write one of the given artifacts to `path`."""
+        if reference not in self._given:
+            await super().fetch(reference, path)
+        await asyncio.to_thread(_copy, *self._given[reference], path)
+
+
+def _copy(result: ExecutionResult, reference: str, path: Path) -> None:
+    with path.open("xb") as file, result.loader.open(reference) as chunks:
+        for chunk in chunks:
+            file.write(chunk)
+
+
+def _sorted_out(task: AggregationTask) -> tuple[list[ExecutionResult], tuple[str, ...]]:
+    """The runs that go into it, and the ids of those that don't."""
+    failed = [one for one in task.replicates if one.status is not Status.COMPLETED]
+    if failed and task.on_failed == "fail":
+        first = failed[0]
+        raise ReplicateFailedError(
+            f"replicate {first.run_id} is {first.status}: {first.error or 'no error is known'}; "
+            f"{len(failed)} of {len(task.replicates)} are not completed (on_failed='skip' leaves them out)"
+        )
+    used = [one for one in task.replicates if one.status is Status.COMPLETED]
+    if not used:
+        raise AggregationError(f"{task.entry_point}: none of {len(task.replicates)} replicates is completed")
+    return used, tuple(one.run_id for one in failed)
+
+
+def _inputs(results: Sequence[ExecutionResult]) -> list[_Input]:
+    return [_input(one) for one in results]
+
+
+def _input(result: ExecutionResult) -> _Input:
+    """A run for the function: handles for its artifacts, so that it can't tell how they are stored."""
+    value = json.loads(_text(result))
+    seen = {"parameters": dict(result.parameters), "seed": result.seed, "result": value}
+    handles = {name: f"{result.run_id}/{name}" for name in result.artifacts}
+    digests = {name: _sha256(result, reference) for name, reference in result.artifacts.items()}
+    return _Input({"run_id": result.run_id, **seen, "artifacts": handles}, {**seen, "artifacts": digests})
+
+
+def _text(result: ExecutionResult) -> str:
+    text = result.result or "null"
+    return result.loader.load_text(text) if text.startswith("cas://") else text
+
+
+def _sha256(result: ExecutionResult, reference: str) -> str:
+    """The digest of the content: what the address says, without reading it, where there is one."""
+    parsed = parse_reference(reference)
+    if isinstance(parsed, CasReference):
+        return parsed.sha256
+    return hashlib.sha256(result.loader.load_bytes(reference)).hexdigest()
+
+
+def _identity(task: AggregationTask, tool: Tool, inputs: Sequence[_Input]) -> str:
+    return digest_of(
+        {
+            "tool_digest": tool.module.digest,
+            "environment_digest": tool.module.environment,
+            "entry_point": task.entry_point,
+            "target_data": task.target_data,
+            "inputs": [one.content for one in inputs],
+        }
+    )
+
+
+def _answer(task: AggregationTask, outcome: Outcome) -> Mapping[str, Any]:
+    if outcome.error_type == "ToolResultError" and _LOSS in str(outcome.error):
+        raise NonFiniteLossError(f"{task.tool}.{task.entry_point}: {outcome.error}")
+    if outcome.status is not Status.COMPLETED:
+        raise AggregationError(f"{task.tool}.{task.entry_point}: {outcome.error_type}: {outcome.error}")
+    if not isinstance(outcome.result, Mapping):
+        raise AggregationError(f"{task.tool}.{task.entry_point} returned no object with a 'loss'")
+    return outcome.result
+
+
+def _loss(task: AggregationTask, found: Mapping[str, Any]) -> float:
+    loss = found.get("loss")
+    if isinstance(loss, bool) or not isinstance(loss, int | float) or not math.isfinite(loss):
+        raise NonFiniteLossError(
+            f"{task.tool}.{task.entry_point} returned the loss {loss!r:.80}; a finite number is needed"
+        )
+    return float(loss)
+
+
+def _mapping(task: AggregationTask, found: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = found.get(name, {})
+    if not isinstance(value, Mapping):
+        raise AggregationError(f"{task.tool}.{task.entry_point} returned '{name}' that is no object")
+    return value

@@ -1,0 +1,164 @@
+"""One execution of a tool, the same for every backend: how it is to be done, and what it came to.
+
+Executors compute no metrics: they return references to raw artifacts, relative to
+`storage_base`.  Move what is stored, change the base, and everything that is
+computed from it comes out the same.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol, Self
+
+from services.executor.artifacts import CasArtifactLoader, loader_for
+from services.executor.outcome import Outcome, Status
+from shared.documents import json_object, kind
+from shared.errors import ContractError
+from shared.messages import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How one execution is to be done.
+
+    Attributes:
+        run_id: names it, also to the tool.
+        policy: time limit, isolation, limits, seed and the like; what it leaves open is the tool's
+            to say, then the executor's.
+    """
+
+    run_id: str
+    policy: Policy = field(default_factory=Policy)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorInfo:
+    """Why an execution failed.
+
+    Attributes:
+        type: the exception's class name.
+        message: the exception's text.
+        traceback: the tool's own frames, or `cas://...` when it is large; may be empty.
+        retryable: whether another try makes sense.
+    """
+
+    type: str
+    message: str
+    traceback: str = ""
+    retryable: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionResult:
+    """What one execution came to, failed or not.
+
+    Attributes:
+        run_id: as it was asked for.
+        status: of the run.
+        storage_type: `local`, `memory`, `s3`, `gs` or `az`.
+        storage_base: directory or URL that the references are relative to.
+        artifacts: references by name: `data:`, `cas://` or a relative path; also those of a failed run.
+        error: why it failed, None when it did not.
+        execution_time_ms: from the look-up of the tool to the stored result; None when it is not known.
+        result: what the tool returned, as JSON, or `cas://...` when that is large.
+        parameters: as the tool got them.
+        seed: of the run, None when it had none.
+        tool_digest: of the code that ran; empty when it was not found.
+        run_digest: of all that the result may depend on; empty when it was not found.
+        cached_from: the run that this one was answered from, if it was.
+    """
+
+    run_id: str
+    status: Status
+    storage_type: str
+    storage_base: str
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+    error: ErrorInfo | None = None
+    execution_time_ms: int | None = None
+    result: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    tool_digest: str = ""
+    run_digest: str = ""
+    cached_from: str | None = None
+
+    @property
+    def loader(self) -> CasArtifactLoader:
+        """Loads the artifacts from where they are stored."""
+        return loader_for(self.storage_base, self.storage_type)
+
+    def moved_to(self, storage_base: str) -> Self:
+        """The same result after what is stored was moved or copied."""
+        return replace(self, storage_base=storage_base)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for a file or a message."""
+        return {**asdict(self), "status": self.status.value}
+
+
+class Executor(Protocol):
+    """Executes tools somewhere."""
+
+    async def execute(self, tool: str, parameters: Mapping[str, Any], options: RunOptions) -> ExecutionResult:
+        """Call the tool once; whatever it does, this returns."""
+
+
+def error_of(outcome: Outcome) -> ErrorInfo | None:
+    """The error of an outcome, None when there is none."""
+    if outcome.error_type is None:
+        return None
+    traceback = outcome.shown.get("traceback", outcome.traceback or "")
+    return ErrorInfo(outcome.error_type, outcome.error or "", traceback, outcome.retryable)
+
+
+def result_of_record(record: Mapping[str, str], storage_type: str, storage_base: str) -> ExecutionResult:
+    """The result that a run's record in Redis describes.
+
+    Args:
+        record: the fields of `experiment_runs:{run_id}`.
+        storage_type, storage_base: of the store that the executors use.
+
+    Raises:
+        ContractError: the record can't be read; names the field.
+    """
+    place = f"experiment_runs:{record.get('run_id', '?')}"
+    described = json_object(f"{place} field 'artifacts'", record.get("artifacts", "{}"))
+    error = None
+    if record.get("error_type"):
+        is_retryable = record.get("retryable") == "true"
+        texts = (record.get("error", ""), record.get("traceback", ""))
+        error = ErrorInfo(record["error_type"], *texts, retryable=is_retryable)
+    seconds = record.get("duration_seconds")
+    return ExecutionResult(
+        run_id=record.get("run_id", ""),
+        status=_status(place, record.get("status")),
+        storage_type=storage_type,
+        storage_base=storage_base,
+        artifacts={name: _reference(place, name, one) for name, one in described.items()},
+        error=error,
+        execution_time_ms=None if seconds is None else round(float(seconds) * 1_000),
+        result=record.get("result"),
+        parameters=json_object(f"{place} field 'params'", record.get("params", "{}")),
+        seed=int(record["seed"]) if record.get("seed") else None,
+        tool_digest=record.get("tool_digest", ""),
+        run_digest=record.get("run_digest", ""),
+        cached_from=record.get("cached_from"),
+    )
+
+
+def _status(place: str, text: str | None) -> Status:
+    try:
+        return Status(text)  # type: ignore[arg-type]
+    except ValueError:
+        known = ", ".join(Status)
+        raise ContractError(f"{place} has the status {text!r}; expected one of {known}") from None
+
+
+def _reference(place: str, name: str, described: Any) -> str:
+    match described:
+        case {"reference": str(reference)}:
+            return reference
+        case _:
+            raise ContractError(f"{place} artifact '{name}' is {kind(described)} without a reference")

@@ -1,0 +1,112 @@
+"""From events to metrics, and from metrics to files: no rerun, no clock, no dice."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+from services.executor.artifacts import ArtifactLoader
+from services.planner.metrics import formulas
+from services.planner.metrics.bundle import DayMetrics, DebtorShare, MetricsBundle, Step, Totals
+from services.planner.metrics.events import ARTIFACT, History, Payable, Payment, read_events
+from services.planner.metrics.outputs import write_outputs
+from shared.errors import ArtifactNotFoundError
+
+
+class MetricsComputer:
+    """Computes the metrics of a run of payments from its artifacts, wherever these are stored.
+
+    Both methods block, on the loader or on a disk: a caller in the event loop uses `asyncio.to_thread`.
+    """
+
+    def __init__(self, loader: ArtifactLoader) -> None:
+        self._loader = loader
+
+    def compute(self, artifacts: Mapping[str, str]) -> MetricsBundle:
+        """The metrics of the run with these artifacts, name -> reference.
+
+        Only `events.jsonl` is read.  ArtifactError says in which line what is wrong with it.
+        """
+        if ARTIFACT not in artifacts:
+            there = ", ".join(sorted(artifacts)) or "none"
+            raise ArtifactNotFoundError(
+                f"metrics are computed from {ARTIFACT}, the run's artifacts are: {there}"
+            )
+        return measure(read_events(self._loader.load_text(artifacts[ARTIFACT])))
+
+    def write_outputs(self, bundle: MetricsBundle, directory: Path) -> dict[str, Path]:
+        """Write all files of a bundle; the paths by name.  The same bundle makes the same bytes."""
+        return write_outputs(bundle, directory)
+
+
+def measure(history: History) -> MetricsBundle:
+    """All metrics of a history, for each day from 1 on which something was due or recorded."""
+    due, paid = defaultdict(list), defaultdict(list)
+    for payable in history.payables.values():
+        due[payable.due_day].append(payable)
+    for payment in history.payments:
+        paid[payment.day].append(payment)
+    days, shares, steps = [], [], []
+    for day in sorted(day for day in history.days | due.keys() if day > 0):
+        money_cents = sum(cents for minted_on, cents in history.minted if minted_on < day)
+        day_steps = _steps(day, paid[day])
+        day_metrics, day_shares = _day(day, due[day], day_steps, money_cents)
+        days.append(day_metrics)
+        shares.extend(day_shares)
+        steps.extend(day_steps)
+    return MetricsBundle(tuple(days), tuple(shares), tuple(steps), _totals(days))
+
+
+def _steps(day: int, payments: Sequence[Payment]) -> list[Step]:
+    moves = [(one.payer, one.payee, one.amount_cents) for one in payments]
+    in_use = formulas.money_in_use(moves)
+    return [Step(day, number, *moves[number - 1], in_use[number - 1]) for number in range(1, len(moves) + 1)]
+
+
+def _day(
+    day: int, due: Sequence[Payable], steps: Sequence[Step], money_cents: int
+) -> tuple[DayMetrics, list[DebtorShare]]:
+    due_out, due_in = formulas.dues((one.debtor, one.creditor, one.amount_cents) for one in due)
+    shortfalls, claims = formulas.excess(due_out, due_in), formulas.excess(due_in, due_out)
+    s_cents, mbar_cents = formulas.size(due_out), formulas.least_money(shortfalls)
+    phi = formulas.on_time(sum(one.amount_cents for one in due if one.settled_day == day), s_cents)
+    gross_cents = sum(step.amount_cents for step in steps)
+    mpeak_cents = max((step.in_use_cents for step in steps), default=0)
+    metrics = DayMetrics(
+        day=day,
+        s_cents=s_cents,
+        mbar_cents=mbar_cents,
+        m_cents=money_cents,
+        g_cents=formulas.gap(mbar_cents, money_cents),
+        alpha=formulas.netting(mbar_cents, s_cents),
+        phi=phi,
+        delta=None if phi is None else 1 - phi,
+        mpeak_cents=mpeak_cents,
+        gross_cents=gross_cents,
+        v=formulas.velocity(gross_cents, mpeak_cents),
+        hhi_plus=formulas.concentration(claims),
+        hhi_debtors=formulas.concentration(shortfalls),
+        debtors=len(shortfalls),
+        creditors=len(claims),
+    )
+    parts = formulas.shares(shortfalls)
+    return metrics, [DebtorShare(day, agent, shortfalls[agent], part) for agent, part in parts.items()]
+
+
+def _totals(days: Sequence[DayMetrics]) -> Totals:
+    def mean(ratio: str) -> Fraction | None:
+        return formulas.weighted_mean((day.s_cents, getattr(day, ratio)) for day in days)
+
+    return Totals(
+        days=len(days),
+        s_cents=sum(day.s_cents for day in days),
+        gross_cents=sum(day.gross_cents for day in days),
+        g_max_cents=max((day.g_cents for day in days), default=0),
+        mpeak_max_cents=max((day.mpeak_cents for day in days), default=0),
+        alpha=mean("alpha"),
+        phi=mean("phi"),
+        delta=mean("delta"),
+        v=mean("v"),
+        hhi_plus=mean("hhi_plus"),
+        hhi_debtors=mean("hhi_debtors"),
+    )

@@ -1,0 +1,104 @@
+"""Real places for blobs: a directory, this process's memory, and an S3 server of our own."""
+
+import logging
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from services.executor.artifacts import Blobs, open_blobs
+from services.executor.artifacts.local import LocalBlobs
+from services.executor.artifacts.remote import Remote
+
+BUCKET = "fullsend-tests"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A store of blobs, and a way to spoil what is in it."""
+
+    url: str
+    blobs: Blobs
+
+    def spoil(self, sha256: str, content: bytes) -> None:
+        """Have other content under the address than belongs there."""
+        if isinstance(self.blobs, LocalBlobs):
+            path = Path(self.blobs.place(sha256))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            path.write_bytes(content)
+        else:
+            Remote(self.url).put(f"sha256/{sha256[:2]}/{sha256}", len(content), [content])
+
+    def litter(self) -> None:
+        """Have things lie around that are no blobs."""
+        keys = ["sha256/ab/readme.txt", "sha256/cd/" + "ab" * 32, "sha256/ab/" + "AB" * 32, "metrics.csv"]
+        for key in keys:
+            if isinstance(self.blobs, LocalBlobs):
+                path = self.blobs.directory / key
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(b"no blob")
+            else:
+                Remote(self.url).put(key, 7, [b"no blob"])
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """An S3 server with one empty bucket."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    request = urllib.request.Request(f"{endpoint}/{BUCKET}", method="PUT")
+    urllib.request.urlopen(request, timeout=30).close()
+    yield endpoint
+    server.stop()
+
+
+@pytest.fixture
+def s3_url(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A place of this test's own on the server, and what opens it in the environment."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-key")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    return f"s3://{BUCKET}/some/{uuid4().hex}"
+
+
+def url_of(kind: str, request: pytest.FixtureRequest) -> str:
+    """A place of that kind that nobody else uses."""
+    match kind:
+        case "local":
+            return str(request.getfixturevalue("tmp_path") / "blobs")
+        case "file":
+            return f"file://{request.getfixturevalue('tmp_path')}/some%20blobs"
+        case "memory":
+            return f"memory://{uuid4().hex}"
+        case "memory-prefix":
+            return f"memory://{uuid4().hex}/some/prefix"
+        case _:
+            return str(request.getfixturevalue("s3_url"))
+
+
+@pytest.fixture(params=["local", "file", "memory", "memory-prefix", "s3"])
+def place(request: pytest.FixtureRequest) -> Place:
+    """An empty store, of each kind in turn."""
+    url = url_of(request.param, request)
+    return Place(url, open_blobs(url))
+
+
+@pytest.fixture
+def blobs(place: Place) -> Blobs:
+    """The store itself."""
+    return place.blobs
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> LocalBlobs:
+    """A store in a directory that isn't there yet."""
+    return LocalBlobs(tmp_path / "blobs")

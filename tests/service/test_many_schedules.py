@@ -1,0 +1,99 @@
+"""A wake-up of the scheduler costs what is due, however many schedules there are."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from services.executor.scheduler import CronScheduler
+from services.executor.store import Store
+from services.executor.store.orders import NORMAL
+from shared import keys
+from tests.conftest import eventually
+
+EVERY_SECOND = "* * * * * *"
+SELDOM = "0 0 1 1 *"
+DUE = 5
+OURS = {"cmdstat_xlen", "cmdstat_info", "cmdstat_hlen"}
+
+
+@contextlib.asynccontextmanager
+async def scheduler(store: Store, check_interval_seconds: float = 600.0) -> AsyncIterator[None]:
+    """A scheduler at work."""
+    task = asyncio.create_task(CronScheduler(store, check_interval_seconds).run())
+    yield
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def write(redis: Any, total: int) -> None:
+    """So many schedules, of which `DUE` fire every second."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for number in range(total):
+            pipe.hset(keys.experiment(f"exp_{number}"), mapping={"tool": "none", "overlap": "allow"})
+            pipe.set(keys.schedule(f"exp_{number}"), EVERY_SECOND if number < DUE else SELDOM)
+        await pipe.execute()
+
+
+async def fired(redis: Any, slots: int) -> None:
+    """Wait until so many slots of each schedule that is due have become runs."""
+
+    async def queued() -> bool:
+        return bool(await redis.xlen(keys.queue(NORMAL)) >= slots * DUE)
+
+    await eventually(queued, "the slots")
+
+
+async def commands(redis: Any) -> int:
+    """How many commands were done for the scheduler until now, those within scripts included."""
+    stats = await redis.info("commandstats")
+    return sum(one["calls"] for name, one in stats.items() if name.partition("|")[0] not in OURS)
+
+
+async def commands_of_three_wake_ups(store: Store, redis: Any, total: int) -> int:
+    """What three wake-ups cost with so many schedules."""
+    await redis.flushall()
+    await write(redis, total)
+    async with scheduler(store):
+
+        async def planned() -> bool:
+            return bool(await redis.hlen(keys.plans()) == total)
+
+        await eventually(planned, "the plans")
+        slots = await redis.xlen(keys.queue(NORMAL)) // DUE + 1
+        await fired(redis, slots)
+        before = await commands(redis)
+        await fired(redis, slots + 3)
+        return await commands(redis) - before
+
+
+async def test_a_wake_up_costs_what_is_due_and_not_what_there_is(store: Store, redis: Any) -> None:
+    few = await commands_of_three_wake_ups(store, redis, 200)
+    many = await commands_of_three_wake_ups(store, redis, 5_000)
+
+    assert few > 3 * DUE
+    assert many <= few + 3 * DUE  # the counting begins and ends in the midst of a wake-up's last commands
+
+
+async def test_slots_fire_while_all_schedules_are_read_again(
+    store: Store, redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan, is_planned, is_read_again = store.experiments.scan_schedules, asyncio.Event(), asyncio.Event()
+
+    async def read_once_and_then_for_ever() -> AsyncIterator[Any]:
+        if is_planned.is_set():
+            is_read_again.set()
+            await asyncio.Event().wait()
+        async for one in scan():
+            yield one
+        is_planned.set()
+
+    monkeypatch.setattr(store.experiments, "scan_schedules", read_once_and_then_for_ever)
+    await write(redis, DUE)
+
+    async with scheduler(store, check_interval_seconds=0.1):
+        await is_read_again.wait()
+        await fired(redis, await redis.xlen(keys.queue(NORMAL)) // DUE + 2)

@@ -1,0 +1,26 @@
+"""What a name promises of its content."""
+
+import pytest
+
+from services.executor.artifacts import media_types
+
+
+@pytest.mark.parametrize(
+    ("name", "media_type"),
+    [
+        ("metrics.csv", "text/csv"),
+        ("plot.png", "image/png"),
+        ("PLOT.PNG", "image/png"),
+        ("a/b/result.json", "application/json"),
+        ("results.tar", "application/x-tar"),
+        ("results.tar.gz", "application/gzip"),
+        ("events.csv.bz2", "application/x-bzip2"),
+        ("error", "application/octet-stream"),
+        ("", "application/octet-stream"),
+        (".csv", "application/octet-stream"),
+        ("data:text/html,x y", "application/octet-stream"),
+        ("nothing.known", "application/octet-stream"),
+    ],
+)
+def test_a_name_stands_for_its_media_type(name: str, media_type: str) -> None:
+    assert media_types.guess(name) == media_type
