@@ -9,7 +9,21 @@ from typing import Annotated
 
 import typer
 
-from services.cli import cancel, demo, doctor, experiments, output, runs, schedules, tools, watch, worker
+from services.cli import (
+    aggregate,
+    artifacts,
+    cancel,
+    demo,
+    diff,
+    doctor,
+    experiments,
+    output,
+    runs,
+    schedules,
+    tools,
+    watch,
+    worker,
+)
 from shared.errors import FullsendError, SettingsError
 
 WRONG_SETTINGS = 2
@@ -31,10 +45,13 @@ app.command()(experiments.trigger)
 app.command()(runs.runs)
 app.command()(runs.show)
 app.command()(runs.logs)
+app.command()(diff.diff)
+app.add_typer(artifacts.app, name="artifacts")
 app.command()(cancel.cancel)
 app.command()(watch.watch)
 app.command()(schedules.schedules)
 app.command()(tools.tools)
+app.command()(aggregate.aggregate)
 app.command()(doctor.doctor)
 
 

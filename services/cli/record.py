@@ -7,31 +7,40 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from services.cli import output
+from services.cli import kept, output
+from services.cli.kept import Listed
+from services.cli.output import Column
 from services.executor.outcome import Status
+from shared.errors import ArtifactError
 
 Record = dict[str, str]
 
 TEXTS = frozenset({
     "run_id", "experiment_id", "tool", "tool_digest", "trigger", "triggered_by", "request_id", "worker",
-    "lease", "error", "error_type", "traceback",
+    "lease", "error", "error_type", "traceback", "run_digest", "entry_point", "environment_digest",
+    "cached_from",
 })  # fmt: skip
 """Fields that are text, even when it looks like JSON."""
 
 FACTS = {
-    "tool": "tool", "trigger": "trigger", "triggered_by": "asked for by", "request_id": "request",
-    "scheduled_for": "scheduled for", "attempt": "attempt", "worker": "worker", "queued_at": "queued",
-    "started_at": "started", "finished_at": "finished",
+    "tool": "tool", "entry_point": "entry point", "seed": "seed", "environment_digest": "environment",
+    "run_digest": "run digest", "cached_from": "answered from", "trigger": "trigger",
+    "triggered_by": "asked for by", "request_id": "request", "scheduled_for": "scheduled for",
+    "attempt": "attempt", "worker": "worker", "queued_at": "queued", "started_at": "started",
+    "finished_at": "finished",
 }  # fmt: skip
 MOMENTS = frozenset({"scheduled_for", "queued_at", "started_at", "finished_at"})
 DOCUMENTS = {
     "params": "Parameters", "result_summary": "Result in short", "result": "Result",
-    "partial_results": "Partial results", "artifacts": "Artifacts",
+    "partial_results": "Partial results",
 }  # fmt: skip
 SHOWN_OTHERWISE = frozenset({
     *FACTS, *DOCUMENTS, "run_id", "experiment_id", "status", "tool_digest", "timestamp", "duration_seconds",
-    "error", "error_type", "traceback", "attempts", "exit", "lease", "retry_at",
+    "error", "error_type", "traceback", "attempts", "exit", "lease", "retry_at", "artifacts", "cached",
 })  # fmt: skip
+ARTIFACT_COLUMNS = [Column("NAME"), Column("SIZE", right=True), Column("MEDIA TYPE"), Column("WHERE")]
+SHOWN_MAX_BYTES = 1_000_000
+"""A stored result of more than that is not poured into a terminal."""
 
 
 def status_of(record: Record) -> str:
@@ -42,8 +51,12 @@ def status_of(record: Record) -> str:
     return status
 
 
-def show_record(record: Record, out: Console) -> None:
-    """Print everything that the record holds, the most important first."""
+def show_record(record: Record, out: Console, place: str) -> None:
+    """Print everything that the record holds, the most important first.
+
+    Args:
+        place: of the store of artifacts, for what the record only refers to.
+    """
     status = status_of(record)
     head = Text(record["run_id"], "bold") + Text("  ") + output.styled(status)
     if "duration_seconds" in record:
@@ -53,13 +66,49 @@ def show_record(record: Record, out: Console) -> None:
     if "error" in record:
         _section("Error", f"{record.get('error_type', 'Error')}: {record['error']}", out, "red")
     _attempts(output.parsed(record.get("attempts")), out)
-    if record.get("traceback"):
-        _section("Traceback", record["traceback"], out)
+    if traceback := _text(record, "traceback", place):
+        _section("Traceback", traceback, out)
     _exit(output.parsed(record.get("exit")), out)
     for name, title in DOCUMENTS.items():
-        value = output.parsed(record.get(name))
+        value = output.parsed(_text(record, name, place))
         if value not in (None, {}, []):
             _section(title, _pretty(value), out)
+    _artifacts(record, out)
+
+
+def _text(record: Record, name: str, place: str) -> str | None:
+    """A field's text, from the store if it is there; else where it is, why it isn't shown, how to get it."""
+    reference = kept.reference_in(record, name)
+    if reference is None:
+        return record.get(name)
+    try:
+        return kept.loaded(reference, place, SHOWN_MAX_BYTES)
+    except ArtifactError as exc:
+        return (
+            f"{reference}\nis not shown: {exc}\n"
+            f"fullsend artifacts get {reference} -o {kept.LARGE_FIELDS[name]}"
+        )
+
+
+def _artifacts(record: Record, out: Console) -> None:
+    try:
+        found = kept.listed(record)
+    except ArtifactError as exc:
+        _section("Artifacts", str(exc), out, "red")
+        return
+    rows = [_artifact(one) for one in found]
+    if rows:
+        out.print()
+        out.print(Text("Artifacts", "bold"))
+        output.table(ARTIFACT_COLUMNS, rows, out)
+
+
+def _artifact(one: Listed) -> list[output.Cell]:
+    if one.artifact is None:
+        return [one.name, "", "", output.styled("problem", one.problem)]
+    artifact = one.artifact
+    where = f"cas://{artifact.sha256}" if one.is_stored else "inline"
+    return [one.name, output.size(artifact.size_bytes), artifact.media_type, where]
 
 
 def _facts(record: Record, out: Console) -> None:
@@ -75,6 +124,8 @@ def _facts(record: Record, out: Console) -> None:
 
 
 def _fact(name: str, value: str) -> str:
+    if name == "environment_digest":
+        return value[:12]
     return f"{value}  ({output.ago(value)})" if name in MOMENTS else value
 
 

@@ -103,16 +103,18 @@ def show(run_id: RunId, as_json: AsJson = False) -> None:
     """Show everything that is known about a run."""
 
     async def act(store: Store) -> Record:
-        return await _record(store, run_id)
+        return await record_of(store, run_id)
 
-    record = connection.with_store(act)
+    chosen = connection.settings()
+    record = connection.with_store(act, chosen)
     if as_json:
         output.print_json(_decoded(record))
     else:
-        show_record(record, output.console())
+        show_record(record, output.console(), chosen.artifacts)
 
 
-async def _record(store: Store, run_id: str) -> Record:
+async def record_of(store: Store, run_id: str) -> Record:
+    """The record of a run, or what is known of one that waits.  Raises CommandError when there is none."""
     record = await store.runs.record(run_id)
     if record:
         return {"run_id": run_id, **record}
@@ -144,7 +146,7 @@ def logs(
     out = output.console()
 
     async def act(store: Store) -> None:
-        await _record(store, run_id)
+        await record_of(store, run_id)
         cursor, ended = "0-0", not follow
         while True:
             lines = await store.history.lines(run_id, cursor, None if ended else LOG_WAIT_MS)

@@ -1,0 +1,104 @@
+"""`fullsend aggregate`."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from services.cli import connection, local, output
+from services.cli.output import CommandError
+from services.executor.artifacts import open_blobs
+from services.executor.config import Settings
+from services.executor.store import Store
+from services.planner.aggregation import AggregationResult, AggregationTask, Aggregator
+from services.planner.execution import ExecutionResult, result_of_record
+from shared import log
+
+
+class OnFailed(StrEnum):
+    """What a run that is not completed means."""
+
+    FAIL = "fail"
+    SKIP = "skip"
+
+
+def aggregate(
+    tool: Annotated[str, typer.Argument(metavar="TOOL", help="A name, or a bundle reference.")],
+    run_ids: Annotated[list[str], typer.Argument(metavar="RUN_ID...", help="The runs to aggregate.")],
+    function: Annotated[str, typer.Option(help="The tool's function to call.")] = "aggregate",
+    target: Annotated[
+        str, typer.Option(metavar="JSON|@FILE", help="What the function compares the runs with.")
+    ] = "null",
+    on_failed: Annotated[OnFailed, typer.Option(help="Give up over a failed run, or leave it out.")] = (
+        OnFailed.FAIL
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for another program.")] = False,
+) -> None:
+    """Call a tool's function over what runs have produced, without running them again.
+
+    The function is called as `function(replicates, target_data)`, in isolation like any run, and returns
+    an object with a finite `loss` and, if it likes, `diagnostics` and `outputs`.
+    """
+    log.configure(level="error")
+    chosen = connection.settings()
+    replicates = connection.with_store(lambda store: _results(store, run_ids, chosen), chosen)
+    task = AggregationTask(tool, function, replicates, _target(target), on_failed.value)
+    found = asyncio.run(_aggregated(chosen, task))
+    if as_json:
+        output.print_json(asdict(found))
+    else:
+        _show(found)
+
+
+async def _results(store: Store, run_ids: Sequence[str], chosen: Settings) -> list[ExecutionResult]:
+    blobs = open_blobs(chosen.artifacts)
+    found = []
+    for run_id in run_ids:
+        record = await store.runs.record(run_id)
+        if not record:
+            raise CommandError(f"there is no run {run_id!r}; `fullsend runs` lists those that there are")
+        found.append(result_of_record(record, blobs.storage_type, blobs.base))
+    return found
+
+
+def _target(text: str) -> Any:
+    try:
+        return json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)
+    except OSError as exc:
+        raise CommandError(f"--target: {text[1:]} can't be read: {exc.strerror}") from None
+    except ValueError as exc:
+        raise CommandError(f"--target: {text:.80} is not JSON: {exc}") from None
+
+
+async def _aggregated(chosen: Settings, task: AggregationTask) -> AggregationResult:
+    async with local.parts(chosen) as parts:
+        return await Aggregator(parts.loader, parts.pool, parts.keeper, parts.defaults).aggregate(task)
+
+
+def _show(found: AggregationResult) -> None:
+    out = output.console()
+    lines = {
+        "loss": f"{found.loss:g}",
+        "replicates": str(found.n_replicates),
+        "skipped": ", ".join(found.skipped),
+        "diagnostics": json.dumps(found.diagnostics, ensure_ascii=False) if found.diagnostics else "",
+        "outputs": json.dumps(found.outputs, ensure_ascii=False) if found.outputs else "",
+        "artifacts": ", ".join(found.artifacts),
+        "id": found.aggregation_id,
+        "note": _note(found.tool_digests),
+    }
+    for name, text in lines.items():
+        if text:
+            out.print(f"{name:<12}{text}", highlight=False, markup=False)
+
+
+def _note(digests: Sequence[str]) -> str:
+    if len(digests) < 2:
+        return ""
+    versions = ", ".join(digest[:12] for digest in digests)
+    return f"the runs ran {len(digests)} versions of the code: {versions}"
