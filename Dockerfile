@@ -20,6 +20,9 @@ RUN pip install --no-cache-dir --disable-pip-version-check --root-user-action=ig
 COPY config /app/config
 COPY tools /app/tools
 VOLUME /app/tools
+# What executors keep and share: artifacts, code that is asked for by reference, environments of tools.
+RUN install --directory --owner fullsend /app/.fullsend
+VOLUME /app/.fullsend
 
 # `docker stop` kills after ten seconds unless told otherwise: by then every run must be finished or given back.
 ENV PYTHONUNBUFFERED=1 \
