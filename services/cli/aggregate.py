@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from enum import StrEnum
@@ -10,13 +11,15 @@ from typing import Annotated, Any
 
 import typer
 
-from services.cli import connection, local, output
+from services.cli import connection, output
+from services.cli.connection import places
 from services.cli.output import CommandError
 from services.executor.artifacts import open_blobs
 from services.executor.config import Settings
 from services.executor.store import Store
 from services.planner.aggregation import AggregationResult, AggregationTask, Aggregator
 from services.planner.execution import ExecutionResult, result_of_record
+from services.planner.workbench import Workbench
 from shared import log
 
 
@@ -76,8 +79,12 @@ def _target(text: str) -> Any:
 
 
 async def _aggregated(chosen: Settings, task: AggregationTask) -> AggregationResult:
-    async with local.parts(chosen) as parts:
-        return await Aggregator(parts.loader, parts.pool, parts.keeper, parts.defaults).aggregate(task)
+    bench = Workbench(places(chosen), 1, os.environ)
+    await bench.open()
+    try:
+        return await Aggregator(bench).aggregate(task)
+    finally:
+        await bench.close()
 
 
 def _show(found: AggregationResult) -> None:

@@ -8,6 +8,7 @@ from typing import TypeVar
 from services.executor import config
 from services.executor.service import retention
 from services.executor.store import Entry, Store
+from services.planner.workbench import Places
 from shared.connection import connect, connect_patiently, is_embedded, running_server
 from shared.errors import StoreUnavailableError
 
@@ -25,6 +26,11 @@ def settings() -> config.Settings:
     """The settings; where no REDIS_URL is set, commands speak to the embedded server of this directory."""
     found = config.load()
     return found if "redis_url" in found.model_fields_set else config.load(redis_url="embedded")
+
+
+def places(chosen: config.Settings) -> Places:
+    """Where the settings say that things are, for what is executed in this process."""
+    return Places(**{name: getattr(chosen, name) for name in Places.__dataclass_fields__})
 
 
 def address(chosen: config.Settings, patience_seconds: float = 0.0) -> str:

@@ -10,9 +10,8 @@ import contextlib
 import hashlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Self
+from functools import lru_cache
 
 import structlog
 
@@ -31,24 +30,11 @@ LONGEST_PAUSE_SECONDS = 1.0
 PLANNED_AT_ONCE = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """A schedule as it was written, read, and its first slot after some moment (UTC ms)."""
+Known = tuple[str, str | None, int | None]
+"""A schedule's expression, its time zone and its next slot (UTC ms).
 
-    text: str
-    cron: Cron
-    next_ms: int | None
-
-    @classmethod
-    def of(cls, schedule: Schedule, now_ms: int) -> Self:
-        """Raises `ScheduleError`."""
-        cron = Cron.parse(schedule.cron, schedule.timezone)
-        return cls(_text(schedule), cron, cron.next_after(now_ms))
-
-    def at(self, now_ms: int) -> Self:
-        """The same with its first slot after now; computed only when the one that is known has passed."""
-        has_passed = self.next_ms is not None and self.next_ms <= now_ms
-        return replace(self, next_ms=self.cron.next_after(now_ms)) if has_passed else self
+Plain tuples, which the garbage collector passes over: a hundred thousand objects would hold up the loop.
+"""
 
 
 class CronScheduler:
@@ -105,7 +91,7 @@ class CronScheduler:
 
     async def _read_again(self) -> None:
         """Read all schedules now and then; slots are fired meanwhile, however many there are."""
-        absence = Absence("all schedules", LONGEST_PAUSE_SECONDS)
+        absence = Absence("cron", LONGEST_PAUSE_SECONDS)
         while True:
             await _wait(self._missed, self._check_interval_seconds)
             self._missed.clear()
@@ -154,13 +140,12 @@ class CronScheduler:
             return Plan(experiment_id, f"! {schedule}", None)
         if not schedule.enabled:
             return Plan(experiment_id, "off", None)
-        text = _text(schedule)
         try:
-            known = known.at(now_ms) if known and known.text == text else Known.of(schedule, now_ms)
+            next_ms = _next_slot(known, schedule, now_ms)
         except ScheduleError as exc:
             return Plan(experiment_id, f"! schedules:{experiment_id}: {exc}", None)
-        self._known[experiment_id] = known
-        return Plan(experiment_id, text, known.next_ms)
+        self._known[experiment_id] = (schedule.cron, schedule.timezone, next_ms)
+        return Plan(experiment_id, _text(schedule), next_ms)
 
     async def _note(self, plans: Sequence[Plan]) -> None:
         changed = set(await self._store.slots.plan(plans))
@@ -240,17 +225,17 @@ class CronScheduler:
         changed in silence would be computed anew from what it was.
         """
         known = self._known.get(experiment_id)
-        if known is None or known.text != await self._written(experiment_id):
+        if known is None or known[:2] != await self._written(experiment_id):
             await self._plan_one(experiment_id)
             known = self._known.get(experiment_id)
-        return None if known is None else known.cron
+        return None if known is None else _cron(*known[:2])
 
-    async def _written(self, experiment_id: str) -> str | None:
+    async def _written(self, experiment_id: str) -> tuple[str, str | None] | None:
         try:
             schedule = await self._store.experiments.schedule(experiment_id)
         except ContractError:
             return None
-        return _text(schedule) if schedule is not None and schedule.enabled else None
+        return (schedule.cron, schedule.timezone) if schedule is not None and schedule.enabled else None
 
     async def _takes(self, experiment_id: str, stored: Stored) -> bool:
         """Whether the experiment's state lets cron run it; what can't be read is run to be reported."""
@@ -260,6 +245,19 @@ class CronScheduler:
         if state is State.RUNNING:  # by us: then its overlap decides; by somebody else: not ours to run
             return await self._store.slots.has_open_runs(experiment_id)
         return state in RECURRING
+
+
+def _next_slot(known: Known | None, schedule: Schedule, now_ms: int) -> int | None:
+    """Computed only when the one that is known has passed.  Raises `ScheduleError`."""
+    is_same = known is not None and known[:2] == (schedule.cron, schedule.timezone)
+    if known is not None and is_same and (known[2] is None or known[2] > now_ms):
+        return known[2]
+    return _cron(schedule.cron, schedule.timezone).next_after(now_ms)
+
+
+@lru_cache(maxsize=4_096)
+def _cron(expression: str, timezone: str | None) -> Cron:
+    return Cron.parse(expression, timezone)
 
 
 def _text(schedule: Schedule) -> str:

@@ -9,16 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from services.executor.artifacts import CasReference, Keeper, parse_reference
+from services.executor.artifacts import CasReference, parse_reference
 from services.executor.identity import digest_of
 from services.executor.isolation.calls import Call, Capture, NothingKept
-from services.executor.isolation.pool import Pool
-from services.executor.loader import Loader, Tool
+from services.executor.loader import Tool
 from services.executor.outcome import Outcome, Status, judge
-from services.executor.policy import Defaults
 from services.executor.products import Products
 from services.planner.backends.local import Recollection
 from services.planner.execution import ExecutionResult
+from services.planner.workbench import Workbench
 from shared.errors import AggregationError, NonFiniteLossError, ReplicateFailedError
 from shared.messages import Policy
 
@@ -75,20 +74,10 @@ class AggregationResult:
 
 
 class Aggregator:
-    """Runs aggregating functions.
+    """Runs aggregating functions on a workbench, opened and closed by whoever made it."""
 
-    Args:
-        loader: finds tools.
-        pool: calls them.
-        keeper: keeps what they produce.
-        defaults: what applies where a tool says nothing.
-    """
-
-    def __init__(self, loader: Loader, pool: Pool, keeper: Keeper, defaults: Defaults) -> None:
-        self._loader = loader
-        self._pool = pool
-        self._keeper = keeper
-        self._defaults = defaults
+    def __init__(self, bench: Workbench) -> None:
+        self._bench = bench
 
     async def aggregate(self, task: AggregationTask) -> AggregationResult:
         """Call the function over the runs.
@@ -101,11 +90,11 @@ class Aggregator:
             ToolError: the tool can't be found or used.
         """
         used, skipped = _sorted_out(task)
-        timeout_seconds = task.timeout_seconds or self._defaults.timeout_seconds
-        tool = await self._loader.load(task.tool, timeout_seconds)
+        timeout_seconds = task.timeout_seconds or self._bench.defaults.timeout_seconds
+        tool = await self._bench.loader.load(task.tool, timeout_seconds)
         inputs = await asyncio.to_thread(_inputs, used)
         given = {f"{one.run_id}/{name}": (one, ref) for one in used for name, ref in one.artifacts.items()}
-        products = _Handed(Products(self._keeper, Recollection()), given)
+        products = _Handed(Products(self._bench.keeper, Recollection()), given)
         outcome = await self._called(task, tool, inputs, products)
         found = _answer(task, outcome)
         return AggregationResult(
@@ -129,12 +118,12 @@ class Aggregator:
             experiment_id="",
             attempt=1,
             params={"replicates": [one.shown for one in inputs], "target_data": task.target_data},
-            timeout_seconds=task.timeout_seconds or self._defaults.timeout(Policy(), tool.needs),
-            level=self._defaults.isolation(Policy(), tool.needs),
-            environ=self._defaults.environ(tool.needs),
+            timeout_seconds=task.timeout_seconds or self._bench.defaults.timeout(Policy(), tool.needs),
+            level=self._bench.defaults.isolation(Policy(), tool.needs),
+            environ=self._bench.defaults.environ(tool.needs),
             entry=task.entry_point,
         )
-        answer = await self._pool.call(call, lambda event: None, effects=products)
+        answer = await self._bench.pool.call(call, lambda event: None, effects=products)
         return await products.kept.complete(judge(answer, partials), is_first=False)
 
 

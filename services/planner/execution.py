@@ -5,11 +5,13 @@ Executors compute no metrics: they return references to raw artifacts, relative 
 computed from it comes out the same.
 """
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, Self
 
 from services.executor.artifacts import CasArtifactLoader, loader_for
+from services.executor.isolation.calls import Report
 from services.executor.outcome import Outcome, Status
 from shared.documents import json_object, kind
 from shared.errors import ContractError
@@ -98,11 +100,34 @@ class ExecutionResult:
         return {**asdict(self), "status": self.status.value}
 
 
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One call of a tool that is asked for.
+
+    Attributes:
+        tool: its name, or a bundle reference.
+        parameters: keyword arguments.
+        options: how it is to be done.
+    """
+
+    tool: str
+    parameters: Mapping[str, Any]
+    options: RunOptions
+
+
 class Executor(Protocol):
     """Executes tools somewhere."""
 
-    async def execute(self, tool: str, parameters: Mapping[str, Any], options: RunOptions) -> ExecutionResult:
-        """Call the tool once; whatever it does, this returns."""
+    async def run(
+        self, call: Execution, *, report: Report | None = None, cancel: asyncio.Event | None = None
+    ) -> ExecutionResult:
+        """Call the tool once; whatever it does, this returns.
+
+        Args:
+            call: what is asked for.
+            report: hears what the tool says meanwhile; a backend may know less of it, or later.
+            cancel: when set, the call is ended, and the result says `cancelled`.
+        """
 
 
 def error_of(outcome: Outcome) -> ErrorInfo | None:

@@ -53,8 +53,8 @@ TARGET = {"total": 10}
 
 
 @pytest.fixture
-def lab(laboratory: MakeLaboratory) -> Laboratory:
-    one = laboratory()
+async def lab(laboratory: MakeLaboratory) -> Laboratory:
+    one = await laboratory()
     one.tool("tool", TOOL)
     return one
 
@@ -79,7 +79,7 @@ async def test_an_aggregation_says_what_the_function_found(lab: Laboratory) -> N
 async def test_inline_and_stored_artifacts_give_the_same_answer(laboratory: MakeLaboratory) -> None:
     answers = []
     for inline_max_bytes in (0, 100, 1_000):
-        lab = laboratory(inline_max_bytes=inline_max_bytes)
+        lab = await laboratory(inline_max_bytes=inline_max_bytes)
         lab.tool("tool", TOOL)
         replicates = await runs(lab, 3, 100)
         found = await lab.aggregator.aggregate(AggregationTask("tool", "aggregate", replicates, TARGET))

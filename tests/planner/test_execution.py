@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 async def test_an_execution_returns_references(laboratory: MakeLaboratory) -> None:
-    lab = laboratory()
+    lab = await laboratory()
     lab.tool(
         "tool",
         """
@@ -52,7 +52,7 @@ async def test_an_execution_returns_references(laboratory: MakeLaboratory) -> No
 async def test_a_failed_execution_lists_the_artifacts_that_exist(
     laboratory: MakeLaboratory, line: str, status: Status, error_type: str, retryable: bool
 ) -> None:
-    lab = laboratory()
+    lab = await laboratory()
     lab.tool(
         "tool",
         f"""
@@ -73,7 +73,7 @@ async def test_a_failed_execution_lists_the_artifacts_that_exist(
 
 
 async def test_a_tool_that_is_not_there_is_a_result_too(laboratory: MakeLaboratory) -> None:
-    result = await laboratory().run("nothing")
+    result = await (await laboratory()).run("nothing")
 
     assert result.status is Status.FAILED
     assert "Tool 'nothing' not found" in str(result.error)
@@ -83,7 +83,7 @@ async def test_a_tool_that_is_not_there_is_a_result_too(laboratory: MakeLaborato
 async def test_metrics_are_the_same_after_everything_was_moved(
     laboratory: MakeLaboratory, tmp_path: Path
 ) -> None:
-    lab = laboratory()
+    lab = await laboratory()
     shutil.copy(ROOT / "tools" / "ring_simulation.py", lab.tools)
     result = await lab.run("ring_simulation", seed=7, n_agents=20, kappa=0.4, default_handling="expel-agent")
     before = _written(result.loader, result.artifacts, tmp_path / "before")
@@ -105,9 +105,9 @@ def _written(loader: object, artifacts: object, directory: Path) -> dict[str, by
 
 
 async def test_the_same_run_has_the_same_digest_in_another_laboratory(laboratory: MakeLaboratory) -> None:
-    lab = laboratory()
+    lab = await laboratory()
     lab.tool("tool", "def tool(n): return n\n")
-    first, second = await lab.run("tool", n=1), await laboratory(inline_max_bytes=0).run("tool", n=1)
+    first, second = await lab.run("tool", n=1), await (await laboratory(inline_max_bytes=0)).run("tool", n=1)
     other = await lab.run("tool", n=1.0)
 
     assert first.run_digest == second.run_digest != other.run_digest

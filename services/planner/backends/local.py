@@ -3,20 +3,21 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from services.executor import policy
-from services.executor.artifacts import Keeper
 from services.executor.identity import Identity
 from services.executor.isolation.calls import Call, Event, Partial, Report
-from services.executor.isolation.pool import Pool
-from services.executor.loader import Loader, Tool
+from services.executor.loader import Tool
+from services.executor.needs import ToolNeeds
 from services.executor.outcome import Outcome, judge
-from services.executor.policy import Defaults
 from services.executor.products import Products
-from services.planner.execution import ExecutionResult, RunOptions, error_of
+from services.planner.execution import Execution, ExecutionResult, error_of
+from services.planner.workbench import Workbench
 from shared.errors import FullsendError
 from shared.log import masking
+
+NO_NEEDS = ToolNeeds()
 
 
 class Recollection:
@@ -43,74 +44,60 @@ class Recollection:
         return dict(sorted(self._artifacts.items()))
 
 
-class LocalExecutor:
-    """Calls tools in isolation and keeps what they produce.
+class LocalBackend:
+    """Calls tools in isolation in this process, and keeps what they produce.
 
     Args:
-        loader: finds tools.
-        pool: calls them; started and stopped by whoever made it.
-        keeper: keeps their artifacts.
-        defaults: what applies where neither the options nor the tool say anything.
+        bench: what it is done with; opened and closed by whoever made it.
+        capacity: how many calls at once make sense.
     """
 
-    def __init__(self, loader: Loader, pool: Pool, keeper: Keeper, defaults: Defaults) -> None:
-        self._loader = loader
-        self._pool = pool
-        self._keeper = keeper
-        self._defaults = defaults
+    def __init__(self, bench: Workbench, capacity: int) -> None:
+        self.capacity = capacity
+        self._bench = bench
 
-    async def execute(
-        self,
-        tool: str,
-        parameters: Mapping[str, Any],
-        options: RunOptions,
-        *,
-        report: Report | None = None,
-        cancel: asyncio.Event | None = None,
+    async def __aenter__(self) -> Self:
+        await self._bench.open()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._bench.close()
+
+    async def run(
+        self, call: Execution, *, report: Report | None = None, cancel: asyncio.Event | None = None
     ) -> ExecutionResult:
-        """Call the tool once; whatever it does, this returns.
-
-        Args:
-            tool: its name, or a bundle reference.
-            parameters: keyword arguments.
-            options: how it is to be done.
-            report: hears what the tool says meanwhile.
-            cancel: when set, the call is ended.
-        """
+        """Call the tool once; whatever it does, this returns."""
         started = time.monotonic()
-        products = Products(self._keeper, Recollection())
+        bench, options = self._bench, call.options
+        products = Products(bench.keeper, Recollection())
         identity: Identity | None = None
         try:
-            loaded = await self._load(tool, options)
-            loaded.check(parameters)
-            identity = _identity(loaded, parameters, options)
-            outcome = await self._called(loaded, parameters, options, products, report, cancel)
+            tool = await bench.loader.load(call.tool, bench.defaults.timeout(options.policy, NO_NEEDS))
+            tool.check(call.parameters)
+            identity = _identity(tool, call)
+            outcome = await self._called(tool, call, products, report, cancel)
         except FullsendError as exc:
             outcome = Outcome.of_error(exc)
         outcome = await products.complete(outcome, is_first=False)
         return ExecutionResult(
             run_id=options.run_id,
             status=outcome.status,
-            storage_type=str(self._keeper.blobs.storage_type),
-            storage_base=self._keeper.blobs.base,
+            storage_type=str(bench.keeper.blobs.storage_type),
+            storage_base=bench.keeper.blobs.base,
             artifacts={name: one["reference"] for name, one in outcome.artifacts.items()},
             error=error_of(outcome),
             execution_time_ms=round((time.monotonic() - started) * 1_000),
             result=outcome.shown.get("result"),
-            parameters=parameters,
+            parameters=call.parameters,
             seed=options.policy.seed,
             tool_digest=identity.tool_digest if identity else "",
             run_digest=identity.digest if identity else "",
         )
 
-    async def _load(self, tool: str, options: RunOptions) -> Tool:
-        return await self._loader.load(tool, options.policy.timeout_seconds or self._defaults.timeout_seconds)
-
     async def _called(
         self,
         tool: Tool,
-        parameters: Mapping[str, Any],
-        options: RunOptions,
+        call: Execution,
         products: Products,
         report: Report | None,
         cancel: asyncio.Event | None,
@@ -123,28 +110,29 @@ class LocalExecutor:
             if report is not None:
                 report(event)
 
-        chosen, environ = options.policy, self._defaults.environ(tool.needs)
-        call = Call(
+        chosen, defaults = call.options.policy, self._bench.defaults
+        environ = defaults.environ(tool.needs)
+        isolated = Call(
             module=tool.module,
-            run_id=options.run_id,
+            run_id=call.options.run_id,
             experiment_id="",
             attempt=1,
-            params=parameters,
-            timeout_seconds=self._defaults.timeout(chosen, tool.needs),
-            level=self._defaults.isolation(chosen, tool.needs),
+            params=call.parameters,
+            timeout_seconds=defaults.timeout(chosen, tool.needs),
+            level=defaults.isolation(chosen, tool.needs),
             limits=policy.process_limits(chosen, tool.needs),
             seed=chosen.seed,
             environ=environ,
         )
-        answer = await self._pool.call(call, hear, effects=products, cancel=cancel)
+        answer = await self._bench.pool.call(isolated, hear, effects=products, cancel=cancel)
         return judge(answer, partials).masked(masking(environ.values()))
 
 
-def _identity(tool: Tool, parameters: Mapping[str, Any], options: RunOptions) -> Identity:
+def _identity(tool: Tool, call: Execution) -> Identity:
     return Identity(
         tool_digest=tool.module.digest,
         entry_point=tool.description.entry,
-        parameters=parameters,
-        seed=options.policy.seed,
+        parameters=call.parameters,
+        seed=call.options.policy.seed,
         environment_digest=tool.module.environment,
     )

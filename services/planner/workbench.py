@@ -1,0 +1,78 @@
+"""What executing in this process takes: a pool, and the tools and the store that it works with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import uv
+
+from services.executor.artifacts import Keeper, open_blobs
+from services.executor.artifacts.keeping import INLINE_MAX_BYTES
+from services.executor.bundles import Bundles
+from services.executor.isolation.calls import Level
+from services.executor.isolation.environment import Environments
+from services.executor.isolation.pool import Pool
+from services.executor.isolation.sandbox import Sandbox
+from services.executor.loader import Loader
+from services.executor.needs import passed_to_every_tool
+from services.executor.policy import Defaults
+from services.executor.retry import RetryPolicy
+
+ONCE = RetryPolicy(1, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where things are, and what applies where a tool says nothing; the names are those of the settings."""
+
+    tools_path: Path = Path("tools")
+    artifacts: str = ".fullsend/artifacts"
+    inline_artifact_max_bytes: int = INLINE_MAX_BYTES
+    bundles_path: Path = Path(".fullsend/bundles")
+    environments_path: Path = Path(".fullsend/environments")
+    tool_execution_timeout: float = 300.0
+    isolation: str = "warm"
+    tool_environment: tuple[str, ...] = ()
+    sandbox: Sandbox = Sandbox.OFF
+    sandbox_readable: tuple[Path, ...] = ()
+
+
+class Workbench:
+    """A pool of warm subprocesses, with the tools and the store that its calls need.
+
+    Args:
+        places: where things are.
+        capacity: how many calls at once.
+        variables: the environment that tools may be given parts of.
+    """
+
+    def __init__(self, places: Places, capacity: int, variables: Mapping[str, str]) -> None:
+        self.pool = Pool(
+            capacity=capacity,
+            environ=passed_to_every_tool(variables),
+            readable=places.sandbox_readable,
+        )
+        blobs = open_blobs(places.artifacts)
+        self.keeper = Keeper(blobs, places.inline_artifact_max_bytes)
+        self.loader = Loader(
+            places.tools_path,
+            self.pool,
+            Environments(places.environments_path, uv=Path(uv.find_uv_bin()), environ=variables),
+            Bundles(blobs, places.bundles_path),
+            places.sandbox,
+        )
+        self.defaults = Defaults(
+            timeout_seconds=places.tool_execution_timeout,
+            retry=ONCE,
+            level=Level(places.isolation),
+            environment=places.tool_environment,
+            variables=variables,
+        )
+
+    async def open(self) -> None:
+        """Have the pool ready."""
+        await self.pool.start()
+
+    async def close(self) -> None:
+        """End everything; leaves no process."""
+        await self.pool.stop()
