@@ -88,6 +88,14 @@ class ArtifactCorruptError(ArtifactError):
     """What is stored is not what its address says; it is never handed out as a result."""
 
 
+class PlanError(FullsendError):
+    """A plan can't be read, made or executed; says what, where and what to do."""
+
+
+class ExecutorException(PlanError):
+    """A manifest that nothing can be executed of."""
+
+
 class AggregationError(FullsendError):
     """Runs can't be aggregated; says over which run or function it failed."""
 

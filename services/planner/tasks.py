@@ -1,0 +1,249 @@
+"""A case on its way: its states, which may follow which, and what it came to."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, ClassVar, Final
+
+from services.executor.outcome import Status
+from services.planner.execution import ExecutionResult
+from services.planner.models import TestCase
+from shared.errors import FullsendError
+
+
+class TaskStatus(StrEnum):
+    """Where a case is.
+
+    FAILED is the tool's own fault, ERROR everybody else's: a process that died, a store or a
+    backend that can't be reached.
+    """
+
+    PENDING = "pending"
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
+    TaskStatus.PENDING: frozenset({TaskStatus.QUEUED, TaskStatus.CANCELLED}),
+    TaskStatus.QUEUED: frozenset({TaskStatus.RUNNING, TaskStatus.CANCELLED}),
+    TaskStatus.RUNNING: frozenset(
+        {
+            TaskStatus.QUEUED,  # another attempt follows
+            TaskStatus.SUCCEEDED,
+            TaskStatus.FAILED,
+            TaskStatus.TIMEOUT,
+            TaskStatus.CANCELLED,
+            TaskStatus.ERROR,
+        }
+    ),
+    TaskStatus.SUCCEEDED: frozenset(),
+    TaskStatus.FAILED: frozenset(),
+    TaskStatus.TIMEOUT: frozenset(),
+    TaskStatus.CANCELLED: frozenset(),
+    TaskStatus.ERROR: frozenset(),
+}
+"""What may follow: `queued` means that it may begin as soon as there is a place for it."""
+
+TERMINAL: Final = frozenset(status for status, next_ones in TRANSITIONS.items() if not next_ones)
+
+
+class TransitionError(FullsendError):
+    """A case can't go from one state to the other; a fault of the scheduler."""
+
+
+class TestStatus(StrEnum):
+    """What a test came to, for those who collect results."""
+
+    __test__: ClassVar[bool] = False
+
+    SUCCESS = "success"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class TestResult:
+    """One result, for those who collect them.
+
+    Attributes:
+        workflow_id: of the plan.
+        execution_id: of the case in this execution.
+        timestamp: when the case was taken up.
+        status: what it came to.
+        execution_time: seconds from the begin of its last attempt to its end; 0 if it never began.
+        tokens_used, cost: what the tool says it used, 0 where it says nothing.
+        inputs, outputs: the parameters, and what the tool returned.
+        error_message: why it did not succeed.
+        dataset: of the case.
+        metadata: `dataset`, `scenario`, `attempt_count`, `task_status` and what the case and the plan bring.
+    """
+
+    __test__: ClassVar[bool] = False
+
+    workflow_id: str
+    execution_id: str
+    timestamp: datetime
+    status: TestStatus
+    execution_time: float
+    tokens_used: int = 0
+    cost: float = 0.0
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    outputs: Mapping[str, Any] = field(default_factory=dict)
+    error_message: str | None = None
+    dataset: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Task:
+    """One case of one execution of a plan.
+
+    Attributes:
+        task_id: unique.
+        workflow_id, tool: of the plan.
+        index: of the case in the manifest.
+        case: what is to be run; its seed is set.
+        created_at: when the plan was taken up.
+        task_status: changed by `move` alone.
+        attempt_count: attempts that have begun.
+        started_at, finished_at: of the last attempt.
+    """
+
+    task_id: str
+    workflow_id: str
+    tool: str
+    index: int
+    case: TestCase
+    created_at: datetime
+    task_status: TaskStatus = TaskStatus.PENDING
+    attempt_count: int = 0
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """Of the tool."""
+        return self.case.parameters
+
+    def move(self, status: TaskStatus) -> None:
+        """Enter another state.  Raises `TransitionError` for one that can't follow."""
+        if status not in TRANSITIONS[self.task_status]:
+            raise TransitionError(f"task {self.task_id} can't go from {self.task_status} to {status}")
+        self.task_status = status
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """What a case came to; there is one for every case, whatever happened.
+
+    Attributes:
+        task_id, workflow_id, index, case: as in `Task`.
+        task_status: the state it was left in.
+        created_at, started_at, finished_at: the latter two are None if it never began.
+        execution_time: seconds from the begin of its last attempt to its end; 0 if it never began.
+        attempt_count: attempts that have begun.
+        error_type, error_message: why it did not succeed.
+        execution: what the backend says; None if it never began, or was not executed by a backend.
+        test_result: what a custom function returned, unchanged.
+    """
+
+    task_id: str
+    workflow_id: str
+    index: int
+    case: TestCase
+    task_status: TaskStatus
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    execution_time: float = 0.0
+    attempt_count: int = 0
+    error_type: str | None = None
+    error_message: str | None = None
+    execution: ExecutionResult | None = None
+    test_result: TestResult | None = None
+
+    @property
+    def dataset(self) -> str:
+        """Of the case."""
+        return self.case.dataset
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatistics:
+    """How the cases of one execution ended.
+
+    Attributes:
+        total: all cases; the next six sum up to it once the execution has ended.
+        attempts: of all cases.
+        execution_time: seconds of all last attempts together.
+        wall_time: seconds from the begin of the execution to its end.
+    """
+
+    total: int
+    succeeded: int = 0
+    failed: int = 0
+    timeout: int = 0
+    cancelled: int = 0
+    error: int = 0
+    attempts: int = 0
+    execution_time: float = 0.0
+    wall_time: float = 0.0
+
+    @property
+    def unsuccessful(self) -> int:
+        """Cases that ended without success, cancelled ones left out."""
+        return self.failed + self.timeout + self.error
+
+
+@dataclass(frozen=True, slots=True)
+class RunExecutionResult:
+    """What an execution of a plan came to.
+
+    Attributes:
+        workflow_id: of the plan.
+        run_id: of this execution.
+        task_results: one for each case, in the order of the cases.
+        statistics: of them.
+        stopped: why it ended early, in words; None when every case had its turn.
+        started_at, finished_at: of the execution.
+    """
+
+    workflow_id: str
+    run_id: str
+    task_results: tuple[TaskResult, ...]
+    statistics: RunStatistics
+    stopped: str | None
+    started_at: datetime
+    finished_at: datetime
+
+
+OF_STATUS: Final[Mapping[Status, TaskStatus]] = {
+    Status.COMPLETED: TaskStatus.SUCCEEDED,
+    Status.FAILED: TaskStatus.FAILED,
+    Status.TIMEOUT: TaskStatus.TIMEOUT,
+    Status.CANCELLED: TaskStatus.CANCELLED,
+    Status.LOST: TaskStatus.ERROR,
+}
+NOT_THE_TOOLS_FAULT: Final = frozenset(
+    {"ToolCrashedError", "ArtifactError", "StoreError", "StoreUnavailableError"}
+)
+"""Types of errors that make a failed run an `error`."""
+
+
+def status_of(result: ExecutionResult) -> TaskStatus:
+    """The state of a case whose run came to this."""
+    status = OF_STATUS[result.status]
+    if status is TaskStatus.FAILED and result.error is not None and result.error.type in NOT_THE_TOOLS_FAULT:
+        return TaskStatus.ERROR
+    return status
+
+
+Watch = Callable[[Task], None]
+"""Hears of every task that has entered another state; must not block."""
