@@ -139,7 +139,7 @@ async def meanwhile(total: int, due: int, check_interval_seconds: float) -> Mean
     """What it is like while all are read again every so often and some are due."""
     async with scheduler(total, due, check_interval_seconds) as redis:
         await _between_slots()
-        last = (await redis.xinfo_stream(keys.queue(NORMAL)))["last-generated-id"]
+        [(last, _)] = await redis.xrevrange(keys.queue(NORMAL), count=1) or [("0-0", None)]
         readings, before = await _readings(redis), await Cost.now(redis)
         blocked_ms = await _longest_block_ms(WATCHED_SECONDS)
         after, readings = await Cost.now(redis), await _readings(redis) - readings

@@ -89,8 +89,11 @@ class Intake:
         Only their tools are ended.  What has an outcome learns from the store
         whether that still counts: it may have been taken without an answer.
         """
+        known = list(
+            self._running.items()
+        )  # what is claimed while the question is asked is not among the held
         held = {claim.lease for claim in await self._held()}
-        for lease, running in list(self._running.items()):
+        for lease, running in known:
             if lease not in held and not running.cancel.is_set():
                 log.warning("claim.lost", run_id=running.claim.order.run_id)
                 running.cancel.set()

@@ -135,16 +135,17 @@ class Triggers:
             log.info("triggers.listening", channels=self._channels)
             positions = Positions()
             async for message in messages:
-                if message.channel == keys.MARKERS and message.data.startswith(self._farewell):
-                    self._left.set()
-                    return
                 if message.channel == keys.MARKERS:
                     for heard, position in positions.mark(message.data):
                         await self._admit(heard, position)
+                    if message.data.startswith(self._farewell):
+                        # Whoever publishes is told that somebody hears it until this is confirmed.
+                        await messages.leave(self._channels)
                 elif message.channel != self._ear and (placed := positions.place(message)):
                     await self._admit(message, placed)
                     if positions.count >= MESSAGES_PER_MARKER:
                         await self._join()
+            self._left.set()
 
     async def _join(self) -> None:
         marker = secrets.token_hex(8)

@@ -16,6 +16,9 @@ from services.executor.store.scripts import Scripts, asking
 from shared import keys
 from shared.errors import ContractError, StoreError
 
+GONE = ("NOGROUP", "UNBLOCKED")
+"""What a claim is answered when the queues have gone, before it came or while it waited (Redis 7.0)."""
+
 QUEUES = tuple(keys.queue(priority) for priority in PRIORITIES)
 PREFERENCES = [QUEUES] * 7 + [(QUEUES[1], QUEUES[0], QUEUES[2])] * 2 + [(QUEUES[2], *QUEUES[:2])]
 """The order in which a worker looks into the queues, claim by claim: nobody starves."""
@@ -101,7 +104,7 @@ class Queue:
                     GROUP, worker, dict.fromkeys(QUEUES, ">"), count=1, block=wait_ms
                 )
         except StoreError as exc:
-            if "NOGROUP" not in str(exc):
+            if not any(word in str(exc) for word in GONE):
                 raise
             await self.create_group()
             return []

@@ -18,6 +18,35 @@ class Message:
     data: str
 
 
+class Messages:
+    """Messages in the order in which Redis passed them on."""
+
+    def __init__(self, pubsub: Any) -> None:
+        self._pubsub = pubsub
+        self._leaving: set[str] | None = None
+
+    async def leave(self, channels: Sequence[str]) -> None:
+        """Hear no more of these channels; the messages end behind all that was passed on before that."""
+        async with asking("unsubscribe"):
+            await self._pubsub.unsubscribe(*channels)
+        self._leaving = set(channels)
+
+    def __aiter__(self) -> AsyncIterator[Message]:
+        return self
+
+    async def __anext__(self) -> Message:
+        while self._leaving is None or self._leaving:
+            async with asking("listen", may_take_seconds=None):
+                message = await self._pubsub.get_message(timeout=None)
+            if message is None:
+                continue
+            if message["type"] == "message":
+                return Message(message["channel"], message["data"])
+            if message["type"] == "unsubscribe" and self._leaving is not None:
+                self._leaving.discard(message["channel"])
+        raise StopAsyncIteration
+
+
 class Subscriptions:
     """Subscribes on a client whose reads may take for ever."""
 
@@ -25,7 +54,7 @@ class Subscriptions:
         self._patient = patient
 
     @contextlib.asynccontextmanager
-    async def to(self, channels: Sequence[str]) -> AsyncIterator[AsyncIterator[Message]]:
+    async def to(self, channels: Sequence[str]) -> AsyncIterator[Messages]:
         """Messages of `channels`, in the order in which Redis passed them on.
 
         On entry the subscription is confirmed: what is published from then on
@@ -35,21 +64,17 @@ class Subscriptions:
         Raises:
             StoreUnavailableError: on entry or while reading.
         """
-        pubsub = self._patient.pubsub()
+        pubsub: Any = self._patient.pubsub()
         try:
             async with asking("subscribe"):
+                await pubsub.connect()
+                # When it breaks, redis-py would subscribe anew before it says so: whoever published meanwhile
+                # would be told of a listener that listens no more.
+                pubsub.connection.deregister_connect_callback(pubsub.on_connect)
                 await pubsub.subscribe(*channels)
                 for _ in set(channels):
                     await pubsub.get_message(timeout=None)
-            yield _messages(pubsub)
+            yield Messages(pubsub)
         finally:
             with contextlib.suppress(Exception):  # it is being given up; why, is already known
-                await pubsub.aclose()  # type: ignore[no-untyped-call]
-
-
-async def _messages(pubsub: Any) -> AsyncIterator[Message]:
-    while True:
-        async with asking("listen", may_take_seconds=None):
-            message = await pubsub.get_message(timeout=None)
-        if message is not None and message["type"] == "message":
-            yield Message(message["channel"], message["data"])
+                await pubsub.aclose()

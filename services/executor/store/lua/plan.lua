@@ -6,6 +6,9 @@
 -- include types.lua
 local wrong = misfit(KEYS[1], 'zset', KEYS[2], 'hash')
 if wrong then return wrong end
+redis.replicate_commands()
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local changed = {}
 for i = 1, #ARGV, 3 do
   local experiment, text, next = ARGV[i], ARGV[i + 1], ARGV[i + 2]
@@ -17,7 +20,8 @@ for i = 1, #ARGV, 3 do
       redis.call('ZADD', KEYS[1], next, experiment)
     end
     changed[#changed + 1] = experiment
-  elseif next ~= '' then
+  elseif next ~= '' and tonumber(next) > now then
+    -- A slot that has passed is not put back: it may have fired since the schedule was read, as its last one.
     redis.call('ZADD', KEYS[1], 'NX', next, experiment)
   end
 end

@@ -7,10 +7,10 @@ import time
 from shared import toolkit
 
 
-def chaos_tool(ledger: str, token: str, behaviour: str) -> dict[str, str]:
-    """Append `RUN_ID ATTEMPT` to `ledger`, then behave."""
-    line = f"{toolkit.run.id} {toolkit.run.attempt}\n".encode()
-    file = os.open(ledger, os.O_WRONLY | os.O_APPEND)
+def chaos_tool(notes: str, token: str, behaviour: str) -> dict[str, str]:
+    """Append `RUN_ID ATTEMPT TOKEN` to the file `notes`, then behave."""
+    line = f"{toolkit.run.id} {toolkit.run.attempt} {token}\n".encode()
+    file = os.open(notes, os.O_WRONLY | os.O_APPEND)
     os.write(file, line)  # one write of a short line to the end of a file is atomic
     os.close(file)
     match behaviour:
@@ -27,4 +27,6 @@ def chaos_tool(ledger: str, token: str, behaviour: str) -> dict[str, str]:
                 pass
         case "flood":
             print("x" * 200_000)
+            for number in range(200):
+                toolkit.metric("flood", number)
     return {"token": token}

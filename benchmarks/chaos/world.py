@@ -1,0 +1,154 @@
+"""What is tormented: a Redis that can be restarted, and the executors on it."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from redis.exceptions import RedisError
+
+from shared.connection import connect
+
+ROOT = Path(__file__).parents[2]
+MAX_ATTEMPTS = 3
+PATIENCE_SECONDS = 120.0
+
+
+class Server:
+    """A Redis that can be restarted with its data.
+
+    Args:
+        program: the server's.
+        folder: where it keeps its data.
+    """
+
+    def __init__(self, program: Path, folder: Path) -> None:
+        self._program = program
+        self._folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = int(probe.getsockname()[1])
+        self.url = f"redis://127.0.0.1:{self._port}/0"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        assert self._process is not None, "it was started"
+        return self._process.pid
+
+    async def start(self) -> None:
+        """Start, and wait until it answers."""
+        options = f"--port {self._port} --bind 127.0.0.1 --appendonly yes --dir {self._folder}"
+        command = [str(self._program), *options.split(" ")]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        client = connect(self.url)
+        while True:
+            with contextlib.suppress(RedisError, OSError):
+                await client.ping()
+                break
+            await asyncio.sleep(0.02)
+        await client.aclose()
+
+    async def restart(self) -> None:
+        """Stop it as an operator would, leave it down for a moment, start it again."""
+        await self.stop()
+        await asyncio.sleep(random.uniform(0.1, 1.0))
+        await self.start()
+
+    async def stop(self) -> None:
+        """Stop it; what was acknowledged is on disk."""
+        assert self._process is not None, "it was started"
+        self._process.terminate()
+        await asyncio.to_thread(self._process.wait)
+
+
+class Fleet:
+    """The executors, `size` of them; what they log goes to `executors.log` in `folder`."""
+
+    def __init__(self, size: int, url: str, folder: Path) -> None:
+        self.size = size
+        self.members: list[subprocess.Popen[bytes]] = []
+        self._folder = folder
+        self._environ = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "REDIS_URL": url,
+            "TOOLS_PATH": str(folder / "tools"),
+            "SCHEDULE_MODE": "trigger,cron",
+            "CONCURRENCY": "8",
+            "JOURNAL_KEPT": "10000000",
+            "RETRY_MAX_ATTEMPTS": str(MAX_ATTEMPTS),
+            "RETRY_BACKOFF_MIN": "0.05",
+            "RETRY_BACKOFF_MAX": "0.2",
+            "TOOL_EXECUTION_TIMEOUT": "20",
+            "SHUTDOWN_GRACE": "60",
+            "HEALTH_PORT": "0",
+        }
+
+    def start(self) -> None:
+        """Start all of them."""
+        for _ in range(self.size):
+            self._start_one()
+
+    def pick(self) -> subprocess.Popen[bytes]:
+        """One of those that run."""
+        return random.choice(self.members)
+
+    def check(self) -> None:
+        """Raise when an executor ended that nobody ended."""
+        codes = [code for member in self.members if (code := member.poll()) is not None]
+        if codes:
+            raise RuntimeError(f"an executor ended with exit code {codes[0]}, which nobody had asked for")
+
+    def replace(self, member: subprocess.Popen[bytes]) -> None:
+        """Another one takes the place of one that has ended."""
+        self.members.remove(member)
+        self._start_one()
+
+    async def stop(self) -> int:
+        """End all gracefully; how many exited with another code than 0, or did not exit."""
+        for member in self.members:
+            member.send_signal(signal.SIGCONT)
+            member.terminate()
+        codes = [await asyncio.to_thread(_exit_code, member) for member in self.members]
+        return sum(code not in (0, -signal.SIGTERM) for code in codes)  # one may not have been up yet
+
+    def _start_one(self) -> None:
+        command = [sys.executable, "-m", "services.executor.main"]
+        with (self._folder / "executors.log").open("ab") as log:
+            self.members.append(subprocess.Popen(command, cwd=self._folder, env=self._environ, stderr=log))
+
+
+def _exit_code(member: subprocess.Popen[bytes]) -> int:
+    try:
+        return member.wait(PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        member.kill()
+        return member.wait()
+
+
+def adopt_orphans() -> None:
+    """Whatever loses its parent below this program becomes its child, so that it can be counted."""
+    pr_set_child_subreaper = 36
+    ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0)
+
+
+def children() -> set[int]:
+    """The processes below this one, adopted ones too; a zombie has ended."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    return {int(pid) for task in tasks for pid in task.read_text().split() if _state(pid) not in "ZX"}
+
+
+def _state(pid: str) -> str:
+    """A process' state as in proc(5): `X` when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"

@@ -1,0 +1,35 @@
+"""A subscription that breaks is not made anew behind the back of whoever publishes."""
+
+from typing import Any
+
+import pytest
+
+from services.executor.store import Store
+from shared.errors import StoreUnavailableError
+
+
+async def subscribed(redis: Any) -> int:
+    """How often somebody has subscribed until now."""
+    stats = await redis.info("commandstats")
+    return int(stats["cmdstat_subscribe"]["calls"])
+
+
+async def test_a_subscription_that_was_cut_is_not_made_anew_unseen(store: Store, redis: Any) -> None:
+    async with store.subscriptions.to(("a channel",)) as messages:
+        [client] = await redis.client_list(_type="pubsub")
+        await redis.client_kill_filter(_id=client["id"])
+        with pytest.raises(StoreUnavailableError):
+            await anext(messages)
+
+    assert await subscribed(redis) == 1
+
+
+async def test_all_that_somebody_was_told_is_heard_is_heard_before_the_end(store: Store, redis: Any) -> None:
+    async with store.subscriptions.to(("here", "there")) as messages:
+        told = [await redis.publish("here", "before")]
+        await messages.leave(("here", "there"))
+        while told[-1]:
+            told.append(await redis.publish("here", "after"))
+        heard = [message.data async for message in messages]
+
+    assert len(heard) == sum(told)
