@@ -1,20 +1,22 @@
-"""A tool's code, addressed by content: one file, or a package directory.
+"""A tool's code, addressed by content: one file, several that lie side by side, or a package.
 
-The digest of a file is its SHA-256.  The digest of a package is the SHA-256 of its
-*manifest*, a line `<sha256>  <relative path>` for each of its files, sorted: it
-covers contents and paths, not times or permissions.  Manifest and files are kept
-as artifacts are, so that `name@sha256:<digest>`, a *bundle reference*, finds the
-code as it was.
+The digest of a file is its SHA-256.  The digest of several is the SHA-256 of their
+*manifest*, a line `<sha256>  <relative path>` for each, sorted: it covers contents
+and paths, not times or permissions.  Manifest and files are kept as artifacts are, so
+that `name@sha256:<digest>`, a *bundle reference*, finds the code as it was.
 """
 
+import contextlib
 import hashlib
+import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from services.executor.artifacts.blobs import Blobs
 from shared.errors import ArtifactNotFoundError, ToolError, ToolNotFoundError
@@ -22,14 +24,18 @@ from shared.errors import ArtifactNotFoundError, ToolError, ToolNotFoundError
 MAX_BYTES = 4_000_000
 MAX_FILES = 1_000
 ENTRY = "__init__.py"
-_REFERENCE = re.compile(r"([^@]+)@sha256:([0-9a-f]{64})")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+_REFERENCE = re.compile(rf"({NAME.pattern})@sha256:([0-9a-f]{{64}})")
 _MANIFEST_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 _LEFT_OUT = ("__pycache__",)
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A tool's code: contents by relative path; a tool of one file has just that."""
+    """A tool's code: contents by relative path.
+
+    A package's paths are relative to it, those of a file and its neighbours to their folder.
+    """
 
     name: str
     files: Mapping[str, bytes]
@@ -46,14 +52,21 @@ class Bundle:
 
     @property
     def manifest(self) -> bytes:
-        """A line for each file; empty for a tool of one file, which speaks for itself."""
+        """A line for each file; empty for a single file, which speaks for itself."""
+        if not self.is_package and len(self.files) == 1:
+            return b""
         lines = [f"{_sha256(content)}  {path}\n" for path, content in sorted(self.files.items())]
-        return "".join(lines).encode() if self.is_package else b""
+        return "".join(lines).encode()
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the file, or of the package's manifest."""
-        return _sha256(self.manifest if self.is_package else self.main)
+        """SHA-256 of the single file, or of the manifest."""
+        return _sha256(self.manifest or self.main)
+
+    @cached_property
+    def main_digest(self) -> str:
+        """SHA-256 of the file that defines the tool."""
+        return _sha256(self.main)
 
     @property
     def reference(self) -> str:
@@ -75,8 +88,14 @@ def parse(reference: str) -> tuple[str, str] | None:
     return found[1], found[2]
 
 
-def read(name: str, path: Path) -> Bundle:
+def read(name: str, path: Path, neighbours: Sequence[str] = ()) -> Bundle:
     """The code at `path`, a file or a package directory, as it is on disk now.
+
+    Args:
+        name: of the tool.
+        path: of its file or directory.
+        neighbours: further files that belong to a file's code, relative to its folder; those that are
+            gone are left out.
 
     Raises:
         ToolError: it is too large, or holds what is no file.
@@ -84,8 +103,10 @@ def read(name: str, path: Path) -> Bundle:
     """
     if path.is_dir():
         return Bundle(name, _package(path))
-    _check_size(path, path.stat().st_size)
-    return Bundle(name, {f"{name}.py": path.read_bytes()})
+    files = {f"{name}.py": path, **{one: path.parent / one for one in neighbours}}
+    there = {one: file for one, file in files.items() if file == path or file.is_file()}
+    _check_size(path, sum(file.stat().st_size for file in there.values()))
+    return Bundle(name, {one: file.read_bytes() for one, file in there.items()})
 
 
 def files_of(package: Path) -> list[Path]:
@@ -110,50 +131,97 @@ class Bundles:
         """Keep the code for those who ask for it by reference.  Raises `ArtifactError`."""
         for content in bundle.files.values():
             self._blobs.put(content)
-        if bundle.is_package:
+        if bundle.manifest:
             self._blobs.put(bundle.manifest)
 
     def restore(self, name: str, digest: str) -> Bundle:
         """The code that had this digest.
 
         Raises:
-            ToolNotFoundError: it was never kept, or not under this name.
+            ToolNotFoundError: it was never kept, or has no file for a tool of this name.
             ArtifactError: what is kept is corrupt, or can't be reached.
         """
+        reference = f"{name}@sha256:{digest}"
         try:
             content = self._blobs.read(digest, MAX_BYTES)
             paths = paths_in(content)
             files = {path: self._blobs.read(sha256, MAX_BYTES) for path, sha256 in paths.items()}
         except ArtifactNotFoundError as exc:
-            raise ToolNotFoundError(f"{name}@sha256:{digest}", str(exc)) from None
-        return Bundle(name, files or {f"{name}.py": content})
+            raise ToolNotFoundError(reference, str(exc)) from None
+        files = files or {f"{name}.py": content}
+        if ENTRY not in files and f"{name}.py" not in files:
+            raise ToolNotFoundError(reference, f"it is the code of another tool: {', '.join(files)[:200]}")
+        return Bundle(name, files)
 
     def entry(self, bundle: Bundle) -> Path:
         """The file to import once the bundle is laid out: nothing else is in its directory."""
-        place = self._folder / bundle.digest
+        place = self._place(bundle)
         return place / bundle.name / ENTRY if bundle.is_package else place / f"{bundle.name}.py"
 
     def lay_out(self, bundle: Bundle) -> None:
-        """Write the bundle where `entry` says, whole or not at all.  Raises `OSError`."""
+        """See that the bundle, and nothing else, is where `entry` says; whatever was done to it.
+
+        Raises `OSError`.
+        """
+        place = self._place(bundle)
+        if self._is_laid_out(bundle):
+            os.utime(place)
+            return
         self._folder.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=".", dir=self._folder))
         try:
             _write(draft / bundle.name if bundle.is_package else draft, bundle.files)
             draft.chmod(0o755)
-            draft.rename(self._folder / bundle.digest)
+            self._put_in_place(draft, place)
         except OSError:
-            if not self.entry(bundle).exists():  # another worker was first
+            if not self._is_laid_out(bundle):  # else another worker was first
                 raise
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+
+    def prune(self, unused_seconds: float) -> None:
+        """Remove what was laid out and not asked for since that long; it can be laid out again."""
+        for place in self._folder.iterdir() if self._folder.is_dir() else ():
+            with contextlib.suppress(OSError):
+                if time.time() - place.lstat().st_mtime > unused_seconds:
+                    shutil.rmtree(place)
+
+    def _place(self, bundle: Bundle) -> Path:
+        return self._folder / f"{bundle.name}@{bundle.digest}"
+
+    def _is_laid_out(self, bundle: Bundle) -> bool:
+        root = self.entry(bundle).parent
+        try:
+            found = {file.relative_to(root).as_posix(): file for file in files_of(root)}
+            return found.keys() == bundle.files.keys() and all(
+                not file.is_symlink() and file.read_bytes() == bundle.files[path]
+                for path, file in found.items()
+            )
+        except OSError:
+            return False
+
+    @staticmethod
+    def _put_in_place(draft: Path, place: Path) -> None:
+        """Rename the draft; what is there and isn't what it should be makes way for it."""
+        if place.is_symlink() or place.exists():
+            old = Path(tempfile.mkdtemp(prefix=".", dir=place.parent))
+            place.rename(old / "old")
+            draft.rename(place)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            draft.rename(place)
 
 
 def paths_in(content: bytes) -> dict[str, str]:
     """Digests by relative path when `content` is a manifest; nothing when it is anything else."""
     found = [_MANIFEST_LINE.fullmatch(line) for line in content.decode(errors="replace").splitlines()]
     paths = {match[2]: match[1] for match in found if match is not None}
-    safe = all(".." not in PurePosixPath(path).parts and not path.startswith("/") for path in paths)
-    return paths if ENTRY in paths and len(paths) == len(found) and safe else {}
+    return paths if paths and len(paths) == len(found) and all(map(_is_inside, paths)) else {}
+
+
+def _is_inside(path: str) -> bool:
+    parts = path.split("/")
+    return path.isprintable() and not {"", ".", ".."}.intersection(parts)
 
 
 def _package(path: Path) -> dict[str, bytes]:
@@ -183,9 +251,14 @@ def _is_left_out(path: Path) -> bool:
 
 def _write(directory: Path, files: Mapping[str, bytes]) -> None:
     for path, content in files.items():
+        if not _is_inside(path):
+            raise ToolError(f"{path!a} can't be a file of a tool's code")
         file = directory / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
+        with file.open("xb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fsync(opened.fileno())
         file.chmod(0o444)
 
 

@@ -1,6 +1,5 @@
 """Answers a run from an earlier one that was the same computation: same code, same parameters, same seed."""
 
-import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +8,12 @@ from typing import Any
 import structlog
 
 from services.executor.artifacts import Artifact, CasReference, Keeper, parse_reference
+from services.executor.identity import digest_of
 from services.executor.outcome import Outcome, Status
 from services.executor.patience import insist
 from services.executor.store import Cached
-from shared.errors import ArtifactError
+from services.executor.threads import Threads
+from shared.errors import FullsendError
 
 log = structlog.get_logger()
 
@@ -26,19 +27,19 @@ class Cache:
     Args:
         known: what is remembered of them.
         keeper: where their artifacts and large results are.
+        threads: what reading them waits in.
     """
 
     known: Cached
     keeper: Keeper
+    threads: Threads
 
     async def recall(self, digest: str) -> Outcome | None:
         """The outcome of an earlier run with this digest; None without one, or if not all of it is sound."""
-        members = await insist("cached", lambda: self.known.find(digest))
-        if members is None:
-            return None
         try:
-            return await asyncio.to_thread(self._outcome, members)
-        except (ArtifactError, KeyError, TypeError, ValueError, AttributeError) as exc:
+            members = await insist("cached", lambda: self.known.find(digest))
+            return None if members is None else await self.threads.run(self._outcome, members)
+        except (FullsendError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as exc:
             log.warning("cache.unusable", digest=digest[:12], error=f"{type(exc).__name__}: {exc}")
             return None
 
@@ -48,13 +49,20 @@ class Cache:
             return
         members = {
             "run_id": run_id,
-            "result": outcome.shown.get("result", "null"),
+            "result": outcome.shown["result"],
             "items": outcome.items,
             "artifacts": dict(outcome.artifacts),
         }
-        await insist("remember", lambda: self.known.remember(digest, members))
+        try:
+            sealed = {**members, "seal": digest_of(members)}
+            await insist("remember", lambda: self.known.remember(digest, sealed))
+        except (FullsendError, ValueError) as exc:
+            log.warning("cache.not_remembered", digest=digest[:12], error=str(exc))
 
     def _outcome(self, members: Mapping[str, Any]) -> Outcome:
+        unsealed = {name: value for name, value in members.items() if name != "seal"}
+        if members["seal"] != digest_of(unsealed):
+            raise ValueError("it was changed after it was remembered")
         artifacts = members["artifacts"]
         for name, described in artifacts.items():
             self.keeper.verify(Artifact.from_json(name, described))
@@ -64,7 +72,7 @@ class Cache:
             result=json.loads(self._resolved(text)),
             items=members["items"],
             artifacts=artifacts,
-            shown={} if text == "null" else {"result": text},
+            shown={"result": text},
             cached_from=str(members["run_id"]),
         )
 

@@ -1,19 +1,26 @@
 """What a run produces besides its messages: artifacts, and results too large for its record."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
+import structlog
+
 from services.executor.artifacts import Artifact, CasReference, Keeper
-from services.executor.isolation.calls import Capture, NothingKept
-from services.executor.outcome import Outcome
+from services.executor.isolation.calls import Capture, NothingKept, Refusal
+from services.executor.outcome import Outcome, Status
 from services.executor.patience import insist
+from services.executor.threads import Threads
 from shared.documents import json_text
 from shared.errors import ArtifactError
 
+log = structlog.get_logger()
+
 MAX_ARTIFACTS = 1_000
 MAX_NAME_CHARACTERS = 200
+HEAD_CHARACTERS = 2_000
+STORING_PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0)
 MAX_INLINE_BYTES = 4_000_000
 """Of all inline artifacts of an attempt together: what is more goes to the store, however small each is."""
 
@@ -40,10 +47,12 @@ class Products(NothingKept):
     Args:
         keeper: where it is kept.
         memory: remembers it for the run's later attempts, and for its record.
+        threads: what storing waits in.
     """
 
-    def __init__(self, keeper: Keeper, memory: Memory) -> None:
+    def __init__(self, keeper: Keeper, memory: Memory, threads: Threads) -> None:
         self._keeper = keeper
+        self._threads = threads
         self._memory = memory
         self._names: set[str] = set()
         self._inline_bytes = 0
@@ -61,7 +70,7 @@ class Products(NothingKept):
     async def keep(self, capture: Capture) -> str:
         """Keep an artifact and list it, and only then say so.  Raises `ArtifactError`."""
         self._check(capture.name)
-        artifact = await asyncio.to_thread(self._stored, capture)
+        artifact = await self._threads.run(self._stored, capture)
         await insist("artifact", lambda: self._memory.list_artifact(artifact.name, artifact.to_json()))
         self._names.add(artifact.name)
         if not isinstance(artifact.reference, CasReference):
@@ -70,11 +79,11 @@ class Products(NothingKept):
 
     def _check(self, name: str) -> None:
         if not name or len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
-            raise ArtifactError(
+            raise Refusal(
                 f"{name!r:.80} can't be an artifact's name: 1 to {MAX_NAME_CHARACTERS} printable characters"
             )
         if len(self._names) >= MAX_ARTIFACTS and name not in self._names:
-            raise ArtifactError(f"a run may have {MAX_ARTIFACTS:,} artifacts; put several into one archive")
+            raise Refusal(f"a run may have {MAX_ARTIFACTS:,} artifacts; put several into one archive")
 
     def _stored(self, capture: Capture) -> Artifact:
         inline = self._inline_bytes + capture.size_bytes <= MAX_INLINE_BYTES
@@ -92,6 +101,9 @@ class Products(NothingKept):
     async def complete(self, outcome: Outcome, *, is_first: bool) -> Outcome:
         """The outcome with the run's artifacts, and with references in place of what is too large.
 
+        What can't be stored never changes how a run ended, unless it is the result itself: that
+        is tried for a while, and then the run has failed, for good, because its tool has done its work.
+
         Args:
             outcome: what the attempt came to.
             is_first: whether no attempt before this one can have kept anything.
@@ -99,21 +111,36 @@ class Products(NothingKept):
         artifacts: Mapping[str, Any] = {}
         if self._names or not is_first:
             artifacts = await insist("artifacts", self._memory.artifacts)
-        try:
-            shown = await self._shown(outcome)
-        except ArtifactError as exc:
-            return replace(Outcome.of_error(exc), artifacts=artifacts, retryable=True)
-        return replace(outcome, artifacts=artifacts, shown=shown)
-
-    async def _shown(self, outcome: Outcome) -> dict[str, str]:
-        """The texts of the record's largest fields; a reference for each that is over the limit."""
+        outcome = replace(outcome, artifacts=artifacts)
+        if outcome.status is Status.COMPLETED:
+            return await self._completed(outcome)
         shown = {}
-        for name, value in (("result", outcome.result), ("partial_results", outcome.partial_results)):
-            if value is not None:
-                shown[name] = await self._fitting(json_text(value))
+        if outcome.partial_results is not None:
+            shown["partial_results"] = await self._detail(json_text(outcome.partial_results), json_text)
         if outcome.traceback:
-            shown["traceback"] = await self._fitting(outcome.traceback)
-        return shown
+            shown["traceback"] = await self._detail(outcome.traceback, str)
+        return replace(outcome, shown=shown)
+
+    async def _completed(self, outcome: Outcome) -> Outcome:
+        text = json_text(outcome.result)
+        for pause_seconds in (*STORING_PAUSES_SECONDS, None):
+            try:
+                return replace(outcome, shown={"result": await self._fitting(text)})
+            except ArtifactError as exc:
+                if pause_seconds is None:
+                    unstored = Outcome.of_error(ArtifactError(f"the result can't be stored: {exc}"))
+                    return replace(unstored, artifacts=outcome.artifacts, exit=outcome.exit)
+                log.warning("result.not_stored", error=str(exc), again_in_seconds=pause_seconds)
+            await asyncio.sleep(pause_seconds)
+        raise AssertionError("the last pause is None")
+
+    async def _detail(self, text: str, written: Callable[[str], str]) -> str:
+        """The text or its reference; where it can't be stored, its head, as such a text is `written`."""
+        try:
+            return await self._fitting(text)
+        except ArtifactError as exc:
+            log.warning("details.not_stored", error=str(exc))
+            return written(f"{text[:HEAD_CHARACTERS]}... (the rest could not be stored: {exc})")
 
     async def _fitting(self, text: str) -> str:
         if len(text) * 4 <= self._keeper.inline_max_bytes:  # UTF-8 has four bytes a character at most
@@ -121,5 +148,5 @@ class Products(NothingKept):
         content = text.encode(errors="replace")
         if len(content) <= self._keeper.inline_max_bytes:
             return text
-        blob = await asyncio.to_thread(self._keeper.blobs.put, content)
+        blob = await self._threads.run(self._keeper.blobs.put, content)
         return str(CasReference(blob.sha256))

@@ -33,15 +33,16 @@ def identity_fields(order: Order) -> Members:
 def begin_fields(
     claim: Claim,
     tool: str | None,
-    identity: Identity | None,
+    identity: Identity | str | None,
     params: Mapping[str, Any] | None,
     started: float,
 ) -> Members:
-    """The record of a run under way."""
+    """The record of a run under way; of one that can't be performed, only the code's digest may be known."""
+    known = _identity_members(identity) if isinstance(identity, Identity) else {"tool_digest": identity}
     return {
         **identity_fields(claim.order),
         "tool": tool,
-        **({} if identity is None else _identity_members(identity)),
+        **known,
         "params": params,
         "started_at": iso(started),
         "worker": claim.worker,

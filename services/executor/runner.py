@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
@@ -18,15 +19,27 @@ from services.executor.patience import farewell, insist
 from services.executor.policy import Defaults
 from services.executor.products import Products
 from services.executor.store import Begun, Claim, Finished, Limit, Store, Stored
+from services.executor.threads import Threads
 from services.executor.work import Fault, Work, prepare
-from shared.errors import (
-    ExperimentArchivedError,
-    StoreUnavailableError,
-)  # fmt: skip
+from shared.errors import ExperimentArchivedError, StoreUnavailableError
 from shared.log import masking
 from shared.messages import Policy, State
 
 log = structlog.get_logger()
+
+STORING_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """When an attempt began, unix seconds."""
+
+    at: float = field(default_factory=time.time)
+    _monotonic: float = field(default_factory=time.monotonic)
+
+    def now(self) -> float:
+        """Unix seconds as counted from there: setting the clock meanwhile makes no duration wrong."""
+        return self.at + time.monotonic() - self._monotonic
 
 
 class Caller(Protocol):
@@ -68,7 +81,8 @@ class Runner:
         self._loader = loader
         self._caller = caller
         self._keeper = keeper
-        self._cache = Cache(store.cached, keeper)
+        self._threads = Threads(STORING_THREADS)
+        self._cache = Cache(store.cached, keeper, self._threads)
         self._defaults = defaults
         self._dice = dice
 
@@ -93,7 +107,7 @@ class Runner:
                 await self._bury(claim, exc)
 
     async def _attempt(self, claim: Claim, cancel: asyncio.Event) -> None:
-        started = time.time()
+        started = _Start()
         stored = await insist("experiment", lambda: self._store.experiments.read(claim.order.experiment_id))
         work = await prepare(self._loader, claim, stored, self._defaults.timeout_seconds)
         begun, stored = await self._begin(work, stored, started)
@@ -111,11 +125,11 @@ class Runner:
 
     # -- begin ------------------------------------------------------------------------
 
-    async def _begin(self, work: Work | Fault, stored: Stored, started: float) -> tuple[Begun, Stored]:
+    async def _begin(self, work: Work | Fault, stored: Stored, started: _Start) -> tuple[Begun, Stored]:
         claim, name = work.claim, work.experiment.tool if work.experiment else None
-        identity = work.identity if isinstance(work, Work) else None
+        identity = work.identity if isinstance(work, Work) else work.tool_digest
         params = work.params if isinstance(work, Work) else claim.order.params
-        fields = report.begin_fields(claim, name, identity, params, started)
+        fields = report.begin_fields(claim, name, identity, params, started.at)
         event = report.started_event(claim.order, name)
         limits = self._limits(work)
         answer = await insist("begin", lambda: self._store.runs.begin(claim, stored, fields, event, limits))
@@ -127,7 +141,7 @@ class Runner:
 
     async def _perform(self, work: Work | Fault, cancel: asyncio.Event) -> Outcome:
         order = work.claim.order
-        products = Products(self._keeper, self._store.runs.effects(order.run_id))
+        products = Products(self._keeper, self._store.runs.effects(order.run_id), self._threads)
         is_first = order.attempt == 1 and not order.losses
         if isinstance(work, Fault):
             return await products.complete(work.outcome, is_first=is_first)
@@ -185,7 +199,7 @@ class Runner:
 
     # -- report -----------------------------------------------------------------------
 
-    async def _report(self, work: Work | Fault, stored: Stored, outcome: Outcome, started: float) -> None:
+    async def _report(self, work: Work | Fault, stored: Stored, outcome: Outcome, started: _Start) -> None:
         match retry.decide(
             work.claim.order.attempt,
             retryable=outcome.retryable and not self._must_not_repeat(work, outcome),
@@ -225,33 +239,33 @@ class Runner:
             error=outcome.error,
         )
 
-    async def _finish(self, claim: Claim, stored: Stored, outcome: Outcome, started: float) -> bool:
+    async def _finish(self, claim: Claim, stored: Stored, outcome: Outcome, started: _Start) -> bool:
         """Report the end of the run; False when it isn't this worker's any more."""
-        ended = time.time()
+        ended = started.now()
         state = State.RUN if outcome.status is Status.COMPLETED else State.FAILED
-        fields = report.end_fields(claim.order, outcome, started, ended)
-        events = report.end_events(claim.order, outcome, started, ended)
-        message = report.result(claim.order, outcome, started, ended)
+        fields = report.end_fields(claim.order, outcome, started.at, ended)
+        events = report.end_events(claim.order, outcome, started.at, ended)
+        message = report.result(claim.order, outcome, started.at, ended)
         answer = await insist(
             "finish", lambda: self._store.runs.finish(claim, stored, state, fields, events, message)
         )
         if answer is Finished.STALE:
             log.warning("outcome.refused", status=outcome.status)
         else:
-            _log_end(outcome, ended - started)
+            _log_end(outcome, ended - started.at)
         return answer is not Finished.STALE
 
-    async def _refuse_archived(self, claim: Claim, started: float) -> None:
-        ended, order = time.time(), claim.order
+    async def _refuse_archived(self, claim: Claim, started: _Start) -> None:
+        ended, order = started.now(), claim.order
         error = ExperimentArchivedError(
             f"experiments:{order.experiment_id} is archived; nothing of it is run"
         )
         outcome = Outcome.of_error(error, Status.CANCELLED)
-        fields = report.identity_fields(order) | report.end_fields(order, outcome, started, ended)
-        events = report.end_events(order, outcome, started, ended)
-        message = report.result(order, outcome, started, ended)
+        fields = report.identity_fields(order) | report.end_fields(order, outcome, started.at, ended)
+        events = report.end_events(order, outcome, started.at, ended)
+        message = report.result(order, outcome, started.at, ended)
         await insist("reject", lambda: self._store.runs.reject(claim, fields, events, message))
-        _log_end(outcome, ended - started)
+        _log_end(outcome, ended - started.at)
 
     async def _bury(self, claim: Claim, exc: Exception) -> None:
         now = time.time()

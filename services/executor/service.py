@@ -66,8 +66,8 @@ class Service:
             settings.environments_path, uv=Path(uv.find_uv_bin()), environ=variables
         )
         blobs = open_blobs(settings.artifacts)
-        kept = Bundles(blobs, settings.bundles_path)
-        loader = Loader(settings.tools_path, self._pool, self._environments, kept, settings.sandbox)
+        self._bundles = Bundles(blobs, settings.bundles_path)
+        loader = Loader(settings.tools_path, self._pool, self._environments, self._bundles, settings.sandbox)
         self._observer = observe.wanted(
             self.worker, loader.names, scraped=settings.health_port > 0, variables=variables
         )
@@ -181,9 +181,10 @@ class Service:
                 tasks.create_task(speedrun.run(), name="speedrun")
 
     async def _prune(self) -> None:
-        """Remove the environments that no tool has used for long, again and again."""
+        """Remove environments and copies of code that no tool has used for long, again and again."""
         while True:
             await self._environments.prune(self._settings.environment_retention)
+            await asyncio.to_thread(self._bundles.prune, self._settings.environment_retention)
             await asyncio.sleep(PRUNE_SECONDS)
 
     def _listener(self) -> Triggers | None:

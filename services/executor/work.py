@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from services.executor.bundles import parse
 from services.executor.identity import Identity
 from services.executor.loader import Loader, Tool
 from services.executor.outcome import Outcome, Status
-from services.executor.store import Claim, Stored
-from shared.errors import FullsendError, ToolTimeoutError
-from shared.messages import Experiment
+from services.executor.store import Claim, Order, Stored
+from shared.documents import kind, validated
+from shared.errors import ContractError, FullsendError, ToolTimeoutError
+from shared.messages import Experiment, Policy, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +44,12 @@ class Fault:
     experiment: Experiment | None
     error: FullsendError
     limit_seconds: float
+    tool_digest: str | None = None
 
     @property
     def outcome(self) -> Outcome:
-        """What it comes to: an import that took too long is a time-out like any other."""
-        if isinstance(self.error, ToolTimeoutError):
-            return replace(Outcome.of_error(self.error, Status.TIMEOUT), timeout_seconds=self.limit_seconds)
-        return Outcome.of_error(self.error)
+        """What it comes to."""
+        return outcome_of(self.error, self.limit_seconds)
 
 
 async def prepare(loader: Loader, claim: Claim, stored: Stored, timeout_seconds: float) -> Work | Fault:
@@ -57,26 +58,66 @@ async def prepare(loader: Loader, claim: Claim, stored: Stored, timeout_seconds:
     Args:
         loader: finds the tool.
         claim: the run.
-        stored: its experiment as it was read.
+        stored: its experiment as it was read; of no account where the order brings its own.
         timeout_seconds: how long finding may take, unless the experiment says otherwise.
     """
     experiment: Experiment | None = None
     limit_seconds = timeout_seconds
     try:
-        experiment = stored.readable()
+        experiment = experiment_of(claim.order, stored)
         limit_seconds = experiment.policy.timeout_seconds or limit_seconds
-        tool = await _load(loader, experiment.tool, limit_seconds)
+        tool = await load(loader, experiment.tool, limit_seconds)
         params = {**experiment.params, **claim.order.params}
         tool.check(params)
     except FullsendError as exc:
-        return Fault(claim, experiment, exc, limit_seconds)
+        return Fault(claim, experiment, exc, limit_seconds, _digest(loader, experiment))
     return Work(claim, experiment, tool, params)
 
 
-async def _load(loader: Loader, name: str, limit_seconds: float) -> Tool:
-    """The tool, within the time limit, also where somebody more patient is looking at it already."""
+def experiment_of(order: Order, stored: Stored) -> Experiment:
+    """What the order brings along, or else what is stored.  Raises `ContractError`."""
+    if not order.experiment:
+        return stored.readable()
+    place, tool = f"the order of {order.run_id}", order.experiment.get("tool")
+    if not isinstance(tool, str) or not tool:
+        raise ContractError(f"{place} has {kind(tool)} as its experiment's 'tool'; expected a tool's name")
+    return Experiment(
+        id=order.experiment_id,
+        state=State.READY,
+        tool=tool,
+        params={},
+        schedule=None,
+        timezone=None,
+        policy=validated(Policy, place, order.experiment),
+    )
+
+
+def outcome_of(error: FullsendError, limit_seconds: float) -> Outcome:
+    """What a fault before the call comes to: an import that took too long is a time-out like any other."""
+    if isinstance(error, ToolTimeoutError):
+        return replace(Outcome.of_error(error, Status.TIMEOUT), timeout_seconds=limit_seconds)
+    return Outcome.of_error(error)
+
+
+async def load(loader: Loader, name: str, limit_seconds: float) -> Tool:
+    """The tool, within the time limit, also where somebody more patient is looking at it already.
+
+    Raises:
+        ToolError: as the loader does; `ToolTimeoutError` when it takes longer.
+    """
     try:
         async with asyncio.timeout(limit_seconds):
             return await loader.load(name, limit_seconds)
     except TimeoutError:
         raise ToolTimeoutError(f"the import of '{name}' took more than {limit_seconds:g} s") from None
+
+
+def _digest(loader: Loader, experiment: Experiment | None) -> str | None:
+    """The digest of code that was found, even if it can't be used."""
+    if experiment is None:
+        return None
+    try:
+        reference = parse(experiment.tool)
+        return reference[1] if reference else loader.find(experiment.tool).digest
+    except FullsendError:
+        return None

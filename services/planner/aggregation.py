@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,18 +10,22 @@ from typing import Any, Literal
 
 from services.executor.artifacts import CasReference, parse_reference
 from services.executor.identity import digest_of
-from services.executor.isolation.calls import Call, Capture, NothingKept
+from services.executor.isolation.calls import Call, Capture, Event, NothingKept, Report
 from services.executor.loader import Tool
 from services.executor.outcome import Outcome, Status, judge
+from services.executor.policy import process_limits
 from services.executor.products import Products
 from services.planner.backends.local import Recollection
 from services.planner.execution import ExecutionResult
 from services.planner.workbench import Workbench
-from shared.errors import AggregationError, NonFiniteLossError, ReplicateFailedError
+from shared.errors import AggregationError, ArtifactError, NonFiniteLossError, ReplicateFailedError
+from shared.log import masking
 from shared.messages import Policy
 
-_LOSS = "result['loss']"
-"""What the child calls the loss when it isn't a number that JSON can hold."""
+LARGEST = 1.7976931348623157e308
+
+_LOSS = "result['loss'] is "
+"""What the child says of a loss that isn't a number that JSON can hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +82,12 @@ class Aggregator:
     def __init__(self, bench: Workbench) -> None:
         self._bench = bench
 
-    async def aggregate(self, task: AggregationTask) -> AggregationResult:
+    async def aggregate(self, task: AggregationTask, report: Report | None = None) -> AggregationResult:
         """Call the function over the runs.
+
+        Args:
+            task: which function over which runs.
+            report: hears what the function says and prints meanwhile.
 
         Raises:
             ReplicateFailedError: a run had failed and `on_failed` is `fail`.
@@ -94,8 +101,10 @@ class Aggregator:
         tool = await self._bench.loader.load(task.tool, timeout_seconds)
         inputs = await asyncio.to_thread(_inputs, used)
         given = {f"{one.run_id}/{name}": (one, ref) for one in used for name, ref in one.artifacts.items()}
-        products = _Handed(Products(self._bench.keeper, Recollection()), given)
-        outcome = await self._called(task, tool, inputs, products)
+        products = _Handed(Products(self._bench.keeper, Recollection(), self._bench.threads), given)
+        outcome = await self._called(task, tool, inputs, products, report)
+        if products.problem is not None:
+            raise products.problem
         found = _answer(task, outcome)
         return AggregationResult(
             aggregation_id=_identity(task, tool, inputs),
@@ -109,22 +118,30 @@ class Aggregator:
         )
 
     async def _called(
-        self, task: AggregationTask, tool: Tool, inputs: Sequence["_Input"], products: "_Handed"
+        self,
+        task: AggregationTask,
+        tool: Tool,
+        inputs: Sequence["_Input"],
+        products: "_Handed",
+        report: Report | None,
     ) -> Outcome:
-        partials: list[Any] = []
+        chosen, defaults = Policy(timeout_seconds=task.timeout_seconds), self._bench.defaults
+        environ = defaults.environ(tool.needs)
         call = Call(
             module=tool.module,
             run_id=f"aggregation:{task.entry_point}",
             experiment_id="",
             attempt=1,
             params={"replicates": [one.shown for one in inputs], "target_data": task.target_data},
-            timeout_seconds=task.timeout_seconds or self._bench.defaults.timeout(Policy(), tool.needs),
-            level=self._bench.defaults.isolation(Policy(), tool.needs),
-            environ=self._bench.defaults.environ(tool.needs),
+            timeout_seconds=defaults.timeout(chosen, tool.needs),
+            level=defaults.isolation(chosen, tool.needs),
+            limits=process_limits(chosen, tool.needs),
+            environ=environ,
             entry=task.entry_point,
         )
-        answer = await self._bench.pool.call(call, lambda event: None, effects=products)
-        return await products.kept.complete(judge(answer, partials), is_first=False)
+        answer = await self._bench.pool.call(call, report or _unheard, effects=products)
+        outcome = judge(answer, []).masked(masking(environ.values()))
+        return await products.kept.complete(outcome, is_first=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +157,7 @@ class _Handed(NothingKept):
 
     def __init__(self, kept: Products, given: Mapping[str, tuple[ExecutionResult, str]]) -> None:
         self.kept = kept
+        self.problem: ArtifactError | None = None
         self._given = given
 
     async def keep(self, capture: Capture) -> str:
@@ -150,7 +168,15 @@ class _Handed(NothingKept):
         """Write one of the given artifacts to `path`."""
         if reference not in self._given:
             await super().fetch(reference, path)
-        await asyncio.to_thread(_copy, *self._given[reference], path)
+        try:
+            await asyncio.to_thread(_copy, *self._given[reference], path)
+        except ArtifactError as exc:
+            self.problem = exc
+            raise
+
+
+def _unheard(event: Event) -> None:
+    """Nobody wants to know."""
 
 
 def _copy(result: ExecutionResult, reference: str, path: Path) -> None:
@@ -213,7 +239,7 @@ def _identity(task: AggregationTask, tool: Tool, inputs: Sequence[_Input]) -> st
 
 
 def _answer(task: AggregationTask, outcome: Outcome) -> Mapping[str, Any]:
-    if outcome.error_type == "ToolResultError" and _LOSS in str(outcome.error):
+    if outcome.error_type == "ToolResultError" and str(outcome.error).startswith(_LOSS):
         raise NonFiniteLossError(f"{task.tool}.{task.entry_point}: {outcome.error}")
     if outcome.status is not Status.COMPLETED:
         raise AggregationError(f"{task.tool}.{task.entry_point}: {outcome.error_type}: {outcome.error}")
@@ -224,7 +250,7 @@ def _answer(task: AggregationTask, outcome: Outcome) -> Mapping[str, Any]:
 
 def _loss(task: AggregationTask, found: Mapping[str, Any]) -> float:
     loss = found.get("loss")
-    if isinstance(loss, bool) or not isinstance(loss, int | float) or not math.isfinite(loss):
+    if isinstance(loss, bool) or not isinstance(loss, int | float) or abs(loss) > LARGEST:
         raise NonFiniteLossError(
             f"{task.tool}.{task.entry_point} returned the loss {loss!r:.80}; a finite number is needed"
         )

@@ -99,6 +99,17 @@ class ExecutionResult:
         """Plain values, for a file or a message."""
         return {**asdict(self), "status": self.status.value}
 
+    @classmethod
+    def from_json(cls, members: Mapping[str, Any]) -> Self:
+        """The result that `to_json` made the members of.  Raises `ContractError`."""
+        place = f"the result of run {members.get('run_id', '?')}"
+        try:
+            error = members["error"]
+            known = {**members, "error": None if error is None else ErrorInfo(**error)}
+            return cls(**{**known, "status": _status(place, members["status"])})
+        except (TypeError, KeyError) as exc:
+            raise ContractError(f"{place} can't be read: {exc}") from None
+
 
 @dataclass(frozen=True, slots=True)
 class Execution:
@@ -155,7 +166,7 @@ def result_of_record(record: Mapping[str, str], storage_type: str, storage_base:
         is_retryable = record.get("retryable") == "true"
         texts = (record.get("error", ""), record.get("traceback", ""))
         error = ErrorInfo(record["error_type"], *texts, retryable=is_retryable)
-    seconds = record.get("duration_seconds")
+    seconds = record.get("duration_seconds") or None
     return ExecutionResult(
         run_id=record.get("run_id", ""),
         status=_status(place, record.get("status")),
@@ -163,14 +174,23 @@ def result_of_record(record: Mapping[str, str], storage_type: str, storage_base:
         storage_base=storage_base,
         artifacts={name: _reference(place, name, one) for name, one in described.items()},
         error=error,
-        execution_time_ms=None if seconds is None else round(float(seconds) * 1_000),
+        execution_time_ms=None
+        if seconds is None
+        else round(_number(place, "duration_seconds", seconds) * 1_000),
         result=record.get("result"),
         parameters=json_object(f"{place} field 'params'", record.get("params", "{}")),
-        seed=int(record["seed"]) if record.get("seed") else None,
+        seed=int(_number(place, "seed", record["seed"])) if record.get("seed") else None,
         tool_digest=record.get("tool_digest", ""),
         run_digest=record.get("run_digest", ""),
         cached_from=record.get("cached_from"),
     )
+
+
+def _number(place: str, field: str, text: str) -> float:
+    try:
+        return int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        raise ContractError(f"{place} field '{field}' is {text!r:.80}; expected a number") from None
 
 
 def _status(place: str, text: str | None) -> Status:

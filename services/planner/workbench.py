@@ -6,7 +6,7 @@ from pathlib import Path
 
 import uv
 
-from services.executor.artifacts import Keeper, open_blobs
+from services.executor.artifacts import Blobs, Keeper, open_blobs
 from services.executor.artifacts.keeping import INLINE_MAX_BYTES
 from services.executor.bundles import Bundles
 from services.executor.isolation.calls import Level
@@ -17,8 +17,10 @@ from services.executor.loader import Loader
 from services.executor.needs import passed_to_every_tool
 from services.executor.policy import Defaults
 from services.executor.retry import RetryPolicy
+from services.executor.threads import Threads
 
 ONCE = RetryPolicy(1, 0, 0)
+STORING_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +46,25 @@ class Workbench:
         places: where things are.
         capacity: how many calls at once.
         variables: the environment that tools may be given parts of.
+        bundles: the store that bundle references are looked up in; None for that of the artifacts.
     """
 
-    def __init__(self, places: Places, capacity: int, variables: Mapping[str, str]) -> None:
+    def __init__(
+        self, places: Places, capacity: int, variables: Mapping[str, str], bundles: Blobs | None = None
+    ) -> None:
         self.pool = Pool(
             capacity=capacity,
             environ=passed_to_every_tool(variables),
             readable=places.sandbox_readable,
         )
+        self.threads = Threads(STORING_THREADS)
         blobs = open_blobs(places.artifacts)
         self.keeper = Keeper(blobs, places.inline_artifact_max_bytes)
         self.loader = Loader(
             places.tools_path,
             self.pool,
             Environments(places.environments_path, uv=Path(uv.find_uv_bin()), environ=variables),
-            Bundles(blobs, places.bundles_path),
+            Bundles(bundles or blobs, places.bundles_path),
             places.sandbox,
         )
         self.defaults = Defaults(

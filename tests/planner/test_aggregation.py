@@ -39,6 +39,8 @@ def aggregate(replicates, target_data):
         "outputs": {"n": [one["result"]["n"] for one in replicates]},
     }
 
+def greedy(replicates, target_data): return {"loss": len(bytearray(400_000_000))}
+def huge(replicates, target_data): return {"loss": 10 ** 400}
 def not_finite(replicates, target_data): return {"loss": float(target_data)}
 def infinite(replicates, target_data): return {"loss": math.inf}
 def text(replicates, target_data): return {"loss": "0"}
@@ -143,6 +145,7 @@ async def test_no_replicates_are_an_error(lab: Laboratory, on_failed: Any) -> No
         ("text", 0),
         ("truth", 0),
         ("nothing", 0),
+        ("huge", 0),
     ],
 )
 async def test_a_loss_that_is_no_finite_number_is_an_error_of_its_own(
@@ -180,7 +183,7 @@ async def test_a_corrupt_artifact_is_never_aggregated(lab: Laboratory) -> None:
     blob.chmod(0o644)
     blob.write_bytes(blob.read_bytes()[:-1])
 
-    with pytest.raises(AggregationError, match="is corrupt"):
+    with pytest.raises(ArtifactCorruptError, match="is corrupt"):
         await lab.aggregator.aggregate(AggregationTask("tool", "aggregate", replicates, TARGET))
     with pytest.raises(ArtifactCorruptError):
         replicates[0].loader.load_bytes(replicates[0].artifacts["values.json"])
@@ -224,3 +227,20 @@ async def test_a_cancelled_replicate_is_not_completed(lab: Laboratory) -> None:
 
     with pytest.raises(ReplicateFailedError, match="run-1 is cancelled"):
         await lab.aggregator.aggregate(task)
+
+
+async def test_an_aggregation_is_held_to_what_its_tool_asks_for(
+    laboratory: MakeLaboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_KEY", "hunter2hunter2")
+    lab = await laboratory()
+    table = '# /// script\n# [tool.fullsend]\n# memory_mb = 100\n# environment = ["LAB_KEY"]\n# ///\n'
+    leaky = "def leaky(replicates, target_data):\n    import os; raise ValueError(os.environ['LAB_KEY'])\n"
+    lab.tool("tool", table + TOOL + leaky)
+    replicates = await runs(lab, 1)
+
+    with pytest.raises(AggregationError, match="memory limit"):
+        await lab.aggregator.aggregate(AggregationTask("tool", "greedy", replicates, 0))
+    with pytest.raises(AggregationError) as refused:
+        await lab.aggregator.aggregate(AggregationTask("tool", "leaky", replicates, 0))
+    assert "hunter2" not in str(refused.value)

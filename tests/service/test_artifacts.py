@@ -1,17 +1,21 @@
 """What a run produced: artifacts and large results, listed in its record, whatever became of the run."""
 
+import asyncio
 import base64
 import hashlib
 import json
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from services.executor import products
 from services.executor.artifacts import LocalBlobs
 from tests.conftest import Neighbour, Serve, Tools, eventually
 from tests.service.conftest import Work
+from tests.service.trouble import Log
 
 INLINE_MAX_BYTES = 64_000
 
@@ -239,18 +243,61 @@ async def test_large_partial_results_and_tracebacks_go_to_the_store(
     assert len(record["error"]) < 20_000
 
 
-async def test_a_result_that_cant_be_kept_is_tried_again_elsewhere(
-    serve: Serve, neighbour: Neighbour, tools: Tools, tmp_path: Path
-) -> None:
+COUNTED = """
+    import time
+    class Final(Exception): retryable = False
+    def tool(calls, kind):
+        with open(calls, "a") as file: file.write("x")
+        if kind == "raises": raise Final("z" * 100_000)
+        if kind == "hangs":
+            print("y" * 10)
+            time.sleep(600)
+        return "x" * 100_000
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "error_type", "status"),
+    [
+        ("returns", "ArtifactError", "failed"),
+        ("raises", "Final", "failed"),
+        ("hangs", "ToolTimeoutError", "timeout"),
+    ],
+)
+async def test_a_store_that_takes_nothing_repeats_no_tool_and_changes_no_end(
+    serve: Serve, neighbour: Neighbour, tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    kind: str, error_type: str, status: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(products, "STORING_PAUSES_SECONDS", (0.01, 0.01))
     (tmp_path / "artifacts").write_text("in the way")
-    tools("tool", "def tool(): return 'x' * 100_000\n")
-    await neighbour.publish("exp_1", "tool", max_attempts=2, backoff_max=0.01, backoff_min=0.01)
+    tools("tool", COUNTED)
+    params = {"calls": str(tmp_path / "calls"), "kind": kind}
+    await neighbour.publish("exp_1", "tool", params=params, timeout_seconds=1, max_attempts=3)
 
     async with serve():
         result = await neighbour.run("exp_1")
+        record = await neighbour.record(result["run_id"])
 
-    assert result["error_type"] == "ToolRetryExhaustedError"
-    assert "ArtifactError" in result["error"]
+    assert (result["error_type"], record["status"]) == (error_type, status)
+    assert (tmp_path / "calls").read_text() == "x"
+    if kind == "raises":
+        assert "the rest could not be stored" in record["traceback"]
+
+
+async def test_a_result_is_stored_as_soon_as_there_is_room(
+    serve: Serve, neighbour: Neighbour, tools: Tools, tmp_path: Path, log: Log
+) -> None:
+    (tmp_path / "artifacts").write_text("in the way")
+    tools("tool", "def tool(): return 'x' * 100_000\n")
+    await neighbour.publish("exp_1", "tool")
+
+    async with serve():
+        await neighbour.trigger({"experiment_id": "exp_1"})
+        await log.said("result.not_stored")
+        (tmp_path / "artifacts").unlink()
+        result = await neighbour.result("exp_1")
+
+    assert result["status"] == "success"
 
 
 # -- code -----------------------------------------------------------------------------
@@ -307,3 +354,58 @@ async def test_an_unknown_bundle_is_not_found(serve: Serve, neighbour: Neighbour
 
     assert result["error_type"] == "ToolNotFoundError"
     assert f"Tool 'tool@sha256:{'0' * 64}' not found" in result["error"]
+
+
+async def test_what_a_tool_imports_beside_it_belongs_to_its_code(
+    serve: Serve, neighbour: Neighbour, tools: Tools
+) -> None:
+    tools("tool", "import beside\ndef tool(): return beside.VALUE\n")
+    helper = tools("beside", "VALUE = 1\n")
+    await neighbour.publish("exp_1", "tool", cache="true")
+
+    async with serve():
+        first = await neighbour.run("exp_1")
+        digest = (await neighbour.record(first["run_id"]))["tool_digest"]
+        again = await neighbour.run("exp_1")
+        helper.write_text("VALUE = 22\n")
+        changed = await neighbour.run("exp_1")
+        await neighbour.publish("exp_2", f"tool@sha256:{digest}")
+        pinned = await neighbour.run("exp_2")
+
+    values = [one["result_summary"]["value"] for one in (first, again, changed, pinned)]
+    assert values == [1, 1, 22, 1]
+    assert [one.get("cached") for one in (first, again, changed)] == [None, True, None]
+
+
+async def test_two_tools_with_the_same_code_are_two_tools(
+    serve: Serve, neighbour: Neighbour, tools: Tools
+) -> None:
+    for name in ("one", "two"):
+        package = tools("x", "").parent / name
+        package.mkdir()
+        (package / "__init__.py").write_text("def run(): return __name__\n")
+        await neighbour.publish(f"exp_{name}", name)
+
+    async with serve():
+        results = [await neighbour.run(f"exp_{name}") for name in ("one", "two")]
+
+    assert [one["result_summary"]["value"] for one in results] == ["one", "two"]
+
+
+async def test_a_store_that_doesnt_answer_holds_up_no_run_and_no_end(
+    work: Work, neighbour: Neighbour, tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+        tools("tool", "def tool(): return 1\n")
+        await neighbour.publish("exp_1", "tool", timeout_seconds=20)
+        async with work(artifacts="s3://bucket/prefix", shutdown_grace=1) as one:
+            await one.said("triggers.listening")
+            result = await neighbour.run("exp_1")
+            one.signal(signal.SIGTERM)
+            async with asyncio.timeout(20):
+                code = await one.ended()
+
+    assert (result["status"], code) == ("success", 0)

@@ -140,10 +140,28 @@ async def test_what_is_remembered_may_be_rubbish(serve: Serve, neighbour: Neighb
     async with serve():
         first = await neighbour.run("exp_1")
         digest = (await neighbour.record(first["run_id"]))["run_digest"]
-        for number, rubbish in enumerate(("[1]", "{}", '{"artifacts": 3, "result": "1"}', "no json"), 2):
-            await neighbour.redis.set(f"fullsend:executor:cached:{digest}", rubbish)
+        key = f"fullsend:executor:cached:{digest}"
+        sound = json.loads(await neighbour.redis.get(key))
+        for number, rubbish in enumerate(_rubbish(sound), 2):
+            await neighbour.redis.set(key, rubbish)
             assert "cached" not in await neighbour.run("exp_1")
             assert calls.count == number
+        await neighbour.redis.delete(key)
+        await neighbour.redis.rpush(key, "a list")
+        assert (await neighbour.run("exp_1"))["status"] == "success"
+
+
+def _rubbish(sound: dict[str, Any]) -> list[str]:
+    """What a hand, or another program, may have put there."""
+    edited = [{**sound, "result": "42"}, {**sound, "items": "abc"}, {**sound, "result": "NaN"}]
+    return [
+        "[1]",
+        "{}",
+        '{"artifacts": 3, "result": "1"}',
+        "no json",
+        "[" * 100_000,
+        *map(json.dumps, edited),
+    ]
 
 
 async def test_a_seed_makes_random_numbers_repeatable(

@@ -137,20 +137,24 @@ class Capture:
     media_type: str | None = None
 
     def open(self) -> BinaryIO:
-        """The content.  OSError if the tool has put a link, or anything but a file, in its place."""
+        """The content.  Refusal or OSError if the tool has put anything but a file in its place."""
         file = os.fdopen(os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
         found = Path(f"/proc/self/fd/{file.fileno()}").readlink()
         if found != self.path or not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             file.close()
-            raise OSError(f"artifact '{self.name}' is not a file in the place for artifacts")
+            raise Refusal(f"artifact '{self.name}' is not a file in the place for artifacts")
         return file
+
+
+class Refusal(Exception):
+    """What a tool asks for can't be had, however often it asks."""
 
 
 class Effects(Protocol):
     """What outlives an attempt: steps that a retry must not repeat, and artifacts.
 
-    Whatever these raise reaches the tool as a ConnectionError with the same words,
-    which is worth a retry unless the tool knows better.
+    A `Refusal` reaches the tool as a ValueError with the same words, whatever else these
+    raise as a ConnectionError, which is worth a retry unless the tool knows better.
     """
 
     async def recall(self, key: str) -> Any | None:
@@ -180,7 +184,7 @@ class NothingKept:
 
     async def fetch(self, reference: str, path: Path) -> None:
         """Refuse: there is nothing."""
-        raise PermissionError(f"{reference:.80} is not an artifact that this call was given")
+        raise Refusal(f"{reference:.80} is not an artifact that this call was given")
 
 
 # -- what a call came to --------------------------------------------------------------
@@ -263,7 +267,8 @@ class Description:
     """What a tool says of itself, read by a child.
 
     `parameters` is a JSON Schema object: `properties` (type, default,
-    description), `required`, `additionalProperties`.
+    description), `required`, `additionalProperties`.  `neighbours` are the files beside
+    the tool's own, relative to its folder, that its import has imported; none for a package.
     """
 
     name: str
@@ -273,3 +278,4 @@ class Description:
     summary: str
     parameters: Mapping[str, Any]
     returns: str = ""
+    neighbours: tuple[str, ...] = ()

@@ -81,9 +81,9 @@ class Connection:
         """Answer a request of the peer."""
         self._send(protocol.encode({"jsonrpc": "2.0", "id": request_id, "result": result}))
 
-    def refuse(self, request_id: Any, message: str) -> None:
+    def refuse(self, request_id: Any, message: str, code: int = protocol.FAILED) -> None:
         """Answer a request of the peer with an error."""
-        error = {"code": -32000, "message": message}
+        error = {"code": code, "message": message}
         self._send(protocol.encode({"jsonrpc": "2.0", "id": request_id, "error": error}))
 
     def _send(self, frame: bytes, descriptors: Sequence[int] = ()) -> None:

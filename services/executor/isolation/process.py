@@ -140,7 +140,9 @@ class Process(Owner):
             case {"error": {"message": str(message)}}:
                 raise LoadFailed(message, "", False)
             case {"name": str(), "entry": str(), "parameters": dict()} as described:
-                return Description(**{str(key): value for key, value in described.items()})
+                neighbours = tuple(map(str, described.pop("neighbours", ())))
+                members = {str(key): value for key, value in described.items()}
+                return Description(**members, neighbours=neighbours)
             case _:
                 self.connection.close("it broke the protocol: a description that is none")
                 raise Disconnected

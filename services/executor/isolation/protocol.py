@@ -19,6 +19,10 @@ The longest traceback (`inside/failure.py`) fits even if each of its characters 
 
 LARGE_BYTES: Final = 262_144
 
+FAILED: Final = -32000
+REFUSED: Final = -32602
+"""What the executor couldn't do for the tool, and what it won't, however often it is asked."""
+
 RAISED: Final = 1
 NO_LONGER_FIT: Final = -32600
 

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
+from services.executor.isolation import protocol
+from services.executor.isolation.calls import Refusal
 from services.executor.isolation.connection import Connection
 
 
@@ -26,9 +28,11 @@ class Steps:
 
 
 async def _answer(work: Awaitable[Any], request_id: Any, asker: Connection) -> None:
-    """The answer is the work's result; when it fails, the tool gets a ConnectionError, which is retried."""
+    """The answer is the work's result; when it fails, the tool gets an error that says so."""
     try:
         known = await work
+    except Refusal as refusal:
+        asker.refuse(request_id, str(refusal), protocol.REFUSED)
     except Exception as error:
         asker.refuse(request_id, str(error))
     else:

@@ -10,6 +10,7 @@ from typing import Self
 
 from redis.asyncio import Redis
 
+from services.executor.store.awaited import Awaited, Standing
 from services.executor.store.cached import Cached
 from services.executor.store.deliveries import Deliveries
 from services.executor.store.effects import RunEffects
@@ -30,6 +31,7 @@ from services.executor.store.workers import Workers
 
 __all__ = [
     "NORMAL",
+    "Awaited",
     "Begun",
     "Cached",
     "Cancelled",
@@ -55,6 +57,7 @@ __all__ = [
     "Runs",
     "Server",
     "Slots",
+    "Standing",
     "Store",
     "Stored",
     "Subscriptions",
@@ -80,6 +83,7 @@ class Store:
     server: Server
     cached: Cached
     references: References
+    awaited: Awaited
 
     @classmethod
     def on(cls, client: Redis, patient: Redis, retention: Retention) -> Self:
@@ -99,4 +103,5 @@ class Store:
             server=Server(scripts),
             cached=Cached(scripts, retention.record_ms),
             references=References(scripts),
+            awaited=Awaited(scripts),
         )

@@ -23,6 +23,7 @@ class Order:
     `losses` counts workers that died over this run.
     `serial` makes it wait while another run of its experiment is under way.
     `reserved` names the rate limits whose turn this order waited for.
+    `experiment` is what stands in for an experiment that is not stored: its `tool` and its policy's members.
     `others` are members of a newer version, passed on to the worker of the next attempt.
     """
 
@@ -40,6 +41,7 @@ class Order:
     triggered_by: str | None = None
     traceparent: str | None = None
     history: tuple[Mapping[str, Any], ...] = ()
+    experiment: Mapping[str, Any] = field(default_factory=dict)
     others: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, Self
 
 from services.executor import policy
@@ -10,14 +10,17 @@ from services.executor.identity import Identity
 from services.executor.isolation.calls import Call, Event, Partial, Report
 from services.executor.loader import Tool
 from services.executor.needs import ToolNeeds
-from services.executor.outcome import Outcome, judge
+from services.executor.outcome import Outcome, Status, judge
 from services.executor.products import Products
+from services.executor.work import load, outcome_of
+from services.planner.backends import checks
 from services.planner.execution import Execution, ExecutionResult, error_of
 from services.planner.workbench import Workbench
 from shared.errors import FullsendError
 from shared.log import masking
 
 NO_NEEDS = ToolNeeds()
+CANCELLED = Outcome(Status.CANCELLED, error="the run was cancelled", error_type="RunCancelledError")
 
 
 class Recollection:
@@ -55,12 +58,16 @@ class LocalBackend:
     def __init__(self, bench: Workbench, capacity: int) -> None:
         self.capacity = capacity
         self._bench = bench
+        self._loaded: set[str] = set()
+        self._is_open = False
 
     async def __aenter__(self) -> Self:
         await self._bench.open()
+        self._is_open = True
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        self._is_open = False
         await self._bench.close()
 
     async def run(
@@ -69,15 +76,19 @@ class LocalBackend:
         """Call the tool once; whatever it does, this returns."""
         started = time.monotonic()
         bench, options = self._bench, call.options
-        products = Products(bench.keeper, Recollection())
+        products = Products(bench.keeper, Recollection(), bench.threads)
         identity: Identity | None = None
+        limit_seconds = bench.defaults.timeout(options.policy, NO_NEEDS)
         try:
-            tool = await bench.loader.load(call.tool, bench.defaults.timeout(options.policy, NO_NEEDS))
+            checks.check(call)
+            tool = await self._load(call.tool, limit_seconds, cancel)
             tool.check(call.parameters)
             identity = _identity(tool, call)
             outcome = await self._called(tool, call, products, report, cancel)
+        except _Cancelled:
+            outcome = CANCELLED
         except FullsendError as exc:
-            outcome = Outcome.of_error(exc)
+            outcome = outcome_of(exc, limit_seconds) if self._is_open else CANCELLED
         outcome = await products.complete(outcome, is_first=False)
         return ExecutionResult(
             run_id=options.run_id,
@@ -93,6 +104,13 @@ class LocalBackend:
             tool_digest=identity.tool_digest if identity else "",
             run_digest=identity.digest if identity else "",
         )
+
+    async def _load(self, name: str, limit_seconds: float, cancel: asyncio.Event | None) -> Tool:
+        """The tool; its first import may take long, so that one is watched for a wish to end."""
+        loading = load(self._bench.loader, name, limit_seconds)
+        tool = await (loading if cancel is None or name in self._loaded else _unless(cancel, loading))
+        self._loaded.add(name)
+        return tool
 
     async def _called(
         self,
@@ -126,6 +144,24 @@ class LocalBackend:
         )
         answer = await self._bench.pool.call(isolated, hear, effects=products, cancel=cancel)
         return judge(answer, partials).masked(masking(environ.values()))
+
+
+class _Cancelled(Exception):
+    """Somebody wanted the end before the tool was there."""
+
+
+async def _unless(cancel: asyncio.Event, loading: Coroutine[Any, Any, Tool]) -> Tool:
+    """What is loaded.  Raises `_Cancelled` when `cancel` is set before."""
+    work, wish = asyncio.create_task(loading), asyncio.create_task(cancel.wait())
+    try:
+        await asyncio.wait([work, wish], return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise _Cancelled
+        return work.result()
+    finally:
+        for task in (work, wish):
+            task.cancel()
+        await asyncio.gather(work, wish, return_exceptions=True)
 
 
 def _identity(tool: Tool, call: Execution) -> Identity:

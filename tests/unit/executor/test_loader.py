@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.executor.artifacts import LocalBlobs
-from services.executor.bundles import MAX_BYTES, Bundles
+from services.executor.bundles import MAX_BYTES, Bundle, Bundles
 from services.executor.isolation.calls import Description, Module
 from services.executor.isolation.environment import Environment
 from services.executor.isolation.requirements import Requirements
@@ -369,6 +369,7 @@ async def test_a_reference_to_nothing_is_not_found(reference: str, loader: Loade
 async def test_a_corrupt_bundle_is_never_run(folder: Path, loader: Loader, tmp_path: Path) -> None:
     (folder / "tool.py").write_text("a = 1\n")
     digest = (await loader.load("tool", 5.0)).module.digest
+    await loader._library._settled()
     blob = tmp_path / "blobs" / "sha256" / digest[:2] / digest
     blob.chmod(0o644)
     blob.write_text("a = 6\n")
@@ -382,3 +383,74 @@ async def test_a_store_that_fails_holds_up_no_tool(folder: Path, loader: Loader,
     (folder / "tool.py").write_text("a = 1\n")
 
     assert (await loader.load("tool", 5.0)).module.path == folder / "tool.py"
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/b", "..", ".", "a b", ""])
+async def test_a_reference_leads_nowhere_but_to_code(
+    name: str, folder: Path, loader: Loader, tmp_path: Path
+) -> None:
+    (folder / "tool.py").write_text("a = 1\n")
+    digest = (await loader.load("tool", 5.0)).module.digest
+    before = sorted(tmp_path.rglob("*"))
+
+    with pytest.raises(ToolNotFoundError, match="a bundle reference is"):
+        await loader.load(f"{name}@sha256:{digest}", 5.0)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("path", ["../x.py", "/x.py", "a/../../x.py", "a//x.py", "."])
+async def test_a_manifest_leads_nowhere_but_to_code(
+    path: str, loader: Loader, kept: Bundles, tmp_path: Path
+) -> None:
+    blobs = LocalBlobs(tmp_path / "blobs")
+    content = blobs.put(b"planted = 1\n").sha256
+    manifest = f"{content}  __init__.py\n{content}  {path}\n".encode()
+    digest = blobs.put(manifest).sha256
+
+    tool = await loader.load(f"tool@sha256:{digest}", 5.0)
+
+    assert [file.name for file in tool.module.path.parent.iterdir()] == ["tool.py"]
+    assert tool.module.path.read_bytes() == manifest
+
+
+async def test_the_code_of_another_tool_is_not_found_under_this_name(folder: Path, loader: Loader) -> None:
+    (folder / "tool.py").write_text("import beside\n")
+    bundle = Bundle("tool", {"tool.py": b"a", "beside.py": b"b"})
+    loader._library._kept.keep(bundle)
+
+    with pytest.raises(ToolNotFoundError, match=r"it is the code of another tool: beside\.py, tool\.py"):
+        await loader.load(f"other@sha256:{bundle.digest}", 5.0)
+
+
+@pytest.mark.parametrize("harm", ["changed", "added", "removed", "linked"])
+async def test_a_laid_out_package_that_was_touched_is_laid_out_anew(
+    harm: str, folder: Path, loader: Loader, tmp_path: Path
+) -> None:
+    package(folder, inner="a = 1\n")
+    place = (await loader.load("tool", 5.0)).module.path.parent
+    inner = place / "inner.py"
+    if harm == "added":
+        (place / "more.py").write_text("")
+    else:
+        inner.unlink()
+    if harm == "changed":
+        inner.write_text("a = 6\n")
+    elif harm == "linked":
+        inner.symlink_to(folder / "tool" / "inner.py")
+
+    await loader.load("tool", 5.0)
+
+    assert sorted(file.name for file in place.iterdir()) == ["__init__.py", "inner.py"]
+    assert inner.read_text() == "a = 1\n"
+    assert not inner.is_symlink()
+
+
+async def test_copies_that_nobody_asked_for_are_removed(folder: Path, loader: Loader, kept: Bundles) -> None:
+    package(folder)
+    place = (await loader.load("tool", 5.0)).module.path
+    kept.prune(3_600)
+    is_kept = place.exists()
+    os.utime(place.parents[1], (1_000_000_000, 1_000_000_000))
+    kept.prune(3_600)
+
+    assert (is_kept, place.exists()) == (True, False)

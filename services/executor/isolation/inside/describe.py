@@ -35,6 +35,7 @@ def describe(tool: Any) -> dict[str, Any]:
         "summary": sections[""],
         "parameters": _schema(signature, _hints(entry), _arguments(sections.get("Args", ""))),
         "returns": sections.get("Returns", ""),
+        "neighbours": tool.baseline.neighbours(),
     }
 
 

@@ -14,7 +14,7 @@ import time
 import warnings
 from typing import Any
 
-from . import temp, tree
+from . import source, temp, tree
 
 THREAD_PATIENCE_SECONDS = 0.05
 SEED_BYTES = 32
@@ -49,6 +49,8 @@ class Baseline:
         self._recursion_limit = sys.getrecursionlimit()
         self._gc_enabled = gc.isenabled()
         self._loggers = _loggers()
+        self._folder = os.path.dirname(tool_path)
+        self._is_package = source.is_package(tool_path)
         self._sources = _sources(tool_path)
         self._tasks = os.open("/proc/self/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._threads = _threads()
@@ -59,6 +61,12 @@ class Baseline:
     def unforkable(self) -> str:
         """Why a fork of this process would not be the same process; empty if it would."""
         return f"its import left {self._threads - 1} threads behind" if self._threads > 1 else ""
+
+    def neighbours(self) -> list[str]:
+        """The files beside the tool's own that its import has imported; a package has none."""
+        if self._is_package:
+            return []
+        return sorted(os.path.relpath(path, self._folder).replace(os.sep, "/") for path in self._sources)
 
     def changed_source(self) -> str:
         """Why what was imported isn't what the files say any more; empty if it is.

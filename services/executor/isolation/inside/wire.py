@@ -9,6 +9,7 @@ import socket
 from typing import Any
 
 VERSION = 1
+REFUSED = -32602
 CHUNK_BYTES = 8_192
 LARGE_CHUNK_BYTES = 1_048_576
 MAX_DESCRIPTORS = 8
@@ -76,7 +77,7 @@ class Wire:
         self.send(encode({"jsonrpc": "2.0", "id": request_id, "error": error}))
 
     def ask(self, method: str, params: Any) -> Any:
-        """Send a request and wait for its answer; ConnectionError carries the other side's refusal.
+        """Send a request and wait for its answer; ConnectionError says why it failed, ValueError why it must.
 
         While a call is under way the other side sends nothing but such answers,
         so whoever holds the lock may read the next message as its own.
@@ -86,7 +87,8 @@ class Wire:
             self.send(encode({"jsonrpc": "2.0", "id": self._last_id, "method": method, "params": params}))
             answer = self.read()
         if "error" in answer:
-            raise ConnectionError(answer["error"]["message"])
+            refused = answer["error"]["code"] == REFUSED
+            raise (ValueError if refused else ConnectionError)(answer["error"]["message"])
         return answer["result"]
 
     def read(self) -> dict[str, Any]:

@@ -1,0 +1,69 @@
+"""Runs that somebody waits for: queued once, looked at many at a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.executor.store.orders import Order
+from services.executor.store.queue import REQUEST_ID_KEPT_MS
+from services.executor.store.scripts import Scripts, asking
+from shared import keys
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a run is: `is_open` until it has ended; `status` of its record, None without one."""
+
+    is_open: bool
+    status: str | None
+
+
+class Awaited:
+    """The runs under one experiment's id, for the one who has queued them."""
+
+    def __init__(self, scripts: Scripts) -> None:
+        self._scripts = scripts
+
+    async def submit(self, order: Order, token: str) -> str:
+        """Queue one run; its timestamp.
+
+        Args:
+            order: without a timestamp.
+            token: a text that was never used before; with it, sending the order again is sending it once.
+        """
+        timestamp, _ = await self._scripts.call(
+            "enqueue",
+            [
+                keys.queue(order.priority),
+                keys.open_runs(order.experiment_id),
+                keys.admitted(""),
+                keys.request(order.experiment_id, token),
+            ],
+            [order.to_json(), "", 0, REQUEST_ID_KEPT_MS],
+        )
+        return str(timestamp)
+
+    async def forget(self, experiment_id: str, token: str) -> None:
+        """The order that was submitted with `token` won't be sent again."""
+        async with asking("forget"):
+            await self._scripts.client.unlink(keys.request(experiment_id, token))
+
+    async def open_runs(self, experiment_id: str) -> list[str]:
+        """The ids of the runs that have not ended, oldest first."""
+        async with asking("open_runs"):
+            timestamps = await self._scripts.client.zrange(keys.open_runs(experiment_id), 0, -1)
+        return [f"{experiment_id}:{one}" for one in sorted(timestamps)]
+
+    async def standing(self, experiment_id: str, run_ids: Sequence[str]) -> dict[str, Standing]:
+        """Where each of the runs is, all at one moment."""
+        if not run_ids:
+            return {}
+        timestamps = [run_id.rpartition(":")[2] for run_id in run_ids]
+        async with asking("standing"), self._scripts.client.pipeline(transaction=True) as pipe:
+            pipe.zmscore(keys.open_runs(experiment_id), timestamps)
+            for run_id in run_ids:
+                pipe.hget(keys.run(run_id), "status")
+            scores, *statuses = await pipe.execute()
+        return {
+            run_id: Standing(score is not None, status)
+            for run_id, score, status in zip(run_ids, scores, statuses, strict=True)
+        }

@@ -1,0 +1,300 @@
+"""Executes tools on the executors that share one Redis, through their queue.
+
+Each call is one run, under the experiment id `plan:{plan_id}`, for which nothing is
+stored: the order brings what an experiment would say.  So neither cron nor speedrun can
+take it, and what stays behind is what stays of every run: a record and metrics, which
+expire.  While Redis is away or no executor is alive, calls wait.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Self
+
+import structlog
+
+from services.executor.cancellation import RunCancelledError
+from services.executor.cancellation import cancel as cancel_run
+from services.executor.isolation.calls import Report
+from services.executor.outcome import Status
+from services.executor.patience import insist
+from services.executor.store import Order, Store
+from services.planner.backends import checks
+from services.planner.backends.awaiting import Awaiting, Ears
+from services.planner.backends.crew import Crew
+from services.planner.execution import ErrorInfo, Execution, ExecutionResult, result_of_record
+from shared.errors import ExperimentNotFoundError, FullsendError, StoreError
+
+log = structlog.get_logger()
+
+TRIGGER = "plan"
+LOOK_SECONDS = 5.0
+CANCEL_SECONDS = 15.0
+
+_TOO_OLD = "an executor took the run that is too old for a plan's runs; update it"
+
+
+class RunLostError(FullsendError):
+    """Redis doesn't know the run any more, and nobody can say what it came to."""
+
+
+class FleetBackend:
+    """Puts runs on the executors' queue, never more than `capacity`, and waits for their ends.
+
+    Args:
+        store: on the executors' Redis; opened and closed by whoever made it.
+        storage_type, storage_base: of the store of artifacts that the executors use.
+        plan_id: names the plan; opening it again cancels what an earlier planner left in the queue.
+        capacity: how many calls at once; None for as many as the executors that are alive can use.
+        priority: of the runs, where a call's policy has none; `low` lets everybody else's go first.
+        tell: hears, in a line, that no executor is alive, and that one is again.
+        look_seconds: how often is looked for runs that ended and executors that came without a word.
+        cancel_seconds: how long the end of a cancelled run is waited for.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        storage_type: str,
+        storage_base: str,
+        plan_id: str,
+        capacity: int | None = None,
+        priority: str = "low",
+        tell: Callable[[str], None] | None = None,
+        look_seconds: float = LOOK_SECONDS,
+        cancel_seconds: float = CANCEL_SECONDS,
+    ) -> None:
+        self.experiment_id = f"plan:{plan_id}"
+        self._store = store
+        self._storage = storage_type, storage_base
+        self._capacity = capacity
+        self._priority = priority
+        self._look_seconds = look_seconds
+        self._cancel_seconds = cancel_seconds
+        self._crew = Crew(store, tell)
+        self._ears = Ears(store, self.experiment_id)
+        self._calls: dict[asyncio.Task[ExecutionResult], Awaiting] = {}
+        self._inside = 0
+        self._outside: deque[Awaiting] = deque()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._life: asyncio.Task[None] | None = None
+        self._leaving = asyncio.Event()
+
+    @property
+    def capacity(self) -> int:
+        """How many calls at once make sense; changes as executors come and go, unless it was given."""
+        return self._capacity or self._crew.places
+
+    async def __aenter__(self) -> Self:
+        """Have it ready.  Raises `StoreUnavailableError` when Redis isn't there; later, it is waited for."""
+        await self._ears.open()
+        await self._crew.count()
+        for run_id in await self._store.awaited.open_runs(self.experiment_id):
+            answer = await cancel_run(self._store, run_id)
+            log.info("run.left_behind", run_id=run_id, answer=answer.value)
+        self._leaving.clear()
+        opened = asyncio.Event()
+        self._life = asyncio.create_task(self._live(opened), name=self.experiment_id)
+        await opened.wait()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._leaving.set()
+        if self._life is not None:
+            await self._life
+
+    async def run(
+        self, call: Execution, *, report: Report | None = None, cancel: asyncio.Event | None = None
+    ) -> ExecutionResult:
+        """Have the tool called once by an executor; whatever happens, this returns.
+
+        The time limit counts from when an executor has begun.  `report` hears of progress and
+        metrics, not of lines and partial results.  A cancelled run is answered for when it has
+        ended, or after a while when no executor says so.
+        """
+        one = Awaiting(call, report)
+        if self._tasks is None or (cancel is not None and cancel.is_set()):
+            return self._cancelled(one, "the run was cancelled before it was queued")
+        task = self._tasks.create_task(self._answered(one), name=f"call {call.options.run_id}")
+        self._calls[task] = one
+        task.add_done_callback(self._calls.pop)
+        try:
+            await self._done_or_given_up(task, one, cancel)
+        except asyncio.CancelledError:
+            one.stop()  # it is ended, though nobody waits for it here
+            raise
+        if task.done() and not task.cancelled():
+            return task.result()
+        return self._cancelled(one, "the run was cancelled; no executor has said yet that it ended")
+
+    # -- one call ---------------------------------------------------------------------
+
+    async def _done_or_given_up(
+        self, task: asyncio.Task[ExecutionResult], one: Awaiting, cancel: asyncio.Event | None
+    ) -> None:
+        """Wait for the answer; once somebody wants the end, only for a while."""
+        wishes = [one.stopped] if cancel is None else [one.stopped, cancel]
+        watching = [asyncio.create_task(wish.wait()) for wish in wishes]
+        try:
+            await asyncio.wait([task, *watching], return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                one.stop()
+                await asyncio.wait([task], timeout=self._cancel_seconds)
+        finally:
+            for watcher in watching:
+                watcher.cancel()
+
+    async def _answered(self, one: Awaiting) -> ExecutionResult:
+        try:
+            checks.check(one.call)
+            order = self._order(one.call)
+            async with self._place(one):
+                if one.stopped.is_set():
+                    return self._cancelled(one, "the run was cancelled before it was queued")
+                return await self._performed(one, order)
+        except FullsendError as exc:
+            return self._failed(one, exc)
+        except Exception as exc:  # a fault of ours must not leave the plan without an answer
+            log.exception("call.broke", run_id=one.call.options.run_id)
+            return self._failed(one, exc)
+
+    def _order(self, call: Execution) -> Order:
+        """Raises `ContractError` for parameters that no executor would read."""
+        policy = call.options.policy
+        order = Order(
+            self.experiment_id,
+            trigger=TRIGGER,
+            priority=policy.priority or self._priority,
+            params=call.parameters,
+            request_id=call.options.run_id,
+            experiment={**policy.model_dump(exclude_none=True), "tool": call.tool, "max_attempts": 1},
+        )
+        Order.from_json(order.to_json(), "0-0")
+        return order
+
+    @contextlib.asynccontextmanager
+    async def _place(self, one: Awaiting) -> AsyncIterator[None]:
+        """Inside the block, the call has one of the places in the queue, unless it was stopped before."""
+        self._outside.append(one)
+        self._admit()
+        try:
+            while not one.is_admitted and not one.stopped.is_set():
+                await one.change()
+            yield
+        finally:
+            if one.is_admitted:
+                self._inside -= 1
+            else:
+                self._outside.remove(one)
+            self._admit()
+
+    def _admit(self) -> None:
+        while self._outside and self._inside < self.capacity:
+            self._inside += 1
+            self._outside.popleft().admit()
+
+    async def _performed(self, one: Awaiting, order: Order) -> ExecutionResult:
+        """Queue the run and wait for its end."""
+        awaited = self._store.awaited
+        with self._ears.expecting():
+            timestamp = await insist("order", lambda: awaited.submit(order, one.token))
+            run_id = f"{self.experiment_id}:{timestamp}"
+            self._ears.attend(run_id, one)
+        try:
+            with contextlib.suppress(StoreError):  # it expires
+                await awaited.forget(self.experiment_id, one.token)
+            return await self._ended(one, run_id)
+        finally:
+            self._ears.leave(run_id)
+
+    async def _ended(self, one: Awaiting, run_id: str) -> ExecutionResult:
+        is_asked = False
+        while True:
+            if one.stopped.is_set() and not is_asked:
+                await insist("cancellation", lambda: cancel_run(self._store, run_id))
+                is_asked = True
+                self._ears.look_now()
+            if one.is_lost:
+                raise RunLostError(f"{run_id} is gone from Redis without an end; has Redis lost its data?")
+            if one.is_over:
+                record = await insist("record", lambda: self._store.runs.record(run_id))
+                if record.get("status", Status.RUNNING) != Status.RUNNING:
+                    return self._of_record(one, record)
+                one.is_over = False
+                self._ears.look_now()
+            await one.change()
+
+    # -- its result -------------------------------------------------------------------
+
+    def _of_record(self, one: Awaiting, record: dict[str, str]) -> ExecutionResult:
+        """What the record says, under the id and of the values that the call has."""
+        options, result = one.call.options, result_of_record(record, *self._storage)
+        error = result.error
+        if error is not None and error.type == ExperimentNotFoundError.__name__:
+            error = dataclasses.replace(error, message=_TOO_OLD, retryable=True)
+        return dataclasses.replace(
+            result,
+            run_id=options.run_id,
+            parameters=one.call.parameters,
+            seed=options.policy.seed,
+            error=error,
+        )
+
+    def _cancelled(self, one: Awaiting, reason: str) -> ExecutionResult:
+        return self._without_record(one, Status.CANCELLED, ErrorInfo(RunCancelledError.__name__, reason))
+
+    def _failed(self, one: Awaiting, exc: Exception) -> ExecutionResult:
+        is_lost = isinstance(exc, RunLostError)
+        error = ErrorInfo(type(exc).__name__, str(exc), retryable=is_lost)
+        return self._without_record(one, Status.LOST if is_lost else Status.FAILED, error)
+
+    def _without_record(self, one: Awaiting, status: Status, error: ErrorInfo) -> ExecutionResult:
+        options, (storage_type, storage_base) = one.call.options, self._storage
+        return ExecutionResult(
+            run_id=options.run_id,
+            status=status,
+            storage_type=storage_type,
+            storage_base=storage_base,
+            error=error,
+            execution_time_ms=round((time.monotonic() - one.since) * 1_000),
+            parameters=one.call.parameters,
+            seed=options.policy.seed,
+        )
+
+    # -- all of them ------------------------------------------------------------------
+
+    async def _live(self, opened: asyncio.Event) -> None:
+        """Own every task of the backend, from its opening until it is left."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                listening = [
+                    tasks.create_task(self._ears.listen(), name="journal"),
+                    tasks.create_task(self._ears.look(self._look_seconds), name="runs"),
+                    tasks.create_task(self._crew.watch(self._look_seconds, self._admit), name="executors"),
+                ]
+                self._tasks = tasks
+                opened.set()
+                await self._leaving.wait()
+                self._tasks = None
+                await self._stop_all()
+                for task in listening:
+                    task.cancel()
+        finally:
+            self._tasks = None
+
+    async def _stop_all(self) -> None:
+        """Cancel what is under way, and wait until it has ended, for a while."""
+        under_way = dict(self._calls)
+        for one in under_way.values():
+            one.stop()
+        if not under_way:
+            return
+        _, late = await asyncio.wait(under_way, timeout=self._cancel_seconds)
+        for task in late:
+            task.cancel()
+        if late:
+            log.warning("runs.left_open", experiment_id=self.experiment_id, count=len(late))
