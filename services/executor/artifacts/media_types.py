@@ -8,6 +8,18 @@ UNKNOWN: Final = "application/octet-stream"
 
 # Not mimetypes.guess_type: that reads the machine's own tables, and takes a name for a URL.
 _TYPES: Final = mimetypes.MimeTypes()
+_OTHERS: Final = {
+    ".ipynb": "application/x-ipynb+json",
+    ".jsonl": "application/jsonl",
+    ".md": "text/markdown",
+    ".ndjson": "application/x-ndjson",
+    ".parquet": "application/vnd.apache.parquet",
+    ".toml": "application/toml",
+    ".yaml": "application/yaml",
+    ".yml": "application/yaml",
+}
+"""What Python's table lacks, or has only in some versions."""
+
 _COMPRESSED: Final = {
     "gzip": "application/gzip",
     "bzip2": "application/x-bzip2",
@@ -20,4 +32,5 @@ def guess(name: str) -> str:
     ending = PurePosixPath(name).suffix
     if encoding := _TYPES.encodings_map.get(ending):
         return _COMPRESSED.get(encoding, UNKNOWN)
-    return _TYPES.types_map[True].get(ending.lower(), UNKNOWN)
+    ending = ending.lower()
+    return _OTHERS.get(ending) or _TYPES.types_map[True].get(ending, UNKNOWN)

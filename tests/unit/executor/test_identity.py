@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -71,13 +70,10 @@ def test_the_canonical_text_says_the_same_as_the_value(value: Any) -> None:
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [(1, 1.0), (1, True), (0, False), (1.0, True), (None, 0), ("1", 1), ([], {}), (0.1, 0.1 + 1e-17 + 2e-17)],
+    [(1, 1.0), (1, True), (0, False), (1.0, True), (None, 0), ("1", 1), ([], {}), (0.1, 0.1 + 2e-17)],
 )
-def test_values_that_python_takes_for_equal_differ(one: Any, other: Any) -> None:
-    if repr(one) == repr(other):
-        assert digest_of(one) == digest_of(other)
-    else:
-        assert digest_of(one) != digest_of(other)
+def test_values_that_are_easily_taken_for_each_other_differ(one: Any, other: Any) -> None:
+    assert digest_of(one) != digest_of(other)
 
 
 def test_the_two_zeros_are_one() -> None:
@@ -96,7 +92,10 @@ def test_the_digest_of_a_known_run_is_pinned() -> None:
 
 PROGRAM = """
 import importlib.util, sys, locale
-locale.setlocale(locale.LC_ALL, "")
+try:
+    locale.setlocale(locale.LC_ALL, "")
+except locale.Error:
+    pass
 spec = importlib.util.spec_from_file_location("identity", sys.argv[1])
 module = sys.modules["identity"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
@@ -105,17 +104,19 @@ print(module.Identity("ab" * 32, "run", members, 7).digest)
 """
 
 
-@pytest.mark.parametrize("interpreter", ["python3.11", "python3.12", "python3.13", "python3.14"])
-@pytest.mark.parametrize("variables", [{"LC_ALL": "C"}, {"LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "1"}])
-def test_the_digest_is_the_same_in_other_processes(interpreter: str, variables: dict[str, str]) -> None:
-    program = sys.executable if sys.version.startswith(interpreter[6:]) else shutil.which(interpreter)
-    if program is None:
-        pytest.skip(f"there is no {interpreter}")
+VERSIONS = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+OTHERS = [path / "bin" / "python" for path in sorted(VERSIONS.glob("3.1*"))]
+INTERPRETERS = [Path(sys.executable), *OTHERS]
+
+
+@pytest.mark.parametrize("interpreter", INTERPRETERS, ids=lambda path: path.parts[-3])
+@pytest.mark.parametrize(
+    "variables", [{"LC_ALL": "C"}, {"LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "1"}, {"LC_ALL": "de_DE.UTF-8"}]
+)
+def test_the_digest_is_the_same_in_other_processes(interpreter: Path, variables: dict[str, str]) -> None:
     place = ROOT / "services" / "executor" / "identity.py"
     answer = subprocess.run(
-        [program, "-c", PROGRAM, place], env={**os.environ, **variables}, capture_output=True, text=True
+        [interpreter, "-c", PROGRAM, place], env={**os.environ, **variables}, capture_output=True, text=True
     )
-    if answer.returncode and "pyenv" in answer.stderr:
-        pytest.skip(f"{interpreter} is not set up")
 
     assert answer.stdout.strip() == PINNED_DIGEST, answer.stderr

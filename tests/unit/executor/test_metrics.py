@@ -17,6 +17,7 @@ from services.executor.metrics import (
     event,
 )
 from shared.errors import StoreError
+from shared.log import masking
 
 
 class Destination:
@@ -57,6 +58,25 @@ def destination() -> Destination:
 @pytest.fixture
 def emitter(destination: Destination) -> Emitter:
     return Emitter("exp_1", "exp_1:1-1", destination.emit, destination.log)
+
+
+async def test_what_must_not_be_stored_is_taken_out_of_all_that_is_said(destination: Destination) -> None:
+    emitter = Emitter("exp_1", "exp_1:1-1", destination.emit, destination.log, masking(["hunter22"]))
+
+    progress, metric = await emitted(
+        emitter,
+        destination,
+        Progress(1, 2, "as hunter22"),
+        Metric("by hunter22", 1.0, {"of": "hunter22", "hunter22": ["a", {"b": "hunter22"}]}),
+        LogLine(1.0, "stdout", "hunter22"),
+    )
+
+    assert progress["message"] == "as ***"
+    assert metric == {
+        **{name: metric[name] for name in ("experiment_id", "run_id", "event")},
+        **{"name": "by ***", "value": 1.0, "by ***": 1.0, "of": "***", "***": ["a", {"b": "***"}]},
+    }
+    assert destination.lines[0]["text"] == "***"
 
 
 async def emitted(emitter: Emitter, destination: Destination, *told: Event) -> list[dict[str, Any]]:

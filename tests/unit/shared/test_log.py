@@ -266,3 +266,28 @@ def test_nothing_is_masked_in_the_callers_own_values(log: Any) -> None:
     log.info("tool.called", params=params)
 
     assert params == {"token": "hunter2", "deep": [{"url": "redis://:hunter2@host"}]}
+
+
+# -- secrets of a run -----------------------------------------------------------------
+
+PEM = "-----BEGIN KEY-----\r\n  MIIEvQIBADANBg\nkqhkiG9w0BAQEF\nshort\n-----END KEY-----\n"
+
+
+def test_a_secret_of_several_lines_is_masked_line_by_line_too() -> None:
+    mask = logs.masking([PEM])
+
+    assert mask(f"all: {PEM}") == "all: ***"
+    assert [mask(line) for line in PEM.splitlines()] == ["***", "  ***", "***", "short", "***"]
+    assert mask(repr(PEM)) == "'***\\r\\n  ***\\n***\\nshort\\n***\\n'"
+
+
+def test_a_short_secret_is_not_masked() -> None:
+    assert logs.masking(["hunter", "to"])("to hunter") == "to ***"
+
+
+def test_what_json_holds_is_masked_in_its_texts_and_names() -> None:
+    mask = logs.masking(["hunter22"])
+
+    found = logs.masked_within({"hunter22": ["a hunter22", 1, None, {"x": ("hunter22",)}]}, mask)
+
+    assert found == {"***": ["a ***", 1, None, {"x": ["***"]}]}
