@@ -18,8 +18,10 @@ from services.cli import (
     doctor,
     experiments,
     output,
+    plan,
     runs,
     schedules,
+    sweep,
     tools,
     watch,
     worker,
@@ -47,6 +49,8 @@ app.command()(runs.show)
 app.command()(runs.logs)
 app.command()(diff.diff)
 app.add_typer(artifacts.app, name="artifacts")
+app.add_typer(plan.app, name="plan")
+app.add_typer(sweep.app, name="sweep")
 app.command()(cancel.cancel)
 app.command()(watch.watch)
 app.command()(schedules.schedules)

@@ -171,7 +171,7 @@ class Library:
         if not is_file and not is_package:
             raise ToolNotFoundError(name, f"there is no {file}")
         path = package if is_package else file
-        if path.resolve().parent != self._folder:
+        if path.is_symlink() and path.resolve().parent != self._folder:
             raise ToolNotFoundError(name, f"{path} leads out of the tools folder")
         return path
 

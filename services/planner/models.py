@@ -1,20 +1,44 @@
 """A plan as its author writes it: which tool, which cases, under what policy.
 
 Every model refuses members that it doesn't know, and says which value is wrong and
-what is allowed.  Times are in seconds.
+what is allowed.  A number is a number: neither the text of one nor true or false is
+taken for it.  Times are in seconds.
 """
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+import math
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    Tag,
+    model_validator,
+)
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Pause = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+from services.planner.criteria import criterion
+
+MAX_CASES: Final = 1_000_000
+"""A case takes about a kilobyte of memory before it has run."""
+
+MAX_PAIRS: Final = 100_000
+"""Of values to be covered by `pairwise`; choosing for so many takes about ten seconds."""
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Whole = Annotated[int, Field(strict=True)]
+Seconds = Annotated[Number, Field(gt=0)]
+Positive = Annotated[Number, Field(gt=0)]
+Pause = Annotated[Number, Field(ge=0)]
+Share = Annotated[Number, Field(gt=0, le=1)]
+Count = Annotated[Whole, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**63)]
+Switch = Annotated[bool, Field(strict=True)]
 Parameters = dict[str, JsonValue]
+CriterionText = Annotated[str, AfterValidator(lambda text: criterion(text) and text)]
 
 
 class Strict(BaseModel):
@@ -32,6 +56,7 @@ class TestCase(Strict):
         parameters: of the tool.
         seed: of the run's random generators; None has it computed from the case's content.
         replicate: tells cases apart that are otherwise the same.
+        replicates: how often the case is run, each time with another seed; `replicate` counts on.
         metadata: comes back with the result.
     """
 
@@ -39,7 +64,8 @@ class TestCase(Strict):
     scenario: str = ""
     parameters: Parameters = Field(default_factory=dict)
     seed: Seed | None = None
-    replicate: Annotated[int, Field(ge=0)] = 0
+    replicate: Annotated[Whole, Field(ge=0)] = 0
+    replicates: Count = 1
     metadata: Parameters = Field(default_factory=dict)
 
 
@@ -49,7 +75,7 @@ class TestCase(Strict):
 class RateLimit(Strict):
     """At most `per_minute` attempts a minute, retries included, `burst` of them at once."""
 
-    per_minute: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    per_minute: Positive
     burst: Count = 1
 
 
@@ -62,8 +88,8 @@ class RetryPolicy(Strict):
 
     max_attempts: Count = 1
     backoff_seconds: Pause = 1.0
-    backoff_multiplier: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
-    jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
+    backoff_multiplier: Annotated[Number, Field(ge=1)] = 2.0
+    jitter: Annotated[Number, Field(ge=0, le=1)] = 0.0
 
 
 class StopConditions(Strict):
@@ -77,7 +103,7 @@ class StopConditions(Strict):
     """
 
     max_failures: Count | None = None
-    failure_rate: Annotated[float | None, Field(gt=0, le=1)] = None
+    failure_rate: Share | None = None
     timeout: Seconds | None = None
     timeout_per_task: Seconds | None = None
 
@@ -115,7 +141,7 @@ class Budget(Strict):
 
     max_runs: Count | None = None
     max_seconds: Seconds | None = None
-    max_cost: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
+    max_cost: Positive | None = None
 
 
 # -- cases ----------------------------------------------------------------------------
@@ -127,45 +153,112 @@ class Range(Strict):
     Attributes:
         low, high: both included.
         log: chosen evenly by their logarithm.
-        integer: whole numbers only.
+        integer: whole numbers only, the two ends as often as any other.
     """
 
-    low: Finite
-    high: Finite
-    log: bool = False
-    integer: bool = False
+    low: Number
+    high: Number
+    log: Switch = False
+    integer: Switch = False
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _sensible(self) -> Self:
         if self.low >= self.high:
             raise ValueError(f"low ({self.low:g}) must be less than high ({self.high:g})")
         if self.log and self.low <= 0:
             raise ValueError(f"a logarithmic range can't begin at {self.low:g}; it must be more than 0")
+        if self.integer and not all(one.is_integer() and abs(one) <= 2**53 for one in (self.low, self.high)):
+            raise ValueError(f"low ({self.low:g}) and high ({self.high:g}) must be whole numbers up to 2**53")
         return self
+
+
+VALUES: Final = "a list of values"
+RANGE: Final = "a range"
+Values = Annotated[list[JsonValue], Field(min_length=1)]
+Dimension = Annotated[
+    Annotated[Values, Tag(VALUES)] | Annotated[Range, Tag(RANGE)],
+    Discriminator(lambda given: RANGE if isinstance(given, dict | Range) else VALUES),
+]
 
 
 class Sweep(Strict):
     """Cases made from dimensions.
 
     Attributes:
-        method: `grid` takes every combination, `zip` the n-th value of each, `pairwise` combinations that
-            cover every pair of values, `latin_hypercube` and `sobol` choose `samples` points in the ranges.
-        dimensions: by parameter; a list of values, or a range for the methods that choose points.
+        method: `grid` takes every combination, the last dimension changing fastest; `zip` the n-th value
+            of each; `pairwise` combinations that cover every pair of values; `latin_hypercube` and
+            `sobol` choose `samples` points.
+        dimensions: by parameter; a list of values, or, for the methods that choose points, a range.
+            Of a list these take every value about as often as the others.
         parameters: of every case, besides the dimensions.
-        samples: how many points; needed by, and only by, the methods that choose them.
-        seed: of the choice of points.
+        samples: how many points; needed by, and only by, the methods that choose them.  Any number works
+            with `sobol`, but only powers of two are balanced: others are the first of the next power.
+        seed: of the choice of points, 0 where it isn't given; not of the runs, see `services.planner.seeds`.
         replicates: how often each combination is run, each time with another seed.
         dataset, scenario: of every case.
     """
 
     method: Literal["grid", "zip", "pairwise", "latin_hypercube", "sobol"] = "grid"
-    dimensions: dict[Name, Annotated[list[JsonValue], Field(min_length=1)] | Range] = Field(min_length=1)
+    dimensions: dict[Name, Dimension] = Field(min_length=1)
     parameters: Parameters = Field(default_factory=dict)
-    samples: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
-    seed: Seed = 0
+    samples: Annotated[Count, Field(le=MAX_CASES)] | None = None
+    seed: Seed | None = None
     replicates: Count = 1
     dataset: str = ""
     scenario: str = ""
+
+    @property
+    def chooses_points(self) -> bool:
+        """Whether the method chooses points, rather than combining what is listed."""
+        return self.method in ("latin_hypercube", "sobol")
+
+    @property
+    def least_cases(self) -> int:
+        """How many cases it makes; with `pairwise`, how many it makes at least."""
+        lengths = [len(one) for one in self.dimensions.values() if not isinstance(one, Range)]
+        match self.method:
+            case "grid":
+                count = math.prod(lengths)
+            case "zip":
+                count = lengths[0]
+            case "pairwise":
+                count = math.prod(sorted(lengths)[-2:])
+            case "latin_hypercube" | "sobol":
+                count = self.samples or 0
+        return count * self.replicates
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        twice = [name for name in self.dimensions if name in self.parameters]
+        if twice:
+            raise ValueError(f"{twice[0]!r} is both among the dimensions and among the parameters")
+        if self.chooses_points:
+            if self.samples is None:
+                raise ValueError(f"'{self.method}' needs 'samples', the number of points to choose")
+        else:
+            self._check_listed()
+        return self
+
+    def _check_listed(self) -> None:
+        for name, one in self.dimensions.items():
+            if isinstance(one, Range):
+                raise ValueError(  # noqa: TRY004  (pydantic reports ValueErrors)
+                    f"dimension {name!r} is a range; '{self.method}' takes lists of values, "
+                    "'latin_hypercube' and 'sobol' choose points in ranges"
+                )
+        for name in ("samples", "seed"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"'{name}' is for 'latin_hypercube' and 'sobol', which choose points; "
+                    f"'{self.method}' takes all that is listed"
+                )
+        lengths = {name: len(one) for name, one in self.dimensions.items() if isinstance(one, list)}
+        if self.method == "zip" and len(set(lengths.values())) > 1:
+            listed = ", ".join(f"{name!r} {length}" for name, length in lengths.items())
+            raise ValueError(f"'zip' needs dimensions with equally many values; there are of {listed}")
+        pairs = (sum(lengths.values()) ** 2 - sum(one**2 for one in lengths.values())) // 2
+        if self.method == "pairwise" and len(lengths) > 2 and pairs > MAX_PAIRS:
+            raise ValueError(f"'pairwise' would have to cover {pairs:,} pairs; at most {MAX_PAIRS:,} are")
 
 
 class Evaluator(Strict):
@@ -182,8 +275,8 @@ class Evaluator(Strict):
     entry_point: Name = "aggregate"
     target_data: JsonValue = None
     on_failed: Literal["fail", "skip"] = "fail"
-    success_criteria: tuple[str, ...] = ()
-    failure_criteria: tuple[str, ...] = ()
+    success_criteria: tuple[CriterionText, ...] = ()
+    failure_criteria: tuple[CriterionText, ...] = ()
 
 
 class RunManifest(Strict):
@@ -192,8 +285,8 @@ class RunManifest(Strict):
     Attributes:
         workflow_id, workflow_version: name it for people and for its results.
         tool: its name, or a bundle reference.
-        cases: one run each; what `sweep` makes comes after them.
-        sweep: makes cases.
+        cases: one run each, or `replicates` of them; what `sweep` makes comes after them.
+        sweep: makes cases.  `services.planner.cases.all_cases` has the two together.
         execution_policy: how they are executed.
         budget: what they may use.
         evaluator: what is computed over replicates; None computes nothing.
@@ -209,3 +302,10 @@ class RunManifest(Strict):
     budget: Budget = Budget()
     evaluator: Evaluator | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _of_a_size(self) -> Self:
+        count = sum(one.replicates for one in self.cases) + (self.sweep.least_cases if self.sweep else 0)
+        if count > MAX_CASES:
+            raise ValueError(f"it has {count:,} cases; at most {MAX_CASES:,} make a plan")
+        return self

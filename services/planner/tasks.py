@@ -180,7 +180,7 @@ class RunStatistics:
     """How the cases of one execution ended.
 
     Attributes:
-        total: all cases; the next six sum up to it once the execution has ended.
+        total: all cases; the next five sum up to it once the execution has ended.
         attempts: of all cases.
         execution_time: seconds of all last attempts together.
         wall_time: seconds from the begin of the execution to its end.

@@ -1,0 +1,221 @@
+"""One attempt of one case, by a backend or by a custom function: whatever happens, it has an ending."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import structlog
+
+from services.executor.isolation.calls import Report
+from services.executor.isolation.inside import failure
+from services.planner.calling import Answer, ask
+from services.planner.execution import ErrorInfo, Execution, ExecutionResult, Executor, RunOptions
+from services.planner.models import ExecutionPolicy
+from services.planner.results import OF_TEST, cost_in, outputs_of, tokens_in
+from services.planner.tasks import (
+    OF_STATUS,
+    TERMINAL,
+    Task,
+    TaskResult,
+    TaskStatus,
+    TestResult,
+    TestStatus,
+    status_of,
+)
+from shared.messages import Policy
+
+log = structlog.get_logger()
+
+LONGEST_TIMEOUT_SECONDS = 30 * 86_400.0
+GRACE_SECONDS = 1.0
+"""For an async function that was cancelled to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What an attempt came to.
+
+    Attributes:
+        status: of the case, if no other attempt follows.
+        error: why it did not succeed; its type is empty where nobody said any.
+        execution: what the backend says.
+        test_result: what a custom function says.
+    """
+
+    status: TaskStatus
+    error: ErrorInfo | None = None
+    execution: ExecutionResult | None = None
+    test_result: TestResult | None = None
+
+    @property
+    def retryable(self) -> bool:
+        """Whether another attempt makes sense.
+
+        Only the error tells.  So a time-out is not retried, unless the backend says of this
+        one that it may be; neither is what a custom function returns, whatever its status.
+        """
+        return self.status is not TaskStatus.CANCELLED and self.error is not None and self.error.retryable
+
+    def result_of(self, task: Task) -> TaskResult:
+        """The result of the case that ended like this."""
+        return TaskResult(
+            task_id=task.task_id,
+            workflow_id=task.workflow_id,
+            index=task.index,
+            case=task.case,
+            task_status=self.status,
+            created_at=task.created_at,
+            started_at=task.started_at,
+            finished_at=task.finished_at,
+            execution_time=_seconds(task),
+            attempt_count=task.attempt_count,
+            error_type=self.error.type or None if self.error else None,
+            error_message=self.error.message if self.error else None,
+            execution=self.execution,
+            test_result=self.test_result,
+        )
+
+
+def cancelled(reason: str, execution: ExecutionResult | None = None) -> Ending:
+    """The ending of a case that was cancelled for this reason."""
+    return Ending(TaskStatus.CANCELLED, ErrorInfo("RunCancelledError", reason), execution)
+
+
+class Performer(Protocol):
+    """Performs attempts."""
+
+    async def perform(self, task: Task, cancel: asyncio.Event, report: Report) -> Ending:
+        """Perform one; raises nothing but `CancelledError` for its own cancellation.
+
+        Args:
+            task: what is to be run.
+            cancel: when set, the attempt is to end soon.
+            report: hears what the tool says.
+        """
+
+
+class ByBackend:
+    """Has a backend perform them, each under the plan's policy."""
+
+    def __init__(self, backend: Executor, policy: ExecutionPolicy) -> None:
+        self._backend = backend
+        limit_seconds = policy.stop_conditions.timeout_per_task
+        self._policy = Policy(
+            timeout_seconds=None if limit_seconds is None else min(limit_seconds, LONGEST_TIMEOUT_SECONDS),
+            max_attempts=1,  # the plan retries, so that its rate limit and its counts hold
+            isolation=policy.isolation,
+        )
+
+    async def perform(self, task: Task, cancel: asyncio.Event, report: Report) -> Ending:
+        """Perform one.  What the backend raises is an error of the case."""
+        answer = await ask(self._run, task, cancel, report)
+        if answer.error is not None:
+            return Ending(TaskStatus.ERROR, _described(answer.error))
+        result = answer.value
+        if not isinstance(result, ExecutionResult) or OF_STATUS.get(result.status) not in TERMINAL:
+            found = f"{type(result).__name__} with status {getattr(result, 'status', None)!s:.80}"
+            return Ending(
+                TaskStatus.ERROR, ErrorInfo("PlanError", f"the backend's result is no ending: {found}")
+            )
+        return Ending(status_of(result), result.error, execution=result)
+
+    async def _run(self, task: Task, cancel: asyncio.Event, report: Report) -> Any:
+        run_id = task.task_id if task.attempt_count == 1 else f"{task.task_id}.{task.attempt_count}"
+        policy = self._policy.model_copy(update={"seed": task.case.seed})
+        call = Execution(task.tool, task.parameters, RunOptions(run_id, policy))
+        return await self._backend.run(call, report=report, cancel=cancel)
+
+
+class ByFunction:
+    """Calls a custom function, synchronous or not, with the task.
+
+    A `TestResult` that it returns counts as it is; anything else is the outputs of a
+    success.  Whatever it raises is the failure of the case, retried by the same rule
+    as that of a tool.  A synchronous function is called in a thread, which nothing can
+    end: past its time limit, or when it is cancelled, the case has its result in
+    time, and the function goes on in vain until it returns.
+
+    Args:
+        function: called as `function(task)`.
+        timeout_seconds: for each call; None for no limit.
+    """
+
+    def __init__(self, function: Callable[[Task], Any], timeout_seconds: float | None) -> None:
+        self._function = function
+        self._timeout_seconds = timeout_seconds
+
+    async def perform(self, task: Task, cancel: asyncio.Event, report: Report) -> Ending:
+        """Perform one."""
+        loop = asyncio.get_running_loop()
+        started_seconds = loop.time()
+        # In no task group: that would wait for a function that doesn't let itself be cancelled.
+        work, asked = loop.create_task(ask(self._function, task)), loop.create_task(cancel.wait())
+        try:
+            done, _ = await asyncio.wait(
+                {work, asked}, timeout=self._timeout_seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            asked.cancel()
+            await _ended(work, task)
+        if work in done:
+            return _judged(task, work.result(), loop.time() - started_seconds)
+        if asked in done:
+            return cancelled("the call was cancelled")
+        limit = f"{self._timeout_seconds:g} s"
+        error = ErrorInfo("ToolTimeoutError", f"the function was still running after {limit}")
+        return Ending(TaskStatus.TIMEOUT, error)
+
+
+async def _ended(work: asyncio.Task[Answer], task: Task) -> None:
+    if work.done():
+        return
+    work.cancel()
+    await asyncio.wait({work}, timeout=GRACE_SECONDS)
+    if not work.done():
+        log.warning("function.abandoned", task_id=task.task_id, grace_seconds=GRACE_SECONDS)
+
+
+def _judged(task: Task, answer: Answer, seconds: float) -> Ending:
+    if answer.error is not None:
+        return Ending(TaskStatus.FAILED, _described(answer.error))
+    if not isinstance(answer.value, TestResult):
+        return Ending(TaskStatus.SUCCEEDED, test_result=_success(task, answer.value, seconds))
+    result = answer.value
+    try:
+        status = OF_TEST[TestStatus(result.status)]
+    except ValueError:
+        known = ", ".join(TestStatus)
+        message = f"the function's result has the status {result.status!r:.80}; expected one of {known}"
+        return Ending(TaskStatus.FAILED, ErrorInfo("ToolResultError", message))
+    error = None if result.error_message is None else ErrorInfo("", result.error_message)
+    return Ending(status, error, test_result=result)
+
+
+def _success(task: Task, value: Any, seconds: float) -> TestResult:
+    return TestResult(
+        workflow_id=task.workflow_id,
+        execution_id=task.task_id,
+        timestamp=task.created_at,
+        status=TestStatus.SUCCESS,
+        execution_time=seconds,
+        tokens_used=tokens_in(value),
+        cost=cost_in(value),
+        inputs=task.parameters,
+        outputs=outputs_of(value),
+        dataset=task.case.dataset,
+    )
+
+
+_NO_PARTIAL_RESULTS: Final = 0
+
+
+def _described(error: BaseException) -> ErrorInfo:
+    data = failure.describe(error, _NO_PARTIAL_RESULTS)
+    return ErrorInfo(data["error_type"], data["message"], data["traceback"], data["retryable"])
+
+
+def _seconds(task: Task) -> float:
+    if task.started_at is None or task.finished_at is None:
+        return 0.0
+    return max(0.0, (task.finished_at - task.started_at).total_seconds())

@@ -1,0 +1,99 @@
+"""All cases of a plan, listed ones and those that its sweep makes, each with its seed."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+from services.executor.identity import canonical_json
+from services.planner.designs import points
+from services.planner.models import MAX_CASES, RunManifest, Sweep, TestCase
+from services.planner.seeds import content_of, replicate_seed, seed_of_content
+from shared.errors import PlanError
+
+_DIGEST_BYTES: Final = 16
+
+
+def all_cases(manifest: RunManifest) -> tuple[TestCase, ...]:
+    """One case for each run of a plan, every one with its seed: listed ones first, then the sweep's.
+
+    A plan of these cases and without a sweep has the same cases again.
+
+    Raises:
+        PlanError: there are too many; or two are the same in everything, so that their results
+            could not be told apart.  Names both.
+    """
+    cases: list[TestCase] = []
+    indexes: dict[bytes, int] = {}
+    for case in _expanded(manifest):
+        if len(cases) == MAX_CASES:
+            raise PlanError(f"{manifest.workflow_id} has more than {MAX_CASES:,} cases; no plan may")
+        content = content_of(manifest.tool, case)
+        seed = seed_of_content(content) if case.seed is None else case.seed
+        earlier = indexes.setdefault(_identity(seed, content), len(cases))
+        if earlier != len(cases):
+            raise _same(manifest, case, earlier, len(cases))
+        cases.append(case.model_copy(update={"seed": seed}))
+    return tuple(cases)
+
+
+def _expanded(manifest: RunManifest) -> Iterator[TestCase]:
+    for case in manifest.cases:
+        yield from _replicates(case)
+    if manifest.sweep is not None:
+        yield from _swept(manifest.tool, manifest.sweep)
+
+
+def _replicates(case: TestCase) -> Iterator[TestCase]:
+    """The case as often as it is to be run, one after the other."""
+    if case.replicates == 1:
+        yield case
+        return
+    for replicate in range(case.replicate, case.replicate + case.replicates):
+        seed = None if case.seed is None else replicate_seed(case.seed, replicate)
+        yield case.model_copy(update={"replicate": replicate, "replicates": 1, "seed": seed})
+
+
+def _swept(tool: str, sweep: Sweep) -> Iterator[TestCase]:
+    """The sweep's cases; a point that is chosen again has further replicates, since it is no mistake."""
+    chosen: Counter[bytes] = Counter()
+    for point in points(sweep):
+        case = TestCase(
+            dataset=sweep.dataset,
+            scenario=sweep.scenario,
+            parameters={**sweep.parameters, **point},
+            replicates=sweep.replicates,
+        )
+        if sweep.chooses_points:
+            content = content_of(tool, case)
+            case = case.model_copy(update={"replicate": chosen[content]})
+            chosen[content] += sweep.replicates
+        yield from _replicates(case)
+
+
+def _identity(seed: int, content: bytes) -> bytes:
+    return hashlib.blake2b(b"%d%b" % (seed, content), digest_size=_DIGEST_BYTES).digest()
+
+
+# -- how a case is called -------------------------------------------------------------
+
+
+def _same(manifest: RunManifest, case: TestCase, earlier: int, index: int) -> PlanError:
+    """The error for the case at `index`, which is as an earlier one."""
+    parameters = canonical_json(case.parameters).decode()
+    return PlanError(
+        f"{manifest.workflow_id}: {_name(manifest, earlier)} and {_name(manifest, index)} are the "
+        f"same, with parameters {parameters:.200}; leave one out, or have it run again, with another seed, "
+        "by 'replicates: 2'"
+    )
+
+
+def _name(manifest: RunManifest, index: int) -> str:
+    """What the author calls the case that is at `index` among all."""
+    for number, case in enumerate(manifest.cases):
+        if index < case.replicates:
+            return f"cases[{number}]" + (
+                f" (replicate {case.replicate + index})" if case.replicates > 1 else ""
+            )
+        index -= case.replicates
+    return f"the sweep's case {index}"

@@ -1,0 +1,296 @@
+"""The course of one plan: which case begins when, what follows its end, and what stops it all.
+
+    PENDING -> QUEUED -> RUNNING -> its ending
+                  ^         |
+                  '-- rest -'   another attempt follows
+
+One dispatcher begins attempts, one after another, whenever there is a case that may
+begin and a place for it.  Whatever stops the plan goes through `Course.stop`:
+nothing begins any more, what runs is asked to end, and what is left is cancelled.
+"""
+
+import asyncio
+import functools
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+import structlog
+
+from services.executor.isolation.calls import Event
+from services.planner.attempts import Ending, Performer, cancelled
+from services.planner.calling import ask
+from services.planner.cancellation import CancellationToken
+from services.planner.models import ExecutionPolicy
+from services.planner.pace import Dice, Pace, retry_pause_seconds
+from services.planner.stopping import Conditions, Stopper
+from services.planner.tasks import Task, TaskResult, TaskStatus
+
+log = structlog.get_logger()
+
+PATIENCE_SECONDS = 5.0
+"""For a call that was asked to end; afterwards it is cut off."""
+
+CUT_SHORT: Final = "the execution was cut short"
+"""The reason where nobody gives one: whoever executed the plan was cancelled."""
+
+
+class Listener(Protocol):
+    """Hears how the execution of a plan goes on, in its event loop; must not block."""
+
+    def moved(self, task: Task) -> None:
+        """The task has entered another state."""
+
+    def ended(self, result: TaskResult) -> None:
+        """A case has come to its result; once for every case."""
+
+    def said(self, task: Task, event: Event) -> None:
+        """The tool says something while it runs."""
+
+
+class _Silent:
+    def moved(self, task: Task) -> None: ...
+
+    def ended(self, result: TaskResult) -> None: ...
+
+    def said(self, task: Task, event: Event) -> None: ...
+
+
+SILENT: Final[Listener] = _Silent()
+"""Does nothing with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What an execution takes besides its plan; the members are those of `TaskScheduler`."""
+
+    now: Callable[[], datetime]
+    sleep: Callable[[float], Any]
+    dice: Dice
+    listener: Listener
+    stoppers: tuple[Stopper, ...]
+
+
+@dataclass(slots=True)
+class _Call:
+    """An attempt under way."""
+
+    cancel: asyncio.Event
+    worker: asyncio.Task[None] | None = None
+    is_cut_off: bool = False
+
+
+class Course:
+    """One execution of one plan."""
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        policy: ExecutionPolicy,
+        performer: Performer,
+        places: Callable[[int], int],
+        means: Means,
+    ) -> None:
+        self._tasks = tasks
+        self._policy = policy
+        self._performer = performer
+        self._places = places
+        self._means = means
+        self._pace = Pace(policy.rate_control, means.now)
+        self._stoppers: tuple[Stopper, ...] = (Conditions(policy.stop_conditions), *means.stoppers)
+        self._results: dict[int, TaskResult] = {}
+        self._endings: dict[int, Ending] = {}  # of the last attempts of cases that are to have another
+        self._ready: deque[Task] = deque()
+        self._calls: dict[int, _Call] = {}
+        self._resting: set[asyncio.Task[Any]] = set()
+        self._changed = asyncio.Event()
+        self._group = asyncio.TaskGroup()
+        self._dispatcher: asyncio.Task[None] | None = None
+        self._reason: str | None = None
+
+    @property
+    def stopped(self) -> str | None:
+        """Why not every case had its turn, None if every one had."""
+        is_cut_short = any(one.task_status is TaskStatus.CANCELLED for one in self._results.values())
+        return self._reason if is_cut_short else None
+
+    async def run(self, token: CancellationToken | None) -> tuple[TaskResult, ...]:
+        """Execute all of it; the results in the order of the cases."""
+        try:
+            if token is not None and token.reason is not None:
+                self.stop(token.reason)
+            else:
+                await self._run(token)
+        finally:
+            self._cancel_the_rest()
+        return tuple(self._results[task.index] for task in self._tasks)
+
+    async def _run(self, token: CancellationToken | None) -> None:
+        async with self._group as group:
+            self._dispatcher = group.create_task(self._dispatch())
+            watches = [group.create_task(self._until_cancelled(token)), group.create_task(self._until_late())]
+            self._dispatcher.add_done_callback(lambda _: [watch.cancel() for watch in watches])
+
+    # -- stopping -------------------------------------------------------------------------
+
+    def stop(self, reason: str) -> None:
+        """Begin nothing any more, and have all end that is under way; the first reason counts."""
+        if self._reason is not None:
+            return
+        self._reason = reason
+        for waiting in (self._dispatcher, *self._resting):
+            if waiting is not None:
+                waiting.cancel()
+        for call in self._calls.values():
+            call.cancel.set()
+        if self._calls:
+            asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._cut_off)
+
+    def _cut_off(self) -> None:
+        for call in self._calls.values():
+            call.is_cut_off = True
+            if call.worker is not None:
+                call.worker.cancel()
+
+    async def _until_cancelled(self, token: CancellationToken | None) -> None:
+        if token is not None:
+            self.stop(await token.wait())
+
+    async def _until_late(self) -> None:
+        limit_seconds = self._policy.stop_conditions.timeout
+        if limit_seconds is not None:
+            await asyncio.sleep(limit_seconds)
+            self.stop(f"timeout: the plan took more than {limit_seconds:g} s")
+
+    def _cancel_the_rest(self) -> None:
+        left = [task for task in self._tasks if task.index not in self._results]
+        if left and self._reason is None:
+            self._reason = CUT_SHORT
+        for task in left:
+            if task.task_status is TaskStatus.RUNNING:
+                task.finished_at = self._means.now()
+            last = self._endings.get(task.index)
+            self._end(task, cancelled(CUT_SHORT, last.execution if last else None))
+
+    # -- beginning ------------------------------------------------------------------------
+
+    async def _dispatch(self) -> None:
+        for number, batch in enumerate(self._batches()):
+            if number:
+                await self._sleep(self._policy.backoff_seconds)
+            for task in batch:
+                self._enter(task, TaskStatus.QUEUED)
+            self._ready.extend(batch)
+            await self._work_off(batch[-1].index + 1)
+            if self._reason is not None:
+                return
+
+    def _batches(self) -> Iterator[Sequence[Task]]:
+        """Without a pause in between, batches would only hold up the next cases."""
+        size = self._policy.batch_size if self._policy.backoff_seconds else None
+        size = size or len(self._tasks) or 1
+        for first in range(0, len(self._tasks), size):
+            yield self._tasks[first : first + size]
+
+    async def _work_off(self, until: int) -> None:
+        """Begin what is ready, until so many cases have ended."""
+        while len(self._results) < until and self._reason is None:
+            if self._ready and len(self._calls) < self._places(self._policy.concurrency):
+                await self._sleep(self._pace.reserve())
+                if self._reason is None:
+                    self._begin(self._ready.popleft())
+            else:
+                self._changed.clear()
+                await self._changed.wait()
+
+    def _begin(self, task: Task) -> None:
+        task.attempt_count += 1
+        task.started_at, task.finished_at = self._means.now(), None
+        call = self._calls[task.index] = _Call(asyncio.Event())
+        self._enter(task, TaskStatus.RUNNING)
+        call.worker = self._group.create_task(self._attempt(task, call))
+
+    async def _sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            return
+        answer = await ask(self._means.sleep, seconds)
+        if answer.error is not None:
+            self.stop(f"sleep_fn failed with {type(answer.error).__name__}: {answer.error}")
+
+    # -- ending ---------------------------------------------------------------------------
+
+    async def _attempt(self, task: Task, call: _Call) -> None:
+        said = functools.partial(self._tell, self._means.listener.said, task)
+        try:
+            ending = await self._performer.perform(task, call.cancel, said)
+        except asyncio.CancelledError:
+            if not call.is_cut_off:
+                raise
+            ending = cancelled(CUT_SHORT)
+        task.finished_at = self._means.now()
+        del self._calls[task.index]
+        self._changed.set()
+        if self._is_worth_another(task, ending):
+            await self._rest(task, ending)
+        else:
+            self._end(task, ending)
+
+    def _is_worth_another(self, task: Task, ending: Ending) -> bool:
+        if self._reason is not None or _current().cancelling():
+            return False
+        return ending.retryable and task.attempt_count < self._policy.retry_policy.max_attempts
+
+    async def _rest(self, task: Task, ending: Ending) -> None:
+        """Have the case wait for its next attempt; it takes no place meanwhile."""
+        self._endings[task.index] = ending
+        self._enter(task, TaskStatus.QUEUED)
+        current = _current()
+        self._resting.add(current)
+        try:
+            policy = self._policy.retry_policy
+            await self._sleep(retry_pause_seconds(policy, task.attempt_count, self._means.dice))
+        finally:
+            self._resting.discard(current)
+        self._ready.appendleft(task)  # what has begun comes to its end before others begin
+        self._changed.set()
+
+    def _end(self, task: Task, ending: Ending) -> None:
+        if ending.status is TaskStatus.CANCELLED and self._reason is not None:
+            ending = replace(ending, error=cancelled(self._reason).error)
+        self._endings.pop(task.index, None)
+        self._enter(task, ending.status)
+        result = self._results[task.index] = ending.result_of(task)
+        self._tell(self._means.listener.ended, result)
+        if self._reason is None:
+            self._look_at(result)
+
+    def _look_at(self, result: TaskResult) -> None:
+        """Stop, if that is what one of the stoppers says; each hears of every result."""
+        try:
+            reasons = [stopper(result) for stopper in self._stoppers]
+        except Exception as exc:
+            log.exception("stopper.failed", task_id=result.task_id)
+            reasons = [f"a stop condition failed with {type(exc).__name__}: {exc}"]
+        reason = next((one for one in reasons if one is not None), None)
+        if reason is not None:
+            self.stop(reason)
+
+    def _enter(self, task: Task, status: TaskStatus) -> None:
+        task.move(status)
+        self._tell(self._means.listener.moved, task)
+
+    def _tell(self, hear: Callable[..., None], *what: Any) -> None:
+        try:
+            hear(*what)
+        except Exception as exc:
+            if self._reason is None:
+                log.exception("listener.failed")
+            self.stop(f"the listener failed with {type(exc).__name__}: {exc}")
+
+
+def _current() -> asyncio.Task[Any]:
+    current = asyncio.current_task()
+    assert current is not None, "coroutines run in tasks"
+    return current

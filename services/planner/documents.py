@@ -1,0 +1,224 @@
+"""Plans as files: YAML or JSON, with errors that name the file, the member and what is allowed there."""
+
+import copy
+import difflib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from services.planner.models import RANGE, VALUES, RunManifest
+from shared.documents import json_object, shown, yaml_object
+from shared.errors import ContractError, PlanError
+
+MAX_FILE_BYTES: Final = 100_000_000
+MAX_MISTAKES: Final = 20
+"""That are listed; who makes more of them made the same one often."""
+
+EXPECTED: Final[Mapping[str, str]] = {
+    "string_type": "must be a text; put it in quotes",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a number that JSON can hold",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "string_too_short": "must not be empty",
+    "too_short": "must not be empty",
+}
+"""In this project's words, by pydantic's type of error; it says other things well enough itself."""
+
+_PLAIN: Final = re.compile(r"[A-Za-z_]\w*")
+_SUBJECT: Final = re.compile(r"^(Input|String|List|Tuple|Dictionary) should ")
+_TAGS: Final = (VALUES, RANGE, "[key]")
+
+
+def read_manifest(path: Path) -> RunManifest:
+    """The plan in a file: JSON if it is called `*.json` or begins with a brace, else YAML.
+
+    Raises:
+        PlanError: it can't be read, or isn't a plan; one line for each mistake.
+    """
+    place, text = str(path), _text(path)
+    is_json = path.suffix == ".json" or (path.suffix not in (".yaml", ".yml") and text.lstrip()[:1] == "{")
+    try:
+        # A copy: what was read is remembered for the next who reads the same text.
+        members = json_object(place, text) if is_json else copy.deepcopy(yaml_object(place, text))
+    except ContractError as exc:
+        raise PlanError(str(exc) + _hint(str(exc))) from None
+    (_check_json if is_json else _check_yaml)(place, text)
+    manifest = manifest_of(place, members)
+    if not manifest.cases and manifest.sweep is None:
+        raise PlanError(f"{place} has neither 'cases' nor a 'sweep'; it needs at least one case")
+    return manifest
+
+
+def manifest_of(place: str, members: Mapping[str, Any]) -> RunManifest:
+    """The plan that has these members.
+
+    Args:
+        place: what they come from, for error messages.
+        members: as a file has them.
+
+    Raises:
+        PlanError: one line for each mistake.
+    """
+    try:
+        return RunManifest.model_validate(members)
+    except ValidationError as exc:
+        mistakes = [_mistake(place, one) for one in exc.errors(include_url=False, include_context=False)]
+        more = len(mistakes) - MAX_MISTAKES
+        left_out = [f"{place} has {more} more mistakes"] if more > 0 else []
+        raise PlanError("\n".join(mistakes[:MAX_MISTAKES] + left_out)) from None
+
+
+def _text(path: Path) -> str:
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes > MAX_FILE_BYTES:
+            raise PlanError(
+                f"{path} is {size_bytes:,} bytes long; at most {MAX_FILE_BYTES:,} are read. A 'sweep' makes "
+                "many cases of few lines"
+            )
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise PlanError(f"{path}: there is no such file") from None
+    except OSError as exc:
+        raise PlanError(f"{path} can't be read: {exc.strerror}") from None
+    except UnicodeDecodeError as exc:
+        raise PlanError(f"{path} is not UTF-8: byte {exc.start} is {exc.object[exc.start]:#04x}") from None
+
+
+def _hint(complaint: str) -> str:
+    if "it holds more than" not in complaint:
+        return ""
+    return "; write the cases as JSON, which may be longer, or as a 'sweep'"
+
+
+# -- what is written twice ------------------------------------------------------------
+
+
+def _check_json(place: str, text: str) -> None:
+    def check(pairs: list[tuple[str, Any]]) -> None:
+        for name in _repeated(name for name, _ in pairs):
+            raise PlanError(f"{place} has an object with two members '{name}'; leave one out")
+
+    json.loads(text, object_pairs_hook=check)
+
+
+def _check_yaml(place: str, text: str) -> None:
+    """Complain about a mapping that has a key twice: YAML keeps the last, and nobody would notice."""
+    for node in _mappings(yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))):
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for name in _repeated(key.value for key in keys):
+            lines = [str(key.start_mark.line + 1) for key in keys if key.value == name]
+            raise PlanError(f"{place} has '{name}' twice, in lines {' and '.join(lines)}; leave one out")
+
+
+def _mappings(root: yaml.Node | None) -> Iterator[yaml.MappingNode]:
+    """Every mapping of a document, once, however often it is referred to."""
+    found, seen = [root], {id(root)}
+    for node in found:
+        inner: Iterable[yaml.Node] = ()
+        if isinstance(node, yaml.MappingNode):
+            yield node
+            inner = [one for pair in node.value for one in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            inner = node.value
+        fresh = [one for one in inner if id(one) not in seen]
+        seen.update(map(id, fresh))
+        found.extend(fresh)
+
+
+def _repeated(names: Iterable[str]) -> Iterator[str]:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            yield name
+        seen.add(name)
+
+
+# -- mistakes, in words ---------------------------------------------------------------
+
+
+def _mistake(place: str, error: ErrorDetails) -> str:
+    """One line: where, what is there, and what is allowed."""
+    parts = [part for part in error["loc"] if part not in _TAGS]
+    path, message = member_path(parts), error["msg"].removeprefix("Value error, ")
+    match error["type"]:
+        case "missing":
+            return f"{place} has no '{path}', which is needed"
+        case "extra_forbidden":
+            return f"{place} member '{path}' is not known; {_suggestion(parts)}"
+        case "value_error":  # about several members; the message names them
+            return f"{place}{f' member {path!r}' if path else ''}: {message}"
+        case "list_type" if error["loc"][-1] == VALUES:
+            expected = "must be a list of values, or a range such as {low: 0, high: 1}"
+            return f"{place} member '{path}' is {_value(error['input'])}: {expected}"
+        case kind:
+            expected = EXPECTED.get(kind) or _SUBJECT.sub("must ", message)
+            return f"{place} member '{path}' is {_value(error['input'])}: {expected}"
+
+
+def member_path(parts: Sequence[int | str]) -> str:
+    """Where a member is, as its author would write it: `cases[3].parameters`."""
+    text = ""
+    for part in parts:
+        if isinstance(part, str) and _PLAIN.fullmatch(part):
+            text += f".{part}" if text else part
+        else:
+            text += f"[{json.dumps(part, ensure_ascii=False)}]"
+    return text
+
+
+def _value(given: object) -> str:
+    """A value as JSON, so that the text '4' doesn't look like the number."""
+    if isinstance(given, Mapping):
+        return "an object"
+    try:
+        text = json.dumps(given, ensure_ascii=False)
+    except (TypeError, ValueError):
+        return shown(given)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _suggestion(parts: Sequence[int | str]) -> str:
+    """What may have been meant: a member that looks like it, or one of the same name elsewhere."""
+    models, name = _models(), str(parts[-1])
+    path = [part for part in parts[:-1] if isinstance(part, str)]
+    homes = [".".join(path[:end]) for end in range(len(path), -1, -1)]
+    known = list(next(models[home] for home in homes if home in models).model_fields)
+    if close := difflib.get_close_matches(name, known, n=1):
+        return f"did you mean '{close[0]}'?"
+    places = [place for place, model in models.items() if name in model.model_fields]
+    if places:
+        return f"it belongs {' or '.join(f'into {place!r}' if place else 'outside' for place in places)}"
+    return f"known are {', '.join(known)}"
+
+
+@cache
+def _models() -> dict[str, type[BaseModel]]:
+    """Every model of a plan, by the path of the member that holds it; the plan itself by ''."""
+    return dict(_models_below("", RunManifest))
+
+
+def _models_below(place: str, model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
+    yield place, model
+    for name, field in model.model_fields.items():
+        for inner in _models_in(field.annotation):
+            yield from _models_below(f"{place}.{name}".removeprefix("."), inner)
+
+
+def _models_in(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [one for argument in get_args(annotation) for one in _models_in(argument)]

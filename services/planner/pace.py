@@ -1,0 +1,64 @@
+"""When an attempt may begin: the rate limit of a plan, and the pauses between the attempts of a case.
+
+Pure: the caller brings the clock and the dice, and does the waiting.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from services.planner.models import RateLimit, RetryPolicy
+
+LONGEST_PAUSE_SECONDS = 24 * 3_600.0
+
+Dice = Callable[[], float]
+"""A number from 0 up to, but not including, 1."""
+
+
+class Pace:
+    """Gives each attempt its place in time, in the order in which they ask.
+
+    A place that was given is taken, whether it is used or not, so that nobody has to ask
+    again, not even where the clock stands still.  A clock that is set back
+    counts as one that stands still.
+
+    This is the generic cell rate algorithm (ITU-T I.371, virtual scheduling): the
+    same as a bucket of `burst` tokens, filled evenly.
+
+    Args:
+        limit: None for no limit.
+        now: the clock.
+    """
+
+    def __init__(self, limit: RateLimit | None, now: Callable[[], datetime]) -> None:
+        self._limit = limit
+        self._now = now
+        self._seen = now()
+        self._elapsed_seconds = 0.0
+        self._arrival_seconds = 0.0
+
+    def reserve(self) -> float:
+        """Take the next place; the seconds until then."""
+        if self._limit is None:
+            return 0.0
+        interval_seconds = 60 / self._limit.per_minute
+        now_seconds = self._clock()
+        tolerated_seconds = interval_seconds * (self._limit.burst - 1)
+        wait_seconds = max(0.0, self._arrival_seconds - tolerated_seconds - now_seconds)
+        self._arrival_seconds = max(self._arrival_seconds, now_seconds) + interval_seconds
+        return wait_seconds
+
+    def _clock(self) -> float:
+        now = self._now()
+        self._elapsed_seconds += max(0.0, (now - self._seen).total_seconds())
+        self._seen = now
+        return self._elapsed_seconds
+
+
+def retry_pause_seconds(policy: RetryPolicy, attempt: int, dice: Dice) -> float:
+    """Seconds between failed attempt number `attempt` (from 1) and the next, a day at most."""
+    try:
+        seconds = policy.backoff_seconds * policy.backoff_multiplier ** (attempt - 1)
+    except OverflowError:
+        seconds = LONGEST_PAUSE_SECONDS if policy.backoff_seconds else 0.0
+    varied = seconds * (1 + policy.jitter * (2 * dice() - 1))
+    return min(varied, LONGEST_PAUSE_SECONDS)

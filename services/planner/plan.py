@@ -1,0 +1,272 @@
+"""A plan on disk: what is to be run, what has been, and how it goes on.
+
+    <plan_id>/
+        manifest.json      as executed: every case written out, with its seed
+        registry.sqlite    what became of each, see `services.planner.registry`
+        lock               held by the one process that executes the plan
+        artifacts/         of runs on the `local` backend
+        report/            as written last
+
+The directory can be moved and copied while nobody executes the plan: nothing in it
+names its own place.
+"""
+
+import asyncio
+import contextlib
+import errno
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from services.planner.backends import Backend
+from services.planner.cancellation import CancellationToken
+from services.planner.cases import all_cases
+from services.planner.models import RunManifest
+from services.planner.ownership import alone
+from services.planner.performing import Work, perform
+from services.planner.registry import UNFINISHED, Now, Registry, utc_now
+from services.planner.scheduler import SILENT, Listener, Stopper
+from services.planner.standing import Standing, standing
+from services.planner.tasks import RunExecutionResult, TaskResult, TaskStatus
+from shared.errors import ExecutorException, PlanError
+
+PLANS: Final = Path(".fullsend/plans")
+"""Where plans are unless somebody says otherwise."""
+
+_MANIFEST: Final = "manifest.json"
+_REGISTRY: Final = "registry.sqlite"
+_LOCK: Final = "lock"
+_NOT_IN_A_NAME: Final = re.compile(r"[^a-z0-9]+")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan in a directory.
+
+    Attributes:
+        directory: of the plan; absolute.
+        manifest: as executed.
+        now: tells the time.
+    """
+
+    directory: Path
+    manifest: RunManifest
+    now: Now = utc_now
+
+    @classmethod
+    def create(cls, manifest: RunManifest, directory: Path | None = None, now: Now = utc_now) -> "Plan":
+        """Write a plan down, with all its cases and their seeds; nothing is run.
+
+        A crash leaves the whole plan or none.
+
+        Args:
+            manifest: the plan.
+            directory: of the plan; None for one of its own below `PLANS`.
+            now: tells the time.
+
+        Raises:
+            PlanError: the directory is not empty, or the manifest has no cases or too many.
+        """
+        cases = all_cases(manifest)
+        if not cases:
+            raise ExecutorException("RunManifest.cases cannot be empty")
+        name = _new_name(manifest, now())
+        directory = (directory or PLANS / name).absolute()
+        whole = manifest.model_copy(update={"cases": cases, "sweep": None})
+        facts = {
+            "name": name,
+            "tool": whole.tool,
+            "workflow_id": whole.workflow_id,
+            "created_at": now().isoformat(),
+        }
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=".new-", dir=directory.parent))
+        try:
+            draft.chmod(0o755)
+            (draft / _MANIFEST).write_text(whole.model_dump_json(indent=2, exclude_defaults=True) + "\n")
+            Registry.create(draft / _REGISTRY, cases, facts)
+            draft.rename(directory)
+        except OSError as exc:
+            if exc.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise PlanError(
+                    f"{directory} is not empty; `fullsend plan resume` goes on with a plan that is there"
+                ) from None
+            raise PlanError(f"{directory} can't be made: {exc.strerror}") from exc
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        return cls(directory, whole, now)
+
+    @classmethod
+    def open(cls, directory: Path, now: Now = utc_now) -> "Plan":
+        """A plan that was written down before.  Raises `PlanError`: there is none, or it can't be read."""
+        directory = directory.absolute()
+        try:
+            text = (directory / _MANIFEST).read_text()
+            return cls(directory, RunManifest.model_validate_json(text), now)
+        except FileNotFoundError:
+            raise PlanError(f"there is no plan in {directory}") from None
+        except (OSError, UnicodeError, ValidationError) as exc:
+            raise PlanError(f"{directory / _MANIFEST} can't be read: {exc}") from None
+
+    @property
+    def plan_id(self) -> str:
+        """The name of its directory."""
+        return self.directory.name
+
+    @cached_property
+    def name(self) -> str:
+        """What it was called at first, and no other plan is; the same wherever its directory goes."""
+        name = self.registry.fact("name")
+        assert name is not None, "it is written with the registry"
+        return name
+
+    @property
+    def artifacts(self) -> Path:
+        """Where the `local` backend keeps what the runs produce."""
+        return self.directory / "artifacts"
+
+    @property
+    def report_directory(self) -> Path:
+        """Where its report is written."""
+        return self.directory / "report"
+
+    @cached_property
+    def registry(self) -> Registry:
+        """Of its runs."""
+        return Registry(self.directory / _REGISTRY, str(self.artifacts), self.now)
+
+    # -- looking at it ----------------------------------------------------------------
+
+    def results(self) -> list[TaskResult]:
+        """One for each case, in the order of the cases; `pending` where there is none yet."""
+        return self.registry.results()
+
+    def settled(self, *, failed: bool = True) -> list[TaskResult]:
+        """Results of cases that `resume` does not run again."""
+        return [one for one in self.results() if not _is_left(one, failed)]
+
+    def standing(self) -> Standing:
+        """How far it is."""
+        return standing(self.registry)
+
+    def cancel(self, reason: str = "cancelled") -> bool:
+        """Have whoever executes it end it; False when nobody does.  Doesn't wait for the end."""
+        return self.registry.ask_to_end(reason) is not None
+
+    # -- executing it -----------------------------------------------------------------
+
+    async def run(
+        self,
+        backend: Backend,
+        token: CancellationToken | None = None,
+        listener: Listener = SILENT,
+        stoppers: Sequence[Stopper] = (),
+    ) -> RunExecutionResult:
+        """Execute it for the first time, on an open backend.  See `resume`.
+
+        Raises:
+            PlanError: it has been taken up before, or somebody else is executing it.
+        """
+        with self.alone() as turn:
+            if await asyncio.to_thread(self.registry.last_sitting) is not None:
+                raise PlanError(f"{self.plan_id} has been taken up before; resume it, or make another plan")
+            return await turn.resume(backend, token, listener, stoppers)
+
+    async def resume(
+        self,
+        backend: Backend,
+        token: CancellationToken | None = None,
+        listener: Listener = SILENT,
+        stoppers: Sequence[Stopper] = (),
+        *,
+        failed: bool = True,
+    ) -> RunExecutionResult:
+        """As `Turn.resume`.  Raises `PlanError` too when somebody else is executing it."""
+        with self.alone() as turn:
+            return await turn.resume(backend, token, listener, stoppers, failed=failed)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator["Turn"]:
+        """Keep everybody else from executing it; needed around backends that can be open only once.
+
+        Raises:
+            PlanError: somebody else is executing it; says who.
+        """
+        with alone(self.directory / _LOCK):
+            yield Turn(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The right to execute a plan, which nobody else has meanwhile; see `Plan.alone`."""
+
+    plan: Plan
+
+    async def resume(
+        self,
+        backend: Backend,
+        token: CancellationToken | None = None,
+        listener: Listener = SILENT,
+        stoppers: Sequence[Stopper] = (),
+        *,
+        failed: bool = True,
+    ) -> RunExecutionResult:
+        """Run the cases that are left, with the seeds they have, on an open backend.
+
+        Args:
+            backend: need not be the one of before.
+            token: to end it; so does `cancel`, from any process.
+            listener: hears of the cases by their index in the plan.
+            stoppers: besides the plan's budget, which counts what was used before.
+            failed: whether cases that did not succeed are run again.
+
+        Returns:
+            One result for each case of the plan, also of those that have run before.
+
+        Raises:
+            PlanError: its budget is used up, or its registry can't be written.
+        """
+        before = await asyncio.to_thread(self.plan.results)
+        left = [one.index for one in before if _is_left(one, failed)]
+        work = Work(self.plan.manifest, before, left)
+        return await perform(self.plan.registry, work, backend, token, listener, stoppers)
+
+
+def plans_in(directory: Path = PLANS) -> Iterator[Path]:
+    """The directories of the plans in a directory, the newest name last in each workflow."""
+    for place in sorted(directory.glob(f"*/{_MANIFEST}")):
+        if not place.parent.name.startswith("."):
+            yield place.parent
+
+
+def recorded_durations(tool: str, plans: Path = PLANS) -> list[float]:
+    """Seconds of all runs of a tool that succeeded in earlier plans, as far as these can be read."""
+    found: list[float] = []
+    for directory in plans_in(plans):
+        with contextlib.suppress(PlanError):
+            registry = Registry(directory / _REGISTRY)
+            if registry.fact("tool") == tool:
+                found += registry.durations()
+    return found
+
+
+def _new_name(manifest: RunManifest, at: datetime) -> str:
+    """Says what the plan is and when it was made, and belongs to no other."""
+    name = _NOT_IN_A_NAME.sub("-", manifest.workflow_id.lower())[:40].strip("-") or "plan"
+    return f"{name}-{at:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _is_left(result: TaskResult, failed: bool) -> bool:
+    """Whether the case is to be run yet."""
+    if result.task_status in UNFINISHED:
+        return True
+    return failed and result.task_status is not TaskStatus.SUCCEEDED

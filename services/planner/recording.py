@@ -1,0 +1,134 @@
+"""Writes what the scheduler says into the registry, beside the event loop and many rows at once."""
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from services.executor.isolation.calls import Event
+from services.planner.registry import Registry
+from services.planner.rows import to_text
+from services.planner.tasks import Task, TaskResult, TaskStatus
+
+MOST_AT_ONCE: Final = 1_000
+_BEGUN: Final = (
+    "INSERT INTO runs (execution_id, case_index, attempt, task_id, status, began_at) "
+    "VALUES (?, ?, ?, ?, ?, ?)"
+)
+_RETRIED: Final = (
+    "UPDATE runs SET status = 'retried', ended_at = ? "
+    "WHERE execution_id = ? AND case_index = ? AND attempt = ?"
+)
+_ENDED: Final = (
+    "INSERT INTO runs (execution_id, case_index, attempt, task_id, status, began_at, ended_at, result) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (execution_id, case_index, attempt) DO UPDATE "
+    "SET status = excluded.status, ended_at = excluded.ended_at, result = excluded.result"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A statement, and what goes into it; a result becomes text where it is written."""
+
+    statement: str
+    values: tuple[Any, ...]
+    result: TaskResult | None = None
+
+
+class Recorder:
+    """A listener that keeps a row for each attempt of one sitting; an async context manager.
+
+    What it hears is on disk a few milliseconds later, and at the end of the block at the latest.
+
+    Args:
+        registry: to write to.
+        number: of the sitting.
+    """
+
+    def __init__(self, registry: Registry, number: int) -> None:
+        self._registry = registry
+        self._number = number
+        self._rows = queue.SimpleQueue[_Row | None]()
+        self._writer = threading.Thread(target=self._write, name="plan registry", daemon=True)
+        self._is_code_known = False
+        self.trouble: str | None = None
+        """Why rows can't be written any more."""
+
+    async def __aenter__(self) -> Self:
+        self._writer.start()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._rows.put(None)
+        await asyncio.to_thread(self._writer.join)
+
+    # -- a listener -------------------------------------------------------------------
+
+    def moved(self, task: Task) -> None:
+        """An attempt begins, or is to be followed by another; its end is told by `ended`."""
+        index, now = task.index, self._registry.now().isoformat()
+        match task.task_status:
+            case TaskStatus.RUNNING:
+                values = (self._number, index, task.attempt_count, task.task_id, "running", now)
+                self._rows.put(_Row(_BEGUN, values))
+            case TaskStatus.QUEUED if task.attempt_count:
+                self._rows.put(_Row(_RETRIED, (now, self._number, index, task.attempt_count)))
+
+    def ended(self, result: TaskResult) -> None:
+        """A case has its result; one that was cancelled before it began has no row, and is still to run."""
+        if result.attempt_count == 0 and result.task_status is TaskStatus.CANCELLED:
+            return
+        now = self._registry.now().isoformat()
+        index, status, attempt = result.index, result.task_status.value, result.attempt_count
+        began = result.started_at.isoformat() if result.started_at else None
+        values = (self._number, index, attempt, result.task_id, status, began, now)
+        self._rows.put(_Row(_ENDED, values, result))
+
+    def said(self, task: Task, event: Event) -> None:
+        """Not kept."""
+
+    def stopper(self, result: TaskResult) -> str | None:
+        """Stops a plan whose results can't be kept."""
+        return self.trouble
+
+    # -- the writer -------------------------------------------------------------------
+
+    def _write(self) -> None:
+        try:
+            with self._registry.connected() as file:
+                while rows := self._next():
+                    self._commit(file, rows)
+        except Exception as exc:  # whatever it is: the plan is stopped by it, in words
+            self.trouble = f"the registry can't be written: {exc}"
+
+    def _next(self) -> list[_Row]:
+        """Whatever is there, waiting for the first; nothing at the end."""
+        rows = []
+        row = self._rows.get()
+        while row is not None:
+            rows.append(row)
+            if self._rows.empty() or len(rows) == MOST_AT_ONCE:
+                return rows
+            row = self._rows.get()
+        if rows:
+            self._rows.put(None)  # the end, for the next time
+        return rows
+
+    def _commit(self, file: sqlite3.Connection, rows: Sequence[_Row]) -> None:
+        file.execute("BEGIN IMMEDIATE")
+        for row in rows:
+            text = () if row.result is None else (to_text(row.result, self._registry.artifacts),)
+            file.execute(row.statement, row.values + text)
+        if not self._is_code_known and (digest := _code_of(rows)):
+            file.execute("INSERT OR IGNORE INTO facts VALUES ('tool_digest', ?)", (digest,))
+            self._is_code_known = True
+        file.execute("COMMIT")
+
+
+def _code_of(rows: Sequence[_Row]) -> str | None:
+    """The digest of the code that the first of them ran."""
+    executions = (row.result.execution for row in rows if row.result is not None)
+    return next((one.tool_digest for one in executions if one is not None and one.tool_digest), None)

@@ -1,0 +1,77 @@
+"""A report as one HTML page that needs nothing else."""
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any, Final
+
+import jinja2
+
+from services.planner.report.choice import chosen_axes, chosen_values, label, sample_of
+from services.planner.report.findings import Findings, Group, Summary
+from services.planner.report.plots import findings_svg
+from services.planner.report.summary import times
+from services.planner.report.timeline import timeline_svg
+from shared.documents import printable
+
+TEMPLATE: Final = "report.html.j2"
+MOST_GROUPS: Final = 500
+MOST_FAILURES: Final = 200
+MAX_MESSAGE: Final = 500
+
+
+def page(found: Findings, axes: tuple[str, str] | None = None, values: Sequence[str] = ()) -> str:
+    """The page.
+
+    Raises:
+        PlanError: there is no such parameter or value to draw.
+    """
+    over, shown = chosen_axes(found.groups, axes), chosen_values(found.groups, values)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": _number, "message": _message, "parameters": _parameters}
+    text = resources.files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
+    rendered = environment.from_string(text).render(
+        found=found,
+        over=over,
+        values=shown,
+        plots=findings_svg(found.groups, over, shown),
+        timeline=timeline_svg(found.results),
+        times=times(found),
+        rows=[_row(group, shown) for group in found.groups[:MOST_GROUPS]],
+        failures=found.failures[:MOST_FAILURES],
+        kinds=_kinds(found),
+        datasets=any(group.case.dataset for group in found.groups),
+        scenarios=any(group.case.scenario for group in found.groups),
+    )
+    # Half a surrogate pair in a name or a message has no form in UTF-8.
+    return rendered.encode(errors="backslashreplace").decode() + "\n"
+
+
+def _row(group: Group, values: Sequence[str]) -> Mapping[str, Any]:
+    samples = [sample_of(group, name) for name in values]
+    return {"group": group, "summaries": [Summary.of(one) if one else None for one in samples]}
+
+
+def _kinds(found: Findings) -> list[tuple[str, int]]:
+    """How often each type of error ended a case, the most frequent first."""
+    counts: dict[str, int] = {}
+    for one in found.failures:
+        kind = one.error_type or str(one.task_status)
+        counts[kind] = counts.get(kind, 0) + 1
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "\u2013"
+    return f"{value:,.0f}" if 1e3 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
+def _message(text: str | None) -> str:
+    text = text or ""
+    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 3] + "..."
+
+
+def _parameters(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{printable(name)}={label(one)}" for name, one in values.items())

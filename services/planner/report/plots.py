@@ -1,0 +1,181 @@
+"""The plots of a report as SVG, the same bytes for the same values."""
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from services.planner.report.choice import is_number, key_of, label, ordered, sample_of
+from services.planner.report.findings import Group
+
+SETTINGS: Final[dict[Any, Any]] = {
+    "svg.hashsalt": "fullsend",
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.grid": False,
+    "image.cmap": "viridis",
+    "text.parse_math": False,  # a name with a dollar in it is a name
+}
+NO_METADATA: Final = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+MOST_TICKS: Final = 25
+MOST_GROUPS: Final = 40
+MOST_WRITTEN_CELLS: Final = 100
+SPARSE: Final = 4
+"""A map with so many times more places than points is drawn as points."""
+
+
+def findings_svg(groups: Sequence[Group], axes: Sequence[str], values: Sequence[str]) -> str:
+    """For each value a map over the parameters, and how it is distributed in each group; "" for no value."""
+    if not values:
+        return ""
+    with _drawing():
+        figure = Figure(figsize=(11, 3.6 * len(values)), layout="constrained")
+        for (left, right), name in zip(figure.subplots(len(values), 2, squeeze=False), values, strict=True):
+            _draw_map(figure, left, groups, axes, name)
+            _draw_distribution(right, groups, name)
+        return svg(figure)
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    with mpl.rc_context(), warnings.catch_warnings():
+        mpl.rcdefaults()  # or the reader's own matplotlibrc would show
+        mpl.rcParams.update(SETTINGS)
+        # The browser has the glyphs that the font here lacks.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+drawing: Final[Callable[[], Any]] = _drawing
+"""Inside this block, figures look the same everywhere."""
+
+
+def svg(figure: Figure) -> str:
+    """A figure as an `<svg>` element for a page."""
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", metadata=NO_METADATA)
+    text = file.getvalue().decode()
+    # What is before the element belongs to a file of its own; and several figures number their parts alike.
+    return re.sub(r'<g id="\w+_\d+">', "<g>", text[text.index("<svg") :])
+
+
+# -- over parameters ------------------------------------------------------------------
+
+
+def _draw_map(figure: Figure, axes: Axes, groups: Sequence[Group], names: Sequence[str], value: str) -> None:
+    points = [(group, sample) for group in groups if (sample := sample_of(group, value))]
+    points = [one for one in points if all(name in one[0].parameters for name in names)]
+    axes.set_title(f"mean of {label(value)}")
+    match list(names):
+        case [] if points:
+            axes.set_title(f"{label(value)}: no parameter varies")
+            axes.axis("off")
+        case [name] if points:
+            _draw_line(axes, points, name)
+        case [x, y] if points:
+            means = [
+                (group.parameters[x], group.parameters[y], float(np.mean(sample))) for group, sample in points
+            ]
+            _draw_plane(figure, axes, means)
+            axes.set_ylabel(label(y))
+            axes.set_xlabel(label(x))
+        case _:
+            axes.axis("off")
+
+
+def _draw_line(axes: Axes, points: Sequence[tuple[Group, list[float]]], name: str) -> None:
+    """The mean, the least and the most for each value of one parameter."""
+    values = ordered([group.parameters[name] for group, _ in points])
+    samples: dict[bytes, list[float]] = {key_of(one): [] for one in values}
+    for group, sample in points:
+        samples[key_of(group.parameters[name])] += sample
+    places = values if all(map(is_number, values)) else list(range(len(values)))
+    found = [samples[key_of(one)] for one in values]
+    means = [float(np.mean(one)) for one in found]
+    axes.fill_between(
+        places, [min(one) for one in found], [max(one) for one in found], alpha=0.2, linewidth=0
+    )
+    axes.plot(places, means, "o-")
+    axes.set_xlabel(label(name))
+    if places is not values:
+        _ticks(axes.set_xticks, values, 0.0)
+
+
+def _draw_plane(figure: Figure, axes: Axes, points: Sequence[tuple[Any, Any, float]]) -> None:
+    xs, ys = ordered([x for x, _, _ in points]), ordered([y for _, y, _ in points])
+    is_sparse = len(xs) * len(ys) > SPARSE * len(points)
+    if is_sparse and all(map(is_number, [*xs, *ys])):
+        found_x, found_y, found_z = zip(*points, strict=True)
+        dots = axes.scatter(found_x, found_y, c=found_z, s=14)
+        figure.colorbar(dots, ax=axes)
+        return
+    cells = _cells(points, xs, ys)
+    mesh = axes.pcolormesh(cells, edgecolors="white", linewidth=0.5, rasterized=cells.size > 2_500)
+    figure.colorbar(mesh, ax=axes)
+    _ticks(axes.set_xticks, xs, 0.5)
+    _ticks(axes.set_yticks, ys, 0.5)
+    if cells.size <= MOST_WRITTEN_CELLS:
+        _write(axes, cells)
+
+
+def _cells(points: Sequence[tuple[Any, Any, float]], xs: Sequence[Any], ys: Sequence[Any]) -> Any:
+    """The mean in each cell; masked where there is no point."""
+    columns = {key_of(x): number for number, x in enumerate(xs)}
+    rows = {key_of(y): number for number, y in enumerate(ys)}
+    found: dict[tuple[int, int], list[float]] = {}
+    for x, y, z in points:
+        found.setdefault((rows[key_of(y)], columns[key_of(x)]), []).append(z)
+    cells = np.full((len(ys), len(xs)), np.nan)
+    for place, sample in found.items():
+        cells[place] = np.mean(sample)
+    return np.ma.masked_invalid(cells)
+
+
+def _write(axes: Axes, cells: Any) -> None:
+    middle = (float(cells.min()) + float(cells.max())) / 2
+    for (row, column), cell in np.ndenumerate(cells):
+        if cell is not np.ma.masked:
+            color = "black" if cell > middle else "white"
+            axes.text(
+                column + 0.5, row + 0.5, f"{cell:.3g}", ha="center", va="center", color=color, fontsize=8
+            )
+
+
+def _ticks(place: Callable[..., Any], values: Sequence[Any], shift: float) -> None:
+    """Label the middle of each place, or of every n-th if they are too many."""
+    step = -(-len(values) // MOST_TICKS)
+    shown = range(0, len(values), step)
+    place([number + shift for number in shown], [label(values[number]) for number in shown])
+
+
+# -- over replicates ------------------------------------------------------------------
+
+
+def _draw_distribution(axes: Axes, groups: Sequence[Group], value: str) -> None:
+    found = [(group.number, sample) for group in groups if (sample := sample_of(group, value))]
+    axes.set_title(f"{label(value)} over replicates")
+    if not found:
+        axes.axis("off")
+    elif 1 < len(found) <= MOST_GROUPS:
+        _draw_boxes(axes, found)
+        axes.set_xlabel("case, by its number in the table")
+        axes.set_ylabel(label(value))
+    else:
+        axes.hist([one for _, sample in found for one in sample], bins=30)
+        axes.set_xlabel(label(value))
+        axes.set_ylabel("replicates")
+
+
+def _draw_boxes(axes: Axes, found: Sequence[tuple[int, list[float]]]) -> None:
+    places = range(1, len(found) + 1)
+    axes.boxplot([sample for _, sample in found], positions=list(places), widths=0.6, showfliers=False)
+    for place, (_, sample) in zip(places, found, strict=True):
+        axes.plot([place] * len(sample), sample, ".", color="tab:blue", alpha=0.6, markersize=5)
+    _ticks(lambda at, labels: axes.set_xticks(at, labels), [number for number, _ in found], 1.0)

@@ -1,0 +1,157 @@
+"""A plan's cases as a table, one row each, with a column for every parameter and every scalar result."""
+
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from services.planner.returned import flat
+from services.planner.tasks import TaskResult
+
+MAX_RESULT_COLUMNS: Final = 500
+MAX_TEXT: Final = 1_000
+INT64: Final = range(-(2**63), 2**63)
+_SPECIAL: Final = re.compile('[",\r\n]')
+TIMES: Final = ("started_at", "finished_at", "seconds")
+"""The last columns, and the only ones that differ between two executions of the same plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Columns of equal length by name, in their order; None where a row has nothing."""
+
+    columns: Mapping[str, Sequence[Any]]
+    rows: int
+
+    def names(self, beginning: str) -> list[str]:
+        """The columns whose names begin so."""
+        return [name for name in self.columns if name.startswith(beginning)]
+
+
+def table_of(results: Sequence[TaskResult], returns: Sequence[Any]) -> tuple[Table, int]:
+    """The table, and how many members of results it leaves out for want of room.
+
+    Args:
+        results: in the order of the rows.
+        returns: what the tool returned for each.
+    """
+    rows = [_row(result, value) for result, value in zip(results, returns, strict=True)]
+    known = list(dict.fromkeys(name for row in rows for name in row))
+    parameters = [name for name in known if name.startswith("param.")]
+    members = [name for name in known if name.partition(".")[0] == "result"]
+    shown = members[:MAX_RESULT_COLUMNS]
+    names = [*_ABOUT, *parameters, *_END, *shown, *TIMES]
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    return Table(columns, len(rows)), len(members) - len(shown)
+
+
+_ABOUT: Final = ("index", "dataset", "scenario", "replicate", "seed")
+_END: Final = ("status", "attempts", "error_type", "error")
+
+
+def _row(result: TaskResult, value: Any) -> dict[str, Any]:
+    case = result.case
+    about = (result.index, case.dataset, case.scenario, case.replicate, case.seed)
+    end = (str(result.task_status), result.attempt_count, result.error_type, result.error_message)
+    times = (result.started_at, result.finished_at, result.execution_time)
+    row = {
+        **dict(zip(_ABOUT, about, strict=True)),
+        **(dict(flat(case.parameters, "param")) if case.parameters else {}),
+        **dict(zip(_END, end, strict=True)),
+        **{name: one for name, one in flat(value, "result") if _is_scalar(one)},
+        **dict(zip(TIMES, times, strict=True)),
+    }
+    return {name: _short(one) for name, one in row.items()}
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str)
+
+
+def _short(value: Any) -> Any:
+    """As a cell has it: lists and objects as JSON, no endless texts, and nothing that UTF-8 can't hold."""
+    if isinstance(value, list | dict):
+        value = json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, str):
+        return value
+    text = value.encode(errors="backslashreplace").decode()
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 3] + "..."
+
+
+# -- CSV ------------------------------------------------------------------------------
+
+
+def csv_text(table: Table) -> str:
+    """The table as CSV: `true` and `false`, times by ISO 8601, nothing where there is nothing."""
+    columns = [map(_cell, column) for column in table.columns.values()]
+    lines = [map(_short, table.columns), *zip(*columns, strict=True)]
+    return "".join(",".join(map(_quoted, line)) + "\n" for line in lines)
+
+
+def _quoted(text: str) -> str:
+    """By hand, as the library quotes a return that ends no line only where it ends the lines."""
+    return f'"{text.replace(chr(34), chr(34) * 2)}"' if _SPECIAL.search(text) else text
+
+
+def _cell(value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case datetime():
+            return value.isoformat()
+        case _:
+            return str(value)
+
+
+# -- Parquet --------------------------------------------------------------------------
+
+
+def parquet_bytes(table: Table) -> bytes:
+    """The table as Parquet, each column of the narrowest type that holds all its values."""
+    # Here, as it is slow to import.
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    types = {
+        bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string(),
+        datetime: pa.timestamp("us", tz="UTC"),
+    }  # fmt: skip
+    arrays = {}
+    for name, column in table.columns.items():
+        kind = _FIXED.get(name) or _kind(column)
+        values = [_as(kind, one) for one in column]
+        arrays[_short(name)] = pa.array(values, types[kind])
+    file = io.BytesIO()
+    parquet.write_table(pa.table(arrays), file)
+    return file.getvalue()
+
+
+_FIXED: Final[Mapping[str, type]] = {
+    "index": int, "dataset": str, "scenario": str, "replicate": int, "seed": int,
+    "status": str, "attempts": int, "error_type": str, "error": str,
+    "started_at": datetime, "finished_at": datetime, "seconds": float,
+}  # fmt: skip
+
+
+def _kind(column: Iterable[Any]) -> type:
+    """Text, unless all are truths, or all are numbers."""
+    values = [one for one in column if one is not None]
+    kinds = {type(one) for one in values}
+    if kinds == {bool}:
+        return bool
+    if kinds == {int} and all(one in INT64 for one in values):
+        return int
+    if kinds == {float} or (kinds == {int, float} and all(abs(one) <= 2**53 for one in values)):
+        return float
+    return str
+
+
+def _as(kind: type, value: Any) -> Any:
+    if value is None or kind is datetime:
+        return value
+    return _cell(value) if kind is str else kind(value)

@@ -1,0 +1,169 @@
+"""What cases came to, for those who collect results: tokens, cost and outputs found, states translated."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
+
+from services.planner.execution import ExecutionResult
+from services.planner.tasks import RunStatistics, TaskResult, TaskStatus, TestResult, TestStatus
+from shared.errors import ArtifactError
+
+LOADED_MAX_BYTES = 1_000_000
+"""A stored result up to this size is loaded; of a larger one the reference is passed on."""
+
+OF_TASK: Final[Mapping[TaskStatus, TestStatus]] = {
+    TaskStatus.SUCCEEDED: TestStatus.SUCCESS,
+    TaskStatus.FAILED: TestStatus.FAILED,
+    TaskStatus.TIMEOUT: TestStatus.TIMEOUT,
+    TaskStatus.ERROR: TestStatus.ERROR,
+    TaskStatus.CANCELLED: TestStatus.ERROR,
+    TaskStatus.PENDING: TestStatus.ERROR,
+    TaskStatus.QUEUED: TestStatus.ERROR,
+    TaskStatus.RUNNING: TestStatus.ERROR,
+}
+OF_TEST: Final[Mapping[TestStatus, TaskStatus]] = {
+    TestStatus.SUCCESS: TaskStatus.SUCCEEDED,
+    TestStatus.FAILED: TaskStatus.FAILED,
+    TestStatus.TIMEOUT: TaskStatus.TIMEOUT,
+    TestStatus.ERROR: TaskStatus.ERROR,
+}
+NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+class ResultConverter:
+    """Makes test results of task results.  Loads stored results, so it may wait for a disk or a network."""
+
+    @staticmethod
+    def convert(task_result: TaskResult, metadata: Mapping[str, Any] = NOTHING) -> TestResult:
+        """The test result.
+
+        Args:
+            task_result: what a case came to.
+            metadata: of the plan; the case's own goes before it, what a custom function says before
+                both, and `dataset`, `scenario`, `attempt_count` and `task_status` before all.
+
+        Raises:
+            ValueError: `task_result` is None.
+        """
+        if task_result is None:
+            raise ValueError("task_result cannot be None")
+        said = task_result.test_result or _said(task_result)
+        return TestResult(
+            workflow_id=task_result.workflow_id,
+            execution_id=task_result.task_id,
+            timestamp=task_result.created_at,
+            status=OF_TASK[task_result.task_status],
+            execution_time=task_result.execution_time,
+            tokens_used=said.tokens_used,
+            cost=said.cost,
+            inputs=said.inputs,
+            outputs=said.outputs,
+            error_message=task_result.error_message,
+            dataset=task_result.dataset,
+            metadata={
+                **metadata,
+                **task_result.case.metadata,
+                **said.metadata,
+                "dataset": task_result.case.dataset,
+                "scenario": task_result.case.scenario,
+                "attempt_count": task_result.attempt_count,
+                "task_status": task_result.task_status.value,
+            },
+        )
+
+    @staticmethod
+    def convert_batch(
+        task_results: Iterable[TaskResult], metadata: Mapping[str, Any] = NOTHING
+    ) -> list[TestResult]:
+        """The test results, in the same order.  Raises `ValueError` if there is None for it or in it."""
+        if task_results is None:
+            raise ValueError("task_results cannot be None")
+        return [ResultConverter.convert(one, metadata) for one in task_results]
+
+
+def tokens_in(value: Any) -> int:
+    """The `tokens_used` of a tool's result, 0 where it says nothing that makes sense."""
+    number = _number(value, "tokens_used")
+    return int(number)
+
+
+def cost_in(value: Any) -> float:
+    """The `cost` in a tool's result, 0 where it says nothing that makes sense."""
+    return float(_number(value, "cost"))
+
+
+def outputs_of(value: Any) -> Mapping[str, Any]:
+    """A tool's result as an object: as it is, or as the member `result` of one."""
+    return value if isinstance(value, Mapping) else {"result": value}
+
+
+def statistics_of(results: Sequence[TaskResult], wall_time: float) -> RunStatistics:
+    """How cases that have all ended did so."""
+    counted = Counter(one.task_status for one in results)
+    return RunStatistics(
+        total=len(results),
+        succeeded=counted[TaskStatus.SUCCEEDED],
+        failed=counted[TaskStatus.FAILED],
+        timeout=counted[TaskStatus.TIMEOUT],
+        cancelled=counted[TaskStatus.CANCELLED],
+        error=counted[TaskStatus.ERROR],
+        attempts=sum(one.attempt_count for one in results),
+        execution_time=math.fsum(one.execution_time for one in results),
+        wall_time=wall_time,
+    )
+
+
+def _said(result: TaskResult) -> TestResult:
+    """What a tool that a backend executed says, in the same words as a custom function."""
+    value = None if result.execution is None else _value(result.execution)
+    is_there = value is not None or result.task_status is TaskStatus.SUCCEEDED
+    return TestResult(
+        workflow_id=result.workflow_id,
+        execution_id=result.task_id,
+        timestamp=result.created_at,
+        status=OF_TASK[result.task_status],
+        execution_time=result.execution_time,
+        tokens_used=tokens_in(value),
+        cost=cost_in(value),
+        inputs=result.case.parameters,
+        outputs=outputs_of(value) if is_there else {},
+    )
+
+
+def _value(execution: ExecutionResult) -> Any:
+    """What the tool returned; its reference where it is too large, or can't be loaded."""
+    text = execution.result
+    if text is None:
+        return None
+    if text.startswith("cas://"):
+        content = _loaded(execution, text)
+        if content is None:
+            return text
+        text = content.decode(errors="replace")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _loaded(execution: ExecutionResult, reference: str) -> bytes | None:
+    content = bytearray()
+    try:
+        with execution.loader.open(reference) as chunks:
+            for chunk in chunks:
+                content += chunk
+                if len(content) > LOADED_MAX_BYTES:
+                    return None
+    except (ArtifactError, OSError):
+        return None
+    return bytes(content)
+
+
+def _number(value: Any, name: str) -> float:
+    number = value.get(name) if isinstance(value, Mapping) else None
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return 0
+    return number if math.isfinite(number) and number >= 0 else 0

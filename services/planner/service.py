@@ -1,0 +1,116 @@
+"""One call from a plan to its results, for those who collect them."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+from typing import Any
+
+from services.planner.backends import Backend
+from services.planner.backends.local import LocalBackend
+from services.planner.calling import run_to_end
+from services.planner.cancellation import CancellationToken
+from services.planner.execution import Executor
+from services.planner.models import RunManifest
+from services.planner.results import ResultConverter
+from services.planner.scheduler import TaskScheduler, new_id, utc_now
+from services.planner.tasks import Task, TestResult
+from services.planner.workbench import Places, Workbench
+from shared.errors import ExecutorException
+
+LOCAL_CAPACITY = 32
+"""Processes of this machine that a plan gets at most, whatever concurrency it asks for."""
+
+
+class ExecutorService:
+    """Executes plans, and returns their results in one form.
+
+    Args:
+        task_execution_func: executes the cases; see `services.planner.attempts.ByFunction`.
+        backend: executes them instead: one that is ready in the event loop that this is called in,
+            or a function that makes one, which is opened for the time of each call.  With
+            neither, the tools are called in isolated processes of this machine.
+        now_fn, sleep_fn, id_fn: clock, sleep and ids; see `services.planner.scheduler.TaskScheduler`.
+        places: where the processes of this machine find tools and keep artifacts.
+
+    Raises:
+        ValueError: there are both a function and a backend.
+    """
+
+    def __init__(
+        self,
+        task_execution_func: Callable[[Task], Any] | None = None,
+        backend: Executor | Callable[[], Backend] | None = None,
+        now_fn: Callable[[], datetime] = utc_now,
+        sleep_fn: Callable[[float], Any] = asyncio.sleep,
+        id_fn: Callable[[], str] = new_id,
+        places: Places = Places(),  # noqa: B008, it can't be changed
+    ) -> None:
+        if task_execution_func is not None and backend is not None:
+            raise ValueError("a service takes a task_execution_func or a backend, not both")
+        self._function = task_execution_func
+        self._backend = backend
+        self._now_fn = now_fn
+        self._sleep_fn = sleep_fn
+        self._id_fn = id_fn
+        self._places = places
+
+    def execute_test_plan(
+        self, manifest: RunManifest, token: CancellationToken | None = None
+    ) -> list[TestResult]:
+        """The same as `execute_test_plan_async`, from a thread that waits for it.
+
+        May be called in a running event loop too, which stands still meanwhile.
+        """
+        return run_to_end(lambda: self.execute_test_plan_async(manifest, token))
+
+    async def execute_test_plan_async(
+        self, manifest: RunManifest, token: CancellationToken | None = None
+    ) -> list[TestResult]:
+        """Execute all cases of a plan; a result for each, in their order, whatever happens.
+
+        Args:
+            manifest: the plan.
+            token: stops it when it is cancelled, from any thread.
+
+        Raises:
+            ValueError: `manifest` is None.
+            ExecutorException: it has no cases, and nothing that makes any.
+            FullsendError: its cases can't be made, or the backend can't be opened.
+        """
+        if manifest is None:
+            raise ValueError("manifest cannot be None")
+        if not manifest.cases and manifest.sweep is None:
+            raise ExecutorException("RunManifest.cases cannot be empty")
+        async with self._executing(manifest) as backend:
+            scheduler = TaskScheduler(
+                backend,
+                task_execution_func=self._function,
+                now_fn=self._now_fn,
+                sleep_fn=self._sleep_fn,
+                id_fn=self._id_fn,
+            )
+            execution = await scheduler.run_manifest_async(manifest, token)
+        return await asyncio.to_thread(
+            ResultConverter.convert_batch, execution.task_results, manifest.metadata
+        )
+
+    @contextlib.asynccontextmanager
+    async def _executing(self, manifest: RunManifest) -> AsyncIterator[Executor | None]:
+        """The backend for one plan, None when a function executes it."""
+        backend = self._backend
+        if self._function is not None:
+            yield None
+        elif backend is None:
+            async with self._local(manifest) as opened:
+                yield opened
+        elif callable(backend):
+            async with backend() as opened:
+                yield opened
+        else:
+            yield backend
+
+    def _local(self, manifest: RunManifest) -> LocalBackend:
+        capacity = min(manifest.execution_policy.concurrency, LOCAL_CAPACITY)
+        return LocalBackend(Workbench(self._places, capacity, os.environ), capacity)

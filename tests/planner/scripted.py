@@ -1,0 +1,145 @@
+"""A backend that does what a test says, and plans for it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from services.executor.isolation.calls import Event, Report
+from services.executor.outcome import Status
+from services.planner.execution import ErrorInfo, Execution, ExecutionResult
+from services.planner.models import ExecutionPolicy, RunManifest, TestCase
+from services.planner.tasks import Task, TaskResult, TaskStatus
+
+Script = Callable[[Execution, asyncio.Event], Awaitable[Any]]
+
+
+def result(
+    call: Execution,
+    status: Status = Status.COMPLETED,
+    *,
+    value: str | None = "1",
+    error: str | None = None,
+    retryable: bool = False,
+) -> ExecutionResult:
+    """What the backend may return for the call; `error` is the type of one."""
+    return ExecutionResult(
+        run_id=call.options.run_id,
+        status=status,
+        storage_type="memory",
+        storage_base="memory://",
+        result=value if status is Status.COMPLETED else None,
+        error=ErrorInfo(error, "as the test says", retryable=retryable) if error else None,
+        parameters=call.parameters,
+        seed=call.options.policy.seed,
+    )
+
+
+async def success(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
+    """Return at once."""
+    return result(call)
+
+
+async def until_cancelled(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
+    """Run until somebody asks for the end."""
+    await cancel.wait()
+    return result(call, Status.CANCELLED, error="RunCancelledError")
+
+
+class Scripted:
+    """A backend of one script; knows what was called, and how many calls there were at once."""
+
+    def __init__(self, script: Script = success, capacity: int = 100) -> None:
+        self.capacity = capacity
+        self.calls: list[Execution] = []
+        self.busy = 0
+        self.most_busy = 0
+        self.begun = asyncio.Event()
+        self._script = script
+
+    async def run(
+        self, call: Execution, *, report: Report | None = None, cancel: asyncio.Event | None = None
+    ) -> ExecutionResult:
+        """Do as the script says."""
+        assert cancel is not None
+        self.calls.append(call)
+        self.busy += 1
+        self.most_busy = max(self.busy, self.most_busy)
+        self.begun.set()
+        try:
+            return await self._script(call, cancel)  # type: ignore[no-any-return]
+        finally:
+            self.busy -= 1
+
+    @property
+    def numbers(self) -> list[int]:
+        """The parameter `n` of each call, in their order."""
+        return [call.parameters["n"] for call in self.calls]
+
+
+class Recorded:
+    """Remembers all that a listener hears."""
+
+    def __init__(self) -> None:
+        self.moves: list[tuple[int, TaskStatus]] = []
+        self.results: list[TaskResult] = []
+        self.events: list[Event] = []
+
+    def moved(self, task: Task) -> None:
+        """Note the state."""
+        self.moves.append((task.index, task.task_status))
+
+    def ended(self, result: TaskResult) -> None:
+        """Note the result."""
+        self.results.append(result)
+
+    def said(self, task: Task, event: Event) -> None:
+        """Note the event."""
+        self.events.append(event)
+
+    @property
+    def transitions(self) -> list[tuple[TaskStatus, TaskStatus]]:
+        """From which state to which, one for each move."""
+        before: dict[int, TaskStatus] = {}
+        found = []
+        for index, status in self.moves:
+            found.append((before.get(index, TaskStatus.PENDING), status))
+            before[index] = status
+        return found
+
+
+class FakeTime:
+    """A clock that only its own sleep moves."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2030, 1, 1, tzinfo=UTC)
+        self.slept: list[float] = []
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    @property
+    def seconds(self) -> float:
+        """How long it has slept in all."""
+        return sum(self.slept)
+
+    async def sleep(self, seconds: float) -> None:
+        """Move the clock."""
+        self.slept.append(seconds)
+        self.now += timedelta(seconds=seconds)
+        await asyncio.sleep(0)
+
+
+def plan(cases: int, **policy: Any) -> RunManifest:
+    """A plan whose cases are numbered by their parameter `n`."""
+    return RunManifest(
+        workflow_id="the plan",
+        tool="tool",
+        cases=tuple(TestCase(parameters={"n": number}, dataset=f"d{number}") for number in range(cases)),
+        execution_policy=ExecutionPolicy.model_validate(policy),
+    )
+
+
+def states(results: Any) -> list[str]:
+    """The state of each result."""
+    return [one.task_status.value for one in results.task_results]

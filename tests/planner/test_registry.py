@@ -1,0 +1,302 @@
+"""A plan's registry: what is noted, by whom, and what of it is stale."""
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.executor.outcome import Status
+from services.planner.execution import ErrorInfo, ExecutionResult
+from services.planner.models import TestCase
+from services.planner.ownership import Owner, alone
+from services.planner.recording import Recorder
+from services.planner.registry import Registry
+from services.planner.rows import from_text, to_text
+from services.planner.standing import PlanState, standing
+from services.planner.tasks import Task, TaskResult, TaskStatus, TestResult, TestStatus
+from shared.errors import ContractError, PlanError
+
+NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
+ROOT = Path(__file__).parents[2]
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+objects = st.dictionaries(st.text(), json_values, max_size=3)
+moments = st.datetimes(timezones=st.just(UTC))
+cases = st.builds(
+    TestCase, dataset=st.text(), scenario=st.text(), parameters=objects, metadata=objects,
+    seed=st.none() | st.integers(0, 2**63 - 1), replicate=st.integers(0, 9),
+)  # fmt: skip
+executions = st.builds(
+    ExecutionResult, run_id=st.text(), status=st.sampled_from(Status), storage_type=st.just("local"),
+    storage_base=st.sampled_from(["/plan/artifacts", "/elsewhere"]), result=st.none() | st.text(),
+    artifacts=st.dictionaries(st.text(), st.text(), max_size=2), parameters=objects,
+    error=st.none() | st.builds(ErrorInfo, st.text(), st.text(), st.text(), st.booleans()),
+    seed=st.none() | st.integers(0, 9), execution_time_ms=st.none() | st.integers(0, 9),
+)  # fmt: skip
+test_results = st.builds(
+    TestResult, workflow_id=st.text(), execution_id=st.text(), timestamp=moments,
+    status=st.sampled_from(TestStatus), execution_time=st.floats(0, 9), inputs=objects, outputs=objects,
+)  # fmt: skip
+task_results = st.builds(
+    TaskResult, task_id=st.text(), workflow_id=st.text(), index=st.integers(0, 99), case=cases,
+    task_status=st.sampled_from(TaskStatus), created_at=moments, started_at=st.none() | moments,
+    finished_at=st.none() | moments, execution_time=st.floats(0, 9), attempt_count=st.integers(0, 9),
+    error_type=st.none() | st.text(), error_message=st.none() | st.text(),
+    execution=st.none() | executions, test_result=st.none() | test_results,
+)  # fmt: skip
+
+
+def make(folder: Path, count: int = 3) -> Registry:
+    """A registry of so many cases."""
+    facts = {"workflow_id": "w", "created_at": NOON.isoformat()}
+    Registry.create(folder / "r.sqlite", [TestCase(parameters={"n": n}) for n in range(count)], facts)
+    return Registry(folder / "r.sqlite", str(folder / "artifacts"))
+
+
+def task(index: int, attempt: int = 1, status: TaskStatus = TaskStatus.RUNNING) -> Task:
+    """A case on its way."""
+    case = TestCase(parameters={"n": index})
+    return Task(f"t{index}", "w", "tool", index, case, NOON, status, attempt_count=attempt, started_at=NOON)
+
+
+def result(index: int, status: TaskStatus = TaskStatus.SUCCEEDED, attempts: int = 1) -> TaskResult:
+    """What a case came to."""
+    one = task(index)
+    return TaskResult(one.task_id, "w", index, one.case, status, NOON, NOON, NOON, 0.5, attempts)
+
+
+# -- rows -----------------------------------------------------------------------------
+
+
+@given(task_results)
+def test_a_result_is_the_same_after_it_was_written(one: TaskResult) -> None:
+    assert from_text(to_text(one, "/plan/artifacts"), "/plan/artifacts") == one
+
+
+@given(executions)
+def test_an_execution_is_the_same_after_it_was_written(one: ExecutionResult) -> None:
+    assert ExecutionResult.from_json(one.to_json()) == one
+
+
+def test_a_result_moves_with_the_plans_artifacts_and_no_others() -> None:
+    execution = ExecutionResult("r", Status.COMPLETED, "local", "/plan/artifacts")
+    inside = replace(result(0), execution=execution)
+    outside = replace(result(0), execution=execution.moved_to("/fleet"))
+
+    moved = [from_text(to_text(one, "/plan/artifacts"), "/new/artifacts") for one in (inside, outside)]
+
+    assert [one.execution and one.execution.storage_base for one in moved] == ["/new/artifacts", "/fleet"]
+
+
+def test_what_a_custom_function_returned_is_kept_as_far_as_json_can() -> None:
+    odd = TestResult("w", "e", NOON, TestStatus.SUCCESS, 1.0, outputs={"n": 1, "odd": {3}})
+
+    read = from_text(to_text(replace(result(0), test_result=odd), ""), "")
+
+    assert read.test_result is not None
+    assert read.test_result.outputs == {"n": 1, "odd": "{3}"}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"index": 3, "execution": {"run_id": "r"}}'])
+def test_a_row_that_cant_be_read_says_so(text: str) -> None:
+    with pytest.raises(ContractError, match="can't be read"):
+        from_text(text, "")
+
+
+# -- sittings -------------------------------------------------------------------------
+
+
+async def test_each_attempt_has_a_row_and_the_last_one_counts(tmp_path: Path) -> None:
+    registry = make(tmp_path)
+
+    for status in (TaskStatus.FAILED, TaskStatus.SUCCEEDED):
+        number = registry.begin("local", 1)
+        async with Recorder(registry, number) as recorder:
+            recorder.moved(task(1))
+            recorder.moved(task(1, 1, TaskStatus.QUEUED))
+            recorder.moved(task(1, 2))
+            recorder.ended(result(1, status, attempts=2))
+        registry.end(number, None)
+
+    assert _column(registry, "status") == ["retried", "failed", "retried", "succeeded"]
+    assert registry.counts() == {"pending": 2, "succeeded": 1}
+    assert [one.task_status for one in registry.results()] == ["pending", "succeeded", "pending"]
+    assert [one.task_status for one in registry.history()] == ["failed", "succeeded"]
+    assert registry.durations() == [0.5]
+
+
+async def test_a_case_cancelled_before_it_began_leaves_what_was_known(tmp_path: Path) -> None:
+    registry = make(tmp_path)
+    async with Recorder(registry, registry.begin("local", 3)) as recorder:
+        recorder.ended(result(0, TaskStatus.CANCELLED, attempts=0))
+        recorder.ended(result(1, TaskStatus.CANCELLED, attempts=1))
+
+    assert [one.task_status for one in registry.results()] == ["pending", "cancelled", "pending"]
+
+
+async def test_many_writers_lose_nothing(tmp_path: Path) -> None:
+    registry, sittings, each = make(tmp_path, 100), 6, 100
+    numbers = [registry.begin("local", each) for _ in range(sittings)]
+
+    def write(number: int) -> None:
+        async def record() -> None:
+            async with Recorder(Registry(registry.path), number) as recorder:
+                for index in range(each):
+                    recorder.moved(task(index))
+                    recorder.ended(result(index))
+                    Registry(registry.path).beat(number) if index % 10 == 0 else None
+
+        asyncio.run(record())
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in numbers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        await asyncio.to_thread(thread.join)
+
+    assert _column(registry, "status") == ["succeeded"] * sittings * each
+
+
+async def test_trouble_with_the_file_stops_the_plan(tmp_path: Path) -> None:
+    registry = make(tmp_path)
+    number = registry.begin("local", 3)
+    with closing(sqlite3.connect(registry.path)) as file:
+        file.execute("DROP TABLE runs")
+
+    async with Recorder(registry, number) as recorder:
+        recorder.moved(task(0))
+
+    assert recorder.stopper(result(0)) is not None
+    assert str(recorder.trouble).startswith("the registry can't be written: ")
+
+
+def test_rows_of_a_vanished_owner_are_stale_then_lost(tmp_path: Path) -> None:
+    registry = make(tmp_path)
+    _elsewhere(registry, "INSERT INTO runs VALUES (1, 1, 2, 1, 't', 'running', '', NULL, NULL)")
+
+    stale = standing(registry)
+    number = registry.begin("local", 3)
+    after = standing(registry)
+
+    assert (stale.state, stale.stale, stale.running, stale.left) == (PlanState.STALE, 1, 0, 3)
+    assert (number, after.state, after.stale, after.left) == (2, PlanState.RUNNING, 0, 3)
+    assert _column(registry, "status") == ["lost"]
+    [lost] = registry.history()
+    assert (lost.index, lost.task_status, lost.attempt_count) == (2, TaskStatus.ERROR, 1)
+    assert lost.error_type == "PlannerLostError"
+
+
+def test_a_wish_to_end_reaches_the_owner_and_only_the_present_one(tmp_path: Path) -> None:
+    registry = make(tmp_path)
+    none = registry.ask_to_end("early")
+    first = registry.begin("local", 3)
+    asked = registry.ask_to_end("enough")
+
+    assert none is None
+    assert asked is not None
+    assert registry.beat(first) == "enough"
+    registry.end(first, "enough")
+    assert registry.ask_to_end("late") is None
+    assert registry.beat(registry.begin("local", 3)) is None
+
+
+def test_a_plan_whose_owner_is_gone_is_ended_by_who_cancels_it(tmp_path: Path) -> None:
+    registry = make(tmp_path)
+    _elsewhere(registry, "INSERT INTO runs VALUES (1, 1, 2, 1, 't', 'running', '', NULL, NULL)")
+
+    registry.ask_to_end("cancelled")
+
+    found = standing(registry)
+    assert (found.state, found.stale) == (PlanState.STOPPED, 0)
+    assert found.sitting is not None
+    assert found.sitting.stopped == "cancelled"
+
+
+def test_an_owner_that_cant_be_looked_at_is_known_by_what_was_heard_of_it() -> None:
+    other = Owner("another host", os.getpid(), "1")
+    reborn = replace(Owner.myself(), started="1")
+
+    assert Owner.myself().is_alive(NOON, NOON + timedelta(days=1))
+    assert not reborn.is_alive(NOON, NOON)
+    assert other.is_alive(NOON, NOON + timedelta(seconds=5))
+    assert not other.is_alive(NOON, NOON + timedelta(seconds=60))
+
+
+def test_rate_and_time_to_go_are_those_of_the_sitting(tmp_path: Path) -> None:
+    clock = [NOON]
+    registry = Registry(make(tmp_path, 10).path, now=lambda: clock[0])
+    number = registry.begin("local", 10)
+    with closing(sqlite3.connect(registry.path, isolation_level=None)) as file:
+        for index in range(4):
+            file.execute(
+                "INSERT INTO runs VALUES (NULL, ?, ?, 1, 't', 'succeeded', '', '', NULL)", (number, index)
+            )
+
+    clock[0] += timedelta(seconds=8)
+    found = standing(registry)
+
+    assert (found.rate_per_second, found.eta_seconds) == (0.5, 12.0)
+    assert (found.total, found.done, found.left) == (10, 4, 6)
+
+
+# -- files ----------------------------------------------------------------------------
+
+
+def test_only_one_holds_the_lock_and_the_other_is_told_who(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(alone(tmp_path / "lock"))
+        with pytest.raises(PlanError, match=rf"being executed by process {os.getpid()} on "):
+            stack.enter_context(alone(tmp_path / "lock"))
+
+    with alone(tmp_path / "lock"):
+        pass
+
+
+def test_a_registry_of_another_version_is_refused(tmp_path: Path) -> None:
+    registry = make(tmp_path)
+    with closing(sqlite3.connect(registry.path)) as file:
+        file.execute("PRAGMA user_version = 9")
+
+    with pytest.raises(PlanError, match="has version 9 of the registry; this program knows 1"):
+        registry.results()
+
+
+def test_what_is_no_registry_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.sqlite").write_text("just a text, long enough not to be taken for an empty file" * 20)
+
+    with pytest.raises(PlanError, match="there is no registry at"):
+        Registry(tmp_path / "nothing").results()
+    with pytest.raises(PlanError, match="file is not a database"):
+        Registry(tmp_path / "text.sqlite").results()
+    with pytest.raises(PlanError, match="is there already"):
+        Registry.create(make(tmp_path).path, [], {})
+
+
+def _elsewhere(registry: Registry, statement: str) -> None:
+    """Have another process take the plan up, and vanish."""
+    code = (
+        "import sqlite3, sys; from pathlib import Path; from services.planner.registry import Registry;"
+        "Registry(Path(sys.argv[1])).begin('local', 3);"
+        "file = sqlite3.connect(sys.argv[1]); file.execute(sys.argv[2]); file.commit()"
+    )
+    subprocess.run([sys.executable, "-c", code, str(registry.path), statement], check=True, cwd=ROOT)
+
+
+def _column(registry: Registry, name: str) -> list[str]:
+    with closing(sqlite3.connect(registry.path)) as file:
+        return [value for (value,) in file.execute(f"SELECT {name} FROM runs ORDER BY run")]

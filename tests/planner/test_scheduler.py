@@ -1,0 +1,419 @@
+"""The scheduler with a backend that does as it is told: order, places, pace, retries, endings."""
+
+import asyncio
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from services.executor.isolation.calls import Progress, Report
+from services.executor.outcome import Status
+from services.planner.cancellation import CancellationToken
+from services.planner.execution import Execution, ExecutionResult
+from services.planner.models import RunManifest, TestCase
+from services.planner.scheduler import TaskScheduler, utc_now
+from services.planner.tasks import TRANSITIONS, RunExecutionResult, TaskStatus
+from tests.planner.scripted import (
+    FakeTime,
+    Recorded,
+    Script,
+    Scripted,
+    plan,
+    result,
+    states,
+    until_cancelled,
+)
+
+
+async def perform(backend: Any, manifest: RunManifest, time: FakeTime, **options: Any) -> RunExecutionResult:
+    """Execute the plan in fake time."""
+    scheduler = TaskScheduler(backend, now_fn=time, sleep_fn=time.sleep, **options)
+    return await scheduler.run_manifest_async(manifest)
+
+
+@pytest.fixture
+def time() -> FakeTime:
+    return FakeTime()
+
+
+# -- results --------------------------------------------------------------------------
+
+
+async def test_results_are_in_the_order_of_the_cases(time: FakeTime) -> None:
+    ended: list[int] = []
+    gates = [asyncio.Event() for _ in range(4)]
+
+    async def last_first(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
+        number = call.parameters["n"]
+        if number < 3:
+            await gates[number + 1].wait()
+        gates[number].set()
+        ended.append(number)
+        return result(call, value=str(number))
+
+    found = await perform(Scripted(last_first), plan(4, concurrency=4), time)
+
+    assert ended == [3, 2, 1, 0]
+    assert [one.index for one in found.task_results] == [0, 1, 2, 3]
+    assert [one.execution.result for one in found.task_results if one.execution] == ["0", "1", "2", "3"]
+    assert [one.dataset for one in found.task_results] == ["d0", "d1", "d2", "d3"]
+    assert found.stopped is None
+
+
+async def test_a_backend_is_told_all_that_matters(time: FakeTime) -> None:
+    backend = Scripted()
+    manifest = plan(1, stop_conditions={"timeout_per_task": 7}, isolation="spawn").model_copy(
+        update={"cases": (TestCase(parameters={"n": 0}, seed=11),)}
+    )
+
+    found = await perform(backend, manifest, time)
+
+    (call,) = backend.calls
+    policy = call.options.policy
+    assert (call.tool, call.parameters) == ("tool", {"n": 0})
+    assert (policy.timeout_seconds, policy.isolation, policy.seed) == (7, "spawn", 11)
+    assert policy.max_attempts == 1
+    assert call.options.run_id == found.task_results[0].task_id
+
+
+async def test_statistics_count_how_cases_ended(time: FakeTime) -> None:
+    endings = [
+        (Status.COMPLETED, None),
+        (Status.FAILED, "ValueError"),
+        (Status.TIMEOUT, "ToolTimeoutError"),
+        (Status.LOST, "Lost"),
+        (Status.FAILED, "ToolCrashedError"),
+        (Status.CANCELLED, "RunCancelledError"),
+    ]
+
+    async def script(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
+        await time.sleep(2)
+        status, error = endings[call.parameters["n"]]
+        return result(call, status, error=error)
+
+    found = await perform(Scripted(script), plan(6), time)
+
+    assert states(found) == ["succeeded", "failed", "timeout", "error", "error", "cancelled"]
+    counted = found.statistics
+    assert (counted.total, counted.succeeded, counted.failed, counted.timeout) == (6, 1, 1, 1)
+    assert (counted.error, counted.cancelled, counted.unsuccessful, counted.attempts) == (2, 1, 4, 6)
+    assert (counted.execution_time, counted.wall_time) == (12, 12)
+    assert found.stopped is None, "one run was cancelled by somebody, not the plan"
+    first = found.task_results[1]
+    assert (first.execution_time, first.attempt_count) == (2, 1)
+    assert (first.error_type, first.error_message) == ("ValueError", "as the test says")
+
+
+async def test_a_plan_without_cases_comes_to_nothing(time: FakeTime) -> None:
+    found = await perform(Scripted(), plan(0), time)
+
+    assert (found.task_results, found.statistics.total, found.stopped) == ((), 0, None)
+
+
+async def test_clock_and_ids_are_the_callers(time: FakeTime) -> None:
+    ids = iter(["the run", "first", "second"])
+
+    found = await perform(Scripted(), plan(2), time, id_fn=lambda: next(ids))
+
+    assert found.run_id == "the run"
+    assert [one.task_id for one in found.task_results] == ["first", "second"]
+    assert {one.created_at for one in found.task_results} == {time.now}
+
+
+async def test_a_listener_hears_everything(time: FakeTime) -> None:
+    class Talking(Scripted):
+        async def run(
+            self, call: Execution, *, report: Report | None = None, cancel: asyncio.Event | None = None
+        ) -> ExecutionResult:
+            assert report is not None
+            report(Progress(1, 2, "half"))
+            return await super().run(call, report=report, cancel=cancel)
+
+    listener = Recorded()
+    found = await perform(Talking(), plan(1), time, listener=listener)
+
+    assert [status.value for _, status in listener.moves] == ["queued", "running", "succeeded"]
+    assert listener.events == [Progress(1, 2, "half")]
+    assert listener.results == list(found.task_results)
+
+
+# -- places ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "capacity", "given", "at_once"),
+    [(3, 100, None, 3), (8, 2, None, 2), (8, 100, 4, 4), (5, 0, None, 1)],
+)
+async def test_as_many_run_at_once_as_plan_and_backend_allow(
+    time: FakeTime, concurrency: int, capacity: int, given: int | None, at_once: int
+) -> None:
+    async def slowly(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return result(call)
+
+    backend = Scripted(slowly, capacity)
+    await perform(backend, plan(20, concurrency=concurrency), time, capacity=given)
+
+    assert backend.most_busy == at_once
+
+
+async def test_a_place_that_becomes_free_is_taken_at_once(time: FakeTime) -> None:
+    last_began = asyncio.Event()
+
+    async def first_waits_for_last(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
+        if call.parameters["n"] == 9:
+            last_began.set()
+        if call.parameters["n"] == 0:
+            await last_began.wait()
+        return result(call)
+
+    found = await perform(Scripted(first_waits_for_last), plan(10, concurrency=2, batch_size=2), time)
+
+    assert found.statistics.succeeded == 10
+
+
+# -- pace -----------------------------------------------------------------------------
+
+SIXTY_A_MINUTE = {"per_minute": 60, "burst": 5}
+
+
+async def test_eight_tasks_at_sixty_a_minute_with_a_burst_of_five_take_three_seconds(time: FakeTime) -> None:
+    found = await perform(Scripted(), plan(8, concurrency=8, rate_control=SIXTY_A_MINUTE), time)
+
+    assert found.statistics.succeeded == 8
+    assert time.seconds == pytest.approx(3)
+
+
+async def test_a_batch_larger_than_the_burst_works(time: FakeTime) -> None:
+    manifest = plan(20, concurrency=20, rate_control=SIXTY_A_MINUTE, batch_size=10, backoff_seconds=2)
+    found = await perform(Scripted(), manifest, time)
+
+    assert found.statistics.succeeded == 20
+    assert time.seconds == pytest.approx(15)
+
+
+async def test_retries_take_tokens_too(time: FakeTime) -> None:
+    async def once_more(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
+        return result(call, Status.FAILED, error="ConnectionError", retryable=True)
+
+    policy = {"max_attempts": 4, "backoff_seconds": 0}
+    manifest = plan(2, concurrency=2, rate_control=SIXTY_A_MINUTE, retry_policy=policy)
+    found = await perform(Scripted(once_more), manifest, time)
+
+    assert found.statistics.attempts == 8
+    assert time.seconds == pytest.approx(3)
+
+
+def _no_sleep(seconds: float) -> None:
+    """Comes back at once, and is no coroutine function."""
+
+
+@pytest.mark.parametrize("sleep", [_no_sleep, lambda seconds: asyncio.sleep(0)])
+async def test_a_clock_that_stands_still_keeps_nobody_waiting(sleep: Any) -> None:
+    now = datetime(2030, 1, 1)
+    policy = {"rate_control": {"per_minute": 1}, "batch_size": 3, "backoff_seconds": 60}
+    scheduler = TaskScheduler(Scripted(), now_fn=lambda: now, sleep_fn=sleep)
+
+    found = await scheduler.run_manifest_async(plan(10, concurrency=3, **policy))
+
+    assert found.statistics.succeeded == 10
+
+
+async def test_a_batch_begins_when_the_one_before_has_ended_and_a_pause_has_passed(time: FakeTime) -> None:
+    seen: list[tuple[int, float, int]] = []
+
+    async def noting(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
+        seen.append((call.parameters["n"], time.seconds, backend.busy))
+        await asyncio.sleep(0)
+        return result(call)
+
+    backend = Scripted(noting)
+    await perform(backend, plan(5, concurrency=5, batch_size=2, backoff_seconds=10), time)
+
+    assert [(number, seconds) for number, seconds, _ in seen] == [(0, 0), (1, 0), (2, 10), (3, 10), (4, 20)]
+    assert backend.most_busy == 2
+
+
+# -- retries --------------------------------------------------------------------------
+
+
+def failing(times: int, *, retryable: bool = True, status: Status = Status.FAILED) -> Script:
+    """Fails so often for each case, then succeeds."""
+    failed: dict[int, int] = {}
+
+    async def script(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
+        number = call.parameters["n"]
+        failed[number] = failed.get(number, 0) + 1
+        if failed[number] <= times:
+            return result(call, status, error="ConnectionError", retryable=retryable)
+        return result(call)
+
+    return script
+
+
+async def test_a_transient_error_is_retried_after_growing_pauses(time: FakeTime) -> None:
+    backend = Scripted(failing(3))
+    policy = {"max_attempts": 4, "backoff_seconds": 1, "backoff_multiplier": 3, "jitter": 0.5}
+
+    found = await perform(backend, plan(1, retry_policy=policy), time, dice=lambda: 0.75)
+
+    assert time.slept == [1.25, 3.75, 11.25]
+    (one,) = found.task_results
+    assert (one.task_status, one.attempt_count, one.error_type) == (TaskStatus.SUCCEEDED, 4, None)
+    ids = [call.options.run_id for call in backend.calls]
+    assert ids == [one.task_id, *(f"{one.task_id}.{number}" for number in (2, 3, 4))]
+
+
+async def test_the_last_attempts_error_is_the_cases(time: FakeTime) -> None:
+    found = await perform(Scripted(failing(9)), plan(1, retry_policy={"max_attempts": 3}), time)
+
+    (one,) = found.task_results
+    assert (one.task_status, one.attempt_count) == (TaskStatus.FAILED, 3)
+    assert one.error_type == "ConnectionError"
+    assert one.execution is not None
+
+
+async def test_an_error_that_would_come_again_is_not_retried(time: FakeTime) -> None:
+    policy = {"max_attempts": 3}
+    found = await perform(Scripted(failing(9, retryable=False)), plan(1, retry_policy=policy), time)
+
+    assert found.task_results[0].attempt_count == 1
+
+
+@pytest.mark.parametrize(("retryable", "attempts"), [(False, 1), (True, 2)])
+async def test_a_timeout_is_retried_only_if_the_backend_says_so(
+    time: FakeTime, retryable: bool, attempts: int
+) -> None:
+    script = failing(9, retryable=retryable, status=Status.TIMEOUT)
+    found = await perform(Scripted(script), plan(1, retry_policy={"max_attempts": 2}), time)
+
+    (one,) = found.task_results
+    assert (one.task_status, one.attempt_count) == (TaskStatus.TIMEOUT, attempts)
+
+
+async def test_a_case_that_waits_for_its_retry_takes_no_place(time: FakeTime) -> None:
+    others_ended = asyncio.Event()
+
+    async def until_others_have_ended(seconds: float) -> None:
+        await others_ended.wait()
+
+    async def first_fails_once(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
+        if backend.numbers.count(0) == 1 and call.parameters["n"] == 0:
+            return result(call, Status.FAILED, error="ConnectionError", retryable=True)
+        if call.parameters["n"] == 3:
+            others_ended.set()
+        return result(call)
+
+    backend = Scripted(first_fails_once)
+    scheduler = TaskScheduler(backend, sleep_fn=until_others_have_ended)
+    found = await scheduler.run_manifest_async(plan(4, concurrency=1, retry_policy={"max_attempts": 2}))
+
+    assert backend.numbers == [0, 1, 2, 3, 0]
+    assert states(found) == ["succeeded"] * 4
+
+
+# -- endings that no backend should have ----------------------------------------------
+
+
+class Odd(BaseException):
+    """What `except Exception` doesn't catch."""
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), Odd("no"), SystemExit(3), asyncio.CancelledError("no"), GeneratorExit()]
+)
+async def test_whatever_a_backend_raises_is_one_error(time: FakeTime, error: BaseException) -> None:
+    async def second_raises(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
+        if call.parameters["n"] == 1:
+            raise error
+        return result(call)
+
+    found = await perform(Scripted(second_raises), plan(3, concurrency=3), time)
+
+    assert states(found) == ["succeeded", "error", "succeeded"]
+    assert found.task_results[1].error_type == type(error).__name__
+
+
+async def test_a_backend_that_can_not_be_reached_is_asked_again(time: FakeTime) -> None:
+    async def away(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
+        if len(backend.calls) == 1:
+            raise ConnectionError("away")
+        return result(call)
+
+    backend = Scripted(away)
+    found = await perform(backend, plan(1, retry_policy={"max_attempts": 2}), time)
+
+    assert found.task_results[0].attempt_count == 2
+    assert states(found) == ["succeeded"]
+
+
+@pytest.mark.parametrize("nonsense", [None, 7, "running"])
+async def test_a_result_that_is_no_ending_is_an_error(time: FakeTime, nonsense: Any) -> None:
+    async def script(call: Execution, cancel: asyncio.Event) -> Any:
+        return result(call, Status.RUNNING) if nonsense == "running" else nonsense
+
+    found = await perform(Scripted(script), plan(2), time)
+
+    assert states(found) == ["error", "error"]
+    assert "is no ending" in str(found.task_results[0].error_message)
+
+
+# -- states ---------------------------------------------------------------------------
+
+
+async def test_every_transition_of_the_table_is_entered() -> None:
+    listener, token = Recorded(), CancellationToken()
+
+    async def of_all_kinds(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
+        match call.parameters["n"], call.options.run_id.endswith(".2"):
+            case 0, _:
+                return result(call)
+            case 1, False:
+                return result(call, Status.FAILED, error="ConnectionError", retryable=True)
+            case 1, True:
+                return result(call, Status.FAILED, error="ValueError")
+            case 2, _:
+                return result(call, Status.TIMEOUT, error="ToolTimeoutError")
+            case 3, _:
+                raise ValueError("a fault of the backend")
+            case _:
+                token.cancel()
+                return await until_cancelled(call, cancel)
+
+    policy: dict[str, Any] = {"retry_policy": {"max_attempts": 2, "backoff_seconds": 0}, "batch_size": 6}
+    manifest = plan(7, **policy, backoff_seconds=60)
+    found = await TaskScheduler(Scripted(of_all_kinds), listener=listener).run_manifest_async(manifest, token)
+
+    allowed = {(before, after) for before, next_ones in TRANSITIONS.items() for after in next_ones}
+    assert set(listener.transitions) == allowed
+    assert states(found) == ["succeeded", "failed", "timeout", "error", *["cancelled"] * 3]
+
+
+# -- the synchronous twin -------------------------------------------------------------
+
+
+def test_a_plan_may_be_executed_without_a_loop() -> None:
+    found = TaskScheduler(Scripted()).run_manifest(plan(3))
+
+    assert states(found) == ["succeeded"] * 3
+
+
+async def test_a_plan_may_be_executed_synchronously_in_a_loop_too() -> None:
+    found = TaskScheduler(task_execution_func=lambda task: task.index).run_manifest(plan(3))
+
+    assert states(found) == ["succeeded"] * 3
+
+
+@pytest.mark.parametrize("options", [{}, {"backend": Scripted(), "task_execution_func": print}])
+def test_a_scheduler_takes_one_thing_that_executes(options: Any) -> None:
+    with pytest.raises(ValueError, match="either a backend or a task_execution_func"):
+        TaskScheduler(**options)
+
+
+async def test_ten_thousand_cases_are_ten_thousand_results() -> None:
+    found = await TaskScheduler(Scripted()).run_manifest_async(plan(10_000, concurrency=16))
+
+    assert [one.index for one in found.task_results] == list(range(10_000))
+    assert found.statistics.succeeded == 10_000
+    assert found.started_at <= found.finished_at <= utc_now()

@@ -1,0 +1,120 @@
+"""Seeds follow from what a case is, and from nothing else."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.planner.models import TestCase
+from services.planner.seeds import content_of, replicate_seed, seed_of
+from shared.errors import PlanError
+
+scalars = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+)
+values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner))
+parameters = st.dictionaries(st.text(min_size=1), values, max_size=4)
+
+
+@pytest.mark.parametrize(
+    ("case", "seed"),
+    [
+        (TestCase(), 4_730_905_916_293_945_545),
+        (TestCase(parameters={"kappa": 0.25, "n_agents": 30}), 5_081_237_526_728_763_883),
+        (TestCase(parameters={"kappa": 0.25, "n_agents": 30}, replicate=1), 5_223_575_408_344_149_763),
+        (TestCase(dataset="d", scenario="ü", parameters={"x": [1, {"y": None}]}), 4_210_924_783_869_329_805),
+    ],
+)
+def test_seeds_are_pinned_for_good(case: TestCase, seed: int) -> None:
+    assert seed_of("ring_simulation", case) == seed
+
+
+def test_another_process_computes_the_same_seed() -> None:
+    case = TestCase(parameters={"b": [1.5], "a": {"z": 1, "y": "ü"}})
+    program = (
+        "import sys;from services.planner.models import TestCase;from services.planner.seeds import seed_of;"
+        "print(seed_of('tool', TestCase.model_validate_json(sys.argv[1])))"
+    )
+
+    asked = subprocess.run(
+        [sys.executable, "-c", program, case.model_dump_json()], capture_output=True, check=True
+    )
+
+    assert int(asked.stdout) == seed_of("tool", case)
+
+
+@given(parameters, st.text(), st.text(), st.integers(0, 1_000))
+def test_a_seed_has_63_bits_and_forgets_the_order(
+    params: dict[str, Any], dataset: str, scenario: str, replicate: int
+) -> None:
+    case = TestCase(dataset=dataset, scenario=scenario, parameters=params, replicate=replicate)
+    turned = case.model_copy(update={"parameters": dict(reversed(params.items()))})
+
+    seed = seed_of("tool", case)
+
+    assert 0 <= seed < 2**63
+    assert seed == seed_of("tool", turned) == seed_of("tool", case.model_copy(update={"metadata": {"a": 1}}))
+
+
+@given(parameters)
+def test_what_went_through_json_has_the_seed_it_had(params: dict[str, Any]) -> None:
+    case = TestCase(parameters=params)
+
+    again = TestCase.model_validate(json.loads(case.model_dump_json()))
+
+    assert seed_of("tool", again) == seed_of("tool", case)
+
+
+def test_all_that_makes_a_case_another_gives_another_seed() -> None:
+    case = TestCase(dataset="a", scenario="b", parameters={"n": 1})
+    changes: list[dict[str, Any]] = [
+        {},
+        {"dataset": "ab", "scenario": ""},
+        {"scenario": "c"},
+        {"replicate": 1},
+        {"parameters": {"n": 1.0}},
+        {"parameters": {"n": True}},
+        {"parameters": {"n": "1"}},
+        {"parameters": {"m": 1}},
+        {"parameters": {}},
+    ]
+
+    seeds = [seed_of("tool", case.model_copy(update=change)) for change in changes]
+
+    assert len({*seeds, seed_of("other", case)}) == len(changes) + 1
+
+
+def test_both_zeros_are_one_value() -> None:
+    seeds = [seed_of("tool", TestCase(parameters={"x": zero})) for zero in (0.0, -0.0)]
+
+    assert seeds[0] == seeds[1]
+
+
+def test_a_pinned_tool_has_the_seeds_of_its_name() -> None:
+    case = TestCase(parameters={"n": 1})
+
+    assert seed_of(f"tool@sha256:{'0' * 64}", case) == seed_of("tool", case)
+
+
+def test_a_seed_that_is_given_stays() -> None:
+    assert seed_of("tool", TestCase(seed=0, replicate=4)) == 0
+
+
+def test_replicates_of_a_given_seed_differ_and_the_first_keeps_it() -> None:
+    seeds = [replicate_seed(7, number) for number in range(1_000)]
+
+    assert seeds[0] == 7
+    assert seeds[1:3] == [7_416_683_618_273_728_826, 6_992_712_404_843_004_329]
+    assert len(set(seeds)) == 1_000
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_value_that_json_cant_hold_is_told() -> None:
+    case = TestCase(parameters={"x": float("nan")})
+
+    with pytest.raises(PlanError, match="a case of tool has parameters that JSON can't hold: nan"):
+        content_of("tool", case)
