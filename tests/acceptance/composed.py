@@ -91,10 +91,10 @@ class Stack:
         """What `redis-cli` prints, in the container of Redis."""
         return docker("exec", *self.containers("redis"), "redis-cli", *words)
 
-    def write(self, experiment_id: str, params: dict[str, Any]) -> None:
+    def write(self, experiment_id: str, params: dict[str, Any], tool: str = "example_tool") -> None:
         """Write an experiment as a shell would."""
         key = keys.experiment(experiment_id)
-        self.redis("HSET", key, "tool", "example_tool", "params", json.dumps(params), "state", "ready")
+        self.redis("HSET", key, "tool", tool, "params", json.dumps(params), "state", "ready")
 
     def trigger(self, experiment_id: str) -> None:
         """PUBLISH, once."""

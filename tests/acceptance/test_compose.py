@@ -93,6 +93,22 @@ def test_a_triggered_experiment_runs_and_is_recorded(stack: Stack, neighbour: Ne
     assert stack.redis("HGET", "experiments:exp_once", "state") == "run"
 
 
+def test_what_a_run_kept_is_there_for_every_executor(stack: Stack, neighbour: Neighbour) -> None:
+    executors = stack.scale(2)
+    stack.write("exp_ring", {"n_agents": 400}, tool="ring_simulation")
+
+    stack.trigger("exp_ring")
+    (result,) = neighbour.first(type="experiment_completed", experiment_id="exp_ring")
+
+    for executor in executors:
+        listed = docker("exec", executor, "fullsend", "artifacts", "ls", result["run_id"], "--json")
+        assert {one["name"]: one["stored"] for one in json.loads(listed)}["events.jsonl"]
+        fetched = docker("exec", executor, "fullsend", "artifacts", "get", result["run_id"], "events.jsonl")
+        assert json.loads(fetched.splitlines()[0])["kind"]
+        checked = docker("exec", executor, "fullsend", "artifacts", "verify", result["run_id"])
+        assert checked.endswith("all sound")
+
+
 def test_one_publish_is_one_run_with_three_executors(stack: Stack, neighbour: Neighbour) -> None:
     stack.scale(3)
     stack.write("exp_each", {"param1": "each", "param2": 1})
