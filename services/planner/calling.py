@@ -9,6 +9,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from services.executor.threads import in_thread
+
 T = TypeVar("T")
 
 
@@ -87,25 +89,13 @@ async def _awaited(function: Callable[[], Any]) -> Answer:
 
 
 async def _in_thread(function: Callable[..., Any], *args: Any) -> Answer:
-    """In a thread that nobody waits for at the end, unlike those of `asyncio.to_thread`."""
-    loop = asyncio.get_running_loop()
-    answered: asyncio.Future[Answer] = loop.create_future()
-
-    def settle(answer: Answer) -> None:
-        if not answered.done():
-            answered.set_result(answer)
-
-    def work() -> None:
+    def answered() -> Answer:
         try:
-            answer = Answer(function(*args))
+            return Answer(function(*args))
         except BaseException as exc:
-            answer = Answer(error=exc)
-        with contextlib.suppress(RuntimeError):  # the loop may be closed by now
-            loop.call_soon_threadsafe(settle, answer)
+            return Answer(error=exc)
 
-    context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(work,), name="fullsend-call", daemon=True).start()
-    return await answered
+    return await in_thread(answered)
 
 
 class _Elsewhere(Generic[T]):
