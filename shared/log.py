@@ -7,7 +7,7 @@ import io
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any, TextIO
 
 import structlog
@@ -18,6 +18,9 @@ _SECRET_NAME = re.compile(
 _URL_PASSWORD = re.compile(r"(?<=://)[^/?#\s]*@|(?<=[?&]password=)[^&#\s]*")
 _MASK = "***"
 SHORTEST_SECRET = 6
+SHORTEST_LINE = 8
+"""Of a secret of several lines, such as a key in PEM: those that are shorter turn up anywhere."""
+
 _known_secrets: set[str] = set()
 
 
@@ -67,8 +70,11 @@ def masked(text: str) -> str:
 
 
 def masking(secrets: Iterable[str]) -> Callable[[str], str]:
-    """What masks these secrets in a text; short ones would mask half of it."""
-    known = sorted((secret for secret in secrets if len(secret) >= SHORTEST_SECRET), key=len, reverse=True)
+    """What masks these secrets in a text, also line by line; short ones would mask half of it."""
+    whole = {secret for secret in secrets if len(secret) >= SHORTEST_SECRET}
+    lines = {line.strip() for secret in whole for line in secret.splitlines()}
+    long_lines = {line for line in lines if len(line) >= SHORTEST_LINE}
+    known = sorted(whole | long_lines, key=len, reverse=True)
 
     def mask(text: str) -> str:
         for secret in known:
@@ -76,6 +82,19 @@ def masking(secrets: Iterable[str]) -> Callable[[str], str]:
         return text
 
     return mask
+
+
+def masked_within(value: Any, mask: Callable[[str], str]) -> Any:
+    """What JSON holds, masked in all its texts and names."""
+    match value:
+        case str():
+            return mask(value)
+        case Mapping():
+            return {mask(str(name)): masked_within(one, mask) for name, one in value.items()}
+        case list() | tuple():
+            return [masked_within(one, mask) for one in value]
+        case _:
+            return value
 
 
 def _masked_part(found: re.Match[str]) -> str:

@@ -13,29 +13,47 @@ ON_TIME_MS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What to do about a slot that is due: which missed slots to run, and where to go on."""
+    """What to do about a slot that is due: which missed slots to run, and where to go on.
+
+    `overlap` is what they do while a run is open.  `serial` runs wait for each other.
+    """
 
     run_ms: Sequence[int]
     next_ms: int | None
+    overlap: str = "skip"
+    serial: bool = False
 
 
 def decide(cron: Cron, slot_ms: int, now_ms: int, policy: Policy) -> Due:
     """Which of the slots from `slot_ms` to `now_ms` become runs.
 
     `grace_seconds` drops what is later than that.  Of the rest, `catch_up` takes
-    the `latest` (default), `all`, or only what is on time (`none`).
+    the `latest` (default), `all`, or only what is on time (`none`).  Where all are
+    wanted, no missed slot is skipped for the one before it: they run one after
+    the other.
     """
+    run_ms, next_ms = _taken(cron, slot_ms, now_ms, policy)
+    overlap = policy.overlap or "skip"
+    if overlap != "skip" or policy.catch_up != "all":
+        return Due(run_ms, next_ms, overlap, serial=overlap == "queue")
+    are_late = bool(run_ms) and now_ms - run_ms[0] > ON_TIME_MS
+    # Those on time are serial as well: one may still be open when the next ones are missed.
+    return Due(run_ms, next_ms, "queue" if are_late else "skip", serial=True)
+
+
+def _taken(cron: Cron, slot_ms: int, now_ms: int, policy: Policy) -> tuple[list[int], int | None]:
+    """The slots to run, and where to go on."""
     oldest_ms = max(slot_ms, now_ms - _grace_ms(policy, now_ms))
     missed = [slot_ms] if slot_ms == oldest_ms else []
     missed += cron.slots_between(max(slot_ms, oldest_ms - 1), now_ms, CAUGHT_UP_AT_ONCE)
     following = cron.next_after(now_ms)
     if policy.catch_up == "all":
         is_portion = len(missed) >= CAUGHT_UP_AT_ONCE
-        return Due(missed, cron.next_after(missed[-1]) if is_portion else following)
+        return missed, cron.next_after(missed[-1]) if is_portion else following
     if len(missed) >= CAUGHT_UP_AT_ONCE:
         latest = cron.previous_at_or_before(now_ms)
         missed = [slot_ms if latest is None else latest]
-    return Due(missed[-1:], following)
+    return missed[-1:], following
 
 
 def _grace_ms(policy: Policy, now_ms: int) -> int:

@@ -66,7 +66,7 @@ async def _run(
 
     for number in ENDING:
         loop.add_signal_handler(number, on_signal, number)
-    for early_number in early[:1]:
+    for early_number in early:
         on_signal(signal.Signals(early_number))
     await Service(settings, url, variables).run(stop)
 

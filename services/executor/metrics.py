@@ -12,6 +12,7 @@ import structlog
 from services.executor.isolation.calls import Event, LogLine, Metric, Partial, Progress
 from shared.documents import json_text
 from shared.errors import FullsendError
+from shared.log import masked_within
 
 log = structlog.get_logger()
 
@@ -80,10 +81,11 @@ class Emitter:
             case LogLine(at, stream, text):
                 self._line(at, stream, text)
             case Progress(done, total, message):
-                self._note("progress", done=done, total=total, message=message)
+                self._note("progress", done=done, total=total, message=self._mask(message))
             case Metric(name, value, tags):
                 # The value also under its own name: the metrics agent sums those.
-                members = {**tags, name: value, "name": name, "value": value}
+                said = masked_within({**tags, name: value}, self._mask)
+                members = {**said, "name": self._mask(name), "value": value}
                 self._note("metric", **{key: one for key, one in members.items() if key not in _RESERVED})
         if self._sending is None:
             self._sending = asyncio.create_task(

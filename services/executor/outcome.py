@@ -14,6 +14,7 @@ from services.executor.isolation.calls import (
     Returned,
     TimedOut,
 )
+from shared.log import masked_within
 
 SUMMARY_MEMBERS = 50
 SUMMARY_TEXT = 200
@@ -68,14 +69,14 @@ class Outcome:
 
     def masked(self, mask: Callable[[str], str]) -> Self:
         """The same without what `mask` takes out of texts."""
-        shown = [_masked(getattr(self, name), mask) for name in ("error", "traceback")]
+        shown = [masked_within(getattr(self, name), mask) for name in ("error", "traceback")]
         return replace(
             self,
             error=shown[0],
             traceback=shown[1],
-            result=_masked(self.result, mask),
-            partial_results=_masked(self.partial_results, mask),
-            exit=_masked(self.exit, mask),
+            result=masked_within(self.result, mask),
+            partial_results=masked_within(self.partial_results, mask),
+            exit=masked_within(self.exit, mask),
         )
 
     @property
@@ -84,18 +85,6 @@ class Outcome:
         if self.status is Status.COMPLETED or self.partial_results is None:
             return None
         return len(self.partial_results) if isinstance(self.partial_results, list | dict) else 1
-
-
-def _masked(value: Any, mask: Callable[[str], str]) -> Any:
-    match value:
-        case str():
-            return mask(value)
-        case Mapping():
-            return {mask(name): _masked(one, mask) for name, one in value.items()}
-        case list() | tuple():
-            return [_masked(one, mask) for one in value]
-        case _:
-            return value
 
 
 def judge(answer: Answer, partials: Sequence[Any], dropped: int = 0) -> Outcome:

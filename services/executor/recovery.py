@@ -12,6 +12,7 @@ from services.executor.outcome import Outcome, Status
 from services.executor.patience import Absence, farewell, insist
 from services.executor.store import Claim, Order, Store
 from services.executor.triggers import Triggers
+from services.executor.work import experiment_of
 from shared.errors import ContractError, FullsendError, StoreError, StoreUnavailableError
 from shared.messages import State
 
@@ -82,6 +83,8 @@ class Recovery:
                     await self._take_over(worker)
                 except StoreError as exc:  # still dead at the next heartbeat
                     log.warning("worker.not_taken_over", dead=worker, error=str(exc))
+                except Exception:  # a fault of ours in looking after others must not end what runs here
+                    log.exception("worker.not_taken_over", dead=worker)
 
     async def promote(self) -> None:
         """Queue the retries that are due, until cancelled."""
@@ -135,6 +138,8 @@ class Recovery:
                     await self._take_up(claim)
                 except StoreError as exc:  # one bad claim must not keep the others
                     log.warning("run.not_recovered", error=str(exc))
+                except Exception:
+                    log.exception("run.not_recovered")
         if await self._store.workers.forget(worker):
             log.warning("worker.died", dead=worker)
 
@@ -153,7 +158,7 @@ class Recovery:
         if order.losses >= MAX_LOSSES:
             await self._bury(claim, order, f"that was the last of {MAX_LOSSES} times that are allowed")
             return
-        if await self._must_not_repeat(order.experiment_id):
+        if await self._must_not_repeat(order):
             await self._bury(claim, order, "the experiment's on_worker_death is 'fail'")
             return
         attempts = report.attempts_text(order)
@@ -170,10 +175,10 @@ class Recovery:
             log.warning("record.unreadable", error=str(exc))
             return None
 
-    async def _must_not_repeat(self, experiment_id: str) -> bool:
-        stored = await self._store.experiments.read(experiment_id)
+    async def _must_not_repeat(self, order: Order) -> bool:
+        stored = await self._store.experiments.read(order.experiment_id)
         try:
-            return stored.readable().policy.on_worker_death == "fail"
+            return experiment_of(order, stored).policy.on_worker_death == "fail"
         except ContractError:
             return False  # the next attempt reports what is wrong with it
 

@@ -199,16 +199,14 @@ class CronScheduler:
             return
         policy = stored.experiment.policy if stored.experiment else Policy()
         due = decide(cron, slot_ms, now_ms, policy)
-        overlap = policy.overlap or "skip"
         orders = []
         if await self._takes(experiment_id, stored):
-            serial, priority = overlap == "queue", policy.priority or NORMAL
-            at = [report.iso(one / 1_000) for one in due.run_ms]
+            priority, at = policy.priority or NORMAL, [report.iso(one / 1_000) for one in due.run_ms]
             orders = [
-                Order(experiment_id, "cron", scheduled_for=one, serial=serial, priority=priority)
+                Order(experiment_id, "cron", scheduled_for=one, serial=due.serial, priority=priority)
                 for one in at
             ]
-        answer = await self._store.slots.fire(experiment_id, slot_ms, due.next_ms, orders, overlap)
+        answer = await self._store.slots.fire(experiment_id, slot_ms, due.next_ms, orders, due.overlap)
         if answer != "taken":
             log.info(
                 f"slot.{answer}",

@@ -1,14 +1,17 @@
 """A fault of the executor's own: no run is left without an end, and none is ended that could go on."""
 
 import asyncio
+import json
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from services.executor.recovery import MAX_LOSSES
 from services.executor.service import Service
 from services.executor.speedrun import Speedrun
+from shared import keys
 from tests.conftest import Neighbour, Serve, Tools, eventually
 from tests.service.conftest import Work, assert_works
 
@@ -80,18 +83,27 @@ async def _holds_nothing(service: Service) -> bool:
 
 
 @pytest.mark.usefixtures("go")
-async def test_a_run_over_which_workers_die_again_and_again_is_buried(
-    work: Work, serve: Serve, neighbour: Neighbour, monkeypatch: pytest.MonkeyPatch
+async def test_a_run_over_which_workers_die_again_and_again_is_buried_with_all_that_is_known(
+    work: Work, serve: Serve, neighbour: Neighbour
 ) -> None:
-    monkeypatch.setattr("services.executor.recovery.MAX_LOSSES", 1)
-    async with work() as one:
-        await one.said("triggers.listening")
-        await neighbour.trigger({"experiment_id": "exp_1"})
-        await neighbour.events("exp_1", "progress")
-        one.signal(signal.SIGKILL)
-        await one.ended()
+    for death in range(1, MAX_LOSSES + 1):
+        async with work() as one:
+            await one.said("triggers.listening")
+            if death == 1:
+                await neighbour.trigger({"experiment_id": "exp_1"})
+            await neighbour.events("exp_1", "progress", death)
+            one.signal(signal.SIGKILL)
+            await one.ended()
 
     async with serve():
         result = await neighbour.result("exp_1")
 
+    record = await neighbour.record(result["run_id"])
+    losses = json.loads(record["attempts"])
     assert (result["status"], result["error_type"]) == ("lost", "WorkerDiedError")
+    assert record["status"] == "lost"
+    assert f"the last of {MAX_LOSSES} times" in record["error"]
+    assert [(one["attempt"], one["error_type"]) for one in losses] == [(1, "WorkerDiedError")] * MAX_LOSSES
+    assert len({one["error"] for one in losses}) == MAX_LOSSES  # each names its worker
+    assert len(neighbour.heard_of("exp_1", keys.RESULTS)) == 1
+    assert await neighbour.redis.hget("experiments:exp_1", "state") == "failed"

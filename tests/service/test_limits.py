@@ -13,13 +13,26 @@ from tests.conftest import Neighbour, Serve, eventually
 Write = Callable[[str, str], Path]
 
 SPAN = """
-import time
-def span(path: str, seconds: float = 0.0, name: str = "") -> dict:
+import os, time
+def span(path: str, seconds: float = 0.0, name: str = "", until: str = "", starts: int = 0) -> dict:
     with open(path, "a") as file:
         print("+" + name, file=file, flush=True)
+        while until and not os.path.exists(until) or open(path).read().count("+") < starts:
+            time.sleep(0.01)
         time.sleep(seconds)
         print("-" + name, file=file, flush=True)
     return {}
+"""
+
+
+ITEMS = """
+import time
+from shared import toolkit
+def items():
+    yield 1
+    yield 2
+    toolkit.progress(2)
+    time.sleep(60)
 """
 
 
@@ -42,7 +55,7 @@ async def test_runs_that_share_a_key_are_no_more_at_once_than_it_allows(
     tools("span", SPAN)
     path = tmp_path / "spans"
     for name in ("exp_a", "exp_b"):
-        params = {"path": str(path), "seconds": 0.05}
+        params = {"path": str(path), "seconds": 0.05, "starts": 2}
         await _experiment(neighbour, name, params, max_concurrent="2", limit_key="account")
 
     async with serve(concurrency=6), serve(concurrency=6):
@@ -94,7 +107,8 @@ async def test_urgent_runs_go_first_and_the_others_follow(
 ) -> None:
     tools("span", SPAN)
     path = tmp_path / "spans"
-    await _experiment(neighbour, "exp_first", {"path": str(path), "seconds": 0.5, "name": "first"})
+    go = tmp_path / "go"
+    await _experiment(neighbour, "exp_first", {"path": str(path), "until": str(go), "name": "first"})
     for priority in ("low", "normal", "high"):
         params = {"path": str(path), "name": priority}
         await _experiment(neighbour, f"exp_{priority}", params, priority=priority)
@@ -105,6 +119,8 @@ async def test_urgent_runs_go_first_and_the_others_follow(
         for priority in ("low", "normal", "high"):
             for _ in range(8):
                 await neighbour.trigger({"experiment_id": f"exp_{priority}"})
+        await eventually(lambda: _are_waiting(store, 24), "all the others")
+        go.touch()
         for priority in ("low", "normal", "high"):
             await neighbour.results(f"exp_{priority}", 8)
 
@@ -119,7 +135,8 @@ async def test_a_run_that_was_cancelled_while_it_waited_never_starts(
 ) -> None:
     tools("span", SPAN)
     path = tmp_path / "spans"
-    await _experiment(neighbour, "exp_long", {"path": str(path), "seconds": 0.7, "name": "long"})
+    go = tmp_path / "go"
+    await _experiment(neighbour, "exp_long", {"path": str(path), "until": str(go), "name": "long"})
     await _experiment(neighbour, "exp_wait", {"path": str(path), "name": "wait"})
 
     async with serve(concurrency=1):
@@ -129,6 +146,7 @@ async def test_a_run_that_was_cancelled_while_it_waited_never_starts(
         [waiting] = await eventually(lambda: _open_runs(neighbour, "exp_wait"))
         answer = await cancellation.cancel(store, f"exp_wait:{waiting}")
         result = await neighbour.result("exp_wait")
+        go.touch()
         await neighbour.result("exp_long")
         await eventually(lambda: _is_empty(store))
 
@@ -140,12 +158,12 @@ async def test_a_run_that_was_cancelled_while_it_waited_never_starts(
 async def test_a_run_under_way_is_ended_by_a_message_and_keeps_what_it_had(
     serve: Serve, neighbour: Neighbour, tools: Write
 ) -> None:
-    tools("items", "import time\ndef items():\n    yield 1\n    yield 2\n    time.sleep(60)\n")
+    tools("items", ITEMS)
     await neighbour.redis.hset("experiments:exp_1", mapping={"tool": "items"})
 
     async with serve():
         await neighbour.trigger({"experiment_id": "exp_1"})
-        [started] = await neighbour.events("exp_1", "run_started")
+        [started] = await neighbour.events("exp_1", "progress")
         await neighbour.redis.publish("fullsend:executor:cancel", json.dumps({"run_id": started["run_id"]}))
         result = await neighbour.result("exp_1")
 
@@ -160,6 +178,10 @@ def _mean_place(order: list[str], priority: str) -> float:
 
 async def _open_runs(neighbour: Neighbour, name: str) -> list[str]:
     return list(await neighbour.redis.zrange(f"fullsend:executor:open:{name}", 0, -1))
+
+
+async def _are_waiting(store: Store, count: int) -> bool:
+    return (await store.queue.depth()).waiting == count
 
 
 async def _is_empty(store: Store) -> bool:

@@ -15,6 +15,11 @@ CROWD = """
     def crowd(folder: str):
         mine = os.path.join(folder, str(time.monotonic_ns()))
         open(mine, "w").close()
+        full = os.path.join(os.path.dirname(folder), "full")
+        while not os.path.exists(full):
+            if len(os.listdir(folder)) >= 3:
+                open(full, "w").close()
+            time.sleep(0.01)
         time.sleep(0.05)
         there = len(os.listdir(folder))
         os.unlink(mine)
@@ -92,9 +97,9 @@ async def test_a_hanging_import_holds_up_nobody_else(
     serve: Serve, neighbour: Neighbour, tools: Tools
 ) -> None:
     tools("stuck", "import time\ntime.sleep(600)\n\ndef stuck():\n    pass\n")
-    await neighbour.publish("exp_stuck", "stuck", timeout_seconds=1)
+    await neighbour.publish("exp_stuck", "stuck", timeout_seconds=600)
 
-    async with serve(concurrency=2):
+    async with serve(concurrency=2, shutdown_grace=0):
         await neighbour.trigger({"experiment_id": "exp_stuck"})
         await assert_works(neighbour)
         before = neighbour.heard_of("exp_stuck", "fullsend:experiment_results")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from services.executor import runner
 from tests.conftest import Neighbour, Serve, Tools
 
 COUNTER = """
@@ -217,6 +218,36 @@ async def test_partial_results_of_an_exception_are_kept(
     assert result["partial_results"] == sent
     assert json.loads((await neighbour.record(result["run_id"]))["partial_results"]) == sent
     assert partial["items_processed"] == 2
+
+
+class Clock:
+    """The time of day, set back by a minute each time that somebody looks."""
+
+    monotonic = staticmethod(time.monotonic)
+
+    def __init__(self) -> None:
+        self._now = time.time()
+
+    def time(self) -> float:
+        self._now -= 60.0
+        return self._now
+
+
+@pytest.mark.parametrize("end", ["return 1", "raise ValueError"])
+async def test_a_clock_that_is_set_makes_no_duration_wrong(
+    serve: Serve, neighbour: Neighbour, tools: Tools, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools("tool", f"import time\ndef tool():\n    time.sleep(0.2)\n    {end}\n")
+    await neighbour.publish("exp_1", "tool")
+    monkeypatch.setattr(runner, "time", Clock())
+
+    async with serve():
+        result = await neighbour.run("exp_1")
+
+    record = await neighbour.record(result["run_id"])
+    assert 0.2 <= result["duration"] < 60
+    assert float(record["duration_seconds"]) == pytest.approx(result["duration"], abs=1e-5)
+    assert record["started_at"] < record["finished_at"]
 
 
 @pytest.mark.parametrize("end", ["raise ValueError", "import os; os._exit(1)", "import os; os.abort()"])

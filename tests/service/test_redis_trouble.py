@@ -73,11 +73,11 @@ async def test_what_a_tool_reports_is_held_and_said_once(
 async def test_nobody_is_taken_for_dead_because_redis_was_away(
     trouble: Any, server: Server, serve: Serve, books: Books, redis: Redis, log: Log
 ) -> None:
-    async with serve(heartbeat_ttl=0.6, concurrency=2), serve(heartbeat_ttl=0.6, concurrency=2):
+    async with serve(heartbeat_ttl=1.5, concurrency=2), serve(heartbeat_ttl=1.5, concurrency=2):
         await books.run(4)
         async with trouble(server, redis):
             await log.said("redis.awaited", what_for="heartbeat", count=2)
-            await asyncio.sleep(1.0)  # nothing but time passing lets a heartbeat expire
+            await asyncio.sleep(2.0)  # nothing but time passing lets a heartbeat expire
         await log.said("redis.returned", what_for="heartbeat", count=2)
         books.go()
         await books.balance()

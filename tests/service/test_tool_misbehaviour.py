@@ -182,7 +182,7 @@ async def test_a_tool_that_prints_without_end_holds_up_nobody(
     serve: Serve, neighbour: Neighbour, tools: Tools
 ) -> None:
     tools("tool", "def tool():\n    while True:\n        print('x' * 1_000)\n")
-    await neighbour.publish("exp_1", "tool", timeout_seconds=1)
+    await neighbour.publish("exp_1", "tool", timeout_seconds=4)
 
     async with serve():
         await neighbour.trigger({"experiment_id": "exp_1"})

@@ -1,5 +1,6 @@
 """A cron slot becomes a run once, whoever comes first, and the schedule moves on."""
 
+import time
 from typing import Any
 
 import pytest
@@ -57,9 +58,18 @@ async def test_a_schedule_without_a_next_slot_has_none(store: Store) -> None:
 async def test_a_slot_that_was_lost_is_planned_again(store: Store, redis: Any) -> None:
     await planned(store, 1_000)
     await redis.delete(keys.slots())
+    later_ms = await store.slots.now_ms() + 3_600_000
 
-    assert await planned(store, 2_000) == []
-    assert await store.slots.all() == {EXPERIMENT: 2_000}
+    assert await planned(store, later_ms) == []
+    assert await store.slots.all() == {EXPERIMENT: later_ms}
+
+
+async def test_a_slot_that_has_passed_and_fired_is_not_planned_again(store: Store, redis: Any) -> None:
+    await planned(store, 1_000)
+    await redis.delete(keys.slots())
+
+    assert await planned(store, 1_000) == []
+    assert await store.slots.all() == {}
 
 
 async def test_a_change_is_told_to_one_worker(store: Store) -> None:
@@ -96,10 +106,14 @@ async def test_slots_are_due_when_their_time_has_come(store: Store) -> None:
     assert await store.slots.due(1_000) == [(EXPERIMENT, 1_000)]
 
 
-async def test_the_clock_is_the_servers(store: Store, redis: Any) -> None:
-    seconds, _ = await redis.time()
+async def test_the_clock_is_the_servers(store: Store, redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = time.time
+    monkeypatch.setattr(time, "time", lambda: here() + 3_600)
+    before, _ = await redis.time()
+    now_ms = await store.slots.now_ms()
+    after, _ = await redis.time()
 
-    assert 0 <= await store.slots.now_ms() - seconds * 1_000 < 60_000
+    assert before * 1_000 <= now_ms <= (after + 1) * 1_000
 
 
 # -- firing ---------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Any
 
 from services.executor.store import Order, Store
+from services.executor.store.slots import CYCLE_MADE_WITHIN_MS
 from shared import keys
 from tests.store.conftest import Run, Worker, orders, together
 
@@ -54,6 +55,25 @@ async def test_a_cycle_lasts_as_long_as_it_is_told(store: Store, redis: Any) -> 
 
     assert LONG - 10 < left_seconds <= LONG
     assert chosen == []
+
+
+async def test_a_cycle_that_would_last_for_ever_is_given_an_end(store: Store, redis: Any) -> None:
+    """Somebody else wrote the key: none of ours is without an expiry."""
+    await redis.set(keys.cycle(), "1")
+
+    left_seconds = await store.slots.cycle("w1")
+
+    assert 1 < left_seconds <= CYCLE_MADE_WITHIN_MS / 1_000
+    assert 0 < await redis.pttl(keys.cycle()) <= CYCLE_MADE_WITHIN_MS
+
+
+async def test_turns_are_given_in_place_of_a_cycle_that_would_last_for_ever(store: Store, redis: Any) -> None:
+    await redis.set(keys.cycle(), "1")
+
+    left_seconds, chosen = await store.slots.speedrun(turns_of(TEN), LONG, 3)
+
+    assert (left_seconds, len(chosen)) == (LONG, 3)
+    assert 0 < await redis.pttl(keys.cycle()) <= LONG * 1_000
 
 
 async def test_workers_share_a_cycle(store: Store, redis: Any) -> None:

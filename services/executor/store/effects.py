@@ -1,12 +1,18 @@
 """What outlives the attempts of a run: steps that a retry must not repeat, and artifacts that were kept."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
+import structlog
+
 from services.executor.store.scripts import Scripts, asking
 from shared import keys
 from shared.documents import json_text
+from shared.errors import StoreError, StoreUnavailableError
+
+log = structlog.get_logger()
 
 
 class RunEffects:
@@ -33,10 +39,29 @@ class RunEffects:
         await self._set("artifact", self._artifacts, name, described)
 
     async def artifacts(self) -> dict[str, Any]:
-        """What the run's attempts have kept so far, by name."""
-        async with asking("artifacts"):
-            found = await self._scripts.client.hgetall(self._artifacts)
-        return {name: json.loads(found[name]) for name in sorted(found)}
+        """What the run's attempts have kept so far, by name; what somebody has spoilt is left out.
+
+        Raises:
+            StoreUnavailableError: nothing else may keep a run from its end.
+        """
+        try:
+            async with asking("artifacts"):
+                found = await self._scripts.client.hgetall(self._artifacts)
+        except StoreUnavailableError:
+            raise
+        except StoreError as exc:
+            log.warning("key.unusable", key=self._artifacts, error=str(exc))
+            return {}
+        return {name: one for name in sorted(found) if (one := self._described(name, found[name]))}
+
+    def _described(self, name: str, text: str) -> Any | None:
+        """An artifact as it was listed, None if nobody can read it."""
+        with contextlib.suppress(ValueError, RecursionError):
+            described = json.loads(text)
+            if isinstance(described, dict):
+                return described
+        log.warning("artifact.unreadable", key=self._artifacts, name=name)
+        return None
 
     async def _set(self, what: str, key: str, name: str, value: Any) -> None:
         async with asking(what), self._scripts.client.pipeline(transaction=True) as pipe:

@@ -140,3 +140,41 @@ def test_all_means_every_slot_exactly_once_in_however_many_portions(minutes: int
         slot_ms = decided.next_ms
 
     assert ran == [NINE + number * MINUTE_MS for number in range(minutes + 1)]
+
+
+# -- while a run is open ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("catch_up", [None, "latest", "all", "none"])
+@pytest.mark.parametrize("overlap", [None, "skip", "queue", "allow"])
+@pytest.mark.parametrize("late_ms", [0, ON_TIME_MS])
+def test_a_slot_on_time_does_what_overlap_says(
+    catch_up: str | None, overlap: str | None, late_ms: int
+) -> None:
+    decided = due(NINE, NINE + late_ms, catch_up=catch_up, overlap=overlap)
+
+    assert decided.overlap == (overlap or "skip")
+
+
+@pytest.mark.parametrize(("overlap", "expected"), [(None, "queue"), ("queue", "queue"), ("allow", "allow")])
+def test_no_missed_slot_is_skipped_where_all_are_wanted(overlap: str | None, expected: str) -> None:
+    decided = due(NINE, NINE + ON_TIME_MS + 1, catch_up="all", overlap=overlap)
+
+    assert (decided.overlap, list(decided.run_ms)) == (expected, [NINE])
+
+
+def test_a_slot_on_time_is_skipped_although_others_were_too_late_to_run() -> None:
+    decided = due(NINE, NINE + 5 * MINUTE_MS, catch_up="all", grace_seconds=1)
+
+    assert (decided.overlap, list(decided.run_ms)) == ("skip", [NINE + 5 * MINUTE_MS])
+
+
+@pytest.mark.parametrize(
+    ("catch_up", "overlap", "serial"),
+    [("all", None, True), ("latest", None, False), ("all", "allow", False), (None, "queue", True)],
+)
+@pytest.mark.parametrize("late_ms", [0, 5 * MINUTE_MS])
+def test_runs_are_serial_where_several_may_be_queued_and_must_not_overlap(
+    catch_up: str | None, overlap: str | None, serial: bool, late_ms: int
+) -> None:
+    assert due(NINE, NINE + late_ms, catch_up=catch_up, overlap=overlap).serial is serial

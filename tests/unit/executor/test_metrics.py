@@ -74,7 +74,11 @@ async def test_what_must_not_be_stored_is_taken_out_of_all_that_is_said(destinat
     assert progress["message"] == "as ***"
     assert metric == {
         **{name: metric[name] for name in ("experiment_id", "run_id", "event")},
-        **{"name": "by ***", "value": 1.0, "by ***": 1.0, "of": "***", "***": ["a", {"b": "***"}]},
+        "name": "by ***",
+        "value": 1.0,
+        "by ***": 1.0,
+        "of": "***",
+        "***": ["a", {"b": "***"}],
     }
     assert destination.lines[0]["text"] == "***"
 

@@ -8,4 +8,9 @@ redis.replicate_commands()
 local wrong = misfit(KEYS[1], 'string')
 if wrong then return wrong end
 if redis.call('GET', KEYS[1]) == ARGV[1] or redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 0 end
-return math.max(1, redis.call('PTTL', KEYS[1]))
+local left = redis.call('PTTL', KEYS[1])
+if left < 0 then -- a key that somebody else has written stays for ever
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  left = tonumber(ARGV[2])
+end
+return math.max(1, left)

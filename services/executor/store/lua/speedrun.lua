@@ -14,7 +14,8 @@ for i = 4, #KEYS, 2 do
   if not usable(KEYS[i], 'stream') then return misfit(KEYS[i], 'stream') end
 end
 -- Whoever looked for the experiments may have taken so long that another worker looks for them now.
-if redis.call('GET', KEYS[1]) == GIVEN then return {redis.call('PTTL', KEYS[1])} end
+local left = redis.call('GET', KEYS[1]) == GIVEN and redis.call('PTTL', KEYS[1])
+if left and left >= 0 then return {left} end
 redis.call('SET', KEYS[1], GIVEN, 'PX', ARGV[1])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
