@@ -107,7 +107,8 @@ class Bench:
                 return event
         waiter: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
         self._waiters.append((matches, waiter))
-        return await asyncio.wait_for(waiter, 20)
+        async with asyncio.timeout(20):
+            return await waiter
 
     async def printed(self, text: str) -> None:
         """Wait until a run has printed this line."""
@@ -142,7 +143,8 @@ async def gone(pid: int, timeout_seconds: float = 10.0) -> None:
     ended = asyncio.Event()
     asyncio.get_running_loop().add_reader(descriptor, ended.set)
     try:
-        await asyncio.wait_for(ended.wait(), timeout_seconds)
+        async with asyncio.timeout(timeout_seconds):
+            await ended.wait()
     finally:
         asyncio.get_running_loop().remove_reader(descriptor)
         os.close(descriptor)

@@ -74,6 +74,48 @@ async def test_cpu_seconds_are_limited(bench: Bench, level: Level) -> None:
     assert answer.reason.startswith("CPU limit")
 
 
+@pytest.mark.parametrize("level", LEVELS)
+async def test_cpu_seconds_are_limited_for_a_tool_that_ignores_the_kernels_signal(
+    bench: Bench, level: Level
+) -> None:
+    answer = await bench.run(
+        """
+        import signal
+        def run():
+            signal.signal(signal.SIGXCPU, signal.SIG_IGN)
+            while True: pass
+        """,
+        limits=Limits(cpu_seconds=1), level=level, timeout_seconds=20,
+    )  # fmt: skip
+
+    assert isinstance(answer, Died)
+    assert answer.reason.startswith("CPU limit: ")
+
+
+CHILDREN = {
+    "one after the other": "for _ in range(20): subprocess.run(command)",
+    "at once": "[child.wait() for child in [subprocess.Popen(command) for _ in range(4)]]",
+    "one that goes on": "subprocess.run([*command[:-1], 'while True: pass'])",
+    "orphans": "subprocess.run(['sh', '-c', '\"$@\" & \"$@\" &', '', *command]); time.sleep(30)",
+}
+
+
+@pytest.mark.parametrize("kind", CHILDREN)
+async def test_cpu_seconds_are_those_of_all_processes_of_the_run(bench: Bench, kind: str) -> None:
+    answer = await bench.run(
+        f"""
+        import subprocess, sys, time
+        command = [sys.executable, "-S", "-c", "import time\\nwhile time.process_time() < 0.8: pass"]
+        def run():
+            {CHILDREN[kind]}
+        """,
+        limits=Limits(cpu_seconds=1), timeout_seconds=30,
+    )  # fmt: skip
+
+    assert isinstance(answer, Died)
+    assert answer.reason.startswith("CPU limit: ")
+
+
 async def test_cpu_seconds_count_per_run_in_a_warm_process(bench: Bench) -> None:
     tool = bench.tool("""
         import os, time

@@ -55,6 +55,12 @@ STATES = {
         "os.listdir('.') == []",
     ),
     "removed temp directory": ("os.rmdir(os.getcwd())", "os.path.isdir(os.getcwd())"),
+    "stdout's encoding": ("sys.stdout.reconfigure(encoding='ascii')", "sys.stdout.encoding == 'utf-8'"),
+    "stdout's buffering": ("sys.stdout.reconfigure(line_buffering=False)", "sys.stdout.line_buffering"),
+    "sys.__stderr__": ("sys.__stderr__ = None", "sys.__stderr__ is sys.stderr"),
+    "putenv": ("os.putenv('NEW', '1'); os.unsetenv('PATH')", "sorted(c_environ()) == sorted(os.environb)"),
+    "a soft limit": ("soft(resource.RLIMIT_NOFILE, 50)", "soft(resource.RLIMIT_NOFILE) != 50"),
+    "processors": ("os.sched_setaffinity(0, {min(ALL)})", "os.sched_getaffinity(0) == ALL"),
     "tempfile": ("tempfile.tempdir = '/new'", "tempfile.gettempdir() == os.getcwd()"),
 }
 
@@ -63,8 +69,19 @@ STATES = {
 async def test_what_a_run_changes_is_as_before_in_the_next(bench: Bench, state: str) -> None:
     change, check = STATES[state]
     tool = bench.tool(f"""
-        import asyncio, decimal, gc, io, locale, logging, os, signal, socket, sys, tempfile, time, warnings
+        import asyncio, ctypes, decimal, gc, io, locale, logging, os, signal, socket, sys, tempfile, time
+        import resource, warnings
         LOCALE = locale.setlocale(locale.LC_ALL)
+        ALL = os.sched_getaffinity(0)
+        def soft(kind, value=None):
+            if value: resource.setrlimit(kind, (value, resource.getrlimit(kind)[1]))
+            return resource.getrlimit(kind)[0]
+        def c_environ():
+            array = ctypes.POINTER(ctypes.c_char_p).in_dll(ctypes.CDLL(None), "environ")
+            number = 0
+            while array[number] is not None:
+                yield array[number].partition(b"=")[0]
+                number += 1
         def run(first):
             if first:
                 {change}
@@ -85,6 +102,13 @@ LEFT_BEHIND = {
     "a child": "KEPT.append(subprocess.Popen(['sleep', '1000']))",
     "an orphan": "subprocess.run(['sh', '-c', 'sleep 1000 &'])",
     "a socket": "KEPT.append(socket.socket())",
+    "the second of two sockets": "a = socket.socket(); KEPT.append(socket.socket()); a.close()",
+    "a descriptor of a high number": "os.dup2(0, 100)",
+    "another standard output": "null = os.open(os.devnull, 1); os.dup2(null, 1); os.close(null)",
+    "another standard error": "os.dup2(1, 2)",
+    "another standard input": "file = os.open(__file__, 0); os.dup2(file, 0); os.close(file)",
+    "a closed standard output": "os.close(1); KEPT.append(open(os.devnull))",
+    "a closed stream": "sys.stdout.close()",
     "an executor": "KEPT.append(concurrent.futures.ThreadPoolExecutor()); KEPT[-1].submit(int)",
 }
 
@@ -92,7 +116,7 @@ LEFT_BEHIND = {
 @pytest.mark.parametrize("left", LEFT_BEHIND)
 async def test_a_process_with_leftovers_of_a_run_is_not_used_again(bench: Bench, left: str) -> None:
     tool = bench.tool(f"""
-        import concurrent.futures, os, socket, subprocess, threading, time
+        import concurrent.futures, os, socket, subprocess, sys, threading, time
         KEPT = []
         def run(leave):
             if leave: {LEFT_BEHIND[left]}
@@ -107,7 +131,57 @@ async def test_a_process_with_leftovers_of_a_run_is_not_used_again(bench: Bench,
     assert after != before
 
 
+async def test_what_a_run_prints_after_one_that_redirected_its_output_is_in_its_log(bench: Bench) -> None:
+    tool = bench.tool("""
+        import os, sys
+        def run(how):
+            if how == "redirect":
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, 1)
+                os.close(null)
+            if how == "close": sys.stdout.close()
+            if how: return
+            print("line")
+    """)
+
+    for how in ("", "redirect", "", "close", ""):
+        await bench.run(tool, params={"how": how})
+
+    assert bench.lines() == ["line"] * 3
+
+
+HARD = {
+    "a hard limit": (
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))",
+        "resource.getrlimit(resource.RLIMIT_FSIZE)[1] != 1000",
+    ),
+    "niceness": ("os.nice(5)", "os.nice(0) == NICE"),
+}
+
+
+@pytest.mark.parametrize("state", HARD)
+async def test_what_only_root_can_undo_is_undone_or_the_process_is_not_used_again(
+    bench: Bench, state: str
+) -> None:
+    change, check = HARD[state]
+    tool = bench.tool(f"""
+        import os, resource
+        NICE = os.nice(0)
+        def run(act):
+            if act: {change}
+            return {check}
+    """)
+
+    for _ in range(2):
+        await bench.run(tool, params={"act": True})
+
+        assert await bench.run(tool, params={"act": False}) == Returned(True)
+
+
 TIDY = {
+    "redirected output that was put back": (
+        "kept = os.dup(1); os.dup2(2, 1); os.dup2(kept, 1); os.close(kept)"
+    ),
     "a joined thread": "t = threading.Thread(target=int); t.start(); t.join()",
     "a thread pool that was shut down": "with ThreadPoolExecutor() as pool: list(pool.map(int, range(9)))",
     "a child that was waited for": "subprocess.run(['true'])",
@@ -148,6 +222,45 @@ async def test_the_seed_of_a_run_makes_its_random_numbers(bench: Bench) -> None:
     assert seeded[0] == seeded[1]
     assert unseeded[0] != unseeded[1]
     assert seeded[0] not in unseeded
+
+
+@pytest.mark.parametrize("level", Level)
+@pytest.mark.parametrize("draw", ["random.random()", "float(numpy.random.random())"])
+@pytest.mark.parametrize("place", ["outside", "inside"])
+async def test_the_seed_counts_wherever_the_generator_is_imported(
+    bench: Bench, place: str, draw: str, level: Level
+) -> None:
+    module = draw.partition(".")[0].removeprefix("float(")
+    outside, inside = (f"import {module}", "pass") if place == "outside" else ("", f"import {module}")
+    tool = bench.tool(f"{outside}\ndef run():\n    {inside}\n    return {draw}")
+
+    seeded = [await bench.run(tool, seed=7, level=level) for _ in range(3)]
+    other = await bench.run(tool, seed=8, level=level)
+    unseeded = [await bench.run(tool, level=level) for _ in range(2)]
+
+    assert isinstance(other, Returned)
+    assert seeded[0] == seeded[1] == seeded[2]
+    assert (
+        len({answer.value for answer in [*unseeded, other, seeded[0]] if isinstance(answer, Returned)}) == 4
+    )
+
+
+async def test_a_seeded_run_leaves_nothing_in_the_way_of_imports(bench: Bench) -> None:
+    tool = bench.tool("""
+        import sys
+        def run(load):
+            if load:
+                import random
+                return list(vars(random.__loader__))
+            return len(sys.meta_path)
+    """)
+    before = await bench.run(tool, params={"load": False})
+
+    loaded = await bench.run(tool, params={"load": True}, seed=1)
+
+    assert isinstance(loaded, Returned)
+    assert "exec_module" not in loaded.value
+    assert await bench.run(tool, params={"load": False}) == before
 
 
 async def test_a_tool_sees_only_the_environment_it_is_given(

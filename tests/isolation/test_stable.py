@@ -112,3 +112,24 @@ async def test_a_process_that_is_given_up_is_logged_with_the_run_that_dirtied_it
                 await asyncio.sleep(0.001)
 
     assert [(line["event"], line["run_id"]) for line in logs] == [("process.retired", "second")]
+
+
+async def test_a_tool_that_cannot_be_forked_is_logged_with_the_reason(bench: Bench) -> None:
+    tool = bench.tool("""
+        import threading, time
+        threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+        def run(): return 1
+    """)
+
+    with capture_logs() as logs:
+        answer = await bench.run(tool, level=Level.FORK)
+
+    assert answer == Returned(1)
+    assert [line for line in logs if line["event"] == "fork.fell_back"] == [
+        {
+            "event": "fork.fell_back",
+            "log_level": "warning",
+            "tool": tool.name,
+            "reason": "its import left 1 threads behind",
+        }
+    ]

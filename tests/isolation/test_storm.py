@@ -1,6 +1,7 @@
 """Thousands of calls, some of which misbehave: every one gets exactly one answer, and nothing is left."""
 
 import asyncio
+import contextlib
 import gc
 import os
 import random
@@ -15,6 +16,7 @@ CALLS = 10_000
 SOURCE = """
 import os, signal
 def run(n, what):
+    open(str(n), "w").close()
     if what == "raise": raise ValueError(n)
     if what == "segv": os.kill(os.getpid(), signal.SIGSEGV)
     if what == "kill": os.kill(os.getpid(), signal.SIGKILL)
@@ -29,6 +31,16 @@ KINDS: dict[str, type] = {
 
 def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def marked(mark: str) -> list[str]:
+    """The processes that have this in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (path / "environ").read_bytes():
+                found.append(path.name)
+    return found
 
 
 def descriptors() -> list[str]:
@@ -59,9 +71,18 @@ async def test_a_storm_of_calls_is_answered_call_by_call_and_leaves_nothing(tool
                     wrong.append((n, what, answer))
 
         await asyncio.gather(*(work() for _ in range(8)))
+        stable = storm.pool._open_stable()
+        ground = stable._ground.path
+        [server] = stable._servers._all
+        during = len(marked(server.mark)), len(stable._alive)
 
+    await asyncio.get_running_loop().shutdown_default_executor()  # whose threads removed what runs had left
     gc.collect()
     assert wrong == []
     assert counted.total() == CALLS
     assert (descriptors(), threading.active_count()) == before
+    assert during[0] >= during[1] > 0
+    assert during[1] <= 8
+    assert marked(server.mark) == []
+    assert not ground.exists()
     assert memory[-1] - memory[1] < 8_000_000

@@ -26,6 +26,7 @@ TIMEOUT = "timeout"
 CANCEL = "cancel"
 NEVER = math.inf
 FOLLOW_SECONDS = 0.005
+MAX_UNHEARD = 3
 
 
 class Stopped(Exception):
@@ -49,6 +50,7 @@ class Attempt:
         self.process: Process | None = None
         self.peak_rss_bytes = 0
         self.oom_kills_before = 0
+        self.unheard = 0
         self.due_at = NEVER
         self._grace_seconds = grace_seconds
         self._deadline = NEVER
@@ -121,6 +123,11 @@ class Attempt:
         if self.verdict:
             process.end(grace_seconds=0)
 
+    def may_try_again(self, process: Process) -> bool:
+        """Whether the process ended, unasked, before the call had begun, which so can't be to blame."""
+        self.unheard += 1
+        return process.went_unheard and not self.verdict and self.unheard <= MAX_UNHEARD
+
     def buried(self, exit_: Exit, fate: str) -> Answer:
         """What it comes to that the process ended before it answered."""
         if self.peak_rss_bytes > (exit_.peak_rss_bytes or 0):
@@ -162,8 +169,8 @@ def raised(error: dict[str, Any]) -> Raised:
                 "retry_after_seconds": float() | int() | None as retry_after_seconds,
                 **rest,
             },
-        }:
+        } if retry_after_seconds is None or 0 <= retry_after_seconds < math.inf:
             partial = rest.get("partial_results")
             return Raised(error_type, message, traceback, retryable, retry_after_seconds, partial)
         case _:
-            raise ValueError(f"an error that no tool raised: {error!r:.200}")
+            raise ValueError("an error that no tool raised")

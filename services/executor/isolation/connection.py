@@ -23,7 +23,8 @@ class Refused(Exception):
     """The other side answered a request with an error; `error` is its JSON-RPC error object."""
 
     def __init__(self, error: dict[str, Any]) -> None:
-        super().__init__(str(error.get("message", error)))
+        message = error.get("message")
+        super().__init__(message if isinstance(message, str) else "it didn't say why")
         self.error = error
 
 
@@ -55,6 +56,8 @@ class Connection:
         self._last_id = 0
         self._outbox: deque[tuple[memoryview, Sequence[int]]] = deque()
         self.is_open = True
+        self.left_unread = False
+        """Whether the peer ended before it had read all that was sent to it: the kernel tells by an error."""
         # A context of its own: what the peer says belongs to the run that it serves then, and the
         # log lines about it must not name the run that it was started for.
         contextvars.Context().run(self._loop.add_reader, sock.fileno(), self._read)
@@ -106,6 +109,7 @@ class Connection:
             return False
         except OSError:
             # The reader sees the end as well, after everything that the peer still had to say.
+            self.left_unread = True
             close_all(descriptors)
             return True
         if sent < len(data):
@@ -137,7 +141,8 @@ class Connection:
             size = self._sock.recv_into(_scratch)
         except BlockingIOError:
             return False
-        except OSError:
+        except OSError as error:
+            self.left_unread = self.left_unread or isinstance(error, ConnectionResetError)
             size = 0
         if not size:
             self.close("")
@@ -148,6 +153,8 @@ class Connection:
                 self._receive(message)
         except protocol.ProtocolBroken as broken:
             self.close(f"it broke the protocol: {broken}")
+        except RecursionError:
+            self.close("it broke the protocol: a message is nested too deeply")
         return True
 
     def _receive(self, message: dict[str, Any]) -> None:
@@ -155,14 +162,16 @@ class Connection:
             self._on_message(message)
             return
         request_id = message.get("id")
-        answer = self._answers.pop(request_id, None) if type(request_id) is int else None
-        if answer is None:
+        if type(request_id) is not int or request_id not in self._answers:
             raise protocol.ProtocolBroken(f"an answer to no request: id {request_id!r:.80}")
+        error = message.get("error")
+        if "error" in message and not isinstance(error, dict):
+            raise protocol.ProtocolBroken("an error that is no object")
+        answer = self._answers.pop(request_id)
         if answer.done():
             return
-        if "error" in message:
-            error = message["error"]
-            answer.set_exception(Refused(error if isinstance(error, dict) else {"message": str(error)}))
+        if isinstance(error, dict):
+            answer.set_exception(Refused(error))
         else:
             answer.set_result(message.get("result"))
 

@@ -23,7 +23,9 @@ MARK = "FULLSEND_NEST"
 """In the environment of everything below a fork server, so that it can be found without its parents."""
 
 STOP_SECONDS = 5.0
+GUARD_SECONDS = 1.0
 PING_SECONDS = 2.0
+MAX_STATUS = 0xFFFF
 SWEEPS = 5
 SWEEP_SECONDS = 0.1
 _tokens = itertools.count(1)
@@ -89,10 +91,20 @@ class Owner:
             self._offspring[params["child"]].on_forked(pid)
 
     def bury(self, params: Mapping[str, Any]) -> None:
-        """The owner saw one of its children end."""
-        child = self._offspring.pop(params["child"], None)
+        """The owner saw one of its children end; ValueError, with nothing done, if that makes no sense."""
+        match params:
+            case {
+                "child": int(token),
+                "status": int() | None as status,
+                "rss": int() | None as rss_bytes,
+                "cpu": int() | float() | None as cpu_seconds,
+            } if status is None or 0 <= status <= MAX_STATUS:
+                problem = str(params.get("problem", ""))
+            case _:
+                raise ValueError("an end that is none")
+        child = self._offspring.pop(token, None)
         if child is not None:
-            child.on_exited(params["status"], params["rss"], params["cpu"], params.get("problem", ""))
+            child.on_exited(status, rss_bytes, cpu_seconds, problem)
 
     def check(self) -> None:
         """Something that was asked for is overdue: end the owner unless it still answers."""
@@ -138,6 +150,7 @@ class ForkServer(Owner):
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.idle_since = 0.0
         self._awaited = 0
+        self._is_given_up = False
         self._pidfd = os.pidfd_open(self._process.pid)
         asyncio.get_running_loop().add_reader(self._pidfd, self._ended)
 
@@ -160,7 +173,8 @@ class ForkServer(Owner):
         """Wait for the handshake; Disconnected if there is none."""
         self._awaited += 1
         try:
-            await asyncio.wait_for(asyncio.shield(self._hello), timeout_seconds)
+            async with asyncio.timeout(timeout_seconds):
+                await asyncio.shield(self._hello)
         except TimeoutError:
             self.connection.close("no handshake")
             raise Disconnected from None
@@ -202,7 +216,7 @@ class ForkServer(Owner):
             self._sweep(SWEEPS)
 
     def _sweep(self, times: int) -> None:
-        """End what a server that died by force could not end any more: orphans that left its session.
+        """End what a server could not whose guard died by force as well: orphans that left its session.
 
         More than once: a process in the middle of an exec has no environment to know it by.
         """
@@ -214,10 +228,14 @@ class ForkServer(Owner):
             self.gone.set_result(None)
 
     def give_up(self) -> None:
-        """End the server by force; the kernel ends what it had forked."""
-        if not self.gone.done():
-            log.warning("forkserver.killed", pid=self._process.pid, python=str(self.python))
-            self._process.kill()
+        """End the server and all that it had forked by force: its guard does, or is ended itself."""
+        if self.gone.done() or self._is_given_up:
+            return
+        self._is_given_up = True
+        log.warning("forkserver.killed", pid=self._process.pid, python=str(self.python))
+        self._process.terminate()
+        overdue = asyncio.get_running_loop().call_later(GUARD_SECONDS, self._process.kill)
+        self.gone.add_done_callback(lambda _: overdue.cancel())
 
     def hang_up(self) -> None:
         """The server ends everything below it, then itself.  It is killed if that takes too long."""

@@ -1,10 +1,11 @@
 """Where a pool's processes have their temporary directories; what a killed service left is cleared away."""
 
 import fcntl
-import shutil
 import tempfile
 from pathlib import Path
 from typing import IO, Self
+
+from services.executor.isolation.place import remove_tree
 
 PREFIX = "fullsend-"
 LOCK = "owner.lock"
@@ -44,16 +45,16 @@ class Ground:
 
     def give_up(self) -> None:
         """Remove it with all that is in it; blocks."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        remove_tree(str(self.path))
         self._lock.close()
 
 
 def clear() -> None:
     """Remove what services that were killed have left; blocks."""
-    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    for path in Path(tempfile.gettempdir()).resolve().glob(f"{PREFIX}*"):
         try:
             with (path / LOCK).open("r+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
+                remove_tree(str(path))
         except OSError:
             continue  # somebody's, or not one of ours

@@ -1,15 +1,22 @@
 """Where one process may write: a directory of its own, with its temp directory and its artifacts in it."""
 
 import asyncio
+import contextlib
 import itertools
 import os
-import shutil
 import stat
 from pathlib import Path
 from typing import Self
 
+import structlog
+
+from services.executor.isolation.inside import directory
+
 TEMP = "temp"
+ARTIFACTS = "artifacts"
 _names = itertools.count(1)
+
+log = structlog.get_logger(__name__)
 
 
 class Place:
@@ -23,7 +30,7 @@ class Place:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.temp = f"{path}/{TEMP}"
-        self.artifacts = f"{path}/artifacts"
+        self.artifacts = f"{path}/{ARTIFACTS}"
         self._spares: list[Place] = []
 
     @classmethod
@@ -45,32 +52,96 @@ class Place:
     def is_as_made(self) -> bool:
         """Whether it is there and nothing was left in it."""
         try:
-            return (
-                [entry.name for entry in self.path.iterdir()] == [TEMP]
-                and not any(Path(self.temp).iterdir())
-                and stat.S_IMODE(os.lstat(self.path).st_mode) == 0o700
-                and os.lstat(self.temp).st_mode == stat.S_IFDIR | 0o700
-            )
+            place = directory.open_at(str(self.path))
+            try:
+                return directory.names(place) == [TEMP] and _is_private(place) and _is_empty(place, TEMP)
+            finally:
+                os.close(place)
         except OSError:
             return False
 
     def remove(self) -> None:
         """Remove all of it."""
-        for directory in (self.temp, self.artifacts, str(self.path)):
-            remove(directory)
+        with contextlib.suppress(OSError):  # none was made, or a link is in its stead
+            place = directory.open_at(str(self.path))
+            try:
+                for name in (TEMP, ARTIFACTS):
+                    with contextlib.suppress(OSError):
+                        os.rmdir(name, dir_fd=place)
+            finally:
+                os.close(place)
+        remove(str(self.path))
 
 
-def remove(directory: str) -> None:
+def remove(path: str) -> None:
     """Remove a directory: at once if it is empty or missing, by a thread if it takes longer.
 
     Its name is free when this returns: the next run of the process may use it
-    while the thread is still at work.
+    while the thread is still at work.  If a tool has put something else in its
+    place, that is removed, and no link is followed.  What can't be removed stays.
     """
+    above, _, name = path.rpartition("/")
     try:
-        Path(directory).rmdir()
+        parent = directory.open_at(above)
+        try:
+            _remove_from(parent, above, name)
+        finally:
+            os.close(parent)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        _stays(path, error)
+
+
+def _remove_from(parent: int, above: str, name: str) -> None:
+    try:
+        os.rmdir(name, dir_fd=parent)
+    except NotADirectoryError:
+        os.unlink(name, dir_fd=parent)
     except FileNotFoundError:
         return
     except OSError:
-        discarded = f"{directory}.discarded-{next(_names)}"
-        Path(directory).rename(discarded)
-        asyncio.get_running_loop().run_in_executor(None, shutil.rmtree, discarded, True)
+        discarded = f"{name}.discarded-{next(_names)}"
+        os.rename(name, discarded, src_dir_fd=parent, dst_dir_fd=parent)
+        asyncio.get_running_loop().run_in_executor(None, remove_tree, f"{above}/{discarded}")
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory with all that is in it, following no link; blocks."""
+    above, _, name = path.rpartition("/")
+    try:
+        parent = directory.open_at(above)
+        try:
+            _empty(parent, name)
+            os.rmdir(name, dir_fd=parent)
+        finally:
+            os.close(parent)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        _stays(path, error)
+
+
+def _empty(parent: int, name: str) -> None:
+    descriptor = directory.open_below(name, parent)
+    try:
+        directory.empty(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _stays(path: str, error: OSError) -> None:
+    log.warning("directory.not_removed", path=path, error=str(error))
+
+
+def _is_private(place: int) -> bool:
+    return stat.S_IMODE(os.fstat(place).st_mode) == 0o700
+
+
+def _is_empty(place: int, name: str) -> bool:
+    """Whether it is a directory of which only its owner knows, and nothing is in it."""
+    descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place)
+    try:
+        return _is_private(descriptor) and not directory.names(descriptor)
+    finally:
+        os.close(descriptor)

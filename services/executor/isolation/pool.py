@@ -125,14 +125,19 @@ class Pool:
 
     async def _describe(self, attempt: Attempt, module: Module) -> Description:
         stable = self._open_stable()
-        process = await stable.warm(attempt, module)
-        try:
-            description = await process.describe()
-        except LoadFailed:
-            stable.give_back(process)
-            raise
-        stable.give_back(process)
-        return description
+        while True:
+            process = await stable.warm(attempt, module)
+            try:
+                description = await process.describe()
+            except LoadFailed:
+                stable.give_back(process)
+                raise
+            except Disconnected:
+                if not attempt.may_try_again(process):
+                    raise
+            else:
+                stable.give_back(process)
+                return description
 
     async def _undescribed(self, attempt: Attempt, module: Module) -> ToolError:
         if attempt.verdict == TIMEOUT:
@@ -163,7 +168,7 @@ class Pool:
         watch = Watch(attempt, call.limits)
         try:
             return watch.completed(
-                await self._admit(attempt, cancel, lambda: self._run(attempt, call, params))
+                await self._admit(attempt, cancel, lambda: self._run(attempt, watch, call, params))
             )
         except Stopped:
             return attempt.judge(Exit())
@@ -207,8 +212,8 @@ class Pool:
             raise ValueError(f"they are {len(params)} bytes of JSON, and {limit_bytes} are allowed")
         return params
 
-    async def _run(self, attempt: Attempt, call: Call, params: bytes) -> Answer:
-        """Find or make a process and run the call; again when a warm process turned out unfit for it."""
+    async def _run(self, attempt: Attempt, watch: Watch, call: Call, params: bytes) -> Answer:
+        """Find or make a process and run the call; again if a process was unfit, or ended before it began."""
         attempt.oom_kills_before = self._oom_kills.so_far(asyncio.get_running_loop().time())
         while True:
             try:
@@ -223,6 +228,7 @@ class Pool:
                 return Raised(type(error).__name__, str(error))
             except OSError as error:
                 return Died(f"no process could be started for it: {error}", Exit())
+            watch.begin()
             answer = await self._perform(attempt, process, call, params)
             if answer is not None:
                 return answer
@@ -238,12 +244,12 @@ class Pool:
                 return stable.fresh(attempt, call.module)
 
     async def _perform(self, attempt: Attempt, process: Process, call: Call, params: bytes) -> Answer | None:
-        """The call's answer, or None when the process refused to begin."""
+        """The call's answer, or None when the process refused to begin or ended before."""
         keep = call.level is Level.WARM
         try:
             answer = await self._answer(process, call, params, single=not keep)
         except Disconnected:
-            return await self._buried(attempt, process)
+            return None if attempt.may_try_again(process) else await self._buried(attempt, process)
         except ValueError as error:
             process.connection.close(f"it broke the protocol: {error}")
             return await self._buried(attempt, process)

@@ -3,35 +3,26 @@
 import asyncio
 import socket
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-import structlog
-
-from services.executor.isolation import exits, protocol, sandbox, speech
+from services.executor.isolation import errand, exits, protocol, sandbox, speech
+from services.executor.isolation.audience import Audience
 from services.executor.isolation.calls import (
-    NO_LIMITS,
     Call,
     Description,
     Effects,
-    Event,
     Exit,
-    Limits,
-    LogLine,
     Module,
-    NothingKept,
     Report,
 )  # fmt: skip
-from services.executor.isolation.connection import Connection, Disconnected, close_all
+from services.executor.isolation.connection import Connection, Disconnected, Refused, close_all
 from services.executor.isolation.forkserver import MARK, Owner
 from services.executor.isolation.output import Output
-from services.executor.isolation.place import Place, remove
-from services.executor.isolation.steps import Steps
+from services.executor.isolation.place import Place
 from services.executor.isolation.terms import Terms
 
 TOOLKIT = Path(__file__).parents[3] / "shared" / "toolkit.py"
-log = structlog.get_logger(__name__)
 DISMISSAL_SECONDS = 0.2
 OVERDUE_SECONDS = 3.0
 
@@ -68,19 +59,15 @@ class Process(Owner):
         self.ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self.owner: Owner | None = None
         self._token = 0
-        self._report: Report | None = None
-        self._effects: Effects | None = None
-        self._steps = Steps()
         self._dismissal: asyncio.TimerHandle | None = None
         self._overdue: asyncio.TimerHandle | None = None
         self._is_ending = False
-        self._output = Output(terms.log_bytes_per_second, self._log)
+        self._audience = Audience(module.name, place)
+        self._output = Output(terms.log_bytes_per_second, self._audience.hear_line)
         # All that a confined process may write to.
         self.place = place
         self.confinement = confinement(module, terms, place.path)
-        self._artifacts = place.artifacts
         self._places = {"temp": place.temp, "artifacts": place.artifacts}
-        self._has_files = False
 
     # -- birth ---------------------------------------------------------------------------
 
@@ -121,7 +108,7 @@ class Process(Owner):
             "max_rss_bytes": self.terms.max_rss_bytes,
             "confinement": None if self.confinement is None else self.confinement.to_json(),
         }
-        self._loaded(await self.connection.request("load", protocol.encode_value(params)))
+        self._loaded(await self._ask("load", protocol.encode_value(params)))
 
     def _loaded(self, result: Any) -> None:
         match result:
@@ -131,27 +118,34 @@ class Process(Owner):
                 self.loaded = True
                 self.unforkable = unforkable
             case _:
-                self.connection.close("it broke the protocol: an answer to `load` that is none")
-                raise Disconnected
+                raise self._broken("an answer to `load` that is none")
 
     async def describe(self) -> Description:
         """What the tool says of itself; LoadFailed if it can't be called as a tool."""
-        match await self.connection.request("describe", b"{}"):
+        match await self._ask("describe", b"{}"):
             case {"error": {"message": str(message)}}:
                 raise LoadFailed(message, "", False)
-            case {"name": str(), "entry": str(), "parameters": dict()} as described:
-                neighbours = tuple(map(str, described.pop("neighbours", ())))
-                members = {str(key): value for key, value in described.items()}
-                return Description(**members, neighbours=neighbours)
-            case _:
-                self.connection.close("it broke the protocol: a description that is none")
-                raise Disconnected
+            case described:
+                try:
+                    return speech.description(described)
+                except ValueError as error:
+                    raise self._broken(str(error)) from None
+
+    async def _ask(self, method: str, params: bytes) -> Any:
+        try:
+            return await self.connection.request(method, params)
+        except Refused:
+            raise self._broken(f"it refused to {method}") from None
+
+    def _broken(self, what: str) -> Disconnected:
+        self.connection.close(f"it broke the protocol: {what}")
+        return Disconnected()
 
     # -- one run -------------------------------------------------------------------------
 
     def listen(self, report: Report | None, effects: Effects | None) -> None:
         """From now on, what the process says goes to this run."""
-        self._report, self._effects = report, effects
+        self._audience.attend(report, effects)
         self._output.last_lines.clear()
 
     def call(self, call: Call, params: bytes, *, single: bool) -> asyncio.Future[Any]:
@@ -159,57 +153,33 @@ class Process(Owner):
 
         Whatever comes of it, `finish` has to follow.
         """
-        head = protocol.encode_value(self._terms_of(call, single=single))
+        head = protocol.encode_value(errand.of(call, single=single))
         return self.connection.request("call", head[:-1] + b',"params":' + params + b"}")
+
+    @property
+    def went_unheard(self) -> bool:
+        """Whether it ended before it had read the call, so that the call can't have begun."""
+        return self.connection.left_unread and not self._audience.has_heard and not self.fate
 
     def finish(self) -> None:
         """The call is over: pass on what it printed, and remove what is left of its artifacts."""
         if not self.ended.done():
             self._output.drain()
-        if self._has_files:
-            self._has_files = False
-            remove(self._artifacts)
-
-    def _terms_of(self, call: Call, *, single: bool) -> dict[str, Any]:
-        """All but the parameters; what doesn't apply is left out, since every byte is read twice."""
-        terms: dict[str, Any] = {
-            "run_id": call.run_id,
-            "experiment_id": call.experiment_id,
-            "attempt": call.attempt,
-            "timeout_seconds": call.timeout_seconds,
-        }
-        if call.seed is not None:
-            terms["seed"] = call.seed
-        if call.entry:
-            terms["entry"] = call.entry
-        if call.environ:
-            terms["environ"] = dict(call.environ)
-        if call.limits is not NO_LIMITS:
-            terms.update(_kernel_limits(call.limits))
-        if single:
-            terms["single"] = True
-        return terms
+        self._audience.forget_files()
 
     # -- what it says --------------------------------------------------------------------
 
-    def _log(self, at: float, stream: str, text: str) -> None:
-        self._tell(LogLine(at, stream, text))
-
     def _receive(self, message: dict[str, Any]) -> None:
+        """One message that is no answer.  The process isn't trusted: one that makes no sense is its end."""
         try:
             self._understand(message["method"], message.get("params") or {}, message.get("id"))
-        except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
-            raise protocol.ProtocolBroken(
-                f"{message.get('method')!r:.80}: {type(error).__name__}: {error}"
-            ) from None
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, OSError) as error:
+            raise protocol.ProtocolBroken(f"{type(error).__name__}: {error}") from None
+        except RecursionError:
+            raise protocol.ProtocolBroken("a message is nested too deeply") from None
 
-    def _understand(self, method: str, params: dict[str, Any], request_id: Any) -> None:
+    def _understand(self, method: Any, params: dict[str, Any], request_id: Any) -> None:
         match method:
-            case "progress" | "metrics" | "partial":
-                for event in speech.events(method, params):
-                    self._tell(event)
-            case "recall" | "record" | "keep" | "fetch":
-                self._steps.answer(self._asked(method, params), request_id, self.connection)
             case "forked":
                 self.announce(params)
             case "exited":
@@ -222,35 +192,7 @@ class Process(Owner):
                 if params["version"] != protocol.VERSION:
                     raise ValueError(f"it speaks version {params['version']}, not {protocol.VERSION}")
             case _:
-                raise ValueError("no such method")
-
-    def _asked(self, method: str, params: dict[str, Any]) -> Coroutine[Any, Any, Any]:
-        """What answers a question of the toolkit."""
-        effects = self._effects or NothingKept()
-        match method:
-            case "recall":
-                return effects.recall(str(params["key"]))
-            case "record":
-                return effects.record(str(params["key"]), params.get("value"))
-            case "keep":
-                self._has_files = True
-                return effects.keep(speech.capture(params, self._artifacts))
-            case _:
-                self._has_files = True
-                return self._fetched(effects, str(params["reference"]), int(params["number"]))
-
-    async def _fetched(self, effects: Effects, reference: str, number: int) -> str:
-        path = Path(self._artifacts, str(number))
-        await effects.fetch(reference, path)
-        return str(path)
-
-    def _tell(self, event: Event) -> None:
-        if self._report is None:
-            return
-        try:
-            self._report(event)
-        except Exception:
-            log.exception("report.failed", tool=self.module.name, pid=self.pid)
+                self._audience.hear(method, params, request_id, self.connection)
 
     # -- death ---------------------------------------------------------------------------
 
@@ -318,7 +260,7 @@ class Process(Owner):
         if self.owner is not None:
             self.connection.close()
         self._output.close()
-        self._steps.close()
+        self._audience.close()
         for timer in (self._dismissal, self._overdue):
             if timer is not None:
                 timer.cancel()
@@ -342,12 +284,3 @@ def confinement(module: Module, terms: Terms, place: Path) -> sandbox.Confinemen
         environment=python.parent.parent if module.environment else None,
         also=terms.readable,
     )
-
-
-def _kernel_limits(limits: Limits) -> dict[str, dict[str, int | None]]:
-    chosen = {
-        "cpu_seconds": limits.cpu_seconds,
-        "file_size_bytes": limits.file_size_bytes,
-        "open_files": limits.open_files,
-    }
-    return {"limits": chosen} if any(value is not None for value in chosen.values()) else {}

@@ -1,12 +1,12 @@
-"""What a process says while a tool runs, as events.
+"""What a process says while a tool runs, and of the tool, as values.
 
-It is not trusted: what makes no sense raises TypeError, ValueError or KeyError.
+It is not trusted: what makes no sense raises TypeError, ValueError, KeyError or OverflowError.
 """
 
 from pathlib import Path
 from typing import Any
 
-from services.executor.isolation.calls import Capture, Event, Metric, Partial, Progress
+from services.executor.isolation.calls import Capture, Description, Event, Metric, Partial, Progress
 
 MAX_NUMBER = 1e300
 
@@ -40,6 +40,24 @@ def capture(params: dict[str, Any], place: str) -> Capture:
         sha256=str(params["sha256"]),
         media_type=None if media_type is None else str(media_type),
     )
+
+
+def description(said: Any) -> Description:
+    """What a tool says of itself; ValueError if it is no such thing."""
+    match said:
+        case {
+            "name": str(name),
+            "entry": str(entry),
+            "line": int(line),
+            "kind": str(kind),
+            "summary": str(summary),
+            "parameters": dict(parameters),
+            "returns": str(returns),
+            "neighbours": list(neighbours),
+        } if all(isinstance(path, str) for path in neighbours):
+            return Description(name, entry, line, kind, summary, parameters, returns, tuple(neighbours))
+        case _:
+            raise ValueError("a description that is none")
 
 
 def _number(value: Any) -> float:

@@ -13,7 +13,7 @@ from services.executor.threads import Threads, in_thread
 async def test_what_a_call_returns_or_raises_arrives() -> None:
     assert await in_thread(divmod, 7, 2) == (3, 1)
     with pytest.raises(KeyError, match="gone"):
-        await in_thread({}.__getitem__, "gone")
+        await in_thread(dict[str, int]().__getitem__, "gone")
 
 
 async def test_no_more_calls_than_places_at_once() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-import resource
 from typing import Any, Iterator
+
+from .kernel import resource
 
 
 @contextlib.contextmanager
@@ -24,7 +25,9 @@ def applied(limits: dict[str, Any]) -> Iterator[None]:
         yield
     finally:
         for kind, pair in before.items():
-            resource.setrlimit(kind, pair)
+            # A run that lowered a hard limit has made that impossible, for which its process is given up.
+            with contextlib.suppress(ValueError, OSError):
+                resource.setrlimit(kind, pair)
 
 
 def _soft_limits(limits: dict[str, Any]) -> dict[int, int]:

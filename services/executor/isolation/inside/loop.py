@@ -17,7 +17,7 @@ import socket
 import sys
 from typing import Any, Callable
 
-from . import owner, source, tool, wire
+from . import guard, owner, source, tool, tree, wire
 
 METHOD_NOT_FOUND = -32601
 INVALID_REQUEST = -32600
@@ -88,7 +88,7 @@ class Loop:
     def _leave(self) -> None:
         """The executor is gone, or wants this process gone: leave nothing behind."""
         if self.owner is not None:
-            self.owner.kill_all()
+            tree.kill_all()
         os._exit(0)
 
     # -- requests to the owner of processes ------------------------------------------
@@ -178,6 +178,8 @@ def main(descriptors: list[int]) -> None:
     """Serve on the socket `descriptors[0]`; the second, if any, receives the stacks."""
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
+    if len(descriptors) == 1:
+        guard.stand_by(descriptors[0])
     source.find_installed()
     sock = socket.socket(fileno=descriptors[0])
     first = Loop(sock, descriptors[1] if len(descriptors) > 1 else None)

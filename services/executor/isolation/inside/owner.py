@@ -144,17 +144,6 @@ class Owner:
             if pid not in self.children:
                 tree.kill(pid)
 
-    def kill_all(self) -> None:
-        """End everything below this process at once and wait until nothing is left."""
-        while True:
-            below = tree.children(os.getpid())
-            for pid in below:
-                tree.kill(pid)
-            try:
-                os.wait4(-1, 0)
-            except ChildProcessError:
-                return
-
 
 def _stacks_written(child: Child, now: float) -> bool:
     """Whether the dump has stopped growing, or took too long."""

@@ -7,36 +7,24 @@ import _signal  # type: ignore[import-not-found]
 import gc
 import operator
 import os
-import resource
 import signal
 import sys
 import time
 import warnings
 from typing import Any
 
-from . import source, temp, tree
+from . import kernel, seeds, source, streams, temp, tree
 
 THREAD_PATIENCE_SECONDS = 0.05
-SEED_BYTES = 32
 # Plain numbers and the C functions: the enumeration of `signal` costs more than all the rest of a reset.
 _SIGNALS = sorted({int(number) for number in signal.valid_signals()} - {signal.SIGKILL, signal.SIGSTOP})
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 
-def seed(value: int | None) -> None:
-    """Seed the random generators that are loaded: with `value`, or anew from the system's entropy."""
-    if "random" in sys.modules:
-        # `random` itself would fetch 2,500 bytes, which takes as long as half a reset.
-        fresh = int.from_bytes(os.urandom(SEED_BYTES), "big") if value is None else value
-        sys.modules["random"].seed(fresh)
-    if "numpy.random" in sys.modules:
-        sys.modules["numpy.random"].seed(None if value is None else value % 2**32)
-
-
 class Baseline:
     """The state of the process after the import, before its first run."""
 
-    def __init__(self, tool_path: str) -> None:
+    def __init__(self, tool_path: str, temp_path: str) -> None:
         self._environ = dict(os.environ)
         self._environ_data = dict(os.environ._data)  # type: ignore[attr-defined]
         self._umask = _umask()
@@ -54,9 +42,10 @@ class Baseline:
         self._sources = _sources(tool_path)
         self._tasks = os.open("/proc/self/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._threads = _threads()
-        self._sweeper = temp.Sweeper()
-        self._free_descriptor = _free_descriptor()
-        self._descriptors = _descriptors()
+        self._sweeper = temp.Sweeper(temp_path)
+        self._streams = streams.Streams()
+        self._standing = kernel.Standing()
+        self._descriptors = kernel.Descriptors()
 
     def unforkable(self) -> str:
         """Why a fork of this process would not be the same process; empty if it would."""
@@ -86,9 +75,11 @@ class Baseline:
             self._restore_process()
             self._restore_interpreter()
             self._restore_modules()
+            return (
+                self._streams.restore() or self._left_behind(has_own_thread) or self._sweeper.sweep(temp_path)
+            )
         except Exception as error:
             return f"it can't be reset: {type(error).__name__}: {error}"
-        return self._left_behind(has_own_thread) or self._sweeper.sweep(temp_path)
 
     def _restore_process(self) -> None:
         if os.environ._data != self._environ_data:  # type: ignore[attr-defined]
@@ -98,6 +89,7 @@ class Baseline:
             os.environ.update(self._environ)
             if zone != self._environ.get("TZ"):
                 time.tzset()
+        self._standing.restore()
         os.umask(self._umask)
         if list(map(_signal.getsignal, _SIGNALS)) != self._signals:
             for number, handler in zip(_SIGNALS, self._signals):  # noqa: B905 - strict= needs Python 3.10
@@ -140,7 +132,7 @@ class Baseline:
             events: Any = sys.modules["asyncio.events"]
             events._event_loop_policy = None
             events._set_running_loop(None)
-        seed(None)
+        seeds.seed(None)
 
     # -- what can't be undone ----------------------------------------------------------
 
@@ -148,11 +140,9 @@ class Baseline:
         allowed = self._threads + has_own_thread
         if not self._has_threads(allowed) and not self._threads_end(allowed):
             return f"the run left {_threads() - allowed} threads behind"
-        if _free_descriptor() != self._free_descriptor:
-            gc.collect()
-            left = _descriptors() - self._descriptors
-            if left or _free_descriptor() != self._free_descriptor:
-                return f"the run left file descriptors behind: {sorted(left)}"
+        left = self._descriptors.left_behind()
+        if left:
+            return f"the run left file descriptors behind: {left}"
         return self._children_left()
 
     def _has_threads(self, number: int) -> bool:
@@ -191,14 +181,14 @@ def _threads() -> int:
 
 def holds_more_than(limit_bytes: int) -> bool:
     """Whether this process has more memory in use; asked of its peak first, which is cheaper to know."""
-    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return peak_bytes > limit_bytes and tree.resident_bytes(os.getpid()) > limit_bytes
+    return kernel.peak_bytes() > limit_bytes and tree.resident_bytes(os.getpid()) > limit_bytes
 
 
 _SYS_LISTS = ("path", "argv", "meta_path", "path_hooks")
 _SYS_NAMES = (
     *_SYS_LISTS,
-    "stdin", "stdout", "stderr", "excepthook", "displayhook", "unraisablehook", "dont_write_bytecode",
+    "stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__",
+    "excepthook", "displayhook", "unraisablehook", "dont_write_bytecode",
 )  # fmt: skip
 _of_sys = operator.attrgetter(*_SYS_NAMES)
 
@@ -207,17 +197,6 @@ def _umask() -> int:
     current = os.umask(0o022)
     os.umask(current)
     return current
-
-
-def _free_descriptor() -> int:
-    """The lowest free descriptor: whatever is opened and not closed again moves it."""
-    descriptor = os.dup(0)
-    os.close(descriptor)
-    return descriptor
-
-
-def _descriptors() -> set[int]:
-    return {int(name) for name in os.listdir("/proc/self/fd")}
 
 
 def _sources(tool_path: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import traceback
 import types
 from typing import Any
 
-from . import convert, failure, limits, reports, reset, source, temp, wire
+from . import convert, failure, limits, reports, reset, seeds, source, streams, temp, wire
 
 RAISED = 1
 NO_LONGER_FIT = -32600
@@ -44,11 +44,11 @@ class Tool:
         os.environ.update(self.options["environ"])
         self._show_places(self.options["temp"])
         sys.argv = [self.path]
-        temp.enter(self.options["temp"])
-        sys.stdout = sys.__stdout__ = _stream(1)  # type: ignore[misc]
-        sys.stderr = sys.__stderr__ = _stream(2)  # type: ignore[misc]
+        sys.stdout = sys.__stdout__ = streams.writer(1)  # type: ignore[misc]
+        sys.stderr = sys.__stderr__ = streams.writer(2)  # type: ignore[misc]
         os.register_at_fork(after_in_child=self._forked)
         try:
+            temp.enter(self.options["temp"])
             self._confine()
             source.prepare_path(self.path, self.options["toolkit"], self.reports)
             self.module = source.execute(self.name, self.path, self.options["digest"])
@@ -57,7 +57,7 @@ class Tool:
             return {"error": self._explain(error)}
         finally:
             self._flush()
-        self.baseline = reset.Baseline(self.path)
+        self.baseline = reset.Baseline(self.path, self.options["temp"])
         return {"unforkable": self.baseline.unforkable(), "entry": self.entry_name}
 
     def _show_places(self, directory: str) -> None:
@@ -96,7 +96,7 @@ class Tool:
         self.forks_itself = False
         self.options.update(places)
         self._show_places(places["temp"])
-        temp.enter(places["temp"])
+        self.retired = self._enter_temp()
         if self.confinement is not None:
             self._narrow(self.confinement, os.path.dirname(places["temp"]))
 
@@ -114,7 +114,7 @@ class Tool:
         """Run the tool once, answer, and make the process fit for the next run."""
         baseline = self.baseline
         assert baseline is not None
-        self.retired = baseline.changed_source()
+        self.retired = baseline.changed_source() or self._enter_temp()
         if self.retired:
             self.wire.refuse(request_id, NO_LONGER_FIT, self.retired)
             return
@@ -134,14 +134,21 @@ class Tool:
         if self.retired:
             self.wire.notify("retire", {"reason": self.retired, "run_id": params["run_id"]})
 
+    def _enter_temp(self) -> str:
+        """Make the temp directory the working directory; why that is not possible, if it isn't."""
+        try:
+            temp.enter(self.options["temp"])
+        except OSError as error:
+            return f"its temp directory can't be entered: {error}"
+        return ""
+
     def _begin(self, params: dict[str, Any]) -> None:
         """Set up what is the run's own; what a run has no say in is left out of its parameters."""
         if "environ" in params:
             os.environ.update(params["environ"])
         params["temp"], params["artifacts"] = self.options["temp"], self.options["artifacts"]
-        temp.enter(params["temp"])
         if "seed" in params:
-            reset.seed(params["seed"])
+            seeds.begin(params["seed"])
         params["deadline"] = time.monotonic() + params["timeout_seconds"]
         self.reports.begin(params)
 
@@ -241,11 +248,6 @@ class Tool:
             traceback.print_exception(type(error), error, error.__traceback__)
         self._flush()
         os._exit(code)
-
-
-def _stream(descriptor: int) -> Any:
-    """A line-buffered text stream, so that a run's log can be followed while it runs."""
-    return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
 def _exit_code(error: BaseException) -> int:

@@ -10,9 +10,13 @@ import time
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 STOP_PATIENCE_SECONDS = 0.02
+_ANY_CHILD = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+# utime, stime, cutime and cstime of proc(5) in what `_stat` returns.
+_CPU_FIELDS = slice(11, 15)
 # Kernels built without CONFIG_PROC_CHILDREN lack these files.
 _HAS_CHILDREN_FILES = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
@@ -22,18 +26,17 @@ def adopt_orphans() -> None:
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def die_with_parent() -> None:
-    """From now on, the kernel kills this process when its parent ends."""
-    _libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """From now on, the kernel sends this process a signal when its parent ends."""
+    _libc.prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
 
 
 def has_children() -> bool:
-    """Whether this process has any child, dead or alive, in one system call."""
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
+    """Whether this process has any child, dead or alive, in one system call.
+
+    Without Python's own function, whose exception for "no child", the usual answer, takes as long again.
+    """
+    return bool(_libc.waitid(os.P_ALL, 0, None, _ANY_CHILD) == 0)
 
 
 def children(pid: int) -> list[int]:
@@ -118,6 +121,12 @@ def resident_bytes(pid: int) -> int:
     return int(fields[1]) * _PAGE_BYTES if fields else 0
 
 
+def cpu_seconds(pid: int) -> float:
+    """The CPU time that a process has used, and its children that it has buried; 0 if it is gone."""
+    fields = _stat(pid)
+    return sum(map(int, fields[_CPU_FIELDS])) / _TICKS_PER_SECOND
+
+
 def freeze(root: int) -> list[int]:
     """Stop `root` and everything below it, and return all of them, the root first.
 
@@ -164,3 +173,14 @@ def kill(root: int) -> None:
     """End every process of the tree, now."""
     for pid in freeze(root):
         send(pid, signal.SIGKILL)
+
+
+def kill_all() -> None:
+    """End everything below this process at once and wait until nothing is left."""
+    while True:
+        for pid in children(os.getpid()):
+            kill(pid)
+        try:
+            os.wait4(-1, 0)
+        except ChildProcessError:
+            return
