@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from services.executor.speedrun import Speedrun
-from services.executor.store import Store
+from services.executor.store import Store, moment
 from shared import keys
 from tests.conftest import Neighbour, Serve, Tools, eventually
 
@@ -30,7 +30,7 @@ def queued_ms(results: list[dict[str, str]]) -> list[int]:
 
 def first_turns(results: list[dict[str, str]]) -> list[str]:
     """Who had the first ten turns: nobody has a second one before all have had their first."""
-    in_order = sorted(results, key=lambda one: queued_ms([one]))
+    in_order = sorted(results, key=lambda one: moment(one["run_id"]))
     return [one["experiment_id"] for one in in_order[: len(TEN)]]
 
 
