@@ -113,7 +113,7 @@ def connect_patiently(url: str) -> Redis:
     five seconds; TCP keep-alive finds the dead peers instead.  Nothing is tried
     again unseen: who was cut off has to look for what it missed.
     """
-    return _client(url, 4, retries=0)
+    return _client(url, 8, retries=0)
 
 
 def _client(url: str, connections: int, retries: int) -> Redis:

@@ -59,7 +59,7 @@ class Queue:
         self._deliveries = deliveries
         self._patient: Any = patient
         # An answer that hands out orders must not be lost unseen: nothing is sent again on this client.
-        self._claims = Scripts(patient)
+        self._claims = Scripts(patient, asks_again=False)
         self._preference = itertools.cycle(PREFERENCES)
 
     async def enqueue(self, order: Order, position: Position | None = None) -> str | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import re
 from collections.abc import AsyncIterator, Sequence
 from functools import cache
@@ -10,11 +11,12 @@ from typing import Any
 
 import redis.exceptions
 from redis.asyncio import Redis
-from redis.commands.core import AsyncScript
 
+from services.executor.store.pipelined import Pipelined
 from shared.errors import StoreError, StoreUnavailableError
 
 COMMAND_TIMEOUT_SECONDS = 15.0
+RETRY_PAUSES_SECONDS = (0.05, 0.1)
 
 _FOLDER = Path(__file__).parent / "lua"
 _INCLUDE = re.compile(r"^-- include (\w+\.lua)$", re.MULTILINE)
@@ -29,13 +31,18 @@ _PASSING = re.compile(
 
 
 class Scripts:
-    """The scripts of `lua/`, each under its file's name."""
+    """The scripts of `lua/`, each under its file's name.
 
-    def __init__(self, client: Redis) -> None:
+    Args:
+        client: for commands, and for the connection that the scripts are called on.
+        asks_again: whether a call whose answer was lost is sent again, a moment later.
+    """
+
+    def __init__(self, client: Redis, *, asks_again: bool = True) -> None:
         # Any: redis-py annotates for both protocols, bytes and text at once; the methods above are exact.
         self.client: Any = client
-        self._scripts: dict[str, AsyncScript] = {}
-        self._register = client.register_script
+        self._pipelined = Pipelined(client, COMMAND_TIMEOUT_SECONDS)
+        self._pauses = RETRY_PAUSES_SECONDS if asks_again else ()
 
     async def call(self, name: str, keys: Sequence[str], args: Sequence[str | int | float] = ()) -> Any:
         """Run `lua/{name}.lua`.
@@ -45,11 +52,25 @@ class Scripts:
                 or all of the script was done.
             StoreError: anything else that Redis found wrong.
         """
-        script = self._scripts.get(name)
-        if script is None:
-            script = self._scripts[name] = self._register(source(name))
-        async with asking(name):
-            return await script(keys=keys, args=args)
+        for pause_seconds in self._pauses:
+            try:
+                return await self._evaluated(name, keys, args)
+            except redis.exceptions.ConnectionError:
+                await asyncio.sleep(pause_seconds)
+            except (redis.exceptions.RedisError, OSError) as exc:
+                raise _translated(name, exc) from exc
+        try:
+            return await self._evaluated(name, keys, args)
+        except (redis.exceptions.RedisError, OSError) as exc:
+            raise _translated(name, exc) from exc
+
+    async def _evaluated(self, name: str, keys: Sequence[str], args: Sequence[str | int | float]) -> Any:
+        command = ("EVALSHA", digest(name), len(keys), *keys, *args)
+        try:
+            return await self._pipelined.ask(*command)
+        except redis.exceptions.NoScriptError:  # a server that was restarted, or another one
+            await self._pipelined.ask("SCRIPT", "LOAD", source(name))
+            return await self._pipelined.ask(*command)
 
 
 @cache
@@ -59,9 +80,15 @@ def source(name: str) -> str:
     return _INCLUDE.sub(lambda match: (_FOLDER / match[1]).read_text(encoding="utf-8"), text)
 
 
+@cache
+def digest(name: str) -> str:
+    """What Redis knows the script by once it is loaded."""
+    return hashlib.sha1(source(name).encode(), usedforsecurity=False).hexdigest()
+
+
 @contextlib.asynccontextmanager
 async def asking(what: str, may_take_seconds: float | None = 0.0) -> AsyncIterator[None]:
-    """The one place where a redis-py error becomes one of ours, and where an answer is waited for.
+    """Where a redis-py error becomes one of ours, and where an answer is waited for.
 
     The time limit is kept here and not by redis-py, whose own way of keeping it
     loses a cancellation now and then under Python 3.11.
@@ -74,14 +101,17 @@ async def asking(what: str, may_take_seconds: float | None = 0.0) -> AsyncIterat
     try:
         async with asyncio.timeout(limit_seconds):
             yield
-    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as exc:
-        raise StoreUnavailableError(
-            f"{what}: Redis can't be reached: {str(exc) or 'no answer in time'}"
-        ) from exc
-    except redis.exceptions.RedisError as exc:
-        if _PASSING.search(str(exc)) or isinstance(exc, _REFUSALS):
-            raise StoreUnavailableError(f"{what}: Redis refuses for now: {exc}") from exc
-        raise StoreError(f"{what}: Redis answers: {exc}") from exc
+    except (redis.exceptions.RedisError, OSError) as exc:
+        raise _translated(what, exc) from exc
+
+
+def _translated(what: str, exc: Exception) -> StoreError:
+    """Our error for one of redis-py's, or of the network's."""
+    if isinstance(exc, redis.exceptions.ConnectionError | redis.exceptions.TimeoutError | OSError):
+        return StoreUnavailableError(f"{what}: Redis can't be reached: {str(exc) or 'no answer in time'}")
+    if _PASSING.search(str(exc)) or isinstance(exc, _REFUSALS):
+        return StoreUnavailableError(f"{what}: Redis refuses for now: {exc}")
+    return StoreError(f"{what}: Redis answers: {exc}")
 
 
 _REFUSALS = (
