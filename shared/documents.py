@@ -54,7 +54,7 @@ def json_text(value: Any, raw: str = "") -> str:
     Args:
         raw: the text that `value` was read from; bytes in it that were not UTF-8 stay as they were.
     """
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = _encode(value)
     return _SURROGATES.sub(lambda found: found[0] if found[0] in raw else f"\\u{ord(found[0]):04x}", text)
 
 
@@ -99,6 +99,9 @@ def shown(value: object) -> str:
     """`value` as an error message quotes it: short, on one line."""
     text = value[:400].decode(errors="replace") if isinstance(value, bytes) else str(value)
     return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def _no_number(text: str) -> float:

@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from functools import lru_cache
 from typing import Any, TextIO
 
 import structlog
@@ -63,7 +64,8 @@ def keep_secret(value: str) -> None:
 
 def masked(text: str) -> str:
     """`text` without passwords in addresses and without any known secret."""
-    text = _URL_PASSWORD.sub(_masked_part, text)
+    if "://" in text or "password=" in text:
+        text = _URL_PASSWORD.sub(_masked_part, text)
     for secret in sorted(_known_secrets, key=len, reverse=True):  # one may begin with another
         text = text.replace(secret, _MASK)
     return text
@@ -118,8 +120,13 @@ def _write_traceback(file: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
 
 def _mask_secrets(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for name, value in event.items():
-        event[name] = _MASK if _SECRET_NAME.search(name) and value else _masked_value(value)
+        event[name] = _MASK if _names_a_secret(name) and value else _masked_value(value)
     return event
+
+
+@lru_cache
+def _names_a_secret(name: str) -> bool:
+    return _SECRET_NAME.search(name) is not None
 
 
 def _masked_value(value: Any) -> Any:
@@ -127,9 +134,7 @@ def _masked_value(value: Any) -> Any:
         case str():
             return masked(value)
         case dict():
-            return {
-                str(k): _MASK if _SECRET_NAME.search(str(k)) else _masked_value(v) for k, v in value.items()
-            }
+            return {str(k): _MASK if _names_a_secret(str(k)) else _masked_value(v) for k, v in value.items()}
         case list() | tuple():
             return [_masked_value(item) for item in value]
         case None | bool() | int() | float():

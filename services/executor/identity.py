@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 DIGEST_BYTES = 32
@@ -40,7 +40,7 @@ class Identity:
         Raises:
             ValueError: a number that JSON can't hold.
         """
-        return digest_of(asdict(self))
+        return digest_of({name: getattr(self, name) for name in self.__slots__})
 
 
 def digest_of(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Where tools' code is: in the folder as it is now, or kept as it was."""
 
 import asyncio
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -164,16 +165,19 @@ class Library:
     def _path(self, name: str) -> Path:
         if not NAME.fullmatch(name):
             raise ToolNotFoundError(name, "a tool's name has letters, digits, '_' and '-' only")
-        file, package = self._folder / f"{name}.py", self._folder / name
-        is_file, is_package = file.is_file(), (package / bundles.ENTRY).is_file()
+        package = f"{self._folder}/{name}"
+        file = f"{package}.py"
+        # Strings, not `Path`: this is asked before every run, and making paths takes longer than the answer.
+        is_file = os.path.isfile(file)  # noqa: PTH113
+        is_package = os.path.isfile(f"{package}/{bundles.ENTRY}")  # noqa: PTH113
         if is_file and is_package:
             raise ToolError(f"{file} and {package} are both called '{name}'; remove or rename one of them")
         if not is_file and not is_package:
             raise ToolNotFoundError(name, f"there is no {file}")
         path = package if is_package else file
-        if path.is_symlink() and path.resolve().parent != self._folder:
+        if os.path.islink(path) and Path(path).resolve().parent != self._folder:  # noqa: PTH114
             raise ToolNotFoundError(name, f"{path} leads out of the tools folder")
-        return path
+        return Path(path)
 
 
 def _stamp(path: Path, neighbours: Sequence[str]) -> Stamp:

@@ -16,7 +16,7 @@ from services.executor.isolation.calls import Description, Module
 from services.executor.isolation.environment import Environment
 from services.executor.isolation.requirements import Requirements, requirements_of
 from services.executor.isolation.sandbox import Sandbox, stricter
-from services.executor.library import Library
+from services.executor.library import Code, Library
 from services.executor.needs import ToolNeeds, needs_of
 from shared.errors import ToolParameterError
 
@@ -89,6 +89,7 @@ class Loader:
         self._installer = installer
         self._sandbox = sandbox
         self._neighbours: dict[str, tuple[str, ...]] = {}
+        self._asks: dict[str, tuple[str, tuple[ToolNeeds, Requirements]]] = {}
         self._described: dict[Form, Description] = {}
         self._describing: dict[Form, asyncio.Lock] = {}
 
@@ -117,9 +118,8 @@ class Loader:
         for _ in range(LOOKS):
             known = self._neighbours.get(name, ())
             code = await self._library.code(name, known)
-            place, text = code.module.path.name, code.bundle.main.decode(errors="replace")
-            needs = needs_of(f"{place}: [tool.fullsend]", text)
-            module = await self._equipped(code.module, requirements_of(place, text))
+            needs, requirements = self._asked(code)
+            module = await self._equipped(code.module, requirements)
             module = replace(module, sandbox=stricter(self._sandbox, needs.sandbox))
             description = await self._describe(module, timeout_seconds)
             if code.is_whole or description.neighbours == known:
@@ -127,6 +127,18 @@ class Loader:
             self._neighbours[name] = description.neighbours
         self._library.keep(code.bundle)
         return Tool(module, needs, description)
+
+    def _asked(self, code: Code) -> tuple[ToolNeeds, Requirements]:
+        """What the code's PEP 723 block asks for; it is read once, as long as the code is the same."""
+        name, digest = code.bundle.name, code.bundle.digest
+        known = self._asks.get(name)
+        if known is None or known[0] != digest:
+            place, text = code.module.path.name, code.bundle.main.decode(errors="replace")
+            asks = needs_of(f"{place}: [tool.fullsend]", text), requirements_of(place, text)
+            while len(self._asks) >= DESCRIPTIONS_KEPT:
+                del self._asks[next(iter(self._asks))]
+            known = self._asks[name] = (digest, asks)
+        return known[1]
 
     async def _equipped(self, module: Module, requirements: Requirements) -> Module:
         environment = await self._installer.ensure(requirements)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Self
 
 from services.executor.store.scripts import Scripts, asking
@@ -10,6 +11,8 @@ from shared.errors import ContractError, ExperimentNotFoundError
 from shared.messages import Experiment, Schedule, State, read_experiment, read_schedule
 
 READ_AT_ONCE = 200
+REMEMBERED = 1_000
+REMEMBERED_CHARACTERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +170,13 @@ class Experiments:
 
 
 def _stored(experiment_id: str, kind: str, content: Any) -> Stored:
+    """What an answer of `read.lua` says; the same text is read once, for most runs find it unchanged."""
+    if kind == "string" and len(content) <= REMEMBERED_CHARACTERS:
+        return _remembered(experiment_id, kind, content)
+    return _read(experiment_id, kind, content)
+
+
+def _read(experiment_id: str, kind: str, content: Any) -> Stored:
     raw = content if isinstance(content, str) else ""
     if kind == "none":
         place = keys.experiment(experiment_id)
@@ -177,6 +187,9 @@ def _stored(experiment_id: str, kind: str, content: Any) -> Stored:
         return Stored(raw, read_experiment(experiment_id, kind, content), None)
     except ContractError as exc:
         return Stored(raw, None, exc)
+
+
+_remembered = lru_cache(maxsize=REMEMBERED)(_read)
 
 
 def _pairs(flat: Sequence[str]) -> dict[str, str]:

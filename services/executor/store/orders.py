@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Self
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -73,10 +73,13 @@ class Order:
 
         The priority comes first: the scripts read it there, without reading the rest.
         """
-        defaults = Order("", "")
-        members = {name: value for name, value in asdict(self).items() if value != getattr(defaults, name)}
-        first = {name: members.pop(name) for name in ("priority",) if name in members}
-        return json.dumps({**first, **members.pop("others", {}), **members}, separators=(",", ":"))
+        members: dict[str, Any] = {} if self.priority == NORMAL else {"priority": self.priority}
+        members.update(self.others)
+        for name, default in _DEFAULTS.items():
+            value = getattr(self, name)
+            if value != default:
+                members[name] = value
+        return _encode(members)
 
     @classmethod
     def from_json(cls, text: str, entry: str) -> "Order":
@@ -112,6 +115,12 @@ class Order:
 
 
 _READER = TypeAdapter(Order)
+_DEFAULTS = {
+    name: getattr(Order("", ""), name)
+    for name in Order.__dataclass_fields__
+    if name not in {"priority", "others"}
+}
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
