@@ -26,10 +26,11 @@ import json
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from html import escape
+from statistics import fmean, stdev
 from typing import Any, Literal, get_args
 
 from shared import toolkit
@@ -62,6 +63,12 @@ path { fill: none; stroke: #999 } path.settled { stroke: #2a78b8 } path.defaulte
 circle { fill: #2a78b8 } circle.defaulted { fill: #cc3d3d } dt { float: left; clear: left; width: 14em }
 table { border-collapse: collapse } th, td { text-align: right; padding: .3em .8em; border: 1px solid #ccc }
 """
+MEASURES: dict[str, Callable[[Event], float]] = {
+    "shortfall": lambda run: (run["written_off_cents"] + run["open_cents"]) / run["debt_cents"],
+    "default_rate": lambda run: run["agents_defaulted"] / run["agents"],
+    "days": lambda run: run["days_run"],
+}
+CONFIDENCE = 0.95
 BALANCE_COLUMNS = ("day", "agent", "cash_cents", "owes_cents", "is_owed_cents", "defaulted")
 
 
@@ -128,6 +135,39 @@ def ring_simulation(
     return report(ring, parameters, status)
 
 
+def aggregate(replicates: Sequence[Event], target_data: Mapping[str, float] | None = None) -> Event:
+    """Say what replicates of one ring have in common, how surely, and how far that is from a target.
+
+    Three measures are taken of each: `shortfall`, the part of the debt that was not paid,
+    `default_rate`, the part of the agents that defaulted, and `days`, until the end.  With
+    `fail-fast` a shortfall counts what was not yet due as well.
+
+    Args:
+        replicates: runs of this tool, by `result`.
+        target_data: the mean that is wanted, by measure; without it a shortfall of 0.
+
+    Returns:
+        `loss`: the root mean square of the differences between mean and target, taken as they
+        are, so that a day weighs as much as all of the debt; without a target the mean shortfall.
+        `diagnostics`: `n`; by measure, the mean, and as `MEASURE_margin` what the 95% confidence
+        interval extends to either side, by Student's t; None of a single run.
+        `outputs`: how many runs ended with each `status`.
+    """
+    results = [one["result"] for one in replicates]
+    samples = {key: [measure(one) for one in results] for key, measure in MEASURES.items()}
+    means = {key: fmean(sample) for key, sample in samples.items()}
+    target = check_target(target_data)
+    return {
+        "loss": math.sqrt(fmean((means[key] - wanted) ** 2 for key, wanted in target.items())),
+        "diagnostics": {
+            "n": len(results),
+            **means,
+            **{f"{key}_margin": margin(sample) for key, sample in samples.items()},
+        },
+        "outputs": {"statuses": dict(Counter(one["status"] for one in results))},
+    }
+
+
 # -- parameters -----------------------------------------------------------------------
 
 
@@ -175,6 +215,18 @@ def choose_seed(seed: int | None) -> int:
         return random.SystemRandom().randrange(2**32)
     check_number("seed", chosen, int, 0, 2**64 - 1)
     return chosen
+
+
+def check_target(target_data: object) -> Mapping[str, float]:
+    """The target by measure, a shortfall of 0 if there is none.  Raises ValueError if it can't be one."""
+    if target_data is None:
+        return {"shortfall": 0}
+    if not isinstance(target_data, dict) or not target_data or not target_data.keys() <= MEASURES.keys():
+        known = ", ".join(MEASURES)
+        raise ValueError(f"target_data is {target_data!r:.200}: allowed is an object with any of {known}")
+    for key, wanted in target_data.items():
+        check_number(f"target_data[{key!r}]", wanted, float, 0, 1e6)
+    return target_data
 
 
 # -- who owes what, and when ----------------------------------------------------------
@@ -369,6 +421,36 @@ def settle_day(ring: Ring, day: int, due: Sequence[Payable], handling: Handling)
     ring.start(day, "closing")
     ring.close()
     return stopped
+
+
+# -- what replicates have in common ---------------------------------------------------
+
+
+def margin(sample: Sequence[float]) -> float | None:
+    """Half of the confidence interval of the mean, if the means of such samples are distributed normally."""
+    if len(sample) < 2:
+        return None
+    return quantile(len(sample) - 1) * stdev(sample) / math.sqrt(len(sample))
+
+
+def quantile(freedom: int) -> float:
+    """The t that Student's distribution with so many degrees of freedom lies within, but for 5%."""
+    low, high = 0.0, 13.0  # with one degree of freedom it is 12.7
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if within(middle, freedom) < CONFIDENCE else (low, middle)
+    return high
+
+
+def within(t: float, freedom: int) -> float:
+    """The probability that Student's t is from -t to t, by Abramowitz and Stegun 26.7.3 and 26.7.4."""
+    angle, is_odd = math.atan(t / math.sqrt(freedom)), freedom % 2
+    term, total = math.cos(angle) if is_odd else 1.0, 0.0
+    for i in range(1 + is_odd, freedom + is_odd, 2):
+        total += term
+        term *= math.cos(angle) ** 2 * i / (i + 1)
+    total *= math.sin(angle)
+    return (angle + total) * 2 / math.pi if is_odd else total
 
 
 # -- what is kept ---------------------------------------------------------------------

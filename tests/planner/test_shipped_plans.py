@@ -2,15 +2,18 @@
 
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
+from services.planner.aggregation import Aggregator
 from services.planner.backends.local import LocalBackend
+from services.planner.cancellation import CancellationToken
 from services.planner.cases import all_cases
 from services.planner.documents import read_manifest
+from services.planner.evaluation import Evaluation, Evaluations
 from services.planner.models import (
     Budget,
     Evaluator,
@@ -24,7 +27,7 @@ from services.planner.models import (
     TestCase,
 )
 from services.planner.scheduler import TaskScheduler
-from services.planner.tasks import TaskStatus
+from services.planner.tasks import RunExecutionResult, TaskStatus
 from services.planner.workbench import Places, Workbench
 from shared.errors import PlanError
 
@@ -33,24 +36,35 @@ SHIPPED = {"batches_pairwise": 12, "ring_cases": 5, "ring_points": 16, "ring_swe
 DOCUMENTED = {"first_plan": 10, "chosen_points": 8, "listed_cases": 3}
 PAGE = (ROOT / "docs" / "plans.md").read_text()
 BLOCKS = re.findall(r"^```(yaml|json)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+Run = Callable[[RunManifest, int], Awaitable[Sequence[Evaluation]]]
 
 
 @pytest.fixture
-async def backend(tmp_path: Path) -> AsyncIterator[LocalBackend]:
+async def run(tmp_path: Path) -> AsyncIterator[Run]:
+    """Runs a plan of so many cases; every case succeeds, with its seed.  Returns what was found over them."""
     places = Places(
         tools_path=ROOT / "tools",
         artifacts=str(tmp_path / "store"),
         bundles_path=tmp_path / "bundles",
         environments_path=tmp_path / "environments",
     )
-    async with LocalBackend(Workbench(places, 2, os.environ), 2) as opened:
-        yield opened
+    bench = Workbench(places, 2, os.environ)
+    async with LocalBackend(bench, 2) as backend:
+
+        async def run_and_check(manifest: RunManifest, expected: int) -> Sequence[Evaluation]:
+            token = CancellationToken()
+            async with Evaluations(manifest, Aggregator(bench), on_stop=token.cancel) as evaluations:
+                scheduler = TaskScheduler(backend, criteria=evaluations.stopper)
+                done = await scheduler.run_manifest_async(manifest, token)
+                made = await evaluations.finish(done.task_results)
+            check(manifest, done, expected)
+            assert (evaluations.reason, evaluations.notes) == (None, ())
+            return made
+
+        yield run_and_check
 
 
-async def check(backend: LocalBackend, manifest: RunManifest, expected: int) -> None:
-    """Run the plan; every case succeeds, with its seed."""
-    done = await TaskScheduler(backend).run_manifest_async(manifest)
-
+def check(manifest: RunManifest, done: RunExecutionResult, expected: int) -> None:
     assert done.stopped is None
     assert [(one.task_status, one.error_message) for one in done.task_results] == [
         (TaskStatus.SUCCEEDED, None)
@@ -66,22 +80,36 @@ def test_all_plans_that_ship_are_run_here() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config" / "plans").iterdir()), ids=lambda path: path.name)
-async def test_a_plan_that_ships_runs_to_its_end(backend: LocalBackend, path: Path) -> None:
+async def test_a_plan_that_ships_runs_to_its_end(run: Run, path: Path) -> None:
     manifest = read_manifest(path)
 
     assert manifest.workflow_id == path.stem
-    await check(backend, manifest, SHIPPED[path.stem])
+    made = await run(manifest, SHIPPED[path.stem])
+    assert [one.error for one in made if one.loss is None] == []
+
+
+async def test_the_ring_cases_come_to_what_their_scenarios_say(run: Run) -> None:
+    equal, one_coin, stress = await run(read_manifest(ROOT / "config" / "plans" / "ring_cases.json"), 5)
+
+    assert [(one.scenario, one.outputs["statuses"]) for one in (equal, one_coin, stress)] == [
+        ("all have what they owe", {"settled": 1}),
+        ("one has it all", {"settled": 1}),
+        ("a tenth of the money", {"quiet": 3}),
+    ]
+    assert (equal.loss, one_coin.loss) == (0, 0)
+    assert stress.loss == stress.diagnostics["shortfall"] > 0.5
+    assert 0 < stress.diagnostics["shortfall_margin"] < 0.1
 
 
 @pytest.mark.parametrize(("kind", "text"), BLOCKS, ids=list(DOCUMENTED))
 async def test_a_plan_in_the_documentation_runs_to_its_end(
-    backend: LocalBackend, tmp_path: Path, kind: str, text: str
+    run: Run, tmp_path: Path, kind: str, text: str
 ) -> None:
     path = tmp_path / f"plan.{kind}"
     path.write_text(text)
     manifest = read_manifest(path)
 
-    await check(backend, manifest, DOCUMENTED[manifest.workflow_id])
+    await run(manifest, DOCUMENTED[manifest.workflow_id])
 
 
 def test_mistakes_are_told_as_the_documentation_shows(

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.ports import free_port
 from tests.tools.fake_github import FakeGitHub
 from tests.tools.fake_resend import KEY, FakeResend
 from tests.tools.local_api import LocalApi, serve
@@ -84,9 +84,7 @@ def api() -> Iterator[LocalApi]:
 @pytest.fixture
 def nobody() -> str:
     """The URL of a port where nobody listens."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{unused.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port()}"
 
 
 # -- GitHub -----------------------------------------------------------------------------
