@@ -13,6 +13,8 @@ Ours is a plan on the `local` backend: every case is a call in isolation that ca
 cancelled and has a time limit, is told its seed, has its outcome judged and its
 identity computed.  The others do nothing of that.  Two more lines say where our time
 goes: the same calls without a plan, and the plan on a backend that answers at once.
+Another says what `fullsend plan run` takes, which keeps a plan in a directory: every case
+and every attempt is noted in its registry (SQLite), so that the plan outlives a crash.
 joblib hands over several cases at a time if they are short (`auto`, its default);
 everybody else, also joblib with `batch_size=1`, one by one.
 
@@ -46,8 +48,9 @@ from services.planner.backends.local import LocalBackend
 from services.planner.cases import all_cases
 from services.planner.execution import Execution, ExecutionResult, RunOptions
 from services.planner.models import RunManifest, TestCase
+from services.planner.plan import Plan
 from services.planner.scheduler import TaskScheduler
-from services.planner.tasks import TaskStatus
+from services.planner.tasks import RunExecutionResult, TaskStatus
 from services.planner.workbench import Places, Workbench
 from shared.messages import Policy
 
@@ -99,7 +102,18 @@ def a_plan(numbers: Sequence[int]) -> RunManifest:
 
 async def planned(backend: Any, numbers: Sequence[int]) -> list[Any]:
     """All of it: the plan is made, its seeds are computed, its cases run."""
-    found = await TaskScheduler(backend).run_manifest_async(a_plan(numbers))
+    return values_in(await TaskScheduler(backend).run_manifest_async(a_plan(numbers)))
+
+
+async def kept(backend: LocalBackend, folder: Path, numbers: Sequence[int]) -> list[Any]:
+    """The same, as a plan on disk."""
+    directory = Path(tempfile.mkdtemp(dir=folder)) / "plan"
+    plan = await asyncio.to_thread(Plan.create, a_plan(numbers), directory)
+    return values_in(await plan.run(backend))
+
+
+def values_in(found: RunExecutionResult) -> list[Any]:
+    """What the tool returned to each case."""
     failed = [one for one in found.task_results if one.task_status is not TaskStatus.SUCCEEDED]
     assert not failed, (
         f"{len(failed)} failed, the first with {failed[0].error_type}: {failed[0].error_message}"
@@ -248,6 +262,7 @@ async def our_seconds(numbers: Sequence[int]) -> dict[str, float]:
         async with our_backend(Path(directory)) as backend:
             return {
                 OURS: await timed(functools.partial(planned, backend), numbers),
+                "  the plan on disk": await timed(functools.partial(kept, backend, Path(directory)), numbers),
                 "  the calls without a plan": await timed(functools.partial(unplanned, backend), numbers),
                 "  the plan without calls": await timed(functools.partial(planned, AtOnce()), numbers),
             }

@@ -143,6 +143,11 @@ def open_runs(experiment_id: str) -> str:
     return f"fullsend:executor:open:{experiment_id}"
 
 
+def planner(experiment_id: str) -> str:
+    """String: JSON, the planner whose runs an experiment's are, while it executes their plan; expires."""
+    return f"fullsend:executor:planner:{experiment_id}"
+
+
 def admitted(marker: str) -> str:
     """String used as a bitmap: bit n is set when the n-th trigger since the marker was admitted."""
     return f"fullsend:executor:admitted:{marker}"

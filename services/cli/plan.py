@@ -3,16 +3,18 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
-from services.cli import output, planning
+from services.cli import carrying, output, planning
+from services.cli.carrying import Carried
+from services.cli.interrupting import leave
+from services.cli.opening import BackendName
 from services.cli.output import Column, CommandError
-from services.cli.planning import BackendName, Carried
 from services.cli.progressing import rate
 from services.planner.documents import read_manifest
 from services.planner.models import RunManifest
@@ -24,8 +26,6 @@ from shared.errors import PlanError
 
 LOOK_SECONDS: Final = 0.1
 FAILURES_TOLD: Final = 5
-SUCCESS: Final = "success criteria hold"
-"""How the reason begins for which a plan may stop early and be a success."""
 
 COLUMNS: Final = [
     Column("PLAN"), Column("STATE"), Column("DONE", right=True), Column("FAILED", right=True),
@@ -74,9 +74,9 @@ def run(
     """
     manifest = _with_concurrency(read_manifest(file), concurrency)
     if estimate:
-        tell_estimate(manifest, backend, as_json)
+        tell_estimate(manifest, backend, directory, as_json)
     else:
-        finish(planning.carry_out(Plan.create(manifest, directory), backend), as_json)
+        finish(carrying.carry_out(Plan.create(manifest, directory), backend), as_json)
 
 
 @app.command()
@@ -93,8 +93,9 @@ def resume(
 
     Each gets the seed it had. What came before is kept.
     """
-    found = _at_once(planning.found(plan_id), concurrency)
-    finish(planning.carry_out(found, backend or _backend_before(found), failed=failed), as_json)
+    found = planning.found(plan_id)
+    found = Plan(found.directory, _with_concurrency(found.manifest, concurrency))
+    finish(carrying.carry_out(found, backend or _backend_before(found), failed=failed), as_json)
 
 
 @app.command()
@@ -135,15 +136,15 @@ def cancel(
 @app.command()
 def report(plan_id: PlanId, as_json: AsJson = False) -> None:
     """Write a plan's report again, from what its runs have left behind."""
-    _tell_report(planning.reported(planning.found(plan_id)), as_json)
+    _tell_report(carrying.reported(planning.found(plan_id)), as_json)
 
 
 # -- running --------------------------------------------------------------------------
 
 
-def tell_estimate(manifest: RunManifest, backend: BackendName, as_json: bool) -> None:
+def tell_estimate(manifest: RunManifest, backend: BackendName, directory: Path | None, as_json: bool) -> None:
     """Say what a plan will take."""
-    expected = planning.estimated(manifest, backend)
+    expected = planning.estimated(manifest, backend, directory)
     if as_json:
         output.print_json(expected.to_json())
     else:
@@ -151,24 +152,43 @@ def tell_estimate(manifest: RunManifest, backend: BackendName, as_json: bool) ->
 
 
 def finish(carried: Carried, as_json: bool) -> None:
-    """Say what carrying out a plan came to.  Raises `typer.Exit` unless all of it succeeded."""
-    found = carried.plan
-    standing = found.standing()
+    """Say what carrying out a plan came to.
+
+    Raises:
+        typer.Exit: neither all of it succeeded, nor do its success criteria hold.
+    """
+    standing = carried.plan.standing()
     if as_json:
-        output.print_json({**_members(found, standing), "report": _paths(carried.report)})
+        output.print_json({**_members(carried.plan, standing), "report": _paths(carried.report)})
     else:
-        if warning := code_warning(carried.result.task_results):
-            print(f"warning: {warning}", file=sys.stderr)
-        _show_failures(carried.result.task_results)
-        _show(found, standing)
-        if carried.report:
-            _tell_report(carried.report, as_json=False)
-        if standing.left:
-            print(f"go on with: fullsend plan resume {found.plan_id}")
+        _tell_end(carried, standing)
+    code = _exit_code(carried, standing)
+    if carried.is_cut_short:
+        leave(code)  # a thread may still be reading or drawing
+    if code:
+        raise typer.Exit(code)
+
+
+def _tell_end(carried: Carried, standing: Standing) -> None:
+    changed = code_warning(carried.results)
+    for warning in (*([changed] if changed else []), *carried.notes):
+        print(f"warning: {output.one_line(warning)}", file=sys.stderr)
+    _show_failures(carried.results)
+    _show(carried.plan, standing)
+    if carried.report:
+        _tell_report(carried.report, as_json=False)
+    if standing.left:
+        print(f"go on with: fullsend plan resume {carried.plan.plan_id}")
+    elif carried.is_cut_short:
+        print(f"write its report with: fullsend plan report {carried.plan.plan_id}")
+
+
+def _exit_code(carried: Carried, standing: Standing) -> int:
     if carried.signal is not None:
-        raise typer.Exit(128 + carried.signal)
-    if standing.failed or (standing.left and not (carried.result.stopped or "").startswith(SUCCESS)):
-        raise typer.Exit(1)
+        return 128 + carried.signal
+    if carried.is_cut_short:
+        return 1
+    return 0 if carried.is_accomplished or not (standing.failed or standing.left) else 1
 
 
 def _all_standings() -> Iterator[tuple[Plan, Standing]]:
@@ -194,10 +214,6 @@ def _with_concurrency(manifest: RunManifest, concurrency: int | None) -> RunMani
         return manifest
     policy = manifest.execution_policy.model_copy(update={"concurrency": concurrency})
     return manifest.model_copy(update={"execution_policy": policy})
-
-
-def _at_once(found: Plan, concurrency: int | None) -> Plan:
-    return Plan(found.directory, _with_concurrency(found.manifest, concurrency))
 
 
 # -- words ----------------------------------------------------------------------------
@@ -231,7 +247,7 @@ def _show(found: Plan, standing: Standing) -> None:
             out.print(f"{name:<11}{output.one_line(text)}")
 
 
-def _show_failures(results: tuple[TaskResult, ...]) -> None:
+def _show_failures(results: Sequence[TaskResult]) -> None:
     failed = [one for one in results if one.error_type and one.task_status != "cancelled"]
     for one in failed[:FAILURES_TOLD]:
         print(output.short(f"case {one.index} {one.task_status}: {one.error_type}: {one.error_message}", 200))

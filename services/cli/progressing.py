@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -19,6 +19,9 @@ from services.planner.progress import Pace
 LOOK_SECONDS: Final = 0.25
 LINE_SECONDS: Final = 5.0
 BAR_WIDTH: Final = 30
+NARROW_BAR_WIDTH: Final = 10
+NAME_WIDTH: Final = 8
+"""A name that has less room than that is left out."""
 
 
 class Display:
@@ -40,7 +43,8 @@ class Display:
         self._lines: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        # Not the console's own opinion: FORCE_COLOR has it take a file for a terminal.
+        if sys.stderr.isatty() and not self._console.is_dumb_terminal:
             self._live = Live(
                 console=self._console, get_renderable=self._bar, refresh_per_second=8, transient=False
             )
@@ -75,13 +79,21 @@ class Display:
     # -- a terminal -------------------------------------------------------------------
 
     def _bar(self) -> Table:
+        """One line, however narrow the terminal is: what doesn't fit is cut, the name first."""
         pace = self._pace()
-        row = Table.grid(padding=(0, 1))
-        row.add_row(
-            Text(self._name, "bold"),
-            ProgressBar(total=pace.total, completed=pace.done + pace.failed, width=BAR_WIDTH),
-            Text(words(pace), "red" if pace.failed else ""),
-        )
+        told = Text(words(pace), "red" if pace.failed else "", no_wrap=True, overflow="ellipsis")
+        row, room = Table.grid(padding=(0, 1, 0, 0)), self._console.width - told.cell_len - 1
+        cells: list[RenderableType] = []
+        name_width = room - NARROW_BAR_WIDTH - 1
+        if name_width >= NAME_WIDTH:
+            name = Text(self._name, "bold", no_wrap=True)
+            name.truncate(name_width, overflow="ellipsis")
+            cells.append(name)
+            room -= name.cell_len + 1
+        if room >= NARROW_BAR_WIDTH:
+            width = min(BAR_WIDTH, room)
+            cells.append(ProgressBar(total=pace.total, completed=pace.done + pace.failed, width=width))
+        row.add_row(*cells, told)
         return row
 
     # -- lines ------------------------------------------------------------------------

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from services.cli import output, plan, planning
+from services.cli import carrying, output, plan, planning
+from services.cli.opening import BackendName
 from services.cli.output import Column, CommandError
 from services.cli.plan import AsJson, Directory, Estimated, Where
-from services.cli.planning import BackendName
 from services.planner.documents import manifest_of
 from services.planner.evaluation import grouped
 from services.planner.plan import Plan
@@ -76,11 +76,11 @@ def ring(
         },
     )
     if estimate:
-        plan.tell_estimate(manifest, backend, as_json)
+        plan.tell_estimate(manifest, backend, directory, as_json)
         return
-    carried = planning.carry_out(Plan.create(manifest, directory), backend)
-    if not as_json:
-        _show(list(dimensions), carried.result.task_results)
+    carried = carrying.carry_out(Plan.create(manifest, directory), backend)
+    if carried.results and not as_json:
+        _show(list(dimensions), carried.results)
     plan.finish(carried, as_json)
 
 

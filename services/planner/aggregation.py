@@ -1,6 +1,5 @@
 """Aggregation: a tool's own function over the artifacts of many runs, in isolation and without a rerun."""
 
-import asyncio
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from services.executor.loader import Tool
 from services.executor.outcome import Outcome, Status, judge
 from services.executor.policy import process_limits
 from services.executor.products import Products
+from services.executor.threads import in_thread
 from services.planner.backends.local import Recollection
 from services.planner.execution import ExecutionResult
 from services.planner.workbench import Workbench
@@ -99,7 +99,7 @@ class Aggregator:
         used, skipped = _sorted_out(task)
         timeout_seconds = task.timeout_seconds or self._bench.defaults.timeout_seconds
         tool = await self._bench.loader.load(task.tool, timeout_seconds)
-        inputs = await asyncio.to_thread(_inputs, used)
+        inputs = await in_thread(_inputs, used)
         given = {f"{one.run_id}/{name}": (one, ref) for one in used for name, ref in one.artifacts.items()}
         products = _Handed(Products(self._bench.keeper, Recollection(), self._bench.threads), given)
         outcome = await self._called(task, tool, inputs, products, report)
@@ -169,7 +169,7 @@ class _Handed(NothingKept):
         if reference not in self._given:
             await super().fetch(reference, path)
         try:
-            await asyncio.to_thread(_copy, *self._given[reference], path)
+            await in_thread(_copy, *self._given[reference], path)
         except ArtifactError as exc:
             self.problem = exc
             raise

@@ -9,13 +9,14 @@ import structlog
 
 from services.executor.isolation.calls import Report
 from services.executor.isolation.inside import failure
-from services.planner.calling import Answer, ask
+from services.planner.calling import Answer, answer_of, ask
 from services.planner.execution import ErrorInfo, Execution, ExecutionResult, Executor, RunOptions
 from services.planner.models import ExecutionPolicy
-from services.planner.results import OF_TEST, cost_in, outputs_of, tokens_in
+from services.planner.results import OF_TEST, outputs_of, spent_in
 from services.planner.tasks import (
     OF_STATUS,
     TERMINAL,
+    Spent,
     Task,
     TaskResult,
     TaskStatus,
@@ -41,12 +42,14 @@ class Ending:
         error: why it did not succeed; its type is empty where nobody said any.
         execution: what the backend says.
         test_result: what a custom function says.
+        spent: what it used; None where nobody wants to know, or where it can't be read.
     """
 
     status: TaskStatus
     error: ErrorInfo | None = None
     execution: ExecutionResult | None = None
     test_result: TestResult | None = None
+    spent: Spent | None = None
 
     @property
     def retryable(self) -> bool:
@@ -68,12 +71,13 @@ class Ending:
             created_at=task.created_at,
             started_at=task.started_at,
             finished_at=task.finished_at,
-            execution_time=_seconds(task),
+            execution_time=task.seconds,
             attempt_count=task.attempt_count,
             error_type=self.error.type or None if self.error else None,
             error_message=self.error.message if self.error else None,
             execution=self.execution,
             test_result=self.test_result,
+            spent=self.spent,
         )
 
 
@@ -159,7 +163,7 @@ class ByFunction:
             asked.cancel()
             await _ended(work, task)
         if work in done:
-            return _judged(task, work.result(), loop.time() - started_seconds)
+            return _judged(task, answer_of(work), loop.time() - started_seconds)
         if asked in done:
             return cancelled("the call was cancelled")
         limit = f"{self._timeout_seconds:g} s"
@@ -193,14 +197,15 @@ def _judged(task: Task, answer: Answer, seconds: float) -> Ending:
 
 
 def _success(task: Task, value: Any, seconds: float) -> TestResult:
+    spent = spent_in(value)
     return TestResult(
         workflow_id=task.workflow_id,
         execution_id=task.task_id,
         timestamp=task.created_at,
         status=TestStatus.SUCCESS,
         execution_time=seconds,
-        tokens_used=tokens_in(value),
-        cost=cost_in(value),
+        tokens_used=spent.tokens_used,
+        cost=spent.cost,
         inputs=task.parameters,
         outputs=outputs_of(value),
         dataset=task.case.dataset,
@@ -213,9 +218,3 @@ _NO_PARTIAL_RESULTS: Final = 0
 def _described(error: BaseException) -> ErrorInfo:
     data = failure.describe(error, _NO_PARTIAL_RESULTS)
     return ErrorInfo(data["error_type"], data["message"], data["traceback"], data["retryable"])
-
-
-def _seconds(task: Task) -> float:
-    if task.started_at is None or task.finished_at is None:
-        return 0.0
-    return max(0.0, (task.finished_at - task.started_at).total_seconds())

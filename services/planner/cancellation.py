@@ -2,7 +2,25 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from shared.errors import PlanError
+
+T = TypeVar("T")
+
+GRACE_SECONDS = 1.0
+"""For work that is cut short to clean up."""
+
+
+class Accomplished(str):
+    """A reason to end that makes the execution a success: it has found what it was to find."""
+
+    __slots__ = ()
+
+
+class CutShortError(PlanError):
+    """Somebody wanted the end before all was done; says why."""
 
 
 class CancellationToken:
@@ -55,3 +73,26 @@ class CancellationToken:
                 self._listeners.discard(wake)
         assert self._reason is not None, "it was what woke this up"
         return self._reason
+
+
+async def unless_cancelled(token: CancellationToken, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns or raises; it is ended as soon as the token is cancelled.
+
+    Work that doesn't let itself be ended goes on alone after a while.
+
+    Raises:
+        CutShortError: it was ended.
+    """
+    doing, wish = asyncio.ensure_future(work), asyncio.ensure_future(token.wait())
+    try:
+        if not token.is_cancelled:
+            await asyncio.wait([doing, wish], return_when=asyncio.FIRST_COMPLETED)
+        if not doing.done():
+            raise CutShortError(token.reason or "cancelled")
+        return doing.result()
+    finally:
+        for task in (doing, wish):
+            task.cancel()
+        await asyncio.wait([doing, wish], timeout=GRACE_SECONDS)
+        if doing.done() and not doing.cancelled():
+            doing.exception()  # looked at, so that nobody complains

@@ -15,16 +15,17 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import structlog
 
-from services.executor.isolation.calls import Event
 from services.planner.attempts import Ending, Performer, cancelled
+from services.planner.budget import Allowance
 from services.planner.calling import ask
 from services.planner.cancellation import CancellationToken
+from services.planner.listening import Listener
 from services.planner.models import ExecutionPolicy
-from services.planner.pace import Dice, Pace, retry_pause_seconds
+from services.planner.pace import Dice, Pace, batch_size, retry_pause_seconds
 from services.planner.stopping import Conditions, Stopper
 from services.planner.tasks import Task, TaskResult, TaskStatus
 
@@ -35,31 +36,6 @@ PATIENCE_SECONDS = 5.0
 
 CUT_SHORT: Final = "the execution was cut short"
 """The reason where nobody gives one: whoever executed the plan was cancelled."""
-
-
-class Listener(Protocol):
-    """Hears how the execution of a plan goes on, in its event loop; must not block."""
-
-    def moved(self, task: Task) -> None:
-        """The task has entered another state."""
-
-    def ended(self, result: TaskResult) -> None:
-        """A case has come to its result; once for every case."""
-
-    def said(self, task: Task, event: Event) -> None:
-        """The tool says something while it runs."""
-
-
-class _Silent:
-    def moved(self, task: Task) -> None: ...
-
-    def ended(self, result: TaskResult) -> None: ...
-
-    def said(self, task: Task, event: Event) -> None: ...
-
-
-SILENT: Final[Listener] = _Silent()
-"""Does nothing with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +68,7 @@ class Course:
         performer: Performer,
         places: Callable[[int], int],
         means: Means,
+        allowance: Allowance,
     ) -> None:
         self._tasks = tasks
         self._policy = policy
@@ -99,6 +76,7 @@ class Course:
         self._places = places
         self._means = means
         self._pace = Pace(policy.rate_control, means.now)
+        self._allowance = allowance
         self._stoppers: tuple[Stopper, ...] = (Conditions(policy.stop_conditions), *means.stoppers)
         self._results: dict[int, TaskResult] = {}
         self._endings: dict[int, Ending] = {}  # of the last attempts of cases that are to have another
@@ -116,11 +94,18 @@ class Course:
         is_cut_short = any(one.task_status is TaskStatus.CANCELLED for one in self._results.values())
         return self._reason if is_cut_short else None
 
-    async def run(self, token: CancellationToken | None) -> tuple[TaskResult, ...]:
-        """Execute all of it; the results in the order of the cases."""
+    async def run(self, token: CancellationToken | None, criteria: Stopper) -> tuple[TaskResult, ...]:
+        """Execute all of it; the results in the order of the cases.
+
+        Args:
+            token: stops it.
+            criteria: the evaluator's, judged after all other stoppers.
+        """
+        self._stoppers += (criteria,)
+        reason = (token and token.reason) or self._allowance.used_up
         try:
-            if token is not None and token.reason is not None:
-                self.stop(token.reason)
+            if reason is not None:
+                self.stop(reason)
             else:
                 await self._run(token)
         finally:
@@ -178,7 +163,7 @@ class Course:
 
     async def _dispatch(self) -> None:
         for number, batch in enumerate(self._batches()):
-            if number:
+            if number and self._allowance.out_of_runs is None:
                 await self._sleep(self._policy.backoff_seconds)
             for task in batch:
                 self._enter(task, TaskStatus.QUEUED)
@@ -188,16 +173,21 @@ class Course:
                 return
 
     def _batches(self) -> Iterator[Sequence[Task]]:
-        """Without a pause in between, batches would only hold up the next cases."""
-        size = self._policy.batch_size if self._policy.backoff_seconds else None
-        size = size or len(self._tasks) or 1
+        size = batch_size(self._policy, len(self._tasks))
         for first in range(0, len(self._tasks), size):
             yield self._tasks[first : first + size]
 
     async def _work_off(self, until: int) -> None:
-        """Begin what is ready, until so many cases have ended."""
+        """Begin what is ready, until so many cases have ended.
+
+        When there is no run left in the budget, what is under way comes to its end first.
+        """
         while len(self._results) < until and self._reason is None:
-            if self._ready and len(self._calls) < self._places(self._policy.concurrency):
+            out_of_runs = self._allowance.out_of_runs
+            has_place = len(self._calls) < self._places(self._policy.concurrency)
+            if out_of_runs is not None and not self._calls:
+                self.stop(out_of_runs)
+            elif out_of_runs is None and self._ready and has_place:
                 await self._sleep(self._pace.reserve())
                 if self._reason is None:
                     self._begin(self._ready.popleft())
@@ -206,6 +196,7 @@ class Course:
                 await self._changed.wait()
 
     def _begin(self, task: Task) -> None:
+        self._allowance.begun()
         task.attempt_count += 1
         task.started_at, task.finished_at = self._means.now(), None
         call = self._calls[task.index] = _Call(asyncio.Event())
@@ -222,20 +213,27 @@ class Course:
     # -- ending ---------------------------------------------------------------------------
 
     async def _attempt(self, task: Task, call: _Call) -> None:
-        said = functools.partial(self._tell, self._means.listener.said, task)
-        try:
-            ending = await self._performer.perform(task, call.cancel, said)
-        except asyncio.CancelledError:
-            if not call.is_cut_off:
-                raise
-            ending = cancelled(CUT_SHORT)
-        task.finished_at = self._means.now()
+        ending = await self._performed(task, call)
+        self._allowance.ended(task.seconds, ending.spent)
         del self._calls[task.index]
         self._changed.set()
         if self._is_worth_another(task, ending):
             await self._rest(task, ending)
         else:
             self._end(task, ending)
+
+    async def _performed(self, task: Task, call: _Call) -> Ending:
+        said = functools.partial(self._tell, self._means.listener.said, task)
+        ending: Ending | None = None
+        try:
+            ending = await self._performer.perform(task, call.cancel, said)
+            task.finished_at = self._means.now()
+            return await self._allowance.weighed(task, ending)
+        except asyncio.CancelledError:
+            if not call.is_cut_off:
+                raise
+            task.finished_at = task.finished_at or self._means.now()
+            return ending or cancelled(CUT_SHORT)
 
     def _is_worth_another(self, task: Task, ending: Ending) -> bool:
         if self._reason is not None or _current().cancelling():
@@ -249,6 +247,9 @@ class Course:
         current = _current()
         self._resting.add(current)
         try:
+            if reason := self._allowance.used_up:
+                self.stop(reason)
+                return
             policy = self._policy.retry_policy
             await self._sleep(retry_pause_seconds(policy, task.attempt_count, self._means.dice))
         finally:
@@ -269,7 +270,7 @@ class Course:
     def _look_at(self, result: TaskResult) -> None:
         """Stop, if that is what one of the stoppers says; each hears of every result."""
         try:
-            reasons = [stopper(result) for stopper in self._stoppers]
+            reasons = [self._allowance.used_up, *(stopper(result) for stopper in self._stoppers)]
         except Exception as exc:
             log.exception("stopper.failed", task_id=result.task_id)
             reasons = [f"a stop condition failed with {type(exc).__name__}: {exc}"]

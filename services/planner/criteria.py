@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, NoReturn
 
-from shared.documents import printable, shown
+from shared.documents import kind, printable
 from shared.errors import PlanError
 
 MAX_DEPTH: Final = 50
@@ -163,7 +163,9 @@ def _compared(comparison: Comparison, values: Mapping[str, Any], notes: list[str
     wanted = str if isinstance(comparison.value, str) else int | float
     if not isinstance(found, wanted) or found != found:
         other = "a text" if wanted is str else "a number"
-        notes.append(f"{comparison.name} is {shown(found)} and can't be compared with {other}")
+        # Not the value itself: of several, the order in which cases end would decide which.
+        what = kind(found) if found == found else "not a number"
+        notes.append(f"{comparison.name} is {what} and can't be compared with {other}")
         return None
     return bool(OPERATORS[comparison.operator](found, comparison.value))
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from services.planner.models import RANGE, VALUES, RunManifest
-from shared.documents import json_object, shown, yaml_object
+from shared.documents import json_object, printable, shown, yaml_object
 from shared.errors import ContractError, PlanError
 
 MAX_FILE_BYTES: Final = 100_000_000
@@ -38,6 +38,7 @@ EXPECTED: Final[Mapping[str, str]] = {
 """In this project's words, by pydantic's type of error; it says other things well enough itself."""
 
 _PLAIN: Final = re.compile(r"[A-Za-z_]\w*")
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _SUBJECT: Final = re.compile(r"^(Input|String|List|Tuple|Dictionary) should ")
 _TAGS: Final = (VALUES, RANGE, "[key]")
 
@@ -72,6 +73,10 @@ def manifest_of(place: str, members: Mapping[str, Any]) -> RunManifest:
     Raises:
         PlanError: one line for each mistake.
     """
+    if broken := next(_broken_texts(members), None):
+        raise PlanError(
+            f"{place} {broken}, half a character, which UTF-8 can't hold; write all of it, or none"
+        )
     try:
         return RunManifest.model_validate(members)
     except ValidationError as exc:
@@ -145,6 +150,21 @@ def _repeated(names: Iterable[str]) -> Iterator[str]:
         if name in seen:
             yield name
         seen.add(name)
+
+
+def _broken_texts(value: Any, parts: tuple[int | str, ...] = ()) -> Iterator[str]:
+    """Where texts are that have no form in UTF-8, in words."""
+    match value:
+        case str() if found := _SURROGATE.search(value):
+            yield f"member '{printable(member_path(parts))}' has {found[0]!r}"
+        case Mapping():
+            for name, one in value.items():
+                if found := _SURROGATE.search(str(name)):
+                    yield f"member '{printable(member_path((*parts, name)))}' has {found[0]!r} in its name"
+                yield from _broken_texts(one, (*parts, name))
+        case list() | tuple():
+            for index, one in enumerate(value):
+                yield from _broken_texts(one, (*parts, index))
 
 
 # -- mistakes, in words ---------------------------------------------------------------

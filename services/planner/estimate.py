@@ -1,19 +1,14 @@
-"""What a plan will take, before it starts; and what makes it stop when it has taken too much."""
+"""What a plan will take, before it starts."""
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Self
 
-import structlog
-
 from services.planner.cases import all_cases
-from services.planner.models import Budget, ExecutionPolicy, RunManifest
-from services.planner.returned import as_number, at_hand, is_stored
-from services.planner.tasks import TaskResult
-
-log = structlog.get_logger()
+from services.planner.models import ExecutionPolicy, RunManifest
+from services.planner.pace import batch_size
 
 MANY: Final = 10
 """Recorded runs from which on the slowest and fastest tenth mean something."""
@@ -51,6 +46,7 @@ class Estimate:
         most_attempts: runs, if none ever does.
         at_once: how many of them, by the policy and the backend.
         recorded: from how many earlier runs of the tool the times are.
+        sources: where these are recorded, and how many in each place that was looked at.
         run_seconds: of one run; None when none was recorded.
         plan_seconds: of all cases, each tried once, if all took as long as the tenth, half or
             nine tenths of the recorded ones; None when none was recorded.
@@ -67,6 +63,7 @@ class Estimate:
     run_seconds: Spread | None
     plan_seconds: Spread | None
     notes: tuple[str, ...] = ()
+    sources: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -79,29 +76,40 @@ class Estimate:
             runs += f", {self.most_attempts:,} with all retries"
         lines = [f"{runs}, {self.at_once} at once on {self.backend}"]
         if self.run_seconds is None or self.plan_seconds is None:
-            lines.append(f"how long it takes is not known: no run of {self.tool} is recorded")
+            places = f" in {' or in '.join(self.sources)}" if self.sources else ""
+            lines.append(f"how long it takes is not known: no run of {self.tool} is recorded{places}")
         else:
             source = f"{self.recorded:,} recorded {'run' if self.recorded == 1 else 'runs'}"
+            if self.sources:
+                source += f" ({', '.join(f'{count:,} in {place}' for place, count in self.sources.items())})"
             lines.append(f"one run takes {_words(self.run_seconds)}, from {source}")
             lines.append(f"the plan takes {_words(self.plan_seconds)}")
         return (*lines, *self.notes)
 
 
-def estimate(manifest: RunManifest, durations: Sequence[float], backend: str, capacity: int) -> Estimate:
+def estimate(
+    manifest: RunManifest,
+    recorded: Mapping[str, Sequence[float]],
+    backend: str,
+    capacity: int,
+    notes: Sequence[str] = (),
+) -> Estimate:
     """What a plan will take.
 
     Args:
         manifest: the plan.
-        durations: seconds of earlier runs of its tool; as many as there are.
+        recorded: seconds of earlier runs of its tool, as many as there are, by where they are recorded.
         backend: its name.
         capacity: how many runs at once it takes.
+        notes: what else limits it.
 
     Raises:
         PlanError: the plan's cases can't be made.
     """
     cases, policy = len(all_cases(manifest)), manifest.execution_policy
-    at_once = max(1, min(policy.concurrency, capacity, policy.batch_size or policy.concurrency))
-    known = [one for one in durations if math.isfinite(one) and one >= 0]
+    at_once = max(1, min(policy.concurrency, capacity, batch_size(policy, cases)))
+    sources = {place: [one for one in seconds if 0 <= one < math.inf] for place, seconds in recorded.items()}
+    known = [one for seconds in sources.values() for one in seconds]
     run = Spread.of(known) if known else None
     most = cases * policy.retry_policy.max_attempts
     return Estimate(
@@ -114,13 +122,14 @@ def estimate(manifest: RunManifest, durations: Sequence[float], backend: str, ca
         recorded=len(known),
         run_seconds=run,
         plan_seconds=run and run.map(lambda seconds: _whole(seconds, cases, at_once, policy)),
-        notes=(*_few(len(known)), *_limits(manifest, cases, run)),
+        notes=(*_few(len(known)), *_limits(manifest, cases, run), *notes),
+        sources={place: len(seconds) for place, seconds in sources.items()},
     )
 
 
 def _whole(seconds: float, cases: int, at_once: int, policy: ExecutionPolicy) -> float:
     """How long all cases take if each takes `seconds`: by turns, batches and the rate limit."""
-    size = policy.batch_size or max(cases, 1)
+    size = batch_size(policy, cases)
     full, rest = divmod(cases, size)
     turns = full * math.ceil(size / at_once) + math.ceil(rest / at_once)
     batches = full + bool(rest)
@@ -173,68 +182,3 @@ def _time(seconds: float) -> str:
             count, rest = divmod(round(seconds / small), large // small)
             return f"{count} {name} {rest} {part}" if rest else f"{count} {name}"
     raise AssertionError("all that is less than a minute was answered above")
-
-
-# -- budgets --------------------------------------------------------------------------
-
-
-def budget_stopper(budget: Budget, already: Sequence[TaskResult] = ()) -> Callable[[TaskResult], str | None]:
-    """A stopper that ends a plan once its budget is used up.
-
-    It learns what a case used when the case has ended: those that are under way then are
-    cancelled, but had begun.  Of a case that took several attempts it counts each, but knows
-    the seconds and the cost of the last one only.
-
-    Args:
-        budget: of the plan.
-        already: what the plan had used before; results of an earlier execution of it.
-    """
-    used = _Used(budget)
-    for result in already:
-        used.add(result)
-
-    def stopper(result: TaskResult) -> str | None:
-        used.add(result)
-        return used.up
-
-    return stopper
-
-
-class _Used:
-    """What a plan has used so far."""
-
-    def __init__(self, budget: Budget) -> None:
-        self._budget = budget
-        self._runs, self._seconds, self._cost = 0, 0.0, 0.0
-        self._is_told = False
-
-    def add(self, result: TaskResult) -> None:
-        """Count a case that has ended."""
-        self._runs += result.attempt_count
-        self._seconds += result.execution_time
-        if self._budget.max_cost is not None:
-            self._cost += self._cost_of(result)
-
-    @property
-    def up(self) -> str | None:
-        """What is used up, None while nothing is."""
-        budget = self._budget
-        if budget.max_runs is not None and self._runs >= budget.max_runs:
-            return f"the budget of {budget.max_runs:,} runs is used up"
-        if budget.max_seconds is not None and self._seconds >= budget.max_seconds:
-            return f"the budget of {budget.max_seconds:g} seconds is used up"
-        if budget.max_cost is not None and self._cost >= budget.max_cost:
-            return f"the budget of a cost of {budget.max_cost:g} is used up"
-        return None
-
-    def _cost_of(self, result: TaskResult) -> float:
-        if result.test_result is not None:
-            return as_number(result.test_result.cost) or 0.0
-        if is_stored(result) and not self._is_told:
-            # To load it would make the whole plan wait.
-            self._is_told = True
-            log.warning(
-                "plan.cost_unknown", case=result.index, hint="results are too large to be looked into"
-            )
-        found = at_hand(result)
-        return (as_number(found.get("cost")) or 0.0) if isinstance(found, dict) else 0.0

@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 import structlog
 
 from services.executor.identity import canonical_json
+from services.executor.threads import in_thread
 from services.planner.aggregation import AggregationTask, Aggregator
 from services.planner.cases import all_cases
 from services.planner.models import Evaluator, RunManifest, TestCase
@@ -105,13 +106,18 @@ class Evaluations:
         self._working: asyncio.Task[None] | None = None
 
     @property
+    def reason(self) -> str | None:
+        """Why the plan may stop, or might have after its last case; the first reason counts."""
+        return self._reason
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """The criteria that could not be judged, and why."""
         return self._verdicts.notes
 
     async def __aenter__(self) -> Self:
         if self._manifest.evaluator is not None:
-            cases = await asyncio.to_thread(all_cases, self._manifest)
+            cases = await in_thread(all_cases, self._manifest)
             self._sizes = Counter(map(group_of, cases))
             reasons = [self.stopper(result) for result in self._already]
             if any(reasons):

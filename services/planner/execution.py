@@ -7,7 +7,7 @@ computed from it comes out the same.
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Protocol, Self
 
 from services.executor.artifacts import CasArtifactLoader, loader_for
@@ -97,7 +97,11 @@ class ExecutionResult:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a file or a message."""
-        return {**asdict(self), "status": self.status.value}
+        return {
+            **{one.name: getattr(self, one.name) for one in fields(self)},
+            "status": self.status.value,
+            "error": self.error and asdict(self.error),
+        }
 
     @classmethod
     def from_json(cls, members: Mapping[str, Any]) -> Self:

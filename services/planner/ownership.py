@@ -21,7 +21,7 @@ class Owner:
     """A process.
 
     Attributes:
-        host: that it runs on.
+        host: that it runs on, told from others of that name.
         pid: there.
         started: what the kernel says of its begin, so that a later process of the same pid is another.
     """
@@ -40,14 +40,22 @@ class Owner:
         """Whether it can be looked at from here."""
         return self.host == _host()
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether it is known to have ended; of one that can't be looked at, it isn't."""
+        return self.is_here and not self._runs()
+
     def is_alive(self, seen_at: datetime, now: datetime) -> bool:
         """Whether it still runs; of one that can't be looked at, whether it was heard of lately."""
         if self.is_here:
-            return _started(self.pid) == self.started != ""
+            return self._runs()
         return now - seen_at < SILENT
 
+    def _runs(self) -> bool:
+        return _started(self.pid) == self.started != ""
+
     def __str__(self) -> str:
-        return f"process {self.pid}" + ("" if self.is_here else f" on {self.host}")
+        return f"process {self.pid}" + ("" if self.is_here else f" on {self.host.partition('/')[0]}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +127,13 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def _host() -> str:
-    """This host, and which of its containers."""
+    """This host, since when it is up, and which of its containers."""
     space = str(Path("/proc/self/ns/pid").readlink()).strip("pid:[]")
-    return f"{socket.gethostname()}/{space}"
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:  # a container may hide it
+        boot = ""
+    return f"{socket.gethostname()}/{boot}/{space}"
 
 
 def _started(pid: int) -> str:

@@ -1,4 +1,4 @@
-"""When an attempt may begin: the rate limit of a plan, and the pauses between the attempts of a case.
+"""When an attempt may begin: a plan's batches and its rate limit, and the pauses between attempts of a case.
 
 Pure: the caller brings the clock and the dice, and does the waiting.
 """
@@ -6,7 +6,7 @@ Pure: the caller brings the clock and the dice, and does the waiting.
 from collections.abc import Callable
 from datetime import datetime
 
-from services.planner.models import RateLimit, RetryPolicy
+from services.planner.models import ExecutionPolicy, RateLimit, RetryPolicy
 
 LONGEST_PAUSE_SECONDS = 24 * 3_600.0
 
@@ -52,6 +52,15 @@ class Pace:
         self._elapsed_seconds += max(0.0, (now - self._seen).total_seconds())
         self._seen = now
         return self._elapsed_seconds
+
+
+def batch_size(policy: ExecutionPolicy, cases: int) -> int:
+    """How many of so many cases are in one batch, at least 1; there is a pause between any two batches.
+
+    Without a pause all are one batch: others would only hold up the next cases.
+    """
+    size = policy.batch_size if policy.backoff_seconds else None
+    return max(1, min(size or cases, cases))
 
 
 def retry_pause_seconds(policy: RetryPolicy, attempt: int, dice: Dice) -> float:

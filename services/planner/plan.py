@@ -32,11 +32,11 @@ from services.planner.cancellation import CancellationToken
 from services.planner.cases import all_cases
 from services.planner.models import RunManifest
 from services.planner.ownership import alone
-from services.planner.performing import Work, perform
-from services.planner.registry import UNFINISHED, Now, Registry, utc_now
+from services.planner.registry import Now, Registry, utc_now
 from services.planner.scheduler import SILENT, Listener, Stopper
 from services.planner.standing import Standing, standing
-from services.planner.tasks import RunExecutionResult, TaskResult, TaskStatus
+from services.planner.tasks import RunExecutionResult, TaskResult
+from services.planner.turn import Turn, is_left
 from shared.errors import ExecutorException, PlanError
 
 PLANS: Final = Path(".fullsend/plans")
@@ -74,7 +74,8 @@ class Plan:
             now: tells the time.
 
         Raises:
-            PlanError: the directory is not empty, or the manifest has no cases or too many.
+            PlanError: the directory is not empty or can't be made, or the manifest has no cases, too
+                many, or texts that no file can hold.
         """
         cases = all_cases(manifest)
         if not cases:
@@ -88,21 +89,9 @@ class Plan:
             "workflow_id": whole.workflow_id,
             "created_at": now().isoformat(),
         }
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".new-", dir=directory.parent))
-        try:
-            draft.chmod(0o755)
-            (draft / _MANIFEST).write_text(whole.model_dump_json(indent=2, exclude_defaults=True) + "\n")
+        with _made_whole(directory) as draft:
+            (draft / _MANIFEST).write_text(_text_of(whole))
             Registry.create(draft / _REGISTRY, cases, facts)
-            draft.rename(directory)
-        except OSError as exc:
-            if exc.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                raise PlanError(
-                    f"{directory} is not empty; `fullsend plan resume` goes on with a plan that is there"
-                ) from None
-            raise PlanError(f"{directory} can't be made: {exc.strerror}") from exc
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
         return cls(directory, whole, now)
 
     @classmethod
@@ -152,7 +141,7 @@ class Plan:
 
     def settled(self, *, failed: bool = True) -> list[TaskResult]:
         """Results of cases that `resume` does not run again."""
-        return [one for one in self.results() if not _is_left(one, failed)]
+        return [one for one in self.results() if not is_left(one, failed)]
 
     def standing(self) -> Standing:
         """How far it is."""
@@ -170,6 +159,8 @@ class Plan:
         token: CancellationToken | None = None,
         listener: Listener = SILENT,
         stoppers: Sequence[Stopper] = (),
+        *,
+        criteria: Stopper | None = None,
     ) -> RunExecutionResult:
         """Execute it for the first time, on an open backend.  See `resume`.
 
@@ -179,7 +170,7 @@ class Plan:
         with self.alone() as turn:
             if await asyncio.to_thread(self.registry.last_sitting) is not None:
                 raise PlanError(f"{self.plan_id} has been taken up before; resume it, or make another plan")
-            return await turn.resume(backend, token, listener, stoppers)
+            return await turn.resume(backend, token, listener, stoppers, criteria=criteria)
 
     async def resume(
         self,
@@ -189,56 +180,21 @@ class Plan:
         stoppers: Sequence[Stopper] = (),
         *,
         failed: bool = True,
+        criteria: Stopper | None = None,
     ) -> RunExecutionResult:
         """As `Turn.resume`.  Raises `PlanError` too when somebody else is executing it."""
         with self.alone() as turn:
-            return await turn.resume(backend, token, listener, stoppers, failed=failed)
+            return await turn.resume(backend, token, listener, stoppers, failed=failed, criteria=criteria)
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator["Turn"]:
+    def alone(self) -> Iterator[Turn]:
         """Keep everybody else from executing it; needed around backends that can be open only once.
 
         Raises:
             PlanError: somebody else is executing it; says who.
         """
         with alone(self.directory / _LOCK):
-            yield Turn(self)
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """The right to execute a plan, which nobody else has meanwhile; see `Plan.alone`."""
-
-    plan: Plan
-
-    async def resume(
-        self,
-        backend: Backend,
-        token: CancellationToken | None = None,
-        listener: Listener = SILENT,
-        stoppers: Sequence[Stopper] = (),
-        *,
-        failed: bool = True,
-    ) -> RunExecutionResult:
-        """Run the cases that are left, with the seeds they have, on an open backend.
-
-        Args:
-            backend: need not be the one of before.
-            token: to end it; so does `cancel`, from any process.
-            listener: hears of the cases by their index in the plan.
-            stoppers: besides the plan's budget, which counts what was used before.
-            failed: whether cases that did not succeed are run again.
-
-        Returns:
-            One result for each case of the plan, also of those that have run before.
-
-        Raises:
-            PlanError: its budget is used up, or its registry can't be written.
-        """
-        before = await asyncio.to_thread(self.plan.results)
-        left = [one.index for one in before if _is_left(one, failed)]
-        work = Work(self.plan.manifest, before, left)
-        return await perform(self.plan.registry, work, backend, token, listener, stoppers)
+            yield Turn(self.manifest, self.registry)
 
 
 def plans_in(directory: Path = PLANS) -> Iterator[Path]:
@@ -248,25 +204,50 @@ def plans_in(directory: Path = PLANS) -> Iterator[Path]:
             yield place.parent
 
 
-def recorded_durations(tool: str, plans: Path = PLANS) -> list[float]:
-    """Seconds of all runs of a tool that succeeded in earlier plans, as far as these can be read."""
-    found: list[float] = []
-    for directory in plans_in(plans):
-        with contextlib.suppress(PlanError):
-            registry = Registry(directory / _REGISTRY)
-            if registry.fact("tool") == tool:
-                found += registry.durations()
-    return found
+def registry_in(directory: Path) -> Registry:
+    """The registry of the plan in a directory, without a look at the plan itself."""
+    return Registry(directory / _REGISTRY)
+
+
+@contextlib.contextmanager
+def _made_whole(directory: Path) -> Iterator[Path]:
+    """A directory to be filled, which has that place and name after the block.
+
+    Raises:
+        PlanError: it can't be made there.
+    """
+    draft: Path | None = None
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=".new-", dir=directory.parent))
+        draft.chmod(0o755)
+        yield draft
+        draft.rename(directory)
+    except OSError as exc:
+        raise PlanError(_why_not(directory, exc)) from exc
+    finally:
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _why_not(directory: Path, exc: OSError) -> str:
+    if directory.is_dir() and exc.errno in (errno.ENOTEMPTY, errno.EEXIST):
+        return f"{directory} is not empty; `fullsend plan resume` goes on with a plan that is there"
+    for place in (directory, *directory.parents):
+        if place.exists() and not place.is_dir():
+            return f"{directory} can't be made: {place} is no directory; choose another `--directory`"
+    return f"{directory} can't be made: {exc.strerror}; choose another `--directory`"
+
+
+def _text_of(manifest: RunManifest) -> str:
+    """The content of its file.  Raises `PlanError` for what has no form in UTF-8."""
+    try:
+        return manifest.model_dump_json(indent=2, exclude_defaults=True) + "\n"
+    except ValueError as exc:  # pydantic's own is one
+        raise PlanError(f"the manifest can't be written down: {exc}") from None
 
 
 def _new_name(manifest: RunManifest, at: datetime) -> str:
     """Says what the plan is and when it was made, and belongs to no other."""
     name = _NOT_IN_A_NAME.sub("-", manifest.workflow_id.lower())[:40].strip("-") or "plan"
     return f"{name}-{at:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-
-
-def _is_left(result: TaskResult, failed: bool) -> bool:
-    """Whether the case is to be run yet."""
-    if result.task_status in UNFINISHED:
-        return True
-    return failed and result.task_status is not TaskStatus.SUCCEEDED

@@ -49,6 +49,10 @@ class Progress:
         self._ended = self._failed = 0
         self._running: set[str] = set()
 
+    def begin(self, done: int, failed: int) -> None:
+        """The first case begins now; so many are not run again as they succeeded, or ended otherwise."""
+        self._done_before, self._failed_before, self._began = done, failed, self._clock()
+
     def moved(self, task: Task) -> None:
         """A case has begun, or is on its way for another attempt, or has ended."""
         if task.task_status is TaskStatus.RUNNING:

@@ -4,6 +4,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -14,6 +15,8 @@ from services.planner.rows import to_text
 from services.planner.tasks import Task, TaskResult, TaskStatus
 
 MOST_AT_ONCE: Final = 1_000
+PAUSE_SECONDS: Final = 0.005
+"""From one commit to the next, so that many rows share one."""
 _BEGUN: Final = (
     "INSERT INTO runs (execution_id, case_index, attempt, task_id, status, began_at) "
     "VALUES (?, ?, ?, ?, ?, ?)"
@@ -101,6 +104,7 @@ class Recorder:
             with self._registry.connected() as file:
                 while rows := self._next():
                     self._commit(file, rows)
+                    time.sleep(PAUSE_SECONDS)
         except Exception as exc:  # whatever it is: the plan is stopped by it, in words
             self.trouble = f"the registry can't be written: {exc}"
 

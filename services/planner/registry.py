@@ -59,6 +59,14 @@ _LAST: Final = (
     "GROUP BY case_index"
 )
 """The row of each case that counts: the one with the greatest `run`, SQLite promises for a lone max()."""
+_USED: Final = """
+SELECT count(*), coalesce(sum(max(0, 86400 * (julianday(until) - julianday(began_at)))), 0) FROM (
+    SELECT runs.began_at,
+        CASE WHEN status IN ('running', 'lost') THEN seen_at ELSE runs.ended_at END AS until
+    FROM runs JOIN executions USING (execution_id)
+)
+"""
+"""Of an attempt whose end nobody saw, the time until its owner was last heard of."""
 
 Now = Callable[[], datetime]
 
@@ -236,6 +244,12 @@ class Registry:
             from_text(result, self.artifacts) if result else _lost(_pending(index, content, facts), attempt)
             for index, content, status, attempt, result in rows
         ]
+
+    def used(self) -> tuple[int, float]:
+        """How many attempts have ever begun, and the seconds of all of them together."""
+        with self.connected() as file:
+            runs, seconds = file.execute(_USED).fetchone()
+        return int(runs), float(seconds)
 
     def durations(self) -> list[float]:
         """Seconds that each run took that succeeded."""

@@ -7,12 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
+import structlog
+
 from services.planner.execution import ExecutionResult
-from services.planner.tasks import RunStatistics, TaskResult, TaskStatus, TestResult, TestStatus
+from services.planner.returned import STORED, as_number
+from services.planner.tasks import RunStatistics, Spent, TaskResult, TaskStatus, TestResult, TestStatus
 from shared.errors import ArtifactError
 
 LOADED_MAX_BYTES = 1_000_000
-"""A stored result up to this size is loaded; of a larger one the reference is passed on."""
+"""A stored result up to this size becomes the outputs; of a larger one the reference is passed on."""
+
+log = structlog.get_logger()
 
 OF_TASK: Final[Mapping[TaskStatus, TestStatus]] = {
     TaskStatus.SUCCEEDED: TestStatus.SUCCESS,
@@ -84,15 +89,27 @@ class ResultConverter:
         return [ResultConverter.convert(one, metadata) for one in task_results]
 
 
-def tokens_in(value: Any) -> int:
-    """The `tokens_used` of a tool's result, 0 where it says nothing that makes sense."""
-    number = _number(value, "tokens_used")
-    return int(number)
+def spent_in(value: Any) -> Spent:
+    """What a tool's result says of `tokens_used` and `cost`, 0 where it says nothing that makes sense."""
+    return Spent(int(_number(value, "tokens_used")), _number(value, "cost"))
 
 
-def cost_in(value: Any) -> float:
-    """The `cost` in a tool's result, 0 where it says nothing that makes sense."""
-    return float(_number(value, "cost"))
+def spent_by(execution: ExecutionResult | None, said: TestResult | None = None) -> Spent:
+    """What was used; a stored result is loaded for it, however large it is.
+
+    Args:
+        execution: what a backend says.
+        said: what a custom function returned.
+
+    Raises:
+        ArtifactError: it is stored and can't be read.
+    """
+    if said is not None:
+        return spent_in({"tokens_used": said.tokens_used, "cost": said.cost})
+    text = (execution and execution.result) or ""
+    if execution is not None and text.startswith(STORED):
+        text = execution.loader.load_text(text)
+    return spent_in(_parsed(text))
 
 
 def outputs_of(value: Any) -> Mapping[str, Any]:
@@ -120,17 +137,29 @@ def _said(result: TaskResult) -> TestResult:
     """What a tool that a backend executed says, in the same words as a custom function."""
     value = None if result.execution is None else _value(result.execution)
     is_there = value is not None or result.task_status is TaskStatus.SUCCEEDED
+    spent = result.spent or _spent(result.execution, value)
     return TestResult(
         workflow_id=result.workflow_id,
         execution_id=result.task_id,
         timestamp=result.created_at,
         status=OF_TASK[result.task_status],
         execution_time=result.execution_time,
-        tokens_used=tokens_in(value),
-        cost=cost_in(value),
+        tokens_used=spent.tokens_used,
+        cost=spent.cost,
         inputs=result.case.parameters,
         outputs=outputs_of(value) if is_there else {},
     )
+
+
+def _spent(execution: ExecutionResult | None, value: Any) -> Spent:
+    """What the value says; where there is only its reference, what it leads to says, if it can be read."""
+    if execution is None or not (isinstance(value, str) and value == execution.result):
+        return spent_in(value)
+    try:
+        return spent_by(execution)
+    except (ArtifactError, OSError) as exc:
+        log.warning("result.not_read", run_id=execution.run_id, reason=str(exc))
+        return Spent()
 
 
 def _value(execution: ExecutionResult) -> Any:
@@ -138,11 +167,15 @@ def _value(execution: ExecutionResult) -> Any:
     text = execution.result
     if text is None:
         return None
-    if text.startswith("cas://"):
+    if text.startswith(STORED):
         content = _loaded(execution, text)
         if content is None:
             return text
         text = content.decode(errors="replace")
+    return _parsed(text)
+
+
+def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -163,7 +196,6 @@ def _loaded(execution: ExecutionResult, reference: str) -> bytes | None:
 
 
 def _number(value: Any, name: str) -> float:
-    number = value.get(name) if isinstance(value, Mapping) else None
-    if isinstance(number, bool) or not isinstance(number, int | float):
-        return 0
-    return number if math.isfinite(number) and number >= 0 else 0
+    said = value.get(name) if isinstance(value, Mapping) else None
+    number = None if isinstance(said, bool) else as_number(said)
+    return number if number is not None and number >= 0 else 0.0

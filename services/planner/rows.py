@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from services.planner.execution import ExecutionResult
 from services.planner.models import TestCase
-from services.planner.tasks import TaskResult, TaskStatus, TestResult, TestStatus
+from services.planner.tasks import Spent, TaskResult, TaskStatus, TestResult, TestStatus
 from shared.documents import kind
 from shared.errors import ContractError
 
@@ -51,6 +51,7 @@ def to_json(result: TaskResult, artifacts: str) -> dict[str, Any]:
         "case": result.case.model_dump(mode="json", exclude_defaults=True),
         "execution": execution and execution.to_json(),
         "test_result": test_result and _test_json(test_result),
+        "spent": result.spent and asdict(result.spent),
     }
 
 
@@ -66,6 +67,7 @@ def from_json(members: Mapping[str, Any], artifacts: str) -> TaskResult:
             "task_status": TaskStatus(members["task_status"]),
             "execution": execution and _execution(execution, artifacts),
             "test_result": test_result and _test_result(test_result),
+            "spent": Spent(**members["spent"]) if members.get("spent") else None,
         }
         return TaskResult(**known)
     except (TypeError, KeyError, ValueError) as exc:

@@ -1,26 +1,22 @@
 """One call from a plan to its results, for those who collect them."""
 
 import asyncio
-import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from services.planner.backends import Backend
-from services.planner.backends.local import LocalBackend
+from services.planner.backends.local import LocalBackend, local_capacity
 from services.planner.calling import run_to_end
 from services.planner.cancellation import CancellationToken
-from services.planner.execution import Executor
 from services.planner.models import RunManifest
+from services.planner.opening import Source
 from services.planner.results import ResultConverter
 from services.planner.scheduler import TaskScheduler, new_id, utc_now
 from services.planner.tasks import Task, TestResult
+from services.planner.verdicts import needing_evaluations
 from services.planner.workbench import Places, Workbench
 from shared.errors import ExecutorException
-
-LOCAL_CAPACITY = 32
-"""Processes of this machine that a plan gets at most, whatever concurrency it asks for."""
 
 
 class ExecutorService:
@@ -41,7 +37,7 @@ class ExecutorService:
     def __init__(
         self,
         task_execution_func: Callable[[Task], Any] | None = None,
-        backend: Executor | Callable[[], Backend] | None = None,
+        backend: Source | None = None,
         now_fn: Callable[[], datetime] = utc_now,
         sleep_fn: Callable[[float], Any] = asyncio.sleep,
         id_fn: Callable[[], str] = new_id,
@@ -77,40 +73,33 @@ class ExecutorService:
         Raises:
             ValueError: `manifest` is None.
             ExecutorException: it has no cases, and nothing that makes any.
-            FullsendError: its cases can't be made, or the backend can't be opened.
+            FullsendError: its cases can't be made, a criterion can't be judged, or the backend can't be
+                opened, or is not open here.
         """
         if manifest is None:
             raise ValueError("manifest cannot be None")
         if not manifest.cases and manifest.sweep is None:
             raise ExecutorException("RunManifest.cases cannot be empty")
-        async with self._executing(manifest) as backend:
-            scheduler = TaskScheduler(
-                backend,
-                task_execution_func=self._function,
-                now_fn=self._now_fn,
-                sleep_fn=self._sleep_fn,
-                id_fn=self._id_fn,
-            )
-            execution = await scheduler.run_manifest_async(manifest, token)
+        scheduler = TaskScheduler(
+            self._source(manifest),
+            task_execution_func=self._function,
+            now_fn=self._now_fn,
+            sleep_fn=self._sleep_fn,
+            id_fn=self._id_fn,
+        )
+        execution = await scheduler.run_manifest_async(manifest, token)
         return await asyncio.to_thread(
             ResultConverter.convert_batch, execution.task_results, manifest.metadata
         )
 
-    @contextlib.asynccontextmanager
-    async def _executing(self, manifest: RunManifest) -> AsyncIterator[Executor | None]:
-        """The backend for one plan, None when a function executes it."""
-        backend = self._backend
-        if self._function is not None:
-            yield None
-        elif backend is None:
-            async with self._local(manifest) as opened:
-                yield opened
-        elif callable(backend):
-            async with backend() as opened:
-                yield opened
-        else:
-            yield backend
+    def _source(self, manifest: RunManifest) -> Source | None:
+        """Of the backend for one plan; None when a function executes it."""
+        if self._function is not None or self._backend is not None:
+            return self._backend
+        return lambda: self._local(manifest)
 
     def _local(self, manifest: RunManifest) -> LocalBackend:
-        capacity = min(manifest.execution_policy.concurrency, LOCAL_CAPACITY)
-        return LocalBackend(Workbench(self._places, capacity, os.environ), capacity)
+        capacity = local_capacity(manifest.execution_policy.concurrency)
+        # A place of their own, so that evaluations need not wait until a case has ended.
+        evaluating = 1 if needing_evaluations(manifest.evaluator) else 0
+        return LocalBackend(Workbench(self._places, capacity + evaluating, os.environ), capacity)

@@ -101,6 +101,14 @@ class TestResult:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a tool says that it used."""
+
+    tokens_used: int = 0
+    cost: float = 0.0
+
+
 @dataclass(slots=True)
 class Task:
     """One case of one execution of a plan.
@@ -132,6 +140,13 @@ class Task:
         """Of the tool."""
         return self.case.parameters
 
+    @property
+    def seconds(self) -> float:
+        """From the begin of its last attempt to its end; 0 if it never began, or has not ended."""
+        if self.started_at is None or self.finished_at is None:
+            return 0.0
+        return max(0.0, (self.finished_at - self.started_at).total_seconds())
+
     def move(self, status: TaskStatus) -> None:
         """Enter another state.  Raises `TransitionError` for one that can't follow."""
         if status not in TRANSITIONS[self.task_status]:
@@ -152,6 +167,7 @@ class TaskResult:
         error_type, error_message: why it did not succeed.
         execution: what the backend says; None if it never began, or was not executed by a backend.
         test_result: what a custom function returned, unchanged.
+        spent: what the last attempt used, if the plan's budget asks for it and it could be read.
     """
 
     task_id: str
@@ -168,6 +184,7 @@ class TaskResult:
     error_message: str | None = None
     execution: ExecutionResult | None = None
     test_result: TestResult | None = None
+    spent: Spent | None = None
 
     @property
     def dataset(self) -> str:
@@ -211,7 +228,8 @@ class RunExecutionResult:
         run_id: of this execution.
         task_results: one for each case, in the order of the cases.
         statistics: of them.
-        stopped: why it ended early, in words; None when every case had its turn.
+        stopped: why it ended early, in words, `Accomplished` ones if that is a success; None when every
+            case had its turn.
         started_at, finished_at: of the execution.
     """
 

@@ -1,12 +1,27 @@
 """Watches a plan's criteria while its cases end, and says when the plan may stop."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, assert_never
 
-from services.planner.criteria import Criterion, Verdict, criterion
+from services.planner.cancellation import Accomplished
+from services.planner.criteria import Comparison, Condition, Criterion, Joined, Not, Verdict, criterion
 from services.planner.models import Evaluator
-from services.planner.returned import at_hand, numbers
+from services.planner.returned import at_hand, is_stored, numbers
 from services.planner.tasks import TaskResult, TaskStatus
+
+OF_EVALUATIONS: Final = frozenset({"loss", "diagnostics", "outputs"})
+"""How the names begin of what evaluations find."""
+
+COUNTED: Final = frozenset({"n", "succeeded", "failed", "failure_rate", "error_type"})
+"""What is known without a look into results."""
+
+
+def needing_evaluations(evaluator: Evaluator | None) -> tuple[str, ...]:
+    """The criteria that name what evaluations find."""
+    if evaluator is None:
+        return ()
+    texts = (*evaluator.success_criteria, *evaluator.failure_criteria)
+    return tuple(text for text in texts if any(map(_is_found, _names(criterion(text).condition))))
 
 
 class Verdicts:
@@ -31,11 +46,13 @@ class Verdicts:
         self._means: dict[str, tuple[int, float]] = {}
         self._evaluation: dict[str, Any] = {}
         self._open: dict[str, tuple[str, ...]] = {}
+        self._stored: dict[int, str] = {}
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The criteria that could never be judged although it was their time, and why."""
-        return tuple(f"{text}: {', '.join(why)}" for text, why in self._open.items() if why)
+        """The criteria that could never be judged although it was their time, and why; what was left out."""
+        never = (f"{text}: {', '.join(why)}" for text, why in self._open.items() if why)
+        return (*never, *self._left_out())
 
     def case_ended(self, result: TaskResult) -> str | None:
         """Take a case into account; why the plan may stop now, if it may."""
@@ -45,6 +62,8 @@ class Verdicts:
         self._n += 1
         self._failed += not is_success
         self._error_type = "" if is_success else result.error_type or ""
+        if is_success and is_stored(result) and result.execution is not None:
+            self._stored[result.index] = result.execution.result or ""
         for name, number in numbers(at_hand(result)) if is_success else ():
             count, mean = self._means.get(name, (0, 0.0))
             self._means[name] = (count + 1, mean + (number - mean) / (count + 1))
@@ -65,8 +84,20 @@ class Verdicts:
         # All of them, though one would do to know: what none can judge is to be noted.
         success = [self._verdict(one, values).holds for one in self._success]
         if success and all(success):
-            return f"success criteria hold: {', '.join(map(str, self._success))}"
+            return Accomplished(f"success criteria hold: {', '.join(map(str, self._success))}")
         return None
+
+    def _left_out(self) -> Iterator[str]:
+        """Results that are in no mean, if a criterion asks for a mean."""
+        names = {name for one in (*self._success, *self._failure) for name in _names(one.condition)}
+        if self._stored and any(name not in COUNTED and not _is_found(name) for name in names):
+            first, succeeded = min(self._stored), self._n - self._failed
+            yield (
+                f"criteria know nothing of the results of {len(self._stored):,} of {succeeded:,} cases that "
+                "succeeded: they are too large for a record, and stored as artifacts; for that of "
+                f"case {first}: `fullsend artifacts get {self._stored[first]}` (if it ran on `local`, in the "
+                "plan's directory, with ARTIFACTS=artifacts)"
+            )
 
     def _values(self) -> dict[str, Any]:
         means = {name: mean for name, (_, mean) in self._means.items()}
@@ -74,7 +105,7 @@ class Verdicts:
         if self._n:
             counts |= {"failure_rate": self._failed / self._n, "error_type": self._error_type}
         return {
-            **means,
+            **{name: mean for name, mean in means.items() if not _is_found(name)},
             **{f"result.{name}": mean for name, mean in means.items()},
             **counts,
             **self._evaluation,
@@ -84,10 +115,28 @@ class Verdicts:
         verdict = one.judge(values, self._n)
         if verdict.holds is not None:
             self._open[str(one)] = ()
-        elif verdict.notes:
+        elif verdict.notes and self._open.get(str(one)) != ():
             # Once it could be judged, that it can't be for a moment is no news.
-            self._open.setdefault(str(one), verdict.notes)
+            self._open[str(one)] = verdict.notes
         return verdict
+
+
+def _is_found(name: str) -> bool:
+    """Whether this is the name of something that evaluations find."""
+    return name.partition(".")[0] in OF_EVALUATIONS
+
+
+def _names(condition: Condition) -> Iterator[str]:
+    match condition:
+        case Comparison(name):
+            yield name
+        case Not(part):
+            yield from _names(part)
+        case Joined(_, parts):
+            for part in parts:
+                yield from _names(part)
+        case _:
+            assert_never(condition)
 
 
 def _read(texts: Sequence[str]) -> tuple[Criterion, ...]:

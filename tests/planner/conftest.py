@@ -15,6 +15,13 @@ from services.planner.backends.local import LocalBackend
 from services.planner.execution import Execution, ExecutionResult, RunOptions
 from services.planner.workbench import Places, Workbench
 from shared.messages import Policy
+from tests.planner.scripted import FakeTime
+
+
+@pytest.fixture
+def time() -> FakeTime:
+    """A clock that only its own sleep moves."""
+    return FakeTime()
 
 
 class Laboratory:

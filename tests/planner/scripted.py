@@ -9,7 +9,11 @@ from services.executor.isolation.calls import Event, Report
 from services.executor.outcome import Status
 from services.planner.execution import ErrorInfo, Execution, ExecutionResult
 from services.planner.models import ExecutionPolicy, RunManifest, TestCase
-from services.planner.tasks import Task, TaskResult, TaskStatus
+from services.planner.scheduler import TaskScheduler
+from services.planner.tasks import RunExecutionResult, Task, TaskResult, TaskStatus
+
+PROMPT_SECONDS = 3.0
+"""For an answer that takes milliseconds, on a machine that has other things to do."""
 
 Script = Callable[[Execution, asyncio.Event], Awaitable[Any]]
 
@@ -38,6 +42,16 @@ def result(
 async def success(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
     """Return at once."""
     return result(call)
+
+
+async def failure(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
+    """Fail for good."""
+    return result(call, Status.FAILED, error="ValueError")
+
+
+async def transient_failure(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
+    """Fail in a way that is worth another attempt."""
+    return result(call, Status.FAILED, error="ConnectionError", retryable=True)
 
 
 async def until_cancelled(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
@@ -143,3 +157,13 @@ def plan(cases: int, **policy: Any) -> RunManifest:
 def states(results: Any) -> list[str]:
     """The state of each result."""
     return [one.task_status.value for one in results.task_results]
+
+
+async def execute(backend: Any, manifest: RunManifest, **options: Any) -> RunExecutionResult:
+    """Execute the plan; `options` are the scheduler's."""
+    return await TaskScheduler(backend, **options).run_manifest_async(manifest)
+
+
+async def perform(backend: Any, manifest: RunManifest, time: FakeTime, **options: Any) -> RunExecutionResult:
+    """Execute the plan in fake time."""
+    return await execute(backend, manifest, now_fn=time, sleep_fn=time.sleep, **options)

@@ -136,7 +136,7 @@ def test_what_is_not_known_is_left_open_unless_the_rest_decides(text: str, expec
 def test_each_name_that_is_not_known_is_noted_once() -> None:
     verdict = criterion("gone < 1 or not gone > 2 or t < 1").judge({"t": "x"}, 1)
 
-    assert verdict.notes == ("there is no gone yet", "t is 'x' and can't be compared with a number")
+    assert verdict.notes == ("there is no gone yet", "t is a text and can't be compared with a number")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Evaluations: each case as soon as its replicates have ended, and criteria over what is known by then."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from services.planner.cancellation import Accomplished
 from services.planner.evaluation import Evaluation, Evaluations
 from services.planner.execution import Execution, RunOptions
 from services.planner.models import Evaluator, RunManifest, TestCase
@@ -235,7 +237,32 @@ def test_results_without_the_member_leave_the_criterion_open(result: Any) -> Non
     verdicts = Verdicts(Evaluator(failure_criteria=("x < 1",)))
 
     assert verdicts.case_ended(ended(0, result)) is None
-    assert verdicts.notes == ("x < 1: there is no x yet",)
+    assert verdicts.notes[0] == "x < 1: there is no x yet"
+
+
+def test_results_that_no_criterion_can_see_are_counted_and_can_be_fetched() -> None:
+    verdicts = Verdicts(Evaluator(failure_criteria=("x < 1",)))
+    for index, result in ((3, {"x": 5}), (2, Stored("cas://two")), (1, Stored("cas://one"))):
+        verdicts.case_ended(ended(index, result))
+
+    [note] = verdicts.notes
+    assert note.startswith("criteria know nothing of the results of 2 of 3 cases that succeeded")
+    assert "case 1: `fullsend artifacts get cas://one`" in note
+
+
+def test_stored_results_are_no_matter_to_criteria_that_ask_for_none() -> None:
+    verdicts = Verdicts(Evaluator(failure_criteria=("loss < 1", "n > 5")))
+    verdicts.case_ended(ended(0, Stored("cas://one")))
+
+    assert verdicts.notes == ("loss < 1: there is no loss yet",)
+
+
+def test_only_success_criteria_make_it_a_success() -> None:
+    success = Verdicts(Evaluator(success_criteria=("n >= 1",)))
+    failure = Verdicts(Evaluator(failure_criteria=("n >= 1",)))
+
+    assert isinstance(success.case_ended(failed(0)), Accomplished)
+    assert not isinstance(failure.case_ended(ended(0)), Accomplished)
 
 
 def test_a_criterion_that_could_be_judged_once_is_not_noted() -> None:
@@ -244,6 +271,26 @@ def test_a_criterion_that_could_be_judged_once_is_not_noted() -> None:
         verdicts.case_ended(ended(index, {"x": 5} if index else {}))
 
     assert verdicts.notes == ()
+
+
+def test_a_note_says_why_in_the_end_and_the_same_in_whatever_order_the_cases_ended() -> None:
+    texts = ("x == 'a'", "loss == 'a'", "error_type > 3")
+    ends = [ended(0, {}), ended(1, {"x": 1}), ended(2, {"x": 5}), failed(3)]
+    notes = set()
+    for order in itertools.permutations(ends):
+        verdicts = Verdicts(Evaluator(failure_criteria=texts))
+        for one in order:
+            verdicts.case_ended(one)
+            verdicts.evaluated(one.index, {}, {})
+        notes.add(verdicts.notes)
+
+    assert notes == {
+        (
+            'x == "a": x is a number and can\'t be compared with a text',
+            'loss == "a": loss is a number and can\'t be compared with a text',
+            "error_type > 3: error_type is a text and can't be compared with a number",
+        )
+    }
 
 
 def test_an_evaluation_is_judged_with_its_diagnostics_and_outputs() -> None:

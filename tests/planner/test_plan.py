@@ -16,8 +16,9 @@ from services.planner.backends.local import LocalBackend
 from services.planner.cancellation import CancellationToken
 from services.planner.execution import ErrorInfo, Execution, ExecutionResult
 from services.planner.models import Budget, ExecutionPolicy, RetryPolicy, RunManifest, Sweep, TestCase
-from services.planner.plan import Plan, plans_in, recorded_durations
+from services.planner.plan import Plan, plans_in
 from services.planner.progress import Progress
+from services.planner.recorded import in_plans
 from services.planner.standing import PlanState
 from services.planner.tasks import Task, TaskResult, TaskStatus
 from services.planner.workbench import Places, Workbench
@@ -42,6 +43,9 @@ class Scripted:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         pass
+
+    def check_open(self) -> None:
+        """It is open everywhere."""
 
     async def run(
         self, call: Execution, *, report: Report | None = None, cancel: asyncio.Event | None = None
@@ -300,7 +304,7 @@ async def test_durations_are_those_of_this_tool_in_all_plans(tmp_path: Path) -> 
         await plan.run(Scripted())
     (tmp_path / "b" / "registry.sqlite").write_text("broken")
 
-    assert len(recorded_durations("tool", tmp_path)) == 2
+    assert len(in_plans("tool", tmp_path).seconds) == 2
 
 
 async def test_progress_counts_what_was_done_before(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from services.executor.outcome import Status
 from services.planner.execution import ExecutionResult
 from services.planner.models import TestCase
 from services.planner.results import LOADED_MAX_BYTES, OF_TASK, OF_TEST, ResultConverter, statistics_of
-from services.planner.tasks import TaskResult, TaskStatus, TestResult, TestStatus
+from services.planner.tasks import Spent, TaskResult, TaskStatus, TestResult, TestStatus
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 CASE = TestCase(dataset="ring", scenario="shock", parameters={"kappa": 0.5}, metadata={"owner": "me"})
@@ -113,6 +113,7 @@ def test_a_tool_that_returns_nothing_says_so() -> None:
         ({"tokens_used": 12.0, "cost": 1}, 12, 1.0),
         ({"tokens_used": "many", "cost": None}, 0, 0.0),
         ({"tokens_used": True, "cost": -1}, 0, 0.0),
+        ({"tokens_used": 10**400, "cost": 10**400}, 0, 0.0),
     ],
 )
 def test_what_a_tool_says_it_used_is_found(members: Any, tokens_used: int, cost: float) -> None:
@@ -130,12 +131,22 @@ def test_a_stored_result_is_loaded(tmp_path: Path) -> None:
     assert (converted.outputs, converted.tokens_used) == (returned, 5)
 
 
-def test_of_a_very_large_result_the_reference_is_passed_on(tmp_path: Path) -> None:
-    reference = _stored(tmp_path, json.dumps("x" * LOADED_MAX_BYTES))
+def test_of_a_very_large_result_the_reference_is_passed_on_and_its_cost_is_known(tmp_path: Path) -> None:
+    returned = {"tokens_used": 5, "cost": 0.5, "text": "x" * LOADED_MAX_BYTES}
+    reference = _stored(tmp_path, json.dumps(returned))
 
     converted = ResultConverter.convert(task_result(execution=execution(reference, str(tmp_path))))
 
     assert converted.outputs == {"result": reference}
+    assert (converted.tokens_used, converted.cost) == (5, 0.5)
+
+
+def test_what_was_found_out_about_a_result_is_not_looked_up_again(tmp_path: Path) -> None:
+    gone = execution(str(CasReference("0" * 64)), str(tmp_path))
+
+    converted = ResultConverter.convert(task_result(execution=gone, spent=Spent(5, 0.5)))
+
+    assert (converted.tokens_used, converted.cost) == (5, 0.5)
 
 
 def test_of_a_result_that_is_gone_the_reference_is_passed_on(tmp_path: Path) -> None:

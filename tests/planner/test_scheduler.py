@@ -1,7 +1,6 @@
-"""The scheduler with a backend that does as it is told: order, places, pace, retries, endings."""
+"""The scheduler with a backend that does as it is told: results, order, places, states."""
 
 import asyncio
-from datetime import datetime
 from typing import Any
 
 import pytest
@@ -10,31 +9,19 @@ from services.executor.isolation.calls import Progress, Report
 from services.executor.outcome import Status
 from services.planner.cancellation import CancellationToken
 from services.planner.execution import Execution, ExecutionResult
-from services.planner.models import RunManifest, TestCase
+from services.planner.models import TestCase
 from services.planner.scheduler import TaskScheduler, utc_now
-from services.planner.tasks import TRANSITIONS, RunExecutionResult, TaskStatus
+from services.planner.tasks import TRANSITIONS
 from tests.planner.scripted import (
     FakeTime,
     Recorded,
-    Script,
     Scripted,
+    perform,
     plan,
     result,
     states,
     until_cancelled,
 )
-
-
-async def perform(backend: Any, manifest: RunManifest, time: FakeTime, **options: Any) -> RunExecutionResult:
-    """Execute the plan in fake time."""
-    scheduler = TaskScheduler(backend, now_fn=time, sleep_fn=time.sleep, **options)
-    return await scheduler.run_manifest_async(manifest)
-
-
-@pytest.fixture
-def time() -> FakeTime:
-    return FakeTime()
-
 
 # -- results --------------------------------------------------------------------------
 
@@ -171,192 +158,6 @@ async def test_a_place_that_becomes_free_is_taken_at_once(time: FakeTime) -> Non
     found = await perform(Scripted(first_waits_for_last), plan(10, concurrency=2, batch_size=2), time)
 
     assert found.statistics.succeeded == 10
-
-
-# -- pace -----------------------------------------------------------------------------
-
-SIXTY_A_MINUTE = {"per_minute": 60, "burst": 5}
-
-
-async def test_eight_tasks_at_sixty_a_minute_with_a_burst_of_five_take_three_seconds(time: FakeTime) -> None:
-    found = await perform(Scripted(), plan(8, concurrency=8, rate_control=SIXTY_A_MINUTE), time)
-
-    assert found.statistics.succeeded == 8
-    assert time.seconds == pytest.approx(3)
-
-
-async def test_a_batch_larger_than_the_burst_works(time: FakeTime) -> None:
-    manifest = plan(20, concurrency=20, rate_control=SIXTY_A_MINUTE, batch_size=10, backoff_seconds=2)
-    found = await perform(Scripted(), manifest, time)
-
-    assert found.statistics.succeeded == 20
-    assert time.seconds == pytest.approx(15)
-
-
-async def test_retries_take_tokens_too(time: FakeTime) -> None:
-    async def once_more(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
-        return result(call, Status.FAILED, error="ConnectionError", retryable=True)
-
-    policy = {"max_attempts": 4, "backoff_seconds": 0}
-    manifest = plan(2, concurrency=2, rate_control=SIXTY_A_MINUTE, retry_policy=policy)
-    found = await perform(Scripted(once_more), manifest, time)
-
-    assert found.statistics.attempts == 8
-    assert time.seconds == pytest.approx(3)
-
-
-def _no_sleep(seconds: float) -> None:
-    """Comes back at once, and is no coroutine function."""
-
-
-@pytest.mark.parametrize("sleep", [_no_sleep, lambda seconds: asyncio.sleep(0)])
-async def test_a_clock_that_stands_still_keeps_nobody_waiting(sleep: Any) -> None:
-    now = datetime(2030, 1, 1)
-    policy = {"rate_control": {"per_minute": 1}, "batch_size": 3, "backoff_seconds": 60}
-    scheduler = TaskScheduler(Scripted(), now_fn=lambda: now, sleep_fn=sleep)
-
-    found = await scheduler.run_manifest_async(plan(10, concurrency=3, **policy))
-
-    assert found.statistics.succeeded == 10
-
-
-async def test_a_batch_begins_when_the_one_before_has_ended_and_a_pause_has_passed(time: FakeTime) -> None:
-    seen: list[tuple[int, float, int]] = []
-
-    async def noting(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
-        seen.append((call.parameters["n"], time.seconds, backend.busy))
-        await asyncio.sleep(0)
-        return result(call)
-
-    backend = Scripted(noting)
-    await perform(backend, plan(5, concurrency=5, batch_size=2, backoff_seconds=10), time)
-
-    assert [(number, seconds) for number, seconds, _ in seen] == [(0, 0), (1, 0), (2, 10), (3, 10), (4, 20)]
-    assert backend.most_busy == 2
-
-
-# -- retries --------------------------------------------------------------------------
-
-
-def failing(times: int, *, retryable: bool = True, status: Status = Status.FAILED) -> Script:
-    """Fails so often for each case, then succeeds."""
-    failed: dict[int, int] = {}
-
-    async def script(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
-        number = call.parameters["n"]
-        failed[number] = failed.get(number, 0) + 1
-        if failed[number] <= times:
-            return result(call, status, error="ConnectionError", retryable=retryable)
-        return result(call)
-
-    return script
-
-
-async def test_a_transient_error_is_retried_after_growing_pauses(time: FakeTime) -> None:
-    backend = Scripted(failing(3))
-    policy = {"max_attempts": 4, "backoff_seconds": 1, "backoff_multiplier": 3, "jitter": 0.5}
-
-    found = await perform(backend, plan(1, retry_policy=policy), time, dice=lambda: 0.75)
-
-    assert time.slept == [1.25, 3.75, 11.25]
-    (one,) = found.task_results
-    assert (one.task_status, one.attempt_count, one.error_type) == (TaskStatus.SUCCEEDED, 4, None)
-    ids = [call.options.run_id for call in backend.calls]
-    assert ids == [one.task_id, *(f"{one.task_id}.{number}" for number in (2, 3, 4))]
-
-
-async def test_the_last_attempts_error_is_the_cases(time: FakeTime) -> None:
-    found = await perform(Scripted(failing(9)), plan(1, retry_policy={"max_attempts": 3}), time)
-
-    (one,) = found.task_results
-    assert (one.task_status, one.attempt_count) == (TaskStatus.FAILED, 3)
-    assert one.error_type == "ConnectionError"
-    assert one.execution is not None
-
-
-async def test_an_error_that_would_come_again_is_not_retried(time: FakeTime) -> None:
-    policy = {"max_attempts": 3}
-    found = await perform(Scripted(failing(9, retryable=False)), plan(1, retry_policy=policy), time)
-
-    assert found.task_results[0].attempt_count == 1
-
-
-@pytest.mark.parametrize(("retryable", "attempts"), [(False, 1), (True, 2)])
-async def test_a_timeout_is_retried_only_if_the_backend_says_so(
-    time: FakeTime, retryable: bool, attempts: int
-) -> None:
-    script = failing(9, retryable=retryable, status=Status.TIMEOUT)
-    found = await perform(Scripted(script), plan(1, retry_policy={"max_attempts": 2}), time)
-
-    (one,) = found.task_results
-    assert (one.task_status, one.attempt_count) == (TaskStatus.TIMEOUT, attempts)
-
-
-async def test_a_case_that_waits_for_its_retry_takes_no_place(time: FakeTime) -> None:
-    others_ended = asyncio.Event()
-
-    async def until_others_have_ended(seconds: float) -> None:
-        await others_ended.wait()
-
-    async def first_fails_once(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
-        if backend.numbers.count(0) == 1 and call.parameters["n"] == 0:
-            return result(call, Status.FAILED, error="ConnectionError", retryable=True)
-        if call.parameters["n"] == 3:
-            others_ended.set()
-        return result(call)
-
-    backend = Scripted(first_fails_once)
-    scheduler = TaskScheduler(backend, sleep_fn=until_others_have_ended)
-    found = await scheduler.run_manifest_async(plan(4, concurrency=1, retry_policy={"max_attempts": 2}))
-
-    assert backend.numbers == [0, 1, 2, 3, 0]
-    assert states(found) == ["succeeded"] * 4
-
-
-# -- endings that no backend should have ----------------------------------------------
-
-
-class Odd(BaseException):
-    """What `except Exception` doesn't catch."""
-
-
-@pytest.mark.parametrize(
-    "error", [ValueError("no"), Odd("no"), SystemExit(3), asyncio.CancelledError("no"), GeneratorExit()]
-)
-async def test_whatever_a_backend_raises_is_one_error(time: FakeTime, error: BaseException) -> None:
-    async def second_raises(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
-        if call.parameters["n"] == 1:
-            raise error
-        return result(call)
-
-    found = await perform(Scripted(second_raises), plan(3, concurrency=3), time)
-
-    assert states(found) == ["succeeded", "error", "succeeded"]
-    assert found.task_results[1].error_type == type(error).__name__
-
-
-async def test_a_backend_that_can_not_be_reached_is_asked_again(time: FakeTime) -> None:
-    async def away(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
-        if len(backend.calls) == 1:
-            raise ConnectionError("away")
-        return result(call)
-
-    backend = Scripted(away)
-    found = await perform(backend, plan(1, retry_policy={"max_attempts": 2}), time)
-
-    assert found.task_results[0].attempt_count == 2
-    assert states(found) == ["succeeded"]
-
-
-@pytest.mark.parametrize("nonsense", [None, 7, "running"])
-async def test_a_result_that_is_no_ending_is_an_error(time: FakeTime, nonsense: Any) -> None:
-    async def script(call: Execution, cancel: asyncio.Event) -> Any:
-        return result(call, Status.RUNNING) if nonsense == "running" else nonsense
-
-    found = await perform(Scripted(script), plan(2), time)
-
-    assert states(found) == ["error", "error"]
-    assert "is no ending" in str(found.task_results[0].error_message)
 
 
 # -- states ---------------------------------------------------------------------------

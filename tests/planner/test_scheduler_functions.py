@@ -136,19 +136,6 @@ async def test_whatever_a_function_raises_is_one_failure(error: BaseException) -
     assert found.task_results[1].error_message is not None
 
 
-@pytest.mark.parametrize("error", [Odd("no"), SystemExit(3), asyncio.CancelledError()])
-async def test_whatever_a_coroutine_raises_is_one_failure(error: BaseException) -> None:
-    async def second_raises(task: Task) -> int:
-        if task.index == 1:
-            raise error
-        return task.index
-
-    found = await TaskScheduler(task_execution_func=second_raises).run_manifest_async(plan(3, concurrency=3))
-
-    assert states(found) == ["succeeded", "failed", "succeeded"]
-    assert found.task_results[1].error_type == type(error).__name__
-
-
 class Wanted(Exception):
     """Says itself that another attempt makes sense."""
 

@@ -12,6 +12,7 @@ from services.executor.outcome import Status
 from services.planner import course
 from services.planner.cancellation import CancellationToken
 from services.planner.execution import Execution, ExecutionResult
+from services.planner.models import Budget
 from services.planner.scheduler import TaskScheduler
 from services.planner.tasks import TERMINAL, TRANSITIONS, RunExecutionResult
 from tests.planner.scripted import FakeTime, Recorded, Scripted, plan, result, until_cancelled
@@ -99,9 +100,9 @@ def _impatient() -> Any:
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(policies, ways, st.none() | st.integers(0, 20))
+@given(policies, ways, st.none() | st.integers(0, 20), st.none() | st.integers(1, 12))
 def test_every_case_has_one_result_in_its_place(
-    policy: Mapping[str, Any], ways: list[list[str]], cancel_at: int | None
+    policy: Mapping[str, Any], ways: list[list[str]], cancel_at: int | None, max_runs: int | None
 ) -> None:
     token, time, listener = CancellationToken(), FakeTime(), Recorded()
     if cancel_at == 0:
@@ -109,7 +110,9 @@ def test_every_case_has_one_result_in_its_place(
     backend = Acting(ways, token, cancel_at)
     scheduler = TaskScheduler(backend, now_fn=time, sleep_fn=time.sleep, listener=listener)
 
-    found = scheduler.run_manifest(plan(len(ways), **policy), token)
+    manifest = plan(len(ways), **policy).model_copy(update={"budget": Budget(max_runs=max_runs)})
+
+    found = scheduler.run_manifest(manifest, token)
 
     assert [one.index for one in found.task_results] == list(range(len(ways)))
     assert all(one.task_status in TERMINAL for one in found.task_results)
@@ -117,6 +120,7 @@ def test_every_case_has_one_result_in_its_place(
     assert all(after in TRANSITIONS[before] for before, after in listener.transitions)
     assert backend.busy == 0
     assert backend.most_busy <= policy["concurrency"]
+    assert max_runs is None or len(backend.calls) <= max_runs
     _check_attempts(found, backend, policy)
     _check_counts(found)
 

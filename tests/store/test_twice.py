@@ -169,6 +169,14 @@ async def test_a_turn_is_given_once(store: Store, redis: Any) -> None:
     assert len(await orders(redis)) == 2
 
 
+async def test_a_planner_takes_a_plan_and_leaves_it_once(store: Store, redis: Any) -> None:
+    assert [await store.awaited.lease(EXPERIMENT, name, 60) for name in "ab"] == ["", "a"]
+    assert await store.awaited.lease(EXPERIMENT, "b", 60, gone="a") == ""
+    assert await store.awaited.lease(EXPERIMENT, "b", 0) == ""
+
+    assert not await redis.exists(keys.planner(EXPERIMENT))
+
+
 async def test_a_worker_beats_and_leaves_once(store: Store, worker: Worker) -> None:
     assert await store.workers.heartbeat("w1", 60, listening=True) == []
     assert await store.workers.alive() == ["w1"]
@@ -197,6 +205,7 @@ async def test_no_script_is_left_out(twice: dict[str, int], worker: Worker, redi
     await worker.store.queue.claim("w1", 5, 10)
     await worker.store.workers.heartbeat("w", 60, listening=False)
     await worker.store.workers.forget("w")
+    await worker.store.awaited.lease("e", "p", 60)
 
     included = {"types", "events", "state", "limits", "held", "queued"}
     assert {path.stem for path in FOLDER.glob("*.lua")} - included - set(twice) <= {"publish", "cancel"}

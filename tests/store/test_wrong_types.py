@@ -33,6 +33,7 @@ ASKED: dict[str, Ask] = WRITES | {
     "cancel": lambda run: cancel(run.worker.store, run.id),
     "cycle": lambda run: run.worker.store.slots.cycle("w1"),
     "forget": lambda run: run.worker.store.workers.forget("w1"),
+    "lease": lambda run: run.worker.store.awaited.lease(EXPERIMENT, "p", 60),
     "plan": lambda run: run.worker.store.slots.plan([Plan("planned", "y", 6)]),
     "fire": lambda run: run.worker.store.slots.fire("planned", 5, 6, [Order("planned", "cron")], "allow"),
 }
@@ -48,6 +49,7 @@ NAMED: dict[str, Callable[[Run], list[str]]] = {
     "join": lambda run: [keys.listeners(), keys.ears(), keys.admitted("marker")],
     "heartbeat": lambda run: [keys.workers(), keys.listeners(), keys.silence("w1")],
     "forget": lambda run: [keys.workers(), keys.listeners()],
+    "lease": lambda run: [keys.planner(EXPERIMENT)],
     "plan": lambda run: [keys.plans(), keys.slots()],
     "fire": lambda run: [keys.slots(), QUEUE],
     "cycle": lambda run: [keys.cycle()],

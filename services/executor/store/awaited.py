@@ -47,6 +47,18 @@ class Awaited:
         async with asking("forget"):
             await self._scripts.client.unlink(keys.request(experiment_id, token))
 
+    async def lease(self, experiment_id: str, planner: str, ttl_seconds: float, gone: str = "") -> str:
+        """Have or keep the runs under an id for one planner alone; empty, or the other one who has them.
+
+        Args:
+            experiment_id: whose runs these are.
+            planner: a text that nobody else uses.
+            ttl_seconds: when another one may have them, if this isn't asked for again; 0 gives them up.
+            gone: another one, who is known to be dead.
+        """
+        key, ttl_ms = keys.planner(experiment_id), round(ttl_seconds * 1_000)
+        return str(await self._scripts.call("lease", [key], [planner, ttl_ms, gone]))
+
     async def open_runs(self, experiment_id: str) -> list[str]:
         """The ids of the runs that have not ended, oldest first."""
         async with asking("open_runs"):

@@ -2,6 +2,7 @@
 
 import heapq
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ OVERVIEW = (
 )  # fmt: skip
 """The fields of a record that a list of runs needs; results can be large."""
 
+TOOK = ("status", "tool", "duration_seconds", "cached")
+
 LINES_AT_ONCE = 1_000
 _TIMESTAMP = re.compile(r"(\d+)-(\d+)")
 
@@ -28,6 +31,14 @@ class Line:
     at: float
     stream: str
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """How long a run took: the seconds of its last attempt."""
+
+    experiment_id: str
+    seconds: float
 
 
 class History:
@@ -44,15 +55,15 @@ class History:
 
     async def recent(self, experiment_id: str | None, limit: int) -> list[dict[str, str]]:
         """The newest `limit` runs, of one experiment or of all: `run_id`, `experiment_id` and `OVERVIEW`."""
-        newest = heapq.nlargest(limit, await self._run_ids(experiment_id), key=moment)
-        async with asking("runs"), self._scripts.client.pipeline(transaction=False) as pipe:
-            for run_id in newest:
-                pipe.hmget(keys.run(run_id), OVERVIEW)
-            records = await pipe.execute(raise_on_error=False)
+        return [_overview(*one) for one in await self._newest(experiment_id, limit, OVERVIEW)]
+
+    async def completed(self, tool: str, limit: int) -> list[Took]:
+        """How long runs of a tool took that completed, not out of the cache; of the newest `limit`."""
+        found = await self._newest(None, limit, TOOK)
         return [
-            _overview(run_id, record)
-            for run_id, record in zip(newest, records, strict=True)
-            if isinstance(record, list) and any(record)  # else it expired meanwhile, or is no hash
+            Took(run_id.rpartition(":")[0], float(seconds))
+            for run_id, (status, name, seconds, cached) in found
+            if (status, name, cached) == ("completed", tool, None) and seconds
         ]
 
     async def status(self, run_id: str) -> str | None:
@@ -71,6 +82,21 @@ class History:
             Line(entry, float(fields["at"]), fields["stream"], fields["text"])
             for _, entries in answer or ()
             for entry, fields in entries
+        ]
+
+    async def _newest(
+        self, experiment_id: str | None, limit: int, fields: Sequence[str]
+    ) -> list[tuple[str, list[str | None]]]:
+        """The newest runs, with these fields of their records."""
+        newest = heapq.nlargest(limit, await self._run_ids(experiment_id), key=moment)
+        async with asking("runs"), self._scripts.client.pipeline(transaction=False) as pipe:
+            for run_id in newest:
+                pipe.hmget(keys.run(run_id), fields)
+            records = await pipe.execute(raise_on_error=False)
+        return [
+            (run_id, record)
+            for run_id, record in zip(newest, records, strict=True)
+            if isinstance(record, list) and any(record)  # else it expired meanwhile, or is no hash
         ]
 
     async def _run_ids(self, experiment_id: str | None) -> set[str]:

@@ -25,6 +25,9 @@ class Backend(Executor, Protocol):
     def capacity(self) -> int:
         """How many calls at once make sense."""
 
+    def check_open(self) -> None:
+        """Raises `PlanError` unless it is open in the running event loop; says what to do."""
+
     async def __aenter__(self) -> Self:
         """Have it ready.  Raises `FullsendError` if it can't be."""
 

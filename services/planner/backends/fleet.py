@@ -8,37 +8,31 @@ expire.  While Redis is away or no executor is alive, calls wait.
 
 import asyncio
 import contextlib
-import dataclasses
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Self
 
 import structlog
 
-from services.executor.cancellation import RunCancelledError
 from services.executor.cancellation import cancel as cancel_run
 from services.executor.isolation.calls import Report
 from services.executor.outcome import Status
 from services.executor.patience import insist
 from services.executor.store import Order, Store
 from services.planner.backends import checks
+from services.planner.backends.answers import Answers, RunLostError
 from services.planner.backends.awaiting import Awaiting, Ears
 from services.planner.backends.crew import Crew
-from services.planner.execution import ErrorInfo, Execution, ExecutionResult, result_of_record
-from shared.errors import ExperimentNotFoundError, FullsendError, StoreError
+from services.planner.backends.lease import LEASE_SECONDS, Lease
+from services.planner.backends.opened import Opened
+from services.planner.execution import Execution, ExecutionResult
+from shared.errors import FullsendError, StoreError
 
 log = structlog.get_logger()
 
 TRIGGER = "plan"
 LOOK_SECONDS = 5.0
 CANCEL_SECONDS = 15.0
-
-_TOO_OLD = "an executor took the run that is too old for a plan's runs; update it"
-
-
-class RunLostError(FullsendError):
-    """Redis doesn't know the run any more, and nobody can say what it came to."""
 
 
 class FleetBackend:
@@ -47,12 +41,13 @@ class FleetBackend:
     Args:
         store: on the executors' Redis; opened and closed by whoever made it.
         storage_type, storage_base: of the store of artifacts that the executors use.
-        plan_id: names the plan; opening it again cancels what an earlier planner left in the queue.
+        plan_id: names the plan; opening it after a planner's death cancels what that one left in the queue.
         capacity: how many calls at once; None for as many as the executors that are alive can use.
         priority: of the runs, where a call's policy has none; `low` lets everybody else's go first.
-        tell: hears, in a line, that no executor is alive, and that one is again.
+        tell: hears, in a line, that no executor is alive, that one is again, or who took the plan over.
         look_seconds: how often is looked for runs that ended and executors that came without a word.
         cancel_seconds: how long the end of a cancelled run is waited for.
+        lease_seconds: after how long without a word from this planner another one may have the plan.
     """
 
     def __init__(
@@ -67,14 +62,18 @@ class FleetBackend:
         tell: Callable[[str], None] | None = None,
         look_seconds: float = LOOK_SECONDS,
         cancel_seconds: float = CANCEL_SECONDS,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         self.experiment_id = f"plan:{plan_id}"
         self._store = store
-        self._storage = storage_type, storage_base
+        self._answers = Answers(storage_type, storage_base)
         self._capacity = capacity
         self._priority = priority
         self._look_seconds = look_seconds
         self._cancel_seconds = cancel_seconds
+        self._tell = tell
+        self._lease = Lease(store, self.experiment_id, lease_seconds)
+        self._opened = Opened(type(self).__name__)
         self._crew = Crew(store, tell)
         self._ears = Ears(store, self.experiment_id)
         self._calls: dict[asyncio.Task[ExecutionResult], Awaiting] = {}
@@ -83,6 +82,7 @@ class FleetBackend:
         self._tasks: asyncio.TaskGroup | None = None
         self._life: asyncio.Task[None] | None = None
         self._leaving = asyncio.Event()
+        self._refusal = ""
 
     @property
     def capacity(self) -> int:
@@ -90,22 +90,39 @@ class FleetBackend:
         return self._capacity or self._crew.places
 
     async def __aenter__(self) -> Self:
-        """Have it ready.  Raises `StoreUnavailableError` when Redis isn't there; later, it is waited for."""
-        await self._ears.open()
-        await self._crew.count()
-        for run_id in await self._store.awaited.open_runs(self.experiment_id):
-            answer = await cancel_run(self._store, run_id)
-            log.info("run.left_behind", run_id=run_id, answer=answer.value)
-        self._leaving.clear()
+        """Have it ready.
+
+        Raises:
+            PlanError: another planner executes the plan; says who.
+            StoreUnavailableError: Redis isn't there; later, it is waited for.
+        """
+        try:
+            await self._lease.take()
+            await self._ears.open()
+            await self._crew.count()
+            await self._clear()
+        except BaseException:
+            await self._lease.leave()
+            raise
+        self._leaving, self._refusal = asyncio.Event(), ""
         opened = asyncio.Event()
         self._life = asyncio.create_task(self._live(opened), name=self.experiment_id)
         await opened.wait()
+        self._opened.here()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        self._opened.nowhere()
         self._leaving.set()
-        if self._life is not None:
-            await self._life
+        try:
+            if self._life is not None:
+                await self._life
+        finally:
+            await self._lease.leave()
+
+    def check_open(self) -> None:
+        """Raises `PlanError` unless it is open in the running event loop."""
+        self._opened.check()
 
     async def run(
         self, call: Execution, *, report: Report | None = None, cancel: asyncio.Event | None = None
@@ -118,7 +135,7 @@ class FleetBackend:
         """
         one = Awaiting(call, report)
         if self._tasks is None or (cancel is not None and cancel.is_set()):
-            return self._cancelled(one, "the run was cancelled before it was queued")
+            return self._never_queued(one)
         task = self._tasks.create_task(self._answered(one), name=f"call {call.options.run_id}")
         self._calls[task] = one
         task.add_done_callback(self._calls.pop)
@@ -129,7 +146,7 @@ class FleetBackend:
             raise
         if task.done() and not task.cancelled():
             return task.result()
-        return self._cancelled(one, "the run was cancelled; no executor has said yet that it ended")
+        return self._answers.cancelled(one, "the run was cancelled; no executor has said yet that it ended")
 
     # -- one call ---------------------------------------------------------------------
 
@@ -154,13 +171,16 @@ class FleetBackend:
             order = self._order(one.call)
             async with self._place(one):
                 if one.stopped.is_set():
-                    return self._cancelled(one, "the run was cancelled before it was queued")
+                    return self._never_queued(one)
                 return await self._performed(one, order)
         except FullsendError as exc:
-            return self._failed(one, exc)
+            return self._answers.failed(one, exc)
         except Exception as exc:  # a fault of ours must not leave the plan without an answer
             log.exception("call.broke", run_id=one.call.options.run_id)
-            return self._failed(one, exc)
+            return self._answers.failed(one, exc)
+
+    def _never_queued(self, one: Awaiting) -> ExecutionResult:
+        return self._answers.cancelled(one, self._refusal or "the run was cancelled before it was queued")
 
     def _order(self, call: Execution) -> Order:
         """Raises `ContractError` for parameters that no executor would read."""
@@ -223,47 +243,10 @@ class FleetBackend:
             if one.is_over:
                 record = await insist("record", lambda: self._store.runs.record(run_id))
                 if record.get("status", Status.RUNNING) != Status.RUNNING:
-                    return self._of_record(one, record)
+                    return self._answers.of_record(one, record)
                 one.is_over = False
                 self._ears.look_now()
             await one.change()
-
-    # -- its result -------------------------------------------------------------------
-
-    def _of_record(self, one: Awaiting, record: dict[str, str]) -> ExecutionResult:
-        """What the record says, under the id and of the values that the call has."""
-        options, result = one.call.options, result_of_record(record, *self._storage)
-        error = result.error
-        if error is not None and error.type == ExperimentNotFoundError.__name__:
-            error = dataclasses.replace(error, message=_TOO_OLD, retryable=True)
-        return dataclasses.replace(
-            result,
-            run_id=options.run_id,
-            parameters=one.call.parameters,
-            seed=options.policy.seed,
-            error=error,
-        )
-
-    def _cancelled(self, one: Awaiting, reason: str) -> ExecutionResult:
-        return self._without_record(one, Status.CANCELLED, ErrorInfo(RunCancelledError.__name__, reason))
-
-    def _failed(self, one: Awaiting, exc: Exception) -> ExecutionResult:
-        is_lost = isinstance(exc, RunLostError)
-        error = ErrorInfo(type(exc).__name__, str(exc), retryable=is_lost)
-        return self._without_record(one, Status.LOST if is_lost else Status.FAILED, error)
-
-    def _without_record(self, one: Awaiting, status: Status, error: ErrorInfo) -> ExecutionResult:
-        options, (storage_type, storage_base) = one.call.options, self._storage
-        return ExecutionResult(
-            run_id=options.run_id,
-            status=status,
-            storage_type=storage_type,
-            storage_base=storage_base,
-            error=error,
-            execution_time_ms=round((time.monotonic() - one.since) * 1_000),
-            parameters=one.call.parameters,
-            seed=options.policy.seed,
-        )
 
     # -- all of them ------------------------------------------------------------------
 
@@ -275,6 +258,7 @@ class FleetBackend:
                     tasks.create_task(self._ears.listen(), name="journal"),
                     tasks.create_task(self._ears.look(self._look_seconds), name="runs"),
                     tasks.create_task(self._crew.watch(self._look_seconds, self._admit), name="executors"),
+                    tasks.create_task(self._hold(), name="lease"),
                 ]
                 self._tasks = tasks
                 opened.set()
@@ -285,6 +269,21 @@ class FleetBackend:
                     task.cancel()
         finally:
             self._tasks = None
+
+    async def _clear(self) -> None:
+        """Cancel what a dead planner has left."""
+        for run_id in await self._store.awaited.open_runs(self.experiment_id):
+            answer = await cancel_run(self._store, run_id)
+            log.info("run.left_behind", run_id=run_id, answer=answer.value)
+
+    async def _hold(self) -> None:
+        """Keep the plan; if another planner has it after all, nothing of it runs here any more."""
+        self._refusal = await self._lease.keep()
+        log.error("plan.taken_over", experiment_id=self.experiment_id, note=self._refusal)
+        if self._tell is not None:
+            self._tell(self._refusal)
+        self._tasks = None
+        await self._stop_all()
 
     async def _stop_all(self) -> None:
         """Cancel what is under way, and wait until it has ended, for a while."""

@@ -14,13 +14,22 @@ from services.executor.outcome import Outcome, Status, judge
 from services.executor.products import Products
 from services.executor.work import load, outcome_of
 from services.planner.backends import checks
+from services.planner.backends.opened import Opened
 from services.planner.execution import Execution, ExecutionResult, error_of
 from services.planner.workbench import Workbench
 from shared.errors import FullsendError
 from shared.log import masking
 
+LOCAL_CAPACITY = 32
+"""Processes of this machine that a plan gets at most, whatever concurrency it asks for."""
+
 NO_NEEDS = ToolNeeds()
 CANCELLED = Outcome(Status.CANCELLED, error="the run was cancelled", error_type="RunCancelledError")
+
+
+def local_capacity(concurrency: int) -> int:
+    """How many cases at once run in processes of this machine for a plan that wants so many."""
+    return min(concurrency, LOCAL_CAPACITY)
 
 
 class Recollection:
@@ -59,16 +68,25 @@ class LocalBackend:
         self.capacity = capacity
         self._bench = bench
         self._loaded: set[str] = set()
-        self._is_open = False
+        self._opened = Opened(type(self).__name__)
+
+    @property
+    def bench(self) -> Workbench:
+        """What it is done with."""
+        return self._bench
 
     async def __aenter__(self) -> Self:
         await self._bench.open()
-        self._is_open = True
+        self._opened.here()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self._is_open = False
+        self._opened.nowhere()
         await self._bench.close()
+
+    def check_open(self) -> None:
+        """Raises `PlanError` unless it is open in the running event loop."""
+        self._opened.check()
 
     async def run(
         self, call: Execution, *, report: Report | None = None, cancel: asyncio.Event | None = None
@@ -88,7 +106,7 @@ class LocalBackend:
         except _Cancelled:
             outcome = CANCELLED
         except FullsendError as exc:
-            outcome = outcome_of(exc, limit_seconds) if self._is_open else CANCELLED
+            outcome = outcome_of(exc, limit_seconds) if self._opened.is_open else CANCELLED
         outcome = await products.complete(outcome, is_first=False)
         return ExecutionResult(
             run_id=options.run_id,

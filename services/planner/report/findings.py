@@ -109,7 +109,7 @@ def gathered(
     changed = code_warning(ordered)
     warnings = [
         *([changed] if changed else []),
-        *_incomplete(unreadable, left_out, made),
+        *_incomplete(unreadable, len(ordered), left_out, made),
         *notes,
     ]
     values = {one.index: value for one, value in zip(ordered, returns, strict=True)}
@@ -133,22 +133,29 @@ def code_warning(results: Sequence[TaskResult]) -> str | None:
     return f"the tool's code changed in the middle of the plan, its results may not be comparable: {versions}"
 
 
-def _returns(results: Sequence[TaskResult]) -> tuple[list[Any], list[str]]:
-    """What the tool returned for each, and what can't be read of that."""
-    values, unreadable = [], []
+def _returns(results: Sequence[TaskResult]) -> tuple[list[Any], dict[int, str]]:
+    """What the tool returned for each, and of which cases it can't be read, and why."""
+    values: list[Any] = []
+    unreadable: dict[int, str] = {}
     for result in results:
         try:
             values.append(returned(result))
         except ArtifactError as exc:
             values.append(None)
-            unreadable.append(str(exc))
+            unreadable[result.index] = str(exc)
     return values, unreadable
 
 
-def _incomplete(unreadable: Sequence[str], left_out: int, made: Sequence[Evaluation]) -> list[str]:
+def _incomplete(
+    unreadable: Mapping[int, str], cases: int, left_out: int, made: Sequence[Evaluation]
+) -> list[str]:
     warnings = []
     if unreadable:
-        warnings.append(f"{len(unreadable):,} results can't be read, the first because {unreadable[0]}")
+        first = min(unreadable)
+        warnings.append(
+            f"the results of {len(unreadable):,} of {cases:,} cases can't be read, and are in no table and "
+            f"no plot; that of case {first}: {unreadable[first]}"
+        )
     if left_out:
         warnings.append(f"results have {left_out:,} members more than the tables have columns for them")
     failed = [one.error for one in made if one.error]

@@ -9,6 +9,7 @@ import pytest
 
 from services.executor.isolation.calls import Event, Metric, Progress
 from services.executor.outcome import Status
+from shared.errors import PlanError
 from tests.planner.backends.conftest import Bench, execution, gone, written
 
 HOLD = """
@@ -331,6 +332,20 @@ async def test_a_backend_may_be_opened_again(bench: Bench) -> None:
     results = [await bench.called("def tool(n): return n\n", n=n) for n in range(3)]
 
     assert [one.result for one in results] == ["0", "1", "2"]
+
+
+async def test_a_backend_says_whether_it_is_open_and_where(bench: Bench) -> None:
+    async def elsewhere() -> None:
+        bench.backend.check_open()
+
+    with pytest.raises(PlanError, match=r"is not open: .* inside `async with backend:`, or give"):
+        bench.backend.check_open()
+    async with bench.backend as backend:
+        backend.check_open()
+        with pytest.raises(PlanError, match="was opened in another event loop"):
+            await asyncio.to_thread(asyncio.run, elsewhere())
+    with pytest.raises(PlanError, match="is not open"):
+        bench.backend.check_open()
 
 
 async def test_a_call_of_a_backend_that_is_not_open_is_cancelled(bench: Bench) -> None:

@@ -176,19 +176,6 @@ async def test_leaving_ends_runs_that_nobody_would_take(store: Store, fleet: Mak
     assert await store.awaited.open_runs("plan:p1") == []
 
 
-async def test_what_a_dead_planner_left_is_cancelled(store: Store, fleet: MakeFleet) -> None:
-    async with fleet(capacity=5) as first, asked(first, 5):
-        await queued(store, 5)
-        left = await store.awaited.open_runs("plan:p1")
-        async with fleet():
-            still_open = await store.awaited.open_runs("plan:p1")
-        async with fleet("another"):
-            pass
-
-    assert (len(left), still_open) == (5, [])
-    assert [(await store.runs.record(one))["status"] for one in left] == ["cancelled"] * 5
-
-
 # -- trouble --------------------------------------------------------------------------
 
 

@@ -1,0 +1,152 @@
+"""Carries plans out for the commands: backend, progress, Ctrl-C, evaluations, report."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from services.cli import connection
+from services.cli.interrupting import interruptible, leave
+from services.cli.opening import BackendName, evaluating, opened
+from services.cli.progressing import Display
+from services.executor.config import Settings
+from services.executor.threads import in_thread
+from services.planner.aggregation import Aggregator
+from services.planner.cancellation import (
+    Accomplished,
+    CancellationToken,
+    CutShortError,
+    unless_cancelled,
+)
+from services.planner.evaluation import Evaluations
+from services.planner.performing import perform
+from services.planner.plan import Plan
+from services.planner.progress import Progress
+from services.planner.report import write_report
+from services.planner.seat import Seat
+from services.planner.tasks import TaskResult, TaskStatus
+from services.planner.turn import Turn
+from shared import log
+
+
+@dataclass(slots=True)
+class Carried:
+    """What carrying out a plan came to.
+
+    Attributes:
+        plan: that was carried out.
+        results: of all its cases, as far as they were looked at.
+        report: the files that were written, by kind; empty after an interruption.
+        notes: what makes it doubtful.
+        is_accomplished: whether the plan's success criteria hold.
+        is_cut_short: whether somebody wanted the end before all was done.
+        signal: the signal that ended it, if one did.
+    """
+
+    plan: Plan
+    results: Sequence[TaskResult] = ()
+    report: dict[str, Path] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    is_accomplished: bool = False
+    is_cut_short: bool = False
+    signal: int | None = None
+
+
+def carry_out(plan: Plan, backend: BackendName, *, failed: bool = True) -> Carried:
+    """Run what is left of a plan, showing its progress, and write its report.
+
+    Args:
+        plan: new, or taken up before.
+        backend: where its cases run.
+        failed: whether cases that did not succeed are run again.
+    """
+    log.configure(level="error")
+    return asyncio.run(_carried_out(plan, backend, connection.settings(), failed))
+
+
+def reported(plan: Plan) -> dict[str, Path]:
+    """Write a plan's report from what its runs left behind, without running any."""
+    log.configure(level="error")
+    return asyncio.run(_reported(plan, connection.settings()))
+
+
+async def _carried_out(plan: Plan, name: BackendName, chosen: Settings, failed: bool) -> Carried:
+    # First of all alone: to open the fleet for a plan cancels what an earlier planner left there.
+    with plan.alone() as turn:
+        token, progress, carried = CancellationToken(), Progress(len(plan.manifest.cases)), Carried(plan)
+        with (
+            Display(plan.plan_id, progress.now) as display,
+            interruptible(token, display.say, display.stop) as came,
+        ):
+            try:
+                async with turn.sit(name, token, failed=failed) as seat:
+                    sitting = _Sitting(carried, turn, seat, progress, display)
+                    await sitting.go_through(name, chosen, failed)
+            except CutShortError:
+                carried.is_cut_short = True
+    carried.signal = came[0] if came else None
+    return carried
+
+
+@dataclass(frozen=True, slots=True)
+class _Sitting:
+    """One sitting, step by step; each step is given up as soon as somebody wants the end."""
+
+    carried: Carried
+    turn: Turn
+    seat: Seat
+    progress: Progress
+    display: Display
+
+    async def go_through(self, name: BackendName, chosen: Settings, failed: bool) -> None:
+        """All that there is to do.  Raises `CutShortError` if it is given up."""
+        carried, token, plan = self.carried, self.seat.token, self.carried.plan
+        work = await unless_cancelled(token, in_thread(self.turn.work, failed=failed))
+        carried.results = work.before
+        succeeded = sum(one.task_status is TaskStatus.SUCCEEDED for one in work.settled)
+        criteria = CancellationToken()
+        async with contextlib.AsyncExitStack() as stack:
+            backend, bench = await opened(stack, plan, name, chosen, self.display.say, token)
+            evaluations = Evaluations(
+                plan.manifest, Aggregator(bench), already=work.settled, on_stop=criteria.cancel
+            )
+            await unless_cancelled(token, stack.enter_async_context(evaluations))
+            self.progress.begin(succeeded, len(work.settled) - succeeded)
+            judged = replace(work, criteria=evaluations.stopper)
+            result = await perform(self.seat, judged, backend, criteria, self.progress, ())
+            carried.results = result.task_results
+            carried.notes = evaluations.notes
+            carried.is_accomplished = isinstance(result.stopped or evaluations.reason, Accomplished)
+            self.display.stop()
+            carried.report = await unless_cancelled(token, _written(plan, evaluations))
+
+
+# -- reports --------------------------------------------------------------------------
+
+
+async def _reported(plan: Plan, chosen: Settings) -> dict[str, Path]:
+    token = CancellationToken()
+    with interruptible(token, lambda line: print(line, file=sys.stderr, flush=True)) as came:
+        try:
+            return await unless_cancelled(token, _written_again(plan, chosen))
+        except CutShortError:
+            leave(128 + came[0])
+            raise
+
+
+async def _written_again(plan: Plan, chosen: Settings) -> dict[str, Path]:
+    ended = await in_thread(plan.settled, failed=False)
+    async with (
+        evaluating(plan, chosen) as bench,
+        Evaluations(plan.manifest, Aggregator(bench), already=ended) as evaluations,
+    ):
+        return await _written(plan, evaluations)
+
+
+async def _written(plan: Plan, evaluations: Evaluations) -> dict[str, Path]:
+    results = await in_thread(plan.results)
+    made = await evaluations.finish(results)
+    directory, manifest = plan.report_directory, plan.manifest
+    return await in_thread(write_report, directory, manifest, results, made, notes=evaluations.notes)

@@ -1,0 +1,67 @@
+"""On every backend: what a tool says it used counts, also where its result is too large for a record."""
+
+import itertools
+from typing import Any
+
+import pytest
+
+from services.planner.models import Budget, RunManifest, TestCase
+from services.planner.plan import Plan
+from services.planner.results import ResultConverter
+from services.planner.scheduler import TaskScheduler
+from services.planner.tasks import Spent, TaskStatus
+from tests.planner.backends.conftest import INLINE_MAX_BYTES, Bench
+
+COSTLY = "def tool(n):\n    return {'cost': 0.5, 'tokens_used': 3, 'text': 'x' * 1_000}\n"
+REASON = "the budget of a cost of 1 is used up"
+
+
+def manifest(**budget: Any) -> RunManifest:
+    cases = tuple(TestCase(parameters={"n": number}) for number in range(5))
+    return RunManifest(workflow_id="costs", tool="tool", cases=cases, budget=Budget.model_validate(budget))
+
+
+async def test_stored_results_cost_what_they_say(bench: Bench) -> None:
+    bench.tool("tool", COSTLY)
+    async with bench.backend:
+        found = await TaskScheduler(bench.backend).run_manifest_async(manifest(max_cost=1))
+
+    first = found.task_results[0]
+    assert INLINE_MAX_BYTES < 1_000
+    assert first.execution is not None
+    assert str(first.execution.result).startswith("cas://")
+    assert (found.stopped, found.statistics.succeeded) == (REASON, 2)
+    assert (first.spent, found.task_results[4].spent) == (Spent(3, 0.5), None)
+
+
+async def test_without_a_budget_they_are_read_by_who_collects_them(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.planner.results.LOADED_MAX_BYTES", 100)
+    bench.tool("tool", COSTLY)
+    async with bench.backend:
+        found = await TaskScheduler(bench.backend).run_manifest_async(manifest())
+
+    converted = ResultConverter.convert_batch(found.task_results)
+    assert [(one.tokens_used, one.cost) for one in converted] == [(3, 0.5)] * 5
+    assert str(converted[0].outputs["result"]).startswith("cas://")
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["from the start", "a budget that came later"])
+async def test_a_resumed_plan_knows_what_stored_results_have_cost(bench: Bench, later: bool) -> None:
+    bench.tool("tool", COSTLY)
+    plan = Plan.create(manifest(max_cost=1.5), bench.folder / "plan")
+    before = plan.manifest.model_copy(update={"budget": Budget()}) if later else plan.manifest
+    async with bench.backend:
+        first = await Plan(plan.directory, before).run(bench.backend, stoppers=(_after_two(),))
+        second = await plan.resume(bench.backend)
+
+    ends = [one.task_status for one in second.task_results]
+    assert (first.stopped, first.statistics.succeeded) == ("two", 2)
+    assert ends == [TaskStatus.SUCCEEDED] * 3 + [TaskStatus.CANCELLED] * 2
+    assert second.stopped == "the budget of a cost of 1.5 is used up"
+
+
+def _after_two() -> Any:
+    heard = itertools.count(1)
+    return lambda result: "two" if next(heard) == 2 else None

@@ -1,0 +1,118 @@
+"""Whose backend is open when a plan is executed: the caller's, or one made for the time of the call."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.planner.backends.local import LocalBackend
+from services.planner.plan import Plan
+from services.planner.scheduler import TaskScheduler
+from services.planner.service import ExecutorService
+from services.planner.workbench import Workbench
+from shared.errors import PlanError
+from tests.planner.conftest import Laboratory
+from tests.planner.scripted import plan, states
+
+TOOL = "def tool(n):\n    return n\n"
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> list[Laboratory]:
+    """What `maker` has made so far."""
+    return []
+
+
+@pytest.fixture
+def maker(tmp_path: Path, made: list[Laboratory]) -> Any:
+    """A function that makes backends."""
+
+    def make() -> LocalBackend:
+        made.append(Laboratory(tmp_path))
+        made[-1].tool("tool", TOOL)
+        return made[-1].backend
+
+    return make
+
+
+def test_a_scheduler_opens_what_a_function_makes_for_each_plan(maker: Any, made: list[Laboratory]) -> None:
+    scheduler = TaskScheduler(maker)
+    found = [scheduler.run_manifest(plan(3, concurrency=9)) for _ in range(2)]
+
+    assert [states(one) for one in found] == [["succeeded"] * 3] * 2
+    assert [lab.bench.pool.counts()["idle"] for lab in made] == [0, 0]
+
+
+async def test_a_scheduler_opens_one_in_a_running_loop_too(maker: Any, made: list[Laboratory]) -> None:
+    scheduler = TaskScheduler(maker)
+    found = [scheduler.run_manifest(plan(1)), await scheduler.run_manifest_async(plan(1))]
+
+    assert [states(one) for one in found] == [["succeeded"]] * 2
+    assert len(made) == 2
+
+
+async def test_the_places_are_those_of_what_was_made(maker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 0
+    run = LocalBackend.run
+
+    async def counted(self: LocalBackend, *args: Any, **kwargs: Any) -> Any:
+        nonlocal most
+        most = max(most, running := self.__dict__.get("running", 0) + 1)
+        self.__dict__["running"] = running
+        try:
+            return await run(self, *args, **kwargs)
+        finally:
+            self.__dict__["running"] -= 1
+
+    monkeypatch.setattr(LocalBackend, "run", counted)
+    await TaskScheduler(maker).run_manifest_async(plan(12, concurrency=12))
+
+    assert most == 2
+
+
+def test_a_backend_that_nobody_opened_is_refused(maker: Any) -> None:
+    with pytest.raises(PlanError, match=r"the LocalBackend is not open: .*, or give a function that makes"):
+        TaskScheduler(maker()).run_manifest(plan(1))
+    with pytest.raises(PlanError, match="is not open"):
+        ExecutorService(backend=maker()).execute_test_plan(plan(1))
+
+
+async def test_a_backend_of_another_loop_is_refused(maker: Any) -> None:
+    async with maker() as backend:
+        with pytest.raises(PlanError, match="another event loop: there, await `run_manifest_async`"):
+            TaskScheduler(backend).run_manifest(plan(1))
+        with pytest.raises(PlanError, match="another event loop"):
+            ExecutorService(backend=backend).execute_test_plan(plan(1))
+
+        assert states(await TaskScheduler(backend).run_manifest_async(plan(1))) == ["succeeded"]
+
+
+def test_a_backend_that_was_left_open_in_a_loop_that_is_gone_is_refused(maker: Any) -> None:
+    backend = maker()
+    with asyncio.Runner() as runner:
+        runner.run(backend.__aenter__())
+        with pytest.raises(PlanError, match="another event loop"):
+            TaskScheduler(backend).run_manifest(plan(1))
+        runner.run(backend.__aexit__(None, None, None))
+
+
+async def test_a_plan_is_not_taken_up_by_a_backend_that_is_not_open(maker: Any, tmp_path: Path) -> None:
+    one, backend = Plan.create(plan(1), tmp_path / "plan"), maker()
+
+    with pytest.raises(PlanError, match="is not open"):
+        await one.run(backend)
+    async with backend:
+        assert states(await one.run(backend)) == ["succeeded"]
+
+
+async def test_what_keeps_a_backend_from_opening_is_raised(
+    maker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(self: Workbench) -> None:
+        raise PlanError("no process can be started")
+
+    monkeypatch.setattr(Workbench, "open", broken)
+
+    with pytest.raises(PlanError, match="no process can be started"):
+        await TaskScheduler(maker).run_manifest_async(plan(1))

@@ -1,0 +1,85 @@
+"""Who executes a plan: seen by others from the beginning to the end, and ended by them."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from services.planner.cancellation import CancellationToken, CutShortError, unless_cancelled
+from services.planner.models import RunManifest
+from services.planner.plan import Plan
+from services.planner.standing import PlanState
+from shared.errors import PlanError
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    manifest = {"workflow_id": "plan", "tool": "noop", "cases": [{"replicates": 3}]}
+    return Plan.create(RunManifest.model_validate(manifest), tmp_path / "p")
+
+
+async def test_a_plan_runs_from_the_moment_that_the_seat_is_taken(plan: Plan) -> None:
+    with plan.alone() as turn:
+        async with turn.sit("local"):
+            meanwhile = plan.standing()
+
+    assert (meanwhile.state, meanwhile.sitting and meanwhile.sitting.cases) == (PlanState.RUNNING, 3)
+    assert plan.standing().state is PlanState.STOPPED
+
+
+async def test_who_asks_for_the_end_is_heard_while_something_else_is_done(plan: Plan) -> None:
+    async def wait() -> None:
+        with plan.alone() as turn:
+            async with turn.sit("local") as taken:
+                plan.cancel("enough")
+                await unless_cancelled(taken.token, asyncio.sleep(600))
+
+    with pytest.raises(CutShortError, match="enough"):
+        await wait()
+
+    sitting = plan.standing().sitting
+    assert sitting is not None
+    assert sitting.stopped == "enough"
+
+
+async def test_what_went_wrong_is_why_the_sitting_ended(plan: Plan) -> None:
+    with plan.alone() as turn, pytest.raises(PlanError):
+        async with turn.sit("local"):
+            raise PlanError("no such tool")
+
+    sitting = plan.standing().sitting
+    assert sitting is not None
+    assert sitting.stopped == "no such tool"
+
+
+async def test_work_that_is_done_is_not_cut_short() -> None:
+    assert await unless_cancelled(CancellationToken(), asyncio.sleep(0, "done")) == "done"
+
+
+async def test_work_is_ended_before_the_wish_is_passed_on() -> None:
+    token, ended = CancellationToken(), asyncio.Event()
+
+    async def work() -> None:
+        try:
+            token.cancel("why not")
+            await asyncio.sleep(600)
+        finally:
+            ended.set()
+
+    with pytest.raises(CutShortError, match="why not"):
+        await unless_cancelled(token, work())
+
+    assert ended.is_set()
+
+
+async def test_nothing_begins_after_the_wish() -> None:
+    token, begun = CancellationToken(), asyncio.Event()
+    token.cancel()
+
+    async def work() -> None:
+        begun.set()
+
+    with pytest.raises(CutShortError):
+        await unless_cancelled(token, work())
+
+    assert not begun.is_set()
