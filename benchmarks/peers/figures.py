@@ -1,0 +1,69 @@
+"""Pure: from what was measured to what is said about it."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+NS = 1_000_000_000
+EARLY_SHARE = 0.05
+"""A start so little of a slot's distance before the next slot is that one's, and too early."""
+
+Rounds = Mapping[str, Sequence[Mapping[str, Any]]]
+"""By system, what each round found."""
+
+
+def percentile(values: Iterable[float], percent: float) -> float:
+    """The smallest of `values` that so many percent of them are not above."""
+    ordered = sorted(values)
+    if not ordered:
+        raise ValueError("nothing was measured")
+    rank = -(-len(ordered) * percent // 100)
+    return ordered[max(0, int(rank) - 1)]
+
+
+def rate(stamps: Sequence[int]) -> float:
+    """Starts a second, from the first to the last, of stamps in nanoseconds."""
+    first, last = min(stamps), max(stamps)
+    return (len(stamps) - 1) * NS / (last - first)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The median over the rounds, and the least and the most."""
+
+    median: float
+    least: float
+    most: float
+
+
+def spread(rounds: Sequence[Mapping[str, Any]], name: str) -> Spread | None:
+    """Of one figure; None when no round has it."""
+    found = [one[name] for one in rounds if one.get(name) is not None]
+    return Spread(statistics.median(found), min(found), max(found)) if found else None
+
+
+def lateness_ms(stamps: Sequence[int], period_seconds: int) -> list[float]:
+    """How late each start was for its slot by the wall clock; below 0 when it was early."""
+    period = period_seconds * NS
+    late = [(stamp % period, period) for stamp in stamps]
+    return [(one - whole if one > whole * (1 - EARLY_SHARE) else one) / 1e6 for one, whole in late]
+
+
+def slots_since(stamps: Sequence[int], period_seconds: int, begun: int) -> list[int]:
+    """The starts for slots after `begun`: some systems also run, when they come up, what was due before."""
+    late = lateness_ms(stamps, period_seconds)
+    return [stamp for stamp, ms in zip(stamps, late, strict=True) if stamp - ms * 1e6 >= begun]
+
+
+def missed(stamps: Sequence[int], period_seconds: int) -> int:
+    """Slots between the first start and the last in which nothing started."""
+    period = period_seconds * NS
+    slots = {int((stamp + period * EARLY_SHARE) // period) for stamp in stamps}
+    return max(slots) - min(slots) + 1 - len(slots) if slots else 0
+
+
+def ratios(rounds: Rounds, name: str, of: str, to: str) -> list[float]:
+    """One system's figure divided by another's, round by round, for what both have."""
+    pairs = zip(rounds[of], rounds[to], strict=True)
+    return [one[name] / other[name] for one, other in pairs if one.get(name) and other.get(name)]

@@ -1,0 +1,3 @@
+"""The names of our tools: each is a copy of `jobs` under that name."""
+
+TOOLS = ("stamp", "large", "nap", "work", "hang", "note")

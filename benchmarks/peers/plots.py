@@ -1,0 +1,71 @@
+"""Two pictures of a run, as SVG that does not change when the figures don't."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from benchmarks.peers.figures import Spread, spread
+
+OURS_COLOUR, OTHERS_COLOUR = "#c2410c", "#64748b"
+SIZE_INCHES = (8.0, 4.2)
+
+Rounds = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def draw(rounds: Rounds, folder: Path) -> list[str]:
+    """Write the pictures into `folder`; their names."""
+    mpl.rcParams["svg.hashsalt"] = "peers"
+    throughput, latency = "benchmarks-throughput.svg", "benchmarks-latency.svg"
+    _save(_bars(_found(rounds, "jobs_per_second"), "jobs a second, results stored"), folder / throughput)
+    _save(_latencies(rounds), folder / latency)
+    return [throughput, latency]
+
+
+def _found(rounds: Rounds, name: str) -> dict[str, Spread]:
+    spreads = {system: spread(found, name) for system, found in rounds.items()}
+    known = {system: one for system, one in spreads.items() if one is not None}
+    return dict(sorted(known.items(), key=lambda item: item[1].median))
+
+
+def _bars(found: Mapping[str, Spread], label: str) -> Figure:
+    """A bar for each median, a line from the least to the most of the rounds."""
+    figure, axes = _axes(label)
+    medians = [one.median for one in found.values()]
+    reach = [
+        [one.median - one.least for one in found.values()],
+        [one.most - one.median for one in found.values()],
+    ]
+    axes.barh(list(found), medians, xerr=reach, color=[_colour(name) for name in found], ecolor="#0f172a")
+    return figure
+
+
+def _latencies(rounds: Rounds) -> Figure:
+    """A dot for the median, a line to the 99th percentile."""
+    figure, axes = _axes("ms from asking until a job starts on an idle service: p50 to p99, logarithmic")
+    middle, high = _found(rounds, "to_start_p50_ms"), _found(rounds, "to_start_p99_ms")
+    for row, (system, one) in enumerate(reversed(middle.items())):
+        axes.plot([one.median, high[system].median], [row, row], color=_colour(system), linewidth=2)
+        axes.plot([one.median], [row], "o", color=_colour(system))
+    axes.set_yticks(range(len(middle)), list(reversed(middle)))
+    axes.set_xscale("log")
+    return figure
+
+
+def _axes(label: str) -> tuple[Figure, Any]:
+    figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(label)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", alpha=0.3)
+    return figure, axes
+
+
+def _colour(system: str) -> str:
+    return OURS_COLOUR if system.startswith("fullsend") else OTHERS_COLOUR
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, format="svg", metadata={"Date": None})

@@ -1,0 +1,96 @@
+"""The processes of a service: which they are, what they take, and their end."""
+
+import os
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+PROC = Path("/proc")
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+LOOK_SECONDS = 0.01
+END_SECONDS = 10.0
+
+
+def descendants(roots: Iterable[int]) -> set[int]:
+    """The processes below `roots` and these themselves; a zombie has ended."""
+    found: set[int] = set()
+    waiting = list(roots)
+    while waiting:
+        pid = waiting.pop()
+        if pid not in found and _state(pid) not in "ZX":
+            found.add(pid)
+            waiting += _children(pid)
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in PROC.joinpath(str(pid), "task").glob("*/children"):
+        try:
+            found += map(int, task.read_text().split())
+        except OSError:
+            continue  # it has just ended
+    return found
+
+
+def _state(pid: int) -> str:
+    """As in proc(5); `X` when it is gone."""
+    return _stat(pid)[0]
+
+
+def _stat(pid: int) -> list[str]:
+    """The members of /proc/PID/stat from the state on."""
+    try:
+        return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ["X", *["0"] * 20]
+
+
+def tagged(tag: str, pids: Iterable[int]) -> set[int]:
+    """Those that were started with `tag` in their environment, whoever is their parent by now."""
+    wanted = tag.encode()
+    found = set()
+    for pid in pids:
+        try:
+            if wanted in (PROC / str(pid) / "environ").read_bytes():
+                found.add(pid)
+        except OSError:
+            continue
+    return found
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """Processor time that they have used so far, and those of their children that have ended."""
+    return sum(sum(map(int, _stat(pid)[11:15])) for pid in pids) / TICKS_PER_SECOND
+
+
+def pss_bytes(pids: Iterable[int]) -> int:
+    """Their memory, what they share counted once: the sum of the proportional set sizes."""
+    return sum(_pss_bytes(pid) for pid in pids)
+
+
+def _pss_bytes(pid: int) -> int:
+    try:
+        lines = (PROC / str(pid) / "smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+
+
+def kill(pids: Iterable[int]) -> None:
+    """SIGKILL each of them; who is gone already does not matter."""
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def until_gone(pids: set[int]) -> None:
+    """Wait until they have ended, and take up those that have become our children."""
+    until = time.monotonic() + END_SECONDS
+    while any(_state(pid) not in "ZX" for pid in pids):
+        if time.monotonic() > until:
+            raise RuntimeError(f"processes that do not end on SIGKILL: {sorted(pids)}")
+        time.sleep(LOOK_SECONDS)

@@ -1,0 +1,166 @@
+"""What was measured, as Markdown: tables into `docs/benchmarks.md` between two markers."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.figures import Spread, spread
+from benchmarks.peers.mishaps import KINDS
+
+BEGIN, END = "<!-- peers: begin -->", "<!-- peers: end -->"
+NOTHING = "–"  # noqa: RUF001 - a dash, as in any table
+
+Raw = Mapping[str, Any]
+"""All that was measured: `about`, `systems`, `rounds`, `hung`, `killed`, `cron`."""
+
+
+def write(document: Path, text: str) -> None:
+    """Put `text` between the markers of a document.
+
+    Raises:
+        ValueError: it does not have both markers, in this order.
+    """
+    whole = document.read_text()
+    before, found, rest = whole.partition(BEGIN)
+    _, also_found, after = rest.partition(END)
+    if not (found and also_found):
+        raise ValueError(f"{document} needs a line {BEGIN} and below it a line {END}")
+    document.write_text(f"{before}{BEGIN}\n{text.strip()}\n{END}{after}")
+
+
+def markdown(raw: Raw, plots: Sequence[str] = ()) -> str:
+    """Everything that is said about a run."""
+    parts = [_about(raw["about"]), *(f"![{name}]({name})" for name in plots), _speed(raw), _service(raw)]
+    if raw["hung"]:
+        parts.append(_hung(raw))
+    if raw["killed"] or raw["cron"]:
+        parts.append(_mishaps(raw))
+    parts.append(_settings(raw["systems"]))
+    return "\n\n".join(parts)
+
+
+def _about(about: Mapping[str, Any]) -> str:
+    return (
+        f"Measured {about['date']}, rounds: {about['rounds']}; {about['machine']}; "
+        f"{about['server']}; Python {about['python']}. Median, and in brackets the least and the most of the "
+        "rounds' figures."
+    )
+
+
+# -- tables ---------------------------------------------------------------------------
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], align: str = "---:") -> str:
+    """A table whose first column is text and whose others are figures, unless `align` says otherwise."""
+    lines = [head, ["---", *[align] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(one)} |" for one in lines)
+
+
+def _speed(raw: Raw) -> str:
+    columns = {
+        "jobs/s": ("jobs_per_second", _whole),
+        "to start, p50 ms": ("to_start_p50_ms", _tenths),
+        "p99": ("to_start_p99_ms", _tenths),
+        "to result, p50 ms": ("to_result_p50_ms", _tenths),
+        "p99 ": ("to_result_p99_ms", _tenths),
+        "200 of 50 ms, s": ("naps_seconds", _hundredths),
+    }
+    isolated = {name: str(one["isolated"]) for name, one in raw["systems"].items()}
+    rows = _rows(raw["rounds"], columns)
+    rows.sort(key=lambda row: -_median(raw, row[0], "jobs_per_second"))
+    return table(["system", *columns, "isolated"], ([*row, isolated[row[0]]] for row in rows))
+
+
+def _service(raw: Raw) -> str:
+    columns = {
+        "start to first result, s": ("first_result_seconds", _hundredths),
+        "memory (PSS), MB": ("pss_bytes", lambda value: _tenths(value / 1e6)),
+        "processor time for a job, ms": ("cpu_ms_per_job", _hundredths),
+        "1 MB returned, ms": ("large_ms", _tenths),
+    }
+    return table(["system", *columns], _rows(raw["rounds"], columns))
+
+
+Column = tuple[str, Callable[[float], str]]
+
+
+def _rows(
+    rounds: Mapping[str, Sequence[Mapping[str, Any]]], columns: Mapping[str, Column]
+) -> list[list[str]]:
+    return [
+        [system, *(_cell(spread(found, name), show) for name, show in columns.values())]
+        for system, found in rounds.items()
+    ]
+
+
+def _cell(found: Spread | None, show: Callable[[float], str]) -> str:
+    if found is None:
+        return NOTHING
+    return f"{show(found.median)} ({show(found.least)}–{show(found.most)})"  # noqa: RUF001
+
+
+def _median(raw: Raw, system: str, name: str) -> float:
+    found = spread(raw["rounds"][system], name)
+    return found.median if found else 0.0
+
+
+def _hung(raw: Raw) -> str:
+    head = ["a job that hangs: slot free after, s", "spin in Python", "sleep in C", "C loop, deaf to signals"]
+    rows = [[system, *(_verdict(kinds.get(kind)) for kind in KINDS)] for system, kinds in raw["hung"].items()]
+    return table(head, rows)
+
+
+def _verdict(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return NOTHING
+    free = found["slot_free_seconds"]
+    words = ["never" if free is None else f"{free:.1f}", "killed" if found["killed"] else "not killed"]
+    return ", ".join([*words, *(["burns on"] if found["burning"] else [])])
+
+
+def _mishaps(raw: Raw) -> str:
+    head = ["system", "after kill -9 again after, s", "cron, each second: p50 / p99 ms", "each minute"]
+    systems = [name for name in raw["systems"] if name in raw["killed"] or name in raw["cron"]]
+    rows = [
+        [
+            name,
+            _again(raw["killed"].get(name)),
+            *(_late(raw["cron"].get(name, {}), word) for word in ("second", "minute")),
+        ]
+        for name in systems
+    ]
+    return table(head, rows)
+
+
+def _again(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return NOTHING
+    seconds = found["again_seconds"]
+    return f"not in {found['waited_seconds']:.0f}" if seconds is None else f"{seconds:.1f}"
+
+
+def _late(found: Mapping[str, Any], word: str) -> str:
+    if f"{word}_p50_ms" not in found:
+        return NOTHING
+    missed, early = found[f"{word}_missed"], found[f"{word}_early"]
+    words = [f"{found[f'{word}_p50_ms']:.1f} / {found[f'{word}_p99_ms']:.1f}"]
+    return ", ".join(
+        [*words, *([f"{missed} missed"] if missed else []), *([f"{early} early"] if early else [])]
+    )
+
+
+def _settings(systems: Mapping[str, Mapping[str, str]]) -> str:
+    rows = [[name, one["version"], one["settings"], one["source"]] for name, one in systems.items()]
+    return table(["system", "versions", "settings", "from"], rows, "---")
+
+
+def _whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _tenths(value: float) -> str:
+    return f"{value:,.1f}"
+
+
+def _hundredths(value: float) -> str:
+    return f"{value:.2f}"
