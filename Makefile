@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test setup setup-dev lint types layers pytest pins clean
+.PHONY: demo test bench setup setup-dev lint types layers pytest pins clean
 
 demo: setup
 	@$(BIN)/fullsend demo
@@ -23,8 +23,14 @@ types: setup-dev
 layers: setup-dev
 	$(BIN)/lint-imports
 
+# More at once than there are processors, as most of the tests' time is spent waiting.
+WORKERS ?= 4
 pytest: setup-dev
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup --durations 15
+
+# Side by side with other systems, for hours (docs/benchmarks.md); QUICK=1: ourselves against a bare loop, in minutes.
+bench: setup-dev
+	$(BIN)/python -m benchmarks.peers $(if $(QUICK),--quick)
 
 setup: $(VENV)/.installed
 

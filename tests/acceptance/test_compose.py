@@ -14,7 +14,7 @@ import pytest
 
 from tests.acceptance.composed import ROOT, Neighbour, Stack, attempt, docker, eventually
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("one stack for all")]
 
 SLOW = {"param1": "slow", "param2": 10, "pause_seconds": 0.5}
 """Long enough to be interrupted, and much longer than the stack's grace period."""

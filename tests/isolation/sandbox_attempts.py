@@ -89,8 +89,9 @@ def temp_moved(t: Any) -> None:
 
 
 def created_in_shared_memory(t: Any) -> None:
-    opened("/dev/shm/fullsend-attempt", os.O_RDWR | os.O_CREAT)
-    os.unlink("/dev/shm/fullsend-attempt")
+    name = f"/dev/shm/fullsend-attempt-{os.getpid()}"
+    opened(name, os.O_RDWR | os.O_CREAT)
+    os.unlink(name)
 
 
 def changed_through_descriptor(change: Callable[[int], object]) -> Attempt:

@@ -414,6 +414,7 @@ async def test_a_pool_leaves_no_descriptor_process_or_directory(tools: Path) -> 
             pids += found
         await used.run("import os\ndef run(): os._exit(1)")
 
+    await asyncio.get_running_loop().shutdown_default_executor()  # whose threads removed what runs had left
     assert descriptors() == before
     assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
     assert not Path(directory).parent.exists()

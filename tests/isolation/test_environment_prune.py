@@ -70,8 +70,12 @@ async def test_an_environment_in_which_a_process_runs_is_not_removed(workshop: W
     environments = workshop.environments()
     environment = await environments.ensure(ONE)
     process = await asyncio.create_subprocess_exec(
-        environment.python, "-I", "-c", "input()", stdin=asyncio.subprocess.PIPE
+        *(environment.python, "-I", "-c", "input('begun\\n')"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
     )
+    assert process.stdout is not None
+    await process.stdout.readline()  # a process that has just begun has no command line yet
     workshop.age(2 * DAY)
 
     while_it_runs = await environments.prune(DAY)

@@ -62,9 +62,11 @@ def work(redis_url: str, tmp_path: Path) -> Work:
 async def server(tmp_path: Path) -> AsyncIterator[Server]:
     """The server of this test, to be broken."""
     one = Server(tmp_path / "redis")
-    await one.start()
-    yield one
-    one.kill()
+    try:
+        await one.start()
+        yield one
+    finally:
+        one.kill()
 
 
 @pytest.fixture

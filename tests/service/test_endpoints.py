@@ -25,6 +25,7 @@ from services.executor.store import Begun, Order, Store
 from shared import keys
 from shared.errors import SettingsError
 from tests.conftest import Neighbour, Serve, Tools, eventually
+from tests.ports import free_port
 from tests.service.conftest import Work, assert_works, client_ids
 
 HOST = "127.0.0.1"
@@ -44,10 +45,8 @@ pytestmark = pytest.mark.usefixtures("echo")
 
 @pytest.fixture
 def port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as bound:
-        bound.bind((HOST, 0))
-        return int(bound.getsockname()[1])
+    """A port for the endpoints."""
+    return free_port()
 
 
 @pytest.fixture

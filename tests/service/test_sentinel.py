@@ -96,9 +96,11 @@ async def _has_replica(client: Any) -> bool:
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
     one = Cluster(tmp_path / "redis")
-    await one.start()
-    yield one
-    one.end()
+    try:
+        await one.start()
+        yield one
+    finally:
+        one.end()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from services.executor.store.orders import PRIORITIES
 from shared import keys
 from shared.embedded import running_url
 from tests.conftest import Neighbour, Tools
+from tests.ports import free_port
 from tests.service.conftest import Work
 from tests.service.worker import ROOT, Worker, nobody_is_left
 
@@ -216,13 +216,6 @@ async def test_two_signals_before_the_service_takes_them_end_it_at_once(
 
 
 # -- Redis is not there -----------------------------------------------------------------
-
-
-def free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def test_a_service_waits_for_redis_and_starts_when_it_is_there(work: Work, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import contextlib
 import json
 import shutil
 import signal
-import socket
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,6 +18,7 @@ from services.executor.store.orders import PRIORITIES
 from shared import keys
 from shared.connection import connect
 from tests.conftest import eventually
+from tests.ports import free_port
 
 NOBODYS_PORT = 1
 STEADY = """
@@ -42,9 +42,7 @@ class Server:
     """A server that a test may stop, kill, freeze and start again, on a port that stays the same."""
 
     def __init__(self, directory: Path, **options: object) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)

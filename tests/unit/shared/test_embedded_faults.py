@@ -13,6 +13,7 @@ import redis
 from shared import embedded
 from shared.embedded import EmbeddedServer, running_url
 from shared.errors import StoreUnavailableError
+from tests.ports import free_port
 from tests.unit.shared.users import is_running, pid_of
 
 
@@ -131,7 +132,7 @@ def test_a_port_that_was_taken_meanwhile_is_given_up(tmp_path: Path, monkeypatch
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        free = embedded._free_port()
+        free = free_port()
         ports = iter([taken.getsockname()[1], free])
         monkeypatch.setattr(embedded, "_free_port", lambda: next(ports))
 
@@ -145,7 +146,7 @@ def test_the_port_of_another_directorys_server_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = EmbeddedServer.acquire(tmp_path / "other")
-    free = embedded._free_port()
+    free = free_port()
     ports = iter([int(other.url.rpartition(":")[2].partition("/")[0]), free])
     monkeypatch.setattr(embedded, "_free_port", lambda: next(ports))
 

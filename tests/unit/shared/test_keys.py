@@ -41,6 +41,7 @@ KEYS: dict[Callable[..., str], str] = {
     keys.ears: "fullsend:executor:ears",
     keys.ear: "fullsend:executor:ear:a:b",
     keys.open_runs: "fullsend:executor:open:a:b",
+    keys.planner: "fullsend:executor:planner:a:b",
     keys.admitted: "fullsend:executor:admitted:a:b",
     keys.request: "fullsend:executor:request:3:a:b:a:b",
     keys.logs: "fullsend:executor:logs:a:b",
