@@ -36,14 +36,15 @@ from typing import Any
 from services.executor.isolation.calls import Call, Died, Event, Level, Module
 from services.executor.isolation.pool import Pool
 
-ROUNDS = 9
-CALLS = 1_000
+ROUNDS = 7
+CALLS = 5_000
+WARM_UP_CALLS = 1_000
 FORKS = 100
 APART_SECONDS = 0.01
 SPAWNS = 10
 DEATHS = 30
 PROCESSES = 2
-IN_FLIGHT = (PROCESSES, 2 * PROCESSES, CALLS)
+IN_FLIGHT = (PROCESSES, 2 * PROCESSES, 1_000)
 SOURCE = "import os\ndef noop(die=False):\n    if die: os._exit(1)\n"
 
 
@@ -155,17 +156,23 @@ async def replacement_seconds(pool: Pool, tool: Module) -> list[float]:
     return times
 
 
-async def calls_per_second(pool: Pool, tool: Module, in_flight: int) -> float:
+async def calls_per_second(pool: Pool, tool: Module, in_flight: int, calls: int = CALLS) -> float:
     """With so many callers that each wait for their answer; those beyond the processes queue in the pool."""
     call = a_call(tool, Level.WARM)
 
     async def work() -> None:
-        for _ in range(CALLS // in_flight):
+        for _ in range(calls // in_flight):
             await pool.call(call, ignore)
 
     begun = time.perf_counter()
     await asyncio.gather(*(work() for _ in range(in_flight)))
-    return CALLS // in_flight * in_flight / (time.perf_counter() - begun)
+    return calls // in_flight * in_flight / (time.perf_counter() - begun)
+
+
+async def our_rates(pool: Pool, tool: Module) -> dict[int, float]:
+    """One round of ours; as with the others, the processors are awake before the time is taken."""
+    await calls_per_second(pool, tool, PROCESSES, WARM_UP_CALLS)
+    return {in_flight: await calls_per_second(pool, tool, in_flight) for in_flight in IN_FLIGHT}
 
 
 @contextlib.asynccontextmanager
@@ -175,7 +182,7 @@ async def our_pool(directory: Path) -> AsyncIterator[tuple[Pool, Module]]:
     pool = Pool(capacity=PROCESSES, max_runs=10**9, log=logging.getLogger("silent"))
     await pool.start()
     try:
-        await calls_per_second(pool, tool, PROCESSES)
+        await calls_per_second(pool, tool, PROCESSES, WARM_UP_CALLS)
         await pool.call(a_call(tool, Level.FORK), ignore)
         yield pool, tool
     finally:
@@ -200,25 +207,25 @@ def rates_of(make: Callable[[], Any]) -> dict[int, float]:
     """One round of another pool, which is gone afterwards: its threads would slow down everybody else."""
     pool = make()
     try:
-        submitted_per_second(pool, PROCESSES)
+        submitted_per_second(pool, PROCESSES, WARM_UP_CALLS)
         return {in_flight: submitted_per_second(pool, in_flight) for in_flight in IN_FLIGHT}
     finally:
         close(pool)
 
 
-def submitted_per_second(pool: Any, in_flight: int) -> float:
+def submitted_per_second(pool: Any, in_flight: int, calls: int = CALLS) -> float:
     """With so many calls handed over and not yet done."""
     submit: Callable[..., Future[None]] = getattr(pool, "schedule", None) or pool.submit
     room = threading.Semaphore(in_flight)
     futures = []
     begun = time.perf_counter()
-    for _ in range(CALLS):
+    for _ in range(calls):
         room.acquire()
         future = submit(noop)
         future.add_done_callback(lambda _: room.release())
         futures.append(future)
     wait(futures)
-    return CALLS / (time.perf_counter() - begun)
+    return calls / (time.perf_counter() - begun)
 
 
 def close(pool: Any) -> None:
@@ -268,7 +275,7 @@ async def throughputs(pool: Pool, tool: Module) -> None:
     ours: list[dict[int, float]] = []
     theirs: dict[str, list[dict[int, float]]] = {name: [] for name in peers}
     for _ in range(ROUNDS):
-        ours.append({in_flight: await calls_per_second(pool, tool, in_flight) for in_flight in IN_FLIGHT})
+        ours.append(await our_rates(pool, tool))
         for name, make in peers.items():
             theirs[name].append(rates_of(make))
     for in_flight in IN_FLIGHT:

@@ -1,6 +1,7 @@
 """Which process serves which run."""
 
 import asyncio
+import os
 import resource
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,14 @@ async def test_a_fork_has_the_import_but_nothing_of_other_runs(bench: Bench) -> 
 
     assert first == second
     assert first[1] == 1
+
+
+async def test_no_process_interrupts_the_executor_when_it_is_woken(bench: Bench) -> None:
+    tool = bench.tool("import os\ndef run(): return os.sched_getscheduler(0)")
+
+    policies = [value(await bench.run(tool, level=level)) for level in Level]
+
+    assert policies == [os.SCHED_BATCH] * 3
 
 
 async def test_an_import_that_leaves_threads_behind_is_not_forked(bench: Bench) -> None:

@@ -158,6 +158,18 @@ class Loop:
         self.tool.call(request_id, params)
 
 
+def _give_way() -> None:
+    """Have this process, and all that it forks, never interrupt the one that wakes it.
+
+    Otherwise the executor loses its processor whenever it sends a call, and gets it back
+    when the call is over: that is a third fewer calls a second.
+    """
+    try:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    except OSError:  # a container may not allow it
+        return
+
+
 def _redirect(out: int, err: int) -> None:
     """Make what is printed here, by whatever means, the log of this process."""
     os.dup2(out, 1)
@@ -180,6 +192,7 @@ def main(descriptors: list[int]) -> None:
         os.set_inheritable(descriptor, False)
     if len(descriptors) == 1:
         guard.stand_by(descriptors[0])
+    _give_way()
     source.find_installed()
     sock = socket.socket(fileno=descriptors[0])
     first = Loop(sock, descriptors[1] if len(descriptors) > 1 else None)
