@@ -77,6 +77,8 @@ def masking(secrets: Iterable[str]) -> Callable[[str], str]:
     lines = {line.strip() for secret in whole for line in secret.splitlines()}
     long_lines = {line for line in lines if len(line) >= SHORTEST_LINE}
     known = sorted(whole | long_lines, key=len, reverse=True)
+    if not known:
+        return unmasked
 
     def mask(text: str) -> str:
         for secret in known:
@@ -86,8 +88,15 @@ def masking(secrets: Iterable[str]) -> Callable[[str], str]:
     return mask
 
 
+def unmasked(text: str) -> str:
+    """The text as it is: the mask of those who have no secrets."""
+    return text
+
+
 def masked_within(value: Any, mask: Callable[[str], str]) -> Any:
     """What JSON holds, masked in all its texts and names."""
+    if mask is unmasked:
+        return value
     match value:
         case str():
             return mask(value)

@@ -120,7 +120,9 @@ class Loader:
             code = await self._library.code(name, known)
             needs, requirements = self._asked(code)
             module = await self._equipped(code.module, requirements)
-            module = replace(module, sandbox=stricter(self._sandbox, needs.sandbox))
+            sandbox = stricter(self._sandbox, needs.sandbox)
+            if sandbox is not module.sandbox:
+                module = replace(module, sandbox=sandbox)
             description = await self._describe(module, timeout_seconds)
             if code.is_whole or description.neighbours == known:
                 break
