@@ -47,7 +47,8 @@ async def opened(
     """
     if name is BackendName.LOCAL:
         capacity = local_capacity(plan.manifest.execution_policy.concurrency, tell)
-        bench = workbench(plan, chosen, capacity)
+        # A place of their own, so that evaluations need not wait until a case has ended.
+        bench = workbench(plan, chosen, capacity + (plan.manifest.evaluator is not None))
         backend = await stack.enter_async_context(backend_class(name)(bench, capacity))
         await unless_cancelled(token, _check_tool(plan, bench, tell))
         return backend, bench
