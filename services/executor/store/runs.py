@@ -119,7 +119,7 @@ class Runs:
                     json_text(event),
                     self._keep.metrics,
                     self._keep.journal,
-                    order.to_json(),
+                    order.to_json() if limits else "",
                     claim.lease,
                     self._keep.record_ms,
                     *(part for limit in limits for part in _limit_arguments(limit, order)),

@@ -4,7 +4,7 @@
 --       9.. triples, one a limit: holders, blocked orders, rate
 -- ARGV  1 group  2 worker  3 entry  4 timestamp of the run  5 id of the run
 --       6 state of the experiment, or "" to leave it  7 expected document  8 replacement  (see state.lua)
---       9 event (JSON)  10 metrics cap  11 journal cap  12 order (JSON)  13 lease
+--       9 event (JSON)  10 metrics cap  11 journal cap  12 order (JSON), or "" without limits  13 lease
 --       14 ms the metrics are kept  15.. for each limit: its key, runs at once or 0, ms between begins or 0, burst,
 --            the order once its turn under this limit is reserved (JSON), or "" when it was;
 --       then fields of the record
