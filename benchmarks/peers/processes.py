@@ -1,9 +1,10 @@
 """The processes of a service: which they are, what they take, and their end."""
 
+import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -26,11 +27,10 @@ def descendants(roots: Iterable[int]) -> set[int]:
 
 def _children(pid: int) -> list[int]:
     found: list[int] = []
-    for task in PROC.joinpath(str(pid), "task").glob("*/children"):
-        try:
-            found += map(int, task.read_text().split())
-        except OSError:
-            continue  # it has just ended
+    with contextlib.suppress(OSError):  # it has just ended
+        for task in PROC.joinpath(str(pid), "task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += map(int, task.read_text().split())
     return found
 
 
@@ -78,13 +78,16 @@ def _pss_bytes(pid: int) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
 
 
-def kill(pids: Iterable[int]) -> None:
-    """SIGKILL each of them; who is gone already does not matter."""
-    for pid in pids:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+def kill(pids: Collection[int]) -> None:
+    """SIGKILL all of them, as if at once; who is gone already does not matter.
+
+    They are stopped first.  Otherwise a parent that has a moment more than its child sees
+    the child end and reports the job as failed: a job that crashed, no job that was lost.
+    """
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
 
 def until_gone(pids: set[int]) -> None:
