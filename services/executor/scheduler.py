@@ -237,12 +237,13 @@ class CronScheduler:
 
     async def _takes(self, experiment_id: str, stored: Stored) -> bool:
         """Whether the experiment's state lets cron run it; what can't be read is run to be reported."""
-        if stored.experiment is None:
-            return True
-        state = stored.experiment.state
-        if state is State.RUNNING:  # by us: then its overlap decides; by somebody else: not ours to run
-            return await self._store.slots.has_open_runs(experiment_id)
-        return state in RECURRING
+        if stored.experiment is not None and stored.experiment.state is State.RUNNING:
+            # By us: then its overlap decides; by somebody else: not ours to run.  A run that ends
+            # takes both the state and itself away, so both are looked at in one moment.
+            stored, has_open_runs = await self._store.experiments.read_with_open_runs(experiment_id)
+            if has_open_runs:
+                return True
+        return stored.experiment is None or stored.experiment.state in RECURRING
 
 
 def _next_slot(known: Known | None, schedule: Schedule, now_ms: int) -> int | None:

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from services.executor.store import Store
+from services.executor.scheduler import CronScheduler
+from services.executor.store import Store, Stored
 from shared import keys
 from tests.conftest import Neighbour, Serve, eventually
 from tests.service.conftest import Work
@@ -115,3 +117,42 @@ async def test_slots_fire_once_and_on_time_whatever_the_clocks_of_the_services_s
     assert len(set(slots)) == len(slots)
     assert all(0 <= at - slot < 30 for slot, at in zip(slots, queued, strict=True))
     assert all(abs(at - before) > 30 for before, at in zip(queued, started, strict=True))  # they are skewed
+
+
+async def test_a_slot_is_not_lost_when_the_last_run_ends_while_it_is_decided(
+    store: Store, neighbour: Neighbour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The experiment is read as `running`, and there is no run of it any more when somebody looks."""
+    read_many = store.experiments.read_many
+
+    async def read_just_before_the_end(names: Sequence[str]) -> list[Stored]:
+        await neighbour.publish("exp_1", "echo", state="running")
+        found = await read_many(names)
+        await neighbour.publish("exp_1", "echo", state="run")
+        return found
+
+    monkeypatch.setattr(store.experiments, "read_many", read_just_before_the_end)
+    await neighbour.redis.set("schedules:exp_1", EVERY_SECOND)
+    scheduler = asyncio.create_task(CronScheduler(store, 600.0).run())
+
+    async def is_queued() -> bool:
+        return bool(await neighbour.redis.xlen(keys.queue("normal")))
+
+    await eventually(is_queued, "the slot")
+    scheduler.cancel()
+
+
+async def test_what_somebody_else_runs_is_left_alone(store: Store, neighbour: Neighbour) -> None:
+    await neighbour.publish("exp_1", "echo", state="running")
+    await neighbour.redis.set("schedules:exp_1", EVERY_SECOND)
+    scheduler = asyncio.create_task(CronScheduler(store, 600.0).run())
+    await eventually(lambda: has_slot(store), "the schedule")
+    [first] = (await store.slots.all()).values()
+
+    async def has_moved_on() -> bool:
+        return (await store.slots.all())["exp_1"] > first
+
+    await eventually(has_moved_on, "the next slot")
+    scheduler.cancel()
+
+    assert not await neighbour.redis.xlen(keys.queue("normal"))
