@@ -112,7 +112,7 @@ async def _check_tool(plan: Plan, bench: Workbench, tell: Tell) -> None:
     try:
         tool = await bench.loader.load(plan.manifest.tool, bench.defaults.timeout_seconds)
     except ToolError as exc:
-        raise CommandError(f"{exc}; afterwards: fullsend plan resume {plan.plan_id}") from None
+        raise CommandError(f"{exc}; afterwards: fullsend plan resume {plan.place}") from None
     before = await in_thread(plan.registry.fact, "tool_digest")
     if before not in (None, tool.module.digest):
         tell(f"the code of {plan.manifest.tool} has changed since this plan's first run; results may differ")

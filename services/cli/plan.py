@@ -178,9 +178,9 @@ def _tell_end(carried: Carried, standing: Standing) -> None:
     if carried.report:
         _tell_report(carried.report, as_json=False)
     if standing.left:
-        print(f"go on with: fullsend plan resume {carried.plan.plan_id}")
+        print(f"go on with: fullsend plan resume {carried.plan.place}")
     elif carried.is_cut_short:
-        print(f"write its report with: fullsend plan report {carried.plan.plan_id}")
+        print(f"write its report with: fullsend plan report {carried.plan.place}")
 
 
 def _exit_code(carried: Carried, standing: Standing) -> int:

@@ -52,11 +52,12 @@ def answer_of(work: asyncio.Task[Answer]) -> Answer:
     """What a task that has asked was answered.
 
     If what the function waits for fails with `GeneratorExit`, Python closes whoever waits, also those
-    that would have caught it; then this is the first who can.
+    that would have caught it; and a function may cancel the task that it runs in.  Then this is
+    the first who can tell.
     """
     try:
         return work.result()
-    except GeneratorExit as exc:
+    except (GeneratorExit, asyncio.CancelledError) as exc:
         return Answer(error=exc)
 
 

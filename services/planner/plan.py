@@ -111,6 +111,16 @@ class Plan:
         """The name of its directory."""
         return self.directory.name
 
+    @property
+    def place(self) -> str:
+        """What the commands find it by from here: its id where plans usually are, else its directory."""
+        if self.directory.parent == PLANS.absolute():
+            return self.plan_id
+        here = Path.cwd()
+        return str(
+            self.directory.relative_to(here) if self.directory.is_relative_to(here) else self.directory
+        )
+
     @cached_property
     def name(self) -> str:
         """What it was called at first, and no other plan is; the same wherever its directory goes."""

@@ -57,7 +57,7 @@ async def seat(
     finally:
         for watch in watches:
             watch.cancel()
-        registry.end(taken.number, taken.stopped)
+        await asyncio.shield(asyncio.to_thread(registry.end, taken.number, taken.stopped))
         await asyncio.gather(*watches, return_exceptions=True)
 
 

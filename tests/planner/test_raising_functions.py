@@ -74,6 +74,20 @@ WAYS = [run_manifest, run_manifest_async, in_a_loop_by_hand, execute_test_plan, 
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_a_function_that_cancels_its_own_task_is_one_failure(way: Way) -> None:
+    async def second_cancels(task: Task) -> None:
+        if task.index == 1:
+            current = asyncio.current_task()
+            assert current is not None
+            current.cancel()
+            await asyncio.sleep(0)
+
+    found = way(plan(3), task_execution_func=second_cancels)
+
+    assert [state for state, _ in found] == ["succeeded", "failed", "succeeded"]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 @pytest.mark.parametrize("make", RAISED, ids=lambda make: type(make()).__name__)
 def test_whatever_a_coroutine_raises_is_one_failure(way: Way, make: Callable[[], BaseException]) -> None:
     async def second_raises(task: Task) -> int:

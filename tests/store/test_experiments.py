@@ -22,6 +22,16 @@ async def test_an_experiment_is_read_in_every_shape(shape: str, store: Store, re
     assert (stored.error, experiment.document or "") == (None, stored.content)
 
 
+async def test_an_error_is_raised_once_and_not_kept(store: Store, redis: Any) -> None:
+    """A traceback grows each time that it is raised, and keeps all that it names alive."""
+    await redis.set(keys.experiment("bad"), '{"tool": 1}')
+
+    errors = [(await store.experiments.read("bad")).error for _ in range(2)]
+
+    assert errors[0] is not None
+    assert errors[0] is not errors[1]
+
+
 async def test_an_experiment_that_is_not_there_is_told(store: Store) -> None:
     with pytest.raises(
         ExperimentNotFoundError, match=r"^experiments:a:b does not exist; publish the experiment"

@@ -1,12 +1,17 @@
 """A server that is not there, or goes while it is asked, is one error, and is used again when it is back."""
 
 import asyncio
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
+import redis.exceptions
 
 from services.executor.store import Store
+from services.executor.store.pipelined import Pipelined
 from shared import keys
+from shared.connection import connect
 from shared.errors import StoreUnavailableError
 from tests.conftest import eventually
 from tests.service.trouble import Server
@@ -87,3 +92,16 @@ async def test_a_server_that_comes_back_is_used_again(own_server: Server) -> Non
                 return None
 
         assert await eventually(finished) == "finished"
+
+
+async def test_a_server_that_accepts_and_says_nothing_is_not_waited_for_ever(tmp_path: Path) -> None:
+    client = connect(f"unix://{tmp_path / 'silent'}?db=1")
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "silent"))
+        silent.listen()
+        pipelined = Pipelined(client, limit_seconds=0.2)
+
+        for _ in range(2):
+            with pytest.raises((redis.exceptions.TimeoutError, TimeoutError)):
+                await pipelined.ask("PING")
+    await client.aclose()

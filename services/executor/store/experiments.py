@@ -176,13 +176,6 @@ class Experiments:
 
 
 def _stored(experiment_id: str, kind: str, content: Any) -> Stored:
-    """What an answer of `read.lua` says; the same text is read once, for most runs find it unchanged."""
-    if kind == "string" and len(content) <= REMEMBERED_CHARACTERS:
-        return _remembered(experiment_id, kind, content)
-    return _read(experiment_id, kind, content)
-
-
-def _read(experiment_id: str, kind: str, content: Any) -> Stored:
     raw = content if isinstance(content, str) else ""
     if kind == "none":
         place = keys.experiment(experiment_id)
@@ -190,12 +183,14 @@ def _read(experiment_id: str, kind: str, content: Any) -> Stored:
             raw, None, ExperimentNotFoundError(f"{place} does not exist; publish the experiment first")
         )
     try:
-        return Stored(raw, read_experiment(experiment_id, kind, content), None)
+        # The same text is read once, for most runs find it unchanged.
+        is_short = kind == "string" and len(content) <= REMEMBERED_CHARACTERS
+        return Stored(raw, (_remembered if is_short else read_experiment)(experiment_id, kind, content), None)
     except ContractError as exc:
         return Stored(raw, None, exc)
 
 
-_remembered = lru_cache(maxsize=REMEMBERED)(_read)
+_remembered = lru_cache(maxsize=REMEMBERED)(read_experiment)
 
 
 def _pairs(flat: Sequence[str]) -> dict[str, str]:

@@ -55,7 +55,8 @@ class Pipelined:
         """Send and receive until the connection is lost; the reason answers all that was asked."""
         reason: BaseException = redis.exceptions.ConnectionError("the connection was closed")
         try:
-            connection = await self._pool.get_connection()
+            async with asyncio.timeout(self._limit_seconds):
+                connection = await self._pool.get_connection()
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._send(connection))
@@ -76,7 +77,9 @@ class Pipelined:
         self._talking = None
         for _, answer in asked:
             if not answer.done():
-                answer.set_exception(reason)
+                answer.set_exception(
+                    type(reason)(*reason.args)
+                )  # one each: a traceback grows where it is raised
                 answer.exception()  # whoever asked may be gone already
 
     async def _send(self, connection: Any) -> None:

@@ -15,6 +15,8 @@ PLACES_PER_WORKER = 16
 
 NOBODY = "no executor is alive, and the plan waits for one; `fullsend worker` starts one"
 SOMEBODY = "an executor is alive; the plan goes on"
+AWAY = "Redis is away, and the plan waits for it: {}"
+BACK = "Redis is back; the plan goes on"
 
 
 class Crew:
@@ -22,13 +24,14 @@ class Crew:
 
     Args:
         store: on their Redis.
-        tell: hears, in a line, that there is none, and that there is one again.
+        tell: hears, in a line, that there is none, or that Redis is away, and when that is over.
     """
 
     def __init__(self, store: Store, tell: Callable[[str], None] | None) -> None:
         self._store = store
         self._tell = tell
         self._count: int | None = None
+        self._is_away = False
 
     @property
     def places(self) -> int:
@@ -49,8 +52,14 @@ class Crew:
             await asyncio.sleep(seconds)
             try:
                 await self.count()
-            except StoreError:
-                continue  # those who wait for Redis say so
+            except StoreError as exc:
+                if not self._is_away:
+                    self._say(AWAY.format(exc))
+                self._is_away = True
+                continue
+            if self._is_away:
+                self._say(BACK)
+            self._is_away = False
             counted()
 
     def _say(self, line: str) -> None:

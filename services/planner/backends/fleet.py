@@ -32,7 +32,7 @@ log = structlog.get_logger()
 
 TRIGGER = "plan"
 LOOK_SECONDS = 5.0
-CANCEL_SECONDS = 15.0
+CANCEL_SECONDS = 5.0
 
 
 class FleetBackend:
