@@ -75,6 +75,7 @@ def end_fields(order: Order, outcome: Outcome, started: float, ended: float) -> 
         "error": outcome.error,
         "error_type": outcome.error_type,
         "retryable": None if completed else str(outcome.retryable).lower(),
+        "retry_after_seconds": outcome.retry_after_seconds,
         "traceback": outcome.shown.get("traceback", outcome.traceback),
         "partial_results": _text(outcome, "partial_results", partial) if partial is not None else None,
         "exit": outcome.exit,

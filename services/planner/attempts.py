@@ -217,4 +217,5 @@ _NO_PARTIAL_RESULTS: Final = 0
 
 def _described(error: BaseException) -> ErrorInfo:
     data = failure.describe(error, _NO_PARTIAL_RESULTS)
-    return ErrorInfo(data["error_type"], data["message"], data["traceback"], data["retryable"])
+    names = "error_type", "message", "traceback", "retryable", "retry_after_seconds"
+    return ErrorInfo(*(data[name] for name in names))

@@ -250,8 +250,9 @@ class Course:
             if reason := self._allowance.used_up:
                 self.stop(reason)
                 return
-            policy = self._policy.retry_policy
-            await self._sleep(retry_pause_seconds(policy, task.attempt_count, self._means.dice))
+            asked = ending.error.retry_after_seconds if ending.error else None
+            policy, dice = self._policy.retry_policy, self._means.dice
+            await self._sleep(retry_pause_seconds(policy, task.attempt_count, dice, asked))
         finally:
             self._resting.discard(current)
         self._ready.appendleft(task)  # what has begun comes to its end before others begin

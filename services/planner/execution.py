@@ -41,12 +41,14 @@ class ErrorInfo:
         message: the exception's text.
         traceback: the tool's own frames, or `cas://...` when it is large; may be empty.
         retryable: whether another try makes sense.
+        retry_after_seconds: how long that should wait at least, if the tool says so.
     """
 
     type: str
     message: str
     traceback: str = ""
     retryable: bool = False
+    retry_after_seconds: float | None = None
 
     def __str__(self) -> str:
         return f"{self.type}: {self.message}"
@@ -150,7 +152,8 @@ def error_of(outcome: Outcome) -> ErrorInfo | None:
     if outcome.error_type is None:
         return None
     traceback = outcome.shown.get("traceback", outcome.traceback or "")
-    return ErrorInfo(outcome.error_type, outcome.error or "", traceback, outcome.retryable)
+    texts = outcome.error_type, outcome.error or "", traceback
+    return ErrorInfo(*texts, outcome.retryable, outcome.retry_after_seconds)
 
 
 def result_of_record(record: Mapping[str, str], storage_type: str, storage_base: str) -> ExecutionResult:
@@ -167,9 +170,10 @@ def result_of_record(record: Mapping[str, str], storage_type: str, storage_base:
     described = json_object(f"{place} field 'artifacts'", record.get("artifacts", "{}"))
     error = None
     if record.get("error_type"):
-        is_retryable = record.get("retryable") == "true"
-        texts = (record.get("error", ""), record.get("traceback", ""))
-        error = ErrorInfo(record["error_type"], *texts, retryable=is_retryable)
+        texts = record["error_type"], record.get("error", ""), record.get("traceback", "")
+        after = record.get("retry_after_seconds")
+        after_seconds = _number(place, "retry_after_seconds", after) if after else None
+        error = ErrorInfo(*texts, record.get("retryable") == "true", after_seconds)
     seconds = record.get("duration_seconds") or None
     return ExecutionResult(
         run_id=record.get("run_id", ""),

@@ -63,11 +63,16 @@ def batch_size(policy: ExecutionPolicy, cases: int) -> int:
     return max(1, min(size or cases, cases))
 
 
-def retry_pause_seconds(policy: RetryPolicy, attempt: int, dice: Dice) -> float:
-    """Seconds between failed attempt number `attempt` (from 1) and the next, a day at most."""
+def retry_pause_seconds(
+    policy: RetryPolicy, attempt: int, dice: Dice, asked_seconds: float | None = None
+) -> float:
+    """Seconds between failed attempt number `attempt` (from 1) and the next, a day at most.
+
+    Not less than the tool has asked for, if it has.
+    """
     try:
         seconds = policy.backoff_seconds * policy.backoff_multiplier ** (attempt - 1)
     except OverflowError:
         seconds = LONGEST_PAUSE_SECONDS if policy.backoff_seconds else 0.0
     varied = seconds * (1 + policy.jitter * (2 * dice() - 1))
-    return min(varied, LONGEST_PAUSE_SECONDS)
+    return min(max(varied, asked_seconds or 0.0), LONGEST_PAUSE_SECONDS)

@@ -126,6 +126,7 @@ def test_a_record_is_a_result() -> None:
         "error_type": "ValueError",
         "error": "no",
         "retryable": "true",
+        "retry_after_seconds": "2.5",
         "duration_seconds": "1.5",
         "tool_digest": "d",
     }
@@ -134,7 +135,7 @@ def test_a_record_is_a_result() -> None:
 
     assert (result.status, str(result.error)) == (Status.FAILED, "ValueError: no")
     assert result.error is not None
-    assert result.error.retryable
+    assert (result.error.retryable, result.error.retry_after_seconds) == (True, 2.5)
     assert (result.artifacts, result.execution_time_ms) == ({"a": "data:;base64,"}, 1_500)
     assert (result.parameters, result.seed, result.tool_digest) == ({"n": 1}, 4, "d")
 
@@ -146,6 +147,7 @@ def test_a_record_is_a_result() -> None:
         ({}, "status None"),
         ({"status": "completed", "artifacts": "[]"}, "field 'artifacts' is a list"),
         ({"status": "completed", "artifacts": '{"a": 1}'}, "artifact 'a' is a number without a reference"),
+        ({"error_type": "E", "retry_after_seconds": "soon"}, "field 'retry_after_seconds' is 'soon'"),
         ({"status": "completed", "params": "x"}, "field 'params' is not JSON"),
     ],
 )

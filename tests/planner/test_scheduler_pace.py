@@ -1,13 +1,14 @@
 """When an attempt may begin: rate limit, batches, retries."""
 
 import asyncio
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import pytest
 
 from services.executor.outcome import Status
-from services.planner.execution import Execution, ExecutionResult
+from services.planner.execution import ErrorInfo, Execution, ExecutionResult
 from services.planner.scheduler import TaskScheduler
 from services.planner.tasks import TaskStatus
 from tests.planner.scripted import (
@@ -111,6 +112,18 @@ async def test_a_transient_error_is_retried_after_growing_pauses(time: FakeTime)
     assert (one.task_status, one.attempt_count, one.error_type) == (TaskStatus.SUCCEEDED, 4, None)
     ids = [call.options.run_id for call in backend.calls]
     assert ids == [one.task_id, *(f"{one.task_id}.{number}" for number in (2, 3, 4))]
+
+
+async def test_no_attempt_comes_before_the_tool_wants_it(time: FakeTime) -> None:
+    async def later(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
+        if call.options.run_id.endswith(".2"):
+            return result(call)
+        error = ErrorInfo("ConnectionError", "too many", retryable=True, retry_after_seconds=7.0)
+        return replace(result(call, Status.FAILED, error="ConnectionError"), error=error)
+
+    await perform(Scripted(later), plan(1, retry_policy={"max_attempts": 2, "backoff_seconds": 1}), time)
+
+    assert time.slept == [7.0]
 
 
 async def test_the_last_attempts_error_is_the_cases(time: FakeTime) -> None:

@@ -137,6 +137,20 @@ async def test_a_failed_call_has_the_artifacts_that_exist(bench: Bench) -> None:
     assert (result.status, list(result.artifacts)) == (Status.FAILED, ["first"])
 
 
+async def test_a_tool_may_say_when_to_try_again(bench: Bench) -> None:
+    result = await bench.called(
+        """
+        def tool():
+            error = ConnectionError("too many")
+            error.retry_after = 2.5
+            raise error
+        """
+    )
+
+    assert result.error is not None
+    assert (result.error.retryable, result.error.retry_after_seconds) == (True, 2.5)
+
+
 async def test_a_tool_over_its_time_is_gone_soon(bench: Bench) -> None:
     bench.tool("hold", HOLD)
     bench.tool("quick", "def quick(): return 1\n")

@@ -84,7 +84,7 @@ def test_a_record_says_how_it_ended_well() -> None:
         "result_summary": {"sent_count": 2, "rate": 0.5},
         "result": '{"sent":[1,2],"rate":0.5}',
         **dict.fromkeys(("error", "error_type", "traceback", "partial_results", "exit", "attempts")),
-        **dict.fromkeys(("artifacts", "cached", "cached_from", "retryable")),
+        **dict.fromkeys(("artifacts", "cached", "cached_from", "retryable", "retry_after_seconds")),
     }
 
 
