@@ -26,7 +26,7 @@ from services.planner.plan import Plan
 from services.planner.progress import Progress
 from services.planner.report import write_report
 from services.planner.seat import Seat
-from services.planner.tasks import TaskResult, TaskStatus
+from services.planner.tasks import RunExecutionResult, TaskResult, TaskStatus
 from services.planner.turn import Turn
 from shared import log
 
@@ -117,10 +117,15 @@ class _Sitting:
             judged = replace(work, criteria=evaluations.stopper)
             result = await perform(self.seat, judged, backend, criteria, self.progress, ())
             carried.results = result.task_results
-            carried.notes = evaluations.notes
-            carried.is_accomplished = isinstance(result.stopped or evaluations.reason, Accomplished)
+            self._judge(result, evaluations)
             self.display.stop()
             carried.report = await unless_cancelled(token, _written(plan, evaluations))
+            self._judge(result, evaluations)  # the last evaluations were made for the report
+
+    def _judge(self, result: RunExecutionResult, evaluations: Evaluations) -> None:
+        """Keep what the criteria say by now."""
+        self.carried.notes = evaluations.notes
+        self.carried.is_accomplished = isinstance(result.stopped or evaluations.reason, Accomplished)
 
 
 # -- reports --------------------------------------------------------------------------
