@@ -474,13 +474,20 @@ async def test_a_run_that_is_cancelled_while_it_waits_has_ended_too(
 
 
 async def test_a_redis_that_breaks_off_is_counted(watch: Watch, neighbour: Neighbour) -> None:
+    async def waits_for_runs() -> bool:
+        return any(one["cmd"] == "xreadgroup" for one in await neighbour.redis.client_list())
+
+    async def is_counted() -> bool:
+        return (await metrics.value("redis_unavailable_total") or 0) >= 1
+
     ours = await client_ids(neighbour.redis, "normal")
     async with watch() as metrics:
+        await eventually(waits_for_runs, "the service to wait for runs")
         for one in await client_ids(neighbour.redis, "normal") - ours:
             await neighbour.redis.client_kill_filter(_id=one)
         await assert_works(neighbour)
 
-        assert (await metrics.value("redis_unavailable_total") or 0) >= 1
+        await eventually(is_counted, "the count")
 
 
 async def _held_by_the_dead(store: Store, order: Order) -> None:
