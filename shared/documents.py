@@ -1,5 +1,6 @@
 """Text that somebody else wrote, as plain values: JSON and YAML, checked, with errors that name the place."""
 
+import contextlib
 import json
 import math
 import re
@@ -8,6 +9,7 @@ from datetime import date
 from functools import lru_cache
 from typing import Any, TypeVar
 
+import orjson
 import yaml
 from pydantic import BaseModel, ValidationError
 
@@ -54,6 +56,8 @@ def json_text(value: Any, raw: str = "") -> str:
     Args:
         raw: the text that `value` was read from; bytes in it that were not UTF-8 stay as they were.
     """
+    with contextlib.suppress(TypeError):  # large integers, surrogates, names that are no text, deep nesting
+        return orjson.dumps(value, option=_NOTHING_NATIVE).decode()
     text = _encode(value)
     return _SURROGATES.sub(lambda found: found[0] if found[0] in raw else f"\\u{ord(found[0]):04x}", text)
 
@@ -102,6 +106,7 @@ def shown(value: object) -> str:
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_NOTHING_NATIVE = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
 def _no_number(text: str) -> float:

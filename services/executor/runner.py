@@ -18,7 +18,7 @@ from services.executor.outcome import Outcome, Status, judge
 from services.executor.patience import farewell, insist
 from services.executor.policy import Defaults
 from services.executor.products import Products
-from services.executor.store import Begun, Claim, Finished, Limit, Store, Stored
+from services.executor.store import Begun, Claim, Finished, Limit, Order, Store, Stored
 from services.executor.threads import Threads
 from services.executor.work import Fault, Work, prepare
 from shared.errors import ExperimentArchivedError, StoreUnavailableError
@@ -108,7 +108,7 @@ class Runner:
 
     async def _attempt(self, claim: Claim, cancel: asyncio.Event) -> None:
         started = _Start()
-        stored = await insist("experiment", lambda: self._store.experiments.read(claim.order.experiment_id))
+        stored = claim.stored or await self._read(claim.order)
         work = await prepare(self._loader, claim, stored, self._defaults.timeout_seconds)
         begun, stored = await self._begin(work, stored, started)
         if begun is Begun.LOST:
@@ -273,12 +273,15 @@ class Runner:
         fields = report.identity_fields(claim.order) | report.end_fields(claim.order, outcome, now, now)
         events = report.end_events(claim.order, outcome, now, now)
         message = report.result(claim.order, outcome, now, now)
-        stored = await insist("experiment", lambda: self._store.experiments.read(claim.order.experiment_id))
+        stored = await self._read(claim.order)
         answer = await insist(
             "finish", lambda: self._store.runs.finish(claim, stored, State.FAILED, fields, events, message)
         )
         if answer is Finished.STALE:
             await insist("reject", lambda: self._store.runs.reject(claim, fields, events, message))
+
+    async def _read(self, order: Order) -> Stored:
+        return await insist("experiment", lambda: self._store.experiments.read(order.experiment_id))
 
     async def _give_back(self, claim: Claim) -> None:
         try:

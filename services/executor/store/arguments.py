@@ -25,4 +25,6 @@ def mark_of(texts: Iterable[str]) -> str:
 
 def _writable(value: Any) -> str:
     """Text as it is, without half surrogate pairs, which a tool may print and Redis can't hold; else JSON."""
-    return value.encode(errors="replace").decode() if isinstance(value, str) else json_text(value)
+    if not isinstance(value, str):
+        return json_text(value)
+    return value if value.isascii() else value.encode(errors="replace").decode()

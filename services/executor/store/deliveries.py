@@ -23,6 +23,8 @@ Fields = Mapping[str, str]
 Delivery = tuple[str, str, Fields]
 """An entry that was handed out: its queue, its id, its fields."""
 
+_NONE: Mapping[str, Stored] = {}
+
 
 class Deliveries:
     """Reads what was handed out.
@@ -39,15 +41,25 @@ class Deliveries:
         self._record_ms = record_ms
         self._journal_kept = journal_kept
 
-    async def claims(self, worker: str, deliveries: Iterable[Delivery]) -> list[Claim]:
-        """The claims of `worker` among what was handed out; nonsense would come again for ever."""
+    async def claims(
+        self, worker: str, deliveries: Iterable[Delivery], experiments: Mapping[str, Stored] = _NONE
+    ) -> list[Claim]:
+        """The claims of `worker` among what was handed out; nonsense would come again for ever.
+
+        Args:
+            worker: whose these are.
+            deliveries: what was handed out.
+            experiments: as far as they were read on the way, by id.
+        """
         claims = []
         for queue, entry, fields in deliveries:
             try:
-                claims.append(Claim(queue, entry, worker, order_in(entry, fields)))
+                order = order_in(entry, fields)
             except ContractError as exc:
                 log.warning("order.unreadable", entry=entry, error=str(exc))
                 await self._put_away(queue, entry, Order.run_named_in(fields.get("order", ""), entry), exc)
+            else:
+                claims.append(Claim(queue, entry, worker, order, experiments.get(order.experiment_id)))
         return claims
 
     async def _put_away(self, queue: str, entry: str, run: Order | None, exc: ContractError) -> None:

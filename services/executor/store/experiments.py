@@ -156,8 +156,7 @@ class Experiments:
                 await pipe.execute()
 
     async def _read(self, names: Sequence[str]) -> list[tuple[str, Any]]:
-        answer = await self._scripts.call("read", names)
-        return [(kind, _pairs(content) if kind == "hash" else content) for kind, content in answer]
+        return [_told(*pair) for pair in await self._scripts.call("read", names)]
 
     async def _scan(self, pattern: str) -> AsyncIterator[list[str]]:
         """The ids under a pattern, some hundred at a time, none twice."""
@@ -173,6 +172,16 @@ class Experiments:
                 yield fresh[start : start + READ_AT_ONCE]
             if cursor == 0:
                 return
+
+
+def read_stored(experiment_id: str, kind: str, content: Any) -> Stored:
+    """What a script read at the key of an experiment."""
+    return _stored(experiment_id, *_told(kind, content))
+
+
+def _told(kind: str, content: Any) -> tuple[str, Any]:
+    """Fields and values in turn become a dict."""
+    return kind, dict(zip(content[::2], content[1::2], strict=True)) if kind == "hash" else content
 
 
 def _stored(experiment_id: str, kind: str, content: Any) -> Stored:
@@ -191,7 +200,3 @@ def _stored(experiment_id: str, kind: str, content: Any) -> Stored:
 
 
 _remembered = lru_cache(maxsize=REMEMBERED)(read_experiment)
-
-
-def _pairs(flat: Sequence[str]) -> dict[str, str]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from shared.documents import json_object, misfit
+from services.executor.store.experiments import Stored
+from shared.documents import json_object, json_text, misfit
 from shared.messages import ExperimentId
 
 PRIORITIES = ("high", "normal", "low")
@@ -71,15 +72,15 @@ class Order:
     def to_json(self) -> str:
         """The text that the queue holds; members at their defaults are left out.
 
-        The priority comes first: the scripts read it there, without reading the rest.
+        The priority comes first and the experiment next: the scripts read no more than these.
         """
         members: dict[str, Any] = {} if self.priority == NORMAL else {"priority": self.priority}
-        members.update(self.others)
         for name, default in _DEFAULTS.items():
             value = getattr(self, name)
             if value != default:
                 members[name] = value
-        return _encode(members)
+        members.update(self.others)
+        return json_text(members)
 
     @classmethod
     def from_json(cls, text: str, entry: str) -> "Order":
@@ -96,8 +97,7 @@ class Order:
         for name in ("history", "reserved"):
             if isinstance(members.get(name), list):
                 members[name] = tuple(members[name])
-        known = cls.__dataclass_fields__.keys() - {"others"}
-        others = {name: members.pop(name) for name in members.keys() - known}
+        others = {name: members.pop(name) for name in members.keys() - _DEFAULTS.keys() - {"priority"}}
         try:
             return _READER.validate_python({**members, "others": others})
         except ValidationError as exc:
@@ -120,17 +120,20 @@ _DEFAULTS = {
     for name in Order.__dataclass_fields__
     if name not in {"priority", "others"}
 }
-_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An order that this worker holds.  `entry` is its id in the stream `queue`."""
+    """An order that this worker holds.
+
+    `entry` is its id in the stream `queue`; `stored` its experiment as it was then, or None if not read.
+    """
 
     queue: str
     entry: str
     worker: str
     order: Order
+    stored: Stored | None = field(default=None, compare=False)
 
     @property
     def lease(self) -> str:

@@ -11,6 +11,7 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 from services.executor.store.deliveries import GROUP, Deliveries, Delivery, order_in
+from services.executor.store.experiments import read_stored
 from services.executor.store.orders import PRIORITIES, Claim, Order
 from services.executor.store.scripts import Scripts, asking
 from shared import keys
@@ -58,8 +59,6 @@ class Queue:
         self._scripts = scripts
         self._deliveries = deliveries
         self._patient: Any = patient
-        # An answer that hands out orders must not be lost unseen: nothing is sent again on this client.
-        self._claims = Scripts(patient, asks_again=False)
         self._preference = itertools.cycle(PREFERENCES)
 
     async def enqueue(self, order: Order, position: Position | None = None) -> str | None:
@@ -96,9 +95,13 @@ class Queue:
         then.  After a wait there may be one of each priority, more than `count`.
         """
         try:
-            ready = await self._claims.call("claim", next(self._preference), [GROUP, worker, count])
+            # An answer that hands out orders must not be lost unseen.
+            ready, experiments = await self._scripts.call(
+                "claim", next(self._preference), [GROUP, worker, count], asks_again=False
+            )
             if ready:
-                return await self._deliveries.claims(worker, _of_script(ready))
+                known = {one[0]: read_stored(*one) for one in experiments}
+                return await self._deliveries.claims(worker, _of_script(ready), known)
             async with asking("claim", may_take_seconds=wait_ms / 1_000):
                 answer = await self._patient.xreadgroup(
                     GROUP, worker, dict.fromkeys(QUEUES, ">"), count=1, block=wait_ms

@@ -35,42 +35,45 @@ class Scripts:
 
     Args:
         client: for commands, and for the connection that the scripts are called on.
-        asks_again: whether a call whose answer was lost is sent again, a moment later.
     """
 
-    def __init__(self, client: Redis, *, asks_again: bool = True) -> None:
+    def __init__(self, client: Redis) -> None:
         # Any: redis-py annotates for both protocols, bytes and text at once; the methods above are exact.
         self.client: Any = client
         self._pipelined = Pipelined(client, COMMAND_TIMEOUT_SECONDS)
-        self._pauses = RETRY_PAUSES_SECONDS if asks_again else ()
 
-    async def call(self, name: str, keys: Sequence[str], args: Sequence[str | int | float] = ()) -> Any:
+    async def call(
+        self,
+        name: str,
+        keys: Sequence[str],
+        args: Sequence[str | int | float] = (),
+        *,
+        asks_again: bool = True,
+    ) -> Any:
         """Run `lua/{name}.lua`.
+
+        Args:
+            asks_again: whether a call whose answer was lost is sent again, a moment later.
 
         Raises:
             StoreUnavailableError: Redis can't be reached or refuses for now; nothing
                 or all of the script was done.
             StoreError: anything else that Redis found wrong.
         """
-        for pause_seconds in self._pauses:
-            try:
-                return await self._evaluated(name, keys, args)
-            except redis.exceptions.ConnectionError:
-                await asyncio.sleep(pause_seconds)
-            except (redis.exceptions.RedisError, OSError) as exc:
-                raise _translated(name, exc) from exc
-        try:
-            return await self._evaluated(name, keys, args)
-        except (redis.exceptions.RedisError, OSError) as exc:
-            raise _translated(name, exc) from exc
-
-    async def _evaluated(self, name: str, keys: Sequence[str], args: Sequence[str | int | float]) -> Any:
         command = ("EVALSHA", digest(name), len(keys), *keys, *args)
-        try:
-            return await self._pipelined.ask(*command)
-        except redis.exceptions.NoScriptError:  # a server that was restarted, or another one
-            await self._pipelined.ask("SCRIPT", "LOAD", source(name))
-            return await self._pipelined.ask(*command)
+        pauses = iter(RETRY_PAUSES_SECONDS if asks_again else ())
+        while True:
+            try:
+                try:
+                    return await self._pipelined.ask(*command)
+                except redis.exceptions.NoScriptError:  # a server that was restarted, or another one
+                    await self._pipelined.ask("SCRIPT", "LOAD", source(name))
+                    return await self._pipelined.ask(*command)
+            except (redis.exceptions.RedisError, OSError) as exc:
+                pause_seconds = next(pauses, None)
+                if pause_seconds is None or not isinstance(exc, redis.exceptions.ConnectionError):
+                    raise _translated(name, exc) from exc
+                await asyncio.sleep(pause_seconds)
 
 
 @cache
