@@ -13,6 +13,8 @@ from typing import Any, TextIO
 
 import structlog
 
+from shared.documents import json_text
+
 _SECRET_NAME = re.compile(
     r"(?i)(password|passwd|secret|token|api[_-]?key|authorization|credential|private[_-]?key)"
 )
@@ -39,7 +41,7 @@ def configure(*, level: str = "info", readable: bool | None = None, file: TextIO
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(exception_formatter=_write_traceback)
         if readable
-        else structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
+        else structlog.processors.JSONRenderer(_json_line)
     )
     structlog.configure(
         processors=[
@@ -106,6 +108,10 @@ def masked_within(value: Any, mask: Callable[[str], str]) -> Any:
             return [masked_within(one, mask) for one in value]
         case _:
             return value
+
+
+def _json_line(event: Any, **_: Any) -> str:
+    return json_text(event)
 
 
 def _masked_part(found: re.Match[str]) -> str:

@@ -2,8 +2,9 @@
 
 import asyncio
 import os
+import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +52,7 @@ class Library:
         self._folder = folder.resolve()
         self._kept = kept
         self._threads = Threads(THREADS)
-        self._read_last: dict[tuple[Path, tuple[str, ...]], tuple[Stamp, Bundle]] = {}
+        self._read_last: dict[tuple[str, tuple[str, ...]], tuple[Stamp, Bundle]] = {}
         self._pinned: dict[tuple[str, str], Bundle] = {}
         self._due_again: dict[str, tuple[str, float]] = {}
         self._keeping: set[asyncio.Task[None]] = set()
@@ -74,6 +75,24 @@ class Library:
         """
         path = self._path(name)
         return Module(name, path, self._read(name, path, tuple(neighbours)).digest)
+
+    def unchanged(self, name: str, neighbours: tuple[str, ...] = ()) -> Bundle | None:
+        """The code of a plain file as it was read last, if it is the same now; None where `code` has to look.
+
+        This is asked before every run: two questions to the file system where `code` has five.
+        """
+        file = f"{self._folder}/{name}.py"
+        known = self._read_last.get((file, neighbours))
+        if known is None:
+            return None
+        try:
+            plain = os.lstat(file)
+            beside = [os.stat(f"{self._folder}/{one}") for one in neighbours]  # noqa: PTH116
+        except OSError:
+            return None
+        is_same = stat.S_ISREG(plain.st_mode) and _times_and_sizes((plain, *beside)) == known[0]
+        is_package = os.path.exists(f"{self._folder}/{name}/{bundles.ENTRY}")  # noqa: PTH110
+        return known[1] if is_same and not is_package else None
 
     async def code(self, name: str, neighbours: Sequence[str] = ()) -> Code:
         """The code of a tool, or what a bundle reference names.
@@ -149,7 +168,7 @@ class Library:
     def _read(self, name: str, path: Path, neighbours: tuple[str, ...]) -> Bundle:
         try:
             stamp = _stamp(path, neighbours)
-            known = self._read_last.get((path, neighbours))
+            known = self._read_last.get((str(path), neighbours))
             if known is not None and known[0] == stamp:
                 return known[1]
             bundle = bundles.read(name, path, neighbours)
@@ -157,9 +176,9 @@ class Library:
             raise ToolError(f"{path} can't be read: {exc.strerror or exc}") from None
         newest_ns = max(times[1] for times in stamp)
         if time.time_ns() - newest_ns > _SETTLED_NS:  # before that, the next change may leave no trace
-            for other in [one for one in self._read_last if one[0] == path]:
+            for other in [one for one in self._read_last if one[0] == str(path)]:
                 del self._read_last[other]
-            self._read_last[path, neighbours] = (stamp, bundle)
+            self._read_last[str(path), neighbours] = (stamp, bundle)
         return bundle
 
     def _path(self, name: str) -> Path:
@@ -187,4 +206,8 @@ def _stamp(path: Path, neighbours: Sequence[str]) -> Stamp:
     else:
         beside = (path.parent / one for one in neighbours)
         stats = [file.stat() for file in (path, *(one for one in beside if one.is_file()))]
+    return _times_and_sizes(stats)
+
+
+def _times_and_sizes(stats: Iterable[os.stat_result]) -> Stamp:
     return tuple((one.st_mtime_ns, one.st_ctime_ns, one.st_size, one.st_ino) for one in stats)

@@ -5,13 +5,14 @@ what it said is kept by the code's digest.
 """
 
 import asyncio
+import itertools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from services.executor.bundles import Bundles
+from services.executor.bundles import Bundle, Bundles
 from services.executor.isolation.calls import Description, Module
 from services.executor.isolation.environment import Environment
 from services.executor.isolation.requirements import Requirements, requirements_of
@@ -20,8 +21,11 @@ from services.executor.library import Code, Library
 from services.executor.needs import ToolNeeds, needs_of
 from shared.errors import ToolParameterError
 
-DESCRIPTIONS_KEPT = 1_000
+REMEMBERED = 1_000
 LOOKS = 4
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,7 @@ class Loader:
         self._sandbox = sandbox
         self._neighbours: dict[str, tuple[str, ...]] = {}
         self._asks: dict[str, tuple[str, tuple[ToolNeeds, Requirements]]] = {}
+        self._loaded: dict[str, tuple[Bundle, Tool]] = {}
         self._described: dict[Form, Description] = {}
         self._describing: dict[Form, asyncio.Lock] = {}
 
@@ -105,6 +110,17 @@ class Loader:
             ToolError: it can't be read.
         """
         return self._library.find(name, self._neighbours.get(name, ()))
+
+    def loaded(self, name: str) -> Tool | None:
+        """The tool called `name` if it was loaded before and is the same now; otherwise it is for `load`."""
+        known = self._loaded.get(name)
+        if known is None:
+            return None
+        bundle, tool = known
+        if self._library.unchanged(name, self._neighbours.get(name, ())) is not bundle:
+            return None
+        self._library.keep(bundle)
+        return tool
 
     async def load(self, name: str, timeout_seconds: float) -> Tool:
         """The tool called `name` as it is on disk now, or as it was when it is a bundle reference.
@@ -128,7 +144,10 @@ class Loader:
                 break
             self._neighbours[name] = description.neighbours
         self._library.keep(code.bundle)
-        return Tool(module, needs, description)
+        tool = Tool(module, needs, description)
+        if not module.environment:  # which has to be there, and to be marked as used, each time
+            _remember(self._loaded, name, (code.bundle, tool))
+        return tool
 
     def _asked(self, code: Code) -> tuple[ToolNeeds, Requirements]:
         """What the code's PEP 723 block asks for; it is read once, as long as the code is the same."""
@@ -137,9 +156,8 @@ class Loader:
         if known is None or known[0] != digest:
             place, text = code.module.path.name, code.bundle.main.decode(errors="replace")
             asks = needs_of(f"{place}: [tool.fullsend]", text), requirements_of(place, text)
-            while len(self._asks) >= DESCRIPTIONS_KEPT:
-                del self._asks[next(iter(self._asks))]
-            known = self._asks[name] = (digest, asks)
+            known = (digest, asks)
+            _remember(self._asks, name, known)
         return known[1]
 
     async def _equipped(self, module: Module, requirements: Requirements) -> Module:
@@ -156,15 +174,20 @@ class Loader:
         # One child answers for a new form, however many runs are waiting for it.
         async with self._describing.setdefault(form, asyncio.Lock()):
             if form not in self._described:
-                self._remember(form, await self._describer.describe(module, timeout_seconds))
+                description = await self._describer.describe(module, timeout_seconds)
+                for forgotten in _remember(self._described, form, description):
+                    self._describing.pop(forgotten, None)
         return self._described[form]
 
-    def _remember(self, form: Form, description: Description) -> None:
-        while len(self._described) >= DESCRIPTIONS_KEPT:
-            oldest = next(iter(self._described))
-            del self._described[oldest]
-            self._describing.pop(oldest, None)
-        self._described[form] = description
+
+def _remember(known: dict[K, V], key: K, value: V) -> list[K]:
+    """Note it, in place of what was noted the longest ago when there is too much; the keys of that."""
+    known.pop(key, None)
+    oldest = list(itertools.islice(known, max(0, len(known) - REMEMBERED + 1)))
+    for one in oldest:
+        del known[one]
+    known[key] = value
+    return oldest
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from services.executor.isolation.calls import Level, Limits
+from services.executor.isolation.calls import NO_LIMITS, Level, Limits
 from services.executor.needs import ToolNeeds
 from services.executor.retry import RetryPolicy
 from services.executor.store import Limit, Order
@@ -50,13 +50,14 @@ def process_limits(chosen: Policy, needs: ToolNeeds) -> Limits:
     """What the run's processes may use."""
     memory_mb = chosen.memory_mb or needs.memory_mb
     file_size_mb = chosen.file_size_mb or needs.file_size_mb
-    return Limits(
+    limits = Limits(
         memory_bytes=memory_mb and memory_mb * MEGABYTE,
         cpu_seconds=chosen.cpu_seconds or needs.cpu_seconds,
         file_size_bytes=file_size_mb and file_size_mb * MEGABYTE,
         open_files=chosen.open_files or needs.open_files,
         processes=chosen.processes or needs.processes,
     )
+    return NO_LIMITS if limits == NO_LIMITS else limits
 
 
 def shared_limits(order: Order, chosen: Policy, tool: str, needs: ToolNeeds) -> list[Limit]:

@@ -111,25 +111,24 @@ class Products(NothingKept):
         artifacts: Mapping[str, Any] = {}
         if self._names or not is_first:
             artifacts = await insist("artifacts", self._memory.artifacts)
-        outcome = replace(outcome, artifacts=artifacts)
         if outcome.status is Status.COMPLETED:
-            return await self._completed(outcome)
+            return await self._completed(outcome, artifacts)
         shown = {}
         if outcome.partial_results is not None:
             shown["partial_results"] = await self._detail(json_text(outcome.partial_results), json_text)
         if outcome.traceback:
             shown["traceback"] = await self._detail(outcome.traceback, str)
-        return replace(outcome, shown=shown)
+        return replace(outcome, artifacts=artifacts, shown=shown)
 
-    async def _completed(self, outcome: Outcome) -> Outcome:
+    async def _completed(self, outcome: Outcome, artifacts: Mapping[str, Any]) -> Outcome:
         text = json_text(outcome.result)
         for pause_seconds in (*STORING_PAUSES_SECONDS, None):
             try:
-                return replace(outcome, shown={"result": await self._fitting(text)})
+                return replace(outcome, artifacts=artifacts, shown={"result": await self._fitting(text)})
             except ArtifactError as exc:
                 if pause_seconds is None:
                     unstored = Outcome.of_error(ArtifactError(f"the result can't be stored: {exc}"))
-                    return replace(unstored, artifacts=outcome.artifacts, exit=outcome.exit)
+                    return replace(unstored, artifacts=artifacts, exit=outcome.exit)
                 log.warning("result.not_stored", error=str(exc), again_in_seconds=pause_seconds)
             await asyncio.sleep(pause_seconds)
         raise AssertionError("the last pause is None")

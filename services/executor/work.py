@@ -105,6 +105,9 @@ async def load(loader: Loader, name: str, limit_seconds: float) -> Tool:
     Raises:
         ToolError: as the loader does; `ToolTimeoutError` when it takes longer.
     """
+    known = loader.loaded(name)
+    if known is not None:
+        return known
     try:
         async with asyncio.timeout(limit_seconds):
             return await loader.load(name, limit_seconds)
