@@ -1,6 +1,5 @@
 """Text that somebody else wrote, as plain values: JSON and YAML, checked, with errors that name the place."""
 
-import contextlib
 import json
 import math
 import re
@@ -56,9 +55,10 @@ def json_text(value: Any, raw: str = "") -> str:
     Args:
         raw: the text that `value` was read from; bytes in it that were not UTF-8 stay as they were.
     """
-    with contextlib.suppress(TypeError):  # large integers, surrogates, names that are no text, deep nesting
+    try:
         return orjson.dumps(value, option=_NOTHING_NATIVE).decode()
-    text = _encode(value)
+    except TypeError:  # large integers, surrogates, names that are no text, deep nesting
+        text = _encode(value)
     return _SURROGATES.sub(lambda found: found[0] if found[0] in raw else f"\\u{ord(found[0]):04x}", text)
 
 

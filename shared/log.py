@@ -68,19 +68,20 @@ def masked(text: str) -> str:
     """`text` without passwords in addresses and without any known secret."""
     if "://" in text or "password=" in text:
         text = _URL_PASSWORD.sub(_masked_part, text)
-    for secret in sorted(_known_secrets, key=len, reverse=True):  # one may begin with another
-        text = text.replace(secret, _MASK)
+    if _known_secrets:
+        for secret in sorted(_known_secrets, key=len, reverse=True):  # one may begin with another
+            text = text.replace(secret, _MASK)
     return text
 
 
 def masking(secrets: Iterable[str]) -> Callable[[str], str]:
     """What masks these secrets in a text, also line by line; short ones would mask half of it."""
     whole = {secret for secret in secrets if len(secret) >= SHORTEST_SECRET}
+    if not whole:
+        return unmasked
     lines = {line.strip() for secret in whole for line in secret.splitlines()}
     long_lines = {line for line in lines if len(line) >= SHORTEST_LINE}
     known = sorted(whole | long_lines, key=len, reverse=True)
-    if not known:
-        return unmasked
 
     def mask(text: str) -> str:
         for secret in known:
@@ -148,11 +149,11 @@ def _masked_value(value: Any) -> Any:
     match value:
         case str():
             return masked(value)
+        case None | bool() | int() | float():
+            return value
         case dict():
             return {str(k): _MASK if _names_a_secret(str(k)) else _masked_value(v) for k, v in value.items()}
         case list() | tuple():
             return [_masked_value(item) for item in value]
-        case None | bool() | int() | float():
-            return value
         case _:
             return masked(str(value))

@@ -40,7 +40,7 @@ RECURRING = frozenset({State.READY, State.RUN, State.COMPLETED, State.FAILED})
 def _valid_id(value: object) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError("must be a non-empty text")
-    categories = {unicodedata.category(char) for char in value}
+    categories = set() if value.isprintable() else {unicodedata.category(char) for char in value}
     if "Cc" in categories:
         raise ValueError("must not contain control characters")
     if "Cs" in categories:

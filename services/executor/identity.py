@@ -63,6 +63,8 @@ def canonical_json(value: Any) -> bytes:
 def _plain(value: Any) -> Any:
     """The same with the two zeros made one; floats are written as Python does, the shortest that is exact."""
     match value:
+        case None | str() | int():
+            return value
         case Mapping():
             if not all(isinstance(name, str) for name in value):
                 raise ValueError(f"{value!r:.80} has a key that is no text")

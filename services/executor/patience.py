@@ -65,14 +65,16 @@ async def insist(what_for: str, ask: Callable[[], Awaitable[Reply]]) -> Reply:
         what_for: named in the log while it is waited for.
         ask: may be called many times; every transition of the store may be.
     """
-    absence = Absence(what_for)
+    absence: Absence | None = None
     while True:
         try:
             answer = await ask()
         except StoreUnavailableError as exc:
+            absence = absence or Absence(what_for)
             await asyncio.sleep(absence.noticed(exc))
         else:
-            absence.over()
+            if absence is not None:
+                absence.over()
             return answer
 
 

@@ -36,7 +36,7 @@ class Defaults:
 
     def environ(self, needs: ToolNeeds) -> dict[str, str]:
         """The variables that the tool may see."""
-        allowed = {*self.environment, *needs.environment}
+        allowed = (*self.environment, *needs.environment)
         return {name: self.variables[name] for name in allowed if name in self.variables}
 
     def retries(self, chosen: Policy) -> RetryPolicy:

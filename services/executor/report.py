@@ -62,10 +62,11 @@ def _identity_members(identity: Identity) -> Members:
 def end_fields(order: Order, outcome: Outcome, started: float, ended: float) -> Members:
     """What the end adds to the record."""
     completed, partial = outcome.status is Status.COMPLETED, outcome.partial_results
+    finished_at = iso(ended)
     return {
         "status": outcome.status.value,
-        "finished_at": iso(ended),
-        "timestamp": iso(ended),
+        "finished_at": finished_at,
+        "timestamp": finished_at,
         "duration_seconds": f"{ended - started:.6f}",
         "result_summary": summary(outcome.result) if completed else None,
         "result": _text(outcome, "result", outcome.result) if completed else None,

@@ -153,12 +153,11 @@ class Runner:
         return await products.complete(outcome, is_first=is_first)
 
     async def _called(self, work: Work, products: Products, cancel: asyncio.Event) -> Outcome:
-        mask = masking(self._defaults.environ(work.tool.needs).values())
+        call = self._call(work)
+        mask = masking(call.environ.values())
         emitter = self._emitter(work.claim, mask)
         try:
-            answer = await self._caller.call(
-                self._call(work), emitter.report, effects=products, cancel=cancel
-            )
+            answer = await self._caller.call(call, emitter.report, effects=products, cancel=cancel)
             await emitter.drain()
         except BaseException:
             emitter.drop()
