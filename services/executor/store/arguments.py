@@ -17,9 +17,7 @@ def flat(fields: Fields) -> list[str]:
             continue
         if not isinstance(value, str):
             value = json_text(value)
-        elif (
-            not value.isascii()
-        ):  # half surrogate pairs, which a tool may print, are nothing that Redis can hold
+        elif not value.isascii():  # a tool may print half surrogate pairs, which Redis can't hold
             value = value.encode(errors="replace").decode()
         parts += (name, value)
     return parts
