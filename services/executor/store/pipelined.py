@@ -11,6 +11,7 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 WATCH_SECONDS = 1.0
+INCOMPLETE = object()
 
 Argument = str | bytes | int | float
 
@@ -33,23 +34,29 @@ class Pipelined:
     def __init__(self, client: Redis, limit_seconds: float) -> None:
         self._pool: Any = client.connection_pool
         self._limit_seconds = limit_seconds
-        self._unsent: list[Any] = []
+        self._unsent: list[bytes] = []
         self._asked: deque[tuple[float, asyncio.Future[Any]]] = deque()
-        self._has_unsent = asyncio.Event()
+        self._line: _Line | None = None
         self._talking: asyncio.Task[None] | None = None
 
     def ask(self, *command: Argument) -> asyncio.Future[Any]:
         """The answer to one command, which must not block; redis-py's exceptions if there is none."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
+        if not self._unsent and self._line is not None:
+            loop.call_soon(self._send)
         self._unsent.append(_packed(command))
         self._asked.append((loop.time(), answer))
-        self._has_unsent.set()
         if self._talking is None:
             # Not in the context of whoever happens to ask first: the connection serves all.
             context = contextvars.Context()
             self._talking = loop.create_task(self._talk(), name="redis", context=context)
         return answer
+
+    def _send(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if self._line is not None and unsent:
+            self._line.transport.write(b"".join(unsent))
 
     async def _talk(self) -> None:
         """Send and receive until the connection is lost; the reason answers all that was asked."""
@@ -58,75 +65,95 @@ class Pipelined:
             async with asyncio.timeout(self._limit_seconds):
                 connection = await self._pool.get_connection()
             try:
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._send(connection))
-                    tasks.create_task(self._receive(connection))
-                    tasks.create_task(self._watch())
+                self._line = _Line(connection, self._asked)
+                self._send()
+                await self._watched(self._line.lost)
             finally:
+                self._line = None
                 await connection.disconnect(nowait=True)
                 await self._pool.release(connection)
-        except* (redis.exceptions.RedisError, OSError) as group:
-            reason = _first(group)
+        except (redis.exceptions.RedisError, OSError) as exc:
+            reason = exc
         finally:
             self._give_up(reason)
+
+    async def _watched(self, lost: asyncio.Future[None]) -> None:
+        """Raise why the connection is lost.  One timer for all: one for each would cost more than a question."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.wait([lost], timeout=WATCH_SECONDS)
+            if lost.done():
+                lost.result()
+            if self._asked and loop.time() - self._asked[0][0] > self._limit_seconds:
+                raise redis.exceptions.TimeoutError("no answer in time")
 
     def _give_up(self, reason: BaseException) -> None:
         asked, self._asked = self._asked, deque()
         self._unsent.clear()
-        self._has_unsent.clear()
         self._talking = None
         for _, answer in asked:
             if not answer.done():
-                answer.set_exception(
-                    type(reason)(*reason.args)
-                )  # one each: a traceback grows where it is raised
+                # One each: a traceback grows where it is raised.
+                answer.set_exception(type(reason)(*reason.args))
                 answer.exception()  # whoever asked may be gone already
 
-    async def _send(self, connection: Any) -> None:
-        while True:
-            await self._has_unsent.wait()
-            self._has_unsent.clear()
-            unsent, self._unsent = self._unsent, []
-            await connection.send_packed_command(unsent, check_health=False)
 
-    async def _receive(self, connection: Any) -> None:
-        while True:
-            error: redis.exceptions.ResponseError | None = None
-            found = None
-            try:
-                found = await connection.read_response(disconnect_on_error=False)
-            except redis.exceptions.ResponseError as exc:
-                error = exc
-            if not self._asked:
-                raise redis.exceptions.ConnectionError("an answer to no question")
-            _, answer = self._asked.popleft()
-            if answer.done():
-                continue
-            if error is None:
-                answer.set_result(found)
-            else:
-                answer.set_exception(error)
+class _Line(asyncio.Protocol):
+    """The connection itself, once redis-py has made it: its streams and its parser cost more than the rest.
 
-    async def _watch(self) -> None:
-        """One timer for all: one for each question would cost more than the question."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(WATCH_SECONDS)
-            if self._asked and loop.time() - self._asked[0][0] > self._limit_seconds:
-                raise redis.exceptions.TimeoutError("no answer in time")
+    Args:
+        connection: from redis-py's pool, where it goes back to.
+        asked: who waits for an answer, in order.
+    """
+
+    def __init__(self, connection: Any, asked: deque[tuple[float, asyncio.Future[Any]]]) -> None:
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.transport = connection._writer.transport
+        self._reader = hiredis.Reader(
+            replyError=connection._parser.parse_error,
+            encoding=connection.encoder.encoding,
+            errors=connection.encoder.encoding_errors,
+            notEnoughData=INCOMPLETE,
+        )
+        self._asked = asked
+        self._former = self.transport.get_protocol()
+        self.transport.set_protocol(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand out the answers that are complete."""
+        try:
+            self._reader.feed(data)
+            while (found := self._reader.gets()) is not INCOMPLETE:
+                self._answer(found)
+        except Exception as exc:
+            self._lose(exc)
+
+    def _answer(self, found: Any) -> None:
+        if not self._asked:
+            raise redis.exceptions.ConnectionError("an answer to no question")
+        _, answer = self._asked.popleft()
+        if answer.done():
+            return
+        if isinstance(found, Exception):
+            answer.set_exception(found)
+        else:
+            answer.set_result(found)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The server or the network ended it, or we did."""
+        self._former.connection_lost(exc)
+        self._lose(redis.exceptions.ConnectionError("the server closed the connection"))
+
+    def _lose(self, exc: Exception) -> None:
+        if not self.lost.done():
+            self.lost.set_exception(exc)
+            self.lost.exception()
 
 
-def _packed(command: tuple[Argument, ...]) -> Any:
+def _packed(command: tuple[Argument, ...]) -> bytes:
     """The command on the wire; neighbours' bytes that are no UTF-8 go back as they came."""
     with contextlib.suppress(UnicodeEncodeError):
-        return _pack(command)
-    return _pack(
-        tuple(one.encode(errors="surrogateescape") if isinstance(one, str) else one for one in command)
+        return bytes(_pack(command))
+    return bytes(
+        _pack(tuple(one.encode(errors="surrogateescape") if isinstance(one, str) else one for one in command))
     )
-
-
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found
