@@ -103,7 +103,7 @@ class Worker:
     async def levels(self) -> Levels:
         """How full everything is."""
         queue = self.store.queue
-        here = Levels(len(self.intake.running), self.slots, processes=self.processes())
+        here = Levels(self.intake.busy, self.slots, processes=self.processes())
         try:
             async with asyncio.timeout(REDIS_SECONDS):
                 depth = await queue.depth()

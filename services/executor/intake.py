@@ -17,14 +17,16 @@ log = structlog.get_logger()
 CLAIM_WAIT_MS = 5_000
 LOOK_SECONDS = 10.0
 
-Perform = Callable[[Claim, asyncio.Event], Coroutine[Any, Any, None]]
+FreeSlot = Callable[[], None]
+Perform = Callable[[Claim, asyncio.Event, FreeSlot], Coroutine[Any, Any, None]]
 
 
 @dataclass(slots=True)
 class Running:
-    """A run that has a slot here."""
+    """A run that has a slot here, or had it until its tool was done, and is being reported."""
 
     claim: Claim
+    has_slot: bool = True
     cancel: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 
@@ -36,7 +38,7 @@ class Intake:
         queue: where runs are claimed.
         worker: this worker's name.
         concurrency: how many runs at once.
-        perform: does a run; being cancelled, it gives the run back.
+        perform: does a run, and says when it needs the slot no longer; being cancelled, it gives the run back.
     """
 
     def __init__(self, queue: Queue, worker: str, concurrency: int, perform: Perform) -> None:
@@ -45,27 +47,38 @@ class Intake:
         self._concurrency = concurrency
         self._perform = perform
         self._running: dict[str, Running] = {}
+        self._free = concurrency
         self._changed = asyncio.Event()
         self._absence = Absence("claim")
         self._look_at = 0.0
 
     @property
     def running(self) -> list[Running]:
-        """The runs that have a slot now."""
+        """The runs that are performed or reported now."""
         return list(self._running.values())
+
+    @property
+    def busy(self) -> int:
+        """How many slots are taken."""
+        return self._concurrency - self._free
+
+    @property
+    def _room(self) -> int:
+        """How many runs may begin now: where reports are slow, they don't pile up."""
+        return min(self._free, 2 * self._concurrency - len(self._running))
 
     async def run(self) -> None:
         """Claim and perform until cancelled; what runs then goes on, see `drain`."""
         await insist("queue", self._queue.create_group)
         while True:
-            while len(self._running) >= self._concurrency:
+            while self._room <= 0:
                 self._changed.clear()
                 await self._changed.wait()
             claims = await self._claims()
-            free = self._concurrency - len(self._running)
-            for claim in claims[:free]:
+            room = self._room
+            for claim in claims[:room]:
                 self._start(claim)
-            await self._give_back(claims[free:])
+            await self._give_back(claims[room:])
 
     async def drain(self, grace_seconds: float) -> None:
         """Wait for the runs under way, then end those that are left and give everything back."""
@@ -114,8 +127,7 @@ class Intake:
             if time.monotonic() >= self._look_at:
                 claims = await self._unknown()
             else:
-                free = self._concurrency - len(self._running)
-                claims = await self._queue.claim(self._worker, free, CLAIM_WAIT_MS)
+                claims = await self._queue.claim(self._worker, self._room, CLAIM_WAIT_MS)
         except StoreError as exc:
             await asyncio.sleep(self._absence.noticed(exc))
             self._look_at = 0.0
@@ -142,14 +154,22 @@ class Intake:
         return await self._queue.claims_of(self._worker)
 
     def _start(self, claim: Claim) -> None:
+        self._free -= 1
         running = self._running[claim.lease] = Running(claim)
         running.task = asyncio.create_task(self._hold_slot(running), name=f"run {claim.order.run_id}")
 
     async def _hold_slot(self, running: Running) -> None:
         try:
-            await self._perform(running.claim, running.cancel)
+            await self._perform(running.claim, running.cancel, lambda: self._free_slot_of(running))
         except Exception:  # the claim stays with this worker; whoever takes over from it tries again
             log.exception("run.abandoned", run_id=running.claim.order.run_id)
         finally:
             del self._running[running.claim.lease]
+            self._free_slot_of(running)
+            self._changed.set()
+
+    def _free_slot_of(self, running: Running) -> None:
+        if running.has_slot:
+            running.has_slot = False
+            self._free += 1
             self._changed.set()

@@ -86,19 +86,20 @@ class Runner:
         self._defaults = defaults
         self._dice = dice
 
-    async def run(self, claim: Claim, cancel: asyncio.Event) -> None:
+    async def run(self, claim: Claim, cancel: asyncio.Event, free_slot: Callable[[], None]) -> None:
         """Perform one attempt of a run and report what it came to.
 
         Args:
             claim: the order, held by this worker.
             cancel: when set, the attempt is ended and the run is `cancelled`.
+            free_slot: called when the tool is done, and nothing is left to do but to report.
 
         Being cancelled as a task means that the worker stops: the tool is ended
         and the run goes back to the queue as if this attempt had not been.
         """
         with structlog.contextvars.bound_contextvars(run_id=claim.order.run_id):
             try:
-                await self._attempt(claim, cancel)
+                await self._attempt(claim, cancel, free_slot)
             except asyncio.CancelledError:
                 await asyncio.shield(self._give_back(claim))
                 raise
@@ -106,7 +107,7 @@ class Runner:
                 log.exception("run.broke")
                 await self._bury(claim, exc)
 
-    async def _attempt(self, claim: Claim, cancel: asyncio.Event) -> None:
+    async def _attempt(self, claim: Claim, cancel: asyncio.Event, free_slot: Callable[[], None]) -> None:
         started = _Start()
         stored = claim.stored or await self._read(claim.order)
         work = await prepare(self._loader, claim, stored, self._defaults.timeout_seconds)
@@ -120,7 +121,7 @@ class Runner:
         elif begun is Begun.ARCHIVED:
             await self._refuse_archived(claim, started)
         else:
-            outcome = await self._perform(work, cancel)
+            outcome = await self._perform(work, cancel, free_slot)
             await self._report(work, stored, outcome, started)
 
     # -- begin ------------------------------------------------------------------------
@@ -139,7 +140,9 @@ class Runner:
 
     # -- perform ----------------------------------------------------------------------
 
-    async def _perform(self, work: Work | Fault, cancel: asyncio.Event) -> Outcome:
+    async def _perform(
+        self, work: Work | Fault, cancel: asyncio.Event, free_slot: Callable[[], None]
+    ) -> Outcome:
         order = work.claim.order
         products = Products(self._keeper, self._store.runs.effects(order.run_id), self._threads)
         is_first = order.attempt == 1 and not order.losses
@@ -150,6 +153,7 @@ class Runner:
             if known is not None:
                 return known
         outcome = await self._called(work, products, cancel)
+        free_slot()
         return await products.complete(outcome, is_first=is_first)
 
     async def _called(self, work: Work, products: Products, cancel: asyncio.Event) -> Outcome:

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from services.executor.intake import Intake
+from services.executor.intake import FreeSlot, Intake
 from services.executor.store import Claim, Order, Store
 from services.executor.store.orders import PRIORITIES
 from shared import keys
@@ -11,7 +11,7 @@ from tests.conftest import eventually
 from tests.store.conftest import orders, pending
 
 
-async def perform(claim: Claim, cancel: asyncio.Event) -> None:
+async def perform(claim: Claim, cancel: asyncio.Event, free_slot: FreeSlot) -> None:
     """As long as it takes."""
     await cancel.wait()
 
@@ -63,3 +63,27 @@ async def test_what_was_handed_out_in_an_answer_that_was_lost_does_not_wait_eith
     assert len(await store.queue.claim("w2", 4, 1_000)) == 2
     for one in intake.running:
         one.cancel.set()
+
+
+async def test_a_run_that_is_only_reported_keeps_no_slot_and_reports_dont_pile_up(
+    store: Store, redis: Any
+) -> None:
+    reported, begun = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def report_slowly(claim: Claim, cancel: asyncio.Event, free_slot: FreeSlot) -> None:
+        begun.release()
+        free_slot()
+        await reported.wait()
+
+    for _ in range(5):
+        await store.queue.enqueue(Order("e", "trigger"))
+    intake = Intake(store.queue, "w1", 2, report_slowly)
+    claiming = asyncio.create_task(intake.run())
+    for _ in range(4):
+        await begun.acquire()
+
+    assert (len(intake.running), intake.busy, await pending(redis)) == (4, 0, 4)
+
+    reported.set()
+    await begun.acquire()
+    claiming.cancel()
