@@ -38,7 +38,7 @@ class Intake:
         queue: where runs are claimed.
         worker: this worker's name.
         concurrency: how many runs at once.
-        perform: does a run, and says when it needs the slot no longer; being cancelled, it gives the run back.
+        perform: does a run and says when it needs no slot any more; being cancelled, it gives the run back.
     """
 
     def __init__(self, queue: Queue, worker: str, concurrency: int, perform: Perform) -> None:

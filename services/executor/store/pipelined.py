@@ -78,7 +78,7 @@ class Pipelined:
             self._give_up(reason)
 
     async def _watched(self, lost: asyncio.Future[None]) -> None:
-        """Raise why the connection is lost.  One timer for all: one for each would cost more than a question."""
+        """Raise why the connection is lost.  One timer for all: one for each costs more than a question."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.wait([lost], timeout=WATCH_SECONDS)

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from services.executor.intake import Intake
+from services.executor.intake import FreeSlot, Intake
 from services.executor.store import Claim, Order
 
 CLAIM = Claim("queue", "1-1", "worker", Order("exp", "trigger", timestamp="1-1"))
@@ -35,7 +35,7 @@ class SlowQueue:
 async def test_a_run_that_was_claimed_while_the_question_was_asked_is_not_lost() -> None:
     queue, begun = SlowQueue(), asyncio.Queue[asyncio.Event]()
 
-    async def perform(claim: Claim, cancel: asyncio.Event) -> None:
+    async def perform(claim: Claim, cancel: asyncio.Event, free_slot: FreeSlot) -> None:
         begun.put_nowait(cancel)
         await cancel.wait()
 
