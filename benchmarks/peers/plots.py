@@ -17,10 +17,9 @@ Rounds = Mapping[str, Sequence[Mapping[str, Any]]]
 
 def draw(rounds: Rounds, folder: Path) -> list[str]:
     """Write the pictures into `folder`; their names."""
-    mpl.rcParams["svg.hashsalt"] = "peers"
     throughput, latency = "benchmarks-throughput.svg", "benchmarks-latency.svg"
-    _save(_bars(_found(rounds, "jobs_per_second"), "jobs a second, results stored"), folder / throughput)
-    _save(_latencies(rounds), folder / latency)
+    save(_bars(_found(rounds, "jobs_per_second"), "jobs a second, results stored"), folder / throughput)
+    save(_latencies(rounds), folder / latency)
     return [throughput, latency]
 
 
@@ -32,7 +31,7 @@ def _found(rounds: Rounds, name: str) -> dict[str, Spread]:
 
 def _bars(found: Mapping[str, Spread], label: str) -> Figure:
     """A bar for each median, a line from the least to the most of the rounds."""
-    figure, axes = _axes(label)
+    figure, axes = chart(label)
     medians = [one.median for one in found.values()]
     reach = [
         [one.median - one.least for one in found.values()],
@@ -44,7 +43,7 @@ def _bars(found: Mapping[str, Spread], label: str) -> Figure:
 
 def _latencies(rounds: Rounds) -> Figure:
     """A dot for the median, a line to the 99th percentile."""
-    figure, axes = _axes("ms from asking until a job starts on an idle service: p50 to p99, logarithmic")
+    figure, axes = chart("ms from asking until a job starts on an idle service: p50 to p99, logarithmic")
     middle, high = _found(rounds, "to_start_p50_ms"), _found(rounds, "to_start_p99_ms")
     for row, (system, one) in enumerate(reversed(middle.items())):
         axes.plot([one.median, high[system].median], [row, row], color=_colour(system), linewidth=2)
@@ -54,7 +53,8 @@ def _latencies(rounds: Rounds) -> Figure:
     return figure
 
 
-def _axes(label: str) -> tuple[Figure, Any]:
+def chart(label: str) -> tuple[Figure, Any]:
+    """An empty one; `label` says what is measured to the right."""
     figure = Figure(figsize=SIZE_INCHES, layout="constrained")
     axes = figure.add_subplot()
     axes.set_xlabel(label)
@@ -67,5 +67,7 @@ def _colour(system: str) -> str:
     return OURS_COLOUR if system.startswith("fullsend") else OTHERS_COLOUR
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """As SVG that is the same for the same figures."""
+    mpl.rcParams["svg.hashsalt"] = "peers"
     figure.savefig(path, format="svg", metadata={"Date": None})

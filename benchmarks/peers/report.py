@@ -7,6 +7,9 @@ from typing import Any
 from benchmarks.peers.figures import Spread, spread
 from benchmarks.peers.mishaps import KINDS
 
+Markers = tuple[str, str]
+"""A line above and one below what is made by a program in a document."""
+
 BEGIN, END = "<!-- peers: begin -->", "<!-- peers: end -->"
 NOTHING = "–"  # noqa: RUF001 - a dash, as in any table
 
@@ -14,18 +17,18 @@ Raw = Mapping[str, Any]
 """All that was measured: `about`, `systems`, `rounds`, `hung`, `killed`, `cron`."""
 
 
-def write(document: Path, text: str) -> None:
+def write(document: Path, text: str, markers: Markers = (BEGIN, END)) -> None:
     """Put `text` between the markers of a document.
 
     Raises:
         ValueError: it does not have both markers, in this order.
     """
-    whole = document.read_text()
-    before, found, rest = whole.partition(BEGIN)
-    _, also_found, after = rest.partition(END)
+    begin, end = markers
+    before, found, rest = document.read_text().partition(begin)
+    _, also_found, after = rest.partition(end)
     if not (found and also_found):
-        raise ValueError(f"{document} needs a line {BEGIN} and below it a line {END}")
-    document.write_text(f"{before}{BEGIN}\n{text.strip()}\n{END}{after}")
+        raise ValueError(f"{document} needs a line {begin} and below it a line {end}")
+    document.write_text(f"{before}{begin}\n{text.strip()}\n{end}{after}")
 
 
 def markdown(raw: Raw, plots: Sequence[str] = ()) -> str:

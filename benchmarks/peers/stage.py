@@ -148,7 +148,7 @@ async def stage(system: System, case: Case, server: Path) -> AsyncIterator[Stage
     with tempfile.TemporaryDirectory(prefix="peers-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         _lay_out(folder)
-        async with _server(server, folder) as (url, server_pid):
+        async with running(server, folder) as (url, server_pid):
             environ = _environ(system, case, url, folder, tag)
             client = await _client(system, folder, environ)
             made = Stage(
@@ -194,7 +194,7 @@ async def _client(system: System, folder: Path, environ: dict[str, str]) -> asyn
 
 
 @contextlib.asynccontextmanager
-async def _server(program: Path, folder: Path) -> AsyncIterator[tuple[str, int]]:
+async def running(program: Path, folder: Path) -> AsyncIterator[tuple[str, int]]:
     """A server that keeps nothing, on a port that the kernel chose; its address and process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

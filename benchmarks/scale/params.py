@@ -1,0 +1,55 @@
+"""Larger and larger parameters."""
+
+from benchmarks.scale.curve import Amounts, Column, Curve, Figures
+from benchmarks.scale.ground import ground
+from benchmarks.scale.neighbour import neighbour
+
+WARM_UP = 20
+AT_ONCE = 16
+BURST_BYTES = 100_000_000
+
+
+async def measure(size: int, amounts: Amounts) -> Figures:
+    """One run at a time, then many, whose messages are so long."""
+    async with ground(amounts.server) as on:
+        await on.experiments(1)
+        await on.start()
+        async with neighbour(on) as asking:
+            await asking.burst(WARM_UP, AT_ONCE, size)
+            figures = await asking.ask(amounts.asked, size=size)
+            count = max(1, min(amounts.runs, BURST_BYTES // size))
+            memory, before = await on.used_memory(), await on.usage()
+            await asking.burst(count, AT_ONCE, size)
+            used, held_bytes = (await on.usage()).since(before), await on.used_memory() - memory
+        taken = on.size()
+        await on.stop()
+        return {
+            **figures,
+            "runs_per_second": count / used.at,
+            "executor_us_per_run": used.executors / count * 1e6,
+            "server_us_per_run": used.server / count * 1e6,
+            "bytes_per_record": held_bytes / count,
+            **taken,
+            **on.notes.faults(range(on.queued)),
+        }
+
+
+CURVE = Curve(
+    name="params",
+    title="Bytes of a trigger with its parameters",
+    unit="bytes",
+    sizes=(100, 1_000, 10_000, 100_000, 1_000_000),
+    quick=(100, 10_000),
+    measure=measure,
+    columns=(
+        Column("PUBLISH to start, p50 ms", "to_start_p50_ms", 1),
+        Column("a run by itself, p50 ms", "run_p50_ms", 1),
+        Column("runs/s", "runs_per_second"),
+        Column("server, us of CPU a run", "server_us_per_run"),
+        Column("bytes kept of a run", "bytes_per_record"),
+        Column("PSS, MB", "pss_mb"),
+    ),
+    cost=Column("executor, us of CPU a run", "executor_us_per_run"),
+    faults=("not_run", "run_twice"),
+    bent_by="",
+)

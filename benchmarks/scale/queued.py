@@ -1,0 +1,128 @@
+"""A queue that is longer and longer, and what one run of it costs."""
+
+import asyncio
+import contextlib
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from benchmarks.peers.figures import rate
+from benchmarks.scale.curve import Amounts, Column, Curve, Figures
+from benchmarks.scale.ground import Ground, ScaleError, ground
+from services.executor.store.deliveries import GROUP
+from services.executor.store.queue import QUEUES
+from services.executor.store.scripts import digest, source
+
+WARM_UP = 200
+WEIGHED_FROM = 1_000
+TOP_UP_SECONDS = 0.002
+REFERENCE = 1_000
+SLOWLOG = "slowlog-log-slower-than"
+SLOWLOG_KEPT = "slowlog-max-len"
+CLAIMS_KEPT = 100_000
+
+
+async def measure(depth: int, amounts: Amounts, experiments: int = 1) -> Figures:
+    """What a run costs while so many are queued or under way; one is added for each that ends."""
+    async with ground(amounts.server) as on:
+        await on.experiments(experiments)
+        empty = await on.used_memory()
+        await on.fill(depth, experiments)
+        held_bytes = await on.used_memory() - empty
+        await on.start()
+        await _perform(on, depth, WARM_UP, experiments)
+
+        first, before = await on.done(), await on.usage()
+        await _perform(on, depth, amounts.runs, experiments)
+        used, count = (await on.usage()).since(before), await on.done() - first
+        size = on.size()
+        await on.stop()
+        done = await on.done()
+        await _top_up(on, depth, experiments)
+        async with ground(amounts.server) as reference:
+            await reference.fill(REFERENCE, experiments)
+            claims = await _claims(on, reference, amounts.runs, experiments)
+        stamps = [at for number, at in on.notes.lines() if first <= number < first + count]
+        return {
+            "runs": count,
+            "runs_per_second": rate(stamps),
+            "executor_us_per_run": used.executors / count * 1e6,
+            "server_us_per_run": used.server / count * 1e6,
+            **claims,
+            **({"bytes_per_queued_run": held_bytes / depth} if depth >= WEIGHED_FROM else {}),
+            **size,
+            **on.notes.faults(range(done)),
+        }
+
+
+async def _perform(on: Ground, depth: int, count: int, experiments: int) -> None:
+    """Until so many more have ended; the queue is kept at its depth meanwhile."""
+    goal = await on.done() + count
+    while await on.done() < goal:
+        on.check()
+        await _top_up(on, depth, experiments)
+        await asyncio.sleep(TOP_UP_SECONDS)
+
+
+async def _top_up(on: Ground, depth: int, experiments: int) -> None:
+    gone = depth - await on.left()
+    if gone > 0:
+        await on.fill(gone, experiments)
+
+
+async def _claims(on: Ground, reference: Ground, count: int, experiments: int) -> Figures:
+    """The server's time in the script that claims, a run at a time, by its own log of commands.
+
+    Nobody else asks meanwhile, and each run that is claimed makes room for another one.  The two
+    servers take turns: by themselves, a busy machine would make more of a difference than they do.
+    """
+    both = {one: one.redis.register_script(source("claim")) for one in (on, reference)}
+    for one in both:
+        for queue in QUEUES:
+            with contextlib.suppress(ResponseError):  # the executor has made it
+                await one.redis.xgroup_create(queue, GROUP, id="0", mkstream=True)
+        for option, value in ((SLOWLOG_KEPT, 3 * count), (SLOWLOG, 0)):
+            await one.redis.config_set(option, value)
+    for _ in range(count):
+        for one, claim in both.items():
+            if not await claim(QUEUES, (GROUP, "benchmark", 1)):
+                raise ScaleError("there was nothing to be claimed")
+            await one.fill(1, experiments)
+    here, there = [await _middle_us(one) for one in both]
+    return {"claim_us": here, "claim_ratio": here / there}
+
+
+async def _middle_us(on: Ground) -> float:
+    """The mean of the half in the middle: finer than a median of whole microseconds, and deaf to a pause."""
+    await on.redis.config_set(SLOWLOG, -1)
+    found = [one for one in await on.redis.slowlog_get(-1) if _is_claim(one)]
+    durations = sorted(int(one["duration"]) for one in found)
+    quarter = len(durations) // 4
+    middle = durations[quarter : len(durations) - quarter]
+    return sum(middle) / len(middle)
+
+
+def _is_claim(entry: Any) -> bool:
+    command: bytes | str = entry["command"]
+    text = command.decode(errors="replace") if isinstance(command, bytes) else command
+    return text.startswith(f"EVALSHA {digest('claim')}")
+
+
+CURVE = Curve(
+    name="queue",
+    title="Queued runs",
+    unit="queued",
+    sizes=(1, 10, 1_000, 10_000, 100_000, 1_000_000),
+    quick=(1, 200),
+    measure=measure,
+    columns=(
+        Column(f"in ratio to {REFERENCE:,} queued", "claim_ratio", 2),
+        Column("server, us of CPU a run", "server_us_per_run"),
+        Column("executor, us of CPU a run", "executor_us_per_run"),
+        Column("runs/s", "runs_per_second"),
+        Column("bytes a queued run", "bytes_per_queued_run"),
+    ),
+    cost=Column("claim, us of the server", "claim_us", 1),
+    faults=("not_run", "run_twice"),
+    bent_by="",
+)

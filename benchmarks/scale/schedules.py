@@ -1,0 +1,146 @@
+"""More and more schedules, of which a few fire each second."""
+
+import asyncio
+import itertools
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
+
+from benchmarks.peers.figures import NS, lateness_ms, missed, percentile
+from benchmarks.scale.curve import Amounts, Column, Curve, Figures
+from benchmarks.scale.ground import EXPERIMENT, Ground, Usage, ground
+from shared import keys
+
+DUE = 10
+EVERY_SECOND = "* * * * * *"
+WARM_UP_SECONDS = 2.0
+MARGIN_SECONDS = 2.0
+DEFAULT_INTERVAL_SECONDS = 60.0
+WRITTEN_AT_ONCE = 1_000
+READ_LOOK_SECONDS = 0.2
+
+
+async def measure(total: int, amounts: Amounts) -> Figures:
+    """Lateness and cost while nothing is read, and what reading all schedules again adds."""
+    async with ground(amounts.server) as on:
+        due = min(DUE, total)
+        await on.experiments(due)
+        await _write(on, due, total)
+        interval = WARM_UP_SECONDS + amounts.seconds + MARGIN_SECONDS
+        await on.start(schedule_mode="trigger,cron", cron_check_interval=interval)
+        begun = await on.usage()
+        await _read(on, 1)
+        planned = (await on.usage()).since(begun)
+        await asyncio.sleep(WARM_UP_SECONDS)
+
+        quiet, began_ns, ended_ns = await _watched(on, amounts.seconds)
+        before = await on.usage()
+        await _read(on, 2)
+        reading = (await on.usage()).since(before)
+        size, server_bytes = on.size(), await on.used_memory()
+        await on.stop()
+        return {
+            "planned_seconds": planned.at,
+            "planned_executor_ms": planned.executors * 1e3,
+            "executor_ms_per_second": quiet.executors / quiet.at * 1e3,
+            "server_ms_per_second": quiet.server / quiet.at * 1e3,
+            **_reading(quiet, reading),
+            **_lateness(on, began_ns, ended_ns),
+            **size,
+            "server_mb": server_bytes / 1e6,
+        }
+
+
+async def _write(on: Ground, due: int, total: int) -> None:
+    """`due` schedules that fire every second; the others each in a minute of its own, none of them soon."""
+    params = [EVERY_SECOND] * due + _far_away(total - due)
+    for start in range(0, total, WRITTEN_AT_ONCE):
+        some = range(start, min(start + WRITTEN_AT_ONCE, total))
+        await on.redis.mset({keys.schedule(f"{EXPERIMENT}{one}"): params[one] for one in some})
+        others = {keys.experiment(f"{EXPERIMENT}{one}"): '{"tool":"mark"}' for one in some if one >= due}
+        if others:
+            await on.redis.mset(others)
+
+
+def _far_away(count: int) -> list[str]:
+    today = datetime.now(UTC)
+    soon = {(today + timedelta(days=days)).month for days in range(3)}
+    months = [month for month in range(1, 13) if month not in soon]
+    minutes = itertools.product(months, range(1, 29), range(24), range(60))
+    return [
+        f"{minute} {hour} {day} {month} *" for month, day, hour, minute in itertools.islice(minutes, count)
+    ]
+
+
+async def _read(on: Ground, times: int) -> None:
+    """Wait until all schedules were read so often: who has read them asks once for what is planned."""
+
+    async def readings() -> int:
+        stats = await on.redis.info("commandstats")
+        return int(stats.get("cmdstat_hkeys", {}).get("calls", 0))
+
+    await on.until(readings, times, READ_LOOK_SECONDS)
+
+
+async def _watched(on: Ground, seconds: float) -> tuple[Usage, int, int]:
+    """What so many seconds took, and the first and the last slot in them, in unix nanoseconds."""
+    before, began = await on.usage(), datetime.now(UTC).timestamp()
+    await asyncio.sleep(seconds)
+    ended = datetime.now(UTC).timestamp()
+    return (await on.usage()).since(before), (int(began) + 1) * NS, int(ended) * NS
+
+
+def _reading(quiet: Usage, reading: Usage) -> Figures:
+    """What is used beyond what the same time takes when nothing is read."""
+    executor = reading.executors - quiet.executors * reading.at / quiet.at
+    server = reading.server - quiet.server * reading.at / quiet.at
+    return {
+        "reading_executor_ms": executor * 1e3,
+        "reading_server_ms": server * 1e3,
+        "total_ms_per_second": (quiet.executors / quiet.at + executor / DEFAULT_INTERVAL_SECONDS) * 1e3,
+    }
+
+
+def _lateness(on: Ground, began_ns: int, ended_ns: int) -> Figures:
+    """From the slot to the tool's first line, by the wall clock."""
+    stamps: dict[int, list[int]] = defaultdict(list)
+    for schedule, at in on.notes.lines():
+        if at >= began_ns - NS // 20:
+            stamps[schedule].append(at)
+    late = {at: ms for each in stamps.values() for at, ms in zip(each, lateness_ms(each, 1), strict=True)}
+    quiet = [ms for at, ms in late.items() if at < ended_ns]
+    slots = [[round((at - late[at] * 1e6) / NS) for at in each] for each in stamps.values()]
+    return {
+        "late_p50_ms": percentile(quiet, 50),
+        "late_p99_ms": percentile(quiet, 99),
+        "late_max_ms": max(quiet),
+        "late_max_reading_ms": max((ms for at, ms in late.items() if at >= ended_ns), default=max(quiet)),
+        "fired": len(late),
+        "early": sum(ms < 0 for ms in late.values()),
+        "missed": sum(missed(each, 1) for each in stamps.values()),
+        "fired_twice": sum(len(each) - len(set(each)) for each in slots),
+    }
+
+
+CURVE = Curve(
+    name="schedules",
+    title="Schedules, of which ten fire each second",
+    unit="schedules",
+    sizes=(10, 100, 1_000, 10_000, 100_000),
+    quick=(5, 50),
+    measure=measure,
+    columns=(
+        Column("late, p50 ms", "late_p50_ms", 1),
+        Column("p99", "late_p99_ms", 1),
+        Column("max", "late_max_ms", 1),
+        Column("max while all are read", "late_max_reading_ms", 1),
+        Column("executor, ms of CPU a second", "executor_ms_per_second", 1),
+        Column("server", "server_ms_per_second", 1),
+        Column("one reading of all, ms of CPU", "reading_executor_ms"),
+        Column("server ", "reading_server_ms"),
+        Column("all planned at the start after, s", "planned_seconds", 1),
+        Column("PSS, MB", "pss_mb", 1),
+    ),
+    cost=Column("CPU with a reading a minute, ms a second", "total_ms_per_second", 1),
+    faults=("early", "missed", "fired_twice"),
+    bent_by="",
+)

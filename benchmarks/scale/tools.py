@@ -1,0 +1,70 @@
+"""More and more tools, whose runs take turns."""
+
+import asyncio
+
+from benchmarks.peers.figures import rate
+from benchmarks.scale.curve import Amounts, Column, Curve, Figures
+from benchmarks.scale.ground import ground
+from benchmarks.scale.neighbour import neighbour
+from shared import keys
+
+WARM_UP = 64
+IDLE_SHARE = 0.75
+
+
+async def measure(count: int, amounts: Amounts) -> Figures:
+    """What a run costs in a burst in which each is of another tool than the one before; and one at a time."""
+    async with ground(amounts.server) as on:
+        for number in range(count):
+            on.tool(f"mark_{number}")
+        await on.experiments(count, lambda number: f"mark_{number}")
+        await on.start()
+        begun = await on.usage()
+        await on.until(lambda: on.redis.exists(*(keys.tool(f"mark_{one}") for one in range(count))), count)
+        registered = (await on.usage()).since(begun)
+        await on.fill(WARM_UP, count)
+        await on.drained()
+
+        first, before = on.queued, await on.usage()
+        await on.fill(amounts.runs, count)
+        await on.drained()
+        used = (await on.usage()).since(before)
+        stamps = [at for number, at in on.notes.lines() if number >= first]
+        async with neighbour(on) as asking:
+            asked = await asking.ask(amounts.asked, count)
+        size, before = on.size(), await on.usage()
+        await asyncio.sleep(amounts.seconds * IDLE_SHARE)
+        idle = (await on.usage()).since(before)
+        await on.stop()
+        return {
+            "executor_us_per_run": used.executors / amounts.runs * 1e6,
+            "runs_per_second": rate(stamps),
+            **asked,
+            **size,
+            "registered_seconds": registered.at,
+            "registered_ms_per_tool": registered.executors / count * 1e3,
+            "idle_ms_per_second": idle.executors / idle.at * 1e3,
+            **on.notes.faults(range(on.queued)),
+        }
+
+
+CURVE = Curve(
+    name="tools",
+    title="Tools, in turns",
+    unit="tools",
+    sizes=(1, 10, 100, 1_000),
+    quick=(1, 12),
+    measure=measure,
+    columns=(
+        Column("runs/s", "runs_per_second"),
+        Column("a run by itself, p50 ms", "run_p50_ms", 1),
+        Column("PUBLISH to start, p50 ms", "to_start_p50_ms", 1),
+        Column("processes", "processes"),
+        Column("PSS, MB", "pss_mb", 1),
+        Column("all registered after, s", "registered_seconds", 1),
+        Column("idle, ms of CPU a second", "idle_ms_per_second", 1),
+    ),
+    cost=Column("us of CPU a run", "executor_us_per_run"),
+    faults=("not_run", "run_twice"),
+    bent_by="",
+)
