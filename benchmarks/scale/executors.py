@@ -12,7 +12,7 @@ async def measure(count: int, amounts: Amounts) -> Figures:
     async with ground(amounts.server) as on:
         await on.experiments(1)
         await on.start(count)
-        await on.fill(WARM_UP_EACH * count)
+        await on.fill(min(WARM_UP_EACH, amounts.runs) * count)
         await on.drained()
 
         first, before = on.queued, await on.usage()

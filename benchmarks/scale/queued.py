@@ -30,7 +30,7 @@ async def measure(depth: int, amounts: Amounts, experiments: int = 1) -> Figures
         await on.fill(depth, experiments)
         held_bytes = await on.used_memory() - empty
         await on.start()
-        await _perform(on, depth, WARM_UP, experiments)
+        await _perform(on, depth, min(WARM_UP, amounts.runs), experiments)
 
         first, before = await on.done(), await on.usage()
         await _perform(on, depth, amounts.runs, experiments)

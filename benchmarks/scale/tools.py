@@ -9,7 +9,6 @@ from benchmarks.scale.neighbour import neighbour
 from shared import keys
 
 WARM_UP = 64
-IDLE_SHARE = 0.75
 
 
 async def measure(count: int, amounts: Amounts) -> Figures:
@@ -22,7 +21,7 @@ async def measure(count: int, amounts: Amounts) -> Figures:
         begun = await on.usage()
         await on.until(lambda: on.redis.exists(*(keys.tool(f"mark_{one}") for one in range(count))), count)
         registered = (await on.usage()).since(begun)
-        await on.fill(WARM_UP, count)
+        await on.fill(min(WARM_UP, amounts.runs), count)
         await on.drained()
 
         first, before = on.queued, await on.usage()
@@ -33,7 +32,7 @@ async def measure(count: int, amounts: Amounts) -> Figures:
         async with neighbour(on) as asking:
             asked = await asking.ask(amounts.asked, count)
         size, before = on.size(), await on.usage()
-        await asyncio.sleep(amounts.seconds * IDLE_SHARE)
+        await asyncio.sleep(amounts.seconds / 2)
         idle = (await on.usage()).since(before)
         await on.stop()
         return {
