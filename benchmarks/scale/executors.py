@@ -51,5 +51,9 @@ CURVE = Curve(
     ),
     cost=Column("executors, us of CPU a run", "executors_us_per_run"),
     faults=("not_run", "run_twice"),
-    bent_by="",
+    bent_by=(
+        "What bends it: the cores. What a run takes of the executors' time hardly changes, and of the "
+        "server's it takes rather less, so nobody waits for anybody in Redis; the runs a second stop rising "
+        "where the cores are taken, by the executors, the server or whatever else the machine does."
+    ),
 )

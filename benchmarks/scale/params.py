@@ -52,5 +52,10 @@ CURVE = Curve(
     ),
     cost=Column("executor, us of CPU a run", "executor_us_per_run"),
     faults=("not_run", "run_twice"),
-    bent_by="",
+    bent_by=(
+        "What bends it: JSON. On their way parameters are read twice and written four times: from the "
+        "message and from the order; as the order, for the run's digest, for its record and for the call. "
+        "At 100 kB that is two fifths of the executor's time, at 900 kB three quarters. Below 10 kB they "
+        "are lost in what any run costs."
+    ),
 )
