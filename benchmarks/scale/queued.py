@@ -85,7 +85,8 @@ async def _claims(on: Ground, reference: Ground, count: int, experiments: int) -
             await one.redis.config_set(option, value)
     for _ in range(count):
         for one, claim in both.items():
-            if not await claim(QUEUES, (GROUP, "benchmark", 1)):
+            claims, _ = await claim(QUEUES, (GROUP, "benchmark", 1))
+            if not claims:
                 raise ScaleError("there was nothing to be claimed")
             await one.fill(1, experiments)
     here, there = [await _middle_us(one) for one in both]

@@ -17,7 +17,8 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import structlog
 
@@ -36,6 +37,9 @@ MESSAGES_PER_MARKER = 100_000
 LEAVING = "leaving:"
 OPEN = ":1"
 LEAVE_SECONDS = 2.0
+AHEAD_MESSAGES = 10_000
+AHEAD_CHARACTERS = 100_000_000
+"""How much is heard before it is admitted: what is not heard in time fills Redis' memory, which it limits."""
 PRIORITIES_KEPT = 10_000
 PRIORITY_KEPT_SECONDS = 2.0
 
@@ -81,6 +85,55 @@ class Positions:
         return position
 
 
+class Admissions:
+    """Admits messages in the order in which they come, without waiting for each.
+
+    They go on when the subscription breaks: what was heard is not heard again.
+
+    Args:
+        admit: what is to be done.
+        messages, characters: how much may be under way at once.
+    """
+
+    def __init__(
+        self,
+        admit: Callable[[Message, Position], Coroutine[Any, Any, None]],
+        messages: int = AHEAD_MESSAGES,
+        characters: int = AHEAD_CHARACTERS,
+    ) -> None:
+        self._admit = admit
+        self._messages = messages
+        self._characters = characters
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ended = asyncio.Event()
+
+    async def begin(self, message: Message, position: Position) -> None:
+        """Have it admitted, as soon as there is room; there is always room for a single one."""
+        size = len(message.data)
+        while self._tasks and (len(self._tasks) >= self._messages or self._characters < size):
+            self._ended.clear()
+            await self._ended.wait()
+        self._characters -= size
+        task = asyncio.create_task(self._admit(message, position), name="admit")
+        self._tasks.add(task)
+        task.add_done_callback(lambda _: self._end(task, size))
+
+    def _end(self, task: asyncio.Task[None], size: int) -> None:
+        self._tasks.discard(task)
+        self._characters += size
+        self._ended.set()
+
+    async def all_ended(self) -> None:
+        """Wait for those under way."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def cancel(self) -> None:
+        """Give up those under way."""
+        for task in self._tasks:
+            task.cancel()
+
+
 class Triggers:
     """Listens for requests to run an experiment now.
 
@@ -101,6 +154,7 @@ class Triggers:
         self._farewell = LEAVING + secrets.token_hex(8)
         self._left = asyncio.Event()
         self._absence = Absence("triggers", LONGEST_PAUSE_SECONDS)
+        self._admissions = Admissions(self._admit)
         self.listening = asyncio.Event()
 
     async def leave(self) -> None:
@@ -117,6 +171,12 @@ class Triggers:
 
     async def run(self) -> None:
         """Listen until cancelled or left; a broken connection is made again."""
+        try:
+            await self._listen_again_and_again()
+        finally:
+            self._admissions.cancel()
+
+    async def _listen_again_and_again(self) -> None:
         while not self._left.is_set():
             try:
                 await self._listen()
@@ -137,14 +197,15 @@ class Triggers:
             async for message in messages:
                 if message.channel == keys.MARKERS:
                     for heard, position in positions.mark(message.data):
-                        await self._admit(heard, position)
+                        await self._admissions.begin(heard, position)
                     if message.data.startswith(self._farewell):
                         # Whoever publishes is told that somebody hears it until this is confirmed.
                         await messages.leave(self._channels)
                 elif message.channel != self._ear and (placed := positions.place(message)):
-                    await self._admit(message, placed)
+                    await self._admissions.begin(message, placed)
                     if positions.count >= MESSAGES_PER_MARKER:
                         await self._join()
+            await self._admissions.all_ended()
             self._left.set()
 
     async def _join(self) -> None:
@@ -152,6 +213,12 @@ class Triggers:
         await self._store.triggers.join(self._worker, self._ear, marker, self._ttl_seconds)
 
     async def _admit(self, message: Message, position: Position) -> None:
+        try:
+            await self._queue(message, position)
+        except Exception:  # whatever it is, the messages after it are not to blame
+            log.exception("trigger.not_admitted", channel=message.channel)
+
+    async def _queue(self, message: Message, position: Position) -> None:
         try:
             trigger = read_trigger(message.data)
         except ContractError as exc:

@@ -31,6 +31,8 @@ STRINGS: dict[str, dict[str, Any]] = {
     "wrapped": {"experiment": {"id": "exp_1", "execution": EXECUTION}},
 }
 
+LARGE_ONES = 24
+
 pytestmark = pytest.mark.usefixtures("echo")
 
 
@@ -154,6 +156,21 @@ async def test_equal_messages_in_quick_succession_are_runs_of_their_own(
 
     assert len({one["run_id"] for one in results}) == 10
     assert len(neighbour.heard_of("exp_1", "fullsend:experiment_results")) == 10
+
+
+async def test_a_burst_of_large_messages_is_heard(serve: Serve, neighbour: Neighbour) -> None:
+    """Redis breaks off a listener that leaves too much unread."""
+    await neighbour.publish("exp_1", "echo")
+    message = {"experiment_id": "exp_1", "params": {"text": "x" * 900_000}}
+
+    async with serve():
+        async with neighbour.redis.pipeline(transaction=False) as pipe:
+            for number in range(LARGE_ONES):
+                pipe.publish("fullsend:execute_now", json.dumps({**message, "request_id": f"r{number}"}))
+            await pipe.execute()
+        results = await neighbour.results("exp_1", LARGE_ONES)
+
+    assert {one["request_id"] for one in results} == {f"r{number}" for number in range(LARGE_ONES)}
 
 
 async def test_another_channel_can_be_listened_to(serve: Serve, neighbour: Neighbour) -> None:
