@@ -28,7 +28,9 @@ Model = TypeVar("Model", bound=BaseModel)
 def json_object(place: str, text: bytes | str) -> dict[str, Any]:
     """The JSON object in `text`.  Raises `ContractError`."""
     try:
-        value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+        value = _decoder.decode(
+            text if isinstance(text, str) else text.decode(json.detect_encoding(text), "surrogatepass")
+        )
         if _is_deeper(value, MAX_DEPTH):
             raise ContractError(f"{place} is nested deeper than {MAX_DEPTH} levels")
     except (ValueError, RecursionError) as exc:
@@ -116,6 +118,9 @@ def _no_number(text: str) -> float:
 def _finite(text: str) -> float:
     number = float(text)
     return number if math.isfinite(number) else _no_number(text)
+
+
+_decoder = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
 
 
 def _is_deeper(value: Any, limit: int) -> bool:

@@ -57,7 +57,10 @@ def canonical_json(value: Any) -> bytes:
         ValueError: infinity, or not a number; a key that is no text.
         TypeError: a value that JSON can't hold.
     """
-    return json.dumps(_plain(value), sort_keys=True, allow_nan=False, separators=(",", ":")).encode()
+    return _encode(_plain(value)).encode()
+
+
+_encode = json.JSONEncoder(sort_keys=True, allow_nan=False, separators=(",", ":")).encode
 
 
 def _plain(value: Any) -> Any:

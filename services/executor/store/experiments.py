@@ -1,7 +1,7 @@
 """Experiments, schedules and tools as the neighbours wrote them."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Self
 
@@ -39,7 +39,7 @@ class Stored:
         if self.experiment is None or self.experiment.state in {State.ARCHIVED, state}:
             return self
         experiment = self.experiment.with_state(state)
-        return replace(self, content=experiment.document or self.content, experiment=experiment)
+        return type(self)(experiment.document or self.content, experiment, None)
 
     def move(self, state: State | None, only_from: State | None = None) -> tuple[str, str, str]:
         """The arguments of `state.lua`: state, expected document, replacement.
@@ -71,14 +71,14 @@ class Experiments:
 
     async def read_many(self, experiment_ids: Sequence[str]) -> list[Stored]:
         """The same for several, in one trip."""
-        pairs = await self._read([keys.experiment(one) for one in experiment_ids])
-        return [_stored(one, *pair) for one, pair in zip(experiment_ids, pairs, strict=True)]
+        pairs = await self._scripts.call("read", [keys.experiment(one) for one in experiment_ids])
+        return [read_stored(one, *pair) for one, pair in zip(experiment_ids, pairs, strict=True)]
 
     async def read_with_open_runs(self, experiment_id: str) -> tuple[Stored, bool]:
         """The same of one, and whether runs of it are open, both at one moment."""
         names = [keys.experiment(experiment_id), keys.open_runs(experiment_id)]
-        found, (kind, _) = await self._read(names)
-        return _stored(experiment_id, *found), kind != "none"
+        found, (kind, _) = await self._scripts.call("read", names)
+        return read_stored(experiment_id, *found), kind != "none"
 
     async def scan(self) -> AsyncIterator[tuple[str, Stored]]:
         """Every experiment there is, readable or not, in no order."""
@@ -156,7 +156,8 @@ class Experiments:
                 await pipe.execute()
 
     async def _read(self, names: Sequence[str]) -> list[tuple[str, Any]]:
-        return [_told(*pair) for pair in await self._scripts.call("read", names)]
+        answer = await self._scripts.call("read", names)
+        return [(kind, _fields(content) if kind == "hash" else content) for kind, content in answer]
 
     async def _scan(self, pattern: str) -> AsyncIterator[list[str]]:
         """The ids under a pattern, some hundred at a time, none twice."""
@@ -174,29 +175,34 @@ class Experiments:
                 return
 
 
-def read_stored(experiment_id: str, kind: str, content: Any) -> Stored:
-    """What a script read at the key of an experiment."""
-    return _stored(experiment_id, *_told(kind, content))
-
-
-def _told(kind: str, content: Any) -> tuple[str, Any]:
-    """Fields and values in turn become a dict."""
-    return kind, dict(zip(content[::2], content[1::2], strict=True)) if kind == "hash" else content
-
-
-def _stored(experiment_id: str, kind: str, content: Any) -> Stored:
+def read_stored(experiment_id: str, kind: str, content: Sequence[str] | str) -> Stored:
+    """What a script has read at the key of an experiment: fields and values in turn, or a text."""
     raw = content if isinstance(content, str) else ""
     if kind == "none":
         place = keys.experiment(experiment_id)
         return Stored(
             raw, None, ExperimentNotFoundError(f"{place} does not exist; publish the experiment first")
         )
+    parts = content if isinstance(content, str) else tuple(content)
+    read = _remembered if _characters(parts) <= REMEMBERED_CHARACTERS else _experiment
     try:
-        # The same text is read once, for most runs find it unchanged.
-        is_short = kind == "string" and len(content) <= REMEMBERED_CHARACTERS
-        return Stored(raw, (_remembered if is_short else read_experiment)(experiment_id, kind, content), None)
+        return Stored(raw, read(experiment_id, kind, parts), None)
     except ContractError as exc:
         return Stored(raw, None, exc)
 
 
-_remembered = lru_cache(maxsize=REMEMBERED)(read_experiment)
+def _experiment(experiment_id: str, kind: str, parts: tuple[str, ...] | str) -> Experiment:
+    content = parts if isinstance(parts, str) else _fields(parts)
+    return read_experiment(experiment_id, kind, content)
+
+
+# What is the same is read once, for most runs find it unchanged.
+_remembered = lru_cache(maxsize=REMEMBERED)(_experiment)
+
+
+def _characters(parts: tuple[str, ...] | str) -> int:
+    return len(parts) if isinstance(parts, str) else sum(map(len, parts))
+
+
+def _fields(flat: Sequence[str]) -> dict[str, str]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -97,7 +97,7 @@ class Order:
         for name in ("history", "reserved"):
             if isinstance(members.get(name), list):
                 members[name] = tuple(members[name])
-        others = {name: members.pop(name) for name in members.keys() - _DEFAULTS.keys() - {"priority"}}
+        others = {name: members.pop(name) for name in [one for one in members if one not in _KNOWN]}
         try:
             return _READER.validate_python({**members, "others": others})
         except ValidationError as exc:
@@ -115,10 +115,9 @@ class Order:
 
 
 _READER = TypeAdapter(Order)
+_KNOWN = Order.__dataclass_fields__.keys() - {"others"}
 _DEFAULTS = {
-    name: getattr(Order("", ""), name)
-    for name in Order.__dataclass_fields__
-    if name not in {"priority", "others"}
+    name: getattr(Order("", ""), name) for name in Order.__dataclass_fields__ if name in _KNOWN - {"priority"}
 }
 
 
