@@ -66,7 +66,7 @@ CURVE = Curve(
     cost=Column("us of CPU a run", "executor_us_per_run"),
     faults=("not_run", "run_twice"),
     bent_by=(
-        "What bends it: how many processes are kept warm, which is one more than `CONCURRENCY`; the one "
+        "What bends it: how many processes are kept warm, which is `WARM_PROCESSES`, 32 by default; the one "
         "that was unused for longest makes room for the next. Where more tools than that take turns, every "
         "run starts a process: two thirds of the CPU are that process', from its fork to its end, an eighth "
         "the fork server's. With room for all of them, a run costs what it costs with one tool."

@@ -65,6 +65,7 @@ class Settings(BaseSettings):
     retry_backoff_min: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     retry_backoff_max: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
     concurrency: Annotated[int, Field(ge=1, le=1_000)] = 8
+    warm_processes: Annotated[int, Field(ge=1, le=1_000)] = 32
     isolation: Literal["warm", "fork", "spawn"] = "warm"
     tool_environment: Annotated[tuple[str, ...], NoDecode] = ()
     sandbox: Sandbox = Sandbox.OFF

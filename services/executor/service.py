@@ -57,8 +57,10 @@ class Service:
         self._client = connect(url)
         self._patient = connect_patiently(url)
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+        capacity = settings.concurrency + 1  # the registry looks at a tool while all slots are taken
         self._pool = Pool(
-            capacity=settings.concurrency + 1,  # the registry looks at a tool while all slots are taken
+            capacity=capacity,
+            room=max(settings.warm_processes, capacity),
             environ=passed_to_every_tool(variables),
             readable=settings.sandbox_readable,
         )

@@ -38,9 +38,11 @@ T = TypeVar("T")
 class Pool:
     """Warm processes for tools: what a tool does to its process stays there.
 
-    `capacity` bounds the calls under way; as many processes may be alive, plus
-    one idle template, and one fork of it that stands by, per tool that runs at
-    level `fork`.  Idle ones are ended after `idle_seconds`, and so is what starts the
+    `capacity` bounds the calls under way, `room` (by default as many) the processes that
+    may be alive.  When there is no room for another, the one that is idle the longest is ended.
+    Besides, each tool that runs at level `fork` has an idle template and one fork of it that
+    stands by, of `capacity` tools at most.
+    Idle ones are ended after `idle_seconds`, and so is what starts the
     processes of an environment when there are none any more.  A process is recycled
     after `max_runs`, above `max_rss_bytes` and after a run that left something
     behind.  `environ` is all that a tool sees of the environment, besides what its
@@ -51,6 +53,7 @@ class Pool:
         self,
         *,
         capacity: int,
+        room: int | None = None,
         idle_seconds: float = 300,
         max_runs: int = 1000,
         max_rss_bytes: int | None = None,
@@ -63,6 +66,8 @@ class Pool:
     ) -> None:
         if capacity < 1:
             raise ValueError(f"a pool needs room for at least one process, not {capacity}")
+        if room is not None and room < capacity:
+            raise ValueError(f"{capacity} calls at once need as many processes, and there is room for {room}")
         self.terms = Terms(
             environ=dict(environ or {}),
             limit_bytes=limit_bytes,
@@ -73,6 +78,7 @@ class Pool:
             readable=tuple(readable),
         )
         self._capacity = capacity
+        self._room = room or capacity
         self._idle_seconds = idle_seconds
         self._log = log or structlog.get_logger(__name__)
         self._gate = Gate(capacity)
@@ -83,7 +89,7 @@ class Pool:
     async def start(self) -> None:
         """Have the first fork server ready, so that the first call needn't wait for it."""
         if self._stable is None:
-            self._stable = Stable(self.terms, self._capacity, self._idle_seconds, self._log)
+            self._stable = Stable(self.terms, self._room, self._capacity, self._idle_seconds, self._log)
             await self._stable.open()
 
     async def stop(self) -> None:

@@ -29,15 +29,15 @@ async def _look_around(module: Module) -> None:
 class Stable:
     """All processes of a pool.
 
-    `room` bounds how many may be alive, apart from templates and the one fork of
-    each that stands by.
+    `room` bounds how many may be alive, apart from templates, of which there are
+    `max_templates`, and the one fork of each that stands by.
     """
 
-    def __init__(self, terms: Terms, room: int, idle_seconds: float, log: Any) -> None:
+    def __init__(self, terms: Terms, room: int, max_templates: int, idle_seconds: float, log: Any) -> None:
         self._ground = Ground.claim()
         self._terms = replace(terms, directory=self._ground.path)
         self._room = Gate(room)
-        self._max_templates = room
+        self._max_templates = max_templates
         self._idle_seconds = idle_seconds
         self._log = log
         self._loop = asyncio.get_running_loop()

@@ -93,6 +93,7 @@ def test_bounds_that_contradict_each_other_are_both_named(monkeypatch: pytest.Mo
         ("RETRY_BACKOFF_MAX", "inf"),
         ("CONCURRENCY", "0"),
         ("CONCURRENCY", "1001"),
+        ("WARM_PROCESSES", "0"),
         ("ISOLATION", "docker"),
         ("SHUTDOWN_GRACE", "-1"),
         ("HEARTBEAT_TTL", "0.1"),
