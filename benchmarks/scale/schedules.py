@@ -148,7 +148,7 @@ CURVE = Curve(
         "What bends it: a second's work does not grow, for a wake-up asks only for what is due. Reading all "
         "of them again does, in proportion: half of the executor's time in it is SCAN and the reading of "
         "each schedule's text, most of the rest their comparison with what is planned. The first reading "
-        "costs several times more, as each schedule's next slot is computed and each has a line in the log, "
-        "about forty percent of the time each."
+        "costs several times more, as each schedule's next slot is computed; equal schedules share theirs, "
+        "and here no two are equal."
     ),
 )

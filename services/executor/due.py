@@ -1,14 +1,38 @@
-"""What becomes of a slot that is due, and of those that were missed.  Pure."""
+"""Which slot comes next, and what becomes of one that is due and of those that were missed.  Pure."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from services.executor.cron import Cron
 from shared.messages import Policy
 
 CAUGHT_UP_AT_ONCE = 1_000
 ON_TIME_MS = 1_000
+REMEMBERED = 4_096
+
+
+@dataclass(slots=True)
+class Clock:
+    """A schedule's slots; equal schedules share it, so that each slot is looked for once."""
+
+    cron: Cron
+    _after_ms: float = math.inf
+    _next_ms: int | None = None
+
+    def next_after(self, now_ms: int) -> int | None:
+        """The first slot after `now_ms`; None when there is none to come."""
+        is_later = self._next_ms is None or now_ms < self._next_ms
+        if not (self._after_ms <= now_ms and is_later):
+            self._after_ms, self._next_ms = now_ms, self.cron.next_after(now_ms)
+        return self._next_ms
+
+
+@lru_cache(maxsize=REMEMBERED)
+def clock_of(expression: str, timezone: str | None) -> Clock:
+    """The clock of a schedule.  Raises `ScheduleError`."""
+    return Clock(Cron.parse(expression, timezone))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,13 @@ import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
 
 import structlog
 
 from services.executor import report
 from services.executor.cron import Cron, explain
-from services.executor.due import decide
+from services.executor.due import clock_of, decide
+from services.executor.notices import FORGOTTEN, PLANNED, REFUSED, Notice, Tally, notice
 from services.executor.patience import Absence, insist
 from services.executor.store import NORMAL, Order, Plan, Position, Store, Stored
 from shared import keys
@@ -28,7 +28,8 @@ log = structlog.get_logger()
 
 LONGEST_PAUSE_SECONDS = 1.0
 PLANNED_AT_ONCE = 200
-
+WRONG = "! "
+"""Begins what is noted of a schedule that is refused."""
 
 Known = tuple[str, str | None, int | None]
 """A schedule's expression, its time zone and its next slot (UTC ms).
@@ -50,6 +51,7 @@ class CronScheduler:
         self._store = store
         self._check_interval_seconds = check_interval_seconds
         self._known: dict[str, Known] = {}
+        self._tally = Tally(is_first=True)
         self._missed = asyncio.Event()
         self._woken = asyncio.Event()
 
@@ -83,7 +85,7 @@ class CronScheduler:
             position = Position("schedules:" + hashlib.sha256(data.encode(errors="replace")).hexdigest(), 0)
             refusal = report.refusal(exc, None)
             if await insist("refusal", lambda: self._store.triggers.refuse(position, refusal)):
-                log.warning("schedule.refused", error=str(exc))
+                notice(REFUSED, error=str(exc))
             return
         await insist("schedule", lambda: self._store.experiments.store_schedule(schedule))
         await insist("schedule", lambda: self._plan_one(schedule.experiment_id))
@@ -104,18 +106,22 @@ class CronScheduler:
 
     async def _plan_all(self) -> None:
         found: set[str] = set()
+        refused = 0
         batch: dict[str, Schedule | ContractError] = {}
         async for experiment_id, schedule in self._store.experiments.scan_schedules():
             found.add(experiment_id)
             batch[experiment_id] = schedule
             if len(batch) >= PLANNED_AT_ONCE:
-                await self._plan(batch)
+                refused += await self._plan(batch, self._tally.notice)
                 batch = {}
-        await self._plan(batch)
+        refused += await self._plan(batch, self._tally.notice)
         for experiment_id in set(await self._store.slots.planned()) - found:
-            await self._plan_one(experiment_id)  # gone, unless it was written while the others were read
+            # Gone, unless it was written while the others were read.
+            await self._plan_one(experiment_id, self._tally.notice)
+        self._tally.sum_up(len(found), refused)
+        self._tally = Tally(is_first=False)
 
-    async def _plan_one(self, experiment_id: str) -> None:
+    async def _plan_one(self, experiment_id: str, notice: Notice = notice) -> None:
         schedule: Schedule | ContractError | None
         try:
             schedule = await self._store.experiments.schedule(experiment_id)
@@ -124,45 +130,52 @@ class CronScheduler:
         if schedule is None:
             await self._store.slots.drop([experiment_id])
             self._known.pop(experiment_id, None)
-            log.info("schedule.forgotten", experiment_id=experiment_id)
+            notice(FORGOTTEN, experiment_id=experiment_id)
         else:
-            await self._plan({experiment_id: schedule})
+            await self._plan({experiment_id: schedule}, notice)
 
-    async def _plan(self, schedules: Mapping[str, Schedule | ContractError]) -> None:
-        """Note when each is due next; by the clock of this moment, for reading all of them takes a while."""
-        if schedules:
-            now_ms = await self._store.slots.now_ms()
-            await self._note([self._plan_for(one, schedule, now_ms) for one, schedule in schedules.items()])
+    async def _plan(self, schedules: Mapping[str, Schedule | ContractError], notice: Notice) -> int:
+        """Note when each is due next; by the clock of this moment, for reading all of them takes a while.
+
+        Returns:
+            How many are refused.
+        """
+        if not schedules:
+            return 0
+        now_ms = await self._store.slots.now_ms()
+        plans = [self._plan_for(one, schedule, now_ms) for one, schedule in schedules.items()]
+        await self._note(plans, notice)
+        return sum(plan.text.startswith(WRONG) for plan in plans)
 
     def _plan_for(self, experiment_id: str, schedule: Schedule | ContractError, now_ms: int) -> Plan:
         known = self._known.pop(experiment_id, None)
         if isinstance(schedule, ContractError):
-            return Plan(experiment_id, f"! {schedule}", None)
+            return Plan(experiment_id, f"{WRONG}{schedule}", None)
         if not schedule.enabled:
             return Plan(experiment_id, "off", None)
         try:
             next_ms = _next_slot(known, schedule, now_ms)
         except ScheduleError as exc:
-            return Plan(experiment_id, f"! schedules:{experiment_id}: {exc}", None)
+            return Plan(experiment_id, f"{WRONG}schedules:{experiment_id}: {exc}", None)
         self._known[experiment_id] = (schedule.cron, schedule.timezone, next_ms)
         return Plan(experiment_id, _text(schedule), next_ms)
 
-    async def _note(self, plans: Sequence[Plan]) -> None:
+    async def _note(self, plans: Sequence[Plan], notice: Notice) -> None:
         changed = set(await self._store.slots.plan(plans))
         for plan in plans:
             if plan.experiment_id in changed:
-                await self._tell(plan)
+                await self._tell(plan, notice)
         if changed:
             self._woken.set()
 
-    async def _tell(self, plan: Plan) -> None:
-        if plan.text.startswith("! "):
-            error = ScheduleError(plan.text.removeprefix("! "))
+    async def _tell(self, plan: Plan, notice: Notice) -> None:
+        if plan.text.startswith(WRONG):
+            error = ScheduleError(plan.text.removeprefix(WRONG))
             await self._store.triggers.announce(report.refusal(error, plan.experiment_id))
-            log.warning("schedule.refused", experiment_id=plan.experiment_id, error=str(error))
+            notice(REFUSED, experiment_id=plan.experiment_id, error=str(error))
         else:
             next_at = None if plan.next_ms is None else report.iso(plan.next_ms / 1_000)
-            log.info("schedule.planned", experiment_id=plan.experiment_id, cron=plan.text, next_at=next_at)
+            notice(PLANNED, experiment_id=plan.experiment_id, cron=plan.text, next_at=next_at)
 
     # what is due
 
@@ -226,7 +239,7 @@ class CronScheduler:
         if known is None or known[:2] != await self._written(experiment_id):
             await self._plan_one(experiment_id)
             known = self._known.get(experiment_id)
-        return None if known is None else _cron(*known[:2])
+        return None if known is None else clock_of(*known[:2]).cron
 
     async def _written(self, experiment_id: str) -> tuple[str, str | None] | None:
         try:
@@ -251,12 +264,7 @@ def _next_slot(known: Known | None, schedule: Schedule, now_ms: int) -> int | No
     is_same = known is not None and known[:2] == (schedule.cron, schedule.timezone)
     if known is not None and is_same and (known[2] is None or known[2] > now_ms):
         return known[2]
-    return _cron(schedule.cron, schedule.timezone).next_after(now_ms)
-
-
-@lru_cache(maxsize=4_096)
-def _cron(expression: str, timezone: str | None) -> Cron:
-    return Cron.parse(expression, timezone)
+    return clock_of(schedule.cron, schedule.timezone).next_after(now_ms)
 
 
 def _text(schedule: Schedule) -> str:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.executor.cron import Cron
-from services.executor.due import CAUGHT_UP_AT_ONCE, ON_TIME_MS, Due, decide
+from services.executor.due import CAUGHT_UP_AT_ONCE, ON_TIME_MS, Clock, Due, clock_of, decide
 from shared.messages import Policy
 
 MINUTELY = Cron.parse("* * * * *")
@@ -178,3 +178,25 @@ def test_runs_are_serial_where_several_may_be_queued_and_must_not_overlap(
     catch_up: str | None, overlap: str | None, serial: bool, late_ms: int
 ) -> None:
     assert due(NINE, NINE + late_ms, catch_up=catch_up, overlap=overlap).serial is serial
+
+
+# -- a clock that schedules share ---------------------------------------------------------
+
+
+@given(
+    moments=st.lists(st.integers(NINE - 5 * MINUTE_MS, NINE + 5 * MINUTE_MS), min_size=1, max_size=20),
+    cron=st.sampled_from([MINUTELY, DAILY, Cron.parse("0 0 9 2 2 * 2026")]),
+)
+def test_a_clock_says_what_its_expression_says_in_whatever_order_it_is_asked(
+    moments: list[int], cron: Cron
+) -> None:
+    clock = Clock(cron)
+
+    assert [clock.next_after(moment) for moment in moments] == [cron.next_after(one) for one in moments]
+
+
+def test_equal_schedules_share_a_clock_and_those_of_other_zones_do_not() -> None:
+    assert clock_of("0 9 * * *", "Europe/Berlin") is clock_of("0 9 * * *", "Europe/Berlin")
+    assert clock_of("0 9 * * *", None).next_after(NINE) != clock_of("0 9 * * *", "Asia/Tokyo").next_after(
+        NINE
+    )
