@@ -149,6 +149,18 @@ class Loader:
             _remember(self._loaded, name, (code.bundle, tool))
         return tool
 
+    async def recognises(self, name: str, digest: str) -> bool:
+        """Whether the code of `name` is that of `digest`, and importing it takes no environment of its own.
+
+        It is kept then, as code that is loaded is.  Raises `ToolError` when it can't be read.
+        """
+        code = await self._library.code(name, self._neighbours.get(name, ()))
+        _, requirements = self._asked(code)
+        if code.bundle.digest != digest or not requirements.is_empty:
+            return False
+        self._library.keep(code.bundle)
+        return True
+
     def _asked(self, code: Code) -> tuple[ToolNeeds, Requirements]:
         """What the code's PEP 723 block asks for; it is read once, as long as the code is the same."""
         name, digest = code.bundle.name, code.bundle.digest

@@ -21,6 +21,7 @@ from services.executor.config import Mode, Settings
 from services.executor.endpoints import Answers, Worker, serving
 from services.executor.intake import Intake
 from services.executor.isolation.calls import Level
+from services.executor.isolation.describer import describer
 from services.executor.isolation.environment import Environments
 from services.executor.isolation.pool import Pool
 from services.executor.loader import Loader
@@ -74,7 +75,7 @@ class Service:
             self.worker, loader.names, scraped=settings.health_port > 0, variables=variables
         )
         self._store = watched.store_on(self._client, self._patient, retention(settings), self._observer)
-        self._registry = Registry(self._store, loader)
+        self._registry = Registry(self._store, loader, describer(settings.sandbox, settings.sandbox_readable))
         keeper = Keeper(blobs, settings.inline_artifact_max_bytes)
         runner = Runner(self._store, loader, self._pool, keeper, defaults(settings, variables), random.random)
         self._intake = Intake(self._store.queue, self.worker, settings.concurrency, runner.run)

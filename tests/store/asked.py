@@ -57,6 +57,7 @@ READS: dict[str, Ask] = {
     "recall": lambda run: run.worker.store.runs.effects(run.id).recall("step"),
     "experiment": lambda run: run.worker.store.experiments.read(EXPERIMENT),
     "schedules": lambda run: read_schedules(run.worker.store),
+    "tools": lambda run: run.worker.store.experiments.read_tools(["t"]),
     "due": lambda run: run.worker.store.slots.due(10),
     "planned": lambda run: run.worker.store.slots.planned(),
     "depth": lambda run: run.worker.store.queue.depth(),

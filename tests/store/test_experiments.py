@@ -221,6 +221,17 @@ async def test_a_tool_is_registered_beside_what_others_wrote(store: Store, redis
     }
 
 
+async def test_of_the_tools_that_are_asked_for_those_are_read_that_are_registered(
+    store: Store, redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.executor.store.experiments.READ_AT_ONCE", 2)
+    for name in ("a", "c", "d", "other"):
+        await redis.hset(keys.tool(name), mapping={"name": name})
+    await redis.set(keys.tool("b"), "x")
+
+    assert await store.experiments.read_tools([*"abcde"]) == {name: {"name": name} for name in "acd"}
+
+
 async def test_a_tool_key_of_another_type_is_named(store: Store, redis: Any) -> None:
     await redis.set("tools:t", "x")
 

@@ -144,6 +144,15 @@ class Experiments:
                 elif kind != "none":
                     yield name, ContractError(f"{keys.tool(name)} is a Redis {kind}; expected a hash")
 
+    async def read_tools(self, names: Sequence[str]) -> dict[str, Mapping[str, str]]:
+        """What is registered of these; those that are not, and keys that are no hash, are left out."""
+        found: dict[str, Mapping[str, str]] = {}
+        for start in range(0, len(names), READ_AT_ONCE):
+            some = names[start : start + READ_AT_ONCE]
+            pairs = await self._read([keys.tool(name) for name in some])
+            found |= {name: one for name, (kind, one) in zip(some, pairs, strict=True) if kind == "hash"}
+        return found
+
     async def register_tool(self, name: str, fields: Mapping[str, str]) -> None:
         """Write `fields` at `tools:{name}`; what others wrote beside them stays."""
         async with asking("register_tool"):

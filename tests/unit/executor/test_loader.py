@@ -454,3 +454,41 @@ async def test_copies_that_nobody_asked_for_are_removed(folder: Path, loader: Lo
     kept.prune(3_600)
 
     assert (is_kept, place.exists()) == (True, False)
+
+
+# -- what is known already --------------------------------------------------------------
+
+
+async def test_code_is_recognised_by_its_digest_without_asking_a_child(
+    folder: Path, loader: Loader, describer: Describer
+) -> None:
+    for text in ("def tool(): pass\n", "def tool(): return 1\n"):
+        (folder / "tool.py").write_text(text)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+
+        assert await loader.recognises("tool", digest)
+        assert not await loader.recognises("tool", "0" * 64)
+    assert describer.asked == []
+
+
+async def test_a_package_is_recognised(folder: Path, loader: Loader) -> None:
+    (folder / "tool").mkdir()
+    (folder / "tool" / "__init__.py").write_text("def tool(): pass\n")
+
+    assert await loader.recognises("tool", loader.find("tool").digest)
+
+
+async def test_what_asks_for_an_environment_is_not_recognised(folder: Path, loader: Loader) -> None:
+    (folder / "tool.py").write_text('# /// script\n# dependencies = ["x"]\n# ///\ndef tool(): pass\n')
+
+    assert not await loader.recognises("tool", loader.find("tool").digest)
+
+
+async def test_recognised_code_is_kept(folder: Path, loader: Loader, kept: Bundles) -> None:
+    (folder / "tool.py").write_text("def tool(): pass\n")
+    digest = loader.find("tool").digest
+
+    await loader.recognises("tool", digest)
+    await loader._library._settled()
+
+    assert kept.restore("tool", digest).main == b"def tool(): pass\n"

@@ -1,0 +1,175 @@
+"""A tool is described once, and again when what is registered of it may be out of date."""
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from services.executor import registry
+from tests.conftest import Neighbour, Serve, Tools, eventually
+from tests.service.trouble import Log
+
+ONE = "def {name}(number: int): return number\n"
+OTHER = "def {name}(text: str): return text\n"
+BROKEN = "import nowhere_to_be_found\n"
+WITH_NEIGHBOUR = """
+    from beside import DEFAULT
+
+    def tool(number: int = DEFAULT):
+        return number
+"""
+OWN_PYTHON = """
+    # /// script
+    # requires-python = ">=3.11"
+    # ///
+    def tool(): return 1
+"""
+
+Change = Callable[[Neighbour], Awaitable[Any]]
+
+
+async def started(serve: Serve, log: Log, tools: int) -> dict[str, int]:
+    """Run a service until each of so many tools was recognised or registered; its processes then."""
+    log.lines.clear()
+    async with serve() as service:
+        [line] = await log.said("tools.recognised")
+        if line["tools"] < tools:
+            await log.said("tool.registered", tools - line["tools"])
+        return service._pool.counts()
+
+
+async def parameters(neighbour: Neighbour, name: str) -> set[str]:
+    """The names of its parameters, as they are registered."""
+    return set(json.loads(await neighbour.redis.hget(f"tools:{name}", "parameters"))["properties"])
+
+
+async def test_a_second_start_starts_a_process_for_the_new_tool_alone(
+    serve: Serve, neighbour: Neighbour, tools: Tools, log: Log
+) -> None:
+    names = [f"tool_{number}" for number in range(5)]
+    for name in names:
+        tools(name, ONE.format(name=name))
+    await started(serve, log, 5)
+    before = [await neighbour.redis.hgetall(f"tools:{name}") for name in names]
+    tools("what_is_looked_at_last", ONE.format(name="what_is_looked_at_last"))
+
+    processes = await started(serve, log, 6)
+
+    assert log.of("tools.recognised", tools=5, of=6)
+    assert [line["tool"] for line in log.of("tool.registered")] == ["what_is_looked_at_last"]
+    assert sum(processes.values()) == 1
+    assert [await neighbour.redis.hgetall(f"tools:{name}") for name in names] == before
+
+
+async def test_a_tool_that_was_recognised_runs(serve: Serve, neighbour: Neighbour, tools: Tools) -> None:
+    tools("tool", ONE.format(name="tool"))
+    await neighbour.publish("exp_1", "tool", params={"number": 7})
+    async with serve():
+        assert (await neighbour.run("exp_1"))["status"] == "success"
+
+    async with serve():
+        good = await neighbour.run("exp_1")
+        wrong = await neighbour.run("exp_1", params={"text": "x"})
+
+    assert good["status"] == "success"
+    assert wrong["error_type"] == "ToolParameterError"
+
+
+async def test_only_what_changed_meanwhile_is_described_again(
+    serve: Serve, neighbour: Neighbour, tools: Tools, log: Log
+) -> None:
+    for name in ("same", "changed"):
+        tools(name, ONE.format(name=name))
+    await started(serve, log, 2)
+    tools("changed", OTHER.format(name="changed"))
+
+    await started(serve, log, 2)
+
+    assert [line["tool"] for line in log.of("tool.registered")] == ["changed"]
+    assert await parameters(neighbour, "changed") == {"text"}
+    assert await parameters(neighbour, "same") == {"number"}
+
+
+STALE: dict[str, Change] = {
+    "gone": lambda neighbour: neighbour.redis.delete("tools:tool"),
+    "without its parameters": lambda neighbour: neighbour.redis.hdel("tools:tool", "parameters"),
+    "by an older version": lambda neighbour: neighbour.redis.hdel("tools:tool", "described_by"),
+    "by another describer": lambda neighbour: neighbour.redis.hset("tools:tool", "described_by", "1:x"),
+    "from another folder": lambda neighbour: neighbour.redis.hset("tools:tool", "path", "/elsewhere/tool.py"),
+    "invalid": lambda neighbour: neighbour.redis.hset("tools:tool", "status", "invalid"),
+    "with an error": lambda neighbour: neighbour.redis.hset("tools:tool", "error", "x"),
+}
+
+
+@pytest.mark.parametrize("state", STALE)
+async def test_what_this_version_would_write_otherwise_is_written_again(
+    serve: Serve, neighbour: Neighbour, tools: Tools, log: Log, state: str
+) -> None:
+    path = tools("tool", ONE.format(name="tool"))
+    await started(serve, log, 1)
+    good = await neighbour.redis.hgetall("tools:tool")
+    await STALE[state](neighbour)
+
+    await started(serve, log, 1)
+
+    assert len(log.of("tool.registered")) == 1
+    now = await neighbour.redis.hgetall("tools:tool")
+    left_out = {"updated_at", "created_at"}
+    assert {name: now[name] for name in now.keys() - left_out} == {
+        name: good[name] for name in good.keys() - left_out
+    }
+    assert now["path"] == str(path)
+
+
+async def test_a_version_with_another_layout_describes_again(
+    serve: Serve, tools: Tools, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools("tool", ONE.format(name="tool"))
+    await started(serve, log, 1)
+    monkeypatch.setattr(registry, "LAYOUT", registry.LAYOUT + 1)
+
+    await started(serve, log, 1)
+
+    assert len(log.of("tool.registered")) == 1
+
+
+async def test_a_tool_that_was_broken_is_tried_again(
+    serve: Serve, neighbour: Neighbour, tools: Tools, log: Log
+) -> None:
+    tools("tool", BROKEN)
+    async with serve():
+        await eventually(lambda: neighbour.redis.hget("tools:tool", "error"), "the registration")
+    log.lines.clear()
+
+    async with serve():
+        await log.said("tool.refused")
+
+    assert log.of("tools.recognised", tools=0, of=1)
+
+
+async def test_a_tool_is_registered_with_the_neighbours_it_imports_and_described_again_for_them(
+    serve: Serve, neighbour: Neighbour, tools: Tools, log: Log
+) -> None:
+    tools("tool", WITH_NEIGHBOUR)
+    tools("beside", "DEFAULT = 1\ndef beside(): pass\n")
+    await started(serve, log, 2)
+    before = await neighbour.redis.hgetall("tools:tool")
+    tools("beside", "DEFAULT = 20\ndef beside(): pass\n")
+
+    await started(serve, log, 2)
+
+    after = await neighbour.redis.hgetall("tools:tool")
+    assert after["digest"] != before["digest"]
+    assert json.loads(after["parameters"])["properties"]["number"]["default"] == 20
+
+
+async def test_the_environment_of_a_tool_is_there_before_its_first_run(
+    serve: Serve, tools: Tools, log: Log
+) -> None:
+    tools("tool", OWN_PYTHON)
+    await started(serve, log, 1)
+
+    await started(serve, log, 1)
+
+    assert len(log.of("tool.registered")) == 1
