@@ -1,8 +1,9 @@
 """Claims queued runs while there are free slots, and knows what runs here."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +49,8 @@ class Intake:
         self._perform = perform
         self._running: dict[str, Running] = {}
         self._free = concurrency
+        self._reserved = 0
+        self._finds_runs = False
         self._changed = asyncio.Event()
         self._absence = Absence("claim")
         self._look_at = 0.0
@@ -63,22 +66,44 @@ class Intake:
         return self._concurrency - self._free
 
     @property
-    def _room(self) -> int:
+    def room(self) -> int:
         """How many runs may begin now: where reports are slow, they don't pile up."""
-        return min(self._free, 2 * self._concurrency - len(self._running))
+        return min(self._free, 2 * self._concurrency - len(self._running)) - self._reserved
 
     async def run(self) -> None:
         """Claim and perform until cancelled; what runs then goes on, see `drain`."""
         await insist("queue", self._queue.create_group)
         while True:
-            while self._room <= 0:
+            while self.room <= 0:
                 self._changed.clear()
                 await self._changed.wait()
             claims = await self._claims()
-            room = self._room
-            for claim in claims[:room]:
-                self._start(claim)
-            await self._give_back(claims[room:])
+            self._finds_runs = bool(claims)
+            await self.take(claims)
+
+    @contextlib.contextmanager
+    def reserved(self) -> Iterator[int]:
+        """A slot for a run that is about to be queued, to be taken with it: 1, or 0 if none can be spared.
+
+        None while runs are waiting, for whose turn it is then; and never the last one, since
+        the wait for runs may bring one at any time.
+        """
+        count = int(not self._finds_runs and self.room > 1)
+        self._reserved += count
+        try:
+            yield count
+        finally:
+            self._reserved -= count
+            self._changed.set()
+
+    async def take(self, claims: Sequence[Claim]) -> None:
+        """Perform what there is room for, and give the rest back."""
+        # What was claimed while the question was asked what is held may have been found there.
+        new = [claim for claim in claims if claim.lease not in self._running]
+        room = max(0, self.room)
+        for claim in new[:room]:
+            self._start(claim)
+        await self._give_back(new[room:])
 
     async def drain(self, grace_seconds: float) -> None:
         """Wait for the runs under way, then end those that are left and give everything back."""
@@ -127,7 +152,7 @@ class Intake:
             if time.monotonic() >= self._look_at:
                 claims = await self._unknown()
             else:
-                claims = await self._queue.claim(self._worker, self._room, CLAIM_WAIT_MS)
+                claims = await self._queue.claim(self._worker, self.room, CLAIM_WAIT_MS)
         except StoreError as exc:
             await asyncio.sleep(self._absence.noticed(exc))
             self._look_at = 0.0

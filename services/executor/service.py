@@ -194,7 +194,9 @@ class Service:
         settings = self._settings
         if Mode.TRIGGER not in settings.schedule_mode:
             return None
-        return Triggers(self._store, self.worker, settings.trigger_channels, settings.heartbeat_ttl)
+        return Triggers(
+            self._store, self._intake, self.worker, settings.trigger_channels, settings.heartbeat_ttl
+        )
 
 
 def retention(settings: Settings) -> Retention:

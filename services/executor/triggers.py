@@ -23,6 +23,7 @@ from typing import Any
 import structlog
 
 from services.executor import report
+from services.executor.intake import Intake
 from services.executor.patience import Absence, insist
 from services.executor.store import NORMAL, Order, Position, Store
 from services.executor.store.subscriptions import Message
@@ -139,13 +140,17 @@ class Triggers:
 
     Args:
         store: where they are queued.
+        intake: what there is room for is begun at once.
         worker: this worker's name.
         channels: where they come from.
         ttl_seconds: how long this worker counts as listening after a heartbeat.
     """
 
-    def __init__(self, store: Store, worker: str, channels: Sequence[str], ttl_seconds: float) -> None:
+    def __init__(
+        self, store: Store, intake: Intake, worker: str, channels: Sequence[str], ttl_seconds: float
+    ) -> None:
         self._store = store
+        self._intake = intake
         self._worker = worker
         self._channels = tuple(channels)
         self._ttl_seconds = ttl_seconds
@@ -235,9 +240,13 @@ class Triggers:
             triggered_by=trigger.triggered_by,
             traceparent=trigger.traceparent,
         )
-        timestamp = await insist("trigger", lambda: self._store.queue.enqueue(order, position))
+        with self._intake.reserved() as room:
+            timestamp, claims = await insist(
+                "trigger", lambda: self._store.queue.admit(order, position, self._worker, room)
+            )
         if timestamp is not None:
             log.info("trigger.admitted", experiment_id=order.experiment_id, run=timestamp)
+        await self._intake.take(claims)
 
     async def _priority(self, experiment_id: str) -> str:
         """The experiment's priority, at most a moment old."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from services.executor.store import Order, Position, Store
 from shared import keys
-from tests.store.conftest import EXPERIMENT, Worker, orders, together
+from tests.store.conftest import EXPERIMENT, Worker, orders, publish, together
 
 ORDER = Order(EXPERIMENT, "trigger", params={"a": 1})
 
@@ -84,3 +84,36 @@ async def test_what_was_refused_is_not_queued_and_the_other_way_round(store: Sto
     assert not await store.triggers.refuse(Position("m:c", 1), {"experiment_id": None})
 
     assert len(await orders(redis)) == 1
+
+
+async def test_who_has_room_takes_the_run_with_its_admission(worker: Worker, redis: Any) -> None:
+    await publish(redis, "flat")
+    timestamp, claims = await worker.store.queue.admit(ORDER, None, worker.name, 1)
+    [claim] = claims
+
+    assert claim.order.timestamp == claim.entry == timestamp
+    assert claim.stored is not None
+    assert claim.stored == await worker.store.experiments.read(EXPERIMENT)
+    assert await worker.store.queue.claims_of(worker.name) == claims
+
+
+async def test_who_has_room_is_given_the_oldest_run(worker: Worker) -> None:
+    first = await worker.queued()
+    _, [claim] = await worker.store.queue.admit(ORDER, None, worker.name, 1)
+
+    assert claim.entry == first
+
+
+async def test_without_room_or_a_group_a_run_is_only_queued(store: Store, redis: Any) -> None:
+    _, early = await store.queue.admit(ORDER, None, "w1", 1)
+    await store.queue.create_group()
+    _, late = await store.queue.admit(ORDER, None, "w1", 0)
+
+    assert early == late == []
+    assert len(await orders(redis)) == 2
+
+
+async def test_a_message_that_was_admitted_before_hands_out_nothing(worker: Worker) -> None:
+    await worker.store.queue.admit(ORDER, Position("m:c", 1), worker.name, 0)
+
+    assert await worker.store.queue.admit(ORDER, Position("m:c", 1), worker.name, 1) == (None, [])

@@ -30,7 +30,7 @@ class Awaited:
             order: without a timestamp.
             token: a text that was never used before; with it, sending the order again is sending it once.
         """
-        timestamp, _ = await self._scripts.call(
+        timestamp, *_ = await self._scripts.call(
             "enqueue",
             [
                 keys.queue(order.priority),
@@ -38,7 +38,7 @@ class Awaited:
                 keys.admitted(""),
                 keys.request(order.experiment_id, token),
             ],
-            [order.to_json(), "", 0, REQUEST_ID_KEPT_MS],
+            [order.to_json(), "", 0, REQUEST_ID_KEPT_MS, "", "", 0],
         )
         return str(timestamp)
 

@@ -72,11 +72,22 @@ class Queue:
             The run's timestamp; None when another worker had queued this message.
             With a `request_id` that is known, the timestamp of the run that it became.
         """
+        timestamp, _ = await self.admit(order, position, "", 0)
+        return timestamp
+
+    async def admit(
+        self, order: Order, position: Position | None, worker: str, room: int
+    ) -> tuple[str | None, list[Claim]]:
+        """The same, and the worker takes up to `room` orders of the same priority with it.
+
+        Returns:
+            As for `enqueue`, and the claims.
+        """
         request_ms: int | str = REQUEST_ID_KEPT_MS if order.request_id else ""
         request = order.request_id or ""
         if position is None and not request:  # or it would be two runs when it is sent twice
             request, request_ms = secrets.token_hex(8), RESENT_WITHIN_MS
-        timestamp, _ = await self._scripts.call(
+        timestamp, _, claims, experiments = await self._scripts.call(
             "enqueue",
             [
                 keys.queue(order.priority),
@@ -84,9 +95,17 @@ class Queue:
                 keys.admitted(position.marker if position else ""),
                 keys.request(order.experiment_id, request),
             ],
-            [order.to_json(), position.count if position else "", BITMAP_KEPT_MS, request_ms],
+            [
+                order.to_json(),
+                position.count if position else "",
+                BITMAP_KEPT_MS,
+                request_ms,
+                GROUP,
+                worker,
+                room,
+            ],
         )
-        return timestamp or None
+        return timestamp or None, await self._handed_out(worker, claims, experiments)
 
     async def claim(self, worker: str, count: int, wait_ms: int) -> list[Claim]:
         """Take `count` orders if there are, waiting up to `wait_ms` for the first.
@@ -100,8 +119,7 @@ class Queue:
                 "claim", next(self._preference), [GROUP, worker, count], asks_again=False
             )
             if ready:
-                known = {one[0]: read_stored(*one) for one in experiments}
-                return await self._deliveries.claims(worker, _of_script(ready), known)
+                return await self._handed_out(worker, ready, experiments)
             async with asking("claim", may_take_seconds=wait_ms / 1_000):
                 answer = await self._patient.xreadgroup(
                     GROUP, worker, dict.fromkeys(QUEUES, ">"), count=1, block=wait_ms
@@ -112,6 +130,11 @@ class Queue:
             await self.create_group()
             return []
         return await self._deliveries.claims(worker, _of_command(answer))
+
+    async def _handed_out(self, worker: str, claims: Any, experiments: Any) -> list[Claim]:
+        """What a script has handed out, see `claims.lua`."""
+        known = {one[0]: read_stored(*one) for one in experiments}
+        return await self._deliveries.claims(worker, _of_script(claims), known)
 
     async def claims_of(self, worker: str) -> list[Claim]:
         """The orders that `worker` holds."""

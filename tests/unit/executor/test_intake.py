@@ -1,4 +1,4 @@
-"""Which claims a worker has lost: those that somebody else took over, and no others."""
+"""What a worker begins, and which claims it has lost: those that somebody else took over, and no others."""
 
 import asyncio
 
@@ -6,6 +6,11 @@ from services.executor.intake import FreeSlot, Intake
 from services.executor.store import Claim, Order
 
 CLAIM = Claim("queue", "1-1", "worker", Order("exp", "trigger", timestamp="1-1"))
+
+
+async def never(claim: Claim, cancel: asyncio.Event, free_slot: FreeSlot) -> None:
+    """It goes on until it is cancelled."""
+    await cancel.wait()
 
 
 class SlowQueue:
@@ -55,3 +60,39 @@ async def test_a_run_that_was_claimed_while_the_question_was_asked_is_not_lost()
     cancel.set()
 
     assert not is_lost
+
+
+async def test_the_last_slot_is_kept_for_the_wait_for_runs() -> None:
+    intake = Intake(SlowQueue(), "worker", 2, never)  # type: ignore[arg-type]
+
+    with intake.reserved() as first, intake.reserved() as second:
+        assert (first, second, intake.room) == (1, 0, 1)
+    assert intake.room == 2
+
+
+async def test_while_runs_wait_none_is_taken_out_of_turn() -> None:
+    queue = SlowQueue()
+    intake = Intake(queue, "worker", 3, never)  # type: ignore[arg-type]
+    working = asyncio.create_task(intake.run())
+    await queue.waited_for.wait()
+    with intake.reserved() as before:
+        pass
+    queue.waited_for.clear()
+    queue.hand_out.set()
+    await queue.waited_for.wait()
+    with intake.reserved() as after:
+        pass
+    working.cancel()
+    for one in intake.running:
+        one.cancel.set()
+
+    assert (before, after) == (1, 0)
+
+
+async def test_a_claim_that_was_found_meanwhile_is_begun_once() -> None:
+    intake = Intake(SlowQueue(), "worker", 3, never)  # type: ignore[arg-type]
+    await intake.take([CLAIM])
+    await intake.take([CLAIM])
+
+    assert len(intake.running) == 1
+    intake.running[0].cancel.set()

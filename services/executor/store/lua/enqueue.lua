@@ -1,11 +1,15 @@
--- Queue one run, once.
+-- Queue one run, once; and hand an order out from its queue to who has room for it, who so needn't be woken.
 --
 -- KEYS  1 queue  2 open runs of the experiment  3 admitted bitmap  4 request
 -- ARGV  1 order (JSON)
 --       2 bit of the message in the bitmap, or ""   3 ms the bitmap is kept
 --       4 ms the request id is remembered, or ""
--- returns {timestamp, 1} when queued; {timestamp or "", 0} when somebody had queued it before
+--       5 group   6 worker   7 how many orders it has room for
+-- returns {timestamp, 1, claims, experiments} when queued (see claims.lua);
+--         {timestamp or "", 0, {}, {}} when somebody had queued it before
 -- include types.lua
+-- include documents.lua
+-- include claims.lua
 -- include queued.lua
 redis.replicate_commands()
 local wrong = misfit(KEYS[1], 'stream', KEYS[3], 'string', KEYS[4], 'string')
@@ -14,12 +18,15 @@ local bit, request_ttl = ARGV[2], ARGV[4]
 if bit ~= '' then
   local seen = redis.call('SETBIT', KEYS[3], bit, 1)
   redis.call('PEXPIRE', KEYS[3], ARGV[3])
-  if seen == 1 then return {'', 0} end
+  if seen == 1 then return {'', 0, {}, {}} end
 end
 if request_ttl ~= '' then
   local known = redis.call('GET', KEYS[4])
-  if known then return {known, 0} end
+  if known then return {known, 0, {}, {}} end
 end
 local timestamp = queue_run(KEYS[1], KEYS[2], ARGV[1])
 if request_ttl ~= '' then redis.call('SET', KEYS[4], timestamp, 'PX', request_ttl) end
-return {timestamp, 1}
+-- Where there is no group yet, the run is queued all the same.
+local could_claim, claims, experiments = pcall(hand_out, {KEYS[1]}, ARGV[5], ARGV[6], tonumber(ARGV[7]))
+if not could_claim then claims, experiments = {}, {} end
+return {timestamp, 1, claims, experiments}
