@@ -15,22 +15,23 @@ LISTED = ("redis", "hiredis", "uvloop", "taskiq-redis", "periodiq", "coredis")
 
 def programs(system: System) -> Path:
     """Where the programs of its environment are."""
-    return Path(sys.executable).parent if system.venv == PROJECT else VENVS / system.venv / "bin"
+    place = VENVS / system.venv / "bin"
+    # The environment of the tests has more than users have, and some of it is imported where it is found.
+    return Path(sys.executable).parent if system.venv == PROJECT and not place.exists() else place
 
 
 def install(system: System) -> None:
-    """Have its environment at the latest releases.
+    """Have its environment at the latest releases, and our own as users have it.
 
     Raises:
         subprocess.CalledProcessError: pip could not; it has said why.
     """
-    if system.venv == PROJECT:
-        return
+    packages = system.packages or ("--requirement", str(ROOT / "requirements.txt"))
     place = VENVS / system.venv
     if not (place / "bin" / "python").exists():
         subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
     pip = [str(place / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--upgrade", *system.packages], check=True)
+    subprocess.run([*pip, "--upgrade", *packages], check=True)
 
 
 def is_installed(system: System) -> bool:
@@ -41,7 +42,8 @@ def is_installed(system: System) -> bool:
 def version(system: System) -> str:
     """Its release, and of the libraries that its speed hangs on."""
     own = _own_distribution(system)
-    known = _versions(programs(system) / "python")
+    known = {"fullsend-executor": metadata.version("fullsend-executor")}
+    known |= _versions(programs(system) / "python")
     others = [f"{name} {known[name]}" for name in LISTED if name in known and name != own]
     return ", ".join([known.get(own, "?"), *others])
 
@@ -54,8 +56,6 @@ def _own_distribution(system: System) -> str:
 
 def _versions(python: Path) -> dict[str, str]:
     """What is installed there, by name."""
-    if python.parent == Path(sys.executable).parent:
-        return {one.name.lower(): one.version for one in metadata.distributions()}
     code = "import json; from importlib.metadata import distributions as d; "
     code += "print(json.dumps({one.metadata['Name'].lower(): one.version for one in d()}))"
     out = subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True).stdout
