@@ -50,7 +50,7 @@ class Intake:
         self._running: dict[str, Running] = {}
         self._free = concurrency
         self._reserved = 0
-        self._finds_runs = False
+        self._is_queue_empty = False
         self._changed = asyncio.Event()
         self._absence = Absence("claim")
         self._look_at = 0.0
@@ -77,9 +77,11 @@ class Intake:
             while self.room <= 0:
                 self._changed.clear()
                 await self._changed.wait()
-            claims = await self._claims()
-            self._finds_runs = bool(claims)
-            await self.take(claims)
+            self._is_queue_empty = False
+            await self.take(await self._claims())
+
+    def _found_empty(self) -> None:
+        self._is_queue_empty = True
 
     @contextlib.contextmanager
     def reserved(self) -> Iterator[int]:
@@ -88,7 +90,7 @@ class Intake:
         None while runs are waiting, for whose turn it is then; and never the last one, since
         the wait for runs may bring one at any time.
         """
-        count = int(not self._finds_runs and self.room > 1)
+        count = int(self._is_queue_empty and self.room > 1)
         self._reserved += count
         try:
             yield count
@@ -152,7 +154,7 @@ class Intake:
             if time.monotonic() >= self._look_at:
                 claims = await self._unknown()
             else:
-                claims = await self._queue.claim(self._worker, self.room, CLAIM_WAIT_MS)
+                claims = await self._queue.claim(self._worker, self.room, CLAIM_WAIT_MS, self._found_empty)
         except StoreError as exc:
             await asyncio.sleep(self._absence.noticed(exc))
             self._look_at = 0.0

@@ -51,8 +51,8 @@ class _Watched:
 
 
 class _Queue(_Watched, Queue):
-    async def claim(self, worker: str, count: int, wait_ms: int) -> list[Claim]:
-        return await self._observer.asked(super().claim(worker, count, wait_ms))
+    async def claim(self, worker: str, count: int, wait_ms: int, *args: Any, **kwargs: Any) -> list[Claim]:
+        return await self._observer.asked(super().claim(worker, count, wait_ms, *args, **kwargs))
 
     async def requeue(self, claim: Claim, order: Order, *args: Any, **kwargs: Any) -> bool:
         self._observer.given_back(claim)

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,11 +107,19 @@ class Queue:
         )
         return timestamp or None, await self._handed_out(worker, claims, experiments)
 
-    async def claim(self, worker: str, count: int, wait_ms: int) -> list[Claim]:
+    async def claim(
+        self, worker: str, count: int, wait_ms: int, on_empty: Callable[[], None] | None = None
+    ) -> list[Claim]:
         """Take `count` orders if there are, waiting up to `wait_ms` for the first.
 
         The more urgent come first, but every queue is the preferred one now and
         then.  After a wait there may be one of each priority, more than `count`.
+
+        Args:
+            worker: who takes them.
+            count: at most so many.
+            wait_ms: for the first one.
+            on_empty: called when there are none, and the wait begins.
         """
         try:
             # An answer that hands out orders must not be lost unseen.
@@ -120,6 +128,8 @@ class Queue:
             )
             if ready:
                 return await self._handed_out(worker, ready, experiments)
+            if on_empty is not None:
+                on_empty()
             async with asking("claim", may_take_seconds=wait_ms / 1_000):
                 answer = await self._patient.xreadgroup(
                     GROUP, worker, dict.fromkeys(QUEUES, ">"), count=1, block=wait_ms

@@ -1,6 +1,9 @@
 """What a worker begins, and which claims it has lost: those that somebody else took over, and no others."""
 
 import asyncio
+from collections.abc import Callable
+
+import pytest
 
 from services.executor.intake import FreeSlot, Intake
 from services.executor.store import Claim, Order
@@ -17,14 +20,16 @@ class SlowQueue:
     """Hands out one claim when it is told to; from `slow` on it says what is held only when it is told to."""
 
     def __init__(self) -> None:
-        self.slow = False
+        self.slow = self.empty = False
         self.waited_for, self.hand_out = asyncio.Event(), asyncio.Event()
         self.asked, self.answer = asyncio.Event(), asyncio.Event()
 
     async def create_group(self) -> None:
         """There is one."""
 
-    async def claim(self, worker: str, count: int, wait_ms: int) -> list[Claim]:
+    async def claim(self, worker: str, count: int, wait_ms: int, on_empty: Callable[[], None]) -> list[Claim]:
+        if self.empty:
+            on_empty()
         self.waited_for.set()
         await self.hand_out.wait()
         self.hand_out.clear()
@@ -62,31 +67,48 @@ async def test_a_run_that_was_claimed_while_the_question_was_asked_is_not_lost()
     assert not is_lost
 
 
-async def test_the_last_slot_is_kept_for_the_wait_for_runs() -> None:
-    intake = Intake(SlowQueue(), "worker", 2, never)  # type: ignore[arg-type]
-
-    with intake.reserved() as first, intake.reserved() as second:
-        assert (first, second, intake.room) == (1, 0, 1)
-    assert intake.room == 2
-
-
-async def test_while_runs_wait_none_is_taken_out_of_turn() -> None:
+@pytest.mark.parametrize("empty", [True, False])
+async def test_a_slot_is_spared_only_while_no_run_waits_for_it(*, empty: bool) -> None:
     queue = SlowQueue()
+    queue.empty = empty
     intake = Intake(queue, "worker", 3, never)  # type: ignore[arg-type]
     working = asyncio.create_task(intake.run())
     await queue.waited_for.wait()
-    with intake.reserved() as before:
-        pass
+
+    with intake.reserved() as count:
+        assert (count, intake.room) == (int(empty), 3 - count)
+    assert intake.room == 3
+    working.cancel()
+
+
+async def test_the_last_slot_is_kept_for_the_wait_for_runs() -> None:
+    queue = SlowQueue()
+    queue.empty = True
+    intake = Intake(queue, "worker", 2, never)  # type: ignore[arg-type]
+    working = asyncio.create_task(intake.run())
+    await queue.waited_for.wait()
+
+    with intake.reserved() as first, intake.reserved() as second:
+        assert (first, second, intake.room) == (1, 0, 1)
+    working.cancel()
+
+
+async def test_after_a_wait_a_slot_is_spared_only_when_the_queue_was_found_empty_again() -> None:
+    queue = SlowQueue()
+    queue.empty = True
+    intake = Intake(queue, "worker", 3, never)  # type: ignore[arg-type]
+    working = asyncio.create_task(intake.run())
+    await queue.waited_for.wait()
+    queue.empty = False
     queue.waited_for.clear()
     queue.hand_out.set()
     await queue.waited_for.wait()
-    with intake.reserved() as after:
-        pass
+
+    with intake.reserved() as count:
+        assert count == 0
     working.cancel()
     for one in intake.running:
         one.cancel.set()
-
-    assert (before, after) == (1, 0)
 
 
 async def test_a_claim_that_was_found_meanwhile_is_begun_once() -> None:
