@@ -80,6 +80,8 @@ class Queue:
     ) -> tuple[str | None, list[Claim]]:
         """The same, and the worker takes up to `room` orders of the same priority with it.
 
+        What it takes in an answer that is lost, it holds without knowing, as after a claim.
+
         Returns:
             As for `enqueue`, and the claims.
         """
