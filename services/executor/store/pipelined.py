@@ -125,12 +125,12 @@ class _Line(asyncio.Protocol):
             self._reader.feed(data)
             while (found := self._reader.gets()) is not INCOMPLETE:
                 self._answer(found)
-        except Exception as exc:
-            self._lose(exc)
+        except Exception as exc:  # hiredis' own errors among them: nothing that follows can be understood
+            self._lose(f"what came makes no sense: {exc}")
 
     def _answer(self, found: Any) -> None:
         if not self._asked:
-            raise redis.exceptions.ConnectionError("an answer to no question")
+            raise ValueError("an answer to no question")
         _, answer = self._asked.popleft()
         if answer.done():
             return
@@ -142,12 +142,12 @@ class _Line(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The server or the network ended it, or we did."""
         self._former.connection_lost(exc)
-        self._lose(redis.exceptions.ConnectionError("the server closed the connection"))
+        self._lose("the server closed the connection")
 
-    def _lose(self, exc: Exception) -> None:
+    def _lose(self, why: str) -> None:
         if not self.lost.done():
-            self.lost.set_exception(exc)
-            self.lost.exception()
+            self.lost.set_exception(redis.exceptions.ConnectionError(why))
+            self.lost.exception()  # it may have been given up already
 
 
 def _packed(command: tuple[Argument, ...]) -> bytes:
