@@ -136,6 +136,7 @@ def arguments() -> argparse.Namespace:
         setattr(asked, name, getattr(asked, name) or value)
     asked.only = asked.only or (rounds.MEASURES[:2] if asked.quick else rounds.MEASURES)
     asked.raw = asked.raw or (QUICK_RAW if asked.quick else RAW)
+    asked.no_install = asked.no_install or asked.quick
     return asked
 
 
@@ -143,8 +144,8 @@ def prepared(asked: argparse.Namespace) -> list[System]:
     """Those that take part, their environments ready."""
     names = asked.systems or (QUICK_SYSTEMS if asked.quick else list(BY_NAME))
     systems = [BY_NAME[name] for name in names]
-    for system in systems if not asked.no_install else ():
-        say(f"{system.name}: environment")
+    for venv, system in {one.venv: one for one in systems if not asked.no_install}.items():
+        say(f"environment {venv}")
         environments.install(system)
     absent = [one.name for one in systems if not environments.is_installed(one)]
     if absent:

@@ -136,7 +136,7 @@ def test_the_document_has_a_place_for_the_tables() -> None:
 # -- the whole, in small --------------------------------------------------------------
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_the_quick_form_measures_every_curve_and_loses_nothing(tmp_path: Path) -> None:
     figures, document = tmp_path / "raw.json", tmp_path / "benchmarks.md"
     document.write_text("\n".join(("before", *report.MARKERS, "after")))
