@@ -8,13 +8,14 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from functools import lru_cache
 from typing import Any, TextIO
 
 import structlog
 
 from shared.documents import json_text
+from shared.times import second
 
 _SECRET_NAME = re.compile(
     r"(?i)(password|passwd|secret|token|api[_-]?key|authorization|credential|private[_-]?key)"
@@ -28,34 +29,39 @@ SHORTEST_LINE = 8
 _known_secrets: set[str] = set()
 
 
-def configure(*, level: str = "info", readable: bool | None = None, file: TextIO | None = None) -> None:
+def configure(
+    *,
+    level: str = "info",
+    readable: bool | None = None,
+    file: TextIO | None = None,
+    for_good: bool = False,
+) -> None:
     """Send every log line to stderr, or to `file`.
 
     Args:
         level: the lowest level that is written.
         readable: colours instead of JSON; by default when the lines go to a terminal.
         file: instead of stderr.
+        for_good: this is not called again, so that loggers needn't ask for each line how it is to be written.
     """
     file = file or sys.stderr
     if readable is None:
         readable = file.isatty()
-    renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(exception_formatter=_write_traceback)
+    rendering: Sequence[structlog.typing.Processor] = (
+        (_mask_secrets, structlog.dev.ConsoleRenderer(exception_formatter=_write_traceback))
         if readable
-        else structlog.processors.JSONRenderer(_json_line)
+        else (_show_traceback, _json_line)
     )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             _add_timestamp,
-            *([] if readable else [_dict_tracebacks]),
-            _mask_secrets,
-            renderer,
+            *rendering,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.WriteLoggerFactory(file=file),
-        cache_logger_on_first_use=False,
+        cache_logger_on_first_use=for_good,
     )
 
 
@@ -115,19 +121,38 @@ def masked_within(value: Any, mask: Callable[[str], str]) -> Any:
 def _add_timestamp(
     _logger: object, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    """ISO 8601 in UTC; most lines come in the same second as the one before."""
+    """ISO 8601 in UTC."""
     now = time.time_ns()
-    event["timestamp"] = f"{_to_the_second(now // 1_000_000_000)}.{now // 1_000 % 1_000_000:06d}Z"
+    event["timestamp"] = f"{second(now // 1_000_000_000)}.{now // 1_000 % 1_000_000:06d}Z"
     return event
 
 
-@lru_cache(maxsize=1)
-def _to_the_second(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+def _json_line(logger: object, method: str, event: MutableMapping[str, Any]) -> str:
+    """Most lines hold no secret, which is told at once from the whole of a line."""
+    if _is_flat(event):
+        line = json_text(event)
+        if not _may_hold_a_secret(line):
+            return line
+    return json_text(_mask_secrets(logger, method, event))
 
 
-def _json_line(event: Any, **_: Any) -> str:
-    return json_text(event)
+_FLAT = frozenset({str, int, float, bool, type(None)})
+
+
+def _is_flat(event: Mapping[str, Any]) -> bool:
+    """Whether it holds nothing that has names of its own, and no name of a secret."""
+    return _FLAT.issuperset(map(type, event.values())) and not any(map(_names_a_secret, event))
+
+
+def _may_hold_a_secret(line: str) -> bool:
+    return (
+        "://" in line or "password=" in line or any(_as_in_json(secret) in line for secret in _known_secrets)
+    )
+
+
+@lru_cache
+def _as_in_json(text: str) -> str:
+    return json_text(text)[1:-1]
 
 
 def _masked_part(found: re.Match[str]) -> str:
@@ -141,6 +166,12 @@ def _masked_part(found: re.Match[str]) -> str:
 _dict_tracebacks = structlog.processors.ExceptionRenderer(
     structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 )
+
+
+def _show_traceback(
+    logger: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    return _dict_tracebacks(logger, method, event) if "exc_info" in event else event
 
 
 def _write_traceback(file: TextIO, exc_info: structlog.typing.ExcInfo) -> None:

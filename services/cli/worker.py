@@ -15,5 +15,5 @@ def worker() -> int:
     config/schedule.yaml; `fullsend doctor` lists them.
     """
     settings = connection.settings()
-    log.configure(level=settings.log_level)
+    log.configure(level=settings.log_level, for_good=True)
     return main.serve(settings, os.environ)

@@ -33,7 +33,7 @@ def main() -> int:
     except SettingsError as exc:
         print(exc, file=sys.stderr)
         return 2
-    logs.configure(level=settings.log_level)
+    logs.configure(level=settings.log_level, for_good=True)
     try:
         return serve(settings, os.environ)
     except FullsendError as exc:

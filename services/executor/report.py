@@ -4,7 +4,6 @@ Pure; the shapes are the contract's, see docs/redis.md.
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from services.executor import metrics
@@ -12,6 +11,7 @@ from services.executor.identity import Identity
 from services.executor.outcome import Outcome, Status, summary
 from services.executor.store import Claim, Order
 from shared.documents import json_text
+from shared.times import iso
 
 Members = dict[str, Any]
 
@@ -179,11 +179,6 @@ def failure(order: Order, outcome: Outcome, ended: float) -> Members:
 def attempts_text(order: Order) -> str:
     """The record's `attempts`: JSON list of those before the one that `order` is for."""
     return json_text(list(order.history))
-
-
-def iso(seconds: float) -> str:
-    """Unix seconds as ISO 8601 in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def _failure_details(order: Order, outcome: Outcome) -> Members:

@@ -23,6 +23,7 @@ from services.executor.store import NORMAL, Order, Plan, Position, Store, Stored
 from shared import keys
 from shared.errors import ContractError, ScheduleError, StoreError
 from shared.messages import RECURRING, Policy, Schedule, State, read_schedule_message
+from shared.times import iso
 
 log = structlog.get_logger()
 
@@ -174,7 +175,7 @@ class CronScheduler:
             await self._store.triggers.announce(report.refusal(error, plan.experiment_id))
             notice(REFUSED, experiment_id=plan.experiment_id, error=str(error))
         else:
-            next_at = None if plan.next_ms is None else report.iso(plan.next_ms / 1_000)
+            next_at = None if plan.next_ms is None else iso(plan.next_ms / 1_000)
             notice(PLANNED, experiment_id=plan.experiment_id, cron=plan.text, next_at=next_at)
 
     # what is due
@@ -214,7 +215,7 @@ class CronScheduler:
         due = decide(cron, slot_ms, now_ms, policy)
         orders = []
         if await self._takes(experiment_id, stored):
-            priority, at = policy.priority or NORMAL, [report.iso(one / 1_000) for one in due.run_ms]
+            priority, at = policy.priority or NORMAL, [iso(one / 1_000) for one in due.run_ms]
             orders = [
                 Order(experiment_id, "cron", scheduled_for=one, serial=due.serial, priority=priority)
                 for one in at
@@ -224,7 +225,7 @@ class CronScheduler:
             log.info(
                 f"slot.{answer}",
                 experiment_id=experiment_id,
-                scheduled_for=report.iso(slot_ms / 1_000),
+                scheduled_for=iso(slot_ms / 1_000),
                 late_ms=now_ms - slot_ms,
                 runs=len(orders) if answer == "fired" else 0,
             )

@@ -1,7 +1,7 @@
 """What the queue handed out: the claims in it.  An order that nobody can read is put away and answered."""
 
+import time
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -14,6 +14,7 @@ from shared import keys
 from shared.documents import json_text
 from shared.errors import ContractError
 from shared.messages import State
+from shared.times import iso
 
 log = structlog.get_logger()
 
@@ -109,7 +110,7 @@ def _refusal(run: Order | None, exc: ContractError) -> dict[str, Any]:
 
 
 def _ended(run: Order, exc: ContractError) -> dict[str, Any]:
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    now = iso(time.time())
     return {
         "run_id": run.run_id,
         "experiment_id": run.experiment_id,
