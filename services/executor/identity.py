@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 DIGEST_BYTES = 32
+REMEMBERED = 1_000
+REMEMBERED_CHARACTERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,23 @@ class Identity:
         Raises:
             ValueError: a number that JSON can't hold.
         """
-        return digest_of({name: getattr(self, name) for name in self.__slots__})
+        text = repr(self)  # which tells apart whatever has different digests, and is much cheaper
+        known = _digests.get(text)
+        if known is None:
+            known = digest_of({name: getattr(self, name) for name in self.__slots__})
+            if len(text) <= REMEMBERED_CHARACTERS:
+                _remember(text, known)
+        return known
+
+
+_digests: dict[str, str] = {}
+"""Of computations that are done again and again, as schedules do."""
+
+
+def _remember(text: str, digest: str) -> None:
+    if len(_digests) >= REMEMBERED:
+        _digests.clear()
+    _digests[text] = digest
 
 
 def digest_of(value: Any) -> str:
@@ -65,18 +83,16 @@ _encode = json.JSONEncoder(sort_keys=True, allow_nan=False, separators=(",", ":"
 
 def _plain(value: Any) -> Any:
     """The same with the two zeros made one; floats are written as Python does, the shortest that is exact."""
-    match value:
-        case None | str() | int():
-            return value
-        case Mapping():
-            if not all(isinstance(name, str) for name in value):
-                raise ValueError(f"{value!r:.80} has a key that is no text")
-            return {name: _plain(one) for name, one in value.items()}
-        case list() | tuple():
-            return [_plain(one) for one in value]
-        case float():
-            if not math.isfinite(value):
-                raise ValueError(f"{value} is not a number that JSON can hold")
-            return value + 0.0
-        case _:
-            return value
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, (dict, Mapping)):  # nearly all are dicts, which is found out at once
+        if not all(isinstance(name, str) for name in value):
+            raise ValueError(f"{value!r:.80} has a key that is no text")
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{value} is not a number that JSON can hold")
+        return value + 0.0
+    return value

@@ -1,7 +1,7 @@
 """The judge: what a child's answer means for the run.  Faults of a tool become data here and nowhere else."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from enum import StrEnum
 from typing import Any, Self, assert_never
 
@@ -15,6 +15,7 @@ from services.executor.isolation.calls import (
     TimedOut,
 )
 from shared.log import masked_within, unmasked
+from shared.values import value
 
 SUMMARY_MEMBERS = 50
 SUMMARY_TEXT = 200
@@ -31,7 +32,7 @@ class Status(StrEnum):
     LOST = "lost"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Outcome:
     """What an attempt came to, in the words of the contract.
 

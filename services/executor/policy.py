@@ -1,15 +1,33 @@
 """How a run is to be performed: the experiment chooses, then the tool, then the settings.  Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from services.executor.isolation.calls import NO_LIMITS, Level, Limits
 from services.executor.needs import ToolNeeds
 from services.executor.retry import RetryPolicy
 from services.executor.store import Limit, Order
+from shared.log import masking
 from shared.messages import Policy
 
 MEGABYTE = 1_000_000
+REMEMBERED = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How the runs of one experiment with one tool are performed.
+
+    `timeout_seconds`, `level`, `limits` and `environ` are of each attempt; `mask` takes the
+    values of `environ` out of a text.
+    """
+
+    timeout_seconds: float
+    level: Level
+    limits: Limits
+    environ: Mapping[str, str]
+    mask: Callable[[str], str]
+    retry: RetryPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +43,18 @@ class Defaults:
     level: Level
     environment: Sequence[str]
     variables: Mapping[str, str]
+
+    def manner(self, chosen: Policy, needs: ToolNeeds) -> Manner:
+        """How a run of an experiment that has `chosen`, with a tool that `needs`, is performed."""
+        environ = self.environ(needs)
+        return Manner(
+            timeout_seconds=self.timeout(chosen, needs),
+            level=self.isolation(chosen, needs),
+            limits=process_limits(chosen, needs),
+            environ=environ,
+            mask=masking(environ.values()),
+            retry=self.retries(chosen),
+        )
 
     def timeout(self, chosen: Policy, needs: ToolNeeds) -> float:
         """Seconds for one attempt."""
@@ -44,6 +74,29 @@ class Defaults:
         least = self.retry.backoff_min_seconds if chosen.backoff_min is None else chosen.backoff_min
         most = self.retry.backoff_max_seconds if chosen.backoff_max is None else chosen.backoff_max
         return RetryPolicy(chosen.max_attempts or self.retry.max_attempts, least, max(least, most))
+
+
+class Manners:
+    """Tells the manner of a run; the same for most, so that it is put together once.
+
+    It is known by the objects that say it, which are the same as long as nobody has written
+    the experiment or the tool anew.
+    """
+
+    def __init__(self, defaults: Defaults) -> None:
+        self._defaults = defaults
+        self._known: dict[tuple[int, int], tuple[Policy, ToolNeeds, Manner]] = {}
+
+    def of(self, chosen: Policy, needs: ToolNeeds) -> Manner:
+        """How a run of that experiment with that tool is performed."""
+        known = self._known.get((id(chosen), id(needs)))
+        if known is not None:
+            return known[2]
+        if len(self._known) >= REMEMBERED:
+            self._known.clear()
+        manner = self._defaults.manner(chosen, needs)
+        self._known[id(chosen), id(needs)] = (chosen, needs, manner)  # which keeps these ids theirs
+        return manner
 
 
 def process_limits(chosen: Policy, needs: ToolNeeds) -> Limits:

@@ -12,14 +12,12 @@ from services.executor.identity import digest_of
 from services.executor.isolation.calls import Call, Capture, Event, NothingKept, Report
 from services.executor.loader import Tool
 from services.executor.outcome import Outcome, Status, judge
-from services.executor.policy import process_limits
 from services.executor.products import Products
 from services.executor.threads import in_thread
 from services.planner.backends.local import Recollection
 from services.planner.execution import ExecutionResult
 from services.planner.workbench import Workbench
 from shared.errors import AggregationError, ArtifactError, NonFiniteLossError, ReplicateFailedError
-from shared.log import masking
 from shared.messages import Policy
 
 LARGEST = 1.7976931348623157e308
@@ -125,22 +123,22 @@ class Aggregator:
         products: "_Handed",
         report: Report | None,
     ) -> Outcome:
-        chosen, defaults = Policy(timeout_seconds=task.timeout_seconds), self._bench.defaults
-        environ = defaults.environ(tool.needs)
+        chosen = Policy(timeout_seconds=task.timeout_seconds)
+        manner = self._bench.defaults.manner(chosen, tool.needs)
         call = Call(
             module=tool.module,
             run_id=f"aggregation:{task.entry_point}",
             experiment_id="",
             attempt=1,
             params={"replicates": [one.shown for one in inputs], "target_data": task.target_data},
-            timeout_seconds=defaults.timeout(chosen, tool.needs),
-            level=defaults.isolation(chosen, tool.needs),
-            limits=process_limits(chosen, tool.needs),
-            environ=environ,
+            timeout_seconds=manner.timeout_seconds,
+            level=manner.level,
+            limits=manner.limits,
+            environ=manner.environ,
             entry=task.entry_point,
         )
         answer = await self._bench.pool.call(call, report or _unheard, effects=products)
-        outcome = judge(answer, []).masked(masking(environ.values()))
+        outcome = judge(answer, []).masked(manner.mask)
         return await products.kept.complete(outcome, is_first=False)
 
 

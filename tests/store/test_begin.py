@@ -1,6 +1,7 @@
 """An attempt begins in one step, or nothing at all happens."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -174,7 +175,7 @@ async def test_a_claim_that_was_taken_over_does_not_begin(worker: Worker, redis:
 async def test_only_who_holds_a_claim_begins_it(worker: Worker, redis: Any) -> None:
     await publish(redis, "flat")
     claim = await worker.claimed()
-    thief = type(claim)(**{name: getattr(claim, name) for name in claim.__slots__} | {"worker": "w2"})
+    thief = replace(claim, worker="w2")
     before = await everything(redis)
 
     assert (await worker.begin(thief))[0] is Begun.LOST

@@ -1,6 +1,7 @@
 """A claimed run goes back: now or later, begun or not, and only by who holds it."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from services.executor.store import Begun
@@ -47,9 +48,7 @@ async def test_a_run_may_go_back_without_a_word(worker: Worker, redis: Any) -> N
 
 async def test_only_who_holds_a_claim_gives_it_back(worker: Worker, redis: Any) -> None:
     run = await worker.begun()
-    thief = type(run.claim)(
-        **{name: getattr(run.claim, name) for name in run.claim.__slots__} | {"worker": "w2"}
-    )
+    thief = replace(run.claim, worker="w2")
     before = await everything(redis)
 
     assert not await worker.store.queue.requeue(thief, thief.order)

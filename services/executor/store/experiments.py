@@ -1,7 +1,6 @@
 """Experiments, schedules and tools as the neighbours wrote them."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Self
 
@@ -9,13 +8,14 @@ from services.executor.store.scripts import Scripts, asking
 from shared import keys
 from shared.errors import ContractError, ExperimentNotFoundError
 from shared.messages import Experiment, Schedule, State, read_experiment, read_schedule
+from shared.values import value
 
 READ_AT_ONCE = 200
 REMEMBERED = 1_000
 REMEMBERED_CHARACTERS = 10_000
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Stored:
     """What is at an experiment's key: the experiment, or why it can't be read."""
 

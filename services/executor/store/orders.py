@@ -1,8 +1,8 @@
 """An order: what the queue remembers of a run until its next attempt begins."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import field, replace
 from typing import Annotated, Any, Self
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -10,12 +10,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 from services.executor.store.experiments import Stored
 from shared.documents import json_object, json_text, misfit
 from shared.messages import ExperimentId
+from shared.values import value
 
 PRIORITIES = ("high", "normal", "low")
 NORMAL = "normal"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Order:
     """One attempt of one run, waiting to be claimed.
 
@@ -99,7 +100,7 @@ class Order:
                 members[name] = tuple(members[name])
         others = {name: members.pop(name) for name in [one for one in members if one not in _KNOWN]}
         try:
-            return _READER.validate_python({**members, "others": others})
+            return _read({**members, "others": others})
         except ValidationError as exc:
             raise misfit(place, exc) from None
 
@@ -109,19 +110,20 @@ class Order:
         try:
             members = json.loads(text)
             named = {"experiment_id": members["experiment_id"], "timestamp": members.get("timestamp", entry)}
-            return _READER.validate_python({"trigger": "", **named})
+            return _read({"trigger": "", **named})
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
 
 
-_READER = TypeAdapter(Order)
+# Not the adapter's own method, which looks for the names of types in its caller's frames first.
+_read: Callable[[Any], Order] = TypeAdapter(Order).validator.validate_python
 _KNOWN = Order.__dataclass_fields__.keys() - {"others"}
 _DEFAULTS = {
     name: getattr(Order("", ""), name) for name in Order.__dataclass_fields__ if name in _KNOWN - {"priority"}
 }
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Claim:
     """An order that this worker holds.
 

@@ -5,7 +5,6 @@ import time
 from collections.abc import Coroutine, Mapping
 from typing import Any, Self
 
-from services.executor import policy
 from services.executor.identity import Identity
 from services.executor.isolation.calls import Call, Event, Partial, Report
 from services.executor.loader import Tool
@@ -18,7 +17,6 @@ from services.planner.backends.opened import Opened
 from services.planner.execution import Execution, ExecutionResult, error_of
 from services.planner.workbench import Workbench
 from shared.errors import FullsendError
-from shared.log import masking
 
 LOCAL_CAPACITY = 32
 """Processes of this machine that a plan gets at most, whatever concurrency it asks for."""
@@ -146,22 +144,22 @@ class LocalBackend:
             if report is not None:
                 report(event)
 
-        chosen, defaults = call.options.policy, self._bench.defaults
-        environ = defaults.environ(tool.needs)
+        chosen = call.options.policy
+        manner = self._bench.defaults.manner(chosen, tool.needs)
         isolated = Call(
             module=tool.module,
             run_id=call.options.run_id,
             experiment_id="",
             attempt=1,
             params=call.parameters,
-            timeout_seconds=defaults.timeout(chosen, tool.needs),
-            level=defaults.isolation(chosen, tool.needs),
-            limits=policy.process_limits(chosen, tool.needs),
+            timeout_seconds=manner.timeout_seconds,
+            level=manner.level,
+            limits=manner.limits,
             seed=chosen.seed,
-            environ=environ,
+            environ=manner.environ,
         )
         answer = await self._bench.pool.call(isolated, hear, effects=products, cancel=cancel)
-        return judge(answer, partials).masked(masking(environ.values()))
+        return judge(answer, partials).masked(manner.mask)
 
 
 class _Cancelled(Exception):
