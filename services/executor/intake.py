@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
 from services.executor.patience import Absence, farewell, insist
+from services.executor.running import Running
 from services.executor.store import Claim, Queue
 from shared.errors import StoreError
 
@@ -18,18 +18,7 @@ log = structlog.get_logger()
 CLAIM_WAIT_MS = 5_000
 LOOK_SECONDS = 10.0
 
-FreeSlot = Callable[[], None]
-Perform = Callable[[Claim, asyncio.Event, FreeSlot], Coroutine[Any, Any, None]]
-
-
-@dataclass(slots=True)
-class Running:
-    """A run that has a slot here, or had it until its tool was done, and is being reported."""
-
-    claim: Claim
-    has_slot: bool = True
-    cancel: asyncio.Event = field(default_factory=asyncio.Event)
-    task: asyncio.Task[None] | None = None
+Perform = Callable[[Running], Coroutine[Any, Any, None]]
 
 
 class Intake:
@@ -52,6 +41,8 @@ class Intake:
         self._reserved = 0
         self._is_queue_empty = False
         self._changed = asyncio.Event()
+        self.sure_until = 0.0
+        """Until then, by the monotonic clock, nobody takes this worker for dead; see `recovery.py`."""
         self._absence = Absence("claim")
         self._look_at = 0.0
 
@@ -182,21 +173,22 @@ class Intake:
 
     def _start(self, claim: Claim) -> None:
         self._free -= 1
-        running = self._running[claim.lease] = Running(claim)
+        running = self._running[claim.lease] = Running(claim, self._is_sure, self._free_slot)
         running.task = asyncio.create_task(self._hold_slot(running), name=f"run {claim.order.run_id}")
 
     async def _hold_slot(self, running: Running) -> None:
         try:
-            await self._perform(running.claim, running.cancel, lambda: self._free_slot_of(running))
+            await self._perform(running)
         except Exception:  # the claim stays with this worker; whoever takes over from it tries again
             log.exception("run.abandoned", run_id=running.claim.order.run_id)
         finally:
             del self._running[running.claim.lease]
-            self._free_slot_of(running)
+            running.free_slot()
             self._changed.set()
 
-    def _free_slot_of(self, running: Running) -> None:
-        if running.has_slot:
-            running.has_slot = False
-            self._free += 1
-            self._changed.set()
+    def _free_slot(self) -> None:
+        self._free += 1
+        self._changed.set()
+
+    def _is_sure(self) -> bool:
+        return time.monotonic() < self.sure_until

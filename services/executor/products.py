@@ -1,9 +1,9 @@
 """What a run produces besides its messages: artifacts, and results too large for its record."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -16,6 +16,8 @@ from shared.documents import json_text
 from shared.errors import ArtifactError
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 MAX_ARTIFACTS = 1_000
 MAX_NAME_CHARACTERS = 200
@@ -41,6 +43,18 @@ class Memory(Protocol):
         """What the run's attempts have kept so far, by name."""
 
 
+class Then(Protocol):
+    """Has something done once that may be done."""
+
+    async def __call__(self, ask: Callable[[], Awaitable[T]], /) -> T:
+        """What came of it.  Raises `FullsendError` when it may not be done."""
+
+
+async def at_once(ask: Callable[[], Awaitable[T]]) -> T:
+    """What may be done at any time."""
+    return await ask()
+
+
 class Products(NothingKept):
     """Keeps what one attempt hands over, while it runs and at its end.
 
@@ -48,12 +62,14 @@ class Products(NothingKept):
         keeper: where it is kept.
         memory: remembers it for the run's later attempts, and for its record.
         threads: what storing waits in.
+        then: what the memory is told, it is told when this allows it.
     """
 
-    def __init__(self, keeper: Keeper, memory: Memory, threads: Threads) -> None:
+    def __init__(self, keeper: Keeper, memory: Memory, threads: Threads, then: Then = at_once) -> None:
         self._keeper = keeper
         self._threads = threads
         self._memory = memory
+        self._then = then
         self._names: set[str] = set()
         self._inline_bytes = 0
 
@@ -65,14 +81,15 @@ class Products(NothingKept):
 
     async def record(self, key: str, value: Any) -> None:
         """Remember the step for later attempts."""
-        await insist("record", lambda: self._memory.record(key, value))
+        await self._then(lambda: insist("record", lambda: self._memory.record(key, value)))
 
     async def keep(self, capture: Capture) -> str:
         """Keep an artifact and list it, and only then say so.  Raises `ArtifactError`."""
         self._check(capture.name)
         artifact = await self._threads.run(self._stored, capture)
-        await insist("artifact", lambda: self._memory.list_artifact(artifact.name, artifact.to_json()))
-        self._names.add(artifact.name)
+        name, described = artifact.name, artifact.to_json()
+        await self._then(lambda: insist("artifact", lambda: self._memory.list_artifact(name, described)))
+        self._names.add(name)
         if not isinstance(artifact.reference, CasReference):
             self._inline_bytes += artifact.size_bytes
         return str(artifact.reference)

@@ -15,6 +15,7 @@ from services.executor.triggers import Triggers
 from services.executor.work import experiment_of
 from shared.errors import ContractError, FullsendError, StoreError, StoreUnavailableError
 from shared.messages import State
+from shared.times import iso
 
 log = structlog.get_logger()
 
@@ -60,10 +61,12 @@ class Recovery:
         absence = Absence("heartbeat")
         while True:
             try:
+                sent = time.monotonic()
                 dead = await self._heartbeat()
                 if time.monotonic() - last > self._ttl_seconds:
                     await self._intake.drop_lost()
                 last = time.monotonic()
+                self._intake.sure_until = sent + self._ttl_seconds
                 self._dead.update(dead)
                 self._found.set()
                 await self._end_unwanted()
@@ -152,7 +155,7 @@ class Recovery:
             "attempt": claim.order.attempt,
             "error": f"worker {claim.worker} died",
             "error_type": WorkerDiedError.__name__,
-            "at": report.iso(time.time()),
+            "at": iso(time.time()),
         }
         order = claim.order.after_loss(loss)
         if order.losses >= MAX_LOSSES:

@@ -2,35 +2,37 @@
 
 import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import field
 from typing import Protocol
 
 import structlog
 
 from services.executor import policy, report, retry
 from services.executor.artifacts import Keeper
+from services.executor.beginning import Beginning
 from services.executor.cache import Cache
 from services.executor.isolation.calls import Answer, Call, Effects, Report
 from services.executor.loader import Loader
 from services.executor.metrics import Emitter
 from services.executor.outcome import Outcome, Status, judge
 from services.executor.patience import farewell, insist
-from services.executor.policy import Defaults
+from services.executor.policy import Defaults, Manner, Manners
 from services.executor.products import Products
+from services.executor.running import Running
 from services.executor.store import Begun, Claim, Finished, Limit, Order, Store, Stored
 from services.executor.threads import Threads
 from services.executor.work import Fault, Work, prepare
 from shared.errors import ExperimentArchivedError, StoreUnavailableError
-from shared.log import masking
 from shared.messages import Policy, State
+from shared.values import value
 
 log = structlog.get_logger()
 
 STORING_THREADS = 8
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Start:
     """When an attempt began, unix seconds."""
 
@@ -84,55 +86,63 @@ class Runner:
         self._threads = Threads(STORING_THREADS)
         self._cache = Cache(store.cached, keeper, self._threads)
         self._defaults = defaults
+        self._manners = Manners(defaults)
         self._dice = dice
 
-    async def run(self, claim: Claim, cancel: asyncio.Event, free_slot: Callable[[], None]) -> None:
-        """Perform one attempt of a run and report what it came to.
-
-        Args:
-            claim: the order, held by this worker.
-            cancel: when set, the attempt is ended and the run is `cancelled`.
-            free_slot: called when the tool is done, and nothing is left to do but to report.
+    async def run(self, running: Running) -> None:
+        """Perform one attempt of a run and report what it came to, in a task of its own.
 
         Being cancelled as a task means that the worker stops: the tool is ended
         and the run goes back to the queue as if this attempt had not been.
         """
-        with structlog.contextvars.bound_contextvars(run_id=claim.order.run_id):
-            try:
-                await self._attempt(claim, cancel, free_slot)
-            except asyncio.CancelledError:
-                await asyncio.shield(self._give_back(claim))
-                raise
-            except Exception as exc:  # a fault of ours must not leave the run without an end
-                log.exception("run.broke")
-                await self._bury(claim, exc)
+        claim = running.claim
+        structlog.contextvars.bind_contextvars(run_id=claim.order.run_id)
+        try:
+            await self._attempt(running)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._give_back(claim))
+            raise
+        except Exception as exc:  # a fault of ours must not leave the run without an end
+            log.exception("run.broke")
+            await self._bury(claim, exc)
 
-    async def _attempt(self, claim: Claim, cancel: asyncio.Event, free_slot: Callable[[], None]) -> None:
-        started = _Start()
+    async def _attempt(self, running: Running) -> None:
+        started, claim = _Start(), running.claim
         stored = claim.stored or await self._read(claim.order)
         work = await prepare(self._loader, claim, stored, self._defaults.timeout_seconds)
-        begun, stored = await self._begin(work, stored, started)
+        limits = self._limits(work)
+        outcome: Outcome | None = None
+        async with Beginning(self._begin(work, stored, started, limits), running.cancel) as beginning:
+            runs_ahead = not limits and isinstance(work, Work) and work.may_run_ahead and running.is_sure()
+            if runs_ahead or (await beginning.answer())[0] is Begun.BEGUN:
+                outcome = await self._perform(work, beginning, running)
+            begun, stored = await beginning.answer()
+        if begun is Begun.BEGUN and outcome is not None:
+            await self._report(work, stored, outcome, started)
+        else:
+            await self._let_go(claim, begun, started)
+
+    async def _let_go(self, claim: Claim, begun: Begun, started: _Start) -> None:
+        """The attempt is not to be."""
         if begun is Begun.LOST:
             log.warning("claim.lost", worker=claim.worker)
         elif begun is Begun.CANCELLED:
             log.info("run.let_go")
         elif begun is Begun.WAITING:
             log.info("run.waiting")
-        elif begun is Begun.ARCHIVED:
-            await self._refuse_archived(claim, started)
         else:
-            outcome = await self._perform(work, cancel, free_slot)
-            await self._report(work, stored, outcome, started)
+            await self._refuse_archived(claim, started)
 
     # -- begin ------------------------------------------------------------------------
 
-    async def _begin(self, work: Work | Fault, stored: Stored, started: _Start) -> tuple[Begun, Stored]:
+    async def _begin(
+        self, work: Work | Fault, stored: Stored, started: _Start, limits: Sequence[Limit]
+    ) -> tuple[Begun, Stored]:
         claim, name = work.claim, work.experiment.tool if work.experiment else None
         identity = work.identity if isinstance(work, Work) else work.tool_digest
         params = work.params if isinstance(work, Work) else claim.order.params
         fields = report.begin_fields(claim, name, identity, params, started.at)
         event = report.started_event(claim.order, name)
-        limits = self._limits(work)
         answer = await insist("begin", lambda: self._store.runs.begin(claim, stored, fields, event, limits))
         if answer[0] is Begun.BEGUN:
             log.info("run.started", tool=name, attempt=claim.order.attempt, trigger=claim.order.trigger)
@@ -140,11 +150,10 @@ class Runner:
 
     # -- perform ----------------------------------------------------------------------
 
-    async def _perform(
-        self, work: Work | Fault, cancel: asyncio.Event, free_slot: Callable[[], None]
-    ) -> Outcome:
+    async def _perform(self, work: Work | Fault, beginning: Beginning, running: Running) -> Outcome:
         order = work.claim.order
-        products = Products(self._keeper, self._store.runs.effects(order.run_id), self._threads)
+        memory = self._store.runs.effects(order.run_id)
+        products = Products(self._keeper, memory, self._threads, beginning.then)
         is_first = order.attempt == 1 and not order.losses
         if isinstance(work, Fault):
             return await products.complete(work.outcome, is_first=is_first)
@@ -152,51 +161,39 @@ class Runner:
             known = await self._cache.recall(work.identity.digest)
             if known is not None:
                 return known
-        outcome = await self._called(work, products, cancel)
-        free_slot()
+        outcome = await self._called(work, products, beginning, running.cancel)
+        running.free_slot()
         return await products.complete(outcome, is_first=is_first)
 
-    async def _called(self, work: Work, products: Products, cancel: asyncio.Event) -> Outcome:
-        call = self._call(work)
-        mask = masking(call.environ.values())
-        emitter = self._emitter(work.claim, mask)
+    async def _called(
+        self, work: Work, products: Products, beginning: Beginning, cancel: asyncio.Event
+    ) -> Outcome:
+        manner = self._manners.of(work.experiment.policy, work.tool.needs)
+        emitter = self._emitter(work.claim, beginning, manner.mask)
+        call = _call(work, manner)
         try:
             answer = await self._caller.call(call, emitter.report, effects=products, cancel=cancel)
             await emitter.drain()
         except BaseException:
             emitter.drop()
             raise
-        return judge(answer, emitter.partials, emitter.partials_dropped).masked(mask)
+        return judge(answer, emitter.partials, emitter.partials_dropped).masked(manner.mask)
 
-    def _call(self, work: Work) -> Call:
-        order, chosen, needs = work.claim.order, work.experiment.policy, work.tool.needs
-        return Call(
-            module=work.tool.module,
-            run_id=order.run_id,
-            experiment_id=order.experiment_id,
-            attempt=order.attempt,
-            params=work.params,
-            timeout_seconds=self._defaults.timeout(chosen, needs),
-            level=self._defaults.isolation(chosen, needs),
-            limits=policy.process_limits(chosen, needs),
-            seed=chosen.seed,
-            environ=self._defaults.environ(needs),
-        )
-
-    def _limits(self, work: Work | Fault) -> list[Limit]:
+    @staticmethod
+    def _limits(work: Work | Fault) -> list[Limit]:
         if isinstance(work, Fault):
             return []
         chosen, tool = work.experiment.policy, work.tool
         return policy.shared_limits(work.claim.order, chosen, tool.module.name, tool.needs)
 
-    def _emitter(self, claim: Claim, mask: Callable[[str], str]) -> Emitter:
+    def _emitter(self, claim: Claim, beginning: Beginning, mask: Callable[[str], str]) -> Emitter:
         experiment_id, run_id = claim.order.experiment_id, claim.order.run_id
         runs = self._store.runs
         return Emitter(
             experiment_id,
             run_id,
-            emit=lambda events: insist("metrics", lambda: runs.emit(claim, events)),
-            log=lambda lines: insist("log", lambda: runs.log(run_id, lines)),
+            emit=lambda events: beginning.then(lambda: insist("metrics", lambda: runs.emit(claim, events))),
+            log=lambda lines: beginning.then(lambda: insist("log", lambda: runs.log(run_id, lines))),
             mask=mask,
         )
 
@@ -207,7 +204,7 @@ class Runner:
             work.claim.order.attempt,
             retryable=outcome.retryable and not self._must_not_repeat(work, outcome),
             retry_after_seconds=outcome.retry_after_seconds,
-            policy=self._defaults.retries(work.experiment.policy if work.experiment else Policy()),
+            policy=self._retries(work),
             dice=self._dice,
         ):
             case retry.Retry(delay_seconds):
@@ -217,6 +214,11 @@ class Runner:
                 is_finished = await self._finish(work.claim, stored, final, started)
                 if is_finished and isinstance(work, Work) and work.experiment.policy.cache:
                     await self._cache.remember(work.identity.digest, work.claim.order.run_id, final)
+
+    def _retries(self, work: Work | Fault) -> retry.RetryPolicy:
+        if isinstance(work, Work):
+            return self._manners.of(work.experiment.policy, work.tool.needs).retry
+        return self._defaults.retries(work.experiment.policy if work.experiment else Policy())
 
     @staticmethod
     def _must_not_repeat(work: Work | Fault, outcome: Outcome) -> bool:
@@ -293,6 +295,22 @@ class Runner:
                     log.info("run.given_back")
         except StoreUnavailableError as exc:
             log.warning("run.not_given_back", error=str(exc), hint="recovery takes it up")
+
+
+def _call(work: Work, manner: Manner) -> Call:
+    order = work.claim.order
+    return Call(
+        module=work.tool.module,
+        run_id=order.run_id,
+        experiment_id=order.experiment_id,
+        attempt=order.attempt,
+        params=work.params,
+        timeout_seconds=manner.timeout_seconds,
+        level=manner.level,
+        limits=manner.limits,
+        seed=work.experiment.policy.seed,
+        environ=manner.environ,
+    )
 
 
 def _log_end(outcome: Outcome, seconds: float) -> None:

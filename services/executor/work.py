@@ -13,9 +13,10 @@ from services.executor.store import Claim, Order, Stored
 from shared.documents import kind, validated
 from shared.errors import ContractError, FullsendError, ToolTimeoutError
 from shared.messages import Experiment, Policy, State
+from shared.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Work:
     """A claimed run with all that its experiment and its tool say."""
 
@@ -23,6 +24,18 @@ class Work:
     experiment: Experiment
     tool: Tool
     params: Mapping[str, Any]
+
+    @property
+    def may_run_ahead(self) -> bool:
+        """Whether the tool may be called while its begin is on the way: hardly anything can refuse it.
+
+        Not where nothing may be done twice, for a worker that dies in that moment leaves no trace of
+        the begin; nor for an order that came again, whose run may have been cancelled while it waited.
+        """
+        order, experiment = self.claim.order, self.experiment
+        is_first = order.timestamp == self.claim.entry and order.attempt == 1
+        could_begin = experiment.state is not State.ARCHIVED and not experiment.policy.cache
+        return is_first and could_begin and experiment.policy.on_worker_death != "fail"
 
     @property
     def identity(self) -> Identity:

@@ -273,7 +273,7 @@ async def test_a_port_that_is_taken_stops_the_start_with_one_line(work: Work) ->
 
 async def test_the_processes_for_tools_are_counted_by_state(store: Store) -> None:
     states = {"idle": 2, "busy": 1, "starting": 0}
-    intake = Intake(store.queue, "me", 1, lambda claim, cancel, free_slot: asyncio.sleep(0))
+    intake = Intake(store.queue, "me", 1, lambda running: asyncio.sleep(0))
     worker = endpoints.Worker("me", store, intake, 1, None, asyncio.Event(), lambda: states)
     async with serving(HOST, 0, Answers(worker, CollectorRegistry())) as chosen:
         series = Metrics(chosen)

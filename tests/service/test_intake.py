@@ -3,17 +3,18 @@
 import asyncio
 from typing import Any
 
-from services.executor.intake import FreeSlot, Intake
-from services.executor.store import Claim, Order, Store
+from services.executor.intake import Intake
+from services.executor.running import Running
+from services.executor.store import Order, Store
 from services.executor.store.orders import PRIORITIES
 from shared import keys
 from tests.conftest import eventually
 from tests.store.conftest import orders, pending
 
 
-async def perform(claim: Claim, cancel: asyncio.Event, free_slot: FreeSlot) -> None:
+async def perform(running: Running) -> None:
     """As long as it takes."""
-    await cancel.wait()
+    await running.cancel.wait()
 
 
 async def test_what_a_wait_handed_out_beyond_the_free_slots_is_given_back(store: Store, redis: Any) -> None:
@@ -70,9 +71,9 @@ async def test_a_run_that_is_only_reported_keeps_no_slot_and_reports_dont_pile_u
 ) -> None:
     reported, begun = asyncio.Event(), asyncio.Semaphore(0)
 
-    async def report_slowly(claim: Claim, cancel: asyncio.Event, free_slot: FreeSlot) -> None:
+    async def report_slowly(running: Running) -> None:
         begun.release()
-        free_slot()
+        running.free_slot()
         await reported.wait()
 
     for _ in range(5):

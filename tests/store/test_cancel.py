@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from services.executor.store import Begun, Cancelled, Claim, Finished, Limit, Order, Store
+from services.executor.store.orders import PRIORITIES
 from shared import keys
 from tests.store.conftest import (
     EXPERIMENT,
@@ -41,11 +42,25 @@ async def test_a_run_that_waits_ends_at_once(worker: Worker, redis: Any, ear: Ea
     assert 0 < await redis.pttl(keys.run(run_id)) <= 3_600_000
 
 
-async def test_a_run_that_was_cancelled_never_begins(worker: Worker, redis: Any, ear: Ear) -> None:
+@pytest.mark.parametrize("priority", PRIORITIES)
+async def test_a_run_that_was_cancelled_while_it_waited_is_never_claimed(
+    priority: str, worker: Worker, redis: Any
+) -> None:
+    timestamp = await worker.store.queue.enqueue(Order(EXPERIMENT, "enqueue", priority=priority))
+    other = await worker.store.queue.enqueue(Order(EXPERIMENT, "enqueue", priority=priority))
+    await cancel(worker.store, f"{EXPERIMENT}:{timestamp}")
+
+    assert [one.order.timestamp for one in await worker.store.queue.claim("w1", 5, 10)] == [other]
+    assert (await worker.store.queue.depth()).waiting == 0
+
+
+async def test_a_run_that_was_cancelled_once_it_was_claimed_never_begins(
+    worker: Worker, redis: Any, ear: Ear
+) -> None:
     await publish(redis, "flat")
-    run_id = f"{EXPERIMENT}:{await worker.queued()}"
-    await cancel(worker.store, run_id)
-    answer, _ = await worker.begin(await worker.claim())
+    claim = await worker.claimed()
+    await cancel(worker.store, claim.order.run_id)
+    answer, _ = await worker.begin(claim)
 
     assert answer is Begun.CANCELLED
     assert await orders(redis) == []

@@ -216,12 +216,12 @@ class Runs:
             order: names the run.
             fields, event, result: of a run that ends while it waits.
         """
-        experiment = keys.experiment(order.experiment_id)
+        record, experiment, *others = self._run_keys(order)
         while True:
             stored = await self._experiments.read(order.experiment_id)
             answer = await self._scripts.call(
                 "cancel",
-                [*self._run_keys(order, without=experiment), experiment],
+                [record, *others, experiment],
                 [
                     str(order.timestamp),
                     json_text(result),
@@ -230,6 +230,7 @@ class Runs:
                     self._keep.metrics,
                     self._keep.journal,
                     *stored.move(State.FAILED, only_from=State.RUNNING),
+                    GROUP,
                     *flat(fields),
                 ],
             )
@@ -315,15 +316,14 @@ class Runs:
         self._told.update(skipped)
 
     @staticmethod
-    def _run_keys(order: Order, without: str = "") -> list[str]:
-        names = [
+    def _run_keys(order: Order) -> tuple[str, str, str, str, str]:
+        return (
             keys.run(order.run_id),
             keys.experiment(order.experiment_id),
             keys.open_runs(order.experiment_id),
             keys.metrics(order.experiment_id),
             keys.journal(),
-        ]
-        return [name for name in names if name != without]
+        )
 
 
 def _limit_arguments(limit: Limit, order: Order) -> list[str | int | float]:

@@ -5,15 +5,16 @@ from collections.abc import Callable
 
 import pytest
 
-from services.executor.intake import FreeSlot, Intake
+from services.executor.intake import Intake
+from services.executor.running import Running
 from services.executor.store import Claim, Order
 
 CLAIM = Claim("queue", "1-1", "worker", Order("exp", "trigger", timestamp="1-1"))
 
 
-async def never(claim: Claim, cancel: asyncio.Event, free_slot: FreeSlot) -> None:
+async def never(running: Running) -> None:
     """It goes on until it is cancelled."""
-    await cancel.wait()
+    await running.cancel.wait()
 
 
 class SlowQueue:
@@ -45,9 +46,9 @@ class SlowQueue:
 async def test_a_run_that_was_claimed_while_the_question_was_asked_is_not_lost() -> None:
     queue, begun = SlowQueue(), asyncio.Queue[asyncio.Event]()
 
-    async def perform(claim: Claim, cancel: asyncio.Event, free_slot: FreeSlot) -> None:
-        begun.put_nowait(cancel)
-        await cancel.wait()
+    async def perform(running: Running) -> None:
+        begun.put_nowait(running.cancel)
+        await running.cancel.wait()
 
     intake = Intake(queue, "worker", 2, perform)  # type: ignore[arg-type]
     working = asyncio.create_task(intake.run())
