@@ -5,11 +5,13 @@ is a number of processes to choose, it is that of two cores.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from benchmarks.peers.system import PROJECT, Case, System
 
 OURS = "fullsend, warm"
 FORK = "fullsend, fork"
+TWO = "fullsend, two executors"
 SKELETON = "bare skeleton"
 
 _APPS = "benchmarks.peers.inside"
@@ -209,6 +211,18 @@ def _docket() -> System:
     )
 
 
+def _two() -> System:
+    """Two of ours beside each other: what others call two workers."""
+    one = _ours(TWO, "warm")
+    program = one.commands[Case.BUSY]
+    return replace(
+        one,
+        commands={Case.BUSY: program * 2},
+        settings="two services, `CONCURRENCY=4` each, all else as it comes",
+        variables={**one.variables, "CONCURRENCY": "4"},
+    )
+
+
 def _skeleton() -> System:
     return System(
         name=SKELETON,
@@ -224,6 +238,7 @@ def _skeleton() -> System:
 
 SYSTEMS = (
     _ours(OURS, "warm"),
+    _two(),
     _ours(FORK, "fork"),
     _skeleton(),
     _rq(),
