@@ -76,6 +76,14 @@ async def test_the_traces_of_a_message_do_not_stay_for_ever(store: Store, redis:
     assert 86_300_000 < await redis.pttl(keys.request(EXPERIMENT, "r-1")) <= 86_400_000
 
 
+async def test_what_a_message_leaves_is_kept_from_its_admission_on(store: Store, redis: Any) -> None:
+    await store.queue.enqueue(ORDER, Position("m:c", 0))
+    await redis.pexpire(keys.admitted("m:c"), 60_000)
+    await store.queue.enqueue(ORDER, Position("m:c", 1))
+
+    assert 3_500_000 < await redis.pttl(keys.admitted("m:c")) <= 3_600_000
+
+
 async def test_what_was_refused_is_not_queued_and_the_other_way_round(store: Store, redis: Any) -> None:
     assert await store.triggers.refuse(Position("m:c", 0), {"experiment_id": None})
     assert await store.queue.enqueue(ORDER, Position("m:c", 0)) is None

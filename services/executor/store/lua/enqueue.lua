@@ -8,25 +8,34 @@
 -- returns {timestamp, 1, claims, experiments} when queued (see claims.lua);
 --         {timestamp or "", 0, {}, {}} when somebody had queued it before
 -- include types.lua
--- include documents.lua
--- include claims.lua
 -- include queued.lua
 redis.replicate_commands()
-local wrong = misfit(KEYS[1], 'stream', KEYS[3], 'string', KEYS[4], 'string')
-if wrong then return wrong end
-local bit, request_ttl = ARGV[2], ARGV[4]
+local bit, request_ttl, known, wrong = ARGV[2], ARGV[4], false, nil
 if bit ~= '' then
-  local seen = redis.call('SETBIT', KEYS[3], bit, 1)
-  redis.call('PEXPIRE', KEYS[3], ARGV[3])
+  local seen = redis.pcall('GETBIT', KEYS[3], bit)
+  wrong = refused(seen, KEYS[3], 'string')
+  if wrong then return wrong end
   if seen == 1 then return {'', 0, {}, {}} end
 end
 if request_ttl ~= '' then
-  local known = redis.call('GET', KEYS[4])
-  if known then return {known, 0, {}, {}} end
+  known = redis.pcall('GET', KEYS[4])
+  wrong = refused(known, KEYS[4], 'string')
+  if wrong then return wrong end
 end
-local timestamp = queue_run(KEYS[1], KEYS[2], ARGV[1])
+local timestamp = known or queue_run(redis.pcall, KEYS[1], KEYS[2], ARGV[1])
+wrong = refused(timestamp, KEYS[1], 'stream')
+if wrong then return wrong end
+if bit ~= '' then
+  redis.call('SETBIT', KEYS[3], bit, 1)
+  redis.call('PEXPIRE', KEYS[3], ARGV[3])
+end
+if known then return {known, 0, {}, {}} end
 if request_ttl ~= '' then redis.call('SET', KEYS[4], timestamp, 'PX', request_ttl) end
--- Where there is no group yet, the run is queued all the same.
-local could_claim, claims, experiments = pcall(hand_out, {KEYS[1]}, ARGV[5], ARGV[6], tonumber(ARGV[7]))
-if not could_claim then claims, experiments = {}, {} end
-return {timestamp, 1, claims, experiments}
+if ARGV[7] ~= '0' then -- what is included is made anew by each call, and most have no room
+-- include documents.lua
+-- include claims.lua
+  -- Where there is no group yet, the run is queued all the same.
+  local could_claim, claims, experiments = pcall(hand_out, {KEYS[1]}, ARGV[5], ARGV[6], tonumber(ARGV[7]))
+  if could_claim then return {timestamp, 1, claims, experiments} end
+end
+return {timestamp, 1, {}, {}}

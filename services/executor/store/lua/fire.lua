@@ -20,6 +20,6 @@ end
 if #ARGV < 5 then return 'passed' end
 if ARGV[4] == 'skip' and usable(KEYS[3], 'zset') and redis.call('ZCARD', KEYS[3]) > 0 then return 'skipped' end
 for i = 5, #ARGV do
-  queue_run(KEYS[2], KEYS[3], ARGV[i])
+  queue_run(redis.call, KEYS[2], KEYS[3], ARGV[i])
 end
 return 'fired'

@@ -35,7 +35,7 @@ end)
 local answer = {tonumber(ARGV[1])}
 for turn = 1, math.min(tonumber(ARGV[2]), #waiting) do
   local next = waiting[turn]
-  queue_run(next.queue, next.open, next.order)
+  queue_run(redis.call, next.queue, next.open, next.order)
   -- Within a cycle as well, the next to come is who waited longest.
   redis.call('ZADD', KEYS[2], now + turn / 1000, next.experiment)
   answer[turn + 1] = next.experiment

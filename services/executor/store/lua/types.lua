@@ -1,5 +1,6 @@
 -- Included by others.  A key of another type than what is written there, because somebody has made something
 -- else of it, has to be found before the first write: what a script has done is not taken back when it fails.
+-- The first command on a key finds it as well as TYPE, where that command is needed anyway.
 
 local function fits(key, kind)
   local found = redis.call('TYPE', key).ok
@@ -18,6 +19,11 @@ local function misfit(...)
   end
 end
 
+-- The same, by what the first command on a key was answered with `redis.pcall`.
+local function refused(answer, key, kind)
+  if type(answer) == 'table' and answer.err then return misfit(key, kind) or answer end
+end
+
 -- Keys that the script does without, by name and in order.
 local skipped = {}
 
@@ -28,4 +34,11 @@ local function usable(key, kind)
     if skipped[key] then skipped[#skipped + 1] = key end
   end
   return not skipped[key]
+end
+
+-- What a command on such a key is answered, or nil.
+local function try(key, kind, command, ...)
+  local answer = redis.pcall(command, key, ...)
+  if type(answer) ~= 'table' or not answer.err then return answer end
+  if usable(key, kind) then error(answer.err) end
 end
