@@ -4,5 +4,5 @@
 -- returns a pair for each key: {type, content}: fields and values of a hash, a string, else ""
 -- include documents.lua
 local answer = {}
-for i, key in ipairs(KEYS) do answer[i] = document(key) end
+for i, key in ipairs(KEYS) do answer[i] = {document(key, redis.call)} end
 return answer
