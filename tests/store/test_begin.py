@@ -103,6 +103,16 @@ async def test_a_document_that_says_running_already_stays_as_it_is(worker: Worke
     assert await redis.get(keys.experiment(EXPERIMENT)) == run.stored.content == text
 
 
+async def test_an_experiment_that_runs_already_is_not_written_again(worker: Worker, redis: Any) -> None:
+    await publish(redis, "flat")
+    await worker.begun()
+    claim = await worker.claimed()
+    before = (await redis.info("commandstats"))["cmdstat_hset"]["calls"]
+    await worker.begin(claim)
+
+    assert (await redis.info("commandstats"))["cmdstat_hset"]["calls"] == before + 1  # its record
+
+
 async def test_a_document_keeps_its_expiry(worker: Worker, redis: Any) -> None:
     await publish(redis, "string")
     await redis.pexpire(keys.experiment(EXPERIMENT), 60_000)

@@ -8,20 +8,24 @@
 -- returns "moved" | "kept" | "archived" | "conflict"; on "conflict" nothing was done
 local function move_state(key, from, to, expected, replacement)
   if to == '' then return 'kept' end
-  local kind = redis.call('TYPE', key).ok
-  if kind == 'none' then return 'kept' end
-  if (kind == 'string') ~= (expected ~= '') then return 'conflict' end
-  if kind == 'string' then
-    if redis.call('GET', key) ~= expected then return 'conflict' end
+  if expected ~= '' then
+    local document = redis.pcall('GET', key)
+    if not document then return 'kept' end
+    if document ~= expected then return 'conflict' end -- also where it is none any more
     if to == 'archived' then return 'archived' end
     if replacement == '' then return 'kept' end
     redis.call('SET', key, replacement, 'KEEPTTL')
     return 'moved'
   end
-  if kind ~= 'hash' then return 'kept' end
-  local state = redis.call('HGET', key, 'state') or 'ready'
+  local state = redis.pcall('HGET', key, 'state')
+  if type(state) ~= 'string' then -- it has none, or the key is no hash
+    local kind = redis.call('TYPE', key).ok
+    if kind ~= 'hash' then return kind == 'string' and 'conflict' or 'kept' end
+    if state then error(state.err) end
+    state = 'ready'
+  end
   if state == 'archived' then return 'archived' end
   if from ~= '' and state ~= from then return 'kept' end
-  redis.call('HSET', key, 'state', to)
+  if state ~= to then redis.call('HSET', key, 'state', to) end
   return 'moved'
 end
