@@ -9,7 +9,9 @@ local wrong = misfit(KEYS[1], 'zset', KEYS[2], 'zset')
 if wrong then return wrong end
 redis.call('ZREM', KEYS[2], ARGV[1])
 for i = 3, #KEYS do
-  if held_by(ARGV[1], KEYS[i], ARGV[2], '-', '+') > 0 then return 0 end
+  local held, wrong = held_by(ARGV[1], KEYS[i], ARGV[2], '-', '+')
+  if wrong then return wrong end
+  if held > 0 then return 0 end
 end
 redis.call('ZREM', KEYS[1], ARGV[1])
 for i = 3, #KEYS do redis.pcall('XGROUP', 'DELCONSUMER', KEYS[i], ARGV[2], ARGV[1]) end -- if there is the group
