@@ -1,12 +1,13 @@
 """What a run says while it is under way: said once, and only by the attempt that counts."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from services.executor.store import Begun
 from shared import keys
-from tests.store.conftest import EXPERIMENT, Ear, Run, Worker, event_of, journal, metrics, publish
+from tests.store.conftest import EXPERIMENT, Ear, Run, Worker, event_of, journal, metrics, publish, store_on
 
 
 async def emit(run: Run, done: int = 1) -> bool:
@@ -58,6 +59,28 @@ async def test_a_batch_that_is_sent_again_is_said_once(worker: Worker, ear: Ear)
     assert await emit(run, 2)
 
     assert [event.get("done") for _, event in await ear.all()] == [None, 1, 2]
+
+
+async def test_a_batch_of_any_size_is_kept_and_said_in_order(
+    redis_url: str, worker: Worker, ear: Ear
+) -> None:
+    """More than Lua's stack holds, which is what a slow store makes of a tool that reports a lot."""
+    async with store_on(redis_url, metrics=20_000) as store:
+        run = replace(await worker.begun(), worker=Worker(store))
+        events = [event_of(run.claim, "progress") | {"done": number} for number in range(9_500)]
+        assert await store.runs.emit(run.claim, events)
+
+        assert await metrics(ear.neighbour.redis) == [event_of(run.claim, "run_started"), *events]
+        assert [event for _, event in await ear.all()][1:] == events
+
+
+async def test_metrics_are_kept_from_the_last_one_on(worker: Worker, redis: Any) -> None:
+    run, other, name = await worker.begun(), await worker.begun(), keys.metrics(EXPERIMENT)
+    for say in (worker.begun, lambda: emit(run), run.retry, other.finish):
+        await redis.pexpire(name, 60_000)
+        await say()
+
+        assert 3_500_000 < await redis.pttl(name) <= 3_600_000
 
 
 # -- what it prints ---------------------------------------------------------------------

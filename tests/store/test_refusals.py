@@ -10,11 +10,13 @@ from shared.connection import connect
 from shared.errors import StoreError, StoreUnavailableError
 from tests.store.asked import READS, WRITES, Ask, refused
 from tests.store.conftest import (
+    EXPERIMENT,
     QUEUE,
     Ear,
     Run,
     Worker,
     everything,
+    publish,
     store_on,
 )
 
@@ -103,6 +105,57 @@ async def test_a_key_that_an_acl_denies_is_refused_for_now(
     name: str, run: Run, redis: Any, redis_url: str
 ) -> None:
     await denied(ASKED[name], run, redis, redis_url, keys=["other:*"], commands=["+@all"])
+
+
+NEEDED = {
+    "enqueue": ["getbit", "get", "xadd"],
+    "begin": ["xpending", "hget", "zscore", "get"],
+    "emit": ["hmget"],
+    "log": ["hget", "xadd"],
+    "finish": ["hmget", "zcount", "get"],
+}
+"""What scripts read, or write first: an error of these needn't mean that a key is of another type."""
+
+
+@pytest.mark.parametrize(("name", "command"), [(name, one) for name in NEEDED for one in NEEDED[name]])
+async def test_one_command_that_an_acl_denies_is_not_taken_for_a_key_of_another_type(
+    name: str, command: str, worker: Worker, redis: Any, redis_url: str
+) -> None:
+    await publish(redis, "string")
+    run = await worker.begun()
+    await worker.queued()
+    claim, stored = await worker.claim(), await worker.store.experiments.read(EXPERIMENT)
+    ask = WRITES[name]
+    if name == "begin":
+        ask = lambda run: run.worker.begin(claim, stored)  # noqa: E731
+
+    await denied(ask, run, redis, redis_url, keys=["*"], commands=["+@all", f"-{command}"])
+
+
+async def test_a_state_that_an_acl_hides_is_not_passed_over(run: Run, redis: Any, redis_url: str) -> None:
+    await denied(WRITES["finish"], run, redis, redis_url, keys=["*"], commands=["+@all", "-hget"])
+
+
+async def test_an_experiment_that_an_acl_hides_keeps_nobody_from_a_claim(
+    run: Run, redis: Any, redis_url: str
+) -> None:
+    rules: dict[str, list[str]] = {"keys": ["*"], "commands": ["+@all", "-hgetall"]}
+    await redis.acl_setuser("limited", enabled=True, nopass=True, **rules)
+    async with store_on(redis_url.replace("redis://", "redis://limited:x@")) as store:
+        [claim] = await store.queue.claim("w1", 1, 1_000)
+
+    assert (claim.order.experiment_id, claim.stored) == (EXPERIMENT, None)
+
+
+async def test_events_that_an_acl_denies_to_keep_are_not_passed_over(
+    run: Run, redis: Any, redis_url: str
+) -> None:
+    rules: dict[str, list[str]] = {"keys": ["*"], "channels": ["*"], "commands": ["+@all", "-rpush"]}
+    await redis.acl_setuser("limited", enabled=True, nopass=True, **rules)
+    async with store_on(redis_url.replace("redis://", "redis://limited:x@")) as store:
+        message = await refused(WRITES["emit"], Run(Worker(store), run.claim, run.stored))
+
+    assert "Redis refuses for now: " in message
 
 
 async def denied(ask: Ask, run: Run, redis: Any, redis_url: str, **rules: list[str]) -> None:

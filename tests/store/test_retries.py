@@ -71,6 +71,16 @@ async def test_a_retry_that_is_due_is_the_next_attempt_of_the_same_run(worker: W
     assert await redis.pttl(keys.run(first.id)) > 0
 
 
+async def test_the_record_of_an_attempt_under_way_does_not_expire(worker: Worker, redis: Any) -> None:
+    first = await worker.begun()
+    await first.retry()
+    await redis.pexpire(keys.run(first.id), 60_000)
+    await worker.store.queue.promote()
+    await worker.begin(await worker.claim())
+
+    assert await redis.pttl(keys.run(first.id)) == -1
+
+
 async def test_retries_that_are_due_come_in_the_order_of_their_times(worker: Worker, redis: Any) -> None:
     delays = {"c": 300, "a": 100, "b": 200}
     for experiment_id, delay_seconds in delays.items():

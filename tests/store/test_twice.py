@@ -207,5 +207,5 @@ async def test_no_script_is_left_out(twice: dict[str, int], worker: Worker, redi
     await worker.store.workers.forget("w")
     await worker.store.awaited.lease("e", "p", 60)
 
-    included = {"types", "events", "state", "limits", "held", "queued", "documents", "claims"}
+    included = {"types", "events", "state", "limits", "room", "held", "queued", "documents", "claims"}
     assert {path.stem for path in FOLDER.glob("*.lua")} - included - set(twice) <= {"publish", "cancel"}

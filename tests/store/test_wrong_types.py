@@ -48,7 +48,7 @@ NAMED: dict[str, Callable[[Run], list[str]]] = {
     "refuse": lambda run: [keys.admitted("m")],
     "join": lambda run: [keys.listeners(), keys.ears(), keys.admitted("marker")],
     "heartbeat": lambda run: [keys.workers(), keys.listeners(), keys.silence("w1")],
-    "forget": lambda run: [keys.workers(), keys.listeners()],
+    "forget": lambda run: [keys.workers(), keys.listeners(), QUEUE],
     "lease": lambda run: [keys.planner(EXPERIMENT)],
     "plan": lambda run: [keys.plans(), keys.slots()],
     "fire": lambda run: [keys.slots(), QUEUE],
@@ -137,6 +137,14 @@ async def test_a_run_ends_without_a_key_that_it_cant_use_and_says_so_once(
     assert (await orders(redis), await pending(redis)) == ([], 0)
     assert [(await worker.store.runs.record(run.id))["status"] for run in runs] == ["completed"] * 2
     assert await state_of(redis) == "run"
+
+
+async def test_a_run_without_limits_begins_and_ends_whatever_limits_need(worker: Worker, redis: Any) -> None:
+    for key in (keys.retries(), keys.nudges()):
+        await spoil(redis, key)
+    run = await worker.begun()
+
+    assert await run.finish() is Finished.FINISHED
 
 
 async def test_a_run_whose_record_is_none_any_more_is_reported_by_whoever_finds_its_claim(

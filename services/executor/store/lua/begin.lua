@@ -14,25 +14,20 @@
 -- include types.lua
 -- include state.lua
 -- include events.lua
--- include limits.lua
 -- include held.lua
 redis.replicate_commands()
-local FIRST_KEY, FIRST_ARG = 9, 15
 local mute = silenced('fullsend:metrics')
 if mute then return mute end
-local wrong = misfit(KEYS[1], 'stream', KEYS[2], 'hash', KEYS[4], 'zset', KEYS[7], 'zset', KEYS[8], 'zset')
+local held, wrong = held_by(ARGV[2], KEYS[1], ARGV[1], ARGV[3], ARGV[3])
 if wrong then return wrong end
-local limits = {}
-for i = 0, (#KEYS - FIRST_KEY + 1) / 3 - 1 do
-  local key, arg = FIRST_KEY + 3 * i, FIRST_ARG + 5 * i
-  limits[i + 1] = {
-    holders = KEYS[key], blocked = KEYS[key + 1], rate = KEYS[key + 2], name = ARGV[arg],
-    most = tonumber(ARGV[arg + 1]), interval = tonumber(ARGV[arg + 2]), burst = tonumber(ARGV[arg + 3]),
-    reserved = ARGV[arg + 4],
-  }
-  wrong = misfit(KEYS[key], 'set', KEYS[key + 1], 'list', KEYS[key + 2], 'string')
-  if wrong then return wrong end
-end
+if held == 0 then return 'lost' end
+local lease = redis.pcall('HGET', KEYS[2], 'lease')
+wrong = refused(lease, KEYS[2], 'hash')
+if wrong then return wrong end
+if lease == ARGV[13] then return 'begun' end -- this very call had got through before
+local open = redis.pcall('ZSCORE', KEYS[4], ARGV[4])
+wrong = refused(open, KEYS[4], 'zset')
+if wrong then return wrong end
 
 local function let_go(answer)
   redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
@@ -40,47 +35,30 @@ local function let_go(answer)
   return answer
 end
 
-if held_by(ARGV[2], KEYS[1], ARGV[1], ARGV[3], ARGV[3]) == 0 then return 'lost' end
-if redis.call('HGET', KEYS[2], 'lease') == ARGV[13] then return 'begun' end -- this very call had got through before
-if not redis.call('ZSCORE', KEYS[4], ARGV[4]) then
-  for _, limit in ipairs(limits) do unblock(limit.blocked) end
-  return let_go('cancelled')
-end
-
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-for _, limit in ipairs(limits) do
-  if limit.most > 0 and redis.call('SCARD', limit.holders) >= limit.most then
-    redis.call('RPUSH', limit.blocked, ARGV[12])
-    redis.call('ZADD', KEYS[8], 'NX', now + NUDGE_MS, limit.name)
+local first_field, take = 15, nil
+if #KEYS > 8 then -- what is included is made anew by each call, and most runs have no limits
+-- include limits.lua
+-- include room.lua
+  wrong = misfit(KEYS[7], 'zset', KEYS[8], 'zset')
+  if wrong then return wrong end
+  local limits
+  limits, wrong = limits_from(9, first_field)
+  if wrong then return wrong end
+  if not open then
+    for _, limit in ipairs(limits) do unblock(limit.blocked) end
+  elseif not has_room(limits, ARGV[12], KEYS[7], KEYS[8]) then
     return let_go('waiting')
   end
+  first_field = first_field + 5 * #limits
+  take = function() take_room(limits, ARGV[5]) end
 end
-
--- The generic cell rate algorithm: `next` is when the steady rate would have its next begin.
-local function take_turn(limit, next)
-  redis.call('SET', limit.rate, next + limit.interval, 'PX', math.ceil(next + limit.interval - now))
-end
-for _, limit in ipairs(limits) do
-  if limit.interval > 0 and limit.reserved ~= '' then
-    limit.next = math.max(tonumber(redis.call('GET', limit.rate) or 0), now)
-    local due = limit.next - (limit.burst - 1) * limit.interval
-    if due > now then
-      take_turn(limit, limit.next)
-      redis.call('ZADD', KEYS[7], due, limit.reserved)
-      return let_go('waiting')
-    end
-  end
-end
+if not open then return let_go('cancelled') end
 
 local moved = move_state(KEYS[3], '', ARGV[6], ARGV[7], ARGV[8])
 if moved == 'archived' or moved == 'conflict' then return moved end
-for _, limit in ipairs(limits) do
-  if limit.most > 0 then redis.call('SADD', limit.holders, ARGV[5]) end
-  if limit.next then take_turn(limit, limit.next) end
-end
-redis.call('HSET', KEYS[2], unpack(ARGV, FIRST_ARG + 5 * #limits))
-redis.call('PERSIST', KEYS[2])
+if take then take() end
+redis.call('HSET', KEYS[2], unpack(ARGV, first_field))
+if lease then redis.call('PERSIST', KEYS[2]) end -- an attempt before had begun
 redis.call('ZADD', KEYS[4], 1, ARGV[4])
-emit_metric(KEYS[5], KEYS[6], ARGV[9], ARGV[10], ARGV[11], ARGV[14])
+emit_metrics(KEYS[5], KEYS[6], 9, 9, ARGV[10], ARGV[11], ARGV[14])
 return 'begun'

@@ -15,7 +15,7 @@
 -- include events.lua
 -- include limits.lua
 redis.replicate_commands()
-local mute = silenced('fullsend:metrics', 'fullsend:experiment_results')
+local mute = silenced('fullsend:metrics') or silenced('fullsend:experiment_results')
 if mute then return mute end
 local wrong = misfit(KEYS[1], 'hash', KEYS[2], 'zset')
 if wrong then return wrong end
@@ -39,6 +39,6 @@ for _, priority in ipairs({'high', 'normal', 'low'}) do
 end
 redis.call('HSET', KEYS[1], unpack(ARGV, 11))
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
-emit_metric(KEYS[3], KEYS[4], ARGV[3], ARGV[5], ARGV[6], ARGV[4])
+emit_metrics(KEYS[3], KEYS[4], 3, 3, ARGV[5], ARGV[6], ARGV[4])
 emit_result(KEYS[4], ARGV[2], ARGV[6])
 return 'cancelled'

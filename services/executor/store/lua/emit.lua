@@ -9,11 +9,11 @@
 redis.replicate_commands()
 local mute = silenced('fullsend:metrics')
 if mute then return mute end
-local wrong = misfit(KEYS[3], 'hash')
+local held = redis.pcall('HMGET', KEYS[3], 'lease', 'status', 'emitted')
+local wrong = refused(held, KEYS[3], 'hash')
 if wrong then return wrong end
-local held = redis.call('HMGET', KEYS[3], 'lease', 'status', 'emitted')
 if held[1] ~= ARGV[4] or held[2] ~= 'running' then return 0 end
 if held[3] == ARGV[5] then return 1 end
 redis.call('HSET', KEYS[3], 'emitted', ARGV[5])
-for i = 6, #ARGV do emit_metric(KEYS[1], KEYS[2], ARGV[i], ARGV[1], ARGV[2], ARGV[3]) end
+emit_metrics(KEYS[1], KEYS[2], 6, #ARGV, ARGV[1], ARGV[2], ARGV[3])
 return 1

@@ -11,13 +11,12 @@
 -- include types.lua
 -- include state.lua
 -- include events.lua
--- include limits.lua
 redis.replicate_commands()
-local mute = silenced('fullsend:metrics', 'fullsend:experiment_results')
+local mute = silenced('fullsend:metrics') or silenced('fullsend:experiment_results')
 if mute then return mute end
 local lease, state = ARGV[4], ARGV[5]
-local has_record, has_open = usable(KEYS[2], 'hash'), usable(KEYS[4], 'zset')
-local held = has_record and redis.call('HMGET', KEYS[2], 'lease', 'status') or {}
+local record = try(KEYS[2], 'hash', 'HMGET', 'lease', 'status', 'limits')
+local held = record or {}
 if lease ~= '' then
   if held[1] ~= lease then return {'stale', unpack(skipped)} end
   if held[2] ~= 'running' then return {'done'} end
@@ -25,20 +24,21 @@ elseif #redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2]) == 0 then
   return {'done'}
 end
 
-local is_last = lease ~= '' and not (has_open and redis.call('ZCOUNT', KEYS[4], 1, 1) > 1)
+local is_last = lease ~= '' and (try(KEYS[4], 'zset', 'ZCOUNT', 1, 1) or 1) <= 1
 if is_last and move_state(KEYS[3], 'running', state, ARGV[6], ARGV[7]) == 'conflict' then return {'conflict'} end
 
 local first_field = 14 + ARGV[13]
-if has_record then
+if record then
   redis.call('HSET', KEYS[2], unpack(ARGV, first_field))
   redis.call('PEXPIRE', KEYS[2], ARGV[9])
 end
-for i = 14, first_field - 1 do emit_metric(KEYS[5], KEYS[6], ARGV[i], ARGV[10], ARGV[11], ARGV[9]) end
+emit_metrics(KEYS[5], KEYS[6], 14, first_field - 1, ARGV[10], ARGV[11], ARGV[9])
 emit_result(KEYS[6], ARGV[8], ARGV[11])
-if has_open then redis.call('ZREM', KEYS[4], ARGV[3]) end
-release(KEYS[2], ARGV[12])
-if usable(KEYS[1], 'stream') then
-  redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
-  redis.call('XDEL', KEYS[1], ARGV[2])
+try(KEYS[4], 'zset', 'ZREM', ARGV[3])
+if held[3] then -- what is included is made anew by each call, and most runs have no limits
+-- include limits.lua
+  release(held[3], ARGV[12])
 end
+try(KEYS[1], 'stream', 'XACK', ARGV[1], ARGV[2])
+try(KEYS[1], 'stream', 'XDEL', ARGV[2])
 return {'finished', unpack(skipped)}

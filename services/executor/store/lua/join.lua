@@ -17,7 +17,7 @@
 -- include types.lua
 -- include events.lua
 redis.replicate_commands()
-local mute = silenced(ARGV[3], ARGV[6])
+local mute = silenced(ARGV[3]) or silenced(ARGV[6])
 if mute then return mute end
 local wrong = misfit(KEYS[1], 'zset', KEYS[2], 'set', KEYS[3], 'string')
 if wrong then return wrong end

@@ -16,11 +16,9 @@ local function unblock(blocked)
   end
 end
 
--- A run gives up the room that it took when it began; its record names the limits, a line each.
-local function release(record, run)
-  local limits = usable(record, 'hash') and redis.call('HGET', record, 'limits')
-  if not limits then return end
-  for limit in string.gmatch(limits, '[^\n]+') do
+-- A run gives up the room that it took when it began; `limits` is what its record says of it, a line for each.
+local function release(limits, run)
+  for limit in string.gmatch(limits or '', '[^\n]+') do
     local holders = HOLDERS .. limit
     if usable(holders, 'set') and redis.call('SREM', holders, run) == 1 then unblock(BLOCKED .. limit) end
   end

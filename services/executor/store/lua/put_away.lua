@@ -26,7 +26,7 @@ if ARGV[5] == '' then
 end
 
 local has_record, has_open = usable(KEYS[3], 'hash'), usable(KEYS[5], 'zset')
-local held = has_record and redis.call('HMGET', KEYS[3], 'status', 'lease') or {}
+local held = has_record and redis.call('HMGET', KEYS[3], 'status', 'lease', 'limits') or {}
 local status, lease = held[1], held[2] or ''
 if lease ~= '' and status == 'running' and string.sub(lease, -#ARGV[2] - 1) ~= '/' .. ARGV[2] then
   put_away() -- another delivery of the run is under way; that one reports its end
@@ -41,7 +41,7 @@ end
 local was_held = put_away() == 1
 if has_open then redis.call('ZREM', KEYS[5], ARGV[5]) end
 if over or not was_held then return 'done' end
-release(KEYS[3], ARGV[6])
+release(held[3], ARGV[6])
 if has_record then
   redis.call('HSET', KEYS[3], unpack(ARGV, 11))
   redis.call('PEXPIRE', KEYS[3], ARGV[7])

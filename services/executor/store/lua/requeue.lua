@@ -8,13 +8,13 @@
 -- include limits.lua
 -- include held.lua
 redis.replicate_commands()
-local wrong = misfit(KEYS[1], 'stream')
+local held, wrong = held_by(ARGV[2], KEYS[1], ARGV[1], ARGV[3], ARGV[3])
 if wrong then return wrong end
-if held_by(ARGV[2], KEYS[1], ARGV[1], ARGV[3], ARGV[3]) == 0 then return 0 end
+if held == 0 then return 0 end
 redis.call('XADD', KEYS[1], '*', 'order', ARGV[6])
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
 redis.call('XDEL', KEYS[1], ARGV[3])
-release(KEYS[2], ARGV[5])
+release(try(KEYS[2], 'hash', 'HGET', 'limits'), ARGV[5])
 -- A run that was cancelled while it waited is not open any more, and must not be again.
 if usable(KEYS[3], 'zset') and redis.call('ZSCORE', KEYS[3], ARGV[4]) then
   redis.call('ZADD', KEYS[3], 0, ARGV[4])

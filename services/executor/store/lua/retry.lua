@@ -14,7 +14,7 @@ local mute = silenced('fullsend:metrics')
 if mute then return mute end
 local wrong = misfit(KEYS[1], 'stream', KEYS[2], 'hash', KEYS[3], 'zset', KEYS[4], 'zset')
 if wrong then return wrong end
-local held = redis.call('HMGET', KEYS[2], 'lease', 'status')
+local held = redis.call('HMGET', KEYS[2], 'lease', 'status', 'limits')
 if held[1] ~= ARGV[4] or held[2] ~= 'running' then
   local stored = redis.call('ZSCORE', KEYS[4], ARGV[5]) -- when this very call had got through before
   return stored and {'retrying', tonumber(stored)} or {'stale', 0}
@@ -25,8 +25,8 @@ local first_field = 12 + ARGV[11]
 redis.call('HSET', KEYS[2], 'lease', '', 'retry_at', due, unpack(ARGV, first_field))
 redis.call('ZADD', KEYS[4], due, ARGV[5])
 redis.call('ZADD', KEYS[3], 0, ARGV[3])
-release(KEYS[2], ARGV[9])
-for i = 12, first_field - 1 do emit_metric(KEYS[5], KEYS[6], ARGV[i], ARGV[7], ARGV[8], ARGV[10]) end
+release(held[3], ARGV[9])
+emit_metrics(KEYS[5], KEYS[6], 12, first_field - 1, ARGV[7], ARGV[8], ARGV[10])
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
 redis.call('XDEL', KEYS[1], ARGV[2])
 return {'retrying', due}
