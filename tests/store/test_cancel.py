@@ -43,15 +43,28 @@ async def test_a_run_that_waits_ends_at_once(worker: Worker, redis: Any, ear: Ea
 
 
 @pytest.mark.parametrize("priority", PRIORITIES)
+@pytest.mark.parametrize("experiment_id", [EXPERIMENT, 'an "odd" \\ one'])
 async def test_a_run_that_was_cancelled_while_it_waited_is_never_claimed(
-    priority: str, worker: Worker, redis: Any
+    experiment_id: str, priority: str, worker: Worker
 ) -> None:
-    timestamp = await worker.store.queue.enqueue(Order(EXPERIMENT, "enqueue", priority=priority))
-    other = await worker.store.queue.enqueue(Order(EXPERIMENT, "enqueue", priority=priority))
-    await cancel(worker.store, f"{EXPERIMENT}:{timestamp}")
+    first = await worker.queued(experiment_id, priority=priority)
+    other = await worker.queued(experiment_id, priority=priority)
+    await cancel(worker.store, f"{experiment_id}:{first}")
 
     assert [one.order.timestamp for one in await worker.store.queue.claim("w1", 5, 10)] == [other]
     assert (await worker.store.queue.depth()).waiting == 0
+
+
+async def test_the_run_of_another_experiment_with_the_same_timestamp_stays(
+    worker: Worker, redis: Any
+) -> None:
+    timestamp = await worker.queued()
+    same = Order("another", "trigger", priority="low", params={"experiment_id": EXPERIMENT})
+    await redis.xadd(keys.queue("low"), {"order": same.to_json()}, id=timestamp)
+    await cancel(worker.store, f"{EXPERIMENT}:{timestamp}")
+
+    [claim] = await worker.store.queue.claim("w1", 5, 10)
+    assert claim.order.run_id == f"another:{timestamp}"
 
 
 async def test_a_run_that_was_cancelled_once_it_was_claimed_never_begins(

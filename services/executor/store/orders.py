@@ -83,6 +83,11 @@ class Order:
         members.update(self.others)
         return json_text(members)
 
+    @staticmethod
+    def head_json(experiment_id: str) -> str:
+        """How the text of each order of this experiment begins that has no priority."""
+        return json_text({"experiment_id": experiment_id}).removesuffix("}") + ","
+
     @classmethod
     def from_json(cls, text: str, entry: str) -> "Order":
         """The order in a queue entry; a run that was never claimed takes the entry's id as its timestamp.

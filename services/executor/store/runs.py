@@ -231,6 +231,7 @@ class Runs:
                     self._keep.journal,
                     *stored.move(State.FAILED, only_from=State.RUNNING),
                     GROUP,
+                    Order.head_json(order.experiment_id),
                     *flat(fields),
                 ],
             )
