@@ -11,9 +11,9 @@ from services.executor.artifacts import (
     Blobs,
     CasReference,
     LocalBlobs,
-    ObjectBlobs,
     parse_reference,
 )
+from services.executor.artifacts.objects import ObjectBlobs
 from services.executor.artifacts.opening import local_directory
 from services.executor.store import Store
 from shared.errors import ArtifactError

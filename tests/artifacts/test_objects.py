@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from services.executor.artifacts import Blobs, LocalBlobs, ObjectBlobs, StorageType, open_blobs
+from services.executor.artifacts import Blobs, LocalBlobs, StorageType, open_blobs
+from services.executor.artifacts.objects import ObjectBlobs
 from services.executor.artifacts.remote import Remote
 from shared.errors import ArtifactCorruptError, ArtifactError
 

@@ -27,7 +27,6 @@ from services.executor.artifacts.loaders import (
     loader_for,
 )
 from services.executor.artifacts.local import LocalBlobs
-from services.executor.artifacts.objects import ObjectBlobs
 from services.executor.artifacts.opening import open_blobs
 from services.executor.artifacts.references import (
     CasReference,
@@ -52,7 +51,6 @@ __all__ = [
     "Keeper",
     "LocalArtifactLoader",
     "LocalBlobs",
-    "ObjectBlobs",
     "ObjectStoreArtifactLoader",
     "Reference",
     "RelativeReference",

@@ -29,6 +29,13 @@ class StorageType(StrEnum):
     AZ = "az"
 
 
+OBJECT_STORES: Final = tuple(one for one in StorageType if one is not StorageType.LOCAL)
+"""Each is its own scheme."""
+
+PATIENCE_SECONDS: Final = 60.0
+"""How long a request is tried again when a server can't be reached or is in trouble."""
+
+
 @dataclass(frozen=True, slots=True)
 class Blob:
     """Content that is in a store: its address and its size."""

@@ -10,9 +10,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Protocol, assert_never
 
-from services.executor.artifacts.blobs import Blobs, gathered
+from services.executor.artifacts.blobs import PATIENCE_SECONDS, Blobs, gathered
 from services.executor.artifacts.local import LocalBlobs
-from services.executor.artifacts.objects import ObjectBlobs
 from services.executor.artifacts.opening import local_directory
 from services.executor.artifacts.references import (
     CasReference,
@@ -22,7 +21,6 @@ from services.executor.artifacts.references import (
     quoted,
     within,
 )
-from services.executor.artifacts.remote import PATIENCE_SECONDS, Remote
 from services.executor.artifacts.sources import chunks_of, open_source
 from shared.errors import ArtifactError, ArtifactReferenceError
 
@@ -122,6 +120,10 @@ class ObjectStoreArtifactLoader(CasArtifactLoader):
     """Loads objects below a URL such as `s3://bucket/prefix`, and blobs from the `sha256` tree there."""
 
     def __init__(self, url: str, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        # Here, for they bring obstore; see `open_blobs`.
+        from services.executor.artifacts.objects import ObjectBlobs
+        from services.executor.artifacts.remote import Remote
+
         super().__init__(ObjectBlobs(url, patience_seconds))
         self._remote = Remote(url, patience_seconds)
 

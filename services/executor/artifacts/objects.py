@@ -6,9 +6,18 @@ from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Final
 
-from services.executor.artifacts.blobs import Blob, Blobs, Source, StorageType, Stored, require, verified
+from services.executor.artifacts.blobs import (
+    PATIENCE_SECONDS,
+    Blob,
+    Blobs,
+    Source,
+    StorageType,
+    Stored,
+    require,
+    verified,
+)
 from services.executor.artifacts.references import check_sha256
-from services.executor.artifacts.remote import PATIENCE_SECONDS, Remote
+from services.executor.artifacts.remote import Remote
 from services.executor.artifacts.sources import chunks_of, digest_of, named, open_source, rewindable
 from shared.errors import ArtifactError, ArtifactNotFoundError
 

@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
-from services.executor.artifacts.blobs import Blobs
+from services.executor.artifacts.blobs import OBJECT_STORES, Blobs
 from services.executor.artifacts.local import LocalBlobs
-from services.executor.artifacts.objects import ObjectBlobs
 from services.executor.artifacts.references import quoted, split_url
-from services.executor.artifacts.remote import OBJECT_STORES
 from shared.errors import ArtifactError
 
 _KNOWN: Final = ("file", *OBJECT_STORES)
@@ -22,7 +20,12 @@ def open_blobs(place: str | Path) -> Blobs:
     Nothing is made or connected to yet.  Raises ArtifactError for a place that means nothing.
     """
     directory = local_directory(place)
-    return ObjectBlobs(str(place)) if directory is None else LocalBlobs(directory)
+    if directory is not None:
+        return LocalBlobs(directory)
+    # Here, for it brings obstore: megabytes that nobody needs who keeps artifacts in a directory.
+    from services.executor.artifacts.objects import ObjectBlobs
+
+    return ObjectBlobs(str(place))
 
 
 def local_directory(place: str | Path) -> Path | None:

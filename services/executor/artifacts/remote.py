@@ -18,7 +18,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import MemoryStore, from_url
 
-from services.executor.artifacts.blobs import CHUNK_BYTES, StorageType
+from services.executor.artifacts.blobs import CHUNK_BYTES, OBJECT_STORES, PATIENCE_SECONDS, StorageType
 from services.executor.artifacts.references import split_url
 from shared.errors import ArtifactError, ArtifactNotFoundError
 
@@ -26,12 +26,6 @@ if TYPE_CHECKING:
     # These exist for type checkers only.
     from obstore import ObjectMeta
     from obstore.store import ClientConfig, ObjectStore
-
-OBJECT_STORES: Final = tuple(one for one in StorageType if one is not StorageType.LOCAL)
-"""Each is its own scheme."""
-
-PATIENCE_SECONDS: Final = 60.0
-"""How long a request is tried again when a server can't be reached or is in trouble."""
 
 PART_BYTES: Final = 8 << 20
 """S3 takes 10,000 parts at most, so an object may have 80 GB; up to one part is sent in one request."""
