@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 import structlog
@@ -34,17 +34,19 @@ class Registry:
     Args:
         store: where they are registered.
         loader: finds and describes them.
-        describer: stands for who describes them.
+        describer: stands for who describes them; called once, in a thread, as it reads many files.
     """
 
-    def __init__(self, store: Store, loader: Loader, describer: str) -> None:
+    def __init__(self, store: Store, loader: Loader, describer: Callable[[], str]) -> None:
         self._store = store
         self._loader = loader
-        self._described_by = f"{LAYOUT}:{describer}"
+        self._describer = describer
+        self._described_by = ""
         self._known: dict[str, str] = {}
 
     async def run(self) -> None:
         """Look again and again, until cancelled."""
+        self._described_by = f"{LAYOUT}:{await asyncio.to_thread(self._describer)}"
         await self._recognise()
         while True:
             for name in self._loader.names():

@@ -8,17 +8,16 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import uv
 
-from services.executor import observe, watched
+from services.executor import spans
 from services.executor.artifacts import Keeper, open_blobs
 from services.executor.bundles import Bundles
 from services.executor.cancellation import Cancellations
 from services.executor.config import Mode, Settings
-from services.executor.endpoints import Answers, Worker, serving
 from services.executor.intake import Intake
 from services.executor.isolation.calls import Level
 from services.executor.isolation.describer import describer
@@ -32,11 +31,15 @@ from services.executor.recovery import Recovery
 from services.executor.registry import Registry
 from services.executor.retry import RetryPolicy
 from services.executor.runner import Runner
-from services.executor.scheduler import CronScheduler
-from services.executor.speedrun import Speedrun
-from services.executor.store import Retention
+from services.executor.store import Retention, Store
 from services.executor.triggers import Triggers
 from shared.connection import connect, connect_patiently, without_password
+
+if TYPE_CHECKING:
+    from services.executor.observe import Observer
+
+# What only some modes and settings need is imported where they ask for it: a worker starts in a
+# fraction of the time and memory without Prometheus' client, an HTTP server and what reads cron.
 
 log = structlog.get_logger()
 
@@ -71,11 +74,11 @@ class Service:
         blobs = open_blobs(settings.artifacts)
         self._bundles = Bundles(blobs, settings.bundles_path)
         loader = Loader(settings.tools_path, self._pool, self._environments, self._bundles, settings.sandbox)
-        self._observer = observe.wanted(
-            self.worker, loader.names, scraped=settings.health_port > 0, variables=variables
+        self._store = Store.on(self._client, self._patient, retention(settings))
+        self._observer = self._wanted_observer(loader, variables)
+        self._registry = Registry(
+            self._store, loader, lambda: describer(settings.sandbox, settings.sandbox_readable)
         )
-        self._store = watched.store_on(self._client, self._patient, retention(settings), self._observer)
-        self._registry = Registry(self._store, loader, describer(settings.sandbox, settings.sandbox_readable))
         keeper = Keeper(blobs, settings.inline_artifact_max_bytes)
         runner = Runner(self._store, loader, self._pool, keeper, defaults(settings, variables), random.random)
         self._intake = Intake(self._store.queue, self.worker, settings.concurrency, runner.run)
@@ -133,6 +136,8 @@ class Service:
             if observer is not None:
                 opened.push_async_callback(observer.close)
             if observer is not None and settings.health_port:
+                from services.executor.endpoints import Answers, Worker, serving
+
                 listening = self._triggers.listening if self._triggers else None
                 worker = Worker(
                     self.worker,
@@ -177,9 +182,13 @@ class Service:
             if self._triggers is not None:
                 tasks.create_task(self._triggers.run(), name="triggers")
             if Mode.CRON in settings.schedule_mode:
+                from services.executor.scheduler import CronScheduler
+
                 cron = CronScheduler(self._store, settings.cron_check_interval)
                 tasks.create_task(cron.run(), name="cron")
             if Mode.SPEEDRUN in settings.schedule_mode:
+                from services.executor.speedrun import Speedrun
+
                 speedrun = Speedrun(self._store, settings.speedrun_interval, settings.speedrun_max_per_cycle)
                 tasks.create_task(speedrun.run(), name="speedrun")
 
@@ -189,6 +198,17 @@ class Service:
             await self._environments.prune(self._settings.environment_retention)
             await asyncio.to_thread(self._bundles.prune, self._settings.environment_retention)
             await asyncio.sleep(PRUNE_SECONDS)
+
+    def _wanted_observer(self, loader: Loader, variables: Mapping[str, str]) -> "Observer | None":
+        """An observer of the store, unless nobody would read what it counts or collect its spans."""
+        scraped = self._settings.health_port > 0
+        if not scraped and not spans.are_collected(variables):
+            return None
+        from services.executor import observe, watched
+
+        observer = observe.wanted(self.worker, loader.names, scraped=scraped, variables=variables)
+        self._store = watched.store_on(self._client, self._patient, retention(self._settings), observer)
+        return observer
 
     def _listener(self) -> Triggers | None:
         settings = self._settings

@@ -114,9 +114,14 @@ GIVEN_BACK = "given back"
 NO_FAULT = frozenset({Status.COMPLETED, Status.CANCELLED, GIVEN_BACK})
 
 
+def are_collected(variables: Mapping[str, str]) -> bool:
+    """Whether OpenTelemetry's standard variables name a collector."""
+    return any(variables.get(name) for name in COLLECTORS)
+
+
 def tracing(variables: Mapping[str, str]) -> Tracing | None:
     """Spans for the collector that OpenTelemetry's standard variables name; None when they name none."""
-    if not any(variables.get(name) for name in COLLECTORS):
+    if not are_collected(variables):
         return None
     try:
         from opentelemetry.sdk.resources import Resource

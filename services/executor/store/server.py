@@ -1,6 +1,5 @@
 """What kind of Redis it is, as far as that matters for keeping runs safe."""
 
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,7 +60,7 @@ class Server:
         """The facts, and how long an answer takes (the median of a few)."""
         async with asking("info"):
             info = await self._client.info()
-            latency_ms = statistics.median([await self._ping_ms() for _ in range(PINGS)])
+            latency_ms = sorted([await self._ping_ms() for _ in range(PINGS)])[PINGS // 2]
         evicts = int(info.get("maxmemory", 0)) > 0 and info.get("maxmemory_policy") != "noeviction"
         return Facts(
             version=_version(info),
