@@ -4,25 +4,22 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from datetime import date
-from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
-import yaml
-from pydantic import BaseModel, ValidationError
 
 from shared.errors import ContractError
+from shared.members import Misfits, Mistake, read
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 MAX_DEPTH = 100
-MAX_VALUES = 100_000
-CHARACTERS_PER_VALUE = 100
-_MAX_INTEGER_BITS = 14_000  # what Python prints without being told to
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 Value = TypeVar("Value")
-Model = TypeVar("Model", bound=BaseModel)
+Record = TypeVar("Record")
 
 
 def json_object(place: str, text: bytes | str) -> dict[str, Any]:
@@ -42,8 +39,13 @@ def json_object(place: str, text: bytes | str) -> dict[str, Any]:
 
 def yaml_object(place: str, text: str) -> dict[str, Any]:
     """The YAML mapping in `text`, as JSON would have it: dates become text.  Raises `ContractError`."""
+    # Here, for a worker whose experiments are JSON never needs it.
+    import yaml
+
+    from shared.yaml_values import parsed
+
     try:
-        value = _parsed_yaml(text)
+        value = parsed(text)
     except (yaml.YAMLError, ValueError, RecursionError) as exc:
         raise ContractError(f"{place} is not a YAML document: {' '.join(str(exc).split())}") from None
     if not isinstance(value, dict):
@@ -72,22 +74,36 @@ def member(place: str, name: str, value: Any, read: Callable[[Any], Value]) -> V
         raise ContractError(f"{place} member '{name}' is {shown(value)}: {exc}") from None
 
 
-def validated(model: type[Model], place: str, members: Mapping[str, Any]) -> Model:
-    """`members` as a `model`.  Raises `ContractError` for the first member that doesn't fit."""
+def validated(
+    kind: type[Record], place: str, members: Mapping[str, Any], *, only_known: bool = False
+) -> Record:
+    """`members` as a `kind`, a dataclass (see `shared/members.py`).
+
+    Args:
+        only_known: refuse members that `kind` doesn't have.
+
+    Raises:
+        ContractError: names the first member that doesn't fit.
+    """
     try:
-        return model.model_validate(members)
-    except ValidationError as exc:
-        raise misfit(place, exc) from None
+        return read(kind, members, only_known=only_known)
+    except Misfits as exc:
+        raise _unfit(place, exc.mistakes[0]) from None
 
 
-def misfit(place: str, exc: ValidationError) -> ContractError:
-    """The error that names the first member of the document at `place` that doesn't fit."""
+def _unfit(place: str, one: Mistake) -> ContractError:
+    if one.value is None:
+        return ContractError(f"{place} has no '{one.name}'")
+    return ContractError(f"{place} member '{one.name}' is {shown(one.value)}: {one.message}")
+
+
+def misfit(place: str, exc: "ValidationError") -> ContractError:
+    """The error that names the first member of an order at `place` that doesn't fit."""
     first = exc.errors(include_url=False, include_context=False)[0]
     name = ".".join(str(part) for part in first["loc"])
-    if first["type"].startswith("missing") or first["input"] is None:
-        return ContractError(f"{place} has no '{name}'")
     message = first["msg"].removeprefix("Value error, ")
-    return ContractError(f"{place} member '{name}' is {shown(first['input'])}: {message}")
+    missing = first["type"].startswith("missing")
+    return _unfit(place, Mistake(name, None if missing else first["input"], message))
 
 
 def kind(value: object) -> str:
@@ -111,16 +127,17 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _NOTHING_NATIVE = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
-def _no_number(text: str) -> float:
+def no_number(text: str) -> float:
+    """Refuses what is a number elsewhere, but not in JSON."""
     raise ValueError(f"{text} is not a JSON number")
 
 
 def _finite(text: str) -> float:
     number = float(text)
-    return number if math.isfinite(number) else _no_number(text)
+    return number if math.isfinite(number) else no_number(text)
 
 
-_decoder = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
+_decoder = json.JSONDecoder(parse_constant=no_number, parse_float=_finite)
 
 
 def _is_deeper(value: Any, limit: int) -> bool:
@@ -131,75 +148,3 @@ def _is_deeper(value: Any, limit: int) -> bool:
         if not level:
             return False
     return True
-
-
-# -- YAML -----------------------------------------------------------------------------
-
-
-class _YamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Safe, also from merge keys (`<<`) that unfold into too much while they are read."""
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        super().flatten_mapping(node)
-        if len(node.value) > MAX_VALUES:
-            raise _too_much()
-
-
-@lru_cache(maxsize=256)
-def _parsed_yaml(text: str) -> Any:
-    # Cached: an experiment's file is read again for each of its runs.
-    _check_nesting(text)
-    return _plain(yaml.load(text, Loader=_YamlLoader), budget=[MAX_VALUES])  # noqa: S506  (a safe loader)
-
-
-def _check_nesting(text: str) -> None:
-    """Before the document is built: libyaml builds recursively, and overflows the C stack."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_YamlLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
-
-
-def _plain(value: Any, budget: list[int]) -> Any:
-    """YAML's values as JSON has them; refuses documents whose aliases unfold into too much."""
-    budget[0] -= 1 + (len(value) // CHARACTERS_PER_VALUE if isinstance(value, str) else 0)
-    if budget[0] < 0:
-        raise _too_much()
-    match value:
-        case dict():
-            return {_key(key): _plain(item, budget) for key, item in value.items()}
-        case list() | set() | tuple():
-            return [_plain(item, budget) for item in value]
-        case None | str() | bool():
-            return value
-        case int() | float():
-            return _number(value)
-        case date():
-            return value.isoformat()
-        case _:
-            raise ValueError(f"{shown(value)} has no form in JSON")
-
-
-def _number(value: float) -> float:
-    if isinstance(value, int) and value.bit_length() > _MAX_INTEGER_BITS:
-        raise ValueError("it holds a number with too many digits")
-    return value if isinstance(value, int) or math.isfinite(value) else _no_number(str(value))
-
-
-def _key(key: object) -> str:
-    match key:
-        case str():
-            return key
-        case date():
-            return key.isoformat()
-        case None | bool() | int() | float():
-            return json.dumps(key)
-        case _:
-            raise ValueError(f"the key {shown(key)} has no form in JSON")
-
-
-def _too_much() -> ValueError:
-    characters = MAX_VALUES * CHARACTERS_PER_VALUE
-    return ValueError(f"it holds more than {MAX_VALUES:,} values or {characters:,} characters")

@@ -8,14 +8,13 @@ Shapes: docs/redis.md.
 import json
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
-
 from shared.documents import json_object, json_text, kind, member, printable, validated, yaml_object
 from shared.errors import ContractError
+from shared.members import Before, bounds, length, pattern
 
 TRIGGER_MAX_BYTES = 1_000_000
 
@@ -50,7 +49,7 @@ def _valid_id(value: object) -> str:
     return value
 
 
-ExperimentId = Annotated[str, BeforeValidator(_valid_id)]
+ExperimentId = Annotated[str, Before(_valid_id)]
 
 
 def _state(value: object) -> State:
@@ -71,37 +70,36 @@ def _optional_text(value: object) -> str | None:
     raise ValueError("must be a text")
 
 
-LimitKey = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+LimitKey = Annotated[str, length(at_least=1, at_most=200), pattern(r"[^\x00-\x1f\x7f]+")]
 
 
-class Policy(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
     """What an experiment asks for; None leaves it to the tool or the settings.
 
     Values may be text, as a flat hash holds them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    timeout_seconds: Annotated[float | None, Field(gt=0, le=30 * 86_400)] = None
-    max_attempts: Annotated[int | None, Field(ge=1, le=1_000)] = None
-    backoff_min: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
-    backoff_max: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    timeout_seconds: Annotated[float | None, bounds(above=0, at_most=30 * 86_400)] = None
+    max_attempts: Annotated[int | None, bounds(at_least=1, at_most=1_000)] = None
+    backoff_min: Annotated[float | None, bounds(at_least=0, finite=True)] = None
+    backoff_max: Annotated[float | None, bounds(at_least=0, finite=True)] = None
     isolation: Literal["warm", "fork", "spawn"] | None = None
     overlap: Literal["skip", "queue", "allow"] | None = None
     catch_up: Literal["latest", "all", "none"] | None = None
-    grace_seconds: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    grace_seconds: Annotated[float | None, bounds(at_least=0, finite=True)] = None
     on_worker_death: Literal["retry", "fail"] | None = None
     priority: Literal["high", "normal", "low"] | None = None
-    memory_mb: Annotated[int | None, Field(gt=0)] = None
-    cpu_seconds: Annotated[int | None, Field(gt=0)] = None
-    file_size_mb: Annotated[int | None, Field(gt=0)] = None
-    open_files: Annotated[int | None, Field(gt=0)] = None
-    processes: Annotated[int | None, Field(gt=0)] = None
-    max_concurrent: Annotated[int | None, Field(ge=1)] = None
-    max_per_minute: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
-    burst: Annotated[int | None, Field(ge=1)] = None
+    memory_mb: Annotated[int | None, bounds(above=0)] = None
+    cpu_seconds: Annotated[int | None, bounds(above=0)] = None
+    file_size_mb: Annotated[int | None, bounds(above=0)] = None
+    open_files: Annotated[int | None, bounds(above=0)] = None
+    processes: Annotated[int | None, bounds(above=0)] = None
+    max_concurrent: Annotated[int | None, bounds(at_least=1)] = None
+    max_per_minute: Annotated[float | None, bounds(above=0, finite=True)] = None
+    burst: Annotated[int | None, bounds(at_least=1)] = None
     limit_key: LimitKey | None = None
-    seed: Annotated[int | None, Field(ge=0, lt=2**63)] = None
+    seed: Annotated[int | None, bounds(at_least=0, below=2**63)] = None
     cache: bool | None = None
 
 
@@ -131,27 +129,30 @@ class Experiment:
         return replace(self, state=state, document=json_text(root, raw=self.document))
 
 
-class Trigger(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trigger:
     """A request to run an experiment now."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     experiment_id: ExperimentId
     request_id: ExperimentId | None = None
-    params: dict[str, JsonValue] = Field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict)
     triggered_by: str | None = None
     traceparent: str | None = None
 
 
-class Schedule(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
     """When an experiment runs.  `cron` is not checked here; see `services/executor/cron.py`."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
-
     experiment_id: ExperimentId
-    cron: Annotated[str, Field(min_length=1)]
-    timezone: Annotated[str | None, BeforeValidator(_optional_text)] = None
+    cron: Annotated[str, length(at_least=1)]
+    timezone: Annotated[str | None, Before(_optional_text)] = None
     enabled: bool = True
+
+    def to_json(self) -> str:
+        """The text that `read_schedule` reads."""
+        members = {one.name: getattr(self, one.name) for one in fields(self)}
+        return json_text(_without_nulls(members))
 
 
 # -- readers --------------------------------------------------------------------------

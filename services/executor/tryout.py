@@ -21,6 +21,7 @@ from services.executor.loader import Loader, Tool
 from services.executor.needs import passed_to_every_tool
 from shared import log
 from shared.errors import ToolError
+from shared.members import given
 
 TEST_TIMEOUT_SECONDS = 60.0
 ENVIRONMENTS = Path(".fullsend/environments")
@@ -81,7 +82,7 @@ def _told(tool: Tool, path: Path) -> Iterator[str]:
         yield "            (none)"
     if said.returns:
         yield from _under("Returns", said.returns)
-    needs = tool.needs.model_dump(exclude_defaults=True)
+    needs = given(tool.needs)
     if needs:
         yield f"Asks for    in the table [tool.fullsend] of its `# /// script` block in {path}"
     for name, value in needs.items():

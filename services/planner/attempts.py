@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import structlog
@@ -126,7 +126,7 @@ class ByBackend:
 
     async def _run(self, task: Task, cancel: asyncio.Event, report: Report) -> Any:
         run_id = task.task_id if task.attempt_count == 1 else f"{task.task_id}.{task.attempt_count}"
-        policy = self._policy.model_copy(update={"seed": task.case.seed})
+        policy = replace(self._policy, seed=task.case.seed)
         call = Execution(task.tool, task.parameters, RunOptions(run_id, policy))
         return await self._backend.run(call, report=report, cancel=cancel)
 

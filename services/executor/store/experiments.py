@@ -105,7 +105,7 @@ class Experiments:
 
     async def store_schedule(self, schedule: Schedule) -> None:
         """Keep a schedule that was only announced; an existing key stays as it is."""
-        text = schedule.model_dump_json(exclude_none=True)
+        text = schedule.to_json()
         async with asking("store_schedule"):
             await self._scripts.client.set(keys.schedule(schedule.experiment_id), text, nx=True)
 
@@ -128,7 +128,7 @@ class Experiments:
                 text,
                 experiment.state.value,
                 now,
-                schedule.model_dump_json(exclude_none=True) if schedule else "",
+                schedule.to_json() if schedule else "",
             ],
         )
         return bool(stays)

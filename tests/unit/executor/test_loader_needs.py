@@ -6,6 +6,7 @@ import pytest
 
 from services.executor.needs import ToolNeeds, needs_of
 from shared.errors import ToolError
+from shared.members import given
 
 PLACE = "tool.py: [tool.fullsend]"
 
@@ -41,7 +42,7 @@ def test_everything_that_can_be_asked_for_is_read() -> None:
         "processes = 4",
     )
 
-    assert asked.model_dump(exclude_defaults=True) == {
+    assert given(asked) == {
         "environment": ("RESEND_API_KEY", "OTHER"),
         "isolation": "fork",
         "timeout_seconds": 2.5,
