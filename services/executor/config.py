@@ -2,21 +2,17 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
-
-import yaml
-from dotenv import dotenv_values
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from typing import Annotated, Any, Literal, TypeVar
 
 from services.executor.artifacts import open_blobs
 from services.executor.isolation.sandbox import Sandbox
 from shared import keys
 from shared.connection import check_url
 from shared.errors import ArtifactError, SettingsError
+from shared.members import Before, Misfits, Mistake, bounds, read
 
 FILE = Path("config/schedule.yaml")
 ENV_FILE = Path(".env")
@@ -43,102 +39,79 @@ class Mode(StrEnum):
     SPEEDRUN = "speedrun"
 
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+T = TypeVar("T")
 
 
-class Settings(BaseSettings):
-    """Every setting of the service; a field's upper-case name is its environment variable."""
-
-    model_config = SettingsConfigDict(
-        env_file=ENV_FILE, env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore"
+def _split(value: object) -> object:
+    return (
+        tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
     )
 
-    redis_url: str = "redis://localhost:6379/0"
+
+def _not_empty(value: tuple[T, ...]) -> tuple[T, ...]:
+    if not value:
+        raise ValueError("names nothing")
+    return tuple(dict.fromkeys(value))
+
+
+def _storable_kind(value: str) -> str:
+    try:
+        open_blobs(value)
+    except ArtifactError as exc:
+        raise ValueError(str(exc)) from None
+    return value
+
+
+def _reachable_kind(value: str) -> str:
+    try:
+        return check_url(value)
+    except SettingsError as exc:
+        raise ValueError(str(exc)) from None
+
+
+Seconds = Annotated[float, bounds(above=0, finite=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every setting of the service, as `load` found it; a field's upper-case name is its variable."""
+
+    redis_url: Annotated[str, _reachable_kind] = "redis://localhost:6379/0"
     tools_path: Path = Path("tools")
-    schedule_mode: Annotated[tuple[Mode, ...], NoDecode] = (Mode.TRIGGER,)
-    trigger_channels: Annotated[tuple[str, ...], NoDecode] = (keys.EXECUTE_NOW,)
+    schedule_mode: Annotated[tuple[Mode, ...], Before(_split), _not_empty] = (Mode.TRIGGER,)
+    trigger_channels: Annotated[tuple[str, ...], Before(_split), _not_empty] = (keys.EXECUTE_NOW,)
     speedrun_interval: Seconds = 5.0
-    speedrun_max_per_cycle: Annotated[int, Field(ge=1)] = 3
+    speedrun_max_per_cycle: Annotated[int, bounds(at_least=1)] = 3
     cron_check_interval: Seconds = 60.0
     tool_execution_timeout: Seconds = 300.0
-    retry_max_attempts: Annotated[int, Field(ge=1)] = 3
-    retry_backoff_min: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
-    retry_backoff_max: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
-    concurrency: Annotated[int, Field(ge=1, le=1_000)] = 8
-    warm_processes: Annotated[int, Field(ge=1, le=1_000)] = 32
+    retry_max_attempts: Annotated[int, bounds(at_least=1)] = 3
+    retry_backoff_min: Annotated[float, bounds(at_least=0, finite=True)] = 1.0
+    retry_backoff_max: Annotated[float, bounds(at_least=0, finite=True)] = 30.0
+    concurrency: Annotated[int, bounds(at_least=1, at_most=1_000)] = 8
+    warm_processes: Annotated[int, bounds(at_least=1, at_most=1_000)] = 32
     isolation: Literal["warm", "fork", "spawn"] = "warm"
-    tool_environment: Annotated[tuple[str, ...], NoDecode] = ()
+    tool_environment: Annotated[tuple[str, ...], Before(_split)] = ()
     sandbox: Sandbox = Sandbox.OFF
-    sandbox_readable: Annotated[tuple[Path, ...], NoDecode] = ()
-    shutdown_grace: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
-    heartbeat_ttl: Annotated[float, Field(ge=0.5, allow_inf_nan=False)] = 3.0
+    sandbox_readable: Annotated[tuple[Path, ...], Before(_split)] = ()
+    shutdown_grace: Annotated[float, bounds(at_least=0, finite=True)] = 30.0
+    heartbeat_ttl: Annotated[float, bounds(at_least=0.5, finite=True)] = 3.0
     run_retention: Seconds = 30 * 86_400.0
-    metrics_kept: Annotated[int, Field(ge=1)] = 10_000
-    journal_kept: Annotated[int, Field(ge=1)] = 100_000
-    log_lines_kept: Annotated[int, Field(ge=1)] = 2_000
+    metrics_kept: Annotated[int, bounds(at_least=1)] = 10_000
+    journal_kept: Annotated[int, bounds(at_least=1)] = 100_000
+    log_lines_kept: Annotated[int, bounds(at_least=1)] = 2_000
     environments_path: Path = Path(".fullsend/environments")
-    artifacts: str = ".fullsend/artifacts"
-    inline_artifact_max_bytes: Annotated[int, Field(ge=0, le=1_000_000)] = 64_000
+    artifacts: Annotated[str, _storable_kind] = ".fullsend/artifacts"
+    inline_artifact_max_bytes: Annotated[int, bounds(at_least=0, at_most=1_000_000)] = 64_000
     bundles_path: Path = Path(".fullsend/bundles")
     environment_retention: Seconds = 30 * 86_400.0
-    health_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    health_port: Annotated[int, bounds(at_least=0, at_most=65_535)] = 0
     health_host: str = "127.0.0.1"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    given: frozenset[str] = field(default=frozenset(), init=False, compare=False, repr=False)
+    """The settings that somebody chose; the others are at their defaults."""
 
-    @field_validator(
-        "schedule_mode", "trigger_channels", "tool_environment", "sandbox_readable", mode="before"
-    )
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return (
-            tuple(part.strip() for part in value.split(",") if part.strip())
-            if isinstance(value, str)
-            else value
-        )
 
-    @field_validator("schedule_mode", "trigger_channels")
-    @classmethod
-    def _not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value:
-            raise ValueError("names nothing")
-        return tuple(dict.fromkeys(value))
-
-    @field_validator("artifacts")
-    @classmethod
-    def _storable_kind(cls, value: str) -> str:
-        try:
-            open_blobs(value)
-        except ArtifactError as exc:
-            raise ValueError(str(exc)) from None
-        return value
-
-    @field_validator("redis_url")
-    @classmethod
-    def _reachable_kind(cls, value: str) -> str:
-        try:
-            return check_url(value)
-        except SettingsError as exc:
-            raise ValueError(str(exc)) from None
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.retry_backoff_min > self.retry_backoff_max:
-            raise ValueError(
-                f"RETRY_BACKOFF_MIN ({self.retry_backoff_min:g}) is more than "
-                f"RETRY_BACKOFF_MAX ({self.retry_backoff_max:g})"
-            )
-        return self
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, dotenv_settings, _FileSource(settings_cls)
+NAMES = tuple(one.name for one in fields(Settings) if one.init)
 
 
 def load(**overrides: Any) -> Settings:
@@ -150,69 +123,82 @@ def load(**overrides: Any) -> Settings:
     Raises:
         SettingsError: one line per mistake, each with the place it was made in.
     """
+    variables, lines = _variables(), _lines()
+    members = {**_members(), **lines, **variables, **overrides}
     try:
-        return Settings(**overrides)
-    except ValidationError as exc:
-        lines = [_mistake(error, overrides) for error in exc.errors(include_url=False)]
-        raise SettingsError("\n".join(lines)) from None
-    except (OSError, UnicodeDecodeError) as exc:
-        raise SettingsError(f"{ENV_FILE} can't be read: {exc}") from None
+        settings = read(Settings, members)
+    except Misfits as exc:
+        mistakes = [_said(one, overrides, variables, lines) for one in exc.mistakes]
+        raise SettingsError("\n".join(mistakes)) from None
+    if settings.retry_backoff_min > settings.retry_backoff_max:
+        raise SettingsError(
+            f"RETRY_BACKOFF_MIN ({settings.retry_backoff_min:g}) is more than "
+            f"RETRY_BACKOFF_MAX ({settings.retry_backoff_max:g})"
+        )
+    object.__setattr__(settings, "given", frozenset(members))
+    return settings
 
 
 def origins(settings: Settings) -> dict[str, str]:
     """Where each of the settings that were loaded comes from, by field name; for people to look at."""
-    variables, lines = _written()
+    variables, lines = _variables(), _lines()
 
-    def origin(field: str) -> str:
-        if field in variables:
+    def origin(name: str) -> str:
+        if name in variables:
             return "environment"
-        if field in lines:
+        if name in lines:
             return str(ENV_FILE)
-        return str(FILE) if field in settings.model_fields_set else "default"
+        return str(FILE) if name in settings.given else "default"
 
-    return {field: origin(field) for field in Settings.model_fields}
-
-
-def _written() -> tuple[set[str], set[str]]:
-    """The names in the environment and in `.env`, as fields are called; what is empty says nothing."""
-    variables = {name.lower() for name, value in os.environ.items() if value}
-    lines = {name.lower() for name, value in dotenv_values(ENV_FILE).items() if value}
-    return variables, lines
+    return {name: origin(name) for name in NAMES}
 
 
-def _mistake(error: Any, overrides: Mapping[str, Any]) -> str:
-    message = str(error["msg"]).removeprefix("Value error, ")
-    if not error["loc"]:
-        return message
-    field = str(error["loc"][0])
-    member = next((member for member, name in FILE_MEMBERS.items() if name == field), field)
-    found = "" if field == "redis_url" else f"={error['input']}"  # the message has it, without the password
-    variables, lines = _written()
-    if field in overrides:
-        return f"{field}{found}: {message}"
-    if field in variables:
-        return f"{field.upper()}{found}: {message}"
-    if field in lines:
-        return f"{ENV_FILE}: {field.upper()}{found}: {message}"
-    return f"{FILE}: {member}: {error['input']}: {message}"
+def _variables() -> dict[str, str]:
+    """What the environment says, by field name; what is empty says nothing."""
+    return {name.lower(): value for name, value in os.environ.items() if value and name.lower() in NAMES}
 
 
-class _FileSource(PydanticBaseSettingsSource):
-    """The settings file, flattened to field names."""
+def _lines() -> dict[str, str]:
+    """What `.env` says, likewise."""
+    try:
+        if not ENV_FILE.exists() or ENV_FILE.is_dir():
+            return {}
+        # Here, for most workers have no such file.
+        from dotenv import dotenv_values
 
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        return self().get(field_name), field_name, False
+        found = dotenv_values(ENV_FILE, encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"{ENV_FILE} can't be read: {exc}") from None
+    return {name.lower(): value for name, value in found.items() if value and name.lower() in NAMES}
 
-    def __call__(self) -> dict[str, Any]:
-        members = _flattened(_read_file())
-        members = {name: value for name, value in members.items() if not _is_left_out(name, value)}
-        unknown = sorted(set(members) - set(FILE_MEMBERS))
-        if unknown:
-            known = ", ".join(FILE_MEMBERS)
-            raise SettingsError(
-                "\n".join(f"{FILE}: {name} is not a setting; known are {known}" for name in unknown)
-            )
-        return {FILE_MEMBERS[name]: value for name, value in members.items()}
+
+def _said(
+    one: Mistake, overrides: Mapping[str, Any], variables: Mapping[str, str], lines: Mapping[str, str]
+) -> str:
+    """A mistake in one line, with the place it was made in."""
+    name = one.name.partition(".")[0]
+    found = "" if name == "redis_url" else f"={one.value}"  # the message has it, without the password
+    if name in overrides:
+        return f"{name}{found}: {one.message}"
+    if name in variables:
+        return f"{name.upper()}{found}: {one.message}"
+    if name in lines:
+        return f"{ENV_FILE}: {name.upper()}{found}: {one.message}"
+    member = next(member for member, known in FILE_MEMBERS.items() if known == name)
+    return f"{FILE}: {member}: {one.value}: {one.message}"
+
+
+def _members() -> dict[str, Any]:
+    """What the settings file says, by field name."""
+    members = _flattened(_read_file())
+    members = {name: value for name, value in members.items() if not _is_left_out(name, value)}
+    unknown = sorted(set(members) - set(FILE_MEMBERS))
+    if unknown:
+        known = ", ".join(FILE_MEMBERS)
+        raise SettingsError(
+            "\n".join(f"{FILE}: {name} is not a setting; known are {known}" for name in unknown)
+        )
+    return {FILE_MEMBERS[name]: value for name, value in members.items()}
 
 
 def _is_left_out(name: str, value: Any) -> bool:
@@ -223,10 +209,17 @@ def _is_left_out(name: str, value: Any) -> bool:
 
 def _read_file() -> dict[str, Any]:
     try:
-        content = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+        text = FILE.read_text(encoding="utf-8")
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"{FILE} can't be read: {' '.join(str(exc).split())}") from None
+    # Here, for a worker that finds no such file needs no YAML to start.
+    import yaml
+
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as exc:
         raise SettingsError(f"{FILE} can't be read: {' '.join(str(exc).split())}") from None
     if content is None:
         return {}

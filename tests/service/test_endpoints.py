@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.executor import endpoints
-from services.executor.config import Settings
+from services.executor.config import load
 from services.executor.endpoints import Answers, ask, serving
 from services.executor.intake import Intake
 from services.executor.service import Service
@@ -134,7 +134,7 @@ async def test_a_worker_that_works_is_alive_and_ready(serve: Serve, port: int) -
 async def test_a_worker_that_waits_for_redis_is_alive_and_says_what_it_waits_for(
     nowhere: str, port: int, tmp_path: Path
 ) -> None:
-    settings = Settings(redis_url=nowhere, tools_path=tmp_path, health_port=port)
+    settings = load(redis_url=nowhere, tools_path=tmp_path, health_port=port)
     service, stop = Service(settings, nowhere, os.environ), asyncio.Event()
     task = asyncio.create_task(service.run(stop))
     await eventually(lambda: _is_open(port), "the endpoints")
@@ -180,7 +180,7 @@ async def test_a_redis_that_does_not_answer_is_not_taken_for_a_blocked_loop(
 async def test_a_worker_that_drains_is_alive_and_not_ready(
     redis_url: str, port: int, tmp_path: Path, neighbour: Neighbour, go: Path
 ) -> None:
-    settings = Settings(redis_url=redis_url, tools_path=tmp_path / "tools", health_port=port)
+    settings = load(redis_url=redis_url, tools_path=tmp_path / "tools", health_port=port)
     service, stop = Service(settings, redis_url, os.environ), asyncio.Event()
     await neighbour.publish("exp_1", "patient", params={"until": str(go)})
     task = asyncio.create_task(service.run(stop))

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from services.executor import config
-from services.executor.config import Settings
 
 Write = Callable[[str], None]
 
@@ -17,7 +16,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A directory and an environment with no setting in them."""
     monkeypatch.chdir(tmp_path)
     for name in list(os.environ):
-        if name.lower() in Settings.model_fields:
+        if name.lower() in config.NAMES:
             monkeypatch.delenv(name)
 
 
