@@ -3,7 +3,7 @@
 import os
 
 from services.cli import connection
-from services.executor import main
+from services.executor import serving
 from shared import log
 
 
@@ -16,4 +16,4 @@ def worker() -> int:
     """
     settings = connection.settings()
     log.configure(level=settings.log_level, for_good=True)
-    return main.serve(settings, os.environ)
+    return serving.serve(settings, os.environ)
