@@ -158,6 +158,18 @@ class Loop:
         self.tool.call(request_id, params)
 
 
+def _prepare_to_be_shared() -> None:
+    """Before the first fork: what is there now is shared with all of them.
+
+    What describes a tool is there as well: most processes describe theirs, and would each import it.
+    The collector writes to all that it looks at, so it must not look again.
+    """
+    from . import describe  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+
+
 def _give_way() -> None:
     """Have this process, and all that it forks, never interrupt the one that wakes it.
 
@@ -191,12 +203,16 @@ def main(descriptors: list[int]) -> None:
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
     if len(descriptors) == 1:
+        _prepare_to_be_shared()
         guard.stand_by(descriptors[0])
     _give_way()
     source.find_installed()
     sock = socket.socket(fileno=descriptors[0])
     first = Loop(sock, descriptors[1] if len(descriptors) > 1 else None)
-    first.wire.notify("hello", {"version": wire.VERSION, "python": sys.version.split()[0]})
+    try:
+        first.wire.notify("hello", {"version": wire.VERSION, "python": sys.version.split()[0]})
+    except ConnectionError:  # the executor, which may have been refused its settings, is gone already
+        os._exit(0)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     loop: Loop | None = first
     while loop is not None:
