@@ -1,25 +1,40 @@
 """The door: `python -m services.executor.main`.
 
-It imports next to nothing itself, so that it can say how the rest is imported.
+It imports next to nothing itself, so that it can say how the rest is imported, and what is begun before.
 """
 
 import gc
+import os
 import sys
+from pathlib import Path
+from types import ModuleType
+
+from services.executor.isolation import launch
+from services.executor.passed import passed_to_every_tool
 
 
 def main() -> int:
     """Run the service until SIGTERM or SIGINT; the exit code."""
     if len(sys.argv) > 1:
         _look_at_arguments()
-    # While all is imported, nothing becomes garbage: to look for it took a sixth of the start.  What is
-    # there then stays until the end, so later looks, which hold up all runs, are spared it as well.
+    launch.ahead(Path(sys.executable), passed_to_every_tool(os.environ))
+    code: int = load().run()
+    return code
+
+
+def load() -> ModuleType:
+    """The service, imported in as little time and memory as can be.
+
+    Meanwhile nothing becomes garbage: to look for it took a sixth of the start.  What is there
+    then stays until the end, so later looks, which hold up all runs, are spared it as well.
+    """
     gc.disable()
     _import_structlog()
     from services.executor import serving
 
     gc.freeze()
     gc.enable()
-    return serving.run()
+    return serving
 
 
 def _look_at_arguments() -> None:

@@ -1,6 +1,5 @@
 """What a tool asks for: the table `[tool.fullsend]` in its PEP 723 block, read without running it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -10,9 +9,6 @@ from shared.documents import kind, validated
 from shared.errors import ContractError, ToolError
 from shared.members import bounds
 from shared.messages import LimitKey
-
-PASSED_TO_EVERY_TOOL = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
-"""Variables that no program can do without and that hold no secret."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +44,3 @@ def needs_of(place: str, text: str) -> ToolNeeds:
         return validated(ToolNeeds, place, needs, only_known=True)
     except ContractError as exc:
         raise ToolError(str(exc)) from None
-
-
-def passed_to_every_tool(variables: Mapping[str, str]) -> dict[str, str]:
-    """What each tool sees of the environment, whether or not it asks for more."""
-    return {name: variables[name] for name in PASSED_TO_EVERY_TOOL if name in variables}

@@ -6,7 +6,7 @@ import os
 import random
 import secrets
 import socket
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from services.executor.isolation.describer import describer
 from services.executor.isolation.environment import Environments
 from services.executor.isolation.pool import Pool
 from services.executor.loader import Loader
-from services.executor.needs import passed_to_every_tool
+from services.executor.passed import passed_to_every_tool
 from services.executor.patience import insist
 from services.executor.policy import Defaults
 from services.executor.recovery import Recovery
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 PRUNE_SECONDS = 3_600.0
+SETTLE_SECONDS = 0.2
+"""So much later begins what no run waits for: it would take the processors from runs that wait."""
 
 
 class Service:
@@ -176,8 +178,8 @@ class Service:
             tasks.create_task(self._intake.run(), name="intake")
             tasks.create_task(self._recovery.promote(), name="retries")
             tasks.create_task(self._recovery.rescue(), name="rescue")
-            tasks.create_task(self._registry.run(), name="registry")
-            tasks.create_task(self._prune(), name="environments")
+            tasks.create_task(_settled(self._registry.run), name="registry")
+            tasks.create_task(_settled(self._prune), name="environments")
             tasks.create_task(Cancellations(self._store).run(), name="cancellations")
             if self._triggers is not None:
                 tasks.create_task(self._triggers.run(), name="triggers")
@@ -240,6 +242,11 @@ def defaults(settings: Settings, variables: Mapping[str, str]) -> Defaults:
         environment=settings.tool_environment,
         variables=variables,
     )
+
+
+async def _settled(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    await asyncio.sleep(SETTLE_SECONDS)
+    await work()
 
 
 async def _unless(stop: asyncio.Event, waiting: Coroutine[Any, Any, object]) -> bool:

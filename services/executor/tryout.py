@@ -18,7 +18,7 @@ from services.executor.bundles import ENTRY, Bundles
 from services.executor.isolation.environment import Environments
 from services.executor.isolation.pool import Pool
 from services.executor.loader import Loader, Tool
-from services.executor.needs import passed_to_every_tool
+from services.executor.passed import passed_to_every_tool
 from shared import log
 from shared.errors import ToolError
 from shared.members import given

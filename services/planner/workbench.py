@@ -14,7 +14,7 @@ from services.executor.isolation.environment import Environments
 from services.executor.isolation.pool import Pool
 from services.executor.isolation.sandbox import Sandbox
 from services.executor.loader import Loader
-from services.executor.needs import passed_to_every_tool
+from services.executor.passed import passed_to_every_tool
 from services.executor.policy import Defaults
 from services.executor.retry import RetryPolicy
 from services.executor.threads import Threads

@@ -3,11 +3,7 @@
 import asyncio
 import itertools
 import os
-import secrets
 import signal
-import socket
-import subprocess
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,10 +13,8 @@ import structlog
 from services.executor.isolation import protocol
 from services.executor.isolation.connection import Connection, Disconnected
 from services.executor.isolation.inside import tree
-
-CHILD_FILE = Path(__file__).with_name("child.py")
-MARK = "FULLSEND_NEST"
-"""In the environment of everything below a fork server, so that it can be found without its parents."""
+from services.executor.isolation.launch import MARK as MARK
+from services.executor.isolation.launch import launch
 
 STOP_SECONDS = 5.0
 GUARD_SECONDS = 1.0
@@ -136,38 +130,17 @@ class ForkServer(Owner):
         super().__init__()
         self.python = python
         self._on_death = on_death
-        self.mark = secrets.token_hex(8)
         self._hello: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                self._process = self._start(theirs.fileno(), environ, prefix)
-            except OSError:
-                ours.close()
-                raise
+        launched = launch(python, environ, prefix)
+        self.mark, self._process = launched.mark, launched.process
         self.nest = self._process.pid if prefix else 0
-        self.connection = Connection(ours, limit_bytes, self._receive, self._closed)
+        self.connection = Connection(launched.sock, limit_bytes, self._receive, self._closed)
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.idle_since = 0.0
         self._awaited = 0
         self._is_given_up = False
         self._pidfd = os.pidfd_open(self._process.pid)
         asyncio.get_running_loop().add_reader(self._pidfd, self._ended)
-
-    def _start(
-        self, descriptor: int, environ: Mapping[str, str], prefix: Sequence[str]
-    ) -> subprocess.Popen[bytes]:
-        options = ["-I", "-S", "-X", "utf8"]
-        return subprocess.Popen(
-            [*prefix, str(self.python), *options, str(CHILD_FILE), str(descriptor)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=None,
-            cwd=tempfile.gettempdir(),
-            env={**environ, MARK: self.mark},
-            pass_fds=[descriptor],
-            start_new_session=True,
-        )
 
     async def ready(self, timeout_seconds: float = 30.0) -> None:
         """Wait for the handshake; Disconnected if there is none."""

