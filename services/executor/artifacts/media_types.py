@@ -1,13 +1,12 @@
 """What kind of content a name promises, the same on every machine."""
 
 import mimetypes
+from functools import cache
 from pathlib import PurePosixPath
 from typing import Final
 
 UNKNOWN: Final = "application/octet-stream"
 
-# Not mimetypes.guess_type: that reads the machine's own tables, and takes a name for a URL.
-_TYPES: Final = mimetypes.MimeTypes()
 _OTHERS: Final = {
     ".ipynb": "application/x-ipynb+json",
     ".jsonl": "application/jsonl",
@@ -29,8 +28,14 @@ _COMPRESSED: Final = {
 
 def guess(name: str) -> str:
     """The media type that the name's ending stands for, else `application/octet-stream`."""
-    ending = PurePosixPath(name).suffix
-    if encoding := _TYPES.encodings_map.get(ending):
+    ending, types = PurePosixPath(name).suffix, _types()
+    if encoding := types.encodings_map.get(ending):
         return _COMPRESSED.get(encoding, UNKNOWN)
     ending = ending.lower()
-    return _OTHERS.get(ending) or _TYPES.types_map[True].get(ending, UNKNOWN)
+    return _OTHERS.get(ending) or types.types_map[True].get(ending, UNKNOWN)
+
+
+@cache
+def _types() -> mimetypes.MimeTypes:
+    # Not mimetypes.guess_type: that reads the machine's own tables, and takes a name for a URL.
+    return mimetypes.MimeTypes()
