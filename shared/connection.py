@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import redis
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import UnixDomainSocketConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.driver_info import DriverInfo
 from redis.exceptions import RedisError
 
 from shared.embedded import DEFAULT_DIRECTORY, EmbeddedServer, running_url
@@ -25,6 +27,9 @@ SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
 SENTINEL_PORT = 26379
 CONNECT_TIMEOUT_SECONDS = 5.0
 SENTINEL_TIMEOUT_SECONDS = 1.0
+
+_DRIVER = DriverInfo(lib_version=redis.__version__)
+"""What redis-py says of itself; for each connection, it would look its version up in its metadata."""
 
 _SENTINEL = re.compile(r"(?:\[(?P<ipv6>[0-9a-fA-F:.]+)\]|(?P<name>[^\s:\[\]]+))(?::(?P<port>\d+))?")
 
@@ -132,6 +137,7 @@ def _with_ours(options: dict[str, Any], connections: int, retries: int) -> dict[
     return options | {
         "socket_timeout": None,
         "protocol": 2,  # in the other one, answers have other shapes
+        "driver_info": _DRIVER,
         "decode_responses": True,
         "encoding_errors": "surrogateescape",  # neighbours' bytes come back as they were
         "retry": Retry(ExponentialBackoff(cap=0.2, base=0.05), retries=retries),
@@ -230,6 +236,7 @@ def _master_pool(url: str, connections: int, retries: int) -> _MasterPool:
         "socket_connect_timeout": SENTINEL_TIMEOUT_SECONDS,
         "socket_timeout": None,
         "protocol": 2,
+        "driver_info": _DRIVER,
         "retry": Retry(NoBackoff(), retries=0),  # the next one is asked instead
         "username": options.pop("sentinel_username", None),
         "password": options.pop("sentinel_password", None),

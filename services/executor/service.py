@@ -6,12 +6,12 @@ import os
 import random
 import secrets
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
-import uv
 
 from services.executor import spans
 from services.executor.artifacts import Keeper, open_blobs
@@ -70,9 +70,7 @@ class Service:
             environ=passed_to_every_tool(variables),
             readable=settings.sandbox_readable,
         )
-        self._environments = Environments(
-            settings.environments_path, uv=Path(uv.find_uv_bin()), environ=variables
-        )
+        self._environments = Environments(settings.environments_path, uv=_uv(), environ=variables)
         blobs = open_blobs(settings.artifacts)
         self._bundles = Bundles(blobs, settings.bundles_path)
         loader = Loader(settings.tools_path, self._pool, self._environments, self._bundles, settings.sandbox)
@@ -242,6 +240,17 @@ def defaults(settings: Settings, variables: Mapping[str, str]) -> Defaults:
         environment=settings.tool_environment,
         variables=variables,
     )
+
+
+def _uv() -> Path:
+    """The uv that was installed with the service."""
+    beside = Path(sys.executable).with_name("uv")
+    if beside.exists():
+        return beside
+    # Here, for it reads all that this Python was built with.
+    import uv
+
+    return Path(uv.find_uv_bin())
 
 
 async def _settled(work: Callable[[], Coroutine[Any, Any, None]]) -> None:

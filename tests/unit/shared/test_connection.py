@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from shared import log as logs
 from shared.connection import (
@@ -168,3 +169,12 @@ def test_a_block_that_fails_leaves_no_server(tmp_path: Path) -> None:
     held = EmbeddedServer.acquire(tmp_path)
     held.release()
     assert not (tmp_path / "server.json").exists()
+
+
+@pytest.mark.parametrize("url", ["redis://host", "redis+sentinel://host/master"])
+def test_a_connection_does_not_look_up_its_version_on_disk(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis.utils, "get_lib_version", lambda: pytest.fail("it was looked up"))
+
+    connection: Any = connect(url).connection_pool.make_connection()  # type: ignore[no-untyped-call]
+
+    assert connection.driver_info.lib_version == redis.__version__
