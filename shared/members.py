@@ -15,7 +15,7 @@ import math
 import re
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -163,7 +163,11 @@ def read(kind: type[Record], members: Mapping[str, Any], *, only_known: bool = F
 def given(record: Any) -> dict[str, Any]:
     """The members of a record that are not at their defaults."""
     values = ((one, getattr(record, one.name)) for one in fields(record))
-    return {one.name: value for one, value in values if value != one.default}
+    return {one.name: value for one, value in values if value != _default(one)}
+
+
+def _default(one: Field[Any]) -> object:
+    return one.default if one.default_factory is MISSING else one.default_factory()
 
 
 def _mistake(name: str, value: object, exc: ValueError) -> Mistake:
@@ -256,11 +260,11 @@ def _integer(value: Any) -> int:
     _must_be(value, (int, float, str), "a valid integer")
     try:
         number = int(value.strip().removesuffix(".0")) if isinstance(value, str) else int(value)
-    except OverflowError:
-        raise Unfit("Input should be a finite number", value) from None
-    except ValueError:
-        how = "unable to parse string as an integer" if isinstance(value, str) else "it is not a number"
-        raise Unfit(f"Input should be a valid integer, {how}", value) from None
+    except (OverflowError, ValueError):
+        if not isinstance(value, str):
+            raise Unfit("Input should be a finite number", value) from None
+        message = "Input should be a valid integer, unable to parse string as an integer"
+        raise Unfit(message, value) from None
     if isinstance(value, float) and number != value:
         raise Unfit("Input should be a valid integer, got a number with a fractional part", value)
     return number
