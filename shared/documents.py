@@ -4,15 +4,12 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import orjson
 
 from shared.errors import ContractError
 from shared.members import Misfits, Mistake, read
-
-if TYPE_CHECKING:
-    from pydantic import ValidationError
 
 MAX_DEPTH = 100
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -95,15 +92,6 @@ def _unfit(place: str, one: Mistake) -> ContractError:
     if one.value is None:
         return ContractError(f"{place} has no '{one.name}'")
     return ContractError(f"{place} member '{one.name}' is {shown(one.value)}: {one.message}")
-
-
-def misfit(place: str, exc: "ValidationError") -> ContractError:
-    """The error that names the first member of an order at `place` that doesn't fit."""
-    first = exc.errors(include_url=False, include_context=False)[0]
-    name = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    missing = first["type"].startswith("missing")
-    return _unfit(place, Mistake(name, None if missing else first["input"], message))
 
 
 def kind(value: object) -> str:

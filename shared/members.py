@@ -114,11 +114,9 @@ class Before:
     def __init__(self, read: Reader) -> None:
         self.read = read
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        """The same for pydantic, which reads orders (`store/orders.py`)."""
-        from pydantic_core import core_schema
 
-        return core_schema.no_info_before_validator_function(self.read, handler(source))
+STRICT = object()
+"""No text for a number, and no number for true or false: the value is of the type itself."""
 
 
 def _plain(number: float) -> str:
@@ -202,9 +200,9 @@ def reader_of(annotation: Any) -> Reader:
 
 
 def _checked(inner: Any, checks: tuple[Any, ...]) -> Reader:
-    read_type = reader_of(inner)
+    read_type = _exactly(inner) if STRICT in checks else reader_of(inner)
     before = [check.read for check in checks if isinstance(check, Before)]
-    after = [check for check in checks if not isinstance(check, Before)]
+    after = [check for check in checks if not isinstance(check, Before) and check is not STRICT]
 
     def checked(value: Any) -> Any:
         for prepare in before:
@@ -216,6 +214,15 @@ def _checked(inner: Any, checks: tuple[Any, ...]) -> Reader:
         return value
 
     return checked
+
+
+def _exactly(kind: type[Any]) -> Reader:
+    def exactly(value: Any) -> Any:
+        if type(value) is not kind:
+            raise Unfit(f"Input should be a valid {_NAMES[kind]}", value)
+        return value
+
+    return exactly
 
 
 def _optional(inner: Reader) -> Reader:
@@ -318,3 +325,4 @@ _READERS: Mapping[Any, Reader] = {
     dict: _object,
     Mapping: _object,
 }
+_NAMES: Mapping[type[Any], str] = {int: "integer", bool: "boolean", str: "string"}

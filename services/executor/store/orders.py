@@ -1,14 +1,13 @@
 """An order: what the queue remembers of a run until its next attempt begins."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import field, replace
 from typing import Annotated, Any, Self
 
-from pydantic import Field, TypeAdapter, ValidationError
-
 from services.executor.store.experiments import Stored
-from shared.documents import json_object, json_text, misfit
+from shared.documents import json_object, json_text, validated
+from shared.members import STRICT, bounds, pattern, read
 from shared.messages import ExperimentId
 from shared.values import value
 
@@ -31,11 +30,11 @@ class Order:
 
     experiment_id: ExperimentId
     trigger: str
-    timestamp: Annotated[str | None, Field(pattern=r"^[0-9]+-[0-9]+$")] = None
-    attempt: Annotated[int, Field(ge=1, strict=True)] = 1
-    losses: Annotated[int, Field(ge=0, strict=True)] = 0
+    timestamp: Annotated[str | None, pattern("[0-9]+-[0-9]+")] = None
+    attempt: Annotated[int, STRICT, bounds(at_least=1)] = 1
+    losses: Annotated[int, STRICT, bounds(at_least=0)] = 0
     priority: str = NORMAL
-    serial: Annotated[bool, Field(strict=True)] = False
+    serial: Annotated[bool, STRICT] = False
     reserved: tuple[str, ...] = ()
     params: Mapping[str, Any] = field(default_factory=dict)
     scheduled_for: str | None = None
@@ -104,10 +103,7 @@ class Order:
             if isinstance(members.get(name), list):
                 members[name] = tuple(members[name])
         others = {name: members.pop(name) for name in [one for one in members if one not in _KNOWN]}
-        try:
-            return _read({**members, "others": others})
-        except ValidationError as exc:
-            raise misfit(place, exc) from None
+        return validated(Order, place, {**members, "others": others})
 
     @staticmethod
     def run_named_in(text: str, entry: str) -> "Order | None":
@@ -115,13 +111,11 @@ class Order:
         try:
             members = json.loads(text)
             named = {"experiment_id": members["experiment_id"], "timestamp": members.get("timestamp", entry)}
-            return _read({"trigger": "", **named})
+            return read(Order, {"trigger": "", **named})
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
 
 
-# Not the adapter's own method, which looks for the names of types in its caller's frames first.
-_read: Callable[[Any], Order] = TypeAdapter(Order).validator.validate_python
 _KNOWN = Order.__dataclass_fields__.keys() - {"others"}
 _DEFAULTS = {
     name: getattr(Order("", ""), name) for name in Order.__dataclass_fields__ if name in _KNOWN - {"priority"}

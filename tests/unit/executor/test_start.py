@@ -28,7 +28,7 @@ AT_START = {
     "cron_descriptor": "SCHEDULE_MODE=cron",
     "dotenv": "a .env file",
     "yaml": "experiments and settings in YAML",
-    "pydantic_settings": "nothing any more",
+    "pydantic": "plans",
     "argparse": "arguments",
     "rich": "the command",
     "typer": "the command",
