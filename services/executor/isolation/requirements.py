@@ -9,10 +9,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.utils import canonicalize_name
-
 from services.executor.isolation.uv_settings import masked
 from shared.errors import ToolError
 
@@ -108,6 +104,10 @@ def _dependencies(place: str, given: Any) -> tuple[str, ...]:
 def _normal(place: str, given: Any) -> str:
     if not isinstance(given, str):
         raise ToolError(f"{place} must be a string, not {given!r:.80}")
+    # Here, as below: most tools ask for no packages, and a worker then needs nothing that reads them.
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.utils import canonicalize_name
+
     shown = repr(masked(given))[:200]
     try:
         requirement = Requirement(given)
@@ -125,6 +125,8 @@ def _normal(place: str, given: Any) -> str:
 def _requires_python(place: str, given: Any) -> str | None:
     if given is None:
         return None
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
     with contextlib.suppress(InvalidSpecifier):
         if isinstance(given, str):
             return str(SpecifierSet(given)) or None

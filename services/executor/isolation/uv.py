@@ -8,14 +8,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
-from packaging.specifiers import SpecifierSet
-from packaging.version import Version
 
 from services.executor.isolation.uv_settings import UvSettings, masked
 from shared.errors import ToolEnvironmentError
+
+if TYPE_CHECKING:
+    from packaging.version import Version
 
 LEASH = Path(__file__).with_name("leash.py")
 OUTPUT_HEAD_BYTES = 65_536
@@ -24,7 +25,7 @@ MESSAGE_HEAD_CHARACTERS = 1_000
 MESSAGE_TAIL_CHARACTERS = 3_000
 QUERY_SECONDS = 60.0
 # What `child.py` runs under.
-OLDEST_PYTHON = Version("3.9")
+OLDEST_PYTHON = "3.9"
 _QUERY = """\
 import json, sys, sysconfig
 major, minor, micro, level, serial = sys.version_info
@@ -100,6 +101,10 @@ class Uv:
 
         Raises ToolEnvironmentError if there is none; none is ever downloaded.
         """
+        # Here, for a worker needs it only where a tool chooses its Python.
+        from packaging.specifiers import SpecifierSet
+        from packaging.version import Version
+
         specifiers = SpecifierSet(requires_python)
         if specifiers.contains(preferred.version, prereleases=True):
             return preferred
@@ -114,7 +119,7 @@ class Uv:
             f"({versions}); install one where uv finds it, or change requires-python"
         )
 
-    async def _installed(self) -> dict[Version, Path]:
+    async def _installed(self) -> "dict[Version, Path]":
         """The CPythons that uv finds, by version; the first of each, as uv prefers them."""
         listed = await self._query(
             self._binary, "python", "list", "--only-installed", "--all-versions", "--output-format", "json"
@@ -157,12 +162,15 @@ class Uv:
         return text.removeprefix("error: ") or f"it ended with status {finished.exit_code} and said nothing"
 
 
-def _usable(listed: Sequence[Mapping[str, Any]]) -> dict[Version, Path]:
+def _usable(listed: Sequence[Mapping[str, Any]]) -> "dict[Version, Path]":
+    from packaging.version import Version
+
+    oldest = Version(OLDEST_PYTHON)
     found: dict[Version, Path] = {}
     for entry in listed:
         version = Version(entry["version"])
         ordinary = entry["implementation"] == "cpython" and entry["variant"] == "default"
-        if ordinary and version >= OLDEST_PYTHON:
+        if ordinary and version >= oldest:
             found.setdefault(version, Path(entry["path"]))
     return found
 

@@ -29,6 +29,7 @@ AT_START = {
     "dotenv": "a .env file",
     "yaml": "experiments and settings in YAML",
     "pydantic": "plans",
+    "packaging": "tools with packages of their own",
     "argparse": "arguments",
     "rich": "the command",
     "typer": "the command",
