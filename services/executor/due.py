@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from services.executor.cron import Cron
-from shared.messages import Policy
+from shared.errors import ContractError, ScheduleError
+from shared.messages import Policy, Schedule
 
 CAUGHT_UP_AT_ONCE = 1_000
 ON_TIME_MS = 1_000
 REMEMBERED = 4_096
+WRONG = "! "
+"""Begins what is noted of a schedule that is refused."""
 
 
 @dataclass(slots=True)
@@ -35,17 +38,48 @@ def clock_of(expression: str, timezone: str | None) -> Clock:
     return Clock(Cron.parse(expression, timezone))
 
 
+def noted(experiment_id: str, schedule: Schedule | ContractError | None) -> tuple[str, Clock | None]:
+    """A schedule as it is noted, to be compared, and its slots, if it has any."""
+    if schedule is None:
+        return "", None
+    if isinstance(schedule, ContractError):
+        return f"{WRONG}{schedule}", None
+    if not schedule.enabled:
+        return "off", None
+    try:
+        clock = clock_of(schedule.cron, schedule.timezone)
+    except ScheduleError as exc:
+        return f"{WRONG}schedules:{experiment_id}: {exc}", None
+    return noted_as(schedule.cron, schedule.timezone), clock
+
+
+def noted_as(expression: str, timezone: str | None) -> str:
+    """A schedule that has slots, as it is noted."""
+    return f"{expression} {timezone or ''}".rstrip()
+
+
 @dataclass(frozen=True, slots=True)
 class Due:
     """What to do about a slot that is due: which missed slots to run, and where to go on.
 
     `overlap` is what they do while a run is open.  `serial` runs wait for each other.
+    Decided ahead of the slot, it holds until `until_ms`.
     """
 
     run_ms: Sequence[int]
     next_ms: int | None
     overlap: str = "skip"
     serial: bool = False
+    until_ms: int | None = None
+
+
+def decide_ahead(clock: Clock, slot_ms: int, policy: Policy) -> Due:
+    """What `decide` will say of a slot when it is due, and how long it will say so."""
+    next_ms = clock.next_after(slot_ms)
+    until_ms = slot_ms + min(ON_TIME_MS, _grace_ms(policy, ON_TIME_MS))
+    if next_ms is not None:
+        until_ms = min(until_ms, next_ms - 1)
+    return _overlapping([slot_ms], next_ms, slot_ms, policy, until_ms)
 
 
 def decide(cron: Cron, slot_ms: int, now_ms: int, policy: Policy) -> Due:
@@ -57,12 +91,18 @@ def decide(cron: Cron, slot_ms: int, now_ms: int, policy: Policy) -> Due:
     the other.
     """
     run_ms, next_ms = _taken(cron, slot_ms, now_ms, policy)
+    return _overlapping(run_ms, next_ms, now_ms, policy)
+
+
+def _overlapping(
+    run_ms: Sequence[int], next_ms: int | None, now_ms: int, policy: Policy, until_ms: int | None = None
+) -> Due:
     overlap = policy.overlap or "skip"
     if overlap != "skip" or policy.catch_up != "all":
-        return Due(run_ms, next_ms, overlap, serial=overlap == "queue")
+        return Due(run_ms, next_ms, overlap, overlap == "queue", until_ms)
     are_late = bool(run_ms) and now_ms - run_ms[0] > ON_TIME_MS
     # Those on time are serial as well: one may still be open when the next ones are missed.
-    return Due(run_ms, next_ms, "queue" if are_late else "skip", serial=True)
+    return Due(run_ms, next_ms, "queue" if are_late else "skip", True, until_ms)
 
 
 def _taken(cron: Cron, slot_ms: int, now_ms: int, policy: Policy) -> tuple[list[int], int | None]:

@@ -1,12 +1,11 @@
 """Cron slots become queued runs; `--test "0 9 * * MON"` explains itself.
 
-No worker leads.  A sorted set holds each schedule's next slot; whoever finds
-one due asks the store to fire it, and the store lets the first one through.
+No worker leads.  A sorted set holds each schedule's next slot; all workers have
+it fired when it is due (`firing.py`), and the store lets the first one through.
 """
 
 import argparse
 import asyncio
-import contextlib
 import hashlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,22 +14,21 @@ from datetime import UTC, datetime
 import structlog
 
 from services.executor import report
-from services.executor.cron import Cron, explain
-from services.executor.due import clock_of, decide
+from services.executor.cron import explain
+from services.executor.due import WRONG, noted, noted_as
+from services.executor.firing import Firing, Hands, wait
 from services.executor.notices import FORGOTTEN, PLANNED, REFUSED, Notice, Tally, notice
 from services.executor.patience import Absence, insist
-from services.executor.store import NORMAL, Order, Plan, Position, Store, Stored
+from services.executor.store import Plan, Position, Store
 from shared import keys
 from shared.errors import ContractError, ScheduleError, StoreError
-from shared.messages import RECURRING, Policy, Schedule, State, read_schedule_message
+from shared.messages import Schedule, read_schedule_message
 from shared.times import iso
 
 log = structlog.get_logger()
 
 LONGEST_PAUSE_SECONDS = 1.0
 PLANNED_AT_ONCE = 200
-WRONG = "! "
-"""Begins what is noted of a schedule that is refused."""
 
 Known = tuple[str, str | None, int | None]
 """A schedule's expression, its time zone and its next slot (UTC ms).
@@ -46,22 +44,23 @@ class CronScheduler:
         store: where schedules and slots are.
         check_interval_seconds: how often all schedules are read again, to find
             those that were written without a message.
+        hands: what there is room for is begun at once; without any, it is left to whoever claims.
     """
 
-    def __init__(self, store: Store, check_interval_seconds: float) -> None:
+    def __init__(self, store: Store, check_interval_seconds: float, hands: Hands | None = None) -> None:
         self._store = store
         self._check_interval_seconds = check_interval_seconds
         self._known: dict[str, Known] = {}
         self._tally = Tally(is_first=True)
         self._missed = asyncio.Event()
-        self._woken = asyncio.Event()
+        self._firing = Firing(store, check_interval_seconds, self._plan_anew, hands)
 
     async def run(self) -> None:
         """Fire slots until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch(), name="schedule messages")
             tasks.create_task(self._read_again(), name="all schedules")
-            tasks.create_task(self._fire(), name="cron")
+            tasks.create_task(self._firing.run(), name="cron")
 
     # what is written
 
@@ -90,13 +89,13 @@ class CronScheduler:
             return
         await insist("schedule", lambda: self._store.experiments.store_schedule(schedule))
         await insist("schedule", lambda: self._plan_one(schedule.experiment_id))
-        self._woken.set()
+        self._firing.woken.set()
 
     async def _read_again(self) -> None:
         """Read all schedules now and then; slots are fired meanwhile, however many there are."""
         absence = Absence("cron", LONGEST_PAUSE_SECONDS)
         while True:
-            await _wait(self._missed, self._check_interval_seconds)
+            await wait(self._missed, self._check_interval_seconds)
             self._missed.clear()
             try:
                 await self._plan_all()
@@ -121,6 +120,12 @@ class CronScheduler:
             await self._plan_one(experiment_id, self._tally.notice)
         self._tally.sum_up(len(found), refused)
         self._tally = Tally(is_first=False)
+
+    async def _plan_anew(self, schedules: Mapping[str, Schedule | ContractError | None]) -> None:
+        """Note what is found to be written otherwise than it was noted."""
+        await self._plan({name: one for name, one in schedules.items() if one is not None}, notice)
+        for name in [name for name, one in schedules.items() if one is None]:
+            await self._plan_one(name)
 
     async def _plan_one(self, experiment_id: str, notice: Notice = notice) -> None:
         schedule: Schedule | ContractError | None
@@ -150,16 +155,15 @@ class CronScheduler:
 
     def _plan_for(self, experiment_id: str, schedule: Schedule | ContractError, now_ms: int) -> Plan:
         known = self._known.pop(experiment_id, None)
-        if isinstance(schedule, ContractError):
-            return Plan(experiment_id, f"{WRONG}{schedule}", None)
-        if not schedule.enabled:
-            return Plan(experiment_id, "off", None)
-        try:
-            next_ms = _next_slot(known, schedule, now_ms)
-        except ScheduleError as exc:
-            return Plan(experiment_id, f"{WRONG}schedules:{experiment_id}: {exc}", None)
+        if known is not None and _is_ahead(known, schedule, now_ms):
+            self._known[experiment_id] = known
+            return Plan(experiment_id, noted_as(known[0], known[1]), known[2])
+        text, clock = noted(experiment_id, schedule)
+        if clock is None or isinstance(schedule, ContractError):
+            return Plan(experiment_id, text, None)
+        next_ms = clock.next_after(now_ms)
         self._known[experiment_id] = (schedule.cron, schedule.timezone, next_ms)
-        return Plan(experiment_id, _text(schedule), next_ms)
+        return Plan(experiment_id, text, next_ms)
 
     async def _note(self, plans: Sequence[Plan], notice: Notice) -> None:
         changed = set(await self._store.slots.plan(plans))
@@ -167,7 +171,7 @@ class CronScheduler:
             if plan.experiment_id in changed:
                 await self._tell(plan, notice)
         if changed:
-            self._woken.set()
+            self._firing.woken.set()
 
     async def _tell(self, plan: Plan, notice: Notice) -> None:
         if plan.text.startswith(WRONG):
@@ -178,105 +182,12 @@ class CronScheduler:
             next_at = None if plan.next_ms is None else iso(plan.next_ms / 1_000)
             notice(PLANNED, experiment_id=plan.experiment_id, cron=plan.text, next_at=next_at)
 
-    # what is due
 
-    async def _fire(self) -> None:
-        absence = Absence("cron", LONGEST_PAUSE_SECONDS)
-        while True:
-            self._woken.clear()
-            try:
-                wait_seconds = await self._fire_due()
-                absence.over()
-            except StoreError as exc:
-                await asyncio.sleep(absence.noticed(exc))
-                continue
-            # Another worker may have planned something earlier, and ended before it came to it.
-            await _wait(self._woken, min(wait_seconds, self._check_interval_seconds))
-
-    async def _fire_due(self) -> float:
-        """Fire what is due; returns seconds until the next slot."""
-        while True:
-            now_ms = await self._store.slots.now_ms()
-            due = await self._store.slots.due(now_ms)
-            if not due:
-                break
-            stored = await self._store.experiments.read_many([one for one, _ in due])
-            for (experiment_id, slot_ms), experiment in zip(due, stored, strict=True):
-                await self._fire_slot(experiment_id, slot_ms, now_ms, experiment)
-        next_ms = await self._store.slots.next()
-        return self._check_interval_seconds if next_ms is None else (next_ms - now_ms) / 1_000
-
-    async def _fire_slot(self, experiment_id: str, slot_ms: int, now_ms: int, stored: Stored) -> None:
-        cron = await self._cron_of(experiment_id)
-        if cron is None:
-            await self._store.slots.fire(experiment_id, slot_ms, None, [], "")
-            return
-        policy = stored.experiment.policy if stored.experiment else Policy()
-        due = decide(cron, slot_ms, now_ms, policy)
-        orders = []
-        if await self._takes(experiment_id, stored):
-            priority, at = policy.priority or NORMAL, [iso(one / 1_000) for one in due.run_ms]
-            orders = [
-                Order(experiment_id, "cron", scheduled_for=one, serial=due.serial, priority=priority)
-                for one in at
-            ]
-        answer = await self._store.slots.fire(experiment_id, slot_ms, due.next_ms, orders, due.overlap)
-        if answer != "taken":
-            log.info(
-                f"slot.{answer}",
-                experiment_id=experiment_id,
-                scheduled_for=iso(slot_ms / 1_000),
-                late_ms=now_ms - slot_ms,
-                runs=len(orders) if answer == "fired" else 0,
-            )
-
-    async def _cron_of(self, experiment_id: str) -> Cron | None:
-        """The schedule as it is written now; None when it is gone, off or broken.
-
-        By the schedule as it was read some time ago, the slots of one that has
-        changed in silence would be computed anew from what it was.
-        """
-        known = self._known.get(experiment_id)
-        if known is None or known[:2] != await self._written(experiment_id):
-            await self._plan_one(experiment_id)
-            known = self._known.get(experiment_id)
-        return None if known is None else clock_of(*known[:2]).cron
-
-    async def _written(self, experiment_id: str) -> tuple[str, str | None] | None:
-        try:
-            schedule = await self._store.experiments.schedule(experiment_id)
-        except ContractError:
-            return None
-        return (schedule.cron, schedule.timezone) if schedule is not None and schedule.enabled else None
-
-    async def _takes(self, experiment_id: str, stored: Stored) -> bool:
-        """Whether the experiment's state lets cron run it; what can't be read is run to be reported."""
-        if stored.experiment is not None and stored.experiment.state is State.RUNNING:
-            # By us: then its overlap decides; by somebody else: not ours to run.  A run that ends
-            # takes both the state and itself away, so both are looked at in one moment.
-            stored, has_open_runs = await self._store.experiments.read_with_open_runs(experiment_id)
-            if has_open_runs:
-                return True
-        return stored.experiment is None or stored.experiment.state in RECURRING
-
-
-def _next_slot(known: Known | None, schedule: Schedule, now_ms: int) -> int | None:
-    """Computed only when the one that is known has passed.  Raises `ScheduleError`."""
-    is_same = known is not None and known[:2] == (schedule.cron, schedule.timezone)
-    if known is not None and is_same and (known[2] is None or known[2] > now_ms):
-        return known[2]
-    return clock_of(schedule.cron, schedule.timezone).next_after(now_ms)
-
-
-def _text(schedule: Schedule) -> str:
-    """A schedule as it is noted, to be compared."""
-    return f"{schedule.cron} {schedule.timezone or ''}".rstrip()
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
+def _is_ahead(known: Known, schedule: Schedule | ContractError, now_ms: int) -> bool:
+    """Whether the slot that is known is the schedule's next one, and needn't be computed."""
+    if isinstance(schedule, ContractError) or not schedule.enabled:
+        return False
+    return known[:2] == (schedule.cron, schedule.timezone) and (known[2] is None or known[2] > now_ms)
 
 
 # -- on the command line --------------------------------------------------------------

@@ -182,9 +182,11 @@ class Service:
             if self._triggers is not None:
                 tasks.create_task(self._triggers.run(), name="triggers")
             if Mode.CRON in settings.schedule_mode:
+                from services.executor.firing import Hands
                 from services.executor.scheduler import CronScheduler
 
-                cron = CronScheduler(self._store, settings.cron_check_interval)
+                hands = Hands(self._intake, self.worker)
+                cron = CronScheduler(self._store, settings.cron_check_interval, hands)
                 tasks.create_task(cron.run(), name="cron")
             if Mode.SPEEDRUN in settings.schedule_mode:
                 from services.executor.speedrun import Speedrun

@@ -14,8 +14,10 @@ from services.executor.store import (
     Begun,
     Cancelled,
     Claim,
+    Decision,
     Deliveries,
     Finished,
+    Fired,
     Order,
     Queue,
     Retention,
@@ -39,7 +41,7 @@ def store_on(client: Any, patient: Any, retention: Retention, observer: Observer
         plain,
         queue=_Queue(observer, scripts, patient, deliveries),
         runs=_Runs(observer, scripts, plain.experiments, retention),
-        slots=_Slots(observer, scripts),
+        slots=_Slots(observer, scripts, deliveries),
         workers=_Workers(observer, scripts),
     )
 
@@ -100,16 +102,10 @@ class _Runs(_Watched, Runs):
 
 
 class _Slots(_Watched, Slots):
-    _now_ms = 0
-
-    async def now_ms(self) -> int:
-        self._now_ms = await super().now_ms()
-        return self._now_ms
-
-    async def fire(self, experiment_id: str, slot_ms: int, *args: Any, **kwargs: Any) -> str:
-        answer = await self._observer.asked(super().fire(experiment_id, slot_ms, *args, **kwargs))
-        if answer == "fired":  # by Redis' clock, as it was when the slot was found due
-            self._observer.fired((self._now_ms - slot_ms) / 1_000)
+    async def fire(self, decision: Decision, *args: Any, **kwargs: Any) -> Fired:
+        answer = await self._observer.asked(super().fire(decision, *args, **kwargs))
+        if answer.what == "fired":
+            self._observer.fired(answer.late_ms / 1_000)
         return answer
 
 

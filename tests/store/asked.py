@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.executor.store import Order, Plan, Position, Store
+from services.executor.store import Decision, Order, Plan, Position, Store
 from shared import keys
 from shared.errors import StoreUnavailableError
 from shared.messages import Schedule
@@ -45,7 +45,9 @@ WRITES: dict[str, Ask] = {
     "join": lambda run: run.worker.store.triggers.join("w1", keys.ear("1"), "marker", 60),
     "heartbeat": lambda run: run.worker.store.workers.heartbeat("w1", 60, listening=True),
     "plan": lambda run: run.worker.store.slots.plan([Plan("other", "x", 5)]),
-    "fire": lambda run: run.worker.store.slots.fire("planned", 5, 6, [Order("planned", "cron")], "allow"),
+    "fire": lambda run: run.worker.store.slots.fire(
+        Decision("planned", 5, 6, [Order("planned", "cron")], "allow")
+    ),
     "speedrun": lambda run: run.worker.store.slots.speedrun([Order("other", "speedrun")], 60, 1),
     "store_schedule": lambda run: run.worker.store.experiments.store_schedule(
         Schedule(experiment_id="e", cron="x")
@@ -58,7 +60,7 @@ READS: dict[str, Ask] = {
     "experiment": lambda run: run.worker.store.experiments.read(EXPERIMENT),
     "schedules": lambda run: read_schedules(run.worker.store),
     "tools": lambda run: run.worker.store.experiments.read_tools(["t"]),
-    "due": lambda run: run.worker.store.slots.due(10),
+    "ahead": lambda run: run.worker.store.slots.ahead(10),
     "planned": lambda run: run.worker.store.slots.planned(),
     "depth": lambda run: run.worker.store.queue.depth(),
     "alive": lambda run: run.worker.store.workers.alive(),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.executor.store import Begun, Finished, Order, Plan, Position, Store, scripts
+from services.executor.store import Begun, Decision, Finished, Order, Plan, Position, Store, scripts
 from services.executor.store.scripts import Scripts
 from shared import keys
 from tests.store.conftest import (
@@ -157,7 +157,7 @@ async def test_an_announcement_is_said_once(store: Store, redis: Any, ear: Ear) 
 @pytest.mark.parametrize("overlap", ["skip", "queue", "allow"])
 async def test_a_slot_is_fired_once(overlap: str, store: Store, redis: Any) -> None:
     await store.slots.plan([Plan(EXPERIMENT, "x", 1)])
-    await store.slots.fire(EXPERIMENT, 1, 2, [Order(EXPERIMENT, "cron")], overlap)
+    await store.slots.fire(Decision(EXPERIMENT, 1, 2, [Order(EXPERIMENT, "cron")], overlap))
 
     assert len(await orders(redis)) == 1
     assert await store.slots.all() == {EXPERIMENT: 2}
@@ -197,7 +197,8 @@ async def test_no_script_is_left_out(twice: dict[str, int], worker: Worker, redi
     await worker.store.triggers.refuse(Position("m", 0), {})
     await worker.store.triggers.announce({})
     await worker.store.slots.plan([Plan("e", "x", 1)])
-    await worker.store.slots.fire("e", 1, 2, [], "skip")
+    await worker.store.slots.ahead(0)
+    await worker.store.slots.fire(Decision("e", 1, 2, [], "skip"))
     await worker.store.slots.cycle("w1")
     await worker.store.slots.speedrun([], 60, 1)
     await worker.store.runs.log(run.id, [{"text": "x"}])
@@ -207,5 +208,5 @@ async def test_no_script_is_left_out(twice: dict[str, int], worker: Worker, redi
     await worker.store.workers.forget("w")
     await worker.store.awaited.lease("e", "p", 60)
 
-    included = {"types", "events", "state", "limits", "room", "held", "queued", "documents", "claims"}
+    included = {"types", "events", "state", "limits", "room", "held", "queued", "documents", "claims", "seen"}
     assert {path.stem for path in FOLDER.glob("*.lua")} - included - set(twice) <= {"publish", "cancel"}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import structlog
 
-from services.executor.store import Finished, Limit, Order, Plan, Position, Store
+from services.executor.store import Decision, Finished, Limit, Order, Plan, Position, Store
 from services.executor.store.orders import PRIORITIES
 from shared import keys
 from shared.errors import StoreError, StoreUnavailableError
@@ -35,7 +35,9 @@ ASKED: dict[str, Ask] = WRITES | {
     "forget": lambda run: run.worker.store.workers.forget("w1"),
     "lease": lambda run: run.worker.store.awaited.lease(EXPERIMENT, "p", 60),
     "plan": lambda run: run.worker.store.slots.plan([Plan("planned", "y", 6)]),
-    "fire": lambda run: run.worker.store.slots.fire("planned", 5, 6, [Order("planned", "cron")], "allow"),
+    "fire": lambda run: run.worker.store.slots.fire(
+        Decision("planned", 5, 6, [Order("planned", "cron")], "allow")
+    ),
 }
 NAMED: dict[str, Callable[[Run], list[str]]] = {
     "enqueue": lambda run: [QUEUE, keys.admitted("m"), keys.request(EXPERIMENT, "r")],
@@ -167,7 +169,8 @@ async def test_a_run_is_queued_where_open_runs_cant_be_noted(store: Store, redis
     await spoil(redis, keys.open_runs(EXPERIMENT))
     before = await redis.dump(keys.open_runs(EXPERIMENT))
     assert await store.queue.enqueue(Order(EXPERIMENT, "trigger"), Position("m", 0))
-    assert await store.slots.fire(EXPERIMENT, 5, 6, [Order(EXPERIMENT, "cron")], "skip") == "fired"
+    fired = await store.slots.fire(Decision(EXPERIMENT, 5, 6, [Order(EXPERIMENT, "cron")], "skip"))
+    assert fired.what == "fired"
     _, chosen = await store.slots.speedrun([Order(EXPERIMENT, "speedrun")], 60, 1)
 
     assert chosen == [EXPERIMENT]

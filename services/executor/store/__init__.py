@@ -24,24 +24,27 @@ from services.executor.store.references import References, Referred
 from services.executor.store.runs import Begun, Cancelled, Finished, Retention, Runs
 from services.executor.store.scripts import Scripts
 from services.executor.store.server import Facts, Server
-from services.executor.store.slots import Plan, Slots
+from services.executor.store.slots import Ahead, Decision, Fired, Plan, Seen, Slots, Upcoming
 from services.executor.store.subscriptions import Subscriptions
 from services.executor.store.triggers import Triggers
 from services.executor.store.workers import Workers
 
 __all__ = [
     "NORMAL",
+    "Ahead",
     "Awaited",
     "Begun",
     "Cached",
     "Cancelled",
     "Claim",
+    "Decision",
     "Deliveries",
     "Depth",
     "Entry",
     "Experiments",
     "Facts",
     "Finished",
+    "Fired",
     "History",
     "Journal",
     "Limit",
@@ -55,6 +58,7 @@ __all__ = [
     "Retention",
     "RunEffects",
     "Runs",
+    "Seen",
     "Server",
     "Slots",
     "Standing",
@@ -62,6 +66,7 @@ __all__ = [
     "Stored",
     "Subscriptions",
     "Triggers",
+    "Upcoming",
     "Workers",
     "moment",
 ]
@@ -90,11 +95,12 @@ class Store:
         """A store on two clients: one for commands, one for blocking reads."""
         scripts = Scripts(client)
         experiments = Experiments(scripts)
+        deliveries = Deliveries(scripts, retention.record_ms, retention.journal)
         return cls(
-            queue=Queue(scripts, patient, Deliveries(scripts, retention.record_ms, retention.journal)),
+            queue=Queue(scripts, patient, deliveries),
             runs=Runs(scripts, experiments, retention),
             experiments=experiments,
-            slots=Slots(scripts),
+            slots=Slots(scripts, deliveries),
             triggers=Triggers(scripts, retention.journal),
             workers=Workers(scripts),
             subscriptions=Subscriptions(patient),

@@ -1,13 +1,13 @@
 """What the queue handed out: the claims in it.  An order that nobody can read is put away and answered."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
 
 from services.executor.store.arguments import flat
-from services.executor.store.experiments import Experiments, Stored
+from services.executor.store.experiments import Experiments, Stored, read_stored
 from services.executor.store.orders import Claim, Order
 from services.executor.store.scripts import Scripts
 from shared import keys
@@ -63,6 +63,11 @@ class Deliveries:
                 claims.append(Claim(queue, entry, worker, order, experiments.get(order.experiment_id)))
         return claims
 
+    async def handed_out(self, worker: str, claims: Any, experiments: Any) -> list[Claim]:
+        """What a script has handed out to `worker`, see `claims.lua`."""
+        deliveries = [(queue, entry, _fields(pairs)) for queue, entry, pairs in claims]
+        return await self.claims(worker, deliveries, {one[0]: read_stored(*one) for one in experiments})
+
     async def _put_away(self, queue: str, entry: str, run: Order | None, exc: ContractError) -> None:
         """The run that the order names ends here; without one, there are only the message and the entry."""
         while True:
@@ -84,6 +89,10 @@ class Deliveries:
             )
             if answer != "conflict":
                 return
+
+
+def _fields(pairs: Sequence[str]) -> Fields:
+    return dict(zip(pairs[::2], pairs[1::2], strict=True))
 
 
 def order_in(entry: str, fields: Fields) -> Order:

@@ -96,12 +96,9 @@ class Experiments:
         async for names in self._scan(keys.SCHEDULE_PATTERN):
             pairs = await self._read([keys.schedule(name) for name in names])
             for name, (kind, content) in zip(names, pairs, strict=True):
-                if kind == "none":
-                    continue
-                try:
-                    yield name, read_schedule(name, kind, content)
-                except ContractError as exc:
-                    yield name, exc
+                schedule = schedule_at(name, kind, content)
+                if schedule is not None:
+                    yield name, schedule
 
     async def store_schedule(self, schedule: Schedule) -> None:
         """Keep a schedule that was only announced; an existing key stays as it is."""
@@ -166,7 +163,7 @@ class Experiments:
 
     async def _read(self, names: Sequence[str]) -> list[tuple[str, Any]]:
         answer = await self._scripts.call("read", names)
-        return [(kind, _fields(content) if kind == "hash" else content) for kind, content in answer]
+        return [(kind, _content(kind, content)) for kind, content in answer]
 
     async def _scan(self, pattern: str) -> AsyncIterator[list[str]]:
         """The ids under a pattern, some hundred at a time, none twice."""
@@ -200,6 +197,25 @@ def read_stored(experiment_id: str, kind: str, content: Sequence[str] | str) -> 
         return Stored(raw, None, exc)
 
 
+def schedule_at(
+    experiment_id: str, kind: str, content: Mapping[str, str] | str
+) -> Schedule | ContractError | None:
+    """What is at the key of a schedule: the schedule, what is wrong with it, or nothing."""
+    if kind == "none":
+        return None
+    try:
+        return read_schedule(experiment_id, kind, content)
+    except ContractError as exc:
+        return exc
+
+
+def read_stored_schedule(
+    experiment_id: str, kind: str, content: Sequence[str] | str
+) -> Schedule | ContractError | None:
+    """The same as a script has read it: fields and values in turn, or a text."""
+    return schedule_at(experiment_id, kind, _content(kind, content))
+
+
 def _experiment(experiment_id: str, kind: str, parts: tuple[str, ...] | str) -> Experiment:
     content = parts if isinstance(parts, str) else _fields(parts)
     return read_experiment(experiment_id, kind, content)
@@ -211,6 +227,10 @@ _remembered = lru_cache(maxsize=REMEMBERED)(_experiment)
 
 def _characters(parts: tuple[str, ...] | str) -> int:
     return len(parts) if isinstance(parts, str) else sum(map(len, parts))
+
+
+def _content(kind: str, content: Sequence[str] | str) -> Any:
+    return _fields(content) if kind == "hash" else content
 
 
 def _fields(flat: Sequence[str]) -> dict[str, str]:

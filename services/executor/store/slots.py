@@ -2,10 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
-from services.executor.store.orders import NORMAL, Order
+from services.executor.store.deliveries import GROUP, Deliveries
+from services.executor.store.experiments import Stored, read_stored, read_stored_schedule
+from services.executor.store.orders import NORMAL, Claim, Order
 from services.executor.store.scripts import Scripts, asking
 from shared import keys
+from shared.errors import ContractError
+from shared.messages import Schedule
 
 CYCLE_MADE_WITHIN_MS = 10_000
 
@@ -24,11 +29,98 @@ class Plan:
         return "" if self.next_ms is None else self.next_ms
 
 
-class Slots:
-    """Cron slots and speedrun turns."""
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """All that decides what becomes of an experiment's slot, at one moment.
 
-    def __init__(self, scripts: Scripts) -> None:
+    As long as `mark` is the same, the schedule and the experiment are.
+    """
+
+    mark: str
+    schedule: Schedule | ContractError | None
+    stored: Stored
+    has_open_runs: bool
+
+    @classmethod
+    def read(cls, experiment_id: str, answer: Any) -> Self:
+        """What `seen.lua` returns."""
+        mark, schedule, experiment, is_open = answer
+        return cls(
+            mark,
+            read_stored_schedule(experiment_id, *schedule),
+            read_stored(experiment_id, *experiment),
+            bool(is_open),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Upcoming:
+    """A slot (UTC ms).  `noted` is its schedule as `plan` noted it, or ""; None if that can't be told."""
+
+    experiment_id: str
+    slot_ms: int
+    noted: str | None
+    seen: Seen
+
+    @classmethod
+    def read(cls, experiment_id: str, slot: str, noted: str | None, seen: Any) -> Self:
+        """What scripts return of a slot."""
+        return cls(experiment_id, int(slot), noted, Seen.read(experiment_id, seen))
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """The slots that come next, the first slot after these (UTC ms), and Redis' clock (microseconds)."""
+
+    slots: Sequence[Upcoming]
+    following_ms: int | None
+    now_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is to become of a slot: go on with `next_ms`, and queue `orders` as `overlap` says.
+
+    Of one that was made ahead, `mark` is that of what was `Seen`, `until_ms` the last moment
+    for which it holds, and with `only_if_open` nothing is queued unless runs are open.
+    """
+
+    experiment_id: str
+    slot_ms: int
+    next_ms: int | None
+    orders: Sequence[Order]
+    overlap: str
+    mark: str = ""
+    until_ms: int | None = None
+    only_if_open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fired:
+    """What has become of a slot, how late that was, and Redis' clock (microseconds).
+
+    `what` is `fired`, `skipped` (overlap), `passed` (no orders) or `taken` (by another worker).
+    Or nothing was done: it is too `early`, or all has `changed` to what is `found` now.
+    """
+
+    what: str
+    late_ms: int
+    now_us: int
+    claims: Sequence[Claim] = ()
+    found: Upcoming | None = None
+
+
+class Slots:
+    """Cron slots and speedrun turns.
+
+    Args:
+        scripts: for transitions.
+        deliveries: reads what is handed out.
+    """
+
+    def __init__(self, scripts: Scripts, deliveries: Deliveries) -> None:
         self._scripts = scripts
+        self._deliveries = deliveries
 
     async def now_ms(self) -> int:
         """Redis' clock: the one that all workers agree on."""
@@ -41,20 +133,6 @@ class Slots:
         async with asking("all"):
             pairs = await self._scripts.client.zrange(keys.slots(), 0, -1, withscores=True)
         return {name: int(score) for name, score in pairs}
-
-    async def due(self, now_ms: int, limit: int = 500) -> list[tuple[str, int]]:
-        """The slots that are due, earliest first."""
-        async with asking("due"):
-            pairs = await self._scripts.client.zrange(
-                keys.slots(), "-inf", str(now_ms), byscore=True, offset=0, num=limit, withscores=True
-            )
-        return [(name, int(score)) for name, score in pairs]
-
-    async def next(self) -> int | None:
-        """When the earliest slot is (UTC ms), or None."""
-        async with asking("next"):
-            pairs = await self._scripts.client.zrange(keys.slots(), 0, 0, withscores=True)
-        return int(pairs[0][1]) if pairs else None
 
     async def plan(self, plans: Sequence[Plan]) -> list[str]:
         """Note schedules as they are written now; a waiting slot stays unless its schedule changed.
@@ -88,30 +166,28 @@ class Slots:
         async with asking("has_open_runs"):
             return bool(await self._scripts.client.exists(keys.open_runs(experiment_id)))
 
-    async def fire(
-        self, experiment_id: str, slot_ms: int, next_ms: int | None, orders: Sequence[Order], overlap: str
-    ) -> str:
-        """Move on from `slot_ms` and queue `orders`.
-
-        Returns:
-            `fired`, `skipped` (overlap), `passed` (no orders) or `taken` (by another worker).
-        """
-        answer = await self._scripts.call(
-            "fire",
-            [
-                keys.slots(),
-                keys.queue(orders[0].priority if orders else NORMAL),
-                keys.open_runs(experiment_id),
-            ],
-            [
-                experiment_id,
-                slot_ms,
-                "" if next_ms is None else next_ms,
-                overlap,
-                *(order.to_json() for order in orders),
-            ],
+    async def ahead(self, within_ms: int, passed_over: int = 0, most: int = 100) -> Ahead:
+        """The slots that are due within `within_ms`, earliest first, without the first `passed_over`."""
+        found, following, now_us = await self._scripts.call(
+            "ahead", [keys.slots(), keys.plans()], [within_ms, passed_over, most, keys.open_runs("")]
         )
-        return str(answer)
+        return Ahead([Upcoming.read(*one) for one in found], int(following) if following else None, now_us)
+
+    async def fire(self, decision: Decision, worker: str = "", room: int = 0) -> Fired:
+        """Move on from the slot as was decided, and take up to `room` orders of the same priority with it.
+
+        What `worker` takes in an answer that is lost, it holds without knowing, as after a claim.
+        """
+        what, now_us, claims, experiments, *changed = await self._scripts.call(
+            "fire", _keys_of(decision), [*_arguments_of(decision), GROUP, worker, room, *_texts_of(decision)]
+        )
+        return Fired(
+            what,
+            now_us // 1_000 - decision.slot_ms,
+            now_us,
+            await self._deliveries.handed_out(worker, claims, experiments),
+            Upcoming.read(*changed[0]) if changed else None,
+        )
 
     async def cycle(self, worker: str) -> float:
         """Seconds until speedrun's next cycle; 0 when it is to be made by `worker` now, and by nobody else.
@@ -147,3 +223,24 @@ class Slots:
             ],
         )
         return left_ms / 1_000, list(chosen)
+
+
+def _keys_of(decision: Decision) -> list[str]:
+    priority = decision.orders[0].priority if decision.orders else NORMAL
+    return [keys.slots(), keys.queue(priority), keys.open_runs(decision.experiment_id), keys.plans()]
+
+
+def _arguments_of(decision: Decision) -> list[str | int]:
+    return [
+        decision.experiment_id,
+        decision.slot_ms,
+        "" if decision.next_ms is None else decision.next_ms,
+        decision.overlap,
+        decision.mark,
+        "" if decision.until_ms is None else decision.until_ms,
+        int(decision.only_if_open),
+    ]
+
+
+def _texts_of(decision: Decision) -> list[str]:
+    return [order.to_json() for order in decision.orders]

@@ -1,14 +1,15 @@
 """Which missed slots become runs, and where a schedule goes on."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from services.executor.cron import Cron
-from services.executor.due import CAUGHT_UP_AT_ONCE, ON_TIME_MS, Clock, Due, clock_of, decide
+from services.executor.due import CAUGHT_UP_AT_ONCE, ON_TIME_MS, Clock, Due, clock_of, decide, decide_ahead
 from shared.messages import Policy
 
 MINUTELY = Cron.parse("* * * * *")
@@ -200,3 +201,27 @@ def test_equal_schedules_share_a_clock_and_those_of_other_zones_do_not() -> None
     assert clock_of("0 9 * * *", None).next_after(NINE) != clock_of("0 9 * * *", "Asia/Tokyo").next_after(
         NINE
     )
+
+
+@given(
+    after_ms=st.integers(NINE - 10**10, NINE + 10**10),
+    late_ms=st.integers(0, 2 * ON_TIME_MS),
+    expression=st.sampled_from(["* * * * * *", "*/2 * * * * *", "* * * * *", "0 9 * * *", "0 0 0 3 2 * 2026"]),
+    catch_up=st.sampled_from([None, "latest", "all", "none"]),
+    overlap=st.sampled_from([None, "skip", "queue", "allow"]),
+    grace_seconds=st.sampled_from(GRACE),
+)
+def test_what_is_decided_ahead_is_what_is_decided_then_as_long_as_it_says(
+    after_ms: int, late_ms: int, expression: str, **policy: Any
+) -> None:
+    clock = clock_of(expression, "Europe/Berlin")
+    slot_ms = clock.next_after(after_ms)
+    assume(slot_ms is not None)
+    assert slot_ms is not None
+    ahead = decide_ahead(clock, slot_ms, Policy(**policy))
+    then = due(slot_ms, slot_ms + late_ms, clock.cron, **policy)
+
+    assert ahead.until_ms is not None
+    assert ahead.until_ms >= slot_ms
+    is_same = replace(ahead, until_ms=None) == then
+    assert is_same if slot_ms + late_ms <= ahead.until_ms else late_ms > ON_TIME_MS or not is_same
