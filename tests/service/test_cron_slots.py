@@ -2,14 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from services.executor.scheduler import CronScheduler
-from services.executor.store import Store, Stored
+from services.executor.store import Ahead, Store
 from shared import keys
 from tests.conftest import Neighbour, Serve, eventually
 from tests.service.conftest import Work
@@ -122,16 +121,16 @@ async def test_slots_fire_once_and_on_time_whatever_the_clocks_of_the_services_s
 async def test_a_slot_is_not_lost_when_the_last_run_ends_while_it_is_decided(
     store: Store, neighbour: Neighbour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The experiment is read as `running`, and there is no run of it any more when somebody looks."""
-    read_many = store.experiments.read_many
+    """The experiment is seen as `running`, and there is no run of it any more when the slot comes."""
+    ahead = store.slots.ahead
 
-    async def read_just_before_the_end(names: Sequence[str]) -> list[Stored]:
+    async def seen_just_before_the_end(*arguments: int) -> Ahead:
         await neighbour.publish("exp_1", "echo", state="running")
-        found = await read_many(names)
+        found = await ahead(*arguments)
         await neighbour.publish("exp_1", "echo", state="run")
         return found
 
-    monkeypatch.setattr(store.experiments, "read_many", read_just_before_the_end)
+    monkeypatch.setattr(store.slots, "ahead", seen_just_before_the_end)
     await neighbour.redis.set("schedules:exp_1", EVERY_SECOND)
     scheduler = asyncio.create_task(CronScheduler(store, 600.0).run())
 

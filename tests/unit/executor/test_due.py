@@ -206,7 +206,9 @@ def test_equal_schedules_share_a_clock_and_those_of_other_zones_do_not() -> None
 @given(
     after_ms=st.integers(NINE - 10**10, NINE + 10**10),
     late_ms=st.integers(0, 2 * ON_TIME_MS),
-    expression=st.sampled_from(["* * * * * *", "*/2 * * * * *", "* * * * *", "0 9 * * *", "0 0 0 3 2 * 2026"]),
+    expression=st.sampled_from(
+        ["* * * * * *", "*/2 * * * * *", "* * * * *", "0 9 * * *", "0 0 0 3 2 * 2026"]
+    ),
     catch_up=st.sampled_from([None, "latest", "all", "none"]),
     overlap=st.sampled_from([None, "skip", "queue", "allow"]),
     grace_seconds=st.sampled_from(GRACE),

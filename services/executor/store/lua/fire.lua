@@ -25,12 +25,12 @@ local function answer(what, ...) return {what, now, {}, {}, ...} end
 
 local slot = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not slot or tonumber(slot) ~= tonumber(ARGV[2]) then return answer('taken') end
-if now < tonumber(slot) * 1000 then return answer('early') end
 if ARGV[5] ~= '' then
-  local found, mark = slot_found(ARGV[1], slot, KEYS[4], KEYS[3])
+  local _, mark = decisive(ARGV[1])
   local is_late = ARGV[6] ~= '' and math.floor(now / 1000) > tonumber(ARGV[6])
-  if is_late or mark ~= ARGV[5] then return answer('changed', found) end
+  if is_late or mark ~= ARGV[5] then return answer('changed', slot_found(ARGV[1], slot, KEYS[4], KEYS[3])) end
 end
+if now < tonumber(slot) * 1000 then return answer('early') end
 
 if ARGV[3] == '' then
   redis.call('ZREM', KEYS[1], ARGV[1])
