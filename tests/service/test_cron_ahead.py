@@ -211,7 +211,7 @@ async def test_slots_of_one_moment_are_fired_together(
     async with scheduler(store):
         await are_queued(neighbour.redis, 2 * MANY)
 
-    assert most >= MANY
+    assert most >= MANY // 2
 
 
 async def test_more_slots_of_one_moment_than_are_read_at_once_all_fire(
