@@ -14,7 +14,7 @@ from itertools import groupby
 
 import structlog
 
-from services.executor import due, report
+from services.executor import due
 from services.executor.intake import Intake
 from services.executor.patience import Absence
 from services.executor.store import NORMAL, Decision, Fired, Order, Seen, Store, Upcoming

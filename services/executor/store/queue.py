@@ -11,7 +11,6 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 from services.executor.store.deliveries import GROUP, Deliveries, Delivery, order_in
-from services.executor.store.experiments import read_stored
 from services.executor.store.orders import PRIORITIES, Claim, Order
 from services.executor.store.scripts import Scripts, asking
 from shared import keys
@@ -107,7 +106,7 @@ class Queue:
                 room,
             ],
         )
-        return timestamp or None, await self._handed_out(worker, claims, experiments)
+        return timestamp or None, await self._deliveries.handed_out(worker, claims, experiments)
 
     async def claim(
         self, worker: str, count: int, wait_ms: int, on_empty: Callable[[], None] | None = None
@@ -129,7 +128,7 @@ class Queue:
                 "claim", next(self._preference), [GROUP, worker, count], asks_again=False
             )
             if ready:
-                return await self._handed_out(worker, ready, experiments)
+                return await self._deliveries.handed_out(worker, ready, experiments)
             if on_empty is not None:
                 on_empty()
             async with asking("claim", may_take_seconds=wait_ms / 1_000):
@@ -142,11 +141,6 @@ class Queue:
             await self.create_group()
             return []
         return await self._deliveries.claims(worker, _of_command(answer))
-
-    async def _handed_out(self, worker: str, claims: Any, experiments: Any) -> list[Claim]:
-        """What a script has handed out, see `claims.lua`."""
-        known = {one[0]: read_stored(*one) for one in experiments}
-        return await self._deliveries.claims(worker, _of_script(claims), known)
 
     async def claims_of(self, worker: str) -> list[Claim]:
         """The orders that `worker` holds."""
@@ -250,11 +244,6 @@ class Queue:
                 with contextlib.suppress(ContractError):
                     found.append(Claim(queue, entry, "", order_in(entry, fields)))
         return found
-
-
-def _of_script(answer: Any) -> Iterator[Delivery]:
-    for queue, entry, pairs in answer:
-        yield queue, entry, dict(zip(pairs[::2], pairs[1::2], strict=True))
 
 
 def _of_command(answer: Any) -> Iterator[Delivery]:
