@@ -28,6 +28,7 @@ class Module:
     `python` is the interpreter of the tool's own environment, `environment`
     that environment's digest; empty for the service's own interpreter.
     `sandbox` is what its processes are kept from, while they import it already.
+    `key` is what two modules must have in common to be served by the same process.
     """
 
     name: str
@@ -37,12 +38,13 @@ class Module:
     environment: str = ""
     sandbox: Sandbox = Sandbox.OFF
     main: str = ""
+    key: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
-    @property
-    def key(self) -> tuple[str, ...]:
-        """What two modules must have in common to be served by the same process."""
+    def __post_init__(self) -> None:
+        """Every call asks for the key several times, so it is made once."""
         code = (self.name, str(self.path), self.digest)
-        return *code, str(self.python or ""), self.environment, self.sandbox.value
+        key = (*code, str(self.python or ""), self.environment, self.sandbox.value)
+        object.__setattr__(self, "key", key)
 
 
 @dataclass(frozen=True, slots=True)
