@@ -9,6 +9,8 @@ import gc
 import json
 from typing import Any, Final
 
+from services.executor.isolation.inside.wire import encoder
+
 VERSION: Final = 1
 HEADER_BYTES: Final = 4
 ENVELOPE_BYTES: Final = 8_388_608
@@ -35,12 +37,12 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_encode = encoder()
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def encode_value(value: Any) -> bytes:
-    """`value` as JSON in UTF-8; ValueError or TypeError for what JSON can't hold."""
+    """`value` as JSON in UTF-8; ValueError, TypeError or RecursionError for what JSON can't hold."""
     return _encode(value).encode("utf-8", "replace")
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
-import json
 import math
 import os
 from typing import Any
+
+from . import wire
 
 CANT_HOLD = "which JSON can't hold; return text, a number, a list or a dict there, or save it as an artifact"
 
@@ -43,7 +44,7 @@ def simpler(value: Any) -> Any:
         raise TypeError(type(value).__name__) from None
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=simpler).encode
+_encode = wire.encoder(simpler)
 
 
 def _simpler(value: Any) -> Any:

@@ -6,7 +6,7 @@ import _thread
 import array
 import json
 import socket
-from typing import Any
+from typing import Any, Callable
 
 VERSION = 1
 REFUSED = -32602
@@ -16,7 +16,24 @@ MAX_DESCRIPTORS = 8
 ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
 
 _decoder = json.JSONDecoder()
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def encoder(default: Callable[[Any], Any] | None = None) -> Callable[[Any], str]:
+    """What turns a value into JSON; `default` as for `json.dumps`.  What contains itself is a RecursionError.
+
+    `JSONEncoder.encode` makes anew, for each value, the encoder that this makes once: it takes longer
+    than to encode a small one, and in a fork each object that it touches is a page to be copied.
+    """
+    plain = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=default)
+    make: Any = json.encoder.c_make_encoder  # type: ignore[attr-defined]
+    if make is None:
+        return plain.encode
+    text = json.encoder.encode_basestring
+    parts = make(None, plain.default, text, None, ":", ",", False, False, False)
+    return lambda value: "".join(parts(value, 0))
+
+
+_encode = encoder()
 
 
 def encode(value: Any) -> bytes:
