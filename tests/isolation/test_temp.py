@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from services.executor.isolation.calls import Answer, Level, Raised, Returned
-from services.executor.isolation.inside import directory
+from services.executor.isolation.inside import directory, temp
 from services.executor.isolation.place import Place, remove
 from tests.isolation.bench import Bench
 from tests.isolation.workshop import eventually
@@ -176,3 +176,48 @@ def test_one_entry_that_stays_does_not_keep_the_others(
     os.close(descriptor)
 
     assert contents(tmp_path) == ["a", "a/stays"]
+
+
+# -- the stamps of a place ------------------------------------------------------------
+
+
+@pytest.fixture(name="place")
+def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """One that was looked at a while ago, as far as it knows."""
+    monkeypatch.setattr(temp, "SETTLED_NS", -1)
+    place = Place(tmp_path.resolve() / "1")
+    temp.make(place.temp)
+    while temp.lasting_stamp(os.lstat(place.temp)) is None:
+        os.utime(place.temp)
+    while temp.lasting_stamp(os.lstat(place.path)) is None:
+        os.utime(place.path)
+    assert place.is_as_made()
+    return place
+
+
+def test_a_place_that_nobody_touched_needs_no_look(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.executor.isolation.inside.directory.names", lambda _: ["changed"])
+
+    assert place.is_as_made()
+
+
+@pytest.mark.parametrize("spoil", ["a file", "a mode", "beside", "another"])
+def test_a_place_that_was_touched_is_looked_at(place: Place, spoil: str) -> None:
+    inner = Path(place.temp)
+    before = os.lstat(inner).st_ctime_ns, os.lstat(place.path).st_ctime_ns
+
+    while before == (os.lstat(inner).st_ctime_ns, os.lstat(place.path).st_ctime_ns):
+        match spoil:
+            case "a file":
+                (inner / "left").unlink(missing_ok=True)
+                (inner / "left").touch()
+            case "a mode":
+                inner.chmod(0o777)
+            case "beside":
+                (place.path / "beside").unlink(missing_ok=True)
+                (place.path / "beside").touch()
+            case _:
+                inner.rmdir()
+                inner.symlink_to(place.path)
+
+    assert not place.is_as_made()

@@ -11,6 +11,7 @@ from typing import Self
 import structlog
 
 from services.executor.isolation.inside import directory
+from services.executor.isolation.inside.temp import lasting_stamp
 
 TEMP = "temp"
 ARTIFACTS = "artifacts"
@@ -32,6 +33,7 @@ class Place:
         self.temp = f"{path}/{TEMP}"
         self.artifacts = f"{path}/{ARTIFACTS}"
         self._spares: list[Place] = []
+        self._stamps: tuple[tuple[int, int] | None, ...] = (None, None)
 
     @classmethod
     def within(cls, area: Path) -> Self:
@@ -50,15 +52,20 @@ class Place:
             place.remove()
 
     def is_as_made(self) -> bool:
-        """Whether it is there and nothing was left in it."""
+        """Whether it is there and nothing was left in it; told without a look by the stamps it had then."""
         try:
+            stats = os.lstat(self.path), os.lstat(self.temp)
+            if tuple((status.st_ino, status.st_ctime_ns) for status in stats) == self._stamps:
+                return True
             place = directory.open_at(str(self.path))
             try:
-                return directory.names(place) == [TEMP] and _is_private(place) and _is_empty(place, TEMP)
+                found = directory.names(place) == [TEMP] and _is_private(place) and _is_empty(place, TEMP)
             finally:
                 os.close(place)
         except OSError:
             return False
+        self._stamps = tuple(map(lasting_stamp, stats)) if found else (None, None)
+        return found
 
     def remove(self) -> None:
         """Remove all of it."""

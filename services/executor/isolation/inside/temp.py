@@ -73,7 +73,7 @@ class Sweeper:
                 directory.empty(descriptor)
         finally:
             os.close(descriptor)
-        self._empty_stamp = _lasting_stamp(status) if is_empty else None
+        self._empty_stamp = lasting_stamp(status) if is_empty else None
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int]:
@@ -81,7 +81,7 @@ def _identity(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_dev, status.st_ino, status.st_mode
 
 
-def _lasting_stamp(status: os.stat_result) -> tuple[int, int] | None:
+def lasting_stamp(status: os.stat_result) -> tuple[int, int] | None:
     """A directory's stamp, if a change from now on is sure to make another; None if it isn't."""
     changed_ns = status.st_ctime_ns
     is_settled = time.time_ns() - changed_ns > SETTLED_NS
