@@ -214,7 +214,7 @@ async def test_a_template_that_makes_room_for_another_leaves_its_running_fork_al
 async def test_a_fork_that_stands_by_and_dies_is_no_loss(bench: Bench) -> None:
     tool = bench.tool(PID)
     first = value(await bench.run(tool, level=Level.FORK))
-    [standby] = bench.pool._stable._standbys.values()  # type: ignore[union-attr]
+    [standby] = bench.pool._stable._standbys.everywhere()  # type: ignore[union-attr]
     while not standby.pid:
         await asyncio.sleep(0)
 

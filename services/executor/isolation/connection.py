@@ -181,7 +181,8 @@ class Connection:
             return
         self.is_open = False
         self._loop.remove_reader(self._sock.fileno())
-        self._loop.remove_writer(self._sock.fileno())
+        if self._outbox:
+            self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
         for _, descriptors in self._outbox:
             close_all(descriptors)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 
 from services.executor.isolation.calls import Exit
@@ -29,6 +30,25 @@ def decode_status(status: int | None) -> tuple[int | None, str | None]:
         except ValueError:
             return None, f"SIG{number}"
     return os.waitstatus_to_exitcode(status), None
+
+
+def of(
+    status: int | None,
+    peak_rss_bytes: int | None,
+    cpu_seconds: float | None,
+    stacks: str,
+    last_lines: Iterable[str],
+) -> Exit:
+    """The end of a process with this status of wait(2); of the dump of its stacks the tool's part is kept."""
+    code, number = decode_status(status)
+    return Exit(
+        code,
+        number,
+        peak_rss_bytes,
+        cpu_seconds,
+        stacks=without_ours(stacks),
+        last_lines=tuple(last_lines),
+    )
 
 
 def without_ours(stacks: str) -> str:

@@ -5,6 +5,7 @@ import itertools
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +23,9 @@ PING_SECONDS = 2.0
 MAX_STATUS = 0xFFFF
 SWEEPS = 5
 SWEEP_SECONDS = 0.1
+MAX_BIRTHS = 8
+"""How many processes are forked at a time: their descriptors have to fit into one message."""
+
 _tokens = itertools.count(1)
 
 log = structlog.get_logger(__name__)
@@ -39,6 +43,18 @@ class Offspring(Protocol):
         """The process is gone; None where nobody could see how.  `problem` is why it never was."""
 
 
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """A process that is to be forked: it speaks on the first of the descriptors, which are passed on.
+
+    A fork of a process that has imported a tool takes up its `places` before it is called.
+    """
+
+    child: Offspring
+    descriptors: Sequence[int]
+    places: Mapping[str, str]
+
+
 class Owner:
     """A process that forks others, from here: the fork server, or one that has imported a tool.
 
@@ -54,48 +70,65 @@ class Owner:
     def __init__(self) -> None:
         self._offspring: dict[int, Offspring] = {}
 
-    def fork(
-        self, descriptors: list[int], child: Offspring, *, fresh: bool, places: Mapping[str, str]
-    ) -> int:
-        """Have a process started that speaks on the first descriptor; the token to name it by.
+    def fork(self, births: Sequence[Birth], *, fresh: bool) -> list[int]:
+        """Have processes started, MAX_BIRTHS at most; the tokens to name them by.
 
-        A fork of a process that has imported a tool takes up its `places` before it is called.
+        Several at a time, because the pages that the owner touches between two forks are copied for each.
         """
-        token = next(_tokens)
-        self._offspring[token] = child
-        self.connection.notify("fork", {"child": token, "fresh": fresh, "places": places}, descriptors)
+        tokens = [next(_tokens) for _ in births]
+        for token, birth in zip(tokens, births, strict=True):
+            self._offspring[token] = birth.child
+        children = [(token, birth.places) for token, birth in zip(tokens, births, strict=True)]
+        descriptors = [descriptor for birth in births for descriptor in birth.descriptors]
+        self.connection.notify("fork", {"children": children, "fresh": fresh}, descriptors)
         if not self.connection.is_open:
             self.orphan()
-        return token
+        return tokens
 
     @property
     def has_offspring(self) -> bool:
         """Whether anything that it forked is still there, or about to be."""
         return bool(self._offspring)
 
+    @property
+    def offspring(self) -> int:
+        """How many processes that it forked are there, or about to be."""
+        return len(self._offspring)
+
     def end_child(self, token: int, grace_seconds: float, *, stacks: bool) -> None:
         """Have a child's tree ended: its stacks, TERM, the grace, KILL."""
         self.connection.notify("end", {"child": token, "grace_seconds": grace_seconds, "stacks": stacks})
 
     def announce(self, params: Mapping[str, Any]) -> None:
-        """The owner says that a child was born."""
-        if params["child"] in self._offspring:
-            pid = int(params["pid"])
-            pid = tree.seen_from_outside(self.nest, pid) if self.nest else pid
-            self._offspring[params["child"]].on_forked(pid)
+        """The owner says that children were born."""
+        for token, number in params["children"]:
+            if token in self._offspring:
+                pid = int(number)
+                pid = tree.seen_from_outside(self.nest, pid) if self.nest else pid
+                self._offspring[token].on_forked(pid)
 
     def bury(self, params: Mapping[str, Any]) -> None:
-        """The owner saw one of its children end; ValueError, with nothing done, if that makes no sense."""
-        match params:
-            case {
-                "child": int(token),
-                "status": int() | None as status,
-                "rss": int() | None as rss_bytes,
-                "cpu": int() | float() | None as cpu_seconds,
-            } if status is None or 0 <= status <= MAX_STATUS:
-                problem = str(params.get("problem", ""))
-            case _:
-                raise ValueError("an end that is none")
+        """The owner saw children end; ValueError, with nothing done, for one whose end makes no sense."""
+        for ended in params["children"]:
+            match ended:
+                case {
+                    "child": int(token),
+                    "status": int() | None as status,
+                    "rss": int() | None as rss_bytes,
+                    "cpu": int() | float() | None as cpu_seconds,
+                } if status is None or 0 <= status <= MAX_STATUS:
+                    self._bury(token, status, rss_bytes, cpu_seconds, str(ended.get("problem", "")))
+                case _:
+                    raise ValueError("an end that is none")
+
+    def _bury(
+        self,
+        token: int,
+        status: int | None,
+        rss_bytes: int | None,
+        cpu_seconds: float | None,
+        problem: str,
+    ) -> None:
         child = self._offspring.pop(token, None)
         if child is not None:
             child.on_exited(status, rss_bytes, cpu_seconds, problem)

@@ -41,7 +41,8 @@ class Launched:
             stdout=subprocess.DEVNULL,
             stderr=None,
             cwd=tempfile.gettempdir(),
-            env={**environ, MARK: self.mark},
+            # What is looked up when it is first needed would be looked up by every fork anew.
+            env={**environ, MARK: self.mark, "LD_BIND_NOW": "1"},
             pass_fds=[descriptor],
             start_new_session=True,
         )

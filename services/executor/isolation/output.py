@@ -14,7 +14,10 @@ KEPT_LINES = 20
 
 
 class Pipe:
-    """One stream of one process.  What is not read stays in the pipe and holds up whoever writes."""
+    """One stream of one process.  What is not read stays in the pipe and holds up whoever writes.
+
+    It is read when it is drained, and from `follow` on whenever there is something.
+    """
 
     def __init__(self, stream: str, bytes_per_second: int, emit: Callable[[float, str, str], None]) -> None:
         read_end, self._write_end = os.pipe2(os.O_CLOEXEC)
@@ -29,8 +32,7 @@ class Pipe:
         self._counted_at = time.monotonic()
         self._loop = asyncio.get_running_loop()
         self._pause: asyncio.TimerHandle | None = None
-        # As in `Connection`: not in the context of the run that the process is started for.
-        contextvars.Context().run(self._loop.add_reader, read_end, self._read)
+        self._is_followed = False
 
     def take_write_end(self) -> int:
         """The other end, which from now on is the caller's to close."""
@@ -41,10 +43,18 @@ class Pipe:
         """The end that is read here."""
         return self._fd
 
+    def follow(self) -> None:
+        """Read what is written as it is written."""
+        if not self._is_followed:
+            self._is_followed = True
+            # As in `Connection`: not in the context of the run that the process is started for.
+            contextvars.Context().run(self._loop.add_reader, self._fd, self._read)
+
     def _read(self) -> None:
         size = self._take()
         if size == 0:
             self._loop.remove_reader(self._fd)
+            self._is_followed = False
             return
         self._spend(size)
 
@@ -113,7 +123,8 @@ class Pipe:
         """Read no more."""
         if self._pause is not None:
             self._pause.cancel()
-        self._loop.remove_reader(self._fd)
+        if self._is_followed:
+            self._loop.remove_reader(self._fd)
         os.close(self._fd)
         if self._write_end >= 0:
             os.close(self._write_end)
@@ -136,6 +147,11 @@ class Output:
         self._poll = select.poll()
         for pipe in self.pipes:
             self._poll.register(pipe.fileno(), select.POLLIN)
+
+    def follow(self) -> None:
+        """From now on, pass on what is printed as it is printed, whether or not anybody drains it."""
+        for pipe in self.pipes:
+            pipe.follow()
 
     def _keep(self, at: float, stream: str, text: str) -> None:
         self.last_lines.append(text)

@@ -40,8 +40,8 @@ class Pool:
 
     `capacity` bounds the calls under way, `room` (by default as many) the processes that
     may be alive.  When there is no room for another, the one that is idle the longest is ended.
-    Besides, each tool that runs at level `fork` has an idle template and one fork of it that
-    stands by, of `capacity` tools at most.
+    Besides, each tool that runs at level `fork` has an idle template and up to MAX_STANDBYS forks
+    of it that stand by, of `capacity` tools at most.
     Idle ones are ended after `idle_seconds`, and so is what starts the
     processes of an environment when there are none any more.  A process is recycled
     after `max_runs`, above `max_rss_bytes` and after a run that left something

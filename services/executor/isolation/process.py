@@ -2,25 +2,18 @@
 
 import asyncio
 import socket
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from services.executor.isolation import errand, exits, protocol, sandbox, speech
+from services.executor.isolation import errand, exits, protocol, speech
 from services.executor.isolation.audience import Audience
-from services.executor.isolation.calls import (
-    Call,
-    Description,
-    Effects,
-    Exit,
-    Module,
-    Report,
-)  # fmt: skip
+from services.executor.isolation.calls import Call, Description, Effects, Exit, Module, Report
 from services.executor.isolation.connection import Connection, Disconnected, Refused, close_all
-from services.executor.isolation.forkserver import MARK, Owner
+from services.executor.isolation.forkserver import MARK, Birth, Owner
 from services.executor.isolation.output import Output
 from services.executor.isolation.place import Place
-from services.executor.isolation.terms import Terms
+from services.executor.isolation.terms import Terms, confinement
 
 TOOLKIT = Path(__file__).parents[3] / "shared" / "toolkit.py"
 DISMISSAL_SECONDS = 0.2
@@ -56,6 +49,8 @@ class Process(Owner):
         self.exit = Exit()
         self.fate = ""
         self.on_retired: Any = None
+        self.on_buried: Any = None
+        self.has_room = False
         self.ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self.owner: Owner | None = None
         self._token = 0
@@ -78,6 +73,10 @@ class Process(Owner):
         """
         if self.ended.done():
             raise Disconnected
+        [self._token] = owner.fork([self._to_be_born(owner)], fresh=fresh)
+        self.follow()
+
+    def _to_be_born(self, owner: Owner) -> Birth:
         descriptors = self._output.take_ends()
         try:
             ours, theirs = socket.socketpair()
@@ -88,7 +87,31 @@ class Process(Owner):
         self.owner = owner
         self.mark, self.nest = owner.mark, owner.nest
         places = self._places if isinstance(owner, Process) else {}
-        self._token = owner.fork([theirs.detach(), *descriptors], self, fresh=fresh, places=places)
+        return Birth(self, (theirs.detach(), *descriptors), places)
+
+    def fork_all(self, forks: "Sequence[Process]") -> None:
+        """Have this process, which has a tool loaded, fork these: their own `start`, for several at a time.
+
+        OSError, with none of them started, if there are no descriptors for them.  They are
+        not followed: most runs are over before that would be of use to anybody.
+        """
+        births: list[Birth] = []
+        try:
+            for fork in forks:
+                births.append(fork._to_be_born(self))
+        except OSError:
+            close_all([descriptor for birth in births for descriptor in birth.descriptors])
+            for fork in forks:
+                fork.on_exited(None, None, None)
+            raise
+        for fork, token in zip(forks, self.fork(births, fresh=False), strict=True):
+            fork._token = token
+            fork.loaded = True
+
+    def follow(self) -> None:
+        """From now on, pass on what it prints as it prints it, and not only when its run is over."""
+        if not self.ended.done():
+            self._output.follow()
 
     def on_forked(self, pid: int) -> None:
         """Keep the process id: for logs and for watching, never for signals."""
@@ -221,9 +244,10 @@ class Process(Owner):
         self.end(grace_seconds=0)
 
     def dismiss(self) -> None:
-        """The process is about to leave by itself; it is ended if it doesn't."""
+        """The process is about to leave by itself, with nothing more to say; it is ended if it doesn't."""
         if not self.ended.done():
             self._dismissal = asyncio.get_running_loop().call_later(DISMISSAL_SECONDS, self._expel)
+            self.connection.close()
 
     def _expel(self) -> None:
         self.end(grace_seconds=0)
@@ -242,20 +266,13 @@ class Process(Owner):
         """Keep how it ended, read what it left, and give everything back."""
         if self.ended.done():
             return
-        if self.owner is not None:
-            self.connection.drain()
-        self._output.drain()
         if problem:
             self.fate = f"no process could be started for it: {problem}"
-        code, number = exits.decode_status(status)
-        self.exit = Exit(
-            exit_code=code,
-            signal=number,
-            peak_rss_bytes=peak_rss_bytes,
-            cpu_seconds=cpu_seconds,
-            stacks=exits.without_ours(self._output.stacks()),
-            last_lines=tuple(self._output.last_lines),
-        )
+        if self._dismissal is None:
+            self._hear_last_words()
+            self.exit = exits.of(
+                status, peak_rss_bytes, cpu_seconds, self._output.stacks(), self._output.last_lines
+            )
         self.ended.set_result(self.exit)
         if self.owner is not None:
             self.connection.close()
@@ -268,19 +285,11 @@ class Process(Owner):
             self.owner.place.take_back(self.place)
         else:
             self.place.remove()
+        if self.on_buried is not None:
+            self.on_buried(self)
 
-
-def confinement(module: Module, terms: Terms, place: Path) -> sandbox.Confinement | None:
-    """What a process that serves `module` may reach; SandboxUnavailableError if it can't be held to that."""
-    if module.sandbox is sandbox.Sandbox.OFF:
-        return None
-    python = module.python or Path(sys.executable)
-    return sandbox.of_tool(
-        module.sandbox,
-        file=module.path,
-        python=python,
-        temp=place,
-        environ=terms.environ,
-        environment=python.parent.parent if module.environment else None,
-        also=terms.readable,
-    )
+    def _hear_last_words(self) -> None:
+        """Pass on what it had still said and printed."""
+        if self.owner is not None:
+            self.connection.drain()
+        self._output.drain()

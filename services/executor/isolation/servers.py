@@ -11,9 +11,9 @@ from typing import Any
 from services.executor.isolation import sandbox
 from services.executor.isolation.calls import Module
 from services.executor.isolation.forkserver import ForkServer
-from services.executor.isolation.process import Process, confinement
+from services.executor.isolation.process import Process
 from services.executor.isolation.sandbox import Sandbox
-from services.executor.isolation.terms import Terms
+from services.executor.isolation.terms import Terms, confinement
 
 Key = tuple[str, ...]
 OWN: Key = (sys.executable,)

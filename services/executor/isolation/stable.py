@@ -1,7 +1,6 @@
 """Keeps the processes between runs: starts them, lends them out, takes them back, gives them up."""
 
 import asyncio
-import contextlib
 import threading
 from dataclasses import replace
 from typing import Any
@@ -10,13 +9,13 @@ from weakref import WeakValueDictionary
 from services.executor.isolation import sandbox
 from services.executor.isolation.attempt import Attempt
 from services.executor.isolation.calls import Module
-from services.executor.isolation.connection import Disconnected
 from services.executor.isolation.gate import Gate
 from services.executor.isolation.ground import Ground, clear
 from services.executor.isolation.place import Place
 from services.executor.isolation.process import Process
 from services.executor.isolation.sandbox import Sandbox
 from services.executor.isolation.servers import Key, Servers
+from services.executor.isolation.standbys import Standbys
 from services.executor.isolation.terms import Terms
 
 
@@ -26,11 +25,15 @@ async def _look_around(module: Module) -> None:
         await asyncio.to_thread(sandbox.detect)
 
 
+FOLLOW_SECONDS = 0.02
+"""A fork's log is read while it runs from then on: before, the run is probably over first."""
+
+
 class Stable:
     """All processes of a pool.
 
     `room` bounds how many may be alive, apart from templates, of which there are
-    `max_templates`, and the one fork of each that stands by.
+    `max_templates`, and the forks of each that stand by, a few of them at most.
     """
 
     def __init__(self, terms: Terms, room: int, max_templates: int, idle_seconds: float, log: Any) -> None:
@@ -49,9 +52,10 @@ class Stable:
         self._templates: dict[Key, Process] = {}
         # Those behind it, and who waits for them, keep a gate.
         self._template_gates: WeakValueDictionary[Key, Gate] = WeakValueDictionary()
-        # The next fork of each template, made ahead of the call that it will serve.
-        self._standbys: dict[Process, Process] = {}
+        self._standbys = Standbys(lambda template: self._register(template.module, template.place.for_fork()))
         self._discarded: set[Process] = set()
+        # The forks that have begun a run since a moment ago.
+        self._unfollowed: list[Process] = []
         self._pruning: asyncio.TimerHandle | None = None
 
     async def open(self) -> None:
@@ -65,7 +69,7 @@ class Stable:
         if self._pruning is not None:
             self._pruning.cancel()
         self._templates.clear()
-        unused = {*self._idle, *self._standbys.values()}
+        unused = {*self._idle, *self._standbys.everywhere()}
         for process in list(self._alive):
             process.end(grace_seconds=0 if process in unused else self._terms.grace_seconds)
         if self._alive:
@@ -103,36 +107,31 @@ class Stable:
             self._room.leave()
             return await self.forked(attempt, module)
         try:
-            process = self._next_fork(template)
+            process = self._standbys.take(template)
         except BaseException:
             self._room.leave()
             raise
         self._settle(attempt, process)
-        # Not before the call is sent: while this one works, there is time for the next.
-        self._loop.call_soon(self._stand_by, template)
+        self._follow_later(process)
+        if not self._standbys.of(template):
+            # Not before the call is sent: while this one works, there is time for the next.
+            self._loop.call_soon(self._stand_by, template)
         return process
-
-    def _next_fork(self, template: Process) -> Process:
-        """The fork that stands by, or one that is made now."""
-        standby = self._standbys.pop(template, None)
-        return standby if standby is not None and standby.connection.is_open else self._fork(template)
 
     def _stand_by(self, template: Process) -> None:
-        """Fork the next one while nobody waits for it yet."""
-        if template in self._standbys or self._templates.get(template.key) is not template:
-            return
-        with contextlib.suppress(OSError, Disconnected):
-            self._standbys[template] = self._fork(template)
+        if self._templates.get(template.key) is template:
+            self._standbys.replenish(template)
 
-    def _fork(self, template: Process) -> Process:
-        process = self._register(template.module, template.place.for_fork())
-        try:
-            process.start(template)
-        except BaseException:
-            process.end(grace_seconds=0)
-            raise
-        process.loaded = True
-        return process
+    def _follow_later(self, process: Process) -> None:
+        """Follow what a fork prints if it is still at it in a moment: most are not, so there is one timer."""
+        if not self._unfollowed:
+            self._loop.call_later(FOLLOW_SECONDS, self._follow)
+        self._unfollowed.append(process)
+
+    def _follow(self) -> None:
+        processes, self._unfollowed = self._unfollowed, []
+        for process in processes:
+            process.follow()
 
     async def _loaded(self, attempt: Attempt, module: Module, *, fresh: bool = False) -> Process:
         process = await self._new(attempt, module)
@@ -158,15 +157,16 @@ class Stable:
 
     def _settle(self, attempt: Attempt, process: Process) -> None:
         """The process has the place that was claimed, for as long as it lives, and serves the attempt."""
-        process.ended.add_done_callback(lambda _: self._room.leave())
+        process.has_room = not process.ended.done()
+        if not process.has_room:
+            self._room.leave()
         attempt.occupy(process)
 
     def _register(self, module: Module, place: Place | None = None) -> Process:
         place = place or Place.within(self._servers.area(module) or self._terms.directory)
         process = Process(module, self._terms, place)
-        process.on_retired = self._retired
+        process.on_retired, process.on_buried = self._retired, self._buried
         self._alive.add(process)
-        process.ended.add_done_callback(lambda _: self._buried(process))
         return process
 
     async def _start(self, process: Process, *, fresh: bool = False) -> None:
@@ -182,26 +182,35 @@ class Stable:
 
     async def _template(self, attempt: Attempt, module: Module) -> Process:
         """The process to fork from; whoever comes first makes it, under its own time limit."""
-        key = module.key
-        gate = self._template_gates.setdefault(key, Gate(1))
-        await attempt.enter(gate)
-        try:
-            template = self._templates.pop(key, None)
-            if template is None or not template.connection.is_open:
-                await _look_around(module)
-                self._make_room_for_template()
-                template = self._register(module)
-                attempt.occupy(template)
-                await self._start(template)
-                if template.unforkable:
-                    self._log.warning("fork.fell_back", tool=module.name, reason=template.unforkable)
-                template.listen(None, None)
-                attempt.process = None
-            self._templates[key] = template
-            template.idle_since = self._loop.time()
-            return template
-        finally:
-            gate.leave()
+        template = self._known_template(module)
+        if template is None:
+            gate = self._template_gates.setdefault(module.key, Gate(1))
+            await attempt.enter(gate)
+            try:
+                template = self._known_template(module) or await self._new_template(attempt, module)
+            finally:
+                gate.leave()
+        self._templates.pop(module.key, None)
+        self._templates[module.key] = template
+        template.idle_since = self._loop.time()
+        return template
+
+    def _known_template(self, module: Module) -> Process | None:
+        template = self._templates.get(module.key)
+        return template if template is not None and template.connection.is_open else None
+
+    async def _new_template(self, attempt: Attempt, module: Module) -> Process:
+        self._templates.pop(module.key, None)
+        await _look_around(module)
+        self._make_room_for_template()
+        template = self._register(module)
+        attempt.occupy(template)
+        await self._start(template)
+        if template.unforkable:
+            self._log.warning("fork.fell_back", tool=module.name, reason=template.unforkable)
+        template.listen(None, None)
+        attempt.process = None
+        return template
 
     def _make_room_for_template(self) -> None:
         while len(self._templates) >= self._max_templates:
@@ -210,9 +219,7 @@ class Stable:
     def _discard(self, key: Key) -> None:
         """Fork no more from this template.  Its end takes its forks along, so it comes after theirs."""
         template = self._templates.pop(key)
-        standby = self._standbys.pop(template, None)
-        if standby is not None:
-            standby.end(grace_seconds=0)
+        self._standbys.give_up(template)
         self._discarded.add(template)
         self._end_if_done_with(template)
 
@@ -261,8 +268,10 @@ class Stable:
                 del self._idle_by_key[process.key]
 
     def _buried(self, process: Process) -> None:
+        if process.has_room:
+            self._room.leave()
         self._alive.discard(process)
-        self._standbys.pop(process, None)
+        self._standbys.forget(process)
         self._discarded.discard(process)
         self._forget_idle(process)
         if isinstance(process.owner, Process):

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from services.executor.isolation import protocol
 from services.executor.isolation.attempt import raised, returned
 from services.executor.isolation.calls import Capture, Module, NothingKept
 from services.executor.isolation.connection import Disconnected, close_all
-from services.executor.isolation.forkserver import Offspring, Owner
+from services.executor.isolation.forkserver import Birth, Owner
 from services.executor.isolation.place import Place
 from services.executor.isolation.process import LoadFailed, Process
 from services.executor.isolation.speech import description
@@ -28,7 +28,7 @@ METHODS = [
 ]  # fmt: skip
 NAMES = [
     "done", "total", "message", "metrics", "name", "value", "tags", "item", "key", "number", "size", "sha256",
-    "media_type", "reference", "child", "pid", "status", "rss", "cpu", "problem", "reason", "run_id",
+    "media_type", "reference", "children", "child", "status", "rss", "cpu", "problem", "reason", "run_id",
     "version",
 ]  # fmt: skip
 DEEP = "[" * 900 + "]" * 900
@@ -57,17 +57,22 @@ messages = st.fixed_dictionaries(
 )
 
 
+def ended(status: Any) -> dict[str, Any]:
+    """What an owner says of a child's end."""
+    child = {"child": CHILD, "status": status, "rss": 1, "cpu": 1}
+    return {"method": "exited", "params": {"children": [child]}}
+
+
 class Nobody(Owner):
     """Forks nothing, and keeps the other end of the socket."""
 
     peer = -1
 
-    def fork(
-        self, descriptors: list[int], child: Offspring, *, fresh: bool, places: Mapping[str, str]
-    ) -> int:
-        self.peer, *rest = descriptors
+    def fork(self, births: Sequence[Birth], *, fresh: bool) -> list[int]:
+        [birth] = births
+        self.peer, *rest = birth.descriptors
         close_all(rest)
-        return 1
+        return [1]
 
     def end_child(self, token: int, grace_seconds: float, *, stacks: bool) -> None:
         """There is none."""
@@ -135,10 +140,12 @@ async def _hear(directory: Path, text: str) -> tuple[list[dict[str, Any]], str]:
     {"method": "keep", "params": {"name": "a", "number": float("inf"), "size": 1, "sha256": ""}, "id": 1}
 )
 @example({"method": "fetch", "params": {"reference": "x", "number": float("inf")}, "id": 1})
-@example({"method": "forked", "params": {"child": CHILD, "pid": float("inf")}})
-@example({"method": "forked", "params": {"child": float("inf"), "pid": 1}})
-@example({"method": "exited", "params": {"child": CHILD, "status": "x", "rss": 1, "cpu": 1}})
-@example({"method": "exited", "params": {"child": CHILD, "status": 2**70, "rss": 1, "cpu": 1}})
+@example({"method": "forked", "params": {"children": [[CHILD, float("inf")]]}})
+@example({"method": "forked", "params": {"children": [[float("inf"), 1]]}})
+@example({"method": "forked", "params": {"children": [[[], 1]]}})
+@example(ended("x"))
+@example(ended(2**70))
+@example({"method": "exited", "params": {"children": CHILD}})
 @example({"method": "recall", "params": {"key": "a"}, "id": float("inf")})
 @example({"method": "recall", "params": {"key": "a"}})
 def test_any_message_is_understood_or_ends_the_process(
@@ -154,8 +161,8 @@ NONSENSE = {
     "number too large": request("keep", '{"name":"a","number":1e999,"size":1,"sha256":""}'),
     "size too large": request("keep", '{"name":"a","number":1,"size":1e999,"sha256":""}'),
     "reference": request("fetch", '{"reference":"x","number":1e999}'),
-    "pid": request("forked", f'{{"child":{CHILD},"pid":1e999}}'),
-    "status": request("exited", f'{{"child":{CHILD},"status":[],"rss":1,"cpu":1}}'),
+    "pid": request("forked", f'{{"children":[[{CHILD},1e999]]}}'),
+    "status": request("exited", f'{{"children":[{{"child":{CHILD},"status":[],"rss":1,"cpu":1}}]}}'),
     "no number to be answered by": request("recall", '{"key":"a"}', "1e999"),
 }
 

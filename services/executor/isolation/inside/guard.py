@@ -32,7 +32,7 @@ def stand_by(descriptor: int) -> None:
         return
     os.close(descriptor)
     signal.signal(signal.SIGTERM, lambda *_: tree.send(pid, signal.SIGKILL))
-    tree.die_with_parent(signal.SIGTERM)
+    tree.die_with_parent(int(signal.SIGTERM))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
     os.waitpid(pid, 0)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # its process id may be another's by now

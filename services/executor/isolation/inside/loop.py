@@ -11,18 +11,19 @@ import faulthandler
 import gc
 import json
 import os
-import select
 import signal
 import socket
 import sys
-from typing import Any, Callable
+from typing import Any, Callable, NoReturn
 
-from . import guard, owner, source, tool, tree, wire
+from . import guard, owner, rehearsal, source, tool, tree, wire
 
 METHOD_NOT_FOUND = -32601
 INVALID_REQUEST = -32600
 CHILD_FILE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "child.py")
 INTERPRETER_OPTIONS = ["-I", "-S", "-X", "utf8"]
+DESCRIPTORS = 4
+"""What a process is given by whoever has it forked: its socket, stdout, stderr, and where its stacks go."""
 
 
 class Loop:
@@ -30,10 +31,10 @@ class Loop:
 
     def __init__(self, sock: socket.socket, stacks: int | None) -> None:
         self.wire = wire.Wire(sock)
-        self.stacks = stacks
+        self.stacks: int | None = None
         self.owner: owner.Owner | None = None
+        self.inherited: list[owner.Owner] = []
         self.tool: Any = None
-        self.reborn: Loop | None = None
         self.methods: dict[str, Callable[[Any, dict[str, Any]], None]] = {
             "call": self._call,
             "describe": self._describe,
@@ -43,13 +44,13 @@ class Loop:
             "ping": self.wire.respond,
         }
         if stacks is not None:
-            faulthandler.register(owner.STACKS_SIGNAL, file=stacks, all_threads=True, chain=False)
+            self._write_stacks_to(stacks)
 
-    def run(self) -> Loop | None:
-        """Serve until the other side is gone; in a fresh fork, return the loop of the child."""
+    def run(self) -> NoReturn:
+        """Serve until the other side is gone, also in every process that is forked meanwhile."""
         try:
-            while self.reborn is None:
-                message = self._next()
+            while True:
+                message = self.wire.read() if self.owner is None else self._next(self.owner)
                 method = self.methods.get(message.get("method", ""))
                 if method is None:
                     self.wire.refuse(
@@ -59,33 +60,20 @@ class Loop:
                     method(message.get("id"), message.get("params") or {})
         except (EOFError, ConnectionError):
             self._leave()
-        return self.reborn
 
-    def _next(self) -> dict[str, Any]:
-        if self.owner is None:
-            return self.wire.read()
+    def _next(self, children: owner.Owner) -> dict[str, Any]:
+        """Wait for the next message, and tell meanwhile whose end has come."""
         message = self.wire.take()
         while message is None:
-            self._wait(self.owner)
+            has_bytes, ended = children.wait()
+            if ended:
+                self.wire.notify("exited", {"children": ended})
+            if has_bytes:
+                self.wire.fill()
             message = self.wire.take()
         return message
 
-    def _wait(self, children: owner.Owner) -> None:
-        """Wait for bytes or for a child's end, whichever is first."""
-        poll = select.poll()
-        poll.register(self.wire, select.POLLIN)
-        poll.register(children.wake, select.POLLIN)
-        due_seconds = children.due_seconds()
-        ready = dict(poll.poll(None if due_seconds is None else due_seconds * 1000))
-        if children.wake in ready:
-            for ended in children.reap():
-                self.wire.notify("exited", ended)
-        if due_seconds is not None:
-            children.advance()
-        if self.wire.fileno() in ready:
-            self.wire.fill()
-
-    def _leave(self) -> None:
+    def _leave(self) -> NoReturn:
         """The executor is gone, or wants this process gone: leave nothing behind."""
         if self.owner is not None:
             tree.kill_all()
@@ -94,42 +82,62 @@ class Loop:
     # -- requests to the owner of processes ------------------------------------------
 
     def _fork(self, request_id: Any, params: dict[str, Any]) -> None:
-        sock, out, err, stacks = self.wire.take_descriptors(4)
+        """Fork once for each of `children`, which are a token and the places of the new process."""
         if self.owner is None:
-            self.owner = owner.Owner()
+            self.owner = owner.Owner(self.wire.descriptor)
             # What is there now is shared with every fork; the collector must not write to it.
+            if self.tool is not None:
+                rehearsal.rehearse(self.tool)
             gc.collect()
             gc.freeze()
         if self.tool is not None:
             self.tool.forks_itself = True
-        try:
-            pid = self.owner.fork(params["child"], stacks)
-        except OSError as error:
-            self._not_forked(params["child"], error, (sock, out, err, stacks))
-            return
-        if pid:
-            for descriptor in (sock, out, err):
+        born, unborn = [], []
+        for token, places in params["children"]:
+            descriptors = self.wire.take_descriptors(DESCRIPTORS)
+            try:
+                pid = self.owner.fork(token, descriptors[-1])
+            except OSError as error:
+                unborn.append(_not_forked(token, error, descriptors))
+                continue
+            if not pid:
+                self._live(descriptors, places, params["fresh"])
+            for descriptor in descriptors[:-1]:
                 os.close(descriptor)
-            self.wire.notify("forked", {"child": params["child"], "pid": pid})
-            return
-        self.wire.close()
-        if self.stacks is not None:
-            os.close(self.stacks)
-        _redirect(out, err)
-        if params.get("fresh"):
-            _start_over(sock, stacks)
-        self.reborn = Loop(socket.socket(fileno=sock), stacks)
-        if self.tool is not None:
-            self.tool.move_to(self.reborn.wire, params["places"])
-            self.reborn.tool = self.tool
+            born.append((token, pid))
+        self.wire.notify("forked", {"children": born})
+        if unborn:
+            self.wire.notify("exited", {"children": unborn})
 
-    def _not_forked(self, token: int, error: OSError, descriptors: tuple[int, ...]) -> None:
-        for descriptor in descriptors:
-            os.close(descriptor)
-        problem = f"fork: {error.strerror}"
-        self.wire.notify(
-            "exited", {"child": token, "status": None, "rss": None, "cpu": None, "problem": problem}
-        )
+    def _live(self, descriptors: list[int], places: dict[str, str], fresh: bool) -> NoReturn:
+        """This is a new fork: go on with what it was given, in place of what was its parent's.
+
+        What was its parent's is kept, not freed, and that is why this doesn't return either: each
+        object that a fork touches, if only to free it, is a page that has to be copied for it.
+        """
+        sock, out, err, stacks = descriptors
+        assert self.owner is not None
+        self.inherited.append(self.owner)
+        self.owner = None
+        self.wire.replace(sock)
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        os.close(out)
+        os.close(err)
+        if fresh:
+            _start_over(self.wire.descriptor, stacks)
+        if self.stacks is None:
+            self._write_stacks_to(stacks)
+        else:
+            os.dup2(stacks, self.stacks, False)
+            os.close(stacks)
+        if self.tool is not None:
+            self.tool.move_to(places)
+        self.run()
+
+    def _write_stacks_to(self, descriptor: int) -> None:
+        self.stacks = descriptor
+        faulthandler.register(owner.STACKS_SIGNAL, file=descriptor, all_threads=True, chain=False)
 
     def _end(self, request_id: Any, params: dict[str, Any]) -> None:
         if self.owner is not None:
@@ -182,15 +190,15 @@ def _give_way() -> None:
         return
 
 
-def _redirect(out: int, err: int) -> None:
-    """Make what is printed here, by whatever means, the log of this process."""
-    os.dup2(out, 1)
-    os.dup2(err, 2)
-    os.close(out)
-    os.close(err)
+def _not_forked(token: int, error: OSError, descriptors: list[int]) -> dict[str, Any]:
+    """The end of a process that never was."""
+    for descriptor in descriptors:
+        os.close(descriptor)
+    problem = f"fork: {error.strerror}"
+    return {"child": token, "status": None, "rss": None, "cpu": None, "problem": problem}
 
 
-def _start_over(sock: int, stacks: int) -> None:
+def _start_over(sock: int, stacks: int) -> NoReturn:
     """Replace this process by a new interpreter."""
     owner.keep_on_exec(sock)
     owner.keep_on_exec(stacks)
@@ -208,12 +216,10 @@ def main(descriptors: list[int]) -> None:
     _give_way()
     source.find_installed()
     sock = socket.socket(fileno=descriptors[0])
-    first = Loop(sock, descriptors[1] if len(descriptors) > 1 else None)
+    loop = Loop(sock, descriptors[1] if len(descriptors) > 1 else None)
     try:
-        first.wire.notify("hello", {"version": wire.VERSION, "python": sys.version.split()[0]})
+        loop.wire.notify("hello", {"version": wire.VERSION, "python": sys.version.split()[0]})
     except ConnectionError:  # the executor, which may have been refused its settings, is gone already
         os._exit(0)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    loop: Loop | None = first
-    while loop is not None:
-        loop = loop.run()
+    loop.run()

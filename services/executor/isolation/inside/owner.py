@@ -9,6 +9,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import fcntl
 import os
+import select
 import time
 from typing import Any
 
@@ -36,13 +37,19 @@ class Child:
 class Owner:
     """Keeps the children of this process and answers for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, wire: int) -> None:
         self.children: dict[int, Child] = {}
-        self.wake, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._previous_handler = _signal.signal(_signal.SIGCHLD, lambda *_: None)
+        self._ending: dict[int, Child] = {}
+        self._wire = wire
+        self._wake, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._poll = select.poll()
+        for descriptor in (wire, self._wake):
+            self._poll.register(descriptor, select.POLLIN)
+        self._previous_handler = _signal.signal(_signal.SIGCHLD, _ignore)
         self._previous_wakeup = _signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         # The import of a tool may have blocked the signal, without which nobody's end would be noticed.
-        self._previous_mask = _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGCHLD,))
+        before = _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGCHLD,))
+        self._was_blocked = _signal.SIGCHLD in before
         tree.adopt_orphans()
 
     def fork(self, token: int, stacks: int) -> int:
@@ -52,24 +59,36 @@ class Owner:
         if pid:
             self.children[pid] = Child(token, stacks)
             return pid
-        self._forget()
-        os.setsid()
-        tree.die_with_parent()
-        if os.getppid() != parent:
-            os._exit(1)
-        tree.adopt_orphans()
-        return 0
-
-    def _forget(self) -> None:
         # The C functions: the enumerations of `signal` touch 80 pages, each of which the fork would copy.
         _signal.set_wakeup_fd(self._previous_wakeup)
         _signal.signal(_signal.SIGCHLD, self._previous_handler)
-        if _signal.SIGCHLD in self._previous_mask:
-            _signal.pthread_sigmask(_signal.SIG_SETMASK, self._previous_mask)
-        os.close(self.wake)
+        if self._was_blocked:
+            _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGCHLD,))
+        os.close(self._wake)
         os.close(self._wake_write)
         for child in self.children.values():
             os.close(child.stacks)
+        os.setsid()
+        tree.prctl(tree.PR_SET_PDEATHSIG, _signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+        tree.prctl(tree.PR_SET_CHILD_SUBREAPER, 1)
+        return 0
+
+    # -- waiting -----------------------------------------------------------------------
+
+    def wait(self) -> tuple[bool, list[dict[str, Any]]]:
+        """Wait for bytes on the wire, a child's end or what is due: are there bytes, and who has ended."""
+        if self._ending:
+            due_seconds = max(0.0, min(child.next_at for child in self._ending.values()) - time.monotonic())
+            ready = self._poll.poll(due_seconds * 1000)
+        else:
+            ready = self._poll.poll()
+        woken = [descriptor for descriptor, _ in ready]
+        ended = self._reap() if self._wake in woken else []
+        if self._ending:
+            self._advance()
+        return self._wire in woken, ended
 
     # -- ending ------------------------------------------------------------------------
 
@@ -79,6 +98,7 @@ class Owner:
         if not found:
             return
         pid, child = found[0]
+        self._ending[pid] = child
         child.grace_seconds = min(child.grace_seconds, grace_seconds) if child.step else grace_seconds
         if stacks and not child.step:
             now = time.monotonic()
@@ -88,16 +108,11 @@ class Owner:
         else:
             self._terminate(pid, child)
 
-    def due_seconds(self) -> float | None:
-        """How long nothing will be due; None when nothing is being ended."""
-        pending = [child.next_at for child in self.children.values() if child.step]
-        return max(0.0, min(pending) - time.monotonic()) if pending else None
-
-    def advance(self) -> None:
+    def _advance(self) -> None:
         """Take every tree whose time has come one step further: stacks, then TERM, then KILL."""
         now = time.monotonic()
-        for pid, child in list(self.children.items()):
-            if not child.step or child.next_at > now:
+        for pid, child in list(self._ending.items()):
+            if child.next_at > now:
                 continue
             if child.step == "grace":
                 tree.kill(pid)
@@ -117,32 +132,36 @@ class Owner:
 
     # -- burying -----------------------------------------------------------------------
 
-    def reap(self) -> list[dict[str, Any]]:
+    def _reap(self) -> list[dict[str, Any]]:
         """Collect who has ended, and end what they left behind."""
-        os.read(self.wake, 4096)
+        os.read(self._wake, 4096)
         ended: list[dict[str, Any]] = []
-        while True:
+        while self.children or tree.has_children():
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
-            except ChildProcessError:
+            except ChildProcessError:  # somebody else has buried them
                 return ended
             if pid == 0:
+                self._sweep()
                 return ended
-            self._sweep()
+            self._ending.pop(pid, None)
             child = self.children.pop(pid, None)
             if child is not None:
                 os.close(child.stacks)
                 cpu_seconds = usage.ru_utime + usage.ru_stime
                 rss_bytes = usage.ru_maxrss * 1024
                 ended.append({"child": child.token, "status": status, "rss": rss_bytes, "cpu": cpu_seconds})
+        return ended
 
     def _sweep(self) -> None:
         """A child that this process did not fork was orphaned by one that is dead: nobody owns it."""
-        if not tree.has_children():
-            return
         for pid in tree.own_children():
             if pid not in self.children:
                 tree.kill(pid)
+
+
+def _ignore(number: int, frame: Any) -> None:
+    """The signal has done what it is for: it wakes whoever waits."""
 
 
 def _stacks_written(child: Child, now: float) -> bool:

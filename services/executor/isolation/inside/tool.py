@@ -22,7 +22,7 @@ class Tool:
     def __init__(self, params: dict[str, Any], channel: wire.Wire) -> None:
         self.name: str = params["name"]
         self.path: str = params["path"]
-        self.options = params
+        self.options = self.places = params
         self.wire = channel
         self.reports = reports.Reports(channel, params["limit_bytes"])
         self.module: types.ModuleType | None = None
@@ -33,6 +33,7 @@ class Tool:
         self.retired = ""
         self.foreign = False
         self.forks_itself = False
+        self.is_in_place = False
         self.baseline: reset.Baseline | None = None
         self._fflush = ctypes.CDLL(None).fflush
 
@@ -42,7 +43,7 @@ class Tool:
         """Import the tool; `error` says what is wrong with it, `unforkable` why it can't be a template."""
         os.environ.clear()
         os.environ.update(self.options["environ"])
-        self._show_places(self.options["temp"])
+        self._show_places(self.places["temp"])
         sys.argv = [self.path]
         sys.stdout = sys.__stdout__ = streams.writer(1)  # type: ignore[misc]
         sys.stderr = sys.__stderr__ = streams.writer(2)  # type: ignore[misc]
@@ -61,9 +62,11 @@ class Tool:
         return {"unforkable": self.baseline.unforkable(), "entry": self.entry_name}
 
     def _show_places(self, directory: str) -> None:
-        os.environ["TMPDIR"] = directory
-        if self.confinement is not None:
-            os.environ["HOME"] = directory
+        """As `os.environ` would do it, whose many small functions are a tenth of all that a fork does."""
+        value = directory.encode()
+        for name in (b"TMPDIR",) if self.confinement is None else (b"TMPDIR", b"HOME"):
+            os.putenv(name, value)
+            os.environ._data[name] = value  # type: ignore[attr-defined]
 
     def _confine(self) -> None:
         """Give up, for good, what the tool may not have."""
@@ -87,16 +90,17 @@ class Tool:
         message = f"{self.path} can't be imported: {reason}"
         return {"message": message, "traceback": described["traceback"], "stale": False}
 
-    def move_to(self, channel: wire.Wire, places: dict[str, str]) -> None:
-        """This process is a fork of the one that loaded the tool: it has a connection and places of its own.
+    def move_to(self, places: dict[str, str]) -> None:
+        """This process is a fork of the one that loaded the tool: it has places of its own, and a single run.
 
         What can be done before the call comes is done here, where nobody waits for it.
         """
-        self.wire = self.reports.wire = channel
         self.forks_itself = False
-        self.options.update(places)
+        self.wire.expects_descriptors = False
+        self.places = places
         self._show_places(places["temp"])
         self.retired = self._enter_temp()
+        self.is_in_place = True
         if self.confinement is not None:
             self._narrow(self.confinement, os.path.dirname(places["temp"]))
 
@@ -112,12 +116,24 @@ class Tool:
 
     def call(self, request_id: Any, params: dict[str, Any]) -> None:
         """Run the tool once, answer, and make the process fit for the next run."""
-        baseline = self.baseline
-        assert baseline is not None
-        self.retired = baseline.changed_source() or self._enter_temp()
+        if not self.serve(request_id, params):
+            return
+        if "single" in params:
+            os._exit(0)
+        self.runs += 1
+        self.wire.expects_descriptors = False
+        assert self.baseline is not None
+        self.retired = self.baseline.restore(self.reports.has_thread, params["temp"]) or self._worn_out()
+        if self.retired:
+            self.wire.notify("retire", {"reason": self.retired, "run_id": params["run_id"]})
+
+    def serve(self, request_id: Any, params: dict[str, Any]) -> bool:
+        """Run the tool once and answer; False if that was refused."""
+        assert self.baseline is not None
+        self.retired = self.baseline.changed_source() or ("" if self.is_in_place else self._enter_temp())
         if self.retired:
             self.wire.refuse(request_id, NO_LONGER_FIT, self.retired)
-            return
+            return False
         self._begin(params)
         if "limits" in params:
             with limits.applied(params["limits"]):
@@ -126,18 +142,12 @@ class Tool:
             answer = self._attempt(request_id, params)
         self.reports.finish()
         self.wire.send(answer)
-        if "single" in params:
-            os._exit(0)
-        self.runs += 1
-        self.wire.expects_descriptors = False
-        self.retired = baseline.restore(self.reports.has_thread, params["temp"]) or self._worn_out()
-        if self.retired:
-            self.wire.notify("retire", {"reason": self.retired, "run_id": params["run_id"]})
+        return True
 
     def _enter_temp(self) -> str:
         """Make the temp directory the working directory; why that is not possible, if it isn't."""
         try:
-            temp.enter(self.options["temp"])
+            temp.enter(self.places["temp"])
         except OSError as error:
             return f"its temp directory can't be entered: {error}"
         return ""
@@ -146,7 +156,7 @@ class Tool:
         """Set up what is the run's own; what a run has no say in is left out of its parameters."""
         if "environ" in params:
             os.environ.update(params["environ"])
-        params["temp"], params["artifacts"] = self.options["temp"], self.options["artifacts"]
+        params["temp"], params["artifacts"] = self.places["temp"], self.places["artifacts"]
         if "seed" in params:
             seeds.begin(params["seed"])
         params["deadline"] = time.monotonic() + params["timeout_seconds"]

@@ -13,6 +13,7 @@ STOP_PATIENCE_SECONDS = 0.02
 _ANY_CHILD = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
 _libc = ctypes.CDLL(None, use_errno=True)
+prctl, _waitid = _libc.prctl, _libc.waitid
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 # utime, stime, cutime and cstime of proc(5) in what `_stat` returns.
@@ -23,12 +24,12 @@ _HAS_CHILDREN_FILES = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
 def adopt_orphans() -> None:
     """From now on, a process below this one whose parent dies becomes this process' child."""
-    _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
-def die_with_parent(number: int = signal.SIGKILL) -> None:
+def die_with_parent(number: int = int(signal.SIGKILL)) -> None:
     """From now on, the kernel sends this process a signal when its parent ends."""
-    _libc.prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+    prctl(PR_SET_PDEATHSIG, number)
 
 
 def has_children() -> bool:
@@ -36,7 +37,7 @@ def has_children() -> bool:
 
     Without Python's own function, whose exception for "no child", the usual answer, takes as long again.
     """
-    return bool(_libc.waitid(os.P_ALL, 0, None, _ANY_CHILD) == 0)
+    return bool(_waitid(os.P_ALL, 0, None, _ANY_CHILD) == 0)
 
 
 def children(pid: int) -> list[int]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import _thread
-import array
 import json
+import os
 import socket
 from typing import Any, Callable
 
@@ -12,8 +12,9 @@ VERSION = 1
 REFUSED = -32602
 CHUNK_BYTES = 8_192
 LARGE_CHUNK_BYTES = 1_048_576
-MAX_DESCRIPTORS = 8
-ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
+MAX_DESCRIPTORS = 64
+DESCRIPTOR_BYTES = 4
+ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_DESCRIPTORS * DESCRIPTOR_BYTES)
 
 _decoder = json.JSONDecoder()
 
@@ -58,6 +59,7 @@ class Wire:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self.descriptor = sock.fileno()
         self.expects_descriptors = True
         self._buffer = bytearray()
         self._chunk = memoryview(bytearray(CHUNK_BYTES))
@@ -67,9 +69,16 @@ class Wire:
         self._asking = _thread.allocate_lock()
         self._last_id = 0
 
-    def fileno(self) -> int:
-        """The socket's descriptor, so that a wire can be polled."""
-        return self.sock.fileno()
+    def replace(self, descriptor: int) -> None:
+        """In a fork: go on with this socket in place of the parent's, and with nothing that was the parent's.
+
+        Under the number that the old one had, so that every object which knows it stays as it is.
+        """
+        os.dup2(descriptor, self.descriptor, False)
+        os.close(descriptor)
+        self._buffer.clear()
+        while self._descriptors:
+            os.close(self._descriptors.pop())
 
     def close(self) -> None:
         """Close the socket; no more messages either way."""
@@ -149,9 +158,8 @@ class Wire:
         )
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                passed = array.array("i")
-                passed.frombytes(data[: len(data) - len(data) % passed.itemsize])
-                self._descriptors.extend(passed)
+                whole = len(data) - len(data) % DESCRIPTOR_BYTES
+                self._descriptors.extend(memoryview(data)[:whole].cast("i"))
         return size
 
     def _fill_much(self) -> None:

@@ -1,0 +1,163 @@
+"""What a fork has of the process it was forked from, and of those that were forked with it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from services.executor.isolation.calls import Died, Event, Level, LogLine, Module, Returned
+from services.executor.isolation.process import Process
+from services.executor.isolation.standbys import MAX_STANDBYS
+from tests.isolation.bench import Bench, bench
+
+OPEN_FILES = """
+import os, time
+def run(gate=""):
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try: found.append(os.readlink(f"/proc/self/fd/{name}"))
+        except OSError: pass
+    while gate and not os.path.exists(gate): time.sleep(0.001)
+    return [os.getpid(), found]
+"""
+
+
+@contextlib.asynccontextmanager
+async def held(bench: Bench, tool: Module, gate: Path, number: int) -> AsyncIterator[Process]:
+    """So many runs that go on until the block ends; the template, of which no fork stands by."""
+    stable = bench.pool._open_stable()
+    params = {"gate": str(gate)}
+    running = [asyncio.create_task(bench.run(tool, params=params, level=Level.FORK)) for _ in range(number)]
+    while sum(process.has_room for process in stable._alive) < number:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)  # what is to be done after the last one has begun
+    [template] = stable._templates.values()
+    stable._standbys.give_up(template)
+    yield template
+    gate.touch()
+    assert all(isinstance(answer, Returned) for answer in await asyncio.gather(*running))
+
+
+async def test_forks_that_are_made_together_share_no_open_file_of_their_own(tools: Path) -> None:
+    async with bench(tools, capacity=2 * MAX_STANDBYS) as many:
+        tool = many.tool(OPEN_FILES)
+        async with held(many, tool, tools / "gate", MAX_STANDBYS) as template:
+            many.pool._open_stable()._standbys.replenish(template)
+
+            runs = [many.run(tool, level=Level.FORK) for _ in range(MAX_STANDBYS)]
+            answers = await asyncio.gather(*runs)
+
+    found = [answer.value for answer in answers if isinstance(answer, Returned)]
+    assert len({pid for pid, _ in found}) == MAX_STANDBYS
+    for kind, number in (("socket:", 1), ("pipe:", 2)):
+        own = [name for _, names in found for name in names if name.startswith(kind)]
+        assert len(own) == len(set(own)) == number * MAX_STANDBYS
+    assert [sum("memfd:" in name for name in names) for _, names in found] == [1] * MAX_STANDBYS
+
+
+@pytest.mark.parametrize(("runs", "standbys"), [(1, 1), (2, 2), (2 * MAX_STANDBYS, MAX_STANDBYS)])
+async def test_as_many_forks_stand_by_as_there_are_runs_and_as_are_of_use(
+    tools: Path, runs: int, standbys: int
+) -> None:
+    async with bench(tools, capacity=2 * MAX_STANDBYS) as many:
+        kept = many.pool._open_stable()._standbys
+        async with held(many, many.tool(OPEN_FILES), tools / "gate", runs) as template:
+            while template.offspring > runs:
+                await asyncio.sleep(0)
+
+            kept.replenish(template)
+
+            assert len(kept) == standbys
+
+
+async def test_a_fork_is_the_first_to_call_the_tool_and_to_say_anything(bench: Bench) -> None:
+    tool = bench.tool("""
+        calls = []
+        def run():
+            calls.append(1)
+            print("here")
+            return len(calls)
+    """)
+
+    answers = [await bench.run(tool, level=Level.FORK) for _ in range(3)]
+
+    assert answers == [Returned(1)] * 3
+    assert [event.text for event in bench.events if isinstance(event, LogLine)] == ["here"] * 3
+
+
+async def test_a_forks_log_can_be_followed_while_it_runs(bench: Bench, tools: Path) -> None:
+    tool = bench.tool("""
+        import os, time
+        def run(gate):
+            print("begun")
+            while not os.path.exists(gate): time.sleep(0.001)
+    """)
+
+    def release(event: Event) -> None:
+        (tools / "gate").touch()
+
+    call = bench.call(tool, {"gate": str(tools / "gate")}, level=Level.FORK)
+    answer = await bench.pool.call(call, release)
+
+    assert answer == Returned(None)
+
+
+@pytest.mark.parametrize("level", list(Level))
+async def test_a_tool_sees_nothing_of_how_its_interpreter_was_started(bench: Bench, level: Level) -> None:
+    tool = bench.tool("""
+        import os, subprocess
+        def run():
+            seen = subprocess.run(["env"], stdout=subprocess.PIPE, check=True, text=True).stdout
+            return "LD_BIND_NOW" in seen or "LD_BIND_NOW" in os.environ
+    """)
+
+    assert await bench.run(tool, level=level) == Returned(False)
+
+
+# -- when something is short ----------------------------------------------------------
+
+
+async def test_where_there_are_descriptors_for_a_single_fork_it_is_made(
+    bench: Bench, tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standbys = bench.pool._open_stable()._standbys
+    prepare, prepared = standbys._prepare, list[Process | None]()
+
+    def short(template: Process) -> Process:
+        if len(prepared) % 2:
+            prepared.append(None)
+            raise OSError("too many open files")
+        process = prepare(template)
+        prepared.append(process)
+        return process
+
+    async with held(bench, bench.tool(OPEN_FILES), tools / "gate", 2) as template:
+        monkeypatch.setattr(standbys, "_prepare", short)
+        standbys.replenish(template)
+
+        assert len(standbys) == 1
+        assert [process.ended.done() for process in prepared if process] == [True, False]
+
+
+async def test_a_fork_that_has_ended_before_its_run_takes_up_no_room(
+    tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bench(tools, capacity=1) as one:
+        tool = one.tool(OPEN_FILES)
+        standbys = one.pool._open_stable()._standbys
+        take = standbys.take
+
+        def ended(template: Process) -> Process:
+            process = take(template)
+            process.on_exited(None, None, None)
+            return process
+
+        with monkeypatch.context() as patched:
+            patched.setattr(standbys, "take", ended)
+            lost = await one.run(tool, level=Level.FORK)
+        answer = await one.run(tool, level=Level.FORK)
+
+    assert isinstance(lost, Died)
+    assert isinstance(answer, Returned)
