@@ -87,6 +87,19 @@ async def test_a_fork_is_the_first_to_call_the_tool_and_to_say_anything(bench: B
     assert [event.text for event in bench.events if isinstance(event, LogLine)] == ["here"] * 3
 
 
+async def test_a_tool_may_change_what_sockets_are_when_it_is_imported(bench: Bench) -> None:
+    tool = bench.tool("""
+        import socket, time
+        socket.setdefaulttimeout(0.001)
+        socket.socket = socket.socketpair = None
+        def run():
+            time.sleep(0.01)
+            return 1
+    """)
+
+    assert [await bench.run(tool, level=Level.FORK) for _ in range(3)] == [Returned(1)] * 3
+
+
 async def test_a_forks_log_can_be_followed_while_it_runs(bench: Bench, tools: Path) -> None:
     tool = bench.tool("""
         import os, time
