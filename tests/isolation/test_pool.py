@@ -351,7 +351,7 @@ async def test_a_tool_that_forges_answers_ends_only_itself(bench: Bench) -> None
         import os, stat
         for number in (%s):
             message = b'{"jsonrpc":"2.0","id":%%s,"result":%s}' %% str(number).encode()
-            for fd in range(3, 20):
+            for fd in range(3, 1024):
                 try:
                     if not stat.S_ISSOCK(os.fstat(fd).st_mode): continue
                     os.write(fd, len(message).to_bytes(4, "big") + message)
