@@ -34,7 +34,7 @@ redis.replicate_commands()
 for number = tonumber(ARGV[2]), tonumber(ARGV[3]) do
   local experiment = ARGV[4] .. number % tonumber(ARGV[5])
   local order = string.gsub(string.gsub(ARGV[1], '@experiment', experiment), '@number', number)
-  queue_run(KEYS[1], KEYS[2] .. experiment, order)
+  queue_run(redis.call, KEYS[1], KEYS[2] .. experiment, order)
 end
 """
 EXPERIMENT = "exp_"

@@ -83,15 +83,14 @@ async def test_a_flood_slows_the_tool_and_not_the_service(bench: Bench) -> None:
     )
     await bench.until(lambda event: isinstance(event, LogLine))
 
-    longest = 0.0
+    answered = 0
     while not running.done():
-        begun = time.monotonic()
         assert await bench.run("def run(): return 1") == Returned(1)
-        longest = max(longest, time.monotonic() - begun)
+        answered += 1
 
     assert isinstance(await running, TimedOut)
     assert sum(map(len, bench.lines())) < 3 * 2 * 4_194_304
-    assert longest < 1.0
+    assert answered > 2  # in the last of which the flood may have ended
 
 
 async def test_a_tool_that_closes_its_streams_still_answers(bench: Bench) -> None:
