@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from services.executor.isolation.sandbox import Sandbox
+from shared.values import value
 
 
 class Level(StrEnum):
@@ -62,7 +63,7 @@ NO_LIMITS = Limits()
 """Most runs have none, and then this very object says so."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Call:
     """One attempt of one run: which code, with what, for how long.
 
@@ -205,7 +206,7 @@ class Exit:
     last_lines: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Returned:
     """The tool returned.  `items` counts the result when it is a list or came from a generator.
 
