@@ -25,7 +25,7 @@ def json_object(place: str, text: bytes | str) -> dict[str, Any]:
         value = _decoder.decode(
             text if isinstance(text, str) else text.decode(json.detect_encoding(text), "surrogatepass")
         )
-        if _is_deeper(value, MAX_DEPTH):
+        if _may_be_deeper(text, MAX_DEPTH) and _is_deeper(value, MAX_DEPTH):
             raise ContractError(f"{place} is nested deeper than {MAX_DEPTH} levels")
     except (ValueError, RecursionError) as exc:
         raise ContractError(f"{place} is not JSON: {exc}; it starts with {shown(text)}") from None
@@ -72,18 +72,23 @@ def member(place: str, name: str, value: Any, read: Callable[[Any], Value]) -> V
 
 
 def validated(
-    kind: type[Record], place: str, members: Mapping[str, Any], *, only_known: bool = False
+    kind: type[Record],
+    place: str,
+    members: Mapping[str, Any],
+    *,
+    only_known: bool = False,
+    strict: bool = False,
 ) -> Record:
     """`members` as a `kind`, a dataclass (see `shared/members.py`).
 
     Args:
-        only_known: refuse members that `kind` doesn't have.
+        only_known, strict: see `read` there.
 
     Raises:
         ContractError: names the first member that doesn't fit.
     """
     try:
-        return read(kind, members, only_known=only_known)
+        return read(kind, members, only_known=only_known, strict=strict)
     except Misfits as exc:
         raise _unfit(place, exc.mistakes[0]) from None
 
@@ -126,6 +131,13 @@ def _finite(text: str) -> float:
 
 
 _decoder = json.JSONDecoder(parse_constant=no_number, parse_float=_finite)
+
+
+def _may_be_deeper(text: bytes | str, limit: int) -> bool:
+    """Whether there are brackets enough for that: to count them is much quicker than to look."""
+    if isinstance(text, str):
+        return text.count("{") + text.count("[") > limit
+    return text.count(b"{") + text.count(b"[") > limit
 
 
 def _is_deeper(value: Any, limit: int) -> bool:

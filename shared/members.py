@@ -1,40 +1,29 @@
-"""Members that somebody else wrote, read into a record: each checked by what its annotation says.
+"""Members that somebody else wrote, read into a record: msgspec checks each by what its annotation says.
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Ticket:
-        seats: Annotated[int, bounds(at_least=1)]
+        seats: Annotated[int, Meta(ge=1)]
         row: Literal["front", "back"] | None = None
 
     read(Ticket, {"seats": "2"})  # Ticket(seats=2, row=None)
 
-A text that says a number is taken for one, as a hash in Redis holds nothing but text.  The standard
-library only: a library for this took longer to import than all of a worker's own modules.
+A text that says a number is taken for one, as a hash in Redis holds nothing but text.  A function in an
+annotation checks a value that is of its type: it returns the value, or raises ValueError.
 """
 
 import math
 import re
-import types
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, fields
-from enum import Enum
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, fields
+from enum import EnumType
 from functools import cache
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
+from msgspec import UNSET, Meta, Struct, UnsetType, ValidationError, convert, defstruct
+
 Record = TypeVar("Record")
-Reader = Callable[[Any], Any]
-
-_TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
-_FALSE = frozenset({"0", "false", "f", "no", "n", "off"})
-
-
-class Unfit(ValueError):
-    """A value that can't be read; `place` leads to the part of it, `value`, that is wrong."""
-
-    def __init__(self, message: str, value: object, place: tuple[int, ...] = ()) -> None:
-        super().__init__(message)
-        self.value = value
-        self.place = place
 
 
 class Mistake(NamedTuple):
@@ -53,276 +42,152 @@ class Misfits(ValueError):
         self.mistakes = mistakes
 
 
-# -- what annotations may say besides the type ----------------------------------------
-# Functions that make functions: a dataclass for each would take a millisecond of every start.
+def finite(number: float) -> float:
+    """A check for annotations, as a bound of msgspec's can't be infinity."""
+    if not math.isfinite(number):
+        raise ValueError("expected a finite number")
+    return number
 
 
-def bounds(
-    *,
-    above: float | None = None,
-    at_least: float | None = None,
-    below: float | None = None,
-    at_most: float | None = None,
-    finite: bool = False,
-) -> Reader:
-    """Takes the numbers within these."""
-
-    def bounded(value: float) -> float:
-        if finite and not math.isfinite(value):
-            raise ValueError("Input should be a finite number")
-        # The other way round would let NaN pass.
-        if above is not None and not value > above:
-            raise ValueError(f"Input should be greater than {_plain(above)}")
-        if at_least is not None and not value >= at_least:
-            raise ValueError(f"Input should be greater than or equal to {_plain(at_least)}")
-        if below is not None and not value < below:
-            raise ValueError(f"Input should be less than {_plain(below)}")
-        if at_most is not None and not value <= at_most:
-            raise ValueError(f"Input should be less than or equal to {_plain(at_most)}")
-        return value
-
-    return bounded
-
-
-def length(*, at_least: int = 0, at_most: int | None = None) -> Reader:
-    """Takes texts of so many characters."""
-
-    def sized(text: str) -> str:
-        if len(text) < at_least:
-            raise ValueError(f"String should have at least {_characters(at_least)}")
-        if at_most is not None and len(text) > at_most:
-            raise ValueError(f"String should have at most {_characters(at_most)}")
-        return text
-
-    return sized
-
-
-def pattern(expression: str) -> Reader:
-    """Takes texts that look like this as a whole; a regular expression."""
-
-    def alike(text: str) -> str:
-        if re.fullmatch(expression, text) is None:
-            raise ValueError(f"String should match pattern '{expression}'")
-        return text
-
-    return alike
-
-
-class Before:
-    """What a value goes through before its type is looked at."""
-
-    def __init__(self, read: Reader) -> None:
-        self.read = read
-
-
-STRICT = object()
-"""No text for a number, and no number for true or false: the value is of the type itself."""
-
-
-def _plain(number: float) -> str:
-    return f"{number:.0f}" if number == int(number) else str(number)
-
-
-def _characters(count: int) -> str:
-    return f"{count} character{'' if count == 1 else 's'}"
-
-
-# -- reading --------------------------------------------------------------------------
-
-
-def read(kind: type[Record], members: Mapping[str, Any], *, only_known: bool = False) -> Record:
+def read(
+    kind: type[Record], members: Mapping[str, Any], *, only_known: bool = False, strict: bool = False
+) -> Record:
     """The `kind` that `members` make, a dataclass; what they leave out is at its default.
 
     Args:
         only_known: refuse members that `kind` doesn't have; otherwise they are ignored.
+        strict: take no text for a number, and no whole number that is written as another.
 
     Raises:
         Misfits: names each member that doesn't fit.
     """
-    readers, required = _members_of(kind)  # type: ignore[arg-type]  # a class is hashable
-    values: dict[str, Any] = {}
-    mistakes: list[Mistake] = []
-    for name, reader in readers.items():
-        if name in members:
-            try:
-                values[name] = reader(members[name])
-            except ValueError as exc:
-                mistakes.append(_mistake(name, members[name], exc))
-        elif name in required:
-            mistakes.append(Mistake(name, None, "Field required"))
-    if only_known:
-        unknown = [name for name in members if name not in readers]
-        mistakes += [Mistake(name, members[name], "Extra inputs are not permitted") for name in unknown]
-    if mistakes:
-        raise Misfits(mistakes)
+    shape = _shape_of(kind)  # type: ignore[arg-type]  # a class is hashable
+    mistakes = _unknown(shape, members) if only_known else []
+    try:
+        values = shape.read(members, strict)
+        is_whole = shape.required <= values.keys()
+    except (ValidationError, ValueError):  # says only what was wrong first
+        is_whole = False
+    if mistakes or not is_whole:
+        raise Misfits([*shape.mistakes(members, strict), *mistakes])
     return kind(**values)
 
 
 def given(record: Any) -> dict[str, Any]:
     """The members of a record that are not at their defaults."""
     values = ((one, getattr(record, one.name)) for one in fields(record))
-    return {one.name: value for one, value in values if value != _default(one)}
+    return {one.name: value for one, value in values if value != one.default}
 
 
-def _default(one: Field[Any]) -> object:
-    return one.default if one.default_factory is MISSING else one.default_factory()
+class _Shape(NamedTuple):
+    checked: type[Struct]
+    """A field for each member, all optional: msgspec prepares a class once, but any other type each time."""
+    types: dict[str, Any]
+    checks: dict[str, Callable[[Any], Any]]
+    optional: frozenset[str]
+    required: frozenset[str]
+
+    def read(self, members: Mapping[str, Any], strict: bool) -> dict[str, Any]:
+        """The values of those that are there; None where that may be is as good as nothing."""
+        types, optional = self.types, self.optional
+        there = {
+            name: one if strict else _plain(types[name], one)
+            for name, one in members.items()
+            if name in types and (one is not None or name not in optional)
+        }
+        found = convert(there, self.checked, strict=strict, dec_hook=_path)
+        values = {name: getattr(found, name) for name in there}
+        for name, check in self.checks.items():
+            if name in values:
+                values[name] = check(values[name])
+        return values
+
+    def mistakes(self, members: Mapping[str, Any], strict: bool) -> Iterator[Mistake]:
+        for name, kind in self.types.items():
+            if name not in members and name in self.required:
+                yield Mistake(name, None, "is missing")
+            elif name in members:
+                try:
+                    self.read({name: members[name]}, strict)
+                except (ValidationError, ValueError) as exc:
+                    yield _mistake(name, kind, members[name], exc)
 
 
-def _mistake(name: str, value: object, exc: ValueError) -> Mistake:
-    if isinstance(exc, Unfit):
-        return Mistake(".".join([name, *map(str, exc.place)]), exc.value, str(exc))
-    return Mistake(name, value, str(exc))
+def _mistake(name: str, kind: Any, value: Any, exc: Exception) -> Mistake:
+    """What is wrong with a member, or with the item of it that msgspec names."""
+    # The last such place is msgspec's own; what is before it may quote the value.
+    found = _PLACE.fullmatch(str(exc)) if isinstance(exc, ValidationError) else None
+    message, index = found.groups() if found else (str(exc), None)
+    if index is not None:
+        name, value, kind = f"{name}.{index}", value[int(index)], get_args(kind)[0]
+    return Mistake(name, value, _in_our_words(message, kind))
+
+
+def _unknown(shape: _Shape, members: Mapping[str, Any]) -> list[Mistake]:
+    expected = f"expected one of {', '.join(shape.types)}"
+    return [Mistake(name, value, expected) for name, value in members.items() if name not in shape.types]
 
 
 @cache
-def _members_of(kind: type[Any]) -> tuple[Mapping[str, Reader], frozenset[str]]:
-    """The reader of each member, and which members can't be left out."""
-    all_fields = [one for one in fields(kind) if one.init]
-    required = [one.name for one in all_fields if one.default is MISSING and one.default_factory is MISSING]
-    return {one.name: reader_of(one.type) for one in all_fields}, frozenset(required)
+def _shape_of(kind: type[Any]) -> _Shape:
+    taken = [one for one in fields(kind) if one.init]
+    hints: dict[str, Any] = {one.name: _without_none(one.type) for one in taken}
+    parts = {name: get_args(one) if get_origin(one) is Annotated else (one,) for name, one in hints.items()}
+    members = [(name, Union[one, UnsetType], UNSET) for name, one in hints.items()]  # noqa: UP007
+    return _Shape(
+        checked=defstruct(kind.__name__, members),
+        types={name: one[0] for name, one in parts.items()},
+        checks={name: note for name, one in parts.items() for note in one[1:] if not isinstance(note, Meta)},
+        optional=frozenset(one.name for one in taken if one.type is not hints[one.name]),
+        required=frozenset(one.name for one in taken if one.default is one.default_factory is MISSING),
+    )
 
 
-def reader_of(annotation: Any) -> Reader:
-    """What reads a value of this type: it raises ValueError with what was expected."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _checked(arguments[0], arguments[1:])
-    if origin in (Union, types.UnionType):
-        [inner] = [one for one in arguments if one is not type(None)]
-        return _optional(reader_of(inner))
-    if origin is Literal:
-        return _choice({one: one for one in arguments})
-    if origin is tuple:
-        return _items(reader_of(arguments[0]))
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return _choice({one.value: one for one in annotation})
-    return _READERS.get(origin or annotation, _anything)
+def _without_none(hint: Any) -> Any:
+    """The type apart from None: where msgspec takes that, it takes the text `null` for it."""
+    if get_origin(hint) not in (Union, UnionType):
+        return hint
+    [inner] = [one for one in get_args(hint) if one is not NoneType]
+    return inner
 
 
-def _checked(inner: Any, checks: tuple[Any, ...]) -> Reader:
-    read_type = _exactly(inner) if STRICT in checks else reader_of(inner)
-    before = [check.read for check in checks if isinstance(check, Before)]
-    after = [check for check in checks if not isinstance(check, Before) and check is not STRICT]
+# -- between people and msgspec -------------------------------------------------------
 
-    def checked(value: Any) -> Any:
-        for prepare in before:
-            value = prepare(value)
-        value = read_type(value)
-        if value is not None:
-            for check in after:
-                value = check(value)
-        return value
-
-    return checked
-
-
-def _exactly(kind: type[Any]) -> Reader:
-    def exactly(value: Any) -> Any:
-        if type(value) is not kind:
-            raise Unfit(f"Input should be a valid {_NAMES[kind]}", value)
-        return value
-
-    return exactly
-
-
-def _optional(inner: Reader) -> Reader:
-    return lambda value: None if value is None else inner(value)
-
-
-def _choice(choices: Mapping[Any, Any]) -> Reader:
-    *others, last = map(repr, choices)
-    expected = f"{', '.join(others)} or {last}" if others else last
-
-    def choice(value: Any) -> Any:
-        if not isinstance(value, str) or value not in choices:
-            raise ValueError(f"Input should be {expected}")
-        return choices[value]
-
-    return choice
-
-
-def _items(inner: Reader) -> Reader:
-    def items(value: Any) -> tuple[Any, ...]:
-        _must_be(value, (list, tuple), "a valid tuple")
-        return tuple(item(index, one) for index, one in enumerate(value))
-
-    def item(index: int, value: Any) -> Any:
-        try:
-            return inner(value)
-        except ValueError as exc:
-            raise Unfit(str(exc), value, (index,)) from None
-
-    return items
-
-
-# -- the types ------------------------------------------------------------------------
-
-
-def _must_be(value: Any, kinds: tuple[type[Any], ...], expected: str) -> None:
-    if not isinstance(value, kinds):
-        raise Unfit(f"Input should be {expected}", value)
-
-
-def _integer(value: Any) -> int:
-    _must_be(value, (int, float, str), "a valid integer")
-    try:
-        number = int(value.strip().removesuffix(".0")) if isinstance(value, str) else int(value)
-    except (OverflowError, ValueError):
-        if not isinstance(value, str):
-            raise Unfit("Input should be a finite number", value) from None
-        message = "Input should be a valid integer, unable to parse string as an integer"
-        raise Unfit(message, value) from None
-    if isinstance(value, float) and number != value:
-        raise Unfit("Input should be a valid integer, got a number with a fractional part", value)
-    return number
-
-
-def _number(value: Any) -> float:
-    _must_be(value, (int, float, str), "a valid number")
-    try:
-        return float(value)
-    except OverflowError:
-        raise Unfit("Input should be a finite number", value) from None
-    except ValueError:
-        message = "Input should be a valid number, unable to parse string as a number"
-        raise Unfit(message, value) from None
-
-
-def _switch(value: Any) -> bool:
-    _must_be(value, (int, float, str), "a valid boolean")
-    text = str(value).lower().removesuffix(".0")
-    if text not in _TRUE | _FALSE:
-        raise Unfit("Input should be a valid boolean, unable to interpret input", value)
-    return text in _TRUE
-
-
-def _text(value: Any) -> str:
-    _must_be(value, (str,), "a valid string")
-    return str(value)
-
-
-def _path(value: Any) -> Path:
-    _must_be(value, (str, Path), "a valid path")
-    return Path(value)
-
-
-def _object(value: Any) -> dict[str, Any]:
-    _must_be(value, (dict,), "a valid dictionary")
-    found: dict[str, Any] = value
-    return found
-
-
-def _anything(value: Any) -> Any:
-    return value
-
-
-_READERS: Mapping[Any, Reader] = {
-    int: _integer,
-    float: _number,
-    bool: _switch,
-    str: _text,
-    Path: _path,
-    dict: _object,
-    Mapping: _object,
+_PLACE = re.compile(r"(.*) - at `\$\.\w+(?:\[(\d+)\])?`", re.DOTALL)
+_SWITCHES = {"yes": True, "y": True, "t": True, "on": True, "no": False, "n": False, "f": False, "off": False}
+_WORDS = {
+    "Expected": "expected",
+    "`int`": "a whole number",
+    "`float`": "a number",
+    "`bool`": "true or false",
+    "`str`": "a text",
+    "`array`": "a list",
+    "`object`": "an object",
 }
-_NAMES: Mapping[type[Any], str] = {int: "integer", bool: "boolean", str: "string"}
+
+
+def _plain(kind: Any, value: Any) -> Any:
+    """`value` as JSON would have it: msgspec reads no `+1`, ` 1`, `1_000` or `yes` in a text."""
+    try:
+        if kind is bool and isinstance(value, str):
+            return _SWITCHES.get(value.lower(), value)
+        return kind(value) if kind in (int, float) and isinstance(value, str | bool) else value
+    except ValueError:
+        return value
+
+
+def _path(_: Any, value: Any) -> Path:
+    """The one type that msgspec has to be told how to make."""
+    if isinstance(value, str | Path):
+        return Path(value)
+    raise ValueError("expected a path")
+
+
+def _in_our_words(message: str, kind: Any) -> str:
+    is_choice = isinstance(kind, EnumType)
+    if is_choice or get_origin(kind) is Literal:
+        *others, last = map(repr, map(str, kind) if is_choice else get_args(kind))
+        return f"expected {', '.join(others)} or {last}"
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
+    return message.partition(", got ")[0]

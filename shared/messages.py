@@ -12,9 +12,11 @@ from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
+from msgspec import Meta
+
 from shared.documents import json_object, json_text, kind, member, printable, validated, yaml_object
 from shared.errors import ContractError
-from shared.members import Before, bounds, length, pattern
+from shared.members import finite
 
 TRIGGER_MAX_BYTES = 1_000_000
 
@@ -36,7 +38,8 @@ RECURRING = frozenset({State.READY, State.RUN, State.COMPLETED, State.FAILED})
 """The states in which cron and speedrun take an experiment."""
 
 
-def _valid_id(value: object) -> str:
+def valid_id(value: object) -> str:
+    """`value`, when it can be the id of an experiment or a request.  Raises `ValueError`."""
     if not isinstance(value, str) or not value:
         raise ValueError("must be a non-empty text")
     categories = set() if value.isprintable() else {unicodedata.category(char) for char in value}
@@ -49,7 +52,7 @@ def _valid_id(value: object) -> str:
     return value
 
 
-ExperimentId = Annotated[str, Before(_valid_id)]
+ExperimentId = Annotated[str, valid_id]
 
 
 def _state(value: object) -> State:
@@ -70,7 +73,7 @@ def _optional_text(value: object) -> str | None:
     raise ValueError("must be a text")
 
 
-LimitKey = Annotated[str, length(at_least=1, at_most=200), pattern(r"[^\x00-\x1f\x7f]+")]
+LimitKey = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"\A[^\x00-\x1f\x7f]+\Z")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,26 +83,26 @@ class Policy:
     Values may be text, as a flat hash holds them.
     """
 
-    timeout_seconds: Annotated[float | None, bounds(above=0, at_most=30 * 86_400)] = None
-    max_attempts: Annotated[int | None, bounds(at_least=1, at_most=1_000)] = None
-    backoff_min: Annotated[float | None, bounds(at_least=0, finite=True)] = None
-    backoff_max: Annotated[float | None, bounds(at_least=0, finite=True)] = None
+    timeout_seconds: Annotated[float, Meta(gt=0, le=30 * 86_400)] | None = None
+    max_attempts: Annotated[int, Meta(ge=1, le=1_000)] | None = None
+    backoff_min: Annotated[float, Meta(ge=0), finite] | None = None
+    backoff_max: Annotated[float, Meta(ge=0), finite] | None = None
     isolation: Literal["warm", "fork", "spawn"] | None = None
     overlap: Literal["skip", "queue", "allow"] | None = None
     catch_up: Literal["latest", "all", "none"] | None = None
-    grace_seconds: Annotated[float | None, bounds(at_least=0, finite=True)] = None
+    grace_seconds: Annotated[float, Meta(ge=0), finite] | None = None
     on_worker_death: Literal["retry", "fail"] | None = None
     priority: Literal["high", "normal", "low"] | None = None
-    memory_mb: Annotated[int | None, bounds(above=0)] = None
-    cpu_seconds: Annotated[int | None, bounds(above=0)] = None
-    file_size_mb: Annotated[int | None, bounds(above=0)] = None
-    open_files: Annotated[int | None, bounds(above=0)] = None
-    processes: Annotated[int | None, bounds(above=0)] = None
-    max_concurrent: Annotated[int | None, bounds(at_least=1)] = None
-    max_per_minute: Annotated[float | None, bounds(above=0, finite=True)] = None
-    burst: Annotated[int | None, bounds(at_least=1)] = None
+    memory_mb: Annotated[int, Meta(gt=0)] | None = None
+    cpu_seconds: Annotated[int, Meta(gt=0)] | None = None
+    file_size_mb: Annotated[int, Meta(gt=0)] | None = None
+    open_files: Annotated[int, Meta(gt=0)] | None = None
+    processes: Annotated[int, Meta(gt=0)] | None = None
+    max_concurrent: Annotated[int, Meta(ge=1)] | None = None
+    max_per_minute: Annotated[float, Meta(gt=0), finite] | None = None
+    burst: Annotated[int, Meta(ge=1)] | None = None
     limit_key: LimitKey | None = None
-    seed: Annotated[int | None, bounds(at_least=0, below=2**63)] = None
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     cache: bool | None = None
 
 
@@ -145,8 +148,8 @@ class Schedule:
     """When an experiment runs.  `cron` is not checked here; see `services/executor/cron.py`."""
 
     experiment_id: ExperimentId
-    cron: Annotated[str, length(at_least=1)]
-    timezone: Annotated[str | None, Before(_optional_text)] = None
+    cron: Annotated[str, Meta(min_length=1)]
+    timezone: str | None = None
     enabled: bool = True
 
     def to_json(self) -> str:
@@ -215,7 +218,7 @@ def read_experiment_file(place: str, text: str) -> Experiment:
     """An experiment file: YAML (or JSON) with `experiment:` at its root.  Raises `ContractError`."""
     document = yaml_object(place, text)
     body = _body(document)
-    experiment_id = member(place, "id", body.get("id"), _valid_id)
+    experiment_id = member(place, "id", body.get("id"), valid_id)
     return _experiment(experiment_id, place, document)
 
 
@@ -254,7 +257,7 @@ def _experiment(
     if not isinstance(execution, dict):
         raise ContractError(f"{place} member 'execution' is {kind(execution)}; expected an object")
     return Experiment(
-        id=member(place, "id", experiment_id, _valid_id),
+        id=member(place, "id", experiment_id, valid_id),
         state=member(place, "state", body.get("state"), _state),
         tool=member(place, "tool", execution.get("tool"), _tool_name),
         params=_params(place, execution.get("params")),
@@ -285,7 +288,8 @@ def _params(place: str, value: object) -> dict[str, Any]:
 
 def _schedule(place: str, members: dict[str, Any]) -> Schedule:
     cron = members.get("cron") or members.get("schedule")
-    return validated(Schedule, place, _without_nulls({**members, "cron": cron or None}))
+    known = {name: value for name, value in members.items() if name != "timezone" or value != ""}
+    return validated(Schedule, place, _without_nulls({**known, "cron": cron or None}))
 
 
 def _is_active(state: str | None) -> bool:

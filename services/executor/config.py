@@ -7,12 +7,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+from msgspec import Meta
+
 from services.executor.artifacts import open_blobs
 from services.executor.isolation.sandbox import Sandbox
 from shared import keys
 from shared.connection import check_url
 from shared.errors import ArtifactError, SettingsError
-from shared.members import Before, Misfits, Mistake, bounds, read
+from shared.members import Misfits, Mistake, finite, read
 
 FILE = Path("config/schedule.yaml")
 ENV_FILE = Path(".env")
@@ -31,6 +33,10 @@ FILE_MEMBERS = {
 """Members of the settings file, by the field each one sets."""
 
 
+LISTS = frozenset({"schedule_mode", "trigger_channels", "tool_environment", "sandbox_readable"})
+"""Fields whose values may be written in one text, with commas in between."""
+
+
 class Mode(StrEnum):
     """Where runs come from; several may be combined."""
 
@@ -40,12 +46,6 @@ class Mode(StrEnum):
 
 
 T = TypeVar("T")
-
-
-def _split(value: object) -> object:
-    return (
-        tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-    )
 
 
 def _not_empty(value: tuple[T, ...]) -> tuple[T, ...]:
@@ -69,7 +69,7 @@ def _reachable_kind(value: str) -> str:
         raise ValueError(str(exc)) from None
 
 
-Seconds = Annotated[float, bounds(above=0, finite=True)]
+Seconds = Annotated[float, Meta(gt=0), finite]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,33 +78,33 @@ class Settings:
 
     redis_url: Annotated[str, _reachable_kind] = "redis://localhost:6379/0"
     tools_path: Path = Path("tools")
-    schedule_mode: Annotated[tuple[Mode, ...], Before(_split), _not_empty] = (Mode.TRIGGER,)
-    trigger_channels: Annotated[tuple[str, ...], Before(_split), _not_empty] = (keys.EXECUTE_NOW,)
+    schedule_mode: Annotated[tuple[Mode, ...], _not_empty] = (Mode.TRIGGER,)
+    trigger_channels: Annotated[tuple[str, ...], _not_empty] = (keys.EXECUTE_NOW,)
     speedrun_interval: Seconds = 5.0
-    speedrun_max_per_cycle: Annotated[int, bounds(at_least=1)] = 3
+    speedrun_max_per_cycle: Annotated[int, Meta(ge=1)] = 3
     cron_check_interval: Seconds = 60.0
     tool_execution_timeout: Seconds = 300.0
-    retry_max_attempts: Annotated[int, bounds(at_least=1)] = 3
-    retry_backoff_min: Annotated[float, bounds(at_least=0, finite=True)] = 1.0
-    retry_backoff_max: Annotated[float, bounds(at_least=0, finite=True)] = 30.0
-    concurrency: Annotated[int, bounds(at_least=1, at_most=1_000)] = 8
-    warm_processes: Annotated[int, bounds(at_least=1, at_most=1_000)] = 32
+    retry_max_attempts: Annotated[int, Meta(ge=1)] = 3
+    retry_backoff_min: Annotated[float, Meta(ge=0), finite] = 1.0
+    retry_backoff_max: Annotated[float, Meta(ge=0), finite] = 30.0
+    concurrency: Annotated[int, Meta(ge=1, le=1_000)] = 8
+    warm_processes: Annotated[int, Meta(ge=1, le=1_000)] = 32
     isolation: Literal["warm", "fork", "spawn"] = "warm"
-    tool_environment: Annotated[tuple[str, ...], Before(_split)] = ()
+    tool_environment: tuple[str, ...] = ()
     sandbox: Sandbox = Sandbox.OFF
-    sandbox_readable: Annotated[tuple[Path, ...], Before(_split)] = ()
-    shutdown_grace: Annotated[float, bounds(at_least=0, finite=True)] = 30.0
-    heartbeat_ttl: Annotated[float, bounds(at_least=0.5, finite=True)] = 3.0
+    sandbox_readable: tuple[Path, ...] = ()
+    shutdown_grace: Annotated[float, Meta(ge=0), finite] = 30.0
+    heartbeat_ttl: Annotated[float, Meta(ge=0.5), finite] = 3.0
     run_retention: Seconds = 30 * 86_400.0
-    metrics_kept: Annotated[int, bounds(at_least=1)] = 10_000
-    journal_kept: Annotated[int, bounds(at_least=1)] = 100_000
-    log_lines_kept: Annotated[int, bounds(at_least=1)] = 2_000
+    metrics_kept: Annotated[int, Meta(ge=1)] = 10_000
+    journal_kept: Annotated[int, Meta(ge=1)] = 100_000
+    log_lines_kept: Annotated[int, Meta(ge=1)] = 2_000
     environments_path: Path = Path(".fullsend/environments")
     artifacts: Annotated[str, _storable_kind] = ".fullsend/artifacts"
-    inline_artifact_max_bytes: Annotated[int, bounds(at_least=0, at_most=1_000_000)] = 64_000
+    inline_artifact_max_bytes: Annotated[int, Meta(ge=0, le=1_000_000)] = 64_000
     bundles_path: Path = Path(".fullsend/bundles")
     environment_retention: Seconds = 30 * 86_400.0
-    health_port: Annotated[int, bounds(at_least=0, at_most=65_535)] = 0
+    health_port: Annotated[int, Meta(ge=0, le=65_535)] = 0
     health_host: str = "127.0.0.1"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     given: frozenset[str] = field(default=frozenset(), init=False, compare=False, repr=False)
@@ -126,7 +126,7 @@ def load(**overrides: Any) -> Settings:
     variables, lines = _variables(), _lines()
     members = {**_members(), **lines, **variables, **overrides}
     try:
-        settings = read(Settings, members)
+        settings = read(Settings, {name: _split(name, value) for name, value in members.items()})
     except Misfits as exc:
         mistakes = [_said(one, overrides, variables, lines) for one in exc.mistakes]
         raise SettingsError("\n".join(mistakes)) from None
@@ -170,6 +170,13 @@ def _lines() -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as exc:
         raise SettingsError(f"{ENV_FILE} can't be read: {exc}") from None
     return {name.lower(): value for name, value in found.items() if value and name.lower() in NAMES}
+
+
+def _split(name: str, value: Any) -> Any:
+    """What a list in one text says; other values as they are."""
+    if name not in LISTS or not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 def _said(

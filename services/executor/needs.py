@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from msgspec import Meta
+
 from services.executor.isolation.requirements import block_of
 from services.executor.isolation.sandbox import Sandbox
 from shared.documents import kind, validated
 from shared.errors import ContractError, ToolError
-from shared.members import bounds
+from shared.members import finite
 from shared.messages import LimitKey
 
 
@@ -18,16 +20,16 @@ class ToolNeeds:
     environment: tuple[str, ...] = ()
     isolation: Literal["warm", "fork", "spawn"] | None = None
     sandbox: Sandbox | None = None
-    timeout_seconds: Annotated[float | None, bounds(above=0, finite=True)] = None
-    max_concurrent: Annotated[int | None, bounds(at_least=1)] = None
-    max_per_minute: Annotated[float | None, bounds(above=0, finite=True)] = None
-    burst: Annotated[int | None, bounds(at_least=1)] = None
+    timeout_seconds: Annotated[float, Meta(gt=0), finite] | None = None
+    max_concurrent: Annotated[int, Meta(ge=1)] | None = None
+    max_per_minute: Annotated[float, Meta(gt=0), finite] | None = None
+    burst: Annotated[int, Meta(ge=1)] | None = None
     limit_key: LimitKey | None = None
-    memory_mb: Annotated[int | None, bounds(above=0)] = None
-    cpu_seconds: Annotated[int | None, bounds(above=0)] = None
-    file_size_mb: Annotated[int | None, bounds(above=0)] = None
-    open_files: Annotated[int | None, bounds(above=0)] = None
-    processes: Annotated[int | None, bounds(above=0)] = None
+    memory_mb: Annotated[int, Meta(gt=0)] | None = None
+    cpu_seconds: Annotated[int, Meta(gt=0)] | None = None
+    file_size_mb: Annotated[int, Meta(gt=0)] | None = None
+    open_files: Annotated[int, Meta(gt=0)] | None = None
+    processes: Annotated[int, Meta(gt=0)] | None = None
 
 
 def needs_of(place: str, text: str) -> ToolNeeds:

@@ -29,7 +29,7 @@ BAD_TRIGGERS = {
     "not an object": ('["exp_1"]', "trigger is a list; expected a JSON object"),
     "without an id": ('{"experiment": "exp_1"}', "trigger has no 'experiment_id'"),
     "an id of null": ('{"experiment_id": null}', "trigger has no 'experiment_id'"),
-    "an id that is a number": ('{"experiment_id": 5}', "'experiment_id' is '5': must be a non-empty text"),
+    "an id that is a number": ('{"experiment_id": 5}', "'experiment_id' is '5': expected a text"),
     "an id with a line break": ('{"experiment_id": "a\\nb"}', "must not contain control characters"),
     "params that are a list": ('{"experiment_id": "exp_1", "params": [1]}', "'params' is '[1]'"),
     "NaN": ('{"experiment_id": "exp_1", "params": {"x": NaN}}', "NaN is not a JSON number"),

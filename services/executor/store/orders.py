@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import field, replace
+from dataclasses import field, fields, replace
 from typing import Annotated, Any, Self
+
+from msgspec import Meta, ValidationError, convert, defstruct
+from msgspec.structs import astuple
 
 from services.executor.store.experiments import Stored
 from shared.documents import json_object, json_text, validated
-from shared.members import STRICT, bounds, pattern, read
-from shared.messages import ExperimentId
+from shared.members import read
+from shared.messages import ExperimentId, valid_id
 from shared.values import value
 
 PRIORITIES = ("high", "normal", "low")
@@ -30,11 +33,11 @@ class Order:
 
     experiment_id: ExperimentId
     trigger: str
-    timestamp: Annotated[str | None, pattern("[0-9]+-[0-9]+")] = None
-    attempt: Annotated[int, STRICT, bounds(at_least=1)] = 1
-    losses: Annotated[int, STRICT, bounds(at_least=0)] = 0
+    timestamp: Annotated[str, Meta(pattern=r"\A[0-9]+-[0-9]+\Z")] | None = None
+    attempt: Annotated[int, Meta(ge=1)] = 1
+    losses: Annotated[int, Meta(ge=0)] = 0
     priority: str = NORMAL
-    serial: Annotated[bool, STRICT] = False
+    serial: bool = False
     reserved: tuple[str, ...] = ()
     params: Mapping[str, Any] = field(default_factory=dict)
     scheduled_for: str | None = None
@@ -97,13 +100,16 @@ class Order:
         place = f"queue entry {entry}"
         members = json_object(place, text)
         members.setdefault("timestamp", entry)
-        if members.get("priority") not in PRIORITIES:
-            members.pop("priority", None)  # or it would go back to a queue that nobody reads
-        for name in ("history", "reserved"):
-            if isinstance(members.get(name), list):
-                members[name] = tuple(members[name])
-        others = {name: members.pop(name) for name in [one for one in members if one not in _KNOWN]}
-        return validated(Order, place, {**members, "others": others})
+        if members.get("priority", NORMAL) not in PRIORITIES:
+            del members["priority"]  # or it would go back to a queue that nobody reads
+        if others := members.keys() - _KNOWN:
+            members["others"] = {name: members.pop(name) for name in sorted(others)}
+        try:
+            order = Order(*astuple(convert(members, _Checked)))
+            valid_id(order.experiment_id)
+        except (ValidationError, ValueError):  # each member is looked at again, to name the one that is wrong
+            return validated(Order, place, members, strict=True)
+        return order
 
     @staticmethod
     def run_named_in(text: str, entry: str) -> "Order | None":
@@ -111,14 +117,21 @@ class Order:
         try:
             members = json.loads(text)
             named = {"experiment_id": members["experiment_id"], "timestamp": members.get("timestamp", entry)}
-            return read(Order, {"trigger": "", **named})
+            return read(Order, {"trigger": "", **named}, strict=True)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
 
 
+_FIRST = Order("", "")
+# msgspec fills a class of its own several times as quickly as a dataclass, and each run has an order to read.
+_Checked = defstruct(
+    "_Checked",
+    [("experiment_id", str), ("trigger", str)]
+    + [(one.name, one.type, getattr(_FIRST, one.name)) for one in fields(Order)[2:]],
+)
 _KNOWN = Order.__dataclass_fields__.keys() - {"others"}
 _DEFAULTS = {
-    name: getattr(Order("", ""), name) for name in Order.__dataclass_fields__ if name in _KNOWN - {"priority"}
+    name: getattr(_FIRST, name) for name in Order.__dataclass_fields__ if name in _KNOWN - {"priority"}
 }
 
 

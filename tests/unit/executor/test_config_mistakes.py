@@ -24,8 +24,8 @@ def test_a_mistake_in_the_environment_is_named_as_such(monkeypatch: pytest.Monke
     monkeypatch.setenv("schedule_mode", "trigger,crom")
 
     assert refusal() == [
-        "SCHEDULE_MODE=crom: Input should be 'trigger', 'cron' or 'speedrun'",
-        "CONCURRENCY=many: Input should be a valid integer, unable to parse string as an integer",
+        "SCHEDULE_MODE=crom: expected 'trigger', 'cron' or 'speedrun'",
+        "CONCURRENCY=many: expected a whole number",
     ]
 
 
@@ -34,8 +34,8 @@ def test_a_mistake_in_the_env_file_is_named_as_such(env_file: Write, monkeypatch
     monkeypatch.setenv("SPEEDRUN_INTERVAL", "")
 
     assert refusal() == [
-        ".env: SPEEDRUN_INTERVAL=0: Input should be greater than 0",
-        ".env: SPEEDRUN_MAX_PER_CYCLE=0: Input should be greater than or equal to 1",
+        ".env: SPEEDRUN_INTERVAL=0: expected a number > 0.0",
+        ".env: SPEEDRUN_MAX_PER_CYCLE=0: expected a whole number >= 1",
     ]
 
 
@@ -47,15 +47,14 @@ def test_a_mistake_in_the_settings_file_is_named_by_its_member(
     monkeypatch.setenv("TOOL_EXECUTION_TIMEOUT", "")
 
     assert refusal() == [
-        "config/schedule.yaml: mode: 5: Input should be a valid tuple",
-        "config/schedule.yaml: timeouts.tool_execution: inf: Input should be a finite number",
-        "config/schedule.yaml: retry.max_attempts: none: "
-        "Input should be a valid integer, unable to parse string as an integer",
+        "config/schedule.yaml: mode: 5: expected a list",
+        "config/schedule.yaml: timeouts.tool_execution: inf: expected a finite number",
+        "config/schedule.yaml: retry.max_attempts: none: expected a whole number",
     ]
 
 
 def test_a_mistake_of_the_caller_is_not_blamed_on_a_file() -> None:
-    assert refusal(concurrency=0) == ["concurrency=0: Input should be greater than or equal to 1"]
+    assert refusal(concurrency=0) == ["concurrency=0: expected a whole number >= 1"]
 
 
 @pytest.mark.parametrize("place", ["environment", "env file"])

@@ -76,7 +76,7 @@ def test_an_id_that_is_none_is_refused(name: str, value: object) -> None:
     message = refusal(json.dumps({"experiment_id": "a", name: value}))
 
     assert message.startswith(f"trigger member '{name}' is ")
-    assert "must " in message
+    assert ": must " in message if isinstance(value, str) else message.endswith(": expected a text")
 
 
 @pytest.mark.parametrize("escape", ["\\ud800", "\\udfff", "\\udcff"])
@@ -91,14 +91,14 @@ def test_an_id_that_redis_can_not_hold_is_refused(name: str, escape: str) -> Non
 def test_params_that_are_not_an_object_are_refused(value: object) -> None:
     message = refusal(json.dumps({"experiment_id": "a", "params": value}))
 
-    assert message == f"trigger member 'params' is {str(value)!r}: Input should be a valid dictionary"
+    assert message == f"trigger member 'params' is {str(value)!r}: expected an object"
 
 
 @pytest.mark.parametrize("name", ["triggered_by", "traceparent"])
 def test_a_member_of_the_wrong_type_is_named(name: str) -> None:
     message = refusal(json.dumps({"experiment_id": "a", name: 5}))
 
-    assert message == f"trigger member '{name}' is '5': Input should be a valid string"
+    assert message == f"trigger member '{name}' is '5': expected a text"
 
 
 @pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
