@@ -14,7 +14,7 @@ annotation checks a value that is of its type: it returns the value, or raises V
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from enum import EnumType
 from functools import cache
 from pathlib import Path
@@ -76,7 +76,11 @@ def read(
 def given(record: Any) -> dict[str, Any]:
     """The members of a record that are not at their defaults."""
     values = ((one, getattr(record, one.name)) for one in fields(record))
-    return {one.name: value for one, value in values if value != one.default}
+    return {one.name: value for one, value in values if value != _default(one)}
+
+
+def _default(member: Field[Any]) -> Any:
+    return member.default if member.default_factory is MISSING else member.default_factory()
 
 
 class _Shape(NamedTuple):

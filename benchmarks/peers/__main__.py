@@ -14,6 +14,7 @@ download, changes no document, and exits with 1 when we have fallen behind what
 
 import argparse
 import asyncio
+import itertools
 import json
 import signal
 import sys
@@ -88,6 +89,24 @@ def keep(raw: dict[str, Any], asked: argparse.Namespace, done: int) -> None:
     asked.raw.write_text(json.dumps(raw, indent=1) + "\n")
 
 
+def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of several runs as those of one; the first says when and where it was."""
+    whole = dict(parts[0])
+    for part in parts[1:]:
+        for name in ("systems", *rounds.ONCE):
+            whole[name] = {**part[name], **whole[name]}
+        together = {name: (whole["rounds"].get(name, []), found) for name, found in part["rounds"].items()}
+        joined = {name: _joined(*both) for name, both in together.items()}
+        whole["rounds"] = {**whole["rounds"], **joined}
+    return whole
+
+
+def _joined(some: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The figures of each round, from both."""
+    nothing: dict[str, Any] = {}
+    return [{**one, **other} for one, other in itertools.zip_longest(some, others, fillvalue=nothing)]
+
+
 def publish(raw: dict[str, Any], document: Path) -> None:
     """Pictures beside the document, the tables into it."""
     pictures = plots.draw(raw["rounds"], document.parent)
@@ -129,7 +148,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--raw", type=Path, help="where the figures go")
     parser.add_argument("--no-document", action="store_true", help="leave docs/benchmarks.md as it is")
     parser.add_argument(
-        "--report", type=Path, metavar="RAW", help="measure nothing; the document from such figures"
+        "--report",
+        type=Path,
+        nargs="+",
+        metavar="RAW",
+        help="measure nothing; the document from such figures, also of runs that measured a part each",
     )
     asked = parser.parse_args()
     for name, value in (QUICK if asked.quick else FULL).items():
@@ -157,7 +180,9 @@ def main() -> int:
     """Exit code 0 when everything was measured and nothing was lost."""
     asked = arguments()
     if asked.report:
-        publish(json.loads(asked.report.read_text()), DOCUMENT)
+        raw = merged([json.loads(one.read_text()) for one in asked.report])
+        asked.raw.write_text(json.dumps(raw, indent=1) + "\n")
+        publish(raw, DOCUMENT)
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # or services would outlive us
     adopt_orphans()

@@ -4,6 +4,7 @@ import asyncio
 import time
 from pathlib import Path
 
+from benchmarks.peers import processes
 from benchmarks.peers.figures import lateness_ms, missed, percentile, slots_since
 from benchmarks.peers.inside.asked import DEADLINE_SECONDS
 from benchmarks.peers.measures import COARSE_SECONDS, START_PATIENCE_SECONDS, Figures
@@ -29,8 +30,9 @@ async def hung(system: System, kind: str, server: Path) -> Figures:
     """One job that does not come back, on a service that has room for one; its deadline is two seconds.
 
     `killed`: it did not come to its own end, eight seconds after the deadline.
-    `burning`: it used processor time after the deadline, as much as it got.  `slot_free_seconds`: from the
-    deadline until the next job began, None when that was not before the job's own end.
+    `burning`: its process used processor time after the deadline, as much as it got.
+    `slot_free_seconds`: from the deadline until the next job began, None when that was not before the
+    job's own end.
     """
     async with stage(system, Case.SINGLE, server) as on:
         on.start()
@@ -47,10 +49,15 @@ async def hung(system: System, kind: str, server: Path) -> Figures:
 
 
 async def _burns(on: Stage, begun: int) -> bool:
+    [(pid, _)] = on.lines("start")[:1]
+
+    def used() -> float:
+        return processes.cpu_seconds(processes.descendants([pid]))
+
     await _until(begun, DEADLINE_SECONDS + JUDGED_SECONDS)
-    before = on.cpu_seconds()
+    before = used()
     await asyncio.sleep(WATCHED_SECONDS)
-    return on.cpu_seconds() - before > BURNS_SHARE * WATCHED_SECONDS
+    return used() - before > BURNS_SHARE * WATCHED_SECONDS
 
 
 async def _killed(on: Stage, begun: int) -> bool:

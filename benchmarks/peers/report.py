@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.peers.figures import Spread, spread
 from benchmarks.peers.mishaps import KINDS
+from benchmarks.peers.promises import Promise, promises
 
 Markers = tuple[str, str]
 """A line above and one below what is made by a program in a document."""
@@ -38,6 +39,8 @@ def markdown(raw: Raw, plots: Sequence[str] = ()) -> str:
         parts.append(_hung(raw))
     if raw["killed"] or raw["cron"]:
         parts.append(_mishaps(raw))
+    if held_to := promises(raw):
+        parts.append(_promises(held_to))
     parts.append(_settings(raw["systems"]))
     return "\n\n".join(parts)
 
@@ -150,6 +153,11 @@ def _late(found: Mapping[str, Any], word: str) -> str:
     return ", ".join(
         [*words, *([f"{missed} missed"] if missed else []), *([f"{early} early"] if early else [])]
     )
+
+
+def _promises(held_to: Sequence[Promise]) -> str:
+    rows = [[one.what, one.bound, f"{one.found:.2f}", "yes" if one.is_kept else "no"] for one in held_to]
+    return table(["what we hold ourselves to", "bound", "found", "kept"], rows)
 
 
 def _settings(systems: Mapping[str, Mapping[str, str]]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.peers import floor, plots, report
+from benchmarks.peers.__main__ import merged
 from benchmarks.peers.environments import ROOT
 from benchmarks.peers.figures import (
     NS,
@@ -23,6 +24,7 @@ from benchmarks.peers.figures import (
     spread,
 )
 from benchmarks.peers.measures import latencies
+from benchmarks.peers.promises import promises
 from benchmarks.peers.system import PROJECT, Case
 from benchmarks.peers.systems import BY_NAME, FORK, OURS, SKELETON, SYSTEMS, TWO
 
@@ -194,6 +196,52 @@ def test_the_same_figures_make_the_same_pictures(tmp_path: Path) -> None:
     names = sorted(one.name for one in first.iterdir())
     assert names == ["benchmarks-latency.svg", "benchmarks-throughput.svg"]
     assert [(first / name).read_bytes() for name in names] == [(second / name).read_bytes() for name in names]
+
+
+def test_parts_that_were_measured_one_after_the_other_are_reported_as_one() -> None:
+    other = raw(rounds={"slow": [{"naps_seconds": 0.4}], "late": [{"naps_seconds": 1.0}]}, cron={"slow": {}})
+
+    whole = merged([raw(), other])
+
+    assert whole["rounds"]["slow"] == [{**ROUND, "naps_seconds": 0.4}, ROUND]
+    assert whole["rounds"]["late"] == [{"naps_seconds": 1.0}]
+    assert whole["cron"] == {"slow": {}}
+
+
+# -- where we stand -------------------------------------------------------------------
+
+
+def test_we_are_held_against_the_peer_that_is_best_and_round_by_round() -> None:
+    ours = [ROUND | {"jobs_per_second": 3_000.0}, ROUND | {"jobs_per_second": 6_000.0}]
+    others = {
+        "huey": [ROUND, ROUND | {"jobs_per_second": 2_000.0}],
+        "rq": [ROUND | {"jobs_per_second": 10.0}] * 2,
+    }
+
+    found = {one.what: one for one in promises(raw(rounds={OURS: ours, **others}))}
+
+    assert found["jobs/s, to the fastest peer"].found == 3.0
+    assert found["jobs/s, to the fastest peer that kills"].found == 450.0
+    assert found["idle, to start, p99 to p50"].found == 2.0
+    assert "jobs/s of `fork`, to rq" not in found
+
+
+def test_what_is_measured_once_is_held_to_its_bound_as_well() -> None:
+    loop = {"killed": True, "burning": False, "slot_free_seconds": 0.4}
+    late = {"second_p50_ms": 2.0, "second_p99_ms": 5.0, "second_early": 0, "second_missed": 1}
+
+    found = promises(
+        raw(rounds={}, hung={OURS: {"loop": loop}}, killed={OURS: {"again_seconds": 6.0}}, cron={OURS: late})
+    )
+
+    kept = {one.what: one.is_kept for one in found}
+    assert kept == {
+        "deaf C loop: slot free after, s": True,
+        "kill -9: run again after, s": False,
+        "cron, each second: late, p50 ms": True,
+        "cron, each second: late, p99 ms": False,
+        "cron, each second: early or missed": False,
+    }
 
 
 # -- the systems ----------------------------------------------------------------------

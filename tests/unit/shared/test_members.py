@@ -1,13 +1,21 @@
 """A record is read from what people write: texts that say numbers, yes and no; all mistakes are told."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
 from msgspec import Meta
 
-from shared.members import Misfits, finite, read
+from shared.members import Misfits, finite, given, read
+
+
+class Colour(StrEnum):
+    RED = "red"
+    BLUE = "blue"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +27,9 @@ class Ticket:
     holder: str | None = None
     printed: Path | None = None
     names: tuple[str, ...] = ()
+    colour: Colour | None = None
+    code: Annotated[str, Meta(pattern=r"\A[0-9]+\Z", max_length=3)] | None = None
+    extras: Mapping[str, Any] = field(default_factory=dict)
 
 
 def refusal(members: dict[str, Any], **how: bool) -> str:
@@ -77,5 +88,40 @@ def test_all_mistakes_are_told_in_the_order_of_the_members() -> None:
     assert refusal(members, only_known=True) == (
         "seats: is missing; price: expected a finite number; paid: expected true or false; "
         "row: expected 'front' or 'back'; printed: expected a path; names.1: expected a text; "
-        "more: expected one of seats, price, paid, row, holder, printed, names"
+        "more: expected one of seats, price, paid, row, holder, printed, names, colour, code, extras"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seats", math.inf),
+        ("seats", math.nan),
+        ("seats", "9" * 5_000),
+        ("seats", None),
+        ("price", math.inf),
+        ("price", math.nan),
+        ("price", -1),
+        ("price", 10**400),
+        ("colour", "green"),
+        ("colour", ["red"]),
+        ("code", "12\n"),
+        ("code", "1234"),
+        ("code", 12),
+        ("extras", []),
+        ("names", "a"),
+    ],
+    ids=lambda one: f"{one!r:.20}",
+)
+def test_what_does_not_fit_is_refused_by_its_name(name: str, value: object) -> None:
+    assert refusal({"seats": 1, name: value}).startswith(f"{name}: ")
+
+
+def test_a_choice_is_read_by_its_value_and_refused_with_the_choices() -> None:
+    assert read(Ticket, {"seats": 1, "colour": "red"}).colour is Colour.RED
+    assert read(Ticket, {"seats": 1, "colour": Colour.BLUE}).colour is Colour.BLUE
+    assert refusal({"seats": 1, "colour": "green"}) == "colour: expected 'red' or 'blue'"
+
+
+def test_the_members_that_somebody_gave_are_told_from_the_defaults() -> None:
+    assert given(Ticket(seats=1, row="front")) == {"seats": 1, "row": "front"}
