@@ -74,12 +74,6 @@ class Experiments:
         pairs = await self._scripts.call("read", [keys.experiment(one) for one in experiment_ids])
         return [read_stored(one, *pair) for one, pair in zip(experiment_ids, pairs, strict=True)]
 
-    async def read_with_open_runs(self, experiment_id: str) -> tuple[Stored, bool]:
-        """The same of one, and whether runs of it are open, both at one moment."""
-        names = [keys.experiment(experiment_id), keys.open_runs(experiment_id)]
-        found, (kind, _) = await self._scripts.call("read", names)
-        return read_stored(experiment_id, *found), kind != "none"
-
     async def scan(self) -> AsyncIterator[tuple[str, Stored]]:
         """Every experiment there is, readable or not, in no order."""
         async for names in self._scan(keys.EXPERIMENT_PATTERN):
