@@ -25,7 +25,7 @@ def json_object(place: str, text: bytes | str) -> dict[str, Any]:
         value = _decoder.decode(
             text if isinstance(text, str) else text.decode(json.detect_encoding(text), "surrogatepass")
         )
-        if _may_be_deeper(text, MAX_DEPTH) and _is_deeper(value, MAX_DEPTH):
+        if may_be_deeper(text, MAX_DEPTH) and _is_deeper(value, MAX_DEPTH):
             raise ContractError(f"{place} is nested deeper than {MAX_DEPTH} levels")
     except (ValueError, RecursionError) as exc:
         raise ContractError(f"{place} is not JSON: {exc}; it starts with {shown(text)}") from None
@@ -105,6 +105,13 @@ def kind(value: object) -> str:
     return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
 
 
+def may_be_deeper(text: bytes | str, limit: int) -> bool:
+    """Whether there are brackets enough for that: to count them is much quicker than to look."""
+    if isinstance(text, str):
+        return text.count("{") + text.count("[") > limit
+    return text.count(b"{") + text.count(b"[") > limit
+
+
 def printable(text: str) -> str:
     """`text` on one line: what can't be seen is escaped."""
     return _UNSEEN.sub(lambda found: repr(found[0])[1:-1], text)
@@ -131,13 +138,6 @@ def _finite(text: str) -> float:
 
 
 _decoder = json.JSONDecoder(parse_constant=no_number, parse_float=_finite)
-
-
-def _may_be_deeper(text: bytes | str, limit: int) -> bool:
-    """Whether there are brackets enough for that: to count them is much quicker than to look."""
-    if isinstance(text, str):
-        return text.count("{") + text.count("[") > limit
-    return text.count(b"{") + text.count(b"[") > limit
 
 
 def _is_deeper(value: Any, limit: int) -> bool:

@@ -91,7 +91,7 @@ class Library:
         except OSError:
             return None
         is_same = stat.S_ISREG(plain.st_mode) and _times_and_sizes((plain, *beside)) == known[0]
-        is_package = os.path.exists(f"{self._folder}/{name}/{bundles.ENTRY}")  # noqa: PTH110
+        is_package = os.access(f"{self._folder}/{name}/{bundles.ENTRY}", os.F_OK)
         return known[1] if is_same and not is_package else None
 
     async def code(self, name: str, neighbours: Sequence[str] = ()) -> Code:

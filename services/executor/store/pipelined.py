@@ -1,9 +1,9 @@
 """One connection for many askers: nobody waits for another's answer before it asks."""
 
 import asyncio
-import contextlib
 import contextvars
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import hiredis
@@ -15,8 +15,8 @@ INCOMPLETE = object()
 
 Argument = str | bytes | int | float
 
-# Any: its annotation is of a tuple of one.
-_pack: Any = hiredis.pack_command
+# Its annotation is of a tuple of one.
+_pack: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
 
 
 class Pipelined:
@@ -152,8 +152,9 @@ class _Line(asyncio.Protocol):
 
 def _packed(command: tuple[Argument, ...]) -> bytes:
     """The command on the wire; neighbours' bytes that are no UTF-8 go back as they came."""
-    with contextlib.suppress(UnicodeEncodeError):
-        return bytes(_pack(command))
-    return bytes(
-        _pack(tuple(one.encode(errors="surrogateescape") if isinstance(one, str) else one for one in command))
-    )
+    try:
+        return _pack(command)
+    except UnicodeEncodeError:
+        return _pack(
+            tuple(one.encode(errors="surrogateescape") if isinstance(one, str) else one for one in command)
+        )

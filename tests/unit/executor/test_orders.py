@@ -65,6 +65,16 @@ def test_params_of_any_depth_that_is_read_can_be_queued() -> None:
     assert Order.from_json(Order("e", "trigger", params=params).to_json(), "1-1").params == params
 
 
+@pytest.mark.parametrize(
+    "value", [10**30, -(2**63) - 1, 1e22, 5e-324, -0.0, "[" * 200, "\ud800", "\x7f", [1, 1.0, True]]
+)
+def test_whatever_json_can_hold_is_read_as_it_was(value: Any) -> None:
+    """Also what the quick way of reading an order leaves to the careful one."""
+    text = json.dumps({"experiment_id": "e", "trigger": "cron", "params": {"a": value}})
+
+    assert repr(Order.from_json(text, "1-2").params) == repr({"a": value})
+
+
 def test_members_of_a_newer_version_are_passed_on() -> None:
     others = {"lane": {"name": "fast"}, "deadline": 5, "others": [1]}
     text = json.dumps({"experiment_id": "e", "trigger": "cron", **others})
