@@ -97,6 +97,7 @@ class Loader:
         self._loaded: dict[str, tuple[Bundle, Tool]] = {}
         self._described: dict[Form, Description] = {}
         self._describing: dict[Form, asyncio.Lock] = {}
+        self._aside = asyncio.Lock()
 
     def names(self) -> list[str]:
         """The names of all modules and packages that could be tools, sorted."""
@@ -148,6 +149,11 @@ class Loader:
         if not module.environment:  # which has to be there, and to be marked as used, each time
             _remember(self._loaded, name, (code.bundle, tool))
         return tool
+
+    async def load_aside(self, name: str, timeout_seconds: float) -> Tool:
+        """The same for those whom no run waits for: one at a time, since the pool has one place for them."""
+        async with self._aside:
+            return await self.load(name, timeout_seconds)
 
     async def recognises(self, name: str, digest: str) -> bool:
         """Whether the code of `name` is that of `digest`, and importing it takes no environment of its own.

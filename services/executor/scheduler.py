@@ -19,6 +19,7 @@ from services.executor.due import WRONG, noted, noted_as
 from services.executor.firing import Firing, Hands, wait
 from services.executor.notices import FORGOTTEN, PLANNED, REFUSED, Notice, Tally, notice
 from services.executor.patience import Absence, insist
+from services.executor.readiness import Readiness
 from services.executor.store import Plan, Position, Store
 from shared import keys
 from shared.errors import ContractError, ScheduleError, StoreError
@@ -45,15 +46,23 @@ class CronScheduler:
         check_interval_seconds: how often all schedules are read again, to find
             those that were written without a message.
         hands: what there is room for is begun at once; without any, it is left to whoever claims.
+        readiness: has processes ready for what is fired.
     """
 
-    def __init__(self, store: Store, check_interval_seconds: float, hands: Hands | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        check_interval_seconds: float,
+        hands: Hands | None = None,
+        readiness: Readiness | None = None,
+    ) -> None:
         self._store = store
         self._check_interval_seconds = check_interval_seconds
         self._known: dict[str, Known] = {}
         self._tally = Tally(is_first=True)
         self._missed = asyncio.Event()
         self._firing = Firing(store, check_interval_seconds, self._plan_anew, hands)
+        self._readiness = readiness
 
     async def run(self) -> None:
         """Fire slots until cancelled."""
@@ -61,6 +70,15 @@ class CronScheduler:
             tasks.create_task(self._watch(), name="schedule messages")
             tasks.create_task(self._read_again(), name="all schedules")
             tasks.create_task(self._firing.run(), name="cron")
+            if self._readiness is not None:
+                ready = self._readiness.run(self._check_interval_seconds)
+                tasks.create_task(ready, name="readiness")
+
+    def _wake(self) -> None:
+        """There may be an earlier slot than was known."""
+        self._firing.woken.set()
+        if self._readiness is not None:
+            self._readiness.woken.set()
 
     # what is written
 
@@ -89,7 +107,7 @@ class CronScheduler:
             return
         await insist("schedule", lambda: self._store.experiments.store_schedule(schedule))
         await insist("schedule", lambda: self._plan_one(schedule.experiment_id))
-        self._firing.woken.set()
+        self._wake()
 
     async def _read_again(self) -> None:
         """Read all schedules now and then; slots are fired meanwhile, however many there are."""
@@ -171,7 +189,7 @@ class CronScheduler:
             if plan.experiment_id in changed:
                 await self._tell(plan, notice)
         if changed:
-            self._firing.woken.set()
+            self._wake()
 
     async def _tell(self, plan: Plan, notice: Notice) -> None:
         if plan.text.startswith(WRONG):

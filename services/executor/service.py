@@ -73,14 +73,17 @@ class Service:
         self._environments = Environments(settings.environments_path, uv=_uv(), environ=variables)
         blobs = open_blobs(settings.artifacts)
         self._bundles = Bundles(blobs, settings.bundles_path)
-        loader = Loader(settings.tools_path, self._pool, self._environments, self._bundles, settings.sandbox)
+        self._loader = Loader(
+            settings.tools_path, self._pool, self._environments, self._bundles, settings.sandbox
+        )
         self._store = Store.on(self._client, self._patient, retention(settings))
-        self._observer = self._wanted_observer(loader, variables)
+        self._observer = self._wanted_observer(self._loader, variables)
         self._registry = Registry(
-            self._store, loader, lambda: describer(settings.sandbox, settings.sandbox_readable)
+            self._store, self._loader, lambda: describer(settings.sandbox, settings.sandbox_readable)
         )
         keeper = Keeper(blobs, settings.inline_artifact_max_bytes)
-        runner = Runner(self._store, loader, self._pool, keeper, defaults(settings, variables), random.random)
+        self._defaults = defaults(settings, variables)
+        runner = Runner(self._store, self._loader, self._pool, keeper, self._defaults, random.random)
         self._intake = Intake(self._store.queue, self.worker, settings.concurrency, runner.run)
         self._triggers = self._listener()
         self._recovery = Recovery(
@@ -182,17 +185,22 @@ class Service:
             if self._triggers is not None:
                 tasks.create_task(self._triggers.run(), name="triggers")
             if Mode.CRON in settings.schedule_mode:
-                from services.executor.firing import Hands
-                from services.executor.scheduler import CronScheduler
-
-                hands = Hands(self._intake, self.worker)
-                cron = CronScheduler(self._store, settings.cron_check_interval, hands)
-                tasks.create_task(cron.run(), name="cron")
+                tasks.create_task(self._cron(), name="cron")
             if Mode.SPEEDRUN in settings.schedule_mode:
                 from services.executor.speedrun import Speedrun
 
                 speedrun = Speedrun(self._store, settings.speedrun_interval, settings.speedrun_max_per_cycle)
                 tasks.create_task(speedrun.run(), name="speedrun")
+
+    async def _cron(self) -> None:
+        from services.executor.firing import Hands
+        from services.executor.readiness import Readiness
+        from services.executor.scheduler import CronScheduler
+
+        store, settings = self._store, self._settings
+        readiness = Readiness(store, self._loader, self._pool, self._defaults, settings.warm_processes)
+        hands = Hands(self._intake, self.worker)
+        await CronScheduler(store, settings.cron_check_interval, hands, readiness).run()
 
     async def _prune(self) -> None:
         """Remove environments and copies of code that no tool has used for long, again and again."""

@@ -230,7 +230,7 @@ async def test_a_process_that_died_while_idle_is_replaced(bench: Bench) -> None:
 
     tree.kill(pid)
     await gone(pid)
-    while pid in [process.pid for process in bench.pool._stable._idle]:  # type: ignore[union-attr]
+    while pid in [process.pid for process in bench.pool._stable._unused]:  # type: ignore[union-attr]
         await asyncio.sleep(0)
 
     assert value(await bench.run(tool)) != pid

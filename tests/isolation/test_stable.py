@@ -19,7 +19,7 @@ DIGESTS = 1_000
 
 def sizes(stable: Stable) -> dict[str, int]:
     """How much is in each collection of the stable and of its fork servers."""
-    holders: list[Any] = [stable, stable._servers]
+    holders: list[Any] = [stable, stable._servers, stable._unused]
     return {
         name: len(member)
         for holder in holders

@@ -1,6 +1,7 @@
 """Runs calls in subprocesses, no more at a time than it was made for."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -152,6 +153,11 @@ class Pool:
         answer = attempt.judge(exit_)
         reason = answer.reason if isinstance(answer, Died) else "the pool was stopped"
         return ToolCrashedError("\n".join((f"{module.path} can't be imported: {reason}", *exit_.last_lines)))
+
+    async def make_ready(self, module: Module, level: Level, timeout_seconds: float) -> None:
+        """Have a process ready for a call to come, if one can be spared; what is wrong, the call will say."""
+        with contextlib.suppress(LoadFailed, Disconnected, Stopped, SandboxUnavailableError, OSError):
+            await self._open_stable().make_ready(module, level, timeout_seconds)
 
     async def call(
         self,

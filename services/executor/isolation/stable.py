@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 
 from services.executor.isolation import sandbox
 from services.executor.isolation.attempt import Attempt
-from services.executor.isolation.calls import Module
+from services.executor.isolation.calls import Level, Module
 from services.executor.isolation.gate import Gate
 from services.executor.isolation.ground import Ground, clear
 from services.executor.isolation.place import Place
@@ -17,6 +17,7 @@ from services.executor.isolation.sandbox import Sandbox
 from services.executor.isolation.servers import Key, Servers
 from services.executor.isolation.standbys import Standbys
 from services.executor.isolation.terms import Terms
+from services.executor.isolation.unused import Unused, is_spare
 
 
 async def _look_around(module: Module) -> None:
@@ -46,9 +47,8 @@ class Stable:
         self._loop = asyncio.get_running_loop()
         self._alive: set[Process] = set()
         self._servers = Servers(self._terms, log, self._has_processes)
-        # Both in order of last use, the longest ago first.
-        self._idle: dict[Process, None] = {}
-        self._idle_by_key: dict[Key, list[Process]] = {}
+        self._unused = Unused(self._room, self._register, self._start)
+        # In order of last use, the longest ago first.
         self._templates: dict[Key, Process] = {}
         # Those behind it, and who waits for them, keep a gate.
         self._template_gates: WeakValueDictionary[Key, Gate] = WeakValueDictionary()
@@ -69,7 +69,7 @@ class Stable:
         if self._pruning is not None:
             self._pruning.cancel()
         self._templates.clear()
-        unused = {*self._idle, *self._standbys.everywhere()}
+        unused = {*self._unused, *self._standbys.everywhere()}
         for process in list(self._alive):
             process.end(grace_seconds=0 if process in unused else self._terms.grace_seconds)
         if self._alive:
@@ -84,14 +84,18 @@ class Stable:
     # -- lending --------------------------------------------------------------------------
 
     async def warm(self, attempt: Attempt, module: Module) -> Process:
-        """A process that has this tool loaded: one that is idle, or a new one."""
-        while module.key in self._idle_by_key:
-            process = self._idle_by_key[module.key][-1]
-            self._forget_idle(process)
+        """A process that has this tool loaded: one that is idle, one that is coming, or a new one."""
+        while (process := self._unused.take(module.key)) is not None:
             if process.connection.is_open and not process.retired:
                 attempt.occupy(process)
                 return process
-        return await self._loaded(attempt, module)
+        coming = self._unused.take_coming(module.key)
+        if coming is None:
+            return await self._loaded(attempt, module)
+        process, start = coming
+        attempt.occupy(process)
+        await start
+        return process
 
     async def fresh(self, attempt: Attempt, module: Module) -> Process:
         """A process under an interpreter of its own."""
@@ -151,8 +155,7 @@ class Stable:
         return process
 
     async def _claim_room(self, attempt: Attempt) -> None:
-        if self._room.free == 0 and self._idle:
-            self._evict(next(iter(self._idle)))
+        self._unused.make_room()
         await attempt.enter(self._room)
 
     def _settle(self, attempt: Attempt, process: Process) -> None:
@@ -177,6 +180,26 @@ class Stable:
         except BaseException:
             process.end(grace_seconds=0)
             raise
+
+    # -- ahead of a call ------------------------------------------------------------------
+
+    async def make_ready(self, module: Module, level: Level, timeout_seconds: float) -> None:
+        """Have one that a call will find, if that takes the place of nothing that was used lately."""
+        await _look_around(module)
+        if level is Level.FORK:
+            await self._make_template_ready(module, timeout_seconds)
+        elif level is Level.WARM:
+            await self._unused.make_ready(module, timeout_seconds)
+
+    async def _make_template_ready(self, module: Module, timeout_seconds: float) -> None:
+        is_full = module.key not in self._templates and len(self._templates) >= self._max_templates
+        if is_full and not is_spare(next(iter(self._templates.values()))):
+            return
+        attempt = Attempt(timeout_seconds, self._terms.grace_seconds, None, None)
+        async with asyncio.timeout(timeout_seconds):
+            template = await self._template(attempt, module)
+        if not template.unforkable:
+            self._stand_by(template)
 
     # -- templates ------------------------------------------------------------------------
 
@@ -234,19 +257,13 @@ class Stable:
         if process.retired or process.ended.done() or not process.connection.is_open or not process.loaded:
             process.end(grace_seconds=0)
             return
-        process.idle_since = self._loop.time()
-        self._idle[process] = None
-        self._idle_by_key.setdefault(process.key, []).append(process)
+        self._unused.add(process)
 
     def refused(self, process: Process) -> None:
         """What the process imported is out of date, and so is the template that it may be a fork of."""
         process.end(grace_seconds=0)
         if process.key in self._templates:
             self._discard(process.key)
-
-    def _evict(self, process: Process) -> None:
-        self._forget_idle(process)
-        process.end(grace_seconds=0)
 
     def _retired(self, process: Process, run_id: str) -> None:
         """The process can't be reset after this run; if it is busy, its call will be refused."""
@@ -257,15 +274,8 @@ class Stable:
             pid=process.pid,
             reason=process.retired,
         )
-        if process in self._idle:
-            self._evict(process)
-
-    def _forget_idle(self, process: Process) -> None:
-        if self._idle.pop(process, self) is None:
-            same = self._idle_by_key[process.key]
-            same.remove(process)
-            if not same:
-                del self._idle_by_key[process.key]
+        if process in self._unused:
+            self._unused.evict(process)
 
     def _buried(self, process: Process) -> None:
         if process.has_room:
@@ -273,7 +283,7 @@ class Stable:
         self._alive.discard(process)
         self._standbys.forget(process)
         self._discarded.discard(process)
-        self._forget_idle(process)
+        self._unused.forget(process)
         if isinstance(process.owner, Process):
             self._end_if_done_with(process.owner)
         if self._templates.get(process.key) is process:
@@ -282,8 +292,7 @@ class Stable:
     def _prune(self) -> None:
         """End what has been idle for too long, now and then."""
         too_old = self._loop.time() - self._idle_seconds
-        for process in [process for process in self._idle if process.idle_since <= too_old]:
-            self._evict(process)
+        self._unused.evict_idle_since(too_old)
         for key in [key for key, template in self._templates.items() if template.idle_since <= too_old]:
             self._discard(key)
         self._servers.end_idle(too_old)
