@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from services.executor.store import Store
+from services.executor.store import Store, subscriptions
 from shared.errors import StoreUnavailableError
 
 
@@ -33,3 +33,27 @@ async def test_all_that_somebody_was_told_is_heard_is_heard_before_the_end(store
         heard = [message.data async for message in messages]
 
     assert len(heard) == sum(told)
+
+
+async def test_what_is_refused_is_told_as_what_it_is(store: Store, redis: Any) -> None:
+    await redis.acl_setuser(
+        "default", enabled=True, nopass=True, keys=["*"], categories=["+@all"], channels=[]
+    )
+    await redis.execute_command("ACL", "SETUSER", "default", "resetchannels")
+
+    with pytest.raises(StoreUnavailableError, match="refuses"):
+        async with store.subscriptions.to(("a channel",)):
+            pass
+
+
+@pytest.mark.parametrize(("count", "size"), [(5_000, 1_000), (3, 5_000_000)])
+async def test_what_comes_faster_than_it_is_taken_comes_all_the_same(
+    count: int, size: int, store: Store, redis: Any
+) -> None:
+    async with store.subscriptions.to(("here",)) as messages:
+        for number in range(count):
+            await redis.publish("here", str(number).ljust(size))
+        heard = [int((await anext(messages)).data) for _ in range(count)]
+
+    assert heard == list(range(count))
+    assert messages._line._ahead_bytes <= max(size, 2 * subscriptions.AHEAD_BYTES)

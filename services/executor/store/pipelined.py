@@ -10,8 +10,9 @@ import hiredis
 import redis.exceptions
 from redis.asyncio import Redis
 
+from services.executor.store.line import Line
+
 WATCH_SECONDS = 1.0
-INCOMPLETE = object()
 
 Argument = str | bytes | int | float
 
@@ -36,7 +37,7 @@ class Pipelined:
         self._limit_seconds = limit_seconds
         self._unsent: list[bytes] = []
         self._asked: deque[tuple[float, asyncio.Future[Any]]] = deque()
-        self._line: _Line | None = None
+        self._line: Line | None = None
         self._talking: asyncio.Task[None] | None = None
 
     def ask(self, *command: Argument) -> asyncio.Future[Any]:
@@ -45,7 +46,7 @@ class Pipelined:
         answer: asyncio.Future[Any] = loop.create_future()
         if not self._unsent and self._line is not None:
             loop.call_soon(self._send)
-        self._unsent.append(_packed(command))
+        self._unsent.append(packed(command))
         self._asked.append((loop.time(), answer))
         if self._talking is None:
             # Not in the context of whoever happens to ask first: the connection serves all.
@@ -65,7 +66,7 @@ class Pipelined:
             async with asyncio.timeout(self._limit_seconds):
                 connection = await self._pool.get_connection()
             try:
-                self._line = _Line(connection, self._asked)
+                self._line = Line(connection, self._hear)
                 self._send()
                 await self._watched(self._line.lost)
             finally:
@@ -76,6 +77,17 @@ class Pipelined:
             reason = exc
         finally:
             self._give_up(reason)
+
+    def _hear(self, found: Any) -> None:
+        if not self._asked:
+            raise ValueError("an answer to no question")
+        _, answer = self._asked.popleft()
+        if answer.done():
+            return
+        if isinstance(found, Exception):
+            answer.set_exception(found)
+        else:
+            answer.set_result(found)
 
     async def _watched(self, lost: asyncio.Future[None]) -> None:
         """Raise why the connection is lost.  One timer for all: one for each costs more than a question."""
@@ -98,59 +110,7 @@ class Pipelined:
                 answer.exception()  # whoever asked may be gone already
 
 
-class _Line(asyncio.Protocol):
-    """The connection itself, once redis-py has made it: its streams and its parser cost more than the rest.
-
-    Args:
-        connection: from redis-py's pool, where it goes back to.
-        asked: who waits for an answer, in order.
-    """
-
-    def __init__(self, connection: Any, asked: deque[tuple[float, asyncio.Future[Any]]]) -> None:
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.transport = connection._writer.transport
-        self._reader = hiredis.Reader(
-            replyError=connection._parser.parse_error,
-            encoding=connection.encoder.encoding,
-            errors=connection.encoder.encoding_errors,
-            notEnoughData=INCOMPLETE,
-        )
-        self._asked = asked
-        self._former = self.transport.get_protocol()
-        self.transport.set_protocol(self)
-
-    def data_received(self, data: bytes) -> None:
-        """Hand out the answers that are complete."""
-        try:
-            self._reader.feed(data)
-            while (found := self._reader.gets()) is not INCOMPLETE:
-                self._answer(found)
-        except Exception as exc:  # hiredis' own errors among them: nothing that follows can be understood
-            self._lose(f"what came makes no sense: {exc}")
-
-    def _answer(self, found: Any) -> None:
-        if not self._asked:
-            raise ValueError("an answer to no question")
-        _, answer = self._asked.popleft()
-        if answer.done():
-            return
-        if isinstance(found, Exception):
-            answer.set_exception(found)
-        else:
-            answer.set_result(found)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The server or the network ended it, or we did."""
-        self._former.connection_lost(exc)
-        self._lose("the server closed the connection")
-
-    def _lose(self, why: str) -> None:
-        if not self.lost.done():
-            self.lost.set_exception(redis.exceptions.ConnectionError(why))
-            self.lost.exception()  # it may have been given up already
-
-
-def _packed(command: tuple[Argument, ...]) -> bytes:
+def packed(command: tuple[Argument, ...]) -> bytes:
     """The command on the wire; neighbours' bytes that are no UTF-8 go back as they came."""
     try:
         return _pack(command)

@@ -72,7 +72,7 @@ class Scripts:
             except (redis.exceptions.RedisError, OSError) as exc:
                 pause_seconds = next(pauses, None)
                 if pause_seconds is None or not isinstance(exc, redis.exceptions.ConnectionError):
-                    raise _translated(name, exc) from exc
+                    raise translated(name, exc) from exc
                 await asyncio.sleep(pause_seconds)
 
 
@@ -105,10 +105,10 @@ async def asking(what: str, may_take_seconds: float | None = 0.0) -> AsyncIterat
         async with asyncio.timeout(limit_seconds):
             yield
     except (redis.exceptions.RedisError, OSError) as exc:
-        raise _translated(what, exc) from exc
+        raise translated(what, exc) from exc
 
 
-def _translated(what: str, exc: Exception) -> StoreError:
+def translated(what: str, exc: Exception) -> StoreError:
     """Our error for one of redis-py's, or of the network's."""
     if isinstance(exc, redis.exceptions.ConnectionError | redis.exceptions.TimeoutError | OSError):
         return StoreUnavailableError(f"{what}: Redis can't be reached: {str(exc) or 'no answer in time'}")
