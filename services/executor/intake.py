@@ -96,7 +96,8 @@ class Intake:
         room = max(0, self.room)
         for claim in new[:room]:
             self._start(claim)
-        await self._give_back(new[room:])
+        if len(new) > room:
+            await self._give_back(new[room:])
 
     async def drain(self, grace_seconds: float) -> None:
         """Wait for the runs under way, then end those that are left and give everything back."""

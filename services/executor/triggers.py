@@ -51,12 +51,9 @@ class Positions:
     def __init__(self) -> None:
         self._marker: str | None = None
         self._counts: Counter[str] = Counter()
-        self._early: list[Message] = []
-
-    @property
-    def count(self) -> int:
+        self.count = 0
         """Messages since the last marker."""
-        return self._counts.total()
+        self._early: list[Message] = []
 
     def mark(self, marker: str) -> list[tuple[Message, Position]]:
         """Count from `marker` on; returns what was heard before any marker and is still to be admitted.
@@ -73,6 +70,7 @@ class Positions:
                 behind[message.channel] += 1
         self._marker = marker
         self._counts.clear()
+        self.count = 0
         self._early.clear()
         return early
 
@@ -83,6 +81,7 @@ class Positions:
             return None
         position = Position(f"{self._marker}:{message.channel}", self._counts[message.channel])
         self._counts[message.channel] += 1
+        self.count += 1
         return position
 
 
@@ -244,9 +243,11 @@ class Triggers:
             timestamp, claims = await insist(
                 "trigger", lambda: self._store.queue.admit(order, position, self._worker, room)
             )
+        await self._intake.take(claims)
+        if claims:  # a line takes as long as a begin
+            await asyncio.sleep(0)
         if timestamp is not None:
             log.info("trigger.admitted", experiment_id=order.experiment_id, run=timestamp)
-        await self._intake.take(claims)
 
     async def _priority(self, experiment_id: str) -> str:
         """The experiment's priority, at most a moment old."""

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pytest
+
 from services.executor.store import Order, Position, Store
 from shared import keys
 from tests.store.conftest import EXPERIMENT, Worker, orders, publish, together
@@ -125,3 +127,18 @@ async def test_a_message_that_was_admitted_before_hands_out_nothing(worker: Work
     await worker.store.queue.admit(ORDER, Position("m:c", 1), worker.name, 0)
 
     assert await worker.store.queue.admit(ORDER, Position("m:c", 1), worker.name, 1) == (None, [])
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        Order(
+            "exp_1", "trigger", params={"a": [1, 2.5, None, {"b": "\udce4"}]}, request_id="r", traceparent="t"
+        ),
+        Order("exp_1", "cron", priority="high", serial=True, scheduled_for="2026-01-01T00:00:00Z"),
+    ],
+)
+async def test_who_takes_what_it_admits_has_what_anybody_would_read(order: Order, worker: Worker) -> None:
+    _, taken = await worker.store.queue.admit(order, None, worker.name, 1)
+
+    assert taken == await worker.store.queue.claims_of(worker.name)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -25,6 +26,7 @@ Delivery = tuple[str, str, Fields]
 """An entry that was handed out: its queue, its id, its fields."""
 
 _NONE: Mapping[str, Stored] = {}
+_NO_ORDERS: Mapping[str, Order] = {}
 
 
 class Deliveries:
@@ -43,7 +45,11 @@ class Deliveries:
         self._journal_kept = journal_kept
 
     async def claims(
-        self, worker: str, deliveries: Iterable[Delivery], experiments: Mapping[str, Stored] = _NONE
+        self,
+        worker: str,
+        deliveries: Iterable[Delivery],
+        experiments: Mapping[str, Stored] = _NONE,
+        known: Mapping[str, Order] = _NO_ORDERS,
     ) -> list[Claim]:
         """The claims of `worker` among what was handed out; nonsense would come again for ever.
 
@@ -51,11 +57,13 @@ class Deliveries:
             worker: whose these are.
             deliveries: what was handed out.
             experiments: as far as they were read on the way, by id.
+            known: orders without a timestamp, by their texts: these needn't be read.
         """
         claims = []
         for queue, entry, fields in deliveries:
             try:
-                order = order_in(entry, fields)
+                written = known.get(fields.get("order", ""))
+                order = order_in(entry, fields) if written is None else replace(written, timestamp=entry)
             except ContractError as exc:
                 log.warning("order.unreadable", entry=entry, error=str(exc))
                 await self._put_away(queue, entry, Order.run_named_in(fields.get("order", ""), entry), exc)
@@ -63,10 +71,13 @@ class Deliveries:
                 claims.append(Claim(queue, entry, worker, order, experiments.get(order.experiment_id)))
         return claims
 
-    async def handed_out(self, worker: str, claims: Any, experiments: Any) -> list[Claim]:
-        """What a script has handed out to `worker`, see `claims.lua`."""
+    async def handed_out(
+        self, worker: str, claims: Any, experiments: Any, known: Mapping[str, Order] = _NO_ORDERS
+    ) -> list[Claim]:
+        """What a script has handed out to `worker`, see `claims.lua`; probably what it had just queued."""
         deliveries = [(queue, entry, _fields(pairs)) for queue, entry, pairs in claims]
-        return await self.claims(worker, deliveries, {one[0]: read_stored(*one) for one in experiments})
+        stored = {one[0]: read_stored(*one) for one in experiments}
+        return await self.claims(worker, deliveries, stored, known)
 
     async def _put_away(self, queue: str, entry: str, run: Order | None, exc: ContractError) -> None:
         """The run that the order names ends here; without one, there are only the message and the entry."""

@@ -88,6 +88,7 @@ class Queue:
         request = order.request_id or ""
         if position is None and not request:  # or it would be two runs when it is sent twice
             request, request_ms = secrets.token_hex(8), RESENT_WITHIN_MS
+        text = order.to_json()
         timestamp, _, claims, experiments = await self._scripts.call(
             "enqueue",
             [
@@ -97,7 +98,7 @@ class Queue:
                 keys.request(order.experiment_id, request),
             ],
             [
-                order.to_json(),
+                text,
                 position.count if position else "",
                 BITMAP_KEPT_MS,
                 request_ms,
@@ -106,7 +107,9 @@ class Queue:
                 room,
             ],
         )
-        return timestamp or None, await self._deliveries.handed_out(worker, claims, experiments)
+        return timestamp or None, await self._deliveries.handed_out(
+            worker, claims, experiments, {text: order}
+        )
 
     async def claim(
         self, worker: str, count: int, wait_ms: int, on_empty: Callable[[], None] | None = None
