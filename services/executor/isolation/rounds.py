@@ -11,13 +11,16 @@ class Rounds:
     def __init__(self) -> None:
         self.attempts: set[Attempt] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._arming: asyncio.Handle | None = None
         self._next_at = NEVER
 
     def add(self, attempt: Attempt) -> None:
         """Look at it when it is due, until it is removed; again when it is due earlier than before."""
         self.attempts.add(attempt)
         if attempt.due_at < self._next_at:
-            self._arm(attempt.due_at)
+            self._next_at = attempt.due_at
+            if self._arming is None:  # not before the call is sent
+                self._arming = asyncio.get_running_loop().call_soon(self._arm)
 
     def remove(self, attempt: Attempt) -> None:
         """Look at it no more.  The timer stays: the next attempt will probably need it."""
@@ -25,15 +28,18 @@ class Rounds:
 
     def close(self) -> None:
         """Look at nothing until another attempt is added."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for handle in (self._timer, self._arming):
+            if handle is not None:
+                handle.cancel()
+        self._arming = None
         self._next_at = NEVER
 
-    def _arm(self, due_at: float) -> None:
+    def _arm(self) -> None:
+        self._arming = None
         if self._timer is not None:
             self._timer.cancel()
-        self._next_at = due_at
-        self._timer = asyncio.get_running_loop().call_at(due_at, self._look)
+        if self._next_at < NEVER:
+            self._timer = asyncio.get_running_loop().call_at(self._next_at, self._look)
 
     def _look(self) -> None:
         self._next_at = NEVER
@@ -42,6 +48,5 @@ class Rounds:
             for attempt in [attempt for attempt in self.attempts if attempt.due_at <= now]:
                 attempt.look(now)
         finally:
-            next_at = min((attempt.due_at for attempt in self.attempts), default=NEVER)
-            if next_at < NEVER:
-                self._arm(next_at)
+            self._next_at = min((attempt.due_at for attempt in self.attempts), default=NEVER)
+            self._arm()
