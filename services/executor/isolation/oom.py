@@ -1,11 +1,15 @@
 """Tells which deaths were the work of the kernel's OOM killer."""
 
+import os
+import re
 from collections import deque
 from pathlib import Path
 
 FRESH_SECONDS = 0.1
 KEPT = 1000
+READ_BYTES = 16_384
 MACHINE = Path("/proc/vmstat")
+_KILLS = re.compile(rb"^oom_kill (\d+)\n", re.MULTILINE)
 # Kind of mount, controller, file.  Where the first version has the memory, the second has not.
 _VERSIONS = (("cgroup", "memory", "memory.oom_control"), ("cgroup2", "", "memory.events"))
 
@@ -21,6 +25,7 @@ class OomKills:
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file or counter()
+        self._descriptor: int | None = None
         self._explained: deque[int] = deque(maxlen=KEPT)
         self._count = 0
         self._counted_at = float("-inf")
@@ -40,12 +45,25 @@ class OomKills:
                 return True
         return False
 
+    def close(self) -> None:
+        """Give the file back; it is opened again if need be."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
     def _read(self) -> int:
+        """A call waits for this, so the file stays open: opening it takes several times as long."""
+        text, found = b"", None
         try:
-            lines = self._file.read_text().splitlines()
+            if self._descriptor is None:
+                self._descriptor = os.open(self._file, os.O_RDONLY | os.O_CLOEXEC)
+            while found is None and (more := os.pread(self._descriptor, READ_BYTES, len(text))):
+                text += more
+                found = _KILLS.search(text)
         except OSError:
+            self.close()
             return self._count
-        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+        return int(found[1]) if found else 0
 
 
 def counter(cgroups: Path = Path("/proc/self/cgroup"), mounts: Path = Path("/proc/self/mountinfo")) -> Path:

@@ -101,6 +101,7 @@ class Pool:
         if stable is not None:
             await stable.close()
         self._rounds.close()
+        self._oom_kills.close()
 
     def counts(self) -> dict[str, int]:
         """How many processes are `busy` with a call, `starting` for one, or `idle` (or to be forked from)."""
