@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from services.executor.isolation.calls import Died, Event, Level, LogLine, Module, Returned
+from services.executor.isolation.calls import Died, Event, Level, LogLine, Module, Returned, TimedOut
+from services.executor.isolation.inside import birth
 from services.executor.isolation.process import Process
 from services.executor.isolation.standbys import MAX_STANDBYS
 from tests.isolation.bench import Bench, bench
@@ -127,6 +128,64 @@ async def test_a_tool_sees_nothing_of_how_its_interpreter_was_started(bench: Ben
     """)
 
     assert await bench.run(tool, level=level) == Returned(False)
+
+
+async def test_a_template_keeps_nothing_of_the_forks_that_it_has_made(bench: Bench) -> None:
+    tool = bench.tool(OPEN_FILES)
+    await bench.run(tool, level=Level.FORK)
+    [template] = bench.pool._open_stable()._templates.values()
+    before = sorted(Path(f"/proc/{template.pid}/fd").iterdir())
+
+    for _ in range(3 * MAX_STANDBYS):
+        await bench.run(tool, level=Level.FORK)
+    while template.offspring > len(bench.pool._open_stable()._standbys):
+        await asyncio.sleep(0.001)
+
+    assert sorted(Path(f"/proc/{template.pid}/fd").iterdir()) == before
+
+
+@pytest.mark.parametrize("closed", ["1", "2", "1, 2", "0, 1, 2"])
+async def test_a_fork_has_its_streams_where_the_import_has_closed_them(bench: Bench, closed: str) -> None:
+    tool = bench.tool(f"""
+        import os
+        for descriptor in ({closed},): os.close(descriptor)
+        def run():
+            os.write(1, b"one\\n")
+            os.write(2, b"two\\n")
+    """)
+
+    answers = [await bench.run(tool, level=Level.FORK) for _ in range(MAX_STANDBYS)]
+
+    assert answers == [Returned(None)] * MAX_STANDBYS
+    lines = [(event.stream, event.text) for event in bench.events if isinstance(event, LogLine)]
+    assert lines == [("stdout", "one"), ("stderr", "two")] * MAX_STANDBYS
+
+
+async def test_a_fork_that_lets_go_of_where_its_stacks_go_is_ended_all_the_same(bench: Bench) -> None:
+    tool = bench.tool("""
+        import os, time
+        def run():
+            for name in os.listdir("/proc/self/fd"):
+                try: goes = os.readlink(f"/proc/self/fd/{name}")
+                except OSError: continue
+                if "memfd:" in goes: os.close(int(name))
+            time.sleep(60)
+    """)
+
+    answer = await bench.run(tool, level=Level.FORK, timeout_seconds=0.2)
+
+    assert isinstance(answer, TimedOut)
+    assert answer.exit.stacks == ""
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "ranges"),
+    [([], []), ([4], [(4, 5)]), ([9, 4, 5, 6, 8], [(4, 7), (8, 10)])],
+)
+def test_descriptors_are_closed_in_as_few_ranges_as_there_are(
+    descriptors: list[int], ranges: list[tuple[int, int]]
+) -> None:
+    assert birth.spans(descriptors) == ranges
 
 
 # -- when something is short ----------------------------------------------------------

@@ -16,24 +16,25 @@ import socket
 import sys
 from typing import Any, Callable, NoReturn
 
-from . import guard, owner, rehearsal, source, tool, tree, wire
+from . import birth, guard, owner, rehearsal, source, tool, tree, wire
 
 METHOD_NOT_FOUND = -32601
 INVALID_REQUEST = -32600
 CHILD_FILE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "child.py")
 INTERPRETER_OPTIONS = ["-I", "-S", "-X", "utf8"]
+STDOUT, STDERR = 1, 2
 DESCRIPTORS = 4
 """What a process is given by whoever has it forked: its socket, stdout, stderr, and where its stacks go."""
 
 
 class Loop:
-    """One process' conversation with the executor."""
+    """One process' conversation with the executor; its stacks, and those of its forks, go to `stacks`."""
 
-    def __init__(self, sock: socket.socket, stacks: int | None) -> None:
+    def __init__(self, sock: socket.socket, stacks: int) -> None:
         self.wire = wire.Wire(sock)
-        self.stacks: int | None = None
+        self.stacks = stacks
+        self.seats = (STDOUT, STDERR, stacks)
         self.owner: owner.Owner | None = None
-        self.inherited: list[owner.Owner] = []
         self.tool: Any = None
         self.methods: dict[str, Callable[[Any, dict[str, Any]], None]] = {
             "call": self._call,
@@ -43,8 +44,6 @@ class Loop:
             "load": self._load,
             "ping": self.wire.respond,
         }
-        if stacks is not None:
-            self._write_stacks_to(stacks)
 
     def run(self) -> NoReturn:
         """Serve until the other side is gone, also in every process that is forked meanwhile."""
@@ -83,61 +82,61 @@ class Loop:
 
     def _fork(self, request_id: Any, params: dict[str, Any]) -> None:
         """Fork once for each of `children`, which are a token and the places of the new process."""
+        children = params["children"]
         if self.owner is None:
-            self.owner = owner.Owner(self.wire.descriptor)
-            # What is there now is shared with every fork; the collector must not write to it.
-            if self.tool is not None:
-                rehearsal.rehearse(self.tool)
-            gc.collect()
-            gc.freeze()
-        if self.tool is not None:
-            self.tool.forks_itself = True
-        born, unborn = [], []
-        for token, places in params["children"]:
-            descriptors = self.wire.take_descriptors(DESCRIPTORS)
-            try:
-                pid = self.owner.fork(token, descriptors[-1])
-            except OSError as error:
-                unborn.append(_not_forked(token, error, descriptors))
-                continue
-            if not pid:
-                self._live(descriptors, places, params["fresh"])
-            for descriptor in descriptors[:-1]:
-                os.close(descriptor)
-            born.append((token, pid))
+            self.owner = self._become_owner()
+        given = [self.wire.take_descriptors(DESCRIPTORS) for _ in children]
+        passed = {descriptor for descriptors in given for descriptor in descriptors}
+        others = birth.spans((passed | self.owner.descriptors) - set(self.seats))
+        pids, problem = self.owner.fork(len(children))
+        if pids and not pids[-1]:
+            self._live(given[len(pids) - 1], others, children[len(pids) - 1][1], params["fresh"])
+        for low, high in birth.spans(passed):
+            os.closerange(low, high)
+        born = [(token, pid) for (token, _), pid in zip(children, pids)]  # noqa: B905 - strict= needs Python 3.10
+        self.owner.adopt(born)
         self.wire.notify("forked", {"children": born})
-        if unborn:
+        if problem is not None:
+            unborn = [_not_forked(token, problem) for token, _ in children[len(pids) :]]
             self.wire.notify("exited", {"children": unborn})
 
-    def _live(self, descriptors: list[int], places: dict[str, str], fresh: bool) -> NoReturn:
+    def _become_owner(self) -> owner.Owner:
+        """What is there now is shared with every fork: the collector must not write to it."""
+        if self.tool is not None:
+            rehearsal.rehearse(self.tool)
+            self.tool.forks_itself = True
+        children = owner.Owner(self.wire.descriptor, self.stacks)
+        gc.collect()
+        gc.freeze()
+        return children
+
+    def _live(
+        self, given: list[int], others: list[tuple[int, int]], places: dict[str, str], fresh: bool
+    ) -> NoReturn:
         """This is a new fork: go on with what it was given, in place of what was its parent's.
 
         What was its parent's is kept, not freed, and that is why this doesn't return either: each
         object that a fork touches, if only to free it, is a page that has to be copied for it.
         """
-        sock, out, err, stacks = descriptors
         assert self.owner is not None
-        self.inherited.append(self.owner)
-        self.owner = None
-        self.wire.replace(sock)
-        os.dup2(out, 1)
-        os.dup2(err, 2)
-        os.close(out)
-        os.close(err)
+        self.owner.leave()
+        birth.take_seats(self.wire, self.seats, given, others)
         if fresh:
-            _start_over(self.wire.descriptor, stacks)
-        if self.stacks is None:
-            self._write_stacks_to(stacks)
-        else:
-            os.dup2(stacks, self.stacks, False)
-            os.close(stacks)
-        if self.tool is not None:
-            self.tool.move_to(places)
-        self.run()
+            _start_over(self.wire.descriptor, self.stacks)
+        if self.tool is None:
+            self.owner = None
+            self.run()
+        self.tool.move_to(places)
+        self._serve()
 
-    def _write_stacks_to(self, descriptor: int) -> None:
-        self.stacks = descriptor
-        faulthandler.register(owner.STACKS_SIGNAL, file=descriptor, all_threads=True, chain=False)
+    def _serve(self) -> NoReturn:
+        """Be there for one call."""
+        try:
+            while True:
+                message = self.wire.read()
+                self._call(message["id"], message["params"])
+        except (EOFError, ConnectionError):
+            os._exit(0)
 
     def _end(self, request_id: Any, params: dict[str, Any]) -> None:
         if self.owner is not None:
@@ -190,10 +189,8 @@ def _give_way() -> None:
         return
 
 
-def _not_forked(token: int, error: OSError, descriptors: list[int]) -> dict[str, Any]:
+def _not_forked(token: int, error: OSError) -> dict[str, Any]:
     """The end of a process that never was."""
-    for descriptor in descriptors:
-        os.close(descriptor)
     problem = f"fork: {error.strerror}"
     return {"child": token, "status": None, "rss": None, "cpu": None, "problem": problem}
 
@@ -213,10 +210,12 @@ def main(descriptors: list[int]) -> None:
     if len(descriptors) == 1:
         _prepare_to_be_shared()
         guard.stand_by(descriptors[0])
+        descriptors.append(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
+    sock, stacks = descriptors
+    faulthandler.register(owner.STACKS_SIGNAL, file=stacks, all_threads=True, chain=False)
     _give_way()
     source.find_installed()
-    sock = socket.socket(fileno=descriptors[0])
-    loop = Loop(sock, descriptors[1] if len(descriptors) > 1 else None)
+    loop = Loop(socket.socket(fileno=sock), stacks)
     try:
         loop.wire.notify("hello", {"version": wire.VERSION, "python": sys.version.split()[0]})
     except ConnectionError:  # the executor, which may have been refused its settings, is gone already

@@ -13,7 +13,7 @@ import select
 import time
 from typing import Any
 
-from . import tree
+from . import birth, tree
 
 STACKS_SIGNAL = 63
 STACKS_SECONDS = 0.15
@@ -22,9 +22,9 @@ KILL_AGAIN_SECONDS = 0.1
 
 
 class Child:
-    """A forked process: what the executor calls it, where its stacks go, and how far its end has come."""
+    """A forked process: what the executor calls it, where it has its stacks, and how far its end has come."""
 
-    def __init__(self, token: int, stacks: int) -> None:
+    def __init__(self, token: int, stacks: str) -> None:
         self.token = token
         self.stacks = stacks
         self.step = ""
@@ -35,45 +35,55 @@ class Child:
 
 
 class Owner:
-    """Keeps the children of this process and answers for them."""
+    """Keeps the children of this process and answers for them; their stacks go where this one's do."""
 
-    def __init__(self, wire: int) -> None:
+    def __init__(self, wire: int, stacks: int) -> None:
         self.children: dict[int, Child] = {}
         self._ending: dict[int, Child] = {}
         self._wire = wire
+        self._stacks = stacks
+        self._pid = os.getpid()
         self._wake, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poll = select.poll()
         for descriptor in (wire, self._wake):
             self._poll.register(descriptor, select.POLLIN)
-        self._previous_handler = _signal.signal(_signal.SIGCHLD, _ignore)
-        self._previous_wakeup = _signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        handler = _signal.signal(_signal.SIGCHLD, _ignore)
+        wakeup = _signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         # The import of a tool may have blocked the signal, without which nobody's end would be noticed.
         before = _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGCHLD,))
-        self._was_blocked = _signal.SIGCHLD in before
+        self._signals_before = wakeup, handler, _signal.SIGCHLD in before
         tree.adopt_orphans()
 
-    def fork(self, token: int, stacks: int) -> int:
-        """Fork; 0 in the child, which has forgotten everything that its parent owns."""
-        parent = os.getpid()
-        pid = os.fork()
-        if pid:
-            self.children[pid] = Child(token, stacks)
-            return pid
-        # The C functions: the enumerations of `signal` touch 80 pages, each of which the fork would copy.
-        _signal.set_wakeup_fd(self._previous_wakeup)
-        _signal.signal(_signal.SIGCHLD, self._previous_handler)
-        if self._was_blocked:
-            _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGCHLD,))
-        os.close(self._wake)
-        os.close(self._wake_write)
-        for child in self.children.values():
-            os.close(child.stacks)
+    def fork(self, number: int) -> tuple[list[int], OSError | None]:
+        """Fork so often: the process ids, and what kept it from going on.  In a child the last of them is 0.
+
+        Nothing else is done between two forks, because each page that is touched there is copied again.
+        """
+        pids: list[int] = []
+        try:
+            while len(pids) < number:
+                pids.append(os.fork())
+                if not pids[-1]:
+                    break
+        except OSError as error:
+            return pids, error
+        return pids, None
+
+    def leave(self) -> None:
+        """In a new child: it is nobody's owner yet, and ends with this one."""
         os.setsid()
-        tree.prctl(tree.PR_SET_PDEATHSIG, _signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-        tree.prctl(tree.PR_SET_CHILD_SUBREAPER, 1)
-        return 0
+        birth.forget_signals(*self._signals_before)
+        birth.depend_on(self._pid)
+
+    @property
+    def descriptors(self) -> set[int]:
+        """What is of no use to a child."""
+        return {self._wake, self._wake_write}
+
+    def adopt(self, born: list[tuple[int, int]]) -> None:
+        """Keep those that were forked: a token and a process id each."""
+        for token, pid in born:
+            self.children[pid] = Child(token, f"/proc/{pid}/fd/{self._stacks}")
 
     # -- waiting -----------------------------------------------------------------------
 
@@ -147,7 +157,6 @@ class Owner:
             self._ending.pop(pid, None)
             child = self.children.pop(pid, None)
             if child is not None:
-                os.close(child.stacks)
                 cpu_seconds = usage.ru_utime + usage.ru_stime
                 rss_bytes = usage.ru_maxrss * 1024
                 ended.append({"child": child.token, "status": status, "rss": rss_bytes, "cpu": cpu_seconds})
@@ -166,7 +175,10 @@ def _ignore(number: int, frame: Any) -> None:
 
 def _stacks_written(child: Child, now: float) -> bool:
     """Whether the dump has stopped growing, or took too long."""
-    written = os.fstat(child.stacks).st_size
+    try:
+        written = os.stat(child.stacks).st_size
+    except OSError:  # it is gone, or lets nobody see what it has open
+        written = 0
     settled = written > 0 and written == child.stacks_bytes
     child.stacks_bytes = written
     return settled or now >= child.stacks_deadline

@@ -1,4 +1,4 @@
-"""Has a process that others are forked from go through the motions of a run, so that no fork is the first.
+"""Has a process that others are forked from go through the motions of a fork, so that no fork is the first.
 
 What Python does for the first time it does slowly, and notes what it found, in the code
 and beside it, to be quicker later.  A fork does almost everything for the first time, and
@@ -7,11 +7,13 @@ each of those notes is written to a page that it shares with its parent: so it i
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import _socket
+import os
 import socket
 from typing import Any
 
-from . import wire
+from . import birth, wire
 
 # More than CPython 3.9 to 3.14 wait for before they adapt a function to what it is used for.
 TIMES = 32
@@ -26,13 +28,13 @@ def rehearse(tool: Any) -> None:
     """Have the tool serve calls that do nothing, from a socket where nobody listens; it is as before then."""
     ours, theirs = (_Socket(fileno=end.detach()) for end in _socket.socketpair())
     stage = wire.Wire(theirs)
-    stage.expects_descriptors = False
-    before = tool.wire, tool.entry, tool.is_in_place
+    before = tool.wire, tool.entry, tool.is_in_place, tool.retired
     tool.wire = tool.reports.wire = stage
-    tool.entry, tool.is_in_place = _nothing, True
+    tool.entry = _nothing
     request = wire.encode({"jsonrpc": "2.0", "id": 1, "method": "call", "params": _CALL})
     try:
         for _ in range(TIMES):
+            _be_born(stage, tool)
             ours.sendall(len(request).to_bytes(4, "big") + request)
             message = stage.read()
             tool.serve(message["id"], message["params"])
@@ -40,10 +42,25 @@ def rehearse(tool: Any) -> None:
     except Exception:
         pass  # what goes wrong here goes wrong in the run as well, and is reported there
     finally:
-        tool.wire, tool.entry, tool.is_in_place = before
+        tool.wire, tool.entry, tool.is_in_place, tool.retired = before
         tool.reports.wire = tool.wire
         ours.close()
         stage.close()
+
+
+def _be_born(stage: wire.Wire, tool: Any) -> None:
+    """What a fork does first, with signals as they are and with descriptors that nobody uses."""
+    wakeup = _signal.set_wakeup_fd(-1)
+    birth.forget_signals(wakeup, _signal.getsignal(_signal.SIGCHLD), False)
+    birth.depend_on(os.getppid())
+    given = [os.dup(stage.descriptor) for _ in range(4)]
+    seats = [os.dup(stage.descriptor) for _ in range(3)]
+    birth.take_seats(stage, seats, given, birth.spans(given))
+    for descriptor in seats:
+        os.close(descriptor)
+    tool.forks_itself = True
+    tool.be_forked()
+    tool.move_to(tool.places)
 
 
 def _nothing() -> None:

@@ -47,7 +47,7 @@ class Tool:
         sys.argv = [self.path]
         sys.stdout = sys.__stdout__ = streams.writer(1)  # type: ignore[misc]
         sys.stderr = sys.__stderr__ = streams.writer(2)  # type: ignore[misc]
-        os.register_at_fork(after_in_child=self._forked)
+        os.register_at_fork(after_in_child=self.be_forked)
         try:
             temp.enter(self.options["temp"])
             self._confine()
@@ -104,7 +104,7 @@ class Tool:
         if self.confinement is not None:
             self._narrow(self.confinement, os.path.dirname(places["temp"]))
 
-    def _forked(self) -> None:
+    def be_forked(self) -> None:
         """After any fork: a process that the tool started must not speak for the tool."""
         if self.forks_itself:
             return

@@ -75,7 +75,6 @@ class Wire:
         Under the number that the old one had, so that every object which knows it stays as it is.
         """
         os.dup2(descriptor, self.descriptor, False)
-        os.close(descriptor)
         self._buffer.clear()
         while self._descriptors:
             os.close(self._descriptors.pop())
