@@ -5,7 +5,6 @@ import itertools
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +15,7 @@ from services.executor.isolation.connection import Connection, Disconnected
 from services.executor.isolation.inside import tree
 from services.executor.isolation.launch import MARK as MARK
 from services.executor.isolation.launch import launch
+from shared.values import value
 
 STOP_SECONDS = 5.0
 GUARD_SECONDS = 1.0
@@ -43,7 +43,7 @@ class Offspring(Protocol):
         """The process is gone; None where nobody could see how.  `problem` is why it never was."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Birth:
     """A process that is to be forked: it speaks on the first of the descriptors, which are passed on.
 

@@ -29,8 +29,7 @@ class Pipe:
         self.rest = b""
         self._cutting = False
         self._credit = float(bytes_per_second)
-        self._counted_at = time.monotonic()
-        self._loop = asyncio.get_running_loop()
+        self._counted_at = 0.0
         self._pause: asyncio.TimerHandle | None = None
         self._is_followed = False
 
@@ -47,6 +46,8 @@ class Pipe:
         """Read what is written as it is written."""
         if not self._is_followed:
             self._is_followed = True
+            self._loop = asyncio.get_running_loop()
+            self._counted_at = time.monotonic()
             # As in `Connection`: not in the context of the run that the process is started for.
             contextvars.Context().run(self._loop.add_reader, self._fd, self._read)
 
@@ -180,4 +181,5 @@ class Output:
         """Read no more; whoever still writes gets SIGPIPE."""
         for pipe in self.pipes:
             pipe.close()
+        self.pipes.clear()
         os.close(self.stacks_fd)

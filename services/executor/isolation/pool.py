@@ -274,7 +274,7 @@ class Pool:
         elif keep:
             self._open_stable().give_back(process)
         else:
-            process.dismiss()
+            self._open_stable().dismiss(process)
         return answer
 
     async def _answer(self, process: Process, call: Call, params: bytes, *, single: bool) -> Answer | None:

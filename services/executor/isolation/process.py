@@ -1,7 +1,6 @@
 """One subprocess that serves one tool, as the executor sees it."""
 
 import asyncio
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,14 +8,13 @@ from typing import Any
 from services.executor.isolation import errand, exits, protocol, speech
 from services.executor.isolation.audience import Audience
 from services.executor.isolation.calls import Call, Description, Effects, Exit, Module, Report
-from services.executor.isolation.connection import Connection, Disconnected, Refused, close_all
+from services.executor.isolation.connection import Connection, Disconnected, Refused, close_all, socket_pair
 from services.executor.isolation.forkserver import MARK, Birth, Owner
 from services.executor.isolation.output import Output
 from services.executor.isolation.place import Place
 from services.executor.isolation.terms import Terms, confinement
 
 TOOLKIT = Path(__file__).parents[3] / "shared" / "toolkit.py"
-DISMISSAL_SECONDS = 0.2
 OVERDUE_SECONDS = 3.0
 
 
@@ -54,7 +52,7 @@ class Process(Owner):
         self.ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self.owner: Owner | None = None
         self._token = 0
-        self._dismissal: asyncio.TimerHandle | None = None
+        self._is_dismissed = False
         self._overdue: asyncio.TimerHandle | None = None
         self._is_ending = False
         self._audience = Audience(module.name, place)
@@ -79,7 +77,7 @@ class Process(Owner):
     def _to_be_born(self, owner: Owner) -> Birth:
         descriptors = self._output.take_ends()
         try:
-            ours, theirs = socket.socketpair()
+            ours, theirs = socket_pair()
         except OSError:
             close_all(descriptors)
             raise
@@ -244,12 +242,12 @@ class Process(Owner):
         self.end(grace_seconds=0)
 
     def dismiss(self) -> None:
-        """The process is about to leave by itself, with nothing more to say; it is ended if it doesn't."""
-        if not self.ended.done():
-            self._dismissal = asyncio.get_running_loop().call_later(DISMISSAL_SECONDS, self._expel)
-            self.connection.close()
+        """The process is about to leave by itself, with nothing more to say."""
+        self._is_dismissed = True
+        self.connection.close()
 
-    def _expel(self) -> None:
+    def expel(self) -> None:
+        """It should have left by now."""
         self.end(grace_seconds=0)
 
     def _closed(self, reason: str) -> None:
@@ -257,7 +255,7 @@ class Process(Owner):
         if reason:
             self.fate = f"its process was ended because {reason}"
         self.orphan()
-        if not self._is_ending and self._dismissal is None:
+        if not self._is_ending and not self._is_dismissed:
             self.end(grace_seconds=0)
 
     def on_exited(
@@ -268,7 +266,7 @@ class Process(Owner):
             return
         if problem:
             self.fate = f"no process could be started for it: {problem}"
-        if self._dismissal is None:
+        if not self._is_dismissed:
             self._hear_last_words()
             self.exit = exits.of(
                 status, peak_rss_bytes, cpu_seconds, self._output.stacks(), self._output.last_lines
@@ -278,9 +276,8 @@ class Process(Owner):
             self.connection.close()
         self._output.close()
         self._audience.close()
-        for timer in (self._dismissal, self._overdue):
-            if timer is not None:
-                timer.cancel()
+        if self._overdue is not None:
+            self._overdue.cancel()
         if isinstance(self.owner, Process) and status is not None:
             self.owner.place.take_back(self.place)
         else:

@@ -11,6 +11,7 @@ from services.executor.isolation.attempt import Attempt
 from services.executor.isolation.calls import Level, Module
 from services.executor.isolation.gate import Gate
 from services.executor.isolation.ground import Ground, clear
+from services.executor.isolation.later import Later
 from services.executor.isolation.place import Place
 from services.executor.isolation.process import Process
 from services.executor.isolation.sandbox import Sandbox
@@ -28,6 +29,9 @@ async def _look_around(module: Module) -> None:
 
 FOLLOW_SECONDS = 0.02
 """A fork's log is read while it runs from then on: before, the run is probably over first."""
+
+DISMISSAL_SECONDS = 0.1
+"""What a process that was dismissed has to leave by itself, at least."""
 
 
 class Stable:
@@ -54,8 +58,9 @@ class Stable:
         self._template_gates: WeakValueDictionary[Key, Gate] = WeakValueDictionary()
         self._standbys = Standbys(lambda template: self._register(template.module, template.place.for_fork()))
         self._discarded: set[Process] = set()
-        # The forks that have begun a run since a moment ago.
-        self._unfollowed: list[Process] = []
+        # The forks that have begun a run a moment ago, and those that are about to leave.
+        self._unfollowed = Later(FOLLOW_SECONDS, Process.follow)
+        self._leaving = Later(DISMISSAL_SECONDS, Process.expel)
         self._pruning: asyncio.TimerHandle | None = None
 
     async def open(self) -> None:
@@ -116,7 +121,7 @@ class Stable:
             self._room.leave()
             raise
         self._settle(attempt, process)
-        self._follow_later(process)
+        self._unfollowed.add(process)
         if not self._standbys.of(template):
             # Not before the call is sent: while this one works, there is time for the next.
             self._loop.call_soon(self._stand_by, template)
@@ -125,17 +130,6 @@ class Stable:
     def _stand_by(self, template: Process) -> None:
         if self._templates.get(template.key) is template:
             self._standbys.replenish(template)
-
-    def _follow_later(self, process: Process) -> None:
-        """Follow what a fork prints if it is still at it in a moment: most are not, so there is one timer."""
-        if not self._unfollowed:
-            self._loop.call_later(FOLLOW_SECONDS, self._follow)
-        self._unfollowed.append(process)
-
-    def _follow(self) -> None:
-        processes, self._unfollowed = self._unfollowed, []
-        for process in processes:
-            process.follow()
 
     async def _loaded(self, attempt: Attempt, module: Module, *, fresh: bool = False) -> Process:
         process = await self._new(attempt, module)
@@ -259,6 +253,13 @@ class Stable:
             return
         self._unused.add(process)
 
+    def dismiss(self, process: Process) -> None:
+        """The run is over, and was the process' only one: it leaves by itself, or is ended."""
+        self._unfollowed.remove(process)
+        if not process.ended.done():
+            process.dismiss()
+            self._leaving.add(process)
+
     def refused(self, process: Process) -> None:
         """What the process imported is out of date, and so is the template that it may be a fork of."""
         process.end(grace_seconds=0)
@@ -281,6 +282,8 @@ class Stable:
         if process.has_room:
             self._room.leave()
         self._alive.discard(process)
+        self._unfollowed.remove(process)
+        self._leaving.remove(process)
         self._standbys.forget(process)
         self._discarded.discard(process)
         self._unused.forget(process)
