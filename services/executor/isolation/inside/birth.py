@@ -9,39 +9,37 @@ from typing import Any, Iterable, Sequence
 from . import tree, wire
 
 
-def forget_signals(wakeup: int, handler: Any, blocked: bool) -> None:
-    """Have SIGCHLD as it was before the parent wanted to hear of its children.
+def begin(
+    parent: int,
+    signals: tuple[int, Any, bool],
+    channel: wire.Wire,
+    seats: Sequence[int],
+    given: Sequence[int],
+    others: Sequence[tuple[int, int]],
+) -> None:
+    """End with the parent, have SIGCHLD as it was before it, and sit where it sits; `others` are closed.
 
-    The C functions: the enumerations of `signal` touch 80 pages, each of which the fork would copy.
+    What was given takes the places of the parent's descriptors, under the same numbers, so that every
+    object which knows them stays as it is.  All in one function, because each function that a fork calls
+    is two pages to be copied.  The C functions of `signal`: its enumerations touch 80.
     """
+    wakeup, handler, is_blocked = signals
     _signal.set_wakeup_fd(wakeup)
     _signal.signal(_signal.SIGCHLD, handler)
-    if blocked:
+    if is_blocked:
         _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGCHLD,))
-
-
-def depend_on(parent: int) -> None:
-    """End with the parent, which may be gone already, and adopt the orphans below."""
     tree.prctl(tree.PR_SET_PDEATHSIG, _signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
     tree.prctl(tree.PR_SET_CHILD_SUBREAPER, 1)
-
-
-def take_seats(
-    channel: wire.Wire, seats: Sequence[int], given: list[int], spans: list[tuple[int, int]]
-) -> None:
-    """Put the descriptors that were given where the parent has its own, and close what was passed in `spans`.
-
-    Under the same numbers, so that every object which knows them stays as it is.
-    """
     sock, out, err, stacks = given
-    channel.replace(sock)
+    os.dup2(sock, channel.descriptor, False)
     os.dup2(out, seats[0])
     os.dup2(err, seats[1])
     os.dup2(stacks, seats[2], False)
-    for low, high in spans:
+    for low, high in others:
         os.closerange(low, high)
+    channel.start_over()
 
 
 def spans(descriptors: Iterable[int]) -> list[tuple[int, int]]:

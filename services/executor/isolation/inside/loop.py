@@ -119,18 +119,14 @@ class Loop:
         object that a fork touches, if only to free it, is a page that has to be copied for it.
         """
         assert self.owner is not None
-        self.owner.leave()
-        birth.take_seats(self.wire, self.seats, given, others)
+        os.setsid()
+        birth.begin(self.owner.pid, self.owner.signals_before, self.wire, self.seats, given, others)
         if fresh:
             _start_over(self.wire.descriptor, self.stacks)
         if self.tool is None:
             self.owner = None
             self.run()
         self.tool.move_to(places)
-        self._serve()
-
-    def _serve(self) -> NoReturn:
-        """Be there for one call."""
         try:
             while True:
                 message = self.wire.read()

@@ -13,7 +13,7 @@ import select
 import time
 from typing import Any
 
-from . import birth, tree
+from . import tree
 
 STACKS_SIGNAL = 63
 STACKS_SECONDS = 0.15
@@ -42,7 +42,7 @@ class Owner:
         self._ending: dict[int, Child] = {}
         self._wire = wire
         self._stacks = stacks
-        self._pid = os.getpid()
+        self.pid = os.getpid()
         self._wake, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poll = select.poll()
         for descriptor in (wire, self._wake):
@@ -51,7 +51,7 @@ class Owner:
         wakeup = _signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         # The import of a tool may have blocked the signal, without which nobody's end would be noticed.
         before = _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGCHLD,))
-        self._signals_before = wakeup, handler, _signal.SIGCHLD in before
+        self.signals_before = wakeup, handler, _signal.SIGCHLD in before
         tree.adopt_orphans()
 
     def fork(self, number: int) -> tuple[list[int], OSError | None]:
@@ -68,12 +68,6 @@ class Owner:
         except OSError as error:
             return pids, error
         return pids, None
-
-    def leave(self) -> None:
-        """In a new child: it is nobody's owner yet, and ends with this one."""
-        os.setsid()
-        birth.forget_signals(*self._signals_before)
-        birth.depend_on(self._pid)
 
     @property
     def descriptors(self) -> set[int]:

@@ -50,12 +50,10 @@ def rehearse(tool: Any) -> None:
 
 def _be_born(stage: wire.Wire, tool: Any) -> None:
     """What a fork does first, with signals as they are and with descriptors that nobody uses."""
-    wakeup = _signal.set_wakeup_fd(-1)
-    birth.forget_signals(wakeup, _signal.getsignal(_signal.SIGCHLD), False)
-    birth.depend_on(os.getppid())
+    signals = _signal.set_wakeup_fd(-1), _signal.getsignal(_signal.SIGCHLD), False
     given = [os.dup(stage.descriptor) for _ in range(4)]
     seats = [os.dup(stage.descriptor) for _ in range(3)]
-    birth.take_seats(stage, seats, given, birth.spans(given))
+    birth.begin(os.getppid(), signals, stage, seats, given, birth.spans(given))
     for descriptor in seats:
         os.close(descriptor)
     tool.forks_itself = True

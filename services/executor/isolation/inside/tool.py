@@ -99,7 +99,10 @@ class Tool:
         self.wire.expects_descriptors = False
         self.places = places
         self._show_places(places["temp"])
-        self.retired = self._enter_temp()
+        try:
+            os.chdir(places["temp"])
+        except OSError:
+            self.retired = self._enter_temp()
         self.is_in_place = True
         if self.confinement is not None:
             self._narrow(self.confinement, os.path.dirname(places["temp"]))

@@ -69,12 +69,8 @@ class Wire:
         self._asking = _thread.allocate_lock()
         self._last_id = 0
 
-    def replace(self, descriptor: int) -> None:
-        """In a fork: go on with this socket in place of the parent's, and with nothing that was the parent's.
-
-        Under the number that the old one had, so that every object which knows it stays as it is.
-        """
-        os.dup2(descriptor, self.descriptor, False)
+    def start_over(self) -> None:
+        """In a fork: go on with nothing that was sent to the parent."""
         self._buffer.clear()
         while self._descriptors:
             os.close(self._descriptors.pop())
