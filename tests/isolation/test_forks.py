@@ -161,6 +161,40 @@ async def test_a_fork_has_its_streams_where_the_import_has_closed_them(bench: Be
     assert lines == [("stdout", "one"), ("stderr", "two")] * MAX_STANDBYS
 
 
+@pytest.mark.parametrize(
+    ("at_import", "seen"),
+    [
+        ("pass", [False, False, False]),
+        ("signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])", [True, False, False]),
+        ("signal.signal(signal.SIGCHLD, signal.SIG_IGN)", [False, True, False]),
+        ("signal.signal(signal.SIGCHLD, heard)", [False, False, True]),
+    ],
+)
+async def test_a_fork_hears_of_its_children_as_its_import_wanted(
+    bench: Bench, at_import: str, seen: list[bool]
+) -> None:
+    tool = bench.tool(f"""
+        import os, signal
+        calls = []
+        def heard(number, frame): calls.append(number)
+        {at_import}
+        def run(exits):
+            if exits: os._exit(3)
+            if not os.fork(): os._exit(0)
+            try: os.wait()
+            except ChildProcessError: pass
+            blocked = signal.SIGCHLD in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+            return [blocked, signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN, bool(calls)]
+    """)
+
+    for _ in range(2):
+        assert await bench.run(tool, params={"exits": False}, level=Level.FORK) == Returned(seen, len(seen))
+    died = await bench.run(tool, params={"exits": True}, level=Level.FORK)
+
+    assert isinstance(died, Died)
+    assert died.exit.exit_code == 3
+
+
 async def test_a_fork_that_lets_go_of_where_its_stacks_go_is_ended_all_the_same(bench: Bench) -> None:
     tool = bench.tool("""
         import os, time

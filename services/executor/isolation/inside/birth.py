@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import os
-from typing import Any, Iterable, Sequence
+from typing import Iterable, Sequence
 
 from . import tree, wire
+
+_SIGCHLD = (_signal.SIGCHLD,)
 
 
 def begin(
     parent: int,
-    signals: tuple[int, Any, bool],
+    signals: tuple[bool, bool],
     channel: wire.Wire,
     seats: Sequence[int],
     given: Sequence[int],
@@ -23,11 +25,11 @@ def begin(
     object which knows them stays as it is.  All in one function, because each function that a fork calls
     is two pages to be copied.  The C functions of `signal`: its enumerations touch 80.
     """
-    wakeup, handler, is_blocked = signals
-    _signal.set_wakeup_fd(wakeup)
-    _signal.signal(_signal.SIGCHLD, handler)
-    if is_blocked:
-        _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGCHLD,))
+    is_blocked, is_ignored = signals
+    if is_ignored:
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
+    if not is_blocked:
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _SIGCHLD)
     tree.prctl(tree.PR_SET_PDEATHSIG, _signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)

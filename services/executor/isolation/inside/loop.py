@@ -87,7 +87,7 @@ class Loop:
             self.owner = self._become_owner()
         given = [self.wire.take_descriptors(DESCRIPTORS) for _ in children]
         passed = {descriptor for descriptors in given for descriptor in descriptors}
-        others = birth.spans((passed | self.owner.descriptors) - set(self.seats))
+        others = birth.spans((passed | {self.owner.ends}) - set(self.seats))
         pids, problem = self.owner.fork(len(children))
         if pids and not pids[-1]:
             self._live(given[len(pids) - 1], others, children[len(pids) - 1][1], params["fresh"])

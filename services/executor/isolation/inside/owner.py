@@ -43,15 +43,16 @@ class Owner:
         self._wire = wire
         self._stacks = stacks
         self.pid = os.getpid()
-        self._wake, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        # Blocked, it waits to be read; ignored, it would never come.
+        blocked = _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGCHLD,))
+        handler = _signal.getsignal(_signal.SIGCHLD)
+        if handler == _signal.SIG_IGN:
+            _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+        self.signals_before = _signal.SIGCHLD in blocked, handler == _signal.SIG_IGN
+        self.ends = tree.descriptor_of_ends()
         self._poll = select.poll()
-        for descriptor in (wire, self._wake):
+        for descriptor in (wire, self.ends):
             self._poll.register(descriptor, select.POLLIN)
-        handler = _signal.signal(_signal.SIGCHLD, _ignore)
-        wakeup = _signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        # The import of a tool may have blocked the signal, without which nobody's end would be noticed.
-        before = _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGCHLD,))
-        self.signals_before = wakeup, handler, _signal.SIGCHLD in before
         tree.adopt_orphans()
 
     def fork(self, number: int) -> tuple[list[int], OSError | None]:
@@ -69,11 +70,6 @@ class Owner:
             return pids, error
         return pids, None
 
-    @property
-    def descriptors(self) -> set[int]:
-        """What is of no use to a child."""
-        return {self._wake, self._wake_write}
-
     def adopt(self, born: list[tuple[int, int]]) -> None:
         """Keep those that were forked: a token and a process id each."""
         for token, pid in born:
@@ -89,7 +85,7 @@ class Owner:
         else:
             ready = self._poll.poll()
         woken = [descriptor for descriptor, _ in ready]
-        ended = self._reap() if self._wake in woken else []
+        ended = self._reap() if self.ends in woken else []
         if self._ending:
             self._advance()
         return self._wire in woken, ended
@@ -138,7 +134,7 @@ class Owner:
 
     def _reap(self) -> list[dict[str, Any]]:
         """Collect who has ended, and end what they left behind."""
-        os.read(self._wake, 4096)
+        os.read(self.ends, 4096)
         ended: list[dict[str, Any]] = []
         while self.children or tree.has_children():
             try:
@@ -161,10 +157,6 @@ class Owner:
         for pid in tree.own_children():
             if pid not in self.children:
                 tree.kill(pid)
-
-
-def _ignore(number: int, frame: Any) -> None:
-    """The signal has done what it is for: it wakes whoever waits."""
 
 
 def _stacks_written(child: Child, now: float) -> bool:

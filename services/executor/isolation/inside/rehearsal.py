@@ -31,6 +31,7 @@ def rehearse(tool: Any) -> None:
     before = tool.wire, tool.entry, tool.is_in_place, tool.retired
     tool.wire = tool.reports.wire = stage
     tool.entry = _nothing
+    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
     request = wire.encode({"jsonrpc": "2.0", "id": 1, "method": "call", "params": _CALL})
     try:
         for _ in range(TIMES):
@@ -44,16 +45,16 @@ def rehearse(tool: Any) -> None:
     finally:
         tool.wire, tool.entry, tool.is_in_place, tool.retired = before
         tool.reports.wire = tool.wire
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
         ours.close()
         stage.close()
 
 
 def _be_born(stage: wire.Wire, tool: Any) -> None:
-    """What a fork does first, with signals as they are and with descriptors that nobody uses."""
-    signals = _signal.set_wakeup_fd(-1), _signal.getsignal(_signal.SIGCHLD), False
+    """What a fork does first, with descriptors that nobody uses."""
     given = [os.dup(stage.descriptor) for _ in range(4)]
     seats = [os.dup(stage.descriptor) for _ in range(3)]
-    birth.begin(os.getppid(), signals, stage, seats, given, birth.spans(given))
+    birth.begin(os.getppid(), (False, False), stage, seats, given, birth.spans(given))
     for descriptor in seats:
         os.close(descriptor)
     tool.forks_itself = True

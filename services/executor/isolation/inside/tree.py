@@ -10,6 +10,7 @@ import time
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 STOP_PATIENCE_SECONDS = 0.02
+_SIGNAL_SET_BYTES = 128
 _ANY_CHILD = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -30,6 +31,17 @@ def adopt_orphans() -> None:
 def die_with_parent(number: int = int(signal.SIGKILL)) -> None:
     """From now on, the kernel sends this process a signal when its parent ends."""
     prctl(PR_SET_PDEATHSIG, number)
+
+
+def descriptor_of_ends() -> int:
+    """What can be read when a child has ended, once SIGCHLD is blocked; a handler would take longer."""
+    mask = ctypes.create_string_buffer(_SIGNAL_SET_BYTES)
+    _libc.sigemptyset(mask)
+    _libc.sigaddset(mask, signal.SIGCHLD)
+    descriptor = _libc.signalfd(-1, mask, os.O_NONBLOCK | os.O_CLOEXEC)
+    if descriptor < 0:
+        raise OSError(ctypes.get_errno(), "signalfd")
+    return int(descriptor)
 
 
 def has_children() -> bool:
