@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.peers.figures import Rounds, ratios
-from benchmarks.peers.systems import FORK, OURS, SKELETON, TWO
+from benchmarks.peers.systems import DEFAULT, FORK, OURS, SKELETON
 
-NOT_PEERS = frozenset({OURS, FORK, TWO, SKELETON})
+NOT_PEERS = frozenset({OURS, FORK, DEFAULT, SKELETON})
 KILLERS = ("rq", "celery")
 """Peers that isolate their jobs and end one that hangs."""
 

@@ -11,11 +11,12 @@ from benchmarks.peers.system import PROJECT, Case, System
 
 OURS = "fullsend, warm"
 FORK = "fullsend, fork"
-TWO = "fullsend, two executors"
+DEFAULT = "fullsend, as it comes"
 SKELETON = "bare skeleton"
 
 _APPS = "benchmarks.peers.inside"
 _WIDTH = "50"
+_OUR_SLOTS = "24"
 _SLOTS: Mapping[Case, Mapping[str, str]] = {Case.WIDE: {"SLOTS": _WIDTH}, Case.SINGLE: {"SLOTS": "1"}}
 
 
@@ -32,11 +33,12 @@ def _ours(name: str, level: str) -> System:
         venv=PROJECT,
         packages=(),
         commands=_cases("python -m services.executor.main"),
-        settings=f"`ISOLATION={level}`, all else as it comes (8 runs at once, two lines of log per run)",
+        settings=f"`ISOLATION={level}`, `CONCURRENCY={_OUR_SLOTS}`, two lines of log per run",
         source="docs/operations.md",
         isolated="process, reset after each run" if level == "warm" else "process per run",
         variables={"ISOLATION": level, "ARTIFACTS": "artifacts", "TOOLS_PATH": "tools"},
         more={
+            Case.BUSY: {"CONCURRENCY": _OUR_SLOTS},
             Case.WIDE: {"CONCURRENCY": _WIDTH},
             Case.SINGLE: {"CONCURRENCY": "1"},
             Case.CRON: {"SCHEDULE_MODE": "trigger,cron"},
@@ -211,15 +213,14 @@ def _docket() -> System:
     )
 
 
-def _two() -> System:
-    """Two of ours beside each other: what others call two workers."""
-    one = _ours(TWO, "warm")
-    program = one.commands[Case.BUSY]
+def _as_it_comes() -> System:
+    """Ours with nothing set for throughput."""
+    one = _ours(DEFAULT, "warm")
     return replace(
         one,
-        commands={Case.BUSY: program * 2},
-        settings="two services, `CONCURRENCY=4` each, all else as it comes",
-        variables={**one.variables, "CONCURRENCY": "4"},
+        commands={Case.BUSY: one.commands[Case.BUSY]},
+        settings="`ISOLATION=warm`, all else as it comes (8 runs at once)",
+        more={},
     )
 
 
@@ -238,7 +239,7 @@ def _skeleton() -> System:
 
 SYSTEMS = (
     _ours(OURS, "warm"),
-    _two(),
+    _as_it_comes(),
     _ours(FORK, "fork"),
     _skeleton(),
     _rq(),

@@ -26,7 +26,7 @@ from benchmarks.peers.figures import (
 from benchmarks.peers.measures import latencies
 from benchmarks.peers.promises import promises
 from benchmarks.peers.system import PROJECT, Case
-from benchmarks.peers.systems import BY_NAME, FORK, OURS, SKELETON, SYSTEMS, TWO
+from benchmarks.peers.systems import BY_NAME, DEFAULT, FORK, OURS, SKELETON, SYSTEMS
 
 ROUND = {
     "jobs_per_second": 1_000.0,
@@ -260,7 +260,7 @@ def test_a_system_says_how_it_is_set_up_and_where_that_is_from(system: Any) -> N
 def test_all_but_the_skeleton_and_two_of_ours_are_measured_in_every_case() -> None:
     partial = {one.name for one in SYSTEMS if set(one.commands) != set(Case)}
 
-    assert partial == {SKELETON, TWO}
+    assert partial == {SKELETON, DEFAULT}
     assert {OURS, FORK, SKELETON} <= set(BY_NAME)
 
 
