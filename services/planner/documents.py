@@ -172,7 +172,10 @@ def _broken_texts(value: Any, parts: tuple[int | str, ...] = ()) -> Iterator[str
 
 def _mistake(place: str, error: ErrorDetails) -> str:
     """One line: where, what is there, and what is allowed."""
-    parts = [part for part in error["loc"] if part not in _TAGS]
+    parts = [part for part in error["loc"][:-1] if part not in _TAGS]
+    # A member that nobody knows may have any name, also that of a tag.
+    if error["loc"] and (error["loc"][-1] not in _TAGS or error["type"] == "extra_forbidden"):
+        parts.append(error["loc"][-1])
     path, message = member_path(parts), error["msg"].removeprefix("Value error, ")
     match error["type"]:
         case "missing":

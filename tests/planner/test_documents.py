@@ -1,6 +1,7 @@
 """Plans as files: what is read, and how mistakes are told."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -324,6 +325,13 @@ def test_a_long_value_is_shown_in_part() -> None:
 )
 def test_a_path_is_as_its_author_would_write_it(parts: tuple[int | str, ...], path: str) -> None:
     assert member_path(parts) == path
+
+
+@pytest.mark.parametrize("name", ["[key]", "a list of values", ""])
+def test_a_member_that_nobody_knows_may_have_any_name(name: str) -> None:
+    """Also one of those that stand for no member in what pydantic says of a place."""
+    with pytest.raises(PlanError, match=re.escape(f"member '{member_path([name])}' is not known")):
+        manifest_of("plan", {"workflow_id": "w", "tool": "t", name: 1})
 
 
 json_values = st.recursive(
