@@ -12,9 +12,9 @@ from services.executor.outcome import Outcome, Status
 from services.executor.patience import Absence, farewell, insist
 from services.executor.store import Claim, Order, Store
 from services.executor.triggers import Triggers
-from services.executor.work import experiment_of
+from services.executor.work import experiment_of, may_run_ahead
 from shared.errors import ContractError, FullsendError, StoreError, StoreUnavailableError
-from shared.messages import State
+from shared.messages import Experiment, State
 from shared.times import iso
 
 log = structlog.get_logger()
@@ -147,13 +147,16 @@ class Recovery:
             log.warning("worker.died", dead=worker)
 
     async def _take_up(self, claim: Claim) -> None:
-        if await self._lease_in_record(claim) != claim.lease:
+        experiment = await self._experiment(claim.order)
+        has_begun = await self._lease_in_record(claim) == claim.lease
+        if not has_begun and not (experiment and may_run_ahead(claim, experiment)):
             if await self._store.queue.requeue(claim, claim.order):
                 log.info("run.recovered", attempt=claim.order.attempt)
             return
+        doubt = "" if has_begun else "; its tool may have been called by then"
         loss = {
             "attempt": claim.order.attempt,
-            "error": f"worker {claim.worker} died",
+            "error": f"worker {claim.worker} died{doubt}",
             "error_type": WorkerDiedError.__name__,
             "at": iso(time.time()),
         }
@@ -161,7 +164,7 @@ class Recovery:
         if order.losses >= MAX_LOSSES:
             await self._bury(claim, order, f"that was the last of {MAX_LOSSES} times that are allowed")
             return
-        if await self._must_not_repeat(order):
+        if experiment and experiment.policy.on_worker_death == "fail":
             await self._bury(claim, order, "the experiment's on_worker_death is 'fail'")
             return
         attempts = report.attempts_text(order)
@@ -178,12 +181,13 @@ class Recovery:
             log.warning("record.unreadable", error=str(exc))
             return None
 
-    async def _must_not_repeat(self, order: Order) -> bool:
+    async def _experiment(self, order: Order) -> Experiment | None:
+        """What is run; None where nobody can read it, which the next attempt reports."""
         stored = await self._store.experiments.read(order.experiment_id)
         try:
-            return experiment_of(order, stored).policy.on_worker_death == "fail"
+            return experiment_of(order, stored)
         except ContractError:
-            return False  # the next attempt reports what is wrong with it
+            return None
 
     async def _bury(self, claim: Claim, order: Order, reason: str) -> None:
         now = time.time()

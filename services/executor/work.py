@@ -27,15 +27,8 @@ class Work:
 
     @property
     def may_run_ahead(self) -> bool:
-        """Whether the tool may be called while its begin is on the way: hardly anything can refuse it.
-
-        Not where nothing may be done twice, for a worker that dies in that moment leaves no trace of
-        the begin; nor for an order that came again, whose run may have been cancelled while it waited.
-        """
-        order, experiment = self.claim.order, self.experiment
-        is_first = order.timestamp == self.claim.entry and order.attempt == 1
-        could_begin = experiment.state is not State.ARCHIVED and not experiment.policy.cache
-        return is_first and could_begin and experiment.policy.on_worker_death != "fail"
+        """Whether the tool may be called while its begin is on the way."""
+        return may_run_ahead(self.claim, self.experiment)
 
     @property
     def identity(self) -> Identity:
@@ -63,6 +56,17 @@ class Fault:
     def outcome(self) -> Outcome:
         """What it comes to."""
         return outcome_of(self.error, self.limit_seconds)
+
+
+def may_run_ahead(claim: Claim, experiment: Experiment) -> bool:
+    """Whether hardly anything can refuse the begin of a claimed run.
+
+    Not where nothing may be done twice, for a worker that dies in that moment leaves no trace of
+    the begin; nor for an order that came again, whose run may have been cancelled while it waited.
+    """
+    is_first = claim.order.timestamp == claim.entry and claim.order.attempt == 1
+    could_begin = experiment.state is not State.ARCHIVED and not experiment.policy.cache
+    return is_first and could_begin and experiment.policy.on_worker_death != "fail"
 
 
 async def prepare(loader: Loader, claim: Claim, stored: Stored, timeout_seconds: float) -> Work | Fault:

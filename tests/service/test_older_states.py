@@ -9,6 +9,7 @@ import pytest
 from services.executor.recovery import Recovery
 from services.executor.store import Order
 from shared import keys
+from shared.messages import Experiment
 from tests.conftest import Serve, Tools, eventually
 from tests.service.trouble import Books, Log, Server, none_is_held, queue, queue_unheard
 
@@ -96,15 +97,15 @@ async def test_a_fault_over_one_run_of_a_dead_worker_holds_up_none_of_the_others
     await books.run_none()
     books.go()
     bad, good = [await lose(redis, one) for one in ("exp_2", "exp_1")]
-    must_not_repeat = Recovery._must_not_repeat
+    read = Recovery._experiment
 
-    async def broken(self: Recovery, order: Order) -> bool:
+    async def broken(self: Recovery, order: Order) -> Experiment | None:
         if order.run_id == bad:
             raise ZeroDivisionError("ours")
-        return await must_not_repeat(self, order)
+        return await read(self, order)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Recovery, "_must_not_repeat", broken)
+        patched.setattr(Recovery, "_experiment", broken)
         async with serve():
             await log.said("run.not_recovered", count=2, run_id=bad)
             await eventually(books.says_one_result, "the end of the other run")
