@@ -94,39 +94,42 @@ class Connection:
         if not self.is_open:
             close_all(descriptors)
             return
-        if self._outbox or not self._send_now(memoryview(frame), descriptors):
+        is_first = not self._outbox
+        self._outbox.append((memoryview(frame), descriptors))
+        if is_first and not self._sent_all():
             self._loop.add_writer(self._sock.fileno(), self._flush)
 
-    def _send_now(self, data: memoryview, descriptors: Sequence[int]) -> bool:
+    def _sent_all(self) -> bool:
         """Send as much as the socket takes and keep the rest; whether that was everything."""
-        try:
-            if descriptors:
-                sent = self._sock.sendmsg([data], [_passing(descriptors)])
-                close_all(descriptors)
-            else:
-                sent = self._sock.send(data)
-        except BlockingIOError:
-            self._outbox.append((data, descriptors))
-            return False
-        except OSError:
-            # The reader sees the end as well, after everything that the peer still had to say.
-            self.left_unread = True
+        while self._outbox:
+            data, descriptors = self._outbox[0]
+            try:
+                if descriptors:
+                    sent = self._sock.sendmsg([data], [_passing(descriptors)])
+                else:
+                    sent = self._sock.send(data)
+            except BlockingIOError:
+                return False
+            except OSError:
+                # The reader sees the end as well, after everything that the peer still had to say.
+                self.left_unread = True
+                self._forget_unsent()
+                return True
             close_all(descriptors)
-            return True
-        if sent < len(data):
-            self._outbox.appendleft((data[sent:], ()))
-            return False
+            if sent < len(data):
+                self._outbox[0] = data[sent:], ()
+            else:
+                self._outbox.popleft()
         return True
 
+    def _forget_unsent(self) -> None:
+        for _, descriptors in self._outbox:
+            close_all(descriptors)
+        self._outbox.clear()
+
     def _flush(self) -> None:
-        while self._outbox:
-            data, descriptors = self._outbox.popleft()
-            before = len(self._outbox)
-            if not self._send_now(data, descriptors):
-                if len(self._outbox) > before and self._outbox[-1][0] is data:
-                    self._outbox.rotate(1)
-                return
-        self._loop.remove_writer(self._sock.fileno())
+        if self._sent_all():
+            self._loop.remove_writer(self._sock.fileno())
 
     # -- in -----------------------------------------------------------------------------
 
@@ -185,9 +188,7 @@ class Connection:
         if self._outbox:
             self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
-        for _, descriptors in self._outbox:
-            close_all(descriptors)
-        self._outbox.clear()
+        self._forget_unsent()
         answers, self._answers = self._answers, {}
         for answer in answers.values():
             if not answer.done():
