@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from services.executor.isolation import process
 from services.executor.isolation.calls import Died, Event, Level, LogLine, Module, Returned, TimedOut
 from services.executor.isolation.inside import birth
 from services.executor.isolation.process import Process
@@ -132,14 +133,23 @@ async def test_a_tool_sees_nothing_of_how_its_interpreter_was_started(bench: Ben
 
 async def test_a_template_keeps_nothing_of_the_forks_that_it_has_made(bench: Bench) -> None:
     tool = bench.tool(OPEN_FILES)
+    stable = bench.pool._open_stable()
+
+    async def rest() -> None:
+        """Every fork has ended but those that stand by, and these are there."""
+        while len(stable._standbys) == 0 or template.offspring > len(stable._standbys):
+            await asyncio.sleep(0.001)
+        while not all(standby.pid for standby in stable._standbys.everywhere()):
+            await asyncio.sleep(0.001)
+
     await bench.run(tool, level=Level.FORK)
-    [template] = bench.pool._open_stable()._templates.values()
+    [template] = stable._templates.values()
+    await rest()
     before = sorted(Path(f"/proc/{template.pid}/fd").iterdir())
 
     for _ in range(3 * MAX_STANDBYS):
         await bench.run(tool, level=Level.FORK)
-    while template.offspring > len(bench.pool._open_stable()._standbys):
-        await asyncio.sleep(0.001)
+    await rest()
 
     assert sorted(Path(f"/proc/{template.pid}/fd").iterdir()) == before
 
@@ -193,6 +203,76 @@ async def test_a_fork_hears_of_its_children_as_its_import_wanted(
 
     assert isinstance(died, Died)
     assert died.exit.exit_code == 3
+
+
+@pytest.mark.parametrize("action", ["ignored", "no zombies"])
+async def test_an_import_that_has_the_kernel_bury_its_children_keeps_no_place(
+    tools: Path, action: str
+) -> None:
+    """By C, so that Python doesn't know: nobody would hear of a fork's end."""
+    async with bench(tools, capacity=2) as small:
+        tool = small.tool(f"""
+            import ctypes, os, signal
+            libc = ctypes.CDLL(None)
+            action = (ctypes.c_ulong * 32)()
+            if {action!r} == "ignored":
+                action[0] = 1
+            else:
+                action[17] = 2  # SA_NOCLDWAIT
+            assert libc.sigaction(signal.SIGCHLD, action, None) == 0
+            def run():
+                if not os.fork(): os._exit(0)
+                try: os.wait()
+                except ChildProcessError: return "buried"
+        """)
+        for _ in range(8):
+            answer = await small.run(tool, level=Level.FORK, timeout_seconds=10)
+            assert answer == Returned("buried")
+
+        assert await small.run("def run(): return 1", timeout_seconds=10) == Returned(1)
+
+
+async def test_a_template_that_buries_nobody_is_given_up(
+    tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers, so that only what it doesn't do gives it away."""
+    monkeypatch.setattr(process, "OVERDUE_SECONDS", 0.05)
+    async with bench(tools, capacity=2) as small:
+        tool = small.tool("""
+            import os
+            os.wait4 = lambda *_: (0, 0, None)
+            def run(): return 1
+        """)
+        for _ in range(8):  # its end takes along what it has forked
+            assert isinstance(await small.run(tool, level=Level.FORK, timeout_seconds=20), Returned | Died)
+
+        assert await small.run("def run(): return 1", timeout_seconds=20) == Returned(1)
+
+
+async def test_what_an_import_has_called_after_a_fork_hears_of_its_children(bench: Bench) -> None:
+    tool = bench.tool("""
+        import os, signal
+        seen = []
+        def after(): seen.append(signal.SIGCHLD in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+        os.register_at_fork(after_in_child=after)
+        def run(): return seen
+    """)
+
+    assert await bench.run(tool, level=Level.FORK) == Returned([False], 1)
+
+
+async def test_a_program_that_a_fork_starts_has_streams_that_the_import_had_closed(bench: Bench) -> None:
+    tool = bench.tool("""
+        import os, subprocess
+        for descriptor in (0, 1): os.close(descriptor)
+        def run(): subprocess.run(["echo", "here"], check=True)
+    """)
+
+    for _ in range(MAX_STANDBYS):
+        assert await bench.run(tool, level=Level.FORK) == Returned(None)
+
+    lines = [(event.stream, event.text) for event in bench.events if isinstance(event, LogLine)]
+    assert lines == [("stdout", "here")] * MAX_STANDBYS
 
 
 async def test_a_fork_that_lets_go_of_where_its_stacks_go_is_ended_all_the_same(bench: Bench) -> None:

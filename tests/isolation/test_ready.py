@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from services.executor.isolation import unused
-from services.executor.isolation.calls import Level, Module, Raised, Returned
+from services.executor.isolation.calls import Died, Level, LogLine, Module, Raised, Returned
 from tests.isolation.bench import Bench, bench
 
 PID = """
@@ -191,3 +191,46 @@ async def test_no_more_templates_are_made_than_there_may_be(
         monkeypatch.setattr(unused, "LATELY_SECONDS", 0.0)
         await make_ready(one, other, Level.FORK)
         assert len(imported_by(other)) == 1
+
+
+# -- what it says before its run -----------------------------------------------------
+
+
+async def test_what_an_import_prints_goes_to_the_run_that_it_was_made_for(bench: Bench) -> None:
+    tool = bench.tool("print('imported')\ndef run(): print('ran')")
+
+    await make_ready(bench, tool)
+    for _ in range(2):
+        await bench.run(tool)
+
+    assert [event.text for event in bench.events if isinstance(event, LogLine)] == ["imported", "ran", "ran"]
+
+
+async def test_why_an_import_ended_its_process_is_told_by_the_run_that_waited(bench: Bench) -> None:
+    tool = bench.tool("""
+        import os, time
+        print("the reason", flush=True)
+        while not os.path.exists(__file__ + ".go"): time.sleep(0.002)
+        os._exit(3)
+        def run(): pass
+    """)
+    ahead = asyncio.create_task(make_ready(bench, tool))
+    await until(lambda: alive(bench) == 1)
+    running = asyncio.create_task(bench.run(tool))
+    await until(lambda: bench.pool.counts()["starting"] == 1)
+    Path(f"{tool.path}.go").touch()
+
+    answer = await running
+    await ahead
+
+    assert isinstance(answer, Died)
+    assert answer.exit.last_lines == ("the reason",)
+
+
+async def test_two_who_ask_for_the_same_at_once_leave_one(bench: Bench) -> None:
+    tool = bench.tool(PID)
+
+    await asyncio.gather(*(make_ready(bench, tool) for _ in range(3)))
+
+    assert bench.pool.counts() == {"idle": 1, "busy": 0, "starting": 0}
+    assert len(imported_by(tool)) == 1

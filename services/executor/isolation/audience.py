@@ -1,5 +1,6 @@
 """Who hears what a process says while a tool runs, and who answers what it asks."""
 
+from collections import deque
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from services.executor.isolation.steps import Steps
 
 log = structlog.get_logger(__name__)
 
+MAX_KEPT = 1_000
+
 
 class Audience:
     """The run that a process serves, as far as the process has anything to tell it."""
@@ -26,11 +29,20 @@ class Audience:
         self._effects: Effects | None = None
         self._steps = Steps()
         self._has_files = False
+        self._kept: deque[Event] | None = None
 
-    def attend(self, report: Report | None, effects: Effects | None) -> None:
-        """From now on, what the process says goes to this run."""
+    def attend(self, report: Report | None, effects: Effects | None) -> bool:
+        """From now on, what the process says goes to this run; whether what was kept goes there as well."""
         self._report, self._effects = report, effects
         self.has_heard = False
+        kept, self._kept = self._kept, None
+        for event in kept or ():
+            self.tell(event)
+        return kept is not None
+
+    def keep(self) -> None:
+        """Until somebody attends, keep what the process says: it imports its tool ahead of a run."""
+        self._kept = deque(maxlen=MAX_KEPT)
 
     def hear(self, method: str, params: dict[str, Any], request_id: Any, speaker: Connection) -> None:
         """Take in one message of the toolkit; TypeError, ValueError or the like if it makes no sense."""
@@ -53,6 +65,8 @@ class Audience:
     def tell(self, event: Event) -> None:
         """Pass an event on, whatever comes of it."""
         if self._report is None:
+            if self._kept is not None:
+                self._kept.append(event)
             return
         try:
             self._report(event)

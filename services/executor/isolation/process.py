@@ -16,6 +16,7 @@ from services.executor.isolation.terms import Terms, confinement
 
 TOOLKIT = Path(__file__).parents[3] / "shared" / "toolkit.py"
 OVERDUE_SECONDS = 3.0
+MAX_CHECKS = 2
 
 
 class LoadFailed(Exception):
@@ -55,6 +56,7 @@ class Process(Owner):
         self._is_dismissed = False
         self._overdue: asyncio.TimerHandle | None = None
         self._is_ending = False
+        self._checks = 0
         self._audience = Audience(module.name, place)
         self._output = Output(terms.log_bytes_per_second, self._audience.hear_line)
         # All that a confined process may write to.
@@ -166,8 +168,12 @@ class Process(Owner):
 
     def listen(self, report: Report | None, effects: Effects | None) -> None:
         """From now on, what the process says goes to this run."""
-        self._audience.attend(report, effects)
-        self._output.last_lines.clear()
+        if not self._audience.attend(report, effects):
+            self._output.last_lines.clear()
+
+    def listen_ahead(self) -> None:
+        """What it says until then goes to the first run that it serves."""
+        self._audience.keep()
 
     def call(self, call: Call, params: bytes, *, single: bool) -> asyncio.Future[Any]:
         """The tool's result; Refused with its exception, Disconnected if the process ends first.
@@ -233,9 +239,12 @@ class Process(Owner):
 
     def _owner_check(self) -> None:
         self._overdue = None
-        if self.owner is not None:
+        self._checks += 1
+        if isinstance(self.owner, Process) and self._checks > MAX_CHECKS:
+            self.owner.give_up()  # it answers and buries nobody: a tool shares its interpreter
+        elif self.owner is not None:
             self.owner.check()
-            self._expect_end(0)
+        self._expect_end(0)
 
     def give_up(self) -> None:
         """As the owner of forks, this process doesn't answer any more."""

@@ -90,10 +90,10 @@ class Stable:
 
     async def warm(self, attempt: Attempt, module: Module) -> Process:
         """A process that has this tool loaded: one that is idle, one that is coming, or a new one."""
-        while (process := self._unused.take(module.key)) is not None:
-            if process.connection.is_open and not process.retired:
-                attempt.occupy(process)
-                return process
+        process = self._unused.take(module.key)
+        if process is not None:
+            attempt.occupy(process)
+            return process
         coming = self._unused.take_coming(module.key)
         if coming is None:
             return await self._loaded(attempt, module)

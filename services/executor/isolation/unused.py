@@ -10,6 +10,8 @@ from services.executor.isolation.process import Process
 LATELY_SECONDS = 15.0
 """What was used or made ready since then is not ended to make another one ready."""
 
+BURIAL_SECONDS = 1.0
+
 Key = tuple[str, ...]
 Coming = tuple[Process, "asyncio.Task[None]"]
 
@@ -55,12 +57,13 @@ class Unused:
         self._idle_by_key.setdefault(process.key, []).append(process)
 
     def take(self, key: Key) -> Process | None:
-        """The idle one that was used last, for a run."""
-        if key not in self._idle_by_key:
-            return None
-        process = self._idle_by_key[key][-1]
-        self.forget(process)
-        return process
+        """The idle one that was used last and is fit, for a run."""
+        while key in self._idle_by_key:
+            process = self._idle_by_key[key][-1]
+            self.forget(process)
+            if process.connection.is_open and not process.retired:
+                return process
+        return None
 
     def take_coming(self, key: Key) -> Coming | None:
         """One that imports its tool, for a run: it waits for the start, and bears what that raises."""
@@ -105,13 +108,16 @@ class Unused:
         if ready is not None:
             self.add(ready)
         elif module.key not in self._coming and await self._has_room():
-            await self._begin(module, timeout_seconds)
+            if module.key in self._coming:  # by now
+                self._room.leave()
+            else:
+                await self._begin(module, timeout_seconds)
 
     async def _has_room(self) -> bool:
         oldest = next(iter(self._idle), None)
         if self._room.free == 0 and oldest is not None and is_spare(oldest):
             self.evict(oldest)
-            await asyncio.shield(oldest.ended)
+            await asyncio.wait([oldest.ended], timeout=BURIAL_SECONDS)
         return self._room.try_enter()
 
     async def _begin(self, module: Module, timeout_seconds: float) -> None:
@@ -121,6 +127,7 @@ class Unused:
             self._room.leave()
             raise
         process.has_room = True
+        process.listen_ahead()
         task = asyncio.create_task(self._arrive(process), name=f"ahead {module.name}")
         self._coming[module.key] = process, task
         task.add_done_callback(_overheard)

@@ -7,6 +7,7 @@ be asked to fork as well.
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import gc
 import json
@@ -88,13 +89,16 @@ class Loop:
         given = [self.wire.take_descriptors(DESCRIPTORS) for _ in children]
         passed = {descriptor for descriptors in given for descriptor in descriptors}
         others = birth.spans((passed | {self.owner.ends}) - set(self.seats))
-        pids, problem = self.owner.fork(len(children))
+        complete = sum(len(descriptors) == DESCRIPTORS for descriptors in given)
+        pids, problem = self.owner.fork(complete)
         if pids and not pids[-1]:
             self._live(given[len(pids) - 1], others, children[len(pids) - 1][1], params["fresh"])
         for low, high in birth.spans(passed):
             os.closerange(low, high)
         born = [(token, pid) for (token, _), pid in zip(children, pids)]  # noqa: B905 - strict= needs Python 3.10
         self.owner.adopt(born)
+        if complete < len(children):
+            problem = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         self.wire.notify("forked", {"children": born})
         if problem is not None:
             unborn = [_not_forked(token, problem) for token, _ in children[len(pids) :]]
@@ -104,8 +108,9 @@ class Loop:
         """What is there now is shared with every fork: the collector must not write to it."""
         if self.tool is not None:
             rehearsal.rehearse(self.tool)
-            self.tool.forks_itself = True
         children = owner.Owner(self.wire.descriptor, self.stacks)
+        if self.tool is not None:
+            self.tool.forks_with = children.signals_before
         gc.collect()
         gc.freeze()
         return children
@@ -118,21 +123,29 @@ class Loop:
         What was its parent's is kept, not freed, and that is why this doesn't return either: each
         object that a fork touches, if only to free it, is a page that has to be copied for it.
         """
-        assert self.owner is not None
-        os.setsid()
-        birth.begin(self.owner.pid, self.owner.signals_before, self.wire, self.seats, given, others)
-        if fresh:
-            _start_over(self.wire.descriptor, self.stacks)
-        if self.tool is None:
-            self.owner = None
-            self.run()
-        self.tool.move_to(places)
         try:
-            while True:
+            self._begin_life(given, others, fresh)
+            if self.tool is None:
+                self.owner = None
+                self.run()
+            self.tool.move_to(places)
+            while True:  # a fork that serves a tool is asked for nothing but calls
                 message = self.wire.read()
                 self._call(message["id"], message["params"])
         except (EOFError, ConnectionError):
             os._exit(0)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+
+    def _begin_life(self, given: list[int], others: list[tuple[int, int]], fresh: bool) -> None:
+        assert self.owner is not None
+        os.setsid()
+        birth.begin(self.owner.pid, self.wire, self.seats, given, others)
+        if self.tool is None:  # which has seen to it after the fork
+            birth.hear_of_ends(self.owner.signals_before)
+        if fresh:
+            _start_over(self.wire.descriptor, self.stacks)
 
     def _end(self, request_id: Any, params: dict[str, Any]) -> None:
         if self.owner is not None:

@@ -35,7 +35,7 @@ class Child:
 
 
 class Owner:
-    """Keeps the children of this process and answers for them; their stacks go where this one's do."""
+    """Keeps the children of this process and answers for them; each has its stacks under that number."""
 
     def __init__(self, wire: int, stacks: int) -> None:
         self.children: dict[int, Child] = {}
@@ -43,12 +43,9 @@ class Owner:
         self._wire = wire
         self._stacks = stacks
         self.pid = os.getpid()
-        # Blocked, it waits to be read; ignored, it would never come.
+        # Blocked, it waits to be read; ignored, it would never come, and the kernel would bury the children.
         blocked = _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGCHLD,))
-        handler = _signal.getsignal(_signal.SIGCHLD)
-        if handler == _signal.SIG_IGN:
-            _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-        self.signals_before = _signal.SIGCHLD in blocked, handler == _signal.SIG_IGN
+        self.signals_before = _signal.SIGCHLD in blocked, tree.take_action(_signal.SIGCHLD)
         self.ends = tree.descriptor_of_ends()
         self._poll = select.poll()
         for descriptor in (wire, self.ends):

@@ -7,7 +7,6 @@ each of those notes is written to a page that it shares with its parent: so it i
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import _socket
 import os
 import socket
@@ -20,6 +19,9 @@ TIMES = 32
 _RUN = {"run_id": "", "experiment_id": "", "attempt": 1}
 _CALL = {**_RUN, "timeout_seconds": 1.5, "single": True, "params": {}}
 
+_BLOCKED = (True, None)
+"""SIGCHLD stays as it is here: what the import has made of it is not to be called now."""
+
 # As it was before the tool was imported, which may put another in its place.
 _Socket = socket.socket
 
@@ -28,10 +30,9 @@ def rehearse(tool: Any) -> None:
     """Have the tool serve calls that do nothing, from a socket where nobody listens; it is as before then."""
     ours, theirs = (_Socket(fileno=end.detach()) for end in _socket.socketpair())
     stage = wire.Wire(theirs)
-    before = tool.wire, tool.entry, tool.is_in_place, tool.retired
+    before = tool.wire, tool.entry, tool.is_in_place, tool.retired, tool.forks_with
     tool.wire = tool.reports.wire = stage
     tool.entry = _nothing
-    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
     request = wire.encode({"jsonrpc": "2.0", "id": 1, "method": "call", "params": _CALL})
     try:
         for _ in range(TIMES):
@@ -43,22 +44,26 @@ def rehearse(tool: Any) -> None:
     except Exception:
         pass  # what goes wrong here goes wrong in the run as well, and is reported there
     finally:
-        tool.wire, tool.entry, tool.is_in_place, tool.retired = before
+        tool.wire, tool.entry, tool.is_in_place, tool.retired, tool.forks_with = before
         tool.reports.wire = tool.wire
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
         ours.close()
         stage.close()
 
 
 def _be_born(stage: wire.Wire, tool: Any) -> None:
     """What a fork does first, with descriptors that nobody uses."""
-    given = [os.dup(stage.descriptor) for _ in range(4)]
-    seats = [os.dup(stage.descriptor) for _ in range(3)]
-    birth.begin(os.getppid(), (False, False), stage, seats, given, birth.spans(given))
-    for descriptor in seats:
-        os.close(descriptor)
-    tool.forks_itself = True
-    tool.be_forked()
+    descriptors: list[int] = []
+    try:
+        while len(descriptors) < 7:
+            descriptors.append(os.dup(stage.descriptor))
+        given, seats = descriptors[:4], descriptors[4:]
+        tool.forks_with = _BLOCKED
+        tool.be_forked()
+        birth.begin(os.getppid(), stage, seats, given, birth.spans(given))
+        descriptors = seats
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
     tool.move_to(tool.places)
 
 

@@ -10,7 +10,7 @@ import traceback
 import types
 from typing import Any
 
-from . import convert, failure, limits, reports, reset, seeds, source, streams, temp, wire
+from . import birth, convert, failure, limits, reports, reset, seeds, source, streams, temp, wire
 
 RAISED = 1
 NO_LONGER_FIT = -32600
@@ -32,7 +32,7 @@ class Tool:
         self.runs = 0
         self.retired = ""
         self.foreign = False
-        self.forks_itself = False
+        self.forks_with: tuple[bool, Any] | None = None
         self.is_in_place = False
         self.baseline: reset.Baseline | None = None
         self._fflush = ctypes.CDLL(None).fflush
@@ -95,7 +95,7 @@ class Tool:
 
         What can be done before the call comes is done here, where nobody waits for it.
         """
-        self.forks_itself = False
+        self.forks_with = None
         self.wire.expects_descriptors = False
         self.places = places
         self._show_places(places["temp"])
@@ -108,8 +108,13 @@ class Tool:
             self._narrow(self.confinement, os.path.dirname(places["temp"]))
 
     def be_forked(self) -> None:
-        """After any fork: a process that the tool started must not speak for the tool."""
-        if self.forks_itself:
+        """After any fork: a process that the tool started must not speak for the tool.
+
+        One that this process forks to serve it has its signals back here, ahead of whatever the import has
+        registered to be called after a fork; only what C code has registered comes earlier.
+        """
+        if self.forks_with is not None:
+            birth.hear_of_ends(self.forks_with)
             return
         self.foreign = True
         self.reports.detach()

@@ -6,11 +6,13 @@ import ctypes
 import os
 import signal
 import time
+from typing import Any
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 STOP_PATIENCE_SECONDS = 0.02
 _SIGNAL_SET_BYTES = 128
+_ACTION_BYTES = 256
 _ANY_CHILD = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -42,6 +44,22 @@ def descriptor_of_ends() -> int:
     if descriptor < 0:
         raise OSError(ctypes.get_errno(), "signalfd")
     return int(descriptor)
+
+
+def take_action(number: int) -> Any:
+    """Have a signal do what it does by default; what it did until now, or None if that was the same.
+
+    As the kernel has it: C code may have changed it, of which the module `signal` knows nothing.
+    """
+    before, default = (ctypes.create_string_buffer(_ACTION_BYTES) for _ in range(2))
+    if _libc.sigaction(number, default, before):
+        raise OSError(ctypes.get_errno(), "sigaction")
+    return before if before.raw.strip(b"\0") else None
+
+
+def put_action(number: int, action: Any) -> None:
+    """Have a signal do again what `take_action` has found."""
+    _libc.sigaction(number, action, None)
 
 
 def has_children() -> bool:
