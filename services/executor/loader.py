@@ -5,6 +5,7 @@ what it said is kept by the code's digest.
 """
 
 import asyncio
+import contextlib
 import itertools
 import sys
 from collections.abc import Mapping
@@ -123,10 +124,15 @@ class Loader:
         self._library.keep(bundle)
         return tool
 
-    async def load(self, name: str, timeout_seconds: float) -> Tool:
+    async def load(self, name: str, timeout_seconds: float, *, aside: bool = False) -> Tool:
         """The tool called `name` as it is on disk now, or as it was when it is a bundle reference.
 
         What it imports from its folder while it is imported itself belongs to its code.
+
+        Args:
+            name: a plain name or a reference.
+            timeout_seconds: for the import.
+            aside: for those whom no run waits for: imports one at a time, as the pool has one place for them.
 
         Raises:
             ToolNotFoundError: no such file or package, not one inside the folder, or not kept.
@@ -140,7 +146,7 @@ class Loader:
             sandbox = stricter(self._sandbox, needs.sandbox)
             if sandbox is not module.sandbox:
                 module = replace(module, sandbox=sandbox)
-            description = await self._describe(module, timeout_seconds)
+            description = await self._describe(module, timeout_seconds, aside)
             if code.is_whole or description.neighbours == known:
                 break
             self._neighbours[name] = description.neighbours
@@ -149,11 +155,6 @@ class Loader:
         if not module.environment:  # which has to be there, and to be marked as used, each time
             _remember(self._loaded, name, (code.bundle, tool))
         return tool
-
-    async def load_aside(self, name: str, timeout_seconds: float) -> Tool:
-        """The same for those whom no run waits for: one at a time, since the pool has one place for them."""
-        async with self._aside:
-            return await self.load(name, timeout_seconds)
 
     async def recognises(self, name: str, digest: str) -> bool:
         """Whether the code of `name` is that of `digest`, and importing it takes no environment of its own.
@@ -184,13 +185,14 @@ class Loader:
             return module
         return replace(module, python=environment.python, environment=environment.digest)
 
-    async def _describe(self, module: Module, timeout_seconds: float) -> Description:
+    async def _describe(self, module: Module, timeout_seconds: float, aside: bool) -> Description:
         form = (module.name, module.digest, module.environment)
         known = self._described.get(form)
         if known is not None:
             return known
         # One child answers for a new form, however many runs are waiting for it.
-        async with self._describing.setdefault(form, asyncio.Lock()):
+        turn = self._aside if aside else contextlib.nullcontext()
+        async with turn, self._describing.setdefault(form, asyncio.Lock()):
             if form not in self._described:
                 description = await self._describer.describe(module, timeout_seconds)
                 for forgotten in _remember(self._described, form, description):

@@ -23,6 +23,8 @@ AFTER_SECONDS = 1.5
 LEAST_SECONDS = 1.0
 ONE_SECONDS = 1.0
 """So long the next tool waits for the import of the one before."""
+IMPORT_SECONDS = 30.0
+"""What takes longer is for its run to wait for, and not for other tools."""
 TOGETHER_SECONDS = 0.1
 """Whoever plans a hundred thousand schedules does so in parts."""
 
@@ -34,7 +36,7 @@ class Maker(Protocol):
     """Has processes stand ready."""
 
     async def make_ready(self, module: Module, level: Level, timeout_seconds: float) -> None:
-        """Takes nothing from anybody, and never raises for anything that is wrong with the tool."""
+        """Ends nothing that was used lately, and never raises for anything that is wrong with the tool."""
 
 
 class Readiness:
@@ -91,7 +93,9 @@ class Readiness:
         chosen, name = experiment.policy, experiment.tool
         limit_seconds = chosen.timeout_seconds or self._defaults.timeout_seconds
         try:
-            tool = self._loader.loaded(name) or await self._loader.load_aside(name, limit_seconds)
+            tool = self._loader.loaded(name)
+            if tool is None:
+                tool = await self._loader.load(name, min(limit_seconds, IMPORT_SECONDS), aside=True)
             level = self._defaults.isolation(chosen, tool.needs)
             limit_seconds = self._defaults.timeout(chosen, tool.needs)
             await self._maker.make_ready(tool.module, level, limit_seconds)

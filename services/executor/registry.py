@@ -102,7 +102,7 @@ class Registry:
             "updated_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         try:
-            tool = await self._loader.load_aside(module.name, DESCRIBE_TIMEOUT_SECONDS)
+            tool = await self._loader.load(module.name, DESCRIBE_TIMEOUT_SECONDS, aside=True)
         except ToolError as exc:
             log.warning("tool.refused", tool=module.name, error=str(exc))
             return {**fields, "digest": module.digest, "status": "invalid", "error": str(exc)}

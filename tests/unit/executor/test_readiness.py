@@ -48,7 +48,8 @@ class World:
     def loaded(self, name: str) -> Any:
         return None
 
-    async def load_aside(self, name: str, timeout_seconds: float) -> Any:
+    async def load(self, name: str, timeout_seconds: float, *, aside: bool) -> Any:
+        assert aside
         if name == "broken":
             raise ToolError("it is broken")
         if name == "odd":
