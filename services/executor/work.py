@@ -65,8 +65,10 @@ def may_run_ahead(claim: Claim, experiment: Experiment) -> bool:
     the begin; nor for an order that came again, whose run may have been cancelled while it waited.
     """
     is_first = claim.order.timestamp == claim.entry and claim.order.attempt == 1
-    could_begin = experiment.state is not State.ARCHIVED and not experiment.policy.cache
-    return is_first and could_begin and experiment.policy.on_worker_death != "fail"
+    chosen = experiment.policy
+    is_limited = claim.order.serial or chosen.max_concurrent or chosen.max_per_minute
+    could_begin = experiment.state is not State.ARCHIVED and not chosen.cache and not is_limited
+    return is_first and could_begin and chosen.on_worker_death != "fail"
 
 
 async def prepare(loader: Loader, claim: Claim, stored: Stored, timeout_seconds: float) -> Work | Fault:

@@ -118,7 +118,8 @@ async def test_a_worker_that_was_only_frozen_drops_the_run_that_was_taken_over(
 
 
 @pytest.mark.parametrize(
-    ("policy", "deaths"), [({}, 1), ({"on_worker_death": "fail"}, 0), ({"cache": "true"}, 0)]
+    ("policy", "deaths"),
+    [({}, 1), ({"on_worker_death": "fail"}, 0), ({"cache": "true"}, 0), ({"max_concurrent": "2"}, 0)],
 )
 async def test_claims_of_a_worker_that_nobody_knows_are_taken_over(
     serve: Serve, neighbour: Neighbour, go: Path, store: Store, policy: dict[str, str], deaths: int
