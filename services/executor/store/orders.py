@@ -138,9 +138,7 @@ _decoder = Decoder(
     defstruct(
         "_Plain",
         [("experiment_id", str), ("trigger", str)]
-        + [
-            (one.name, one.type, getattr(_FIRST, one.name)) for one in fields(Order)[2:-1]
-        ],  # all but `others`
+        + [(one.name, one.type, getattr(_FIRST, one.name)) for one in _WRITTEN[2:]],
         forbid_unknown_fields=True,
     )
 )

@@ -138,5 +138,7 @@ class Subscriptions:
             yield messages
         finally:
             with contextlib.suppress(Exception):  # it is being given up; why, is already known
-                await connection.disconnect(nowait=True)
-                await pool.release(connection)
+                try:
+                    await connection.disconnect(nowait=True)
+                finally:
+                    await pool.release(connection)
