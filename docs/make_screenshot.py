@@ -14,9 +14,9 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 
-from services.cli.board import Phase
-from services.cli.demo import PROJECT, run_demo
-from services.cli.screens import LiveScreen
+from services.cli.demo.display import LiveScreen
+from services.cli.demo.run_demo import PROJECT, run_demo
+from services.cli.demo.tracker import Phase
 
 PICTURE = Path(__file__).with_name("demo.svg")
 WIDTH, HEIGHT = 130, 24

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from services.cli import connection, output
-from services.cli.checks import findings
+from services.cli.doctor_checks import findings
 from services.cli.endpoint import said_by
 from services.cli.findings import Finding, Level, problem
 from services.cli.output import Column

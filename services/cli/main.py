@@ -9,23 +9,10 @@ from typing import Annotated
 
 import typer
 
-from services.cli import (
-    aggregate,
-    artifacts,
-    cancel,
-    demo,
-    diff,
-    doctor,
-    experiments,
-    output,
-    plan,
-    runs,
-    schedules,
-    sweep,
-    tools,
-    watch,
-    worker,
-)
+from services.cli import aggregate, cancel, doctor, experiments, output, runs, schedules, tools, watch, worker
+from services.cli.demo import run_demo
+from services.cli.plans import plan, sweep
+from services.cli.records import artifacts, diff
 from shared.errors import FullsendError, SettingsError
 
 WRONG_SETTINGS = 2
@@ -40,7 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-app.command()(demo.demo)
+app.command()(run_demo.demo)
 app.command()(worker.worker)
 app.command()(experiments.publish)
 app.command()(experiments.trigger)

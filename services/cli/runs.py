@@ -9,7 +9,7 @@ from rich.text import Text
 
 from services.cli import connection, output
 from services.cli.output import Column, CommandError
-from services.cli.record import TEXTS, Record, show_record, status_of
+from services.cli.records.record import TEXTS, Record, show_record, status_of
 from services.executor.outcome import Status
 from services.executor.store import Claim, Line, Store, moment
 

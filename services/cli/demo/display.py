@@ -7,8 +7,9 @@ from typing import Protocol
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
-from services.cli import events, output, view
-from services.cli.board import Board, Phase, Run
+from services.cli import events, output
+from services.cli.demo import view
+from services.cli.demo.tracker import Board, Phase, Run
 from services.executor.store import Entry
 
 QUARTERS = 4

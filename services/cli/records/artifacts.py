@@ -13,9 +13,10 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from services.cli import connection, kept, output, upkeep
-from services.cli.kept import Listed
+from services.cli import connection, output
 from services.cli.output import Column, CommandError
+from services.cli.records import artifacts_admin, record_artifacts
+from services.cli.records.record_artifacts import Listed
 from services.cli.runs import AsJson, record_of
 from services.executor.artifacts import (
     Artifact,
@@ -73,7 +74,7 @@ def ls(
     if run_id is not None:
         _list_run(run_id, as_json)
         return
-    store = kept.open_store(connection.settings().artifacts)
+    store = record_artifacts.open_store(connection.settings().artifacts)
     found = sorted(store.all(), key=lambda one: one.sha256)
     if blobs:
         _list_blobs(found, as_json)
@@ -121,7 +122,7 @@ def _described(one: Listed) -> dict[str, Any]:
 
 def _list_blobs(found: list[Stored], as_json: bool) -> None:
     if as_json:
-        output.print_json([upkeep.blob_described(one) for one in found])
+        output.print_json([artifacts_admin.blob_described(one) for one in found])
         return
     out = output.console()
     rows: list[list[output.Cell]] = [
@@ -141,7 +142,7 @@ def _tell_store(store: Blobs, found: list[Stored], as_json: bool) -> None:
         members = {"type": str(store.storage_type), "blobs": len(found), "bytes": size_bytes}
         output.print_json({"place": store.base, **members})
         return
-    text = f"{store.base}: {upkeep.counted(len(found), 'blob')}, {output.size(size_bytes)}"
+    text = f"{store.base}: {artifacts_admin.counted(len(found), 'blob')}, {output.size(size_bytes)}"
     output.console().print(output.one_line(text))
 
 
@@ -168,7 +169,7 @@ def get(
     like the last part of the artifact's name. What is corrupt leaves no file and is an error.
     """
     with _saying(source):
-        keeper = Keeper(kept.open_store(connection.settings().artifacts))
+        keeper = Keeper(record_artifacts.open_store(connection.settings().artifacts))
         artifact = _referred(source, keeper.blobs) if name is None else _named(source, name)
         if to == STDOUT or (to is None and not sys.stdout.isatty()):
             _print(keeper, artifact)
@@ -215,9 +216,9 @@ def _told(names: list[str]) -> str:
 
 def _artifacts_of(run_id: str) -> list[Listed]:
     async def act(store: Store) -> dict[str, str]:
-        return await kept.with_artifacts(store, run_id, await record_of(store, run_id))
+        return await record_artifacts.with_artifacts(store, run_id, await record_of(store, run_id))
 
-    return kept.listed(connection.with_store(act))
+    return record_artifacts.listed(connection.with_store(act))
 
 
 def _referred(source: str, blobs: Blobs) -> Artifact:
@@ -266,5 +267,5 @@ def _file_name(name: str) -> str:
     return last
 
 
-app.command()(upkeep.verify)
-app.command()(upkeep.gc)
+app.command()(artifacts_admin.verify)
+app.command()(artifacts_admin.gc)

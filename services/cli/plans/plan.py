@@ -10,12 +10,13 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from services.cli import carrying, output, planning
-from services.cli.carrying import Carried
-from services.cli.interrupting import leave
-from services.cli.opening import BackendName
+from services.cli import output
 from services.cli.output import Column, CommandError
-from services.cli.progressing import rate
+from services.cli.plans import planning, run_plan
+from services.cli.plans.interrupting import leave
+from services.cli.plans.plan_backends import BackendName
+from services.cli.plans.progress_display import rate
+from services.cli.plans.run_plan import Carried
 from services.planner.documents import read_manifest
 from services.planner.models import RunManifest
 from services.planner.plan import Plan, plans_in
@@ -76,7 +77,7 @@ def run(
     if estimate:
         tell_estimate(manifest, backend, directory, as_json)
     else:
-        finish(carrying.carry_out(Plan.create(manifest, directory), backend), as_json)
+        finish(run_plan.carry_out(Plan.create(manifest, directory), backend), as_json)
 
 
 @app.command()
@@ -95,7 +96,7 @@ def resume(
     """
     found = planning.found(plan_id)
     found = Plan(found.directory, _with_concurrency(found.manifest, concurrency))
-    finish(carrying.carry_out(found, backend or _backend_before(found), failed=failed), as_json)
+    finish(run_plan.carry_out(found, backend or _backend_before(found), failed=failed), as_json)
 
 
 @app.command()
@@ -136,7 +137,7 @@ def cancel(
 @app.command()
 def report(plan_id: PlanId, as_json: AsJson = False) -> None:
     """Write a plan's report again, from what its runs have left behind."""
-    _tell_report(carrying.reported(planning.found(plan_id)), as_json)
+    _tell_report(run_plan.reported(planning.found(plan_id)), as_json)
 
 
 # -- running --------------------------------------------------------------------------

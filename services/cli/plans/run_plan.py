@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from services.cli import connection
-from services.cli.interrupting import interruptible, leave
-from services.cli.opening import BackendName, evaluating, opened
-from services.cli.progressing import Display
+from services.cli.plans.interrupting import interruptible, leave
+from services.cli.plans.plan_backends import BackendName, evaluating, opened
+from services.cli.plans.progress_display import Display
 from services.executor.config import Settings
 from services.executor.threads import in_thread
 from services.planner.aggregation import Aggregator

@@ -7,9 +7,10 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from services.cli import kept, output
-from services.cli.kept import Listed
+from services.cli import output
 from services.cli.output import Column
+from services.cli.records import record_artifacts
+from services.cli.records.record_artifacts import Listed
 from services.executor.outcome import Status
 from shared.errors import ArtifactError
 
@@ -78,21 +79,21 @@ def show_record(record: Record, out: Console, place: str) -> None:
 
 def _text(record: Record, name: str, place: str) -> str | None:
     """A field's text, from the store if it is there; else where it is, why it isn't shown, how to get it."""
-    reference = kept.reference_in(record, name)
+    reference = record_artifacts.reference_in(record, name)
     if reference is None:
         return record.get(name)
     try:
-        return kept.loaded(reference, place, SHOWN_MAX_BYTES)
+        return record_artifacts.loaded(reference, place, SHOWN_MAX_BYTES)
     except ArtifactError as exc:
         return (
             f"{reference}\nis not shown: {exc}\n"
-            f"fullsend artifacts get {reference} -o {kept.LARGE_FIELDS[name]}"
+            f"fullsend artifacts get {reference} -o {record_artifacts.LARGE_FIELDS[name]}"
         )
 
 
 def _artifacts(record: Record, out: Console) -> None:
     try:
-        found = kept.listed(record)
+        found = record_artifacts.listed(record)
     except ArtifactError as exc:
         _section("Artifacts", str(exc), out, "red")
         return

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from services.cli import events, view
-from services.cli.board import Board, Phase
+from services.cli import events
+from services.cli.demo import view
+from services.cli.demo.tracker import Board, Phase
 from services.executor.store import Entry
 
 FACTS = view.Facts(experiments=2, server="redis://127.0.0.1:1/0", tools="tools", log=".fullsend/demo.log")

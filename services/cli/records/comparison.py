@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from services.cli import kept
-from services.cli.differing import ABSENT, differences
-from services.cli.kept import Listed
 from services.cli.output import parsed
-from services.cli.record import Record, status_of
+from services.cli.records import record_artifacts
+from services.cli.records.record import Record, status_of
+from services.cli.records.record_artifacts import Listed
+from services.cli.records.value_differences import ABSENT, differences
 from shared.errors import ArtifactError
 
 Load = Callable[[str], str]
@@ -114,7 +114,7 @@ def _values(one: Record, other: Record, name: str, load: Load) -> Values:
 
 def _digest(record: Record, name: str) -> str:
     """SHA-256 of a field's text, wherever that is; empty when there is none."""
-    reference = kept.reference_in(record, name)
+    reference = record_artifacts.reference_in(record, name)
     if reference is not None:
         return reference.sha256
     return hashlib.sha256(record[name].encode(errors="replace")).hexdigest() if name in record else ""
@@ -123,7 +123,7 @@ def _digest(record: Record, name: str) -> str:
 def _value(record: Record, name: str, load: Load) -> Any:
     if name not in record:
         return ABSENT
-    text = load(record[name]) if kept.reference_in(record, name) else record[name]
+    text = load(record[name]) if record_artifacts.reference_in(record, name) else record[name]
     try:
         return json.loads(text)
     except ValueError:
@@ -131,6 +131,6 @@ def _value(record: Record, name: str, load: Load) -> Any:
 
 
 def _pairs(one: Record, other: Record) -> list[Pair]:
-    ones = {listed.name: listed for listed in kept.listed(one)}
-    others = {listed.name: listed for listed in kept.listed(other)}
+    ones = {listed.name: listed for listed in record_artifacts.listed(one)}
+    others = {listed.name: listed for listed in record_artifacts.listed(other)}
     return [Pair(name, ones.get(name), others.get(name)) for name in sorted({*ones, *others})]

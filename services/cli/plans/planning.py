@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from services.cli import connection
-from services.cli.opening import BackendName, local_capacity, store_of
 from services.cli.output import CommandError
+from services.cli.plans.plan_backends import BackendName, local_capacity, store_of
 from services.planner.backends.crew import Crew
 from services.planner.estimate import Estimate, estimate
 from services.planner.models import RunManifest

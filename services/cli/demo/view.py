@@ -10,7 +10,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from services.cli.board import Board, Phase, Run, Tally
+from services.cli.demo.tracker import Board, Phase, Run, Tally
 from services.cli.output import Cell, Column, duration, one_line, rich_table, short
 
 MARKS = {

@@ -8,10 +8,11 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from services.cli import carrying, output, plan, planning
-from services.cli.opening import BackendName
+from services.cli import output
 from services.cli.output import Column, CommandError
-from services.cli.plan import AsJson, Directory, Estimated, Where
+from services.cli.plans import plan, planning, run_plan
+from services.cli.plans.plan import AsJson, Directory, Estimated, Where
+from services.cli.plans.plan_backends import BackendName
 from services.planner.documents import manifest_of
 from services.planner.evaluation import grouped
 from services.planner.plan import Plan
@@ -78,7 +79,7 @@ def ring(
     if estimate:
         plan.tell_estimate(manifest, backend, directory, as_json)
         return
-    carried = carrying.carry_out(Plan.create(manifest, directory), backend)
+    carried = run_plan.carry_out(Plan.create(manifest, directory), backend)
     if carried.results and not as_json:
         _show(list(dimensions), carried.results)
     plan.finish(carried, as_json)

@@ -13,10 +13,10 @@ from typing import Annotated
 import typer
 
 from services.cli import connection, experiments, output
-from services.cli.board import Board
+from services.cli.demo.display import LiveScreen, PlainScreen, Screen
+from services.cli.demo.tracker import Board
+from services.cli.demo.view import Facts
 from services.cli.output import CommandError
-from services.cli.screens import LiveScreen, PlainScreen, Screen
-from services.cli.view import Facts
 from services.executor import config
 from services.executor.config import Mode, Settings
 from services.executor.service import Service
@@ -26,7 +26,7 @@ from shared.connection import server
 from shared.embedded import DEFAULT_DIRECTORY
 from shared.messages import State
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 LOG_FILE = DEFAULT_DIRECTORY / "demo.log"
 CYCLE_SECONDS = 1.5
 TURNS = 2
