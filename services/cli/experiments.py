@@ -14,7 +14,7 @@ import typer
 
 from services.cli import connection, events, output
 from services.cli.output import CommandError
-from services.executor.cron import Cron
+from services.executor.scheduling.cron import Cron
 from services.executor.store import Entry, Store
 from shared.documents import json_object, validated
 from shared.errors import ContractError, ScheduleError

@@ -10,7 +10,7 @@ import typer
 
 from services.cli import connection, output
 from services.cli.output import Column
-from services.executor.cron import Cron
+from services.executor.scheduling.cron import Cron
 from services.executor.store import Store, Stored
 from shared.errors import ContractError, ExperimentNotFoundError, ScheduleError
 from shared.messages import RECURRING, Schedule, State

@@ -14,9 +14,9 @@ from itertools import groupby
 
 import structlog
 
-from services.executor import due
 from services.executor.intake import Intake
 from services.executor.patience import Absence
+from services.executor.scheduling import misfires
 from services.executor.store import NORMAL, Decision, Fired, Order, Seen, Store, Upcoming
 from shared.errors import ContractError, StoreError
 from shared.messages import RECURRING, Policy, Schedule, State
@@ -156,7 +156,7 @@ class Firing:
                 return decisions, ahead.following_ms
 
     async def _decided(self, slots: Sequence[Upcoming], now_ms: int) -> list[Decision]:
-        read = [(one, *due.noted(one.experiment_id, one.seen.schedule)) for one in slots]
+        read = [(one, *misfires.noted(one.experiment_id, one.seen.schedule)) for one in slots]
         others = [one for one, text, _ in read if one.noted not in (text, None)]
         if others:  # they have other slots then; what was read is fired should it be there all the same
             await self._plan_anew({one.experiment_id: one.seen.schedule for one in others})
@@ -238,7 +238,7 @@ class Firing:
                 await asyncio.sleep(0)
 
 
-def _decision(found: Upcoming, clock: due.Clock | None, now_ms: int) -> Decision:
+def _decision(found: Upcoming, clock: misfires.Clock | None, now_ms: int) -> Decision:
     """What is to become of a slot, by what is written."""
     experiment_id, slot_ms, seen = found.experiment_id, found.slot_ms, found.seen
     if clock is None:
@@ -246,9 +246,9 @@ def _decision(found: Upcoming, clock: due.Clock | None, now_ms: int) -> Decision
     experiment = seen.stored.experiment
     policy = experiment.policy if experiment else Policy()
     if now_ms <= slot_ms:
-        then = due.decide_ahead(clock, slot_ms, policy)
+        then = misfires.decide_ahead(clock, slot_ms, policy)
     else:
-        then = due.decide(clock.cron, slot_ms, now_ms, policy)
+        then = misfires.decide(clock.cron, slot_ms, now_ms, policy)
     # What can't be read is run to be reported.
     is_taken = experiment is None or experiment.state in RECURRING or experiment.state is State.RUNNING
     return Decision(

@@ -14,12 +14,12 @@ from datetime import UTC, datetime
 import structlog
 
 from services.executor import report
-from services.executor.cron import explain
-from services.executor.due import WRONG, noted, noted_as
 from services.executor.firing import Firing, Hands, wait
 from services.executor.notices import FORGOTTEN, PLANNED, REFUSED, Notice, Tally, notice
 from services.executor.patience import Absence, insist
 from services.executor.readiness import Readiness
+from services.executor.scheduling.cron import explain
+from services.executor.scheduling.misfires import WRONG, noted, noted_as
 from services.executor.store import Plan, Position, Store
 from shared import keys
 from shared.errors import ContractError, ScheduleError, StoreError

@@ -187,7 +187,7 @@ class Service:
             if Mode.CRON in settings.schedule_mode:
                 tasks.create_task(self._cron(), name="cron")
             if Mode.SPEEDRUN in settings.schedule_mode:
-                from services.executor.speedrun import Speedrun
+                from services.executor.scheduling.speedrun import Speedrun
 
                 speedrun = Speedrun(self._store, settings.speedrun_interval, settings.speedrun_max_per_cycle)
                 tasks.create_task(speedrun.run(), name="speedrun")

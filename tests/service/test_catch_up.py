@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.executor import due
+from services.executor.scheduling import misfires
 from services.executor.store import Plan, Store
 from shared import keys
 from tests.conftest import Neighbour, Serve, Tools, eventually
@@ -71,7 +71,7 @@ async def have_fired(store: Store) -> bool:
 @pytest.mark.parametrize(
     ("portion", "catch_up", "overlap", "runs", "at_once"),
     [
-        *((due.CAUGHT_UP_AT_ONCE, *pair) for pair in PAIRS),
+        *((misfires.CAUGHT_UP_AT_ONCE, *pair) for pair in PAIRS),
         *((3, *pair) for pair in PAIRS if pair[0] == "all"),
     ],
 )
@@ -88,7 +88,7 @@ async def test_missed_slots_run_as_catch_up_and_overlap_say(
     go: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(due, "CAUGHT_UP_AT_ONCE", portion)
+    monkeypatch.setattr(misfires, "CAUGHT_UP_AT_ONCE", portion)
     missed = await miss(neighbour, store, go, catch_up=catch_up, overlap=overlap)
 
     async with serve(schedule_mode="cron", concurrency=MISSED + 1):
@@ -139,7 +139,7 @@ async def test_a_run_that_is_open_holds_up_the_missed_slots_and_loses_none(
 async def test_a_slot_on_time_is_skipped_while_others_are_caught_up_with(
     serve: Serve, neighbour: Neighbour, store: Store, log: Log, go: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(due, "ON_TIME_MS", 60_000)  # however slow the machine is
+    monkeypatch.setattr(misfires, "ON_TIME_MS", 60_000)  # however slow the machine is
     await miss(neighbour, store, go, catch_up="all")
     async with serve(schedule_mode="cron", cron_check_interval=0.1):
         await neighbour.events("exp_1", "progress")

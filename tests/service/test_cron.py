@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.executor.cron import Cron
+from services.executor.scheduling.cron import Cron
 from services.executor.store import Store
 from tests.conftest import Neighbour, Serve, eventually
 from tests.service.conftest import client_ids

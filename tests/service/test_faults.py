@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from services.executor.recovery import MAX_LOSSES
+from services.executor.scheduling.speedrun import Speedrun
 from services.executor.service import Service
-from services.executor.speedrun import Speedrun
 from shared import keys
 from tests.conftest import Neighbour, Serve, Tools, eventually
 from tests.service.conftest import Work, assert_works

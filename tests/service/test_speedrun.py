@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.executor.speedrun import Speedrun
+from services.executor.scheduling.speedrun import Speedrun
 from services.executor.store import Store, moment
 from shared import keys
 from tests.conftest import Neighbour, Serve, Tools, eventually

@@ -5,7 +5,7 @@ from collections import Counter
 from typing import Any
 
 from services.executor.store import Order, Store
-from services.executor.store.slots import CYCLE_MADE_WITHIN_MS
+from services.executor.store.due_times import CYCLE_MADE_WITHIN_MS
 from shared import keys
 from tests.store.conftest import Run, Worker, orders, together
 

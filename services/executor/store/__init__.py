@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from services.executor.store.awaited import Awaited, Standing
 from services.executor.store.cached import Cached
 from services.executor.store.deliveries import Deliveries
+from services.executor.store.due_times import Ahead, Decision, Fired, Plan, Seen, Slots, Upcoming
 from services.executor.store.effects import RunEffects
 from services.executor.store.experiments import Experiments, Stored
 from services.executor.store.history import History, Line, moment
@@ -24,7 +25,6 @@ from services.executor.store.references import References, Referred
 from services.executor.store.runs import Begun, Cancelled, Finished, Retention, Runs
 from services.executor.store.scripts import Scripts
 from services.executor.store.server import Facts, Server
-from services.executor.store.slots import Ahead, Decision, Fired, Plan, Seen, Slots, Upcoming
 from services.executor.store.subscriptions import Subscriptions
 from services.executor.store.triggers import Triggers
 from services.executor.store.workers import Workers

@@ -12,7 +12,7 @@ from croniter import croniter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.executor.cron import Cron, explain
+from services.executor.scheduling.cron import Cron, explain
 from shared.errors import ScheduleError
 
 HOUR = 3600

@@ -24,7 +24,7 @@ AT_START = {
     "obstore": "artifacts in an object store",
     "prometheus_client": "being scraped",
     "http.server": "being scraped",
-    "services.executor.cron": "SCHEDULE_MODE=cron",
+    "services.executor.scheduling.cron": "SCHEDULE_MODE=cron",
     "cron_descriptor": "SCHEDULE_MODE=cron",
     "dotenv": "a .env file",
     "yaml": "experiments and settings in YAML",

@@ -28,8 +28,8 @@ from functools import cache, lru_cache
 from importlib import resources
 from zoneinfo import ZoneInfo
 
-from services.executor import cron_words
-from services.executor.cron_fields import (
+from services.executor.scheduling import cron_words
+from services.executor.scheduling.cron_fields import (
     HOUR,
     MINUTE,
     MONTH,

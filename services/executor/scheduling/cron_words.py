@@ -2,7 +2,18 @@
 
 from cron_descriptor import DescriptionTypeEnum, ExpressionDescriptor, Options  # type: ignore[import-untyped]
 
-from services.executor.cron_fields import DAY, HOUR, LAST, MINUTE, MONTH, SECOND, WEEKDAY, YEAR, Column, Days
+from services.executor.scheduling.cron_fields import (
+    DAY,
+    HOUR,
+    LAST,
+    MINUTE,
+    MONTH,
+    SECOND,
+    WEEKDAY,
+    YEAR,
+    Column,
+    Days,
+)
 
 
 def describe(

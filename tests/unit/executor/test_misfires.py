@@ -8,8 +8,16 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from services.executor.cron import Cron
-from services.executor.due import CAUGHT_UP_AT_ONCE, ON_TIME_MS, Clock, Due, clock_of, decide, decide_ahead
+from services.executor.scheduling.cron import Cron
+from services.executor.scheduling.misfires import (
+    CAUGHT_UP_AT_ONCE,
+    ON_TIME_MS,
+    Clock,
+    Due,
+    clock_of,
+    decide,
+    decide_ahead,
+)
 from shared.messages import Policy
 
 MINUTELY = Cron.parse("* * * * *")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from services.executor.cron import Cron
+from services.executor.scheduling.cron import Cron
 from shared.errors import ContractError, ScheduleError
 from shared.messages import Policy, Schedule
 
