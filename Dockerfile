@@ -1,11 +1,11 @@
-# The executor.  Nothing in here needs more than the classic builder.
+# The executor's image.  The classic builder is enough to build it.
 FROM python:3.11-slim
 
-# A home outside of /tmp would be a second place that has to stay writable when the root file system is not.
+# The home directory is /tmp, so that only /tmp has to be writable if the root file system is read-only.
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin fullsend
 WORKDIR /app
 
-# Dependencies before code: a change of code leaves this layer as it is.
+# Dependencies come before the code, so that a change of code does not rebuild this layer.
 COPY requirements.txt /src/
 RUN pip install --no-cache-dir --disable-pip-version-check --root-user-action=ignore \
     --require-hashes -r /src/requirements.txt
@@ -16,15 +16,15 @@ COPY services /src/services
 RUN pip install --no-cache-dir --disable-pip-version-check --root-user-action=ignore \
     --no-deps --no-build-isolation /src && rm -r /src
 
-# What runs when nothing is mounted over it.
+# Defaults; volumes can be mounted over them.
 COPY config /app/config
 COPY tools /app/tools
 VOLUME /app/tools
-# What executors keep and share: artifacts, code that is asked for by reference, environments of tools.
+# Data that executors keep and share: artifacts, unpacked code of tools, environments of tools.
 RUN install --directory --owner fullsend /app/.fullsend
 VOLUME /app/.fullsend
 
-# `docker stop` kills after ten seconds unless told otherwise: by then every run must be finished or given back.
+# `docker stop` kills after ten seconds by default; before that, every run must have ended or be back in the queue.
 ENV PYTHONUNBUFFERED=1 \
     REDIS_URL=redis://redis:6379/0 \
     TOOLS_PATH=/app/tools \

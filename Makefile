@@ -1,5 +1,5 @@
-# Two commands matter: `make demo` shows it, `make test` proves it.
-# Both set up everything they need in .venv; nothing is installed system-wide.
+# `make demo` runs sample experiments; `make test` runs everything that CI checks.
+# Both install what they need in .venv and nothing system-wide.
 
 PYTHON ?= python3
 VENV := .venv
@@ -23,12 +23,12 @@ types: setup-dev
 layers: setup-dev
 	$(BIN)/lint-imports
 
-# More at once than there are processors, as most of the tests' time is spent waiting.
+# More workers than processors, because most tests wait most of the time.
 WORKERS ?= 4
 pytest: setup-dev
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup --durations 15
 
-# Side by side with other systems, for hours (docs/benchmarks.md); QUICK=1: ourselves against a bare loop, in minutes.
+# Compares the executor with other systems; takes hours (docs/benchmarks.md).  QUICK=1 compares it with a bare loop, in minutes.
 bench: setup-dev
 	$(BIN)/python -m benchmarks.peers $(if $(QUICK),--quick)
 
@@ -48,8 +48,8 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	@$(PIP_INSTALL) --require-hashes -r requirements-dev.txt
 	@touch $@
 
-# Compile the pins anew from pyproject.toml (needs `uv`); no download address may end up in them.
-# The larger set first: what only the tests need may hold back what both use.
+# Compiles the pinned requirements from pyproject.toml; needs `uv`.  They must not contain download addresses.
+# The larger set is compiled first: a requirement of the tests can limit the version of a shared package.
 PIN := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	--custom-compile-command "make pins" pyproject.toml
 pins:

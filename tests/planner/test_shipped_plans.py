@@ -92,8 +92,8 @@ async def test_the_ring_cases_come_to_what_their_scenarios_say(run: Run) -> None
     equal, one_coin, stress = await run(read_manifest(ROOT / "config" / "plans" / "ring_cases.json"), 5)
 
     assert [(one.scenario, one.outputs["statuses"]) for one in (equal, one_coin, stress)] == [
-        ("all have what they owe", {"settled": 1}),
-        ("one has it all", {"settled": 1}),
+        ("every agent has what it owes", {"settled": 1}),
+        ("one agent has all the money", {"settled": 1}),
         ("a tenth of the money", {"quiet": 3}),
     ]
     assert (equal.loss, one_coin.loss) == (0, 0)

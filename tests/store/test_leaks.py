@@ -28,8 +28,8 @@ def documented() -> list[re.Pattern[str]]:
 
 
 def lasting() -> set[str]:
-    """What stays for good, as the page says it."""
-    [told] = re.findall(r"what stays for good is (.+?);", " ".join(PAGE.split()))
+    """The keys that the page says are never deleted."""
+    [told] = re.findall(r"these keys remain: (.+?)\.", " ".join(PAGE.split()))
     names = {f"fullsend:executor:{name}" for name in re.findall(r"`(\w+)`", told)}
     return names | {keys.queue(priority) for priority in PRIORITIES}
 
