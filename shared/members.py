@@ -21,7 +21,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
-from msgspec import UNSET, Meta, Struct, UnsetType, ValidationError, convert, defstruct
+from msgspec import UNSET, Meta, Struct, UnsetType, ValidationError, convert, defstruct, structs
 
 Record = TypeVar("Record")
 
@@ -52,7 +52,7 @@ def finite(number: float) -> float:
 def read(
     kind: type[Record], members: Mapping[str, Any], *, only_known: bool = False, strict: bool = False
 ) -> Record:
-    """The `kind` that `members` make, a dataclass; what they leave out is at its default.
+    """The `kind` that `members` make, a dataclass or a Struct; what they leave out is at its default.
 
     Args:
         only_known: refuse members that `kind` doesn't have; otherwise they are ignored.
@@ -134,17 +134,28 @@ def _unknown(shape: _Shape, members: Mapping[str, Any]) -> list[Mistake]:
 
 @cache
 def _shape_of(kind: type[Any]) -> _Shape:
-    taken = [one for one in fields(kind) if one.init]
-    hints: dict[str, Any] = {one.name: _without_none(one.type) for one in taken}
+    taken = _taken(kind)
+    hints: dict[str, Any] = {name: _without_none(hint) for name, (hint, _) in taken.items()}
     parts = {name: get_args(one) if get_origin(one) is Annotated else (one,) for name, one in hints.items()}
     members = [(name, Union[one, UnsetType], UNSET) for name, one in hints.items()]  # noqa: UP007
     return _Shape(
         checked=defstruct(kind.__name__, members),
         types={name: one[0] for name, one in parts.items()},
         checks={name: note for name, one in parts.items() for note in one[1:] if not isinstance(note, Meta)},
-        optional=frozenset(one.name for one in taken if one.type is not hints[one.name]),
-        required=frozenset(one.name for one in taken if one.default is one.default_factory is MISSING),
+        optional=frozenset(name for name, (hint, _) in taken.items() if hint is not hints[name]),
+        required=frozenset(name for name, (_, is_required) in taken.items() if is_required),
     )
+
+
+def _taken(kind: type[Any]) -> dict[str, tuple[Any, bool]]:
+    """The members that `kind` is made of: each one's type, and whether it must be there."""
+    if issubclass(kind, Struct):
+        return {one.name: (one.type, one.required) for one in structs.fields(kind)}
+    return {
+        one.name: (one.type, one.default is one.default_factory is MISSING)
+        for one in fields(kind)
+        if one.init
+    }
 
 
 def _without_none(hint: Any) -> Any:

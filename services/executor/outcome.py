@@ -1,9 +1,12 @@
 """The judge: what a child's answer means for the run.  Faults of a tool become data here and nowhere else."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, field, replace
+from dataclasses import asdict
 from enum import StrEnum
 from typing import Any, Self, assert_never
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from services.executor.isolation.calls import (
     Answer,
@@ -15,7 +18,6 @@ from services.executor.isolation.calls import (
     TimedOut,
 )
 from shared.log import masked_within, unmasked
-from shared.values import value
 
 SUMMARY_MEMBERS = 50
 SUMMARY_TEXT = 200
@@ -32,8 +34,7 @@ class Status(StrEnum):
     LOST = "lost"
 
 
-@value
-class Outcome:
+class Outcome(Struct, frozen=True):
     """What an attempt came to, in the words of the contract.
 
     `artifacts` is what the run has kept so far, `shown` the texts of large fields as

@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import structlog
+from msgspec.structs import replace
 
 from services.executor.artifacts import Artifact, CasReference, Keeper
 from services.executor.isolation.calls import Capture, NothingKept, Refusal

@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from dataclasses import replace
 
 import structlog
+from msgspec.structs import replace
 
 from services.executor import report
 from services.executor.intake import Intake

@@ -3,10 +3,10 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import field
 from typing import Protocol
 
 import structlog
+from msgspec import Struct, field
 
 from services.executor import policy, report, retry
 from services.executor.artifacts import Keeper
@@ -25,15 +25,13 @@ from services.executor.threads import Threads
 from services.executor.work import Fault, Work, prepare
 from shared.errors import ExperimentArchivedError, StoreUnavailableError
 from shared.messages import Policy, State
-from shared.values import value
 
 log = structlog.get_logger()
 
 STORING_THREADS = 8
 
 
-@value
-class _Start:
+class _Start(Struct, frozen=True):
     """When an attempt began, unix seconds."""
 
     at: float = field(default_factory=time.time)

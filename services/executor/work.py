@@ -2,8 +2,11 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from services.executor.bundles import parse
 from services.executor.identity import Identity
@@ -13,11 +16,9 @@ from services.executor.store import Claim, Order, Stored
 from shared.documents import kind, validated
 from shared.errors import ContractError, FullsendError, ToolTimeoutError
 from shared.messages import Experiment, Policy, State
-from shared.values import value
 
 
-@value
-class Work:
+class Work(Struct, frozen=True):
     """A claimed run with all that its experiment and its tool say."""
 
     claim: Claim

@@ -4,11 +4,11 @@ import asyncio
 import hashlib
 import statistics
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from services.executor.isolation.calls import (
     Died,

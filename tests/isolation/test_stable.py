@@ -1,12 +1,12 @@
 """What is kept between runs, and for how long."""
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from services.executor.isolation.calls import Level, Returned

@@ -8,8 +8,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+import msgspec
+
 from services.executor.isolation.sandbox import Sandbox
-from shared.values import value
 
 
 class Level(StrEnum):
@@ -63,8 +64,7 @@ NO_LIMITS = Limits()
 """Most runs have none, and then this very object says so."""
 
 
-@value
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """One attempt of one run: which code, with what, for how long.
 
     `entry` names another function of the module than the one that makes it a tool.
@@ -79,7 +79,7 @@ class Call:
     level: Level = Level.WARM
     limits: Limits = NO_LIMITS
     seed: int | None = None
-    environ: Mapping[str, str] = field(default_factory=dict)
+    environ: Mapping[str, str] = msgspec.field(default_factory=dict)
     entry: str = ""
 
 
@@ -206,8 +206,7 @@ class Exit:
     last_lines: tuple[str, ...] = ()
 
 
-@value
-class Returned:
+class Returned(msgspec.Struct, frozen=True):
     """The tool returned.  `items` counts the result when it is a list or came from a generator.
 
     `peak_rss_bytes` is the most that its processes were seen to hold; only a run whose
@@ -219,8 +218,7 @@ class Returned:
     peak_rss_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Raised:
+class Raised(msgspec.Struct, frozen=True):
     """The tool raised, or its result or import broke the contract; `traceback` has no frame of ours.
 
     `peak_rss_bytes` as in `Returned`.

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
+from msgspec import Struct
 
 from services.executor.isolation import protocol
 from services.executor.isolation.connection import Connection, Disconnected
 from services.executor.isolation.inside import tree
 from services.executor.isolation.launch import MARK as MARK
 from services.executor.isolation.launch import launch
-from shared.values import value
 
 STOP_SECONDS = 5.0
 GUARD_SECONDS = 1.0
@@ -43,8 +43,7 @@ class Offspring(Protocol):
         """The process is gone; None where nobody could see how.  `problem` is why it never was."""
 
 
-@value
-class Birth:
+class Birth(Struct, frozen=True):
     """A process that is to be forked: it speaks on the first of the descriptors, which are passed on.
 
     A fork of a process that has imported a tool takes up its `places` before it is called.

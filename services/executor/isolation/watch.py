@@ -1,7 +1,8 @@
 """Looks at what a run's process tree uses, now and then, and stops the run that goes over its limit."""
 
 import asyncio
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from services.executor.isolation.attempt import Attempt
 from services.executor.isolation.calls import NO_LIMITS, Answer, Limits, Raised, Returned

@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import structlog
+from msgspec.structs import replace
 
 from services.executor.store.arguments import flat
 from services.executor.store.experiments import Experiments, Stored, read_stored

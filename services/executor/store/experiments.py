@@ -4,19 +4,19 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Self
 
+from msgspec import Struct
+
 from services.executor.store.scripts import Scripts, asking
 from shared import keys
 from shared.errors import ContractError, ExperimentNotFoundError
 from shared.messages import Experiment, Schedule, State, read_experiment, read_schedule
-from shared.values import value
 
 READ_AT_ONCE = 200
 REMEMBERED = 1_000
 REMEMBERED_CHARACTERS = 10_000
 
 
-@value
-class Stored:
+class Stored(Struct, frozen=True):
     """What is at an experiment's key: the experiment, or why it can't be read."""
 
     content: str

@@ -7,18 +7,17 @@ from collections.abc import AsyncIterator, Callable, Sequence, Sized
 from typing import Any
 
 import redis.exceptions
+from msgspec import Struct
 from redis.asyncio import Redis
 
 from services.executor.store.line import Line
 from services.executor.store.pipelined import packed
 from services.executor.store.scripts import asking, translated
-from shared.values import value
 
 AHEAD_BYTES = 1_048_576
 
 
-@value
-class Message:
+class Message(Struct, frozen=True):
     """What came on a channel."""
 
     channel: str

@@ -50,7 +50,7 @@ def test_an_order_comes_back_as_it_was_written(order: Order) -> None:
 
 
 def _members(order: Order) -> dict[str, Any]:
-    return {name: getattr(order, name) for name in Order.__dataclass_fields__}
+    return {name: getattr(order, name) for name in Order.__struct_fields__}
 
 
 def test_only_what_differs_from_the_defaults_is_written() -> None:
