@@ -10,9 +10,9 @@ import structlog
 from services.executor.artifacts import Artifact, CasReference, Keeper, parse_reference
 from services.executor.identity import digest_of
 from services.executor.outcome import Outcome, Status
-from services.executor.patience import insist
 from services.executor.store import Cached
 from services.executor.threads import Threads
+from shared.backoff import until_available
 from shared.errors import FullsendError
 
 log = structlog.get_logger()
@@ -37,7 +37,7 @@ class Cache:
     async def recall(self, digest: str) -> Outcome | None:
         """The outcome of an earlier run with this digest; None without one, or if not all of it is sound."""
         try:
-            members = await insist("cached", lambda: self.known.find(digest))
+            members = await until_available("cached", lambda: self.known.find(digest))
             return None if members is None else await self.threads.run(self._outcome, members)
         except (FullsendError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as exc:
             log.warning("cache.unusable", digest=digest[:12], error=f"{type(exc).__name__}: {exc}")
@@ -55,7 +55,7 @@ class Cache:
         }
         try:
             sealed = {**members, "seal": digest_of(members)}
-            await insist("remember", lambda: self.known.remember(digest, sealed))
+            await until_available("remember", lambda: self.known.remember(digest, sealed))
         except (FullsendError, ValueError) as exc:
             log.warning("cache.not_remembered", digest=digest[:12], error=str(exc))
 

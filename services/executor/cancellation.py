@@ -8,9 +8,9 @@ import structlog
 
 from services.executor import report
 from services.executor.outcome import Outcome, Status
-from services.executor.patience import Absence, insist
 from services.executor.store import Cancelled, Order, Store
 from shared import keys
+from shared.backoff import Outage, until_available
 from shared.documents import json_object, member
 from shared.errors import ContractError, FullsendError, StoreError
 
@@ -52,15 +52,15 @@ class Cancellations:
 
     async def run(self) -> None:
         """Listen until cancelled; a broken connection is made again."""
-        absence = Absence("cancellations", LONGEST_PAUSE_SECONDS)
+        outage = Outage("cancellations", LONGEST_PAUSE_SECONDS)
         while True:
             try:
                 async with self._store.subscriptions.to((keys.CANCEL,)) as messages:
-                    absence.over()
+                    outage.ended()
                     async for message in messages:
                         await self._take(message.data)
             except StoreError as exc:
-                await asyncio.sleep(absence.noticed(exc))
+                await asyncio.sleep(outage.failed(exc))
 
     async def _take(self, data: str) -> None:
         try:
@@ -70,7 +70,7 @@ class Cancellations:
         except ContractError as exc:
             log.warning("cancellation.refused", error=str(exc))
             return
-        answer = await insist("cancellation", lambda: cancel(self._store, run_id))
+        answer = await until_available("cancellation", lambda: cancel(self._store, run_id))
         log.info("run.cancellation", run_id=run_id, answer=answer.value)
 
 

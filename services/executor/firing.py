@@ -15,9 +15,9 @@ from itertools import groupby
 import structlog
 
 from services.executor.intake import Intake
-from services.executor.patience import Absence
 from services.executor.scheduling import misfires
 from services.executor.store import NORMAL, Decision, Fired, Order, Seen, Store, Upcoming
+from shared.backoff import Outage
 from shared.errors import ContractError, StoreError
 from shared.messages import RECURRING, Policy, Schedule, State
 from shared.times import iso
@@ -106,14 +106,14 @@ class Firing:
 
     async def run(self) -> None:
         """Fire until cancelled; who has planned something sets `woken`."""
-        absence = Absence("cron", LONGEST_PAUSE_SECONDS)
+        outage = Outage("cron", LONGEST_PAUSE_SECONDS)
         while True:
             self.woken.clear()
             try:
                 next_ms = await self._fire_next()
-                absence.over()
+                outage.ended()
             except StoreError as exc:
-                await asyncio.sleep(absence.noticed(exc))
+                await asyncio.sleep(outage.failed(exc))
                 continue
             finally:
                 await self._tell()

@@ -8,9 +8,9 @@ from typing import Any
 
 import structlog
 
-from services.executor.patience import Absence, farewell, insist
 from services.executor.running import Running
 from services.executor.store import Claim, Queue
+from shared.backoff import Outage, shutdown_timeout, until_available
 from shared.errors import StoreError
 
 log = structlog.get_logger()
@@ -43,7 +43,7 @@ class Intake:
         self._changed = asyncio.Event()
         self.sure_until = 0.0
         """Until then, by the monotonic clock, nobody takes this worker for dead; see `recovery.py`."""
-        self._absence = Absence("claim")
+        self._outage = Outage("claim")
         self._look_at = 0.0
 
     @property
@@ -63,7 +63,7 @@ class Intake:
 
     async def run(self) -> None:
         """Claim and perform until cancelled; what runs then goes on, see `drain`."""
-        await insist("queue", self._queue.create_group)
+        await until_available("queue", self._queue.create_group)
         while True:
             while self.room <= 0:
                 self._changed.clear()
@@ -109,7 +109,7 @@ class Intake:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         try:
-            async with farewell():
+            async with shutdown_timeout():
                 for claim in await self._held():
                     await self._queue.requeue(claim, claim.order)
         except StoreError as exc:
@@ -148,10 +148,10 @@ class Intake:
             else:
                 claims = await self._queue.claim(self._worker, self.room, CLAIM_WAIT_MS, self._found_empty)
         except StoreError as exc:
-            await asyncio.sleep(self._absence.noticed(exc))
+            await asyncio.sleep(self._outage.failed(exc))
             self._look_at = 0.0
             return []
-        self._absence.over()
+        self._outage.ended()
         return claims
 
     async def _unknown(self) -> list[Claim]:

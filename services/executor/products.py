@@ -10,8 +10,8 @@ from msgspec.structs import replace
 from services.executor.artifacts import Artifact, CasReference, Keeper
 from services.executor.isolation.calls import Capture, NothingKept, Refusal
 from services.executor.outcome import Outcome, Status
-from services.executor.patience import insist
 from services.executor.threads import Threads
+from shared.backoff import until_available
 from shared.documents import json_text
 from shared.errors import ArtifactError
 
@@ -77,18 +77,20 @@ class Products(NothingKept):
 
     async def recall(self, key: str) -> Any | None:
         """What an earlier attempt recorded for this step."""
-        return await insist("recall", lambda: self._memory.recall(key))
+        return await until_available("recall", lambda: self._memory.recall(key))
 
     async def record(self, key: str, value: Any) -> None:
         """Remember the step for later attempts."""
-        await self._then(lambda: insist("record", lambda: self._memory.record(key, value)))
+        await self._then(lambda: until_available("record", lambda: self._memory.record(key, value)))
 
     async def keep(self, capture: Capture) -> str:
         """Keep an artifact and list it, and only then say so.  Raises `ArtifactError`."""
         self._check(capture.name)
         artifact = await self._threads.run(self._stored, capture)
         name, described = artifact.name, artifact.to_json()
-        await self._then(lambda: insist("artifact", lambda: self._memory.list_artifact(name, described)))
+        await self._then(
+            lambda: until_available("artifact", lambda: self._memory.list_artifact(name, described))
+        )
         self._names.add(name)
         if not isinstance(artifact.reference, CasReference):
             self._inline_bytes += artifact.size_bytes
@@ -127,7 +129,7 @@ class Products(NothingKept):
         """
         artifacts: Mapping[str, Any] = {}
         if self._names or not is_first:
-            artifacts = await insist("artifacts", self._memory.artifacts)
+            artifacts = await until_available("artifacts", self._memory.artifacts)
         if outcome.status is Status.COMPLETED:
             return await self._completed(outcome, artifacts)
         shown = {}

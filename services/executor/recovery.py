@@ -9,10 +9,10 @@ from msgspec.structs import replace
 from services.executor import report
 from services.executor.intake import Intake
 from services.executor.outcome import Outcome, Status
-from services.executor.patience import Absence, farewell, insist
 from services.executor.store import Claim, Order, Store
 from services.executor.triggers import Triggers
 from services.executor.work import experiment_of, may_run_ahead
+from shared.backoff import Outage, shutdown_timeout, until_available
 from shared.errors import ContractError, FullsendError, StoreError, StoreUnavailableError
 from shared.messages import Experiment, State
 from shared.times import iso
@@ -58,7 +58,7 @@ class Recovery:
     async def beat(self) -> None:
         """Show that this worker lives, until cancelled."""
         last = time.monotonic()
-        absence = Absence("heartbeat")
+        outage = Outage("heartbeat")
         while True:
             try:
                 sent = time.monotonic()
@@ -70,9 +70,9 @@ class Recovery:
                 self._dead.update(dead)
                 self._found.set()
                 await self._end_unwanted()
-                absence.over()
+                outage.ended()
             except StoreError as exc:
-                absence.noticed(exc)
+                outage.failed(exc)
             await asyncio.sleep(self._ttl_seconds / BEATS_PER_TTL)
 
     async def rescue(self) -> None:
@@ -91,21 +91,21 @@ class Recovery:
 
     async def promote(self) -> None:
         """Queue the retries that are due, until cancelled."""
-        absence = Absence("retries", longest_pause_seconds=PROMOTE_SECONDS)
+        outage = Outage("retries", longest_pause_seconds=PROMOTE_SECONDS)
         while True:
             try:
                 _, next_ms = await self._store.queue.promote()
             except StoreError as exc:
-                pause = absence.noticed(exc)
+                pause = outage.failed(exc)
             else:
-                absence.over()
+                outage.ended()
                 pause = PROMOTE_SECONDS if next_ms is None else min(next_ms / 1_000, PROMOTE_SECONDS)
             await asyncio.sleep(pause)
 
     async def leave(self) -> None:
         """Take this worker off the list."""
         try:
-            async with farewell():
+            async with shutdown_timeout():
                 await self._store.workers.forget(self._worker)
         except FullsendError as exc:
             log.warning("worker.not_forgotten", error=str(exc))
@@ -192,13 +192,13 @@ class Recovery:
     async def _bury(self, claim: Claim, order: Order, reason: str) -> None:
         now = time.time()
         error = WorkerDiedError(f"worker {claim.worker} died during the run; {reason}")
-        artifacts = await insist("artifacts", self._store.runs.effects(order.run_id).artifacts)
+        artifacts = await until_available("artifacts", self._store.runs.effects(order.run_id).artifacts)
         outcome = replace(Outcome.of_error(error, Status.LOST), artifacts=artifacts)
         stored = await self._store.experiments.read(order.experiment_id)
         fields = report.end_fields(order, outcome, now, now)
         events = report.end_events(order, outcome, now, now)
         message = report.result(order, outcome, now, now)
-        await insist(
+        await until_available(
             "bury",
             lambda: self._store.runs.finish(claim, stored, State.FAILED, fields, events, message),
         )

@@ -9,8 +9,8 @@ import structlog
 
 from services.executor.isolation.calls import Module
 from services.executor.loader import Loader
-from services.executor.patience import insist
 from services.executor.store import Store
+from shared.backoff import until_available
 from shared.errors import StoreError, ToolError
 
 log = structlog.get_logger()
@@ -57,7 +57,7 @@ class Registry:
         """Take those as known that are registered as they are."""
         names = self._loader.names()
         try:
-            found = await insist("tools", lambda: self._store.experiments.read_tools(names))
+            found = await until_available("tools", lambda: self._store.experiments.read_tools(names))
         except StoreError as exc:
             log.warning("tools.not_read", error=str(exc))
             return
@@ -86,7 +86,7 @@ class Registry:
             return
         fields = await self._fields(module)
         try:
-            await insist("tools", lambda: self._store.experiments.register_tool(name, fields))
+            await until_available("tools", lambda: self._store.experiments.register_tool(name, fields))
         except StoreError as exc:  # somebody else's key; tools are run all the same
             log.warning("tool.not_registered", tool=name, error=str(exc))
         else:

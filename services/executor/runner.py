@@ -16,13 +16,13 @@ from services.executor.isolation.calls import Answer, Call, Effects, Report
 from services.executor.loader import Loader
 from services.executor.metrics import Emitter
 from services.executor.outcome import Outcome, Status, judge
-from services.executor.patience import farewell, insist
 from services.executor.policy import Defaults, Manner, Manners
 from services.executor.products import Products
 from services.executor.running import Running
 from services.executor.store import Begun, Claim, Finished, Limit, Order, Store, Stored
 from services.executor.threads import Threads
 from services.executor.work import Fault, Work, prepare
+from shared.backoff import shutdown_timeout, until_available
 from shared.errors import ExperimentArchivedError, StoreUnavailableError
 from shared.messages import Policy, State
 
@@ -141,7 +141,9 @@ class Runner:
         params = work.params if isinstance(work, Work) else claim.order.params
         fields = report.begin_fields(claim, name, identity, params, started.at)
         event = report.started_event(claim.order, name)
-        answer = await insist("begin", lambda: self._store.runs.begin(claim, stored, fields, event, limits))
+        answer = await until_available(
+            "begin", lambda: self._store.runs.begin(claim, stored, fields, event, limits)
+        )
         if answer[0] is Begun.BEGUN:
             log.info("run.started", tool=name, attempt=claim.order.attempt, trigger=claim.order.trigger)
         return answer
@@ -190,8 +192,10 @@ class Runner:
         return Emitter(
             experiment_id,
             run_id,
-            emit=lambda events: beginning.then(lambda: insist("metrics", lambda: runs.emit(claim, events))),
-            log=lambda lines: beginning.then(lambda: insist("log", lambda: runs.log(run_id, lines))),
+            emit=lambda events: beginning.then(
+                lambda: until_available("metrics", lambda: runs.emit(claim, events))
+            ),
+            log=lambda lines: beginning.then(lambda: until_available("log", lambda: runs.log(run_id, lines))),
             mask=mask,
         )
 
@@ -228,7 +232,7 @@ class Runner:
         order = claim.order.after_failure(report.failure(claim.order, outcome, time.time()))
         event = report.retrying_event(claim.order, outcome, delay_seconds)
         fields = {"attempts": list(order.history)}
-        stored = await insist(
+        stored = await until_available(
             "retry", lambda: self._store.runs.retry(claim, order, delay_seconds, fields, [event])
         )
         if not stored:
@@ -249,7 +253,7 @@ class Runner:
         fields = report.end_fields(claim.order, outcome, started.at, ended)
         events = report.end_events(claim.order, outcome, started.at, ended)
         message = report.result(claim.order, outcome, started.at, ended)
-        answer = await insist(
+        answer = await until_available(
             "finish", lambda: self._store.runs.finish(claim, stored, state, fields, events, message)
         )
         if answer is Finished.STALE:
@@ -267,7 +271,7 @@ class Runner:
         fields = report.identity_fields(order) | report.end_fields(order, outcome, started.at, ended)
         events = report.end_events(order, outcome, started.at, ended)
         message = report.result(order, outcome, started.at, ended)
-        await insist("reject", lambda: self._store.runs.reject(claim, fields, events, message))
+        await until_available("reject", lambda: self._store.runs.reject(claim, fields, events, message))
         _log_end(outcome, ended - started.at)
 
     async def _bury(self, claim: Claim, exc: Exception) -> None:
@@ -277,18 +281,18 @@ class Runner:
         events = report.end_events(claim.order, outcome, now, now)
         message = report.result(claim.order, outcome, now, now)
         stored = await self._read(claim.order)
-        answer = await insist(
+        answer = await until_available(
             "finish", lambda: self._store.runs.finish(claim, stored, State.FAILED, fields, events, message)
         )
         if answer is Finished.STALE:
-            await insist("reject", lambda: self._store.runs.reject(claim, fields, events, message))
+            await until_available("reject", lambda: self._store.runs.reject(claim, fields, events, message))
 
     async def _read(self, order: Order) -> Stored:
-        return await insist("experiment", lambda: self._store.experiments.read(order.experiment_id))
+        return await until_available("experiment", lambda: self._store.experiments.read(order.experiment_id))
 
     async def _give_back(self, claim: Claim) -> None:
         try:
-            async with farewell():
+            async with shutdown_timeout():
                 if await self._store.queue.requeue(claim, claim.order):
                     log.info("run.given_back")
         except StoreUnavailableError as exc:

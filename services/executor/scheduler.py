@@ -16,12 +16,12 @@ import structlog
 from services.executor import report
 from services.executor.firing import Firing, Hands, wait
 from services.executor.notices import FORGOTTEN, PLANNED, REFUSED, Notice, Tally, notice
-from services.executor.patience import Absence, insist
 from services.executor.readiness import Readiness
 from services.executor.scheduling.cron import explain
 from services.executor.scheduling.misfires import WRONG, noted, noted_as
 from services.executor.store import Plan, Position, Store
 from shared import keys
+from shared.backoff import Outage, until_available
 from shared.errors import ContractError, ScheduleError, StoreError
 from shared.messages import Schedule, read_schedule_message
 from shared.times import iso
@@ -84,16 +84,16 @@ class CronScheduler:
 
     async def _watch(self) -> None:
         """Take in schedules as they are announced."""
-        absence = Absence("schedules", LONGEST_PAUSE_SECONDS)
+        outage = Outage("schedules", LONGEST_PAUSE_SECONDS)
         while True:
             try:
                 async with self._store.subscriptions.to((keys.SCHEDULES_CHANGED,)) as messages:
-                    absence.over()
+                    outage.ended()
                     self._missed.set()  # what was said until now, nobody has heard
                     async for message in messages:
                         await self._take_in(message.data)
             except StoreError as exc:
-                await asyncio.sleep(absence.noticed(exc))
+                await asyncio.sleep(outage.failed(exc))
 
     async def _take_in(self, data: str) -> None:
         try:
@@ -102,24 +102,24 @@ class CronScheduler:
             # Every worker hears this one; the text stands for the message.
             position = Position("schedules:" + hashlib.sha256(data.encode(errors="replace")).hexdigest(), 0)
             refusal = report.refusal(exc, None)
-            if await insist("refusal", lambda: self._store.triggers.refuse(position, refusal)):
+            if await until_available("refusal", lambda: self._store.triggers.refuse(position, refusal)):
                 notice(REFUSED, error=str(exc))
             return
-        await insist("schedule", lambda: self._store.experiments.store_schedule(schedule))
-        await insist("schedule", lambda: self._plan_one(schedule.experiment_id))
+        await until_available("schedule", lambda: self._store.experiments.store_schedule(schedule))
+        await until_available("schedule", lambda: self._plan_one(schedule.experiment_id))
         self._wake()
 
     async def _read_again(self) -> None:
         """Read all schedules now and then; slots are fired meanwhile, however many there are."""
-        absence = Absence("cron", LONGEST_PAUSE_SECONDS)
+        outage = Outage("cron", LONGEST_PAUSE_SECONDS)
         while True:
             await wait(self._missed, self._check_interval_seconds)
             self._missed.clear()
             try:
                 await self._plan_all()
-                absence.over()
+                outage.ended()
             except StoreError as exc:
-                await asyncio.sleep(absence.noticed(exc))
+                await asyncio.sleep(outage.failed(exc))
                 self._missed.set()
 
     async def _plan_all(self) -> None:

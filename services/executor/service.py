@@ -25,7 +25,6 @@ from services.executor.isolation.environment import Environments
 from services.executor.isolation.pool import Pool
 from services.executor.loader import Loader
 from services.executor.passed import passed_to_every_tool
-from services.executor.patience import insist
 from services.executor.policy import Defaults
 from services.executor.recovery import Recovery
 from services.executor.registry import Registry
@@ -33,6 +32,7 @@ from services.executor.retry import RetryPolicy
 from services.executor.runner import Runner
 from services.executor.store import Retention, Store
 from services.executor.triggers import Triggers
+from shared.backoff import until_available
 from shared.connection import connect, connect_patiently, without_password
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Service:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then finish what runs, or give it back after the grace period."""
         async with self._connections(), self._observed(stop):
-            if not await _unless(stop, insist("start", self._store.slots.now_ms)):
+            if not await _unless(stop, until_available("start", self._store.slots.now_ms)):
                 log.info("service.not_started", worker=self.worker)
                 return
             async with self._processes():
@@ -104,7 +104,7 @@ class Service:
     async def _live(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then drain; after a fault of ours, runs are given back at once."""
         grace_seconds = 0.0
-        await insist("heartbeat", self._recovery.register)
+        await until_available("heartbeat", self._recovery.register)
         async with asyncio.TaskGroup() as tasks:
             beating = tasks.create_task(self._recovery.beat(), name="heartbeat")
             try:

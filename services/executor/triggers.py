@@ -24,10 +24,10 @@ import structlog
 
 from services.executor import report
 from services.executor.intake import Intake
-from services.executor.patience import Absence, insist
 from services.executor.store import NORMAL, Order, Position, Store
 from services.executor.store.subscriptions import Message
 from shared import keys
+from shared.backoff import Outage, until_available
 from shared.errors import ContractError, StoreError
 from shared.messages import read_trigger
 
@@ -157,7 +157,7 @@ class Triggers:
         self._ear = ""
         self._farewell = LEAVING + secrets.token_hex(8)
         self._left = asyncio.Event()
-        self._absence = Absence("triggers", LONGEST_PAUSE_SECONDS)
+        self._outage = Outage("triggers", LONGEST_PAUSE_SECONDS)
         self._admissions = Admissions(self._admit)
         self.listening = asyncio.Event()
 
@@ -186,7 +186,7 @@ class Triggers:
                 await self._listen()
             except StoreError as exc:
                 self.listening.clear()
-                await asyncio.sleep(self._absence.noticed(exc))
+                await asyncio.sleep(self._outage.failed(exc))
             finally:
                 self.listening.clear()
 
@@ -195,7 +195,7 @@ class Triggers:
         async with self._store.subscriptions.to((keys.MARKERS, self._ear, *self._channels)) as messages:
             await self._join()
             self.listening.set()
-            self._absence.over()
+            self._outage.ended()
             log.info("triggers.listening", channels=self._channels)
             positions = Positions()
             async for message in messages:
@@ -227,7 +227,7 @@ class Triggers:
             trigger = read_trigger(message.data)
         except ContractError as exc:
             refusal = report.refusal(exc, None)
-            if await insist("refusal", lambda: self._store.triggers.refuse(position, refusal)):
+            if await until_available("refusal", lambda: self._store.triggers.refuse(position, refusal)):
                 log.warning("trigger.refused", channel=message.channel, error=str(exc))
             return
         order = Order(
@@ -240,7 +240,7 @@ class Triggers:
             traceparent=trigger.traceparent,
         )
         with self._intake.reserved() as room:
-            timestamp, claims = await insist(
+            timestamp, claims = await until_available(
                 "trigger", lambda: self._store.queue.admit(order, position, self._worker, room)
             )
         await self._intake.take(claims)
@@ -254,7 +254,7 @@ class Triggers:
         known = self._priorities.get(experiment_id)
         if known is not None and time.monotonic() < known[1]:
             return known[0]
-        stored = await insist("priority", lambda: self._store.experiments.read(experiment_id))
+        stored = await until_available("priority", lambda: self._store.experiments.read(experiment_id))
         chosen = stored.experiment.policy.priority if stored.experiment else None
         if len(self._priorities) >= PRIORITIES_KEPT:
             self._priorities.clear()

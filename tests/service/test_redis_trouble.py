@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from services.executor import patience, triggers
+from services.executor import triggers
 from services.executor.store.scripts import asking
 from shared.errors import StoreError, StoreUnavailableError
 from tests.conftest import Serve, eventually
@@ -216,8 +216,7 @@ async def test_a_service_that_is_stopped_while_redis_is_away_ends_after_the_grac
 async def test_a_service_that_is_stopped_while_redis_hangs_ends_after_the_grace_period(
     server: Server, serve: Serve, books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module, name in ((patience, "FAREWELL_SECONDS"), (triggers, "LEAVE_SECONDS")):
-        monkeypatch.setattr(module, name, 0.3)
+    monkeypatch.setattr(triggers, "LEAVE_SECONDS", 0.3)
     async with serve(shutdown_grace=0.3):
         await books.run(RUNS)
         server.freeze()

@@ -5,8 +5,8 @@ import secrets
 
 import structlog
 
-from services.executor.patience import Absence
 from services.executor.store import NORMAL, Order, Store
+from shared.backoff import Outage
 from shared.errors import StoreError
 from shared.messages import RECURRING
 
@@ -32,14 +32,14 @@ class Speedrun:
 
     async def run(self) -> None:
         """Give turns until cancelled."""
-        absence = Absence("speedrun", LONGEST_PAUSE_SECONDS)
+        outage = Outage("speedrun", LONGEST_PAUSE_SECONDS)
         while True:
             try:
                 wait_seconds = await self._cycle()
             except StoreError as exc:
-                wait_seconds = absence.noticed(exc)
+                wait_seconds = outage.failed(exc)
             else:
-                absence.over()
+                outage.ended()
             await asyncio.sleep(wait_seconds)
 
     async def _cycle(self) -> float:

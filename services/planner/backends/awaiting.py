@@ -11,9 +11,9 @@ import structlog
 
 from services.executor.isolation.calls import Event, Metric, Progress, Report
 from services.executor.outcome import Status
-from services.executor.patience import Absence
 from services.executor.store import Entry, Standing, Store
 from services.planner.execution import Execution
+from shared.backoff import Outage
 from shared.errors import StoreError
 
 log = structlog.get_logger()
@@ -137,22 +137,22 @@ class Ears:
 
     async def listen(self) -> None:
         """Follow the journal until cancelled; after Redis was away, what it can't tell is looked for."""
-        absence = Absence("journal")
+        outage = Outage("journal")
         while True:
             try:
                 entries = await self._store.journal.read(self._cursor, READ_WAIT_MS)
             except StoreError as exc:
-                await asyncio.sleep(absence.noticed(exc))
+                await asyncio.sleep(outage.failed(exc))
                 self.look_now()
                 continue
-            absence.over()
+            outage.ended()
             for entry in entries:
                 self._cursor = entry.cursor
                 self._pass_on(entry)
 
     async def look(self, seconds: float) -> None:
         """Look at the awaited runs every so often, until cancelled: the journal may have lost a word."""
-        absence = Absence("runs")
+        outage = Outage("runs")
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
@@ -161,10 +161,10 @@ class Ears:
             try:
                 found = await self._store.awaited.standing(self._experiment_id, list(self._attended))
             except StoreError as exc:
-                await asyncio.sleep(absence.noticed(exc))
+                await asyncio.sleep(outage.failed(exc))
                 self.look_now()
                 continue
-            absence.over()
+            outage.ended()
             for run_id, where in found.items():
                 if run_id in self._attended:
                     self._attended[run_id].stands(where)

@@ -17,7 +17,6 @@ import structlog
 from services.executor.cancellation import cancel as cancel_run
 from services.executor.isolation.calls import Report
 from services.executor.outcome import Status
-from services.executor.patience import insist
 from services.executor.store import Order, Store
 from services.planner.backends import checks
 from services.planner.backends.answers import Answers, RunLostError
@@ -26,6 +25,7 @@ from services.planner.backends.crew import Crew
 from services.planner.backends.lease import LEASE_SECONDS, Lease
 from services.planner.backends.opened import Opened
 from services.planner.execution import Execution, ExecutionResult
+from shared.backoff import until_available
 from shared.errors import FullsendError, StoreError
 from shared.members import given
 
@@ -222,7 +222,7 @@ class FleetBackend:
         """Queue the run and wait for its end."""
         awaited = self._store.awaited
         with self._ears.expecting():
-            timestamp = await insist("order", lambda: awaited.submit(order, one.token))
+            timestamp = await until_available("order", lambda: awaited.submit(order, one.token))
             run_id = f"{self.experiment_id}:{timestamp}"
             self._ears.attend(run_id, one)
         try:
@@ -236,13 +236,13 @@ class FleetBackend:
         is_asked = False
         while True:
             if one.stopped.is_set() and not is_asked:
-                await insist("cancellation", lambda: cancel_run(self._store, run_id))
+                await until_available("cancellation", lambda: cancel_run(self._store, run_id))
                 is_asked = True
                 self._ears.look_now()
             if one.is_lost:
                 raise RunLostError(f"{run_id} is gone from Redis without an end; has Redis lost its data?")
             if one.is_over:
-                record = await insist("record", lambda: self._store.runs.record(run_id))
+                record = await until_available("record", lambda: self._store.runs.record(run_id))
                 if record.get("status", Status.RUNNING) != Status.RUNNING:
                     return self._answers.of_record(one, record)
                 one.is_over = False

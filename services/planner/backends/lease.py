@@ -9,9 +9,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
-from services.executor.patience import Absence, farewell
 from services.executor.store import Store
 from services.planner.ownership import Owner
+from shared.backoff import Outage, shutdown_timeout
 from shared.documents import json_text
 from shared.errors import PlanError, StoreError
 
@@ -62,15 +62,15 @@ class Lease:
 
     async def keep(self) -> str:
         """Renew it until cancelled; returns only if another planner has it now, and says so."""
-        absence, pause_seconds = Absence("plan"), self._seconds / 3
+        outage, pause_seconds = Outage("plan"), self._seconds / 3
         while True:
             await asyncio.sleep(pause_seconds)
             try:
                 other = await self._ask(self._seconds)
             except StoreError as exc:
-                pause_seconds = absence.noticed(exc)
+                pause_seconds = outage.failed(exc)
                 continue
-            absence.over()
+            outage.ended()
             pause_seconds = self._seconds / 3
             if other:
                 return self._told(other)
@@ -78,7 +78,7 @@ class Lease:
     async def leave(self) -> None:
         """Let others have it at once; if Redis is away, they wait until it expires."""
         with contextlib.suppress(StoreError):
-            async with farewell():
+            async with shutdown_timeout():
                 await self._ask(0)
 
     async def _ask(self, seconds: float, gone: str = "") -> str:
