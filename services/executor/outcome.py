@@ -1,4 +1,4 @@
-"""The judge: what a child's answer means for the run.  Faults of a tool become data here and nowhere else."""
+"""What an attempt came to, and what follows it.  Faults of a tool become data only here.  Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -17,6 +17,7 @@ from services.executor.isolation.calls import (
     Returned,
     TimedOut,
 )
+from shared.backoff import Backoff, Dice
 from shared.log import masked_within, unmasked
 
 SUMMARY_MEMBERS = 50
@@ -151,6 +152,35 @@ def _judged(answer: Answer, kept: list[Any] | None) -> Outcome:
             )
         case _:
             assert_never(answer)
+
+
+class Retry(Struct, frozen=True):
+    """Another attempt follows, `delay_seconds` from now."""
+
+    delay_seconds: float
+
+
+class GiveUp(Struct, frozen=True):
+    """The failure is final.  `exhausted`: it is a transient error that has used up all attempts."""
+
+    exhausted: bool
+
+
+def retry_or_give_up(
+    attempt: int, *, retryable: bool, retry_after_seconds: float | None, backoff: Backoff, dice: Dice
+) -> Retry | GiveUp:
+    """Return what follows failed attempt number `attempt` (from 1).
+
+    Args:
+        retryable: the error is a transient one.
+        retry_after_seconds: the pause that the tool asks for; it is not cut short, up to a day.
+        dice: chooses the jitter of the pause.
+    """
+    if not retryable:
+        return GiveUp(exhausted=False)
+    if backoff.is_exhausted(attempt):
+        return GiveUp(exhausted=backoff.max_attempts != 1)
+    return Retry(backoff.pause_seconds(attempt, dice, retry_after_seconds))
 
 
 def summary(result: Any) -> dict[str, Any]:

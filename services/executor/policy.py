@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from services.executor.isolation.calls import NO_LIMITS, Level, Limits
 from services.executor.needs import ToolNeeds
-from services.executor.retry import RetryPolicy
 from services.executor.store import Limit, Order
+from shared.backoff import Backoff
 from shared.log import masking
 from shared.messages import Policy
 
@@ -27,7 +27,7 @@ class Manner:
     limits: Limits
     environ: Mapping[str, str]
     mask: Callable[[str], str]
-    retry: RetryPolicy
+    retry: Backoff
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Defaults:
     """
 
     timeout_seconds: float
-    retry: RetryPolicy
+    retry: Backoff
     level: Level
     environment: Sequence[str]
     variables: Mapping[str, str]
@@ -69,11 +69,11 @@ class Defaults:
         allowed = (*self.environment, *needs.environment)
         return {name: self.variables[name] for name in allowed if name in self.variables}
 
-    def retries(self, chosen: Policy) -> RetryPolicy:
+    def retries(self, chosen: Policy) -> Backoff:
         """How often the run is tried."""
-        least = self.retry.backoff_min_seconds if chosen.backoff_min is None else chosen.backoff_min
-        most = self.retry.backoff_max_seconds if chosen.backoff_max is None else chosen.backoff_max
-        return RetryPolicy(chosen.max_attempts or self.retry.max_attempts, least, max(least, most))
+        least = self.retry.first_seconds if chosen.backoff_min is None else chosen.backoff_min
+        most = self.retry.longest_seconds if chosen.backoff_max is None else chosen.backoff_max
+        return retry_backoff(chosen.max_attempts or self.retry.max_attempts, least, max(least, most))
 
 
 class Manners:
@@ -97,6 +97,11 @@ class Manners:
         manner = self._defaults.manner(chosen, needs)
         self._known[id(chosen), id(needs)] = (chosen, needs, manner)  # which keeps these ids theirs
         return manner
+
+
+def retry_backoff(max_attempts: int | None, first_seconds: float, longest_seconds: float) -> Backoff:
+    """Return the back-off between a run's attempts: pauses double, and jitter adds up to as much again."""
+    return Backoff(first_seconds, longest_seconds, jitter=(0.0, 1.0), max_attempts=max_attempts)
 
 
 def process_limits(chosen: Policy, needs: ToolNeeds) -> Limits:

@@ -8,21 +8,21 @@ from typing import Protocol
 import structlog
 from msgspec import Struct, field
 
-from services.executor import policy, report, retry
+from services.executor import policy, report
 from services.executor.artifacts import Keeper
 from services.executor.beginning import Beginning
 from services.executor.cache import Cache
 from services.executor.isolation.calls import Answer, Call, Effects, Report
 from services.executor.loader import Loader
 from services.executor.metrics import Emitter
-from services.executor.outcome import Outcome, Status, judge
+from services.executor.outcome import GiveUp, Outcome, Retry, Status, judge, retry_or_give_up
 from services.executor.policy import Defaults, Manner, Manners
 from services.executor.products import Products
 from services.executor.running import Running
 from services.executor.store import Begun, Claim, Finished, Limit, Order, Store, Stored
 from services.executor.threads import Threads
 from services.executor.work import Fault, Work, prepare
-from shared.backoff import shutdown_timeout, until_available
+from shared.backoff import Backoff, Dice, shutdown_timeout, until_available
 from shared.errors import ExperimentArchivedError, StoreUnavailableError
 from shared.messages import Policy, State
 
@@ -75,7 +75,7 @@ class Runner:
         caller: Caller,
         keeper: Keeper,
         defaults: Defaults,
-        dice: retry.Dice,
+        dice: Dice,
     ) -> None:
         self._store = store
         self._loader = loader
@@ -202,22 +202,22 @@ class Runner:
     # -- report -----------------------------------------------------------------------
 
     async def _report(self, work: Work | Fault, stored: Stored, outcome: Outcome, started: _Start) -> None:
-        match retry.decide(
+        match retry_or_give_up(
             work.claim.order.attempt,
             retryable=outcome.retryable and not self._must_not_repeat(work, outcome),
             retry_after_seconds=outcome.retry_after_seconds,
-            policy=self._retries(work),
+            backoff=self._retries(work),
             dice=self._dice,
         ):
-            case retry.Retry(delay_seconds):
+            case Retry(delay_seconds):
                 await self._retry(work.claim, outcome, delay_seconds)
-            case retry.GiveUp(exhausted):
+            case GiveUp(exhausted):
                 final = outcome.exhausted(work.claim.order.attempt) if exhausted else outcome
                 is_finished = await self._finish(work.claim, stored, final, started)
                 if is_finished and isinstance(work, Work) and work.experiment.policy.cache:
                     await self._cache.remember(work.identity.digest, work.claim.order.run_id, final)
 
-    def _retries(self, work: Work | Fault) -> retry.RetryPolicy:
+    def _retries(self, work: Work | Fault) -> Backoff:
         if isinstance(work, Work):
             return self._manners.of(work.experiment.policy, work.tool.needs).retry
         return self._defaults.retries(work.experiment.policy if work.experiment else Policy())

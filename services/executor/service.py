@@ -25,10 +25,9 @@ from services.executor.isolation.environment import Environments
 from services.executor.isolation.pool import Pool
 from services.executor.loader import Loader
 from services.executor.passed import passed_to_every_tool
-from services.executor.policy import Defaults
+from services.executor.policy import Defaults, retry_backoff
 from services.executor.recovery import Recovery
 from services.executor.registry import Registry
-from services.executor.retry import RetryPolicy
 from services.executor.runner import Runner
 from services.executor.store import Retention, Store
 from services.executor.triggers import Triggers
@@ -243,7 +242,7 @@ def defaults(settings: Settings, variables: Mapping[str, str]) -> Defaults:
     """What applies to runs that don't say otherwise, as the operator chose."""
     return Defaults(
         timeout_seconds=settings.tool_execution_timeout,
-        retry=RetryPolicy(
+        retry=retry_backoff(
             settings.retry_max_attempts, settings.retry_backoff_min, settings.retry_backoff_max
         ),
         level=Level(settings.isolation),

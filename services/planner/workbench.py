@@ -16,10 +16,10 @@ from services.executor.isolation.sandbox import Sandbox
 from services.executor.loader import Loader
 from services.executor.passed import passed_to_every_tool
 from services.executor.policy import Defaults
-from services.executor.retry import RetryPolicy
 from services.executor.threads import Threads
+from shared.backoff import Backoff
 
-ONCE = RetryPolicy(1, 0, 0)
+ONCE = Backoff(0.0, 0.0, max_attempts=1)
 STORING_THREADS = 8
 
 

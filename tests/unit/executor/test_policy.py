@@ -2,13 +2,12 @@
 
 from services.executor.isolation.calls import Level, Limits
 from services.executor.needs import ToolNeeds
-from services.executor.policy import Defaults, process_limits, shared_limits
-from services.executor.retry import RetryPolicy
+from services.executor.policy import Defaults, process_limits, retry_backoff, shared_limits
 from services.executor.store import Limit, Order
 from shared.messages import Policy
 
 DEFAULTS = Defaults(
-    300.0, RetryPolicy(3, 1.0, 30.0), Level.WARM, ("ALL",), {"ALL": "1", "KEY": "2", "OTHER": "3"}
+    300.0, retry_backoff(3, 1.0, 30.0), Level.WARM, ("ALL",), {"ALL": "1", "KEY": "2", "OTHER": "3"}
 )
 
 
@@ -30,7 +29,7 @@ def test_limits_of_a_runs_processes_are_the_experiments_or_the_tools() -> None:
 
 
 def test_retries_are_ordered_whatever_the_experiment_says() -> None:
-    assert DEFAULTS.retries(Policy(max_attempts=7, backoff_min=60)) == RetryPolicy(7, 60, 60)
+    assert DEFAULTS.retries(Policy(max_attempts=7, backoff_min=60)) == retry_backoff(7, 60, 60)
     assert DEFAULTS.retries(Policy()) == DEFAULTS.retry
 
 

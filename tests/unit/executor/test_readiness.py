@@ -12,8 +12,8 @@ from services.executor.isolation.calls import Level
 from services.executor.needs import ToolNeeds
 from services.executor.policy import Defaults
 from services.executor.readiness import Readiness
-from services.executor.retry import RetryPolicy
 from services.executor.store import Ahead, Seen, Stored, Upcoming
+from shared.backoff import Backoff
 from shared.errors import ToolError
 from shared.messages import Experiment, Policy, State
 
@@ -71,7 +71,7 @@ async def look(world: World) -> tuple[list[tuple[str, Level]], float]:
     """What is made ready, and the seconds until the next look."""
     store: Any = SimpleNamespace(slots=world)
     fake: Any = world
-    defaults = Defaults(5.0, RetryPolicy(1, 0.0, 0.0), Level.WARM, (), {})
+    defaults = Defaults(5.0, Backoff(0.0, 0.0, max_attempts=1), Level.WARM, (), {})
     one = Readiness(store, fake, fake, defaults, most=10)
     async with asyncio.TaskGroup() as tasks:
         seconds = await one._look(tasks)
@@ -132,7 +132,7 @@ async def test_it_is_looked_again_when_there_is_more_to_be_seen(
 async def test_who_plans_something_has_it_looked_at(world: World) -> None:
     store: Any = SimpleNamespace(slots=world)
     fake: Any = world
-    defaults = Defaults(5.0, RetryPolicy(1, 0.0, 0.0), Level.WARM, (), {})
+    defaults = Defaults(5.0, Backoff(0.0, 0.0, max_attempts=1), Level.WARM, (), {})
     one = Readiness(store, fake, fake, defaults, most=10)
     task = asyncio.create_task(one.run(600.0))
     await world.looked.wait()
