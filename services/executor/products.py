@@ -1,8 +1,7 @@
 """What a run produces besides its messages: artifacts, and results too large for its record."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import structlog
 from msgspec.structs import replace
@@ -11,7 +10,7 @@ from services.executor.artifacts import Artifact, CasReference, Keeper
 from services.executor.isolation.calls import Capture, NothingKept, Refusal
 from services.executor.outcome import Outcome, Status
 from services.executor.threads import Threads
-from shared.backoff import until_available
+from shared.backoff import Backoff, until_available
 from shared.documents import json_text
 from shared.errors import ArtifactError
 
@@ -22,7 +21,7 @@ T = TypeVar("T")
 MAX_ARTIFACTS = 1_000
 MAX_NAME_CHARACTERS = 200
 HEAD_CHARACTERS = 2_000
-STORING_PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0)
+STORING: Final = Backoff(0.5, 4.0, max_attempts=5)
 MAX_INLINE_BYTES = 4_000_000
 """Of all inline artifacts of an attempt together: what is more goes to the store, however small each is."""
 
@@ -63,13 +62,22 @@ class Products(NothingKept):
         memory: remembers it for the run's later attempts, and for its record.
         threads: what storing waits in.
         then: what the memory is told, it is told when this allows it.
+        backoff: for a result that can't be stored.
     """
 
-    def __init__(self, keeper: Keeper, memory: Memory, threads: Threads, then: Then = at_once) -> None:
+    def __init__(
+        self,
+        keeper: Keeper,
+        memory: Memory,
+        threads: Threads,
+        then: Then = at_once,
+        backoff: Backoff = STORING,
+    ) -> None:
         self._keeper = keeper
         self._threads = threads
         self._memory = memory
         self._then = then
+        self._backoff = backoff
         self._names: set[str] = set()
         self._inline_bytes = 0
 
@@ -141,30 +149,31 @@ class Products(NothingKept):
 
     async def _completed(self, outcome: Outcome, artifacts: Mapping[str, Any]) -> Outcome:
         text = json_text(outcome.result)
-        for pause_seconds in (*STORING_PAUSES_SECONDS, None):
-            try:
-                return replace(outcome, artifacts=artifacts, shown={"result": await self._fitting(text)})
-            except ArtifactError as exc:
-                if pause_seconds is None:
-                    unstored = Outcome.of_error(ArtifactError(f"the result can't be stored: {exc}"))
-                    return replace(unstored, artifacts=artifacts, exit=outcome.exit)
-                log.warning("result.not_stored", error=str(exc), again_in_seconds=pause_seconds)
-            await asyncio.sleep(pause_seconds)
-        raise AssertionError("the last pause is None")
+        try:
+            if not self._is_inline(text):
+                text = await self._backoff.retry(lambda: self._reference(text), ArtifactError, _log_unstored)
+        except ArtifactError as exc:
+            unstored = Outcome.of_error(ArtifactError(f"the result can't be stored: {exc}"))
+            return replace(unstored, artifacts=artifacts, exit=outcome.exit)
+        return replace(outcome, artifacts=artifacts, shown={"result": text})
 
     async def _detail(self, text: str, written: Callable[[str], str]) -> str:
         """The text or its reference; where it can't be stored, its head, as such a text is `written`."""
         try:
-            return await self._fitting(text)
+            return text if self._is_inline(text) else await self._reference(text)
         except ArtifactError as exc:
             log.warning("details.not_stored", error=str(exc))
             return written(f"{text[:HEAD_CHARACTERS]}... (the rest could not be stored: {exc})")
 
-    async def _fitting(self, text: str) -> str:
+    def _is_inline(self, text: str) -> bool:
         if len(text) * 4 <= self._keeper.inline_max_bytes:  # UTF-8 has four bytes a character at most
-            return text
-        content = text.encode(errors="replace")
-        if len(content) <= self._keeper.inline_max_bytes:
-            return text
-        blob = await self._threads.run(self._keeper.blobs.put, content)
+            return True
+        return len(text.encode(errors="replace")) <= self._keeper.inline_max_bytes
+
+    async def _reference(self, text: str) -> str:
+        blob = await self._threads.run(self._keeper.blobs.put, text.encode(errors="replace"))
         return str(CasReference(blob.sha256))
+
+
+def _log_unstored(exc: BaseException, pause_seconds: float) -> None:
+    log.warning("result.not_stored", error=str(exc), again_in_seconds=pause_seconds)

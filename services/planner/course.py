@@ -25,9 +25,10 @@ from services.planner.calling import ask
 from services.planner.cancellation import CancellationToken
 from services.planner.listening import Listener
 from services.planner.models import ExecutionPolicy
-from services.planner.pace import Dice, Pace, batch_size, retry_pause_seconds
+from services.planner.pace import Pace, batch_size, retry_pause_seconds
 from services.planner.stopping import Conditions, Stopper
 from services.planner.tasks import Task, TaskResult, TaskStatus
+from shared.backoff import Dice
 
 log = structlog.get_logger()
 

@@ -7,11 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from services.planner.models import ExecutionPolicy, RateLimit, RetryPolicy
-
-LONGEST_PAUSE_SECONDS = 24 * 3_600.0
-
-Dice = Callable[[], float]
-"""A number from 0 up to, but not including, 1."""
+from shared.backoff import Backoff, Dice
 
 
 class Pace:
@@ -66,13 +62,11 @@ def batch_size(policy: ExecutionPolicy, cases: int) -> int:
 def retry_pause_seconds(
     policy: RetryPolicy, attempt: int, dice: Dice, asked_seconds: float | None = None
 ) -> float:
-    """Seconds between failed attempt number `attempt` (from 1) and the next, a day at most.
+    """Return the seconds between failed attempt number `attempt` (from 1) and the next, a day at most.
 
-    Not less than the tool has asked for, if it has.
+    They are not fewer than the tool asks for.
     """
-    try:
-        seconds = policy.backoff_seconds * policy.backoff_multiplier ** (attempt - 1)
-    except OverflowError:
-        seconds = LONGEST_PAUSE_SECONDS if policy.backoff_seconds else 0.0
-    varied = seconds * (1 + policy.jitter * (2 * dice() - 1))
-    return min(max(varied, asked_seconds or 0.0), LONGEST_PAUSE_SECONDS)
+    backoff = Backoff(
+        policy.backoff_seconds, factor=policy.backoff_multiplier, jitter=(-policy.jitter, policy.jitter)
+    )
+    return backoff.pause_seconds(attempt, dice, asked_seconds)

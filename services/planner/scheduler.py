@@ -20,10 +20,10 @@ from services.planner.judging import judging
 from services.planner.listening import SILENT, Listener
 from services.planner.models import ExecutionPolicy, RunManifest, TestCase
 from services.planner.opening import Source, opened
-from services.planner.pace import Dice
 from services.planner.results import statistics_of
 from services.planner.stopping import Stopper
 from services.planner.tasks import RunExecutionResult, Task
+from shared.backoff import Dice
 
 __all__ = ["SILENT", "Listener", "Stopper", "TaskScheduler", "new_id", "utc_now"]
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from services.executor import products
 from services.executor.artifacts import LocalBlobs
 from tests.conftest import Neighbour, Serve, Tools, eventually
 from tests.service.conftest import Work
@@ -259,16 +258,14 @@ COUNTED = """
 @pytest.mark.parametrize(
     ("kind", "error_type", "status"),
     [
-        ("returns", "ArtifactError", "failed"),
         ("raises", "Final", "failed"),
         ("hangs", "ToolTimeoutError", "timeout"),
     ],
 )
 async def test_a_store_that_takes_nothing_repeats_no_tool_and_changes_no_end(
-    serve: Serve, neighbour: Neighbour, tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    serve: Serve, neighbour: Neighbour, tools: Tools, tmp_path: Path,
     kind: str, error_type: str, status: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(products, "STORING_PAUSES_SECONDS", (0.01, 0.01))
     (tmp_path / "artifacts").write_text("in the way")
     tools("tool", COUNTED)
     params = {"calls": str(tmp_path / "calls"), "kind": kind}

@@ -7,16 +7,17 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import redis.exceptions
 from redis.asyncio import Redis
 
 from services.executor.store.pipelined import Pipelined
+from shared.backoff import Backoff
 from shared.errors import StoreError, StoreUnavailableError
 
 COMMAND_TIMEOUT_SECONDS = 15.0
-RETRY_PAUSES_SECONDS = (0.05, 0.1)
+LOST_ANSWER: Final = Backoff(0.05, 0.1, max_attempts=3)
 
 _FOLDER = Path(__file__).parent / "lua"
 _INCLUDE = re.compile(r"^-- include (\w+\.lua)$", re.MULTILINE)
@@ -61,8 +62,9 @@ class Scripts:
             StoreError: anything else that Redis found wrong.
         """
         command = ("EVALSHA", digest(name), len(keys), *keys, *args)
-        pauses = iter(RETRY_PAUSES_SECONDS if asks_again else ())
+        attempt = 0
         while True:
+            attempt += 1
             try:
                 try:
                     return await self._pipelined.ask(*command)
@@ -70,10 +72,10 @@ class Scripts:
                     await self._pipelined.ask("SCRIPT", "LOAD", source(name))
                     return await self._pipelined.ask(*command)
             except (redis.exceptions.RedisError, OSError) as exc:
-                pause_seconds = next(pauses, None)
-                if pause_seconds is None or not isinstance(exc, redis.exceptions.ConnectionError):
+                is_last = not asks_again or LOST_ANSWER.is_exhausted(attempt)
+                if is_last or not isinstance(exc, redis.exceptions.ConnectionError):
                     raise translated(name, exc) from exc
-                await asyncio.sleep(pause_seconds)
+                await asyncio.sleep(LOST_ANSWER.pause_seconds(attempt))
 
 
 @cache
