@@ -33,7 +33,7 @@ from shared import keys
 from shared.connection import connect, connect_patiently
 from shared.embedded import EmbeddedServer
 
-OFTEN, OFTEN_SECONDS = "*/5 * * * * *", 5
+OFTEN, OFTEN_SECONDS = "* * * * * */5", 5
 SELDOM = "0 0 1 1 *"
 NEVER_SECONDS = 86_400.0
 AT_ONCE_SECONDS = 0.001

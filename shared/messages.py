@@ -145,7 +145,7 @@ class Trigger:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """When an experiment runs.  `cron` is not checked here; see `services/executor/cron.py`."""
+    """When an experiment runs.  `cron` is not checked here; see `services/executor/scheduling/cron.py`."""
 
     experiment_id: ExperimentId
     cron: Annotated[str, Meta(min_length=1)]

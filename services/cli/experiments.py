@@ -96,7 +96,7 @@ def read_file(path: Path, state: State | None = None) -> Publication:
     members = {"experiment_id": experiment.id, "cron": experiment.schedule, "timezone": experiment.timezone}
     schedule = validated(Schedule, f"{path} member 'execution.schedule'", members)
     try:
-        cron = Cron.parse(schedule.cron, schedule.timezone)
+        cron = Cron.parse(schedule.cron, schedule.timezone, experiment.id)
     except ScheduleError as exc:
         raise ContractError(f"{path}: {exc}") from None
     return Publication(path, text, experiment, schedule, cron)
@@ -114,6 +114,8 @@ async def _published(store: Store, one: Publication) -> str:
     line = f"published {experiment.id}: {experiment.state}, tool {experiment.tool}"
     if one.cron is not None:
         line += f", schedule {one.cron.expression}: {one.cron.describe()}"
+        if one.cron.warning is not None:
+            line += f"; warning: {one.cron.warning}"
     if stays:
         line += f"; schedules:{experiment.id} stays, though the file has no schedule"
     return line

@@ -93,7 +93,7 @@ def _planned(
     if isinstance(schedule, ContractError):
         return Planned(experiment_id, "invalid", problem=str(schedule), broken=True)
     try:
-        cron = Cron.parse(schedule.cron, schedule.timezone)
+        cron = Cron.parse(schedule.cron, schedule.timezone, experiment_id)
     except ScheduleError as exc:
         return Planned(experiment_id, "invalid", cron=schedule.cron, problem=str(exc), broken=True)
     next_ms = cron.next_after(now_ms) if schedule.enabled else None

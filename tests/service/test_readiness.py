@@ -34,7 +34,7 @@ async def test_a_process_was_there_before_the_slot(
         await eventually(registered, "the tool")
 
     slot = (datetime.now(UTC) + timedelta(seconds=SOON_SECONDS)).replace(microsecond=0)
-    await neighbour.redis.set("schedules:exp_1", f"{slot:%S %M %H} * * *")
+    await neighbour.redis.set("schedules:exp_1", f"{slot:%M %H} * * * {slot:%S}")
     async with serve(schedule_mode="cron"):
         result = await neighbour.result("exp_1")
 

@@ -109,7 +109,7 @@ def _taken(cron: Cron, slot_ms: int, now_ms: int, policy: Policy) -> tuple[list[
     """The slots to run, and where to go on."""
     oldest_ms = max(slot_ms, now_ms - _grace_ms(policy, now_ms))
     missed = [slot_ms] if slot_ms == oldest_ms else []
-    missed += cron.slots_between(max(slot_ms, oldest_ms - 1), now_ms, CAUGHT_UP_AT_ONCE)
+    missed += cron.due_times_between(max(slot_ms, oldest_ms - 1), now_ms, CAUGHT_UP_AT_ONCE)
     following = cron.next_after(now_ms)
     if policy.catch_up == "all":
         is_portion = len(missed) >= CAUGHT_UP_AT_ONCE
