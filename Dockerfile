@@ -33,5 +33,5 @@ ENV PYTHONUNBUFFERED=1 \
 USER 10001
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=10s --start-period=30s --retries=3 \
-    CMD ["python", "-m", "services.executor.health"]
+    CMD ["python", "-m", "services.executor.monitoring.healthcheck"]
 CMD ["python", "-m", "services.executor.main"]

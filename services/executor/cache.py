@@ -11,9 +11,9 @@ from services.executor.artifacts import Artifact, CasReference, Keeper, parse_re
 from services.executor.identity import digest_of
 from services.executor.outcome import Outcome, Status
 from services.executor.store import Cached
-from services.executor.threads import Threads
 from shared.backoff import until_available
 from shared.errors import FullsendError
+from shared.threads import Threads
 
 log = structlog.get_logger()
 

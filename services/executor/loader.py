@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from services.executor.bundles import Bundle, Bundles
 from services.executor.isolation.calls import Description, Module
 from services.executor.isolation.environment import Environment
 from services.executor.isolation.requirements import Requirements, requirements_of
 from services.executor.isolation.sandbox import Sandbox, stricter
-from services.executor.library import Code, Library
 from services.executor.needs import ToolNeeds, needs_of
+from services.executor.tools.bundles import Bundle, Bundles
+from services.executor.tools.tool_source import Code, Library
 from shared.errors import ToolParameterError
 
 REMEMBERED = 1_000

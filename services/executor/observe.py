@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
-from services.executor.spans import GIVEN_BACK, Trace, Tracing, tracing
+from services.executor.monitoring.tracing import GIVEN_BACK, Trace, Tracing, tracing
 from services.executor.store import Claim, Finished, Stored
 from shared.errors import StoreError, StoreUnavailableError
 

@@ -17,14 +17,14 @@ from services.executor.loader import Loader
 from services.executor.metrics import Emitter
 from services.executor.outcome import GiveUp, Outcome, Retry, Status, judge, retry_or_give_up
 from services.executor.policy import Defaults, Manner, Manners
-from services.executor.products import Products
+from services.executor.results import Products
 from services.executor.running import Running
 from services.executor.store import Begun, Claim, Finished, Limit, Order, Store, Stored
-from services.executor.threads import Threads
 from services.executor.work import Fault, Work, prepare
 from shared.backoff import Backoff, Dice, shutdown_timeout, until_available
 from shared.errors import ExperimentArchivedError, StoreUnavailableError
 from shared.messages import Policy, State
+from shared.threads import Threads
 
 log = structlog.get_logger()
 

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from services.executor import spans
 from services.executor.artifacts import Keeper, open_blobs
-from services.executor.bundles import Bundles
 from services.executor.cancellation import Cancellations
 from services.executor.config import Mode, Settings
 from services.executor.intake import Intake
@@ -24,12 +22,14 @@ from services.executor.isolation.describer import describer
 from services.executor.isolation.environment import Environments
 from services.executor.isolation.pool import Pool
 from services.executor.loader import Loader
+from services.executor.monitoring import tracing
 from services.executor.passed import passed_to_every_tool
 from services.executor.policy import Defaults, retry_backoff
 from services.executor.recovery import Recovery
-from services.executor.registry import Registry
 from services.executor.runner import Runner
 from services.executor.store import Retention, Store
+from services.executor.tools.bundles import Bundles
+from services.executor.tools.registry import Registry
 from services.executor.triggers import Triggers
 from shared.backoff import until_available
 from shared.connection import connect, connect_patiently, without_password
@@ -138,7 +138,7 @@ class Service:
             if observer is not None:
                 opened.push_async_callback(observer.close)
             if observer is not None and settings.health_port:
-                from services.executor.endpoints import Answers, Worker, serving
+                from services.executor.monitoring.health_server import Answers, Worker, serving
 
                 listening = self._triggers.listening if self._triggers else None
                 worker = Worker(
@@ -211,7 +211,7 @@ class Service:
     def _wanted_observer(self, loader: Loader, variables: Mapping[str, str]) -> "Observer | None":
         """An observer of the store, unless nobody would read what it counts or collect its spans."""
         scraped = self._settings.health_port > 0
-        if not scraped and not spans.are_collected(variables):
+        if not scraped and not tracing.are_collected(variables):
             return None
         from services.executor import observe, watched
 

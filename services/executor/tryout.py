@@ -14,11 +14,11 @@ from typing import Any
 import uv
 
 from services.executor.artifacts import LocalBlobs
-from services.executor.bundles import ENTRY, Bundles
 from services.executor.isolation.environment import Environments
 from services.executor.isolation.pool import Pool
 from services.executor.loader import Loader, Tool
 from services.executor.passed import passed_to_every_tool
+from services.executor.tools.bundles import ENTRY, Bundles
 from shared import log
 from shared.errors import ToolError
 from shared.members import given

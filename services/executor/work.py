@@ -8,11 +8,11 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from services.executor.bundles import parse
 from services.executor.identity import Identity
 from services.executor.loader import Loader, Tool
 from services.executor.outcome import Outcome, Status
 from services.executor.store import Claim, Order, Stored
+from services.executor.tools.bundles import parse
 from shared.documents import kind, validated
 from shared.errors import ContractError, FullsendError, ToolTimeoutError
 from shared.messages import Experiment, Policy, State

@@ -12,13 +12,13 @@ from services.executor.identity import digest_of
 from services.executor.isolation.calls import Call, Capture, Event, NothingKept, Report
 from services.executor.loader import Tool
 from services.executor.outcome import Outcome, Status, judge
-from services.executor.products import Products
-from services.executor.threads import in_thread
+from services.executor.results import Products
 from services.planner.backends.local import Recollection
 from services.planner.execution import ExecutionResult
 from services.planner.workbench import Workbench
 from shared.errors import AggregationError, ArtifactError, NonFiniteLossError, ReplicateFailedError
 from shared.messages import Policy
+from shared.threads import in_thread
 
 LARGEST = 1.7976931348623157e308
 

@@ -7,13 +7,13 @@ from typing import Final
 
 import structlog
 
-from services.executor.threads import Threads
 from services.planner.attempts import Ending
 from services.planner.models import Budget
 from services.planner.results import spent_by
 from services.planner.returned import STORED
 from services.planner.tasks import Spent, Task, TaskResult
 from shared.errors import ArtifactError, PlanError
+from shared.threads import Threads
 
 log = structlog.get_logger()
 

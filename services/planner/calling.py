@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import CodeType, TracebackType
 from typing import Any, Final, Generic, TypeVar
 
-from services.executor.threads import in_thread
+from shared.threads import in_thread
 
 T = TypeVar("T")
 

@@ -10,13 +10,13 @@ from typing import Any, Final, Self
 import structlog
 
 from services.executor.identity import canonical_json
-from services.executor.threads import in_thread
 from services.planner.aggregation import AggregationTask, Aggregator
 from services.planner.cases import all_cases
 from services.planner.models import Evaluator, RunManifest, TestCase
 from services.planner.tasks import TERMINAL, TaskResult, TaskStatus
 from services.planner.verdicts import Verdicts
 from shared.errors import FullsendError, ReplicateFailedError
+from shared.threads import in_thread
 
 log = structlog.get_logger()
 

@@ -8,7 +8,6 @@ import uv
 
 from services.executor.artifacts import Blobs, Keeper, open_blobs
 from services.executor.artifacts.keeping import INLINE_MAX_BYTES
-from services.executor.bundles import Bundles
 from services.executor.isolation.calls import Level
 from services.executor.isolation.environment import Environments
 from services.executor.isolation.pool import Pool
@@ -16,8 +15,9 @@ from services.executor.isolation.sandbox import Sandbox
 from services.executor.loader import Loader
 from services.executor.passed import passed_to_every_tool
 from services.executor.policy import Defaults
-from services.executor.threads import Threads
+from services.executor.tools.bundles import Bundles
 from shared.backoff import Backoff
+from shared.threads import Threads
 
 ONCE = Backoff(0.0, 0.0, max_attempts=1)
 STORING_THREADS = 8

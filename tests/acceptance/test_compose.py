@@ -64,7 +64,7 @@ def test_every_container_turns_healthy(stack: Stack) -> None:
         return docker("inspect", "-f", "{{.State.Health.Status}}", container) == "healthy"
 
     eventually(lambda: healthy(executor) and healthy(redis), "health")
-    said = docker("exec", executor, "python", "-m", "services.executor.health")
+    said = docker("exec", executor, "python", "-m", "services.executor.monitoring.healthcheck")
     assert said.startswith(f"healthy: {executor}-")
 
 
@@ -72,7 +72,7 @@ def test_a_container_whose_service_does_not_run_is_not_healthy(stack: Stack) -> 
     stack.scale(1)
     container = ["docker", "run", "--rm", "--network", f"{stack.project}_default", stack.image()]
 
-    asked = attempt([*container, "python", "-m", "services.executor.health"])
+    asked = attempt([*container, "python", "-m", "services.executor.monitoring.healthcheck"])
 
     assert asked.returncode == 1
     assert asked.stdout.startswith("unhealthy: no worker on ")
@@ -183,7 +183,7 @@ def test_the_service_is_nobody_in_particular_and_writes_only_to_tmp(stack: Stack
 def test_as_process_1_it_stops_on_docker_stop_with_0(stack: Stack) -> None:
     container = docker("run", "-d", "--network", f"{stack.project}_default", stack.image())
     try:
-        asked = ["docker", "exec", container, "python", "-m", "services.executor.health"]
+        asked = ["docker", "exec", container, "python", "-m", "services.executor.monitoring.healthcheck"]
         eventually(lambda: attempt(asked).returncode == 0, "health")
 
         docker("stop", container)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.executor import registry
+from services.executor.tools import registry
 from tests.conftest import Neighbour, Serve, Tools, eventually
 from tests.service.trouble import Log
 

@@ -13,13 +13,13 @@ from services.executor.artifacts import open_blobs
 from services.executor.config import Settings
 from services.executor.service import retention
 from services.executor.store import Store
-from services.executor.threads import in_thread
 from services.planner.backends import Backend, backend_class, local
 from services.planner.cancellation import CancellationToken, unless_cancelled
 from services.planner.plan import Plan
 from services.planner.workbench import Workbench
 from shared.connection import connect, connect_patiently
 from shared.errors import ToolError
+from shared.threads import in_thread
 
 Tell = Callable[[str], None]
 

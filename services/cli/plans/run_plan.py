@@ -12,7 +12,6 @@ from services.cli.plans.interrupting import interruptible, leave
 from services.cli.plans.plan_backends import BackendName, evaluating, opened
 from services.cli.plans.progress_display import Display
 from services.executor.config import Settings
-from services.executor.threads import in_thread
 from services.planner.aggregation import Aggregator
 from services.planner.cancellation import (
     Accomplished,
@@ -29,6 +28,7 @@ from services.planner.seat import Seat
 from services.planner.tasks import RunExecutionResult, TaskResult, TaskStatus
 from services.planner.turn import Turn
 from shared import log
+from shared.threads import in_thread
 
 
 @dataclass(slots=True)

@@ -12,8 +12,8 @@ from services.cli.records import record_artifacts
 from services.cli.records.verify import Checked, Inspection
 from services.cli.runs import AsJson, record_of
 from services.executor.artifacts import Blobs, Collected, Stored, collect
-from services.executor.bundles import MAX_BYTES, paths_in
 from services.executor.store import Referred, Store
+from services.executor.tools.bundles import MAX_BYTES, paths_in
 from shared.connection import without_password
 from shared.errors import ArtifactCorruptError, ArtifactNotFoundError
 

@@ -17,11 +17,11 @@ from services.cli.records.record import Record, status_of
 from services.cli.records.record_artifacts import Listed
 from services.cli.records.value_differences import ABSENT
 from services.cli.runs import AsJson, record_of
-from services.executor import bundles
 from services.executor.artifacts import CasReference, parse_reference
-from services.executor.bundles import Bundle, Bundles
 from services.executor.config import Settings
 from services.executor.store import Store
+from services.executor.tools import bundles
+from services.executor.tools.bundles import Bundle, Bundles
 from shared.errors import FullsendError, SettingsError
 
 DIFFERENT, TROUBLE = 1, 2

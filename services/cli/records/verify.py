@@ -8,7 +8,7 @@ from typing import Any, Final
 from services.cli.records import record_artifacts
 from services.cli.records.record_artifacts import Listed
 from services.executor.artifacts import Artifact, Blobs, CasReference, Keeper, addresses_in
-from services.executor.bundles import MAX_BYTES, paths_in
+from services.executor.tools.bundles import MAX_BYTES, paths_in
 from shared.errors import ArtifactCorruptError, ArtifactError, ArtifactNotFoundError
 
 TEXTS: Final = {

@@ -10,7 +10,7 @@ from services.executor.isolation.calls import Call, Event, Partial, Report
 from services.executor.loader import Tool
 from services.executor.needs import ToolNeeds
 from services.executor.outcome import Outcome, Status, judge
-from services.executor.products import Products
+from services.executor.results import Products
 from services.executor.work import load, outcome_of
 from services.planner.backends import checks
 from services.planner.backends.opened import Opened

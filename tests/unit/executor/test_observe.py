@@ -13,9 +13,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from services.executor import observe, report
+from services.executor.monitoring.tracing import COLLECTORS, Spans, Tracing
 from services.executor.observe import UNKNOWN, Observer
 from services.executor.outcome import Status
-from services.executor.spans import COLLECTORS, Spans, Tracing
 from services.executor.store import Claim, Finished, Order, Stored
 from shared.errors import StoreError, StoreUnavailableError
 
@@ -343,8 +343,9 @@ def test_without_opentelemetry_a_service_is_observed_all_the_same() -> None:
     code = """if True:
         import sys
         sys.modules["opentelemetry"] = None
-        from services.executor import observe, service, spans
-        asked = dict.fromkeys(spans.COLLECTORS, "http://127.0.0.1")
+        from services.executor import observe, service
+        from services.executor.monitoring import tracing
+        asked = dict.fromkeys(tracing.COLLECTORS, "http://127.0.0.1")
         assert observe.wanted("me", list, scraped=True, variables={})
         assert observe.wanted("me", list, scraped=False, variables=asked) is None
     """

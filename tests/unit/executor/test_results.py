@@ -11,9 +11,9 @@ from structlog.testing import capture_logs
 from services.executor.artifacts import Keeper
 from services.executor.artifacts.local import LocalBlobs
 from services.executor.outcome import Outcome, Status
-from services.executor.products import Products
-from services.executor.threads import Threads
+from services.executor.results import Products
 from shared.backoff import Backoff
+from shared.threads import Threads
 
 LARGE = Outcome(Status.COMPLETED, result="x" * 100)
 

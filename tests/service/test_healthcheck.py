@@ -8,7 +8,7 @@ from asyncio.subprocess import PIPE, STDOUT
 import pytest
 from redis.asyncio import Redis
 
-from services.executor import health
+from services.executor.monitoring import healthcheck
 from services.executor.store import Store
 from shared import keys
 from tests.conftest import Serve
@@ -26,7 +26,7 @@ def address(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
 async def ask() -> tuple[int | None, str]:
     """The exit code and the one line."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.executor.health", stdout=PIPE, stderr=STDOUT
+        sys.executable, "-m", "services.executor.monitoring.healthcheck", stdout=PIPE, stderr=STDOUT
     )
     output, _ = await process.communicate()
     (line,) = output.decode().splitlines()
@@ -82,11 +82,11 @@ async def test_a_server_that_is_down_is_said(monkeypatch: pytest.MonkeyPatch) ->
 async def test_a_server_that_never_answers_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(health, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(healthcheck, "PATIENCE_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{mute.getsockname()[1]}/0")
 
-        code = await asyncio.to_thread(health.main)
+        code = await asyncio.to_thread(healthcheck.main)
 
     assert code == 1
     assert capsys.readouterr().out.startswith("unhealthy:")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import structlog
 
-from services.executor import bundles
-from services.executor.bundles import NAME, Bundle, Bundles
 from services.executor.isolation.calls import Module
-from services.executor.threads import Threads
+from services.executor.tools import bundles
+from services.executor.tools.bundles import NAME, Bundle, Bundles
 from shared.errors import ArtifactError, ToolError, ToolNotFoundError
+from shared.threads import Threads
 
 log = structlog.get_logger()
 

@@ -16,10 +16,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.executor import endpoints
 from services.executor.config import load
-from services.executor.endpoints import Answers, ask, serving
 from services.executor.intake import Intake
+from services.executor.monitoring import health_server
+from services.executor.monitoring.health_server import Answers, ask, serving
 from services.executor.service import Service
 from services.executor.store import Begun, Order, Store
 from shared import keys
@@ -163,7 +163,7 @@ def silent(pid: int) -> Iterator[None]:
 async def test_a_redis_that_does_not_answer_is_not_taken_for_a_blocked_loop(
     serve: Serve, port: int, neighbour: Neighbour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoints, "REDIS_SECONDS", 0.2)
+    monkeypatch.setattr(health_server, "REDIS_SECONDS", 0.2)
     async with serve(health_port=port):
         with silent(int((await neighbour.redis.info("server"))["process_id"])):
             status, said = await get(port, "/readyz")
@@ -201,7 +201,7 @@ async def test_a_worker_that_drains_is_alive_and_not_ready(
 async def test_a_blocked_loop_is_noticed_and_said(
     serve: Serve, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoints, "LOOP_SECONDS", 0.2)
+    monkeypatch.setattr(health_server, "LOOP_SECONDS", 0.2)
     async with serve(health_port=port):
         # Asked from the loop's own thread, so the loop stands still until the answer is there.
         blocked = {path: request(port, path) for path in ("/healthz", "/readyz", "/metrics")}
@@ -274,7 +274,7 @@ async def test_a_port_that_is_taken_stops_the_start_with_one_line(work: Work) ->
 async def test_the_processes_for_tools_are_counted_by_state(store: Store) -> None:
     states = {"idle": 2, "busy": 1, "starting": 0}
     intake = Intake(store.queue, "me", 1, lambda running: asyncio.sleep(0))
-    worker = endpoints.Worker("me", store, intake, 1, None, asyncio.Event(), lambda: states)
+    worker = health_server.Worker("me", store, intake, 1, None, asyncio.Event(), lambda: states)
     async with serving(HOST, 0, Answers(worker, CollectorRegistry())) as chosen:
         series = Metrics(chosen)
         told = {state: await series.value("pool_processes", state=state) for state in states}
@@ -284,7 +284,7 @@ async def test_the_processes_for_tools_are_counted_by_state(store: Store) -> Non
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
 async def test_a_host_that_is_not_here_is_one_line(store: Store, host: str) -> None:
-    worker = endpoints.Worker("me", store, None, 1, None, asyncio.Event())  # type: ignore[arg-type]
+    worker = health_server.Worker("me", store, None, 1, None, asyncio.Event())  # type: ignore[arg-type]
 
     with pytest.raises(SettingsError, match=f"HEALTH_PORT=0: can't listen on {host}: ") as refused:
         async with serving(host, 0, Answers(worker, CollectorRegistry())):

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from services.executor.threads import Threads, in_thread
+from shared.threads import Threads, in_thread
 
 
 async def test_what_a_call_returns_or_raises_arrives() -> None:
@@ -54,7 +54,7 @@ async def test_a_call_that_nobody_waits_for_any_more_ends_in_silence() -> None:
 def test_a_call_that_never_ends_keeps_no_process_from_ending() -> None:
     program = """
 import asyncio, threading
-from services.executor.threads import in_thread
+from shared.threads import in_thread
 async def main():
     asyncio.create_task(in_thread(threading.Event().wait))
     await asyncio.sleep(0)

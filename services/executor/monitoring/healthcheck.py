@@ -2,7 +2,7 @@
 
 A container has a host name of its own, so in one this is the container's worker:
 
-    python -m services.executor.health
+    python -m services.executor.monitoring.healthcheck
 """
 
 import asyncio

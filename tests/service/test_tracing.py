@@ -7,7 +7,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from services.executor.spans import COLLECTORS
+from services.executor.monitoring.tracing import COLLECTORS
 from tests.conftest import Neighbour, Serve, Tools
 
 EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"

@@ -9,10 +9,10 @@ from msgspec.structs import replace
 from services.executor.artifacts import Artifact, CasReference, Keeper
 from services.executor.isolation.calls import Capture, NothingKept, Refusal
 from services.executor.outcome import Outcome, Status
-from services.executor.threads import Threads
 from shared.backoff import Backoff, until_available
 from shared.documents import json_text
 from shared.errors import ArtifactError
+from shared.threads import Threads
 
 log = structlog.get_logger()
 
