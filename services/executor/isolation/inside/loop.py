@@ -17,7 +17,7 @@ import socket
 import sys
 from typing import Any, Callable, NoReturn
 
-from . import birth, guard, owner, rehearsal, source, tool, tree, wire
+from . import birth, guard, owner, source, tool, tree, wire
 
 METHOD_NOT_FOUND = -32601
 INVALID_REQUEST = -32600
@@ -106,8 +106,6 @@ class Loop:
 
     def _become_owner(self) -> owner.Owner:
         """What is there now is shared with every fork: the collector must not write to it."""
-        if self.tool is not None:
-            rehearsal.rehearse(self.tool)
         children = owner.Owner(self.wire.descriptor, self.stacks)
         if self.tool is not None:
             self.tool.forks_with = children.signals_before
