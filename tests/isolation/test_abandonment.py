@@ -24,7 +24,7 @@ async def assert_nothing_is_under_way(bench: Bench) -> None:
     counts = bench.pool.counts()
     assert (counts["busy"], counts["starting"]) == (0, 0)
     assert bench.pool._gate.free == CAPACITY
-    assert not bench.pool._rounds.attempts
+    assert not bench.pool._attempts
 
 
 @pytest.mark.parametrize("what", ["describe", *Level])

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -300,6 +302,35 @@ def test_descriptors_are_closed_in_as_few_ranges_as_there_are(
     descriptors: list[int], ranges: list[tuple[int, int]]
 ) -> None:
     assert birth.spans(descriptors) == ranges
+
+
+async def test_nothing_of_a_fork_waits_for_the_garbage_collector(bench: Bench) -> None:
+    tool = bench.tool("def run(): return 1")
+    stable = bench.pool._open_stable()
+    await bench.run(tool, level=Level.FORK)
+    made = list[weakref.ref[Process]]()
+    prepare = stable._standbys._prepare
+
+    def watched(template: Process) -> Process:
+        process = prepare(template)
+        made.append(weakref.ref(process))
+        return process
+
+    stable._standbys._prepare = watched
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(4):
+            assert await bench.run(tool, level=Level.FORK) == Returned(1)
+        while len(stable._alive) > len(stable._standbys) + 1:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
+        left = [process for process in made if process() is not None]
+    finally:
+        gc.enable()
+
+    assert len(made) >= 4
+    assert len(left) <= len(stable._standbys)
 
 
 # -- when something is short ----------------------------------------------------------

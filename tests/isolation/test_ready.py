@@ -88,7 +88,7 @@ async def test_a_call_that_comes_meanwhile_waits_for_the_same_import(bench: Benc
     making = asyncio.create_task(make_ready(bench, tool, level))
     await until(lambda: imported_by(tool))
     calling = asyncio.create_task(pids(bench, tool, level))
-    await until(lambda: bench.pool._rounds.attempts)
+    await until(lambda: bench.pool._attempts)
 
     Path(f"{tool.path}.go").touch()
     found = await calling

@@ -3,6 +3,8 @@
 import asyncio
 import math
 import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,18 +21,48 @@ from services.executor.isolation.calls import (
     Returned,
     TimedOut,
 )  # fmt: skip
-from services.executor.isolation.gate import Gate
 from services.executor.isolation.process import Process
 
 TIMEOUT = "timeout"
 CANCEL = "cancel"
-NEVER = math.inf
-FOLLOW_SECONDS = 0.005
+CANCEL_WATCH_SECONDS = 0.005
+"""A call that is over sooner, as most warm ones are, is spared the task that waits for its cancellation."""
+
 MAX_UNHEARD = 3
 
 
 class Stopped(Exception):
     """The attempt was stopped before it had a process."""
+
+
+class Gate:
+    """Like a semaphore whose queue can be looked at and whose waiters can be sent away."""
+
+    def __init__(self, places: int) -> None:
+        self.free = places
+        self._queue: deque[asyncio.Future[None]] = deque()
+
+    def try_enter(self) -> bool:
+        """Take a place if there is one and nobody is waiting for it."""
+        if self.free > 0:
+            self.free -= 1
+            return True
+        return False
+
+    def queue(self) -> asyncio.Future[None]:
+        """A future that is done when the caller has been given a place."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        return turn
+
+    def leave(self) -> None:
+        """Give the place to whoever waits the longest, or keep it for the next."""
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self.free += 1
 
 
 class Attempt:
@@ -51,11 +83,9 @@ class Attempt:
         self.peak_rss_bytes = 0
         self.oom_kills_before = 0
         self.unheard = 0
-        self.due_at = NEVER
         self._grace_seconds = grace_seconds
-        self._deadline = NEVER
+        self._timers: list[asyncio.TimerHandle] = []
         self._turn: asyncio.Future[None] | None = None
-        self._cancel: asyncio.Event | None = None
         self._watcher: asyncio.Task[Any] | None = None
 
     def stop(self, verdict: str) -> None:
@@ -68,35 +98,30 @@ class Attempt:
         if self.process is not None:
             self.process.end(grace_seconds=self._grace_seconds, stacks=True)
 
-    def follow(self, cancel: asyncio.Event | None, now: float) -> None:
-        """Stop when `cancel` is set, at most FOLLOW_SECONDS later: only what lasts is worth a task."""
+    def stop_on(self, cancel: asyncio.Event | None) -> None:
+        """Stop when `cancel` is set, at most CANCEL_WATCH_SECONDS later."""
         if cancel is None:
             return
         if cancel.is_set():
             self.stop(CANCEL)
-        self._cancel = cancel
-        self.due_at = now + FOLLOW_SECONDS
+        else:
+            self._call_later(CANCEL_WATCH_SECONDS, self._wait_for, cancel)
 
-    def start_clock(self, now: float) -> None:
-        """Stop when the time limit, counted from `now`, is over."""
-        self._deadline = now + self.timeout_seconds
-        self.due_at = min(self.due_at, self._deadline)
+    def start_clock(self) -> None:
+        """Stop when the time limit, counted from now, is over."""
+        self._call_later(self.timeout_seconds, self.stop, TIMEOUT)
 
-    def look(self, now: float) -> None:
-        """Do what is due, and say in `due_at` when to look again."""
-        is_over = now >= self._deadline
-        self.due_at = self._deadline = NEVER if is_over else self._deadline
-        if self._cancel is not None:
-            self._watcher = asyncio.get_running_loop().create_task(self._cancel.wait())
-            self._watcher.add_done_callback(lambda done: None if done.cancelled() else self.stop(CANCEL))
-            self._cancel = None
-        if is_over:
-            self.stop(TIMEOUT)
+    def _call_later(self, seconds: float, act: Callable[..., None], argument: object) -> None:
+        self._timers.append(asyncio.get_running_loop().call_later(seconds, act, argument))
+
+    def _wait_for(self, cancel: asyncio.Event) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(cancel.wait())
+        self._watcher.add_done_callback(lambda done: None if done.cancelled() else self.stop(CANCEL))
 
     def close(self) -> None:
         """Nothing stops the attempt any more."""
-        self.due_at = self._deadline = NEVER
-        self._cancel = None
+        for timer in self._timers:
+            timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import structlog
 
 from services.executor.isolation import protocol
-from services.executor.isolation.attempt import CANCEL, TIMEOUT, Attempt, Stopped, raised, returned
+from services.executor.isolation.attempt import CANCEL, TIMEOUT, Attempt, Gate, Stopped, raised, returned
 from services.executor.isolation.calls import (
     Answer,
     Call,
@@ -24,10 +24,8 @@ from services.executor.isolation.calls import (
     Report,
 )  # fmt: skip
 from services.executor.isolation.connection import Disconnected, Refused
-from services.executor.isolation.gate import Gate
 from services.executor.isolation.oom import OomKills
 from services.executor.isolation.process import LoadFailed, Process
-from services.executor.isolation.rounds import Rounds
 from services.executor.isolation.stable import Stable
 from services.executor.isolation.terms import Terms
 from services.executor.isolation.watch import Watch
@@ -84,7 +82,7 @@ class Pool:
         self._log = log or structlog.get_logger(__name__)
         self._gate = Gate(capacity)
         self._stable: Stable | None = None
-        self._rounds = Rounds()
+        self._attempts: set[Attempt] = set()
         self._oom_kills = OomKills()
 
     async def start(self) -> None:
@@ -96,16 +94,15 @@ class Pool:
     async def stop(self) -> None:
         """End everything; calls under way come to Cancelled.  Leaves no process, and may be repeated."""
         stable, self._stable = self._stable, None
-        for attempt in list(self._rounds.attempts):
+        for attempt in list(self._attempts):
             attempt.stop(CANCEL)
         if stable is not None:
             await stable.close()
-        self._rounds.close()
         self._oom_kills.close()
 
     def counts(self) -> dict[str, int]:
         """How many processes are `busy` with a call, `starting` for one, or `idle` (or to be forked from)."""
-        serving = {attempt.process for attempt in self._rounds.attempts if attempt.process is not None}
+        serving = {attempt.process for attempt in self._attempts if attempt.process is not None}
         starting = sum(not process.loaded for process in serving)
         alive = len(self._stable._alive) if self._stable is not None else 0
         return {
@@ -194,13 +191,11 @@ class Pool:
         """Do the work when there is a free place; nothing of it goes on after this."""
         if self._stable is None:
             attempt.stop(CANCEL)
-        loop = asyncio.get_running_loop()
-        attempt.follow(cancel, loop.time())
-        self._rounds.add(attempt)
+        attempt.stop_on(cancel)
+        self._attempts.add(attempt)
         try:
             await attempt.enter(self._gate)
-            attempt.start_clock(loop.time())
-            self._rounds.add(attempt)
+            attempt.start_clock()
             try:
                 return await work()
             except asyncio.CancelledError:
@@ -210,7 +205,7 @@ class Pool:
                 self._gate.leave()
         finally:
             attempt.close()
-            self._rounds.remove(attempt)
+            self._attempts.discard(attempt)
 
     async def _abandon(self, attempt: Attempt) -> None:
         """Nobody waits for the answer any more: end the process, and wait until it is gone."""

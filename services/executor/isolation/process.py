@@ -1,6 +1,7 @@
 """One subprocess that serves one tool, as the executor sees it."""
 
 import asyncio
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ from services.executor.isolation.terms import Terms, confinement
 TOOLKIT = Path(__file__).parents[3] / "shared" / "toolkit.py"
 OVERDUE_SECONDS = 3.0
 MAX_CHECKS = 2
+FOLLOW_SECONDS = 0.02
+"""A fork's log is read while it runs from then on: most runs are over before."""
+
+DISMISSAL_SECONDS = 0.1
+"""What a process that was dismissed has to leave by itself."""
 
 
 class LoadFailed(Exception):
@@ -55,6 +61,7 @@ class Process(Owner):
         self._token = 0
         self._is_dismissed = False
         self._overdue: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._is_ending = False
         self._checks = 0
         self._audience = Audience(module.name, place)
@@ -112,6 +119,10 @@ class Process(Owner):
         """From now on, pass on what it prints as it prints it, and not only when its run is over."""
         if not self.ended.done():
             self._output.follow()
+
+    def follow_later(self) -> None:
+        """The same, unless its run is over in a moment."""
+        self._timer = asyncio.get_running_loop().call_later(FOLLOW_SECONDS, self.follow)
 
     def on_forked(self, pid: int) -> None:
         """Keep the process id: for logs and for watching, never for signals."""
@@ -251,13 +262,13 @@ class Process(Owner):
         self.end(grace_seconds=0)
 
     def dismiss(self) -> None:
-        """The process is about to leave by itself, with nothing more to say."""
+        """The process is about to leave by itself, with nothing more to say; it is ended if it doesn't."""
         self._is_dismissed = True
         self.connection.close()
-
-    def expel(self) -> None:
-        """It should have left by now."""
-        self.end(grace_seconds=0)
+        if self._timer is not None:
+            self._timer.cancel()
+        end = functools.partial(self.end, grace_seconds=0)
+        self._timer = asyncio.get_running_loop().call_later(DISMISSAL_SECONDS, end)
 
     def _closed(self, reason: str) -> None:
         """Its end of the socket is closed: it is dead, about to be, or hiding."""
@@ -285,8 +296,9 @@ class Process(Owner):
             self.connection.close()
         self._output.close()
         self._audience.close()
-        if self._overdue is not None:
-            self._overdue.cancel()
+        for timer in (self._overdue, self._timer):
+            if timer is not None:
+                timer.cancel()
         if isinstance(self.owner, Process) and status is not None:
             self.owner.place.take_back(self.place)
         else:

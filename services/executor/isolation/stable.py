@@ -7,11 +7,9 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from services.executor.isolation import sandbox
-from services.executor.isolation.attempt import Attempt
+from services.executor.isolation.attempt import Attempt, Gate
 from services.executor.isolation.calls import Level, Module
-from services.executor.isolation.gate import Gate
 from services.executor.isolation.ground import Ground, clear
-from services.executor.isolation.later import Later
 from services.executor.isolation.place import Place
 from services.executor.isolation.process import Process
 from services.executor.isolation.sandbox import Sandbox
@@ -25,13 +23,6 @@ async def _look_around(module: Module) -> None:
     """Find out by what means a tool can be confined here; the first time, that may start a process."""
     if module.sandbox is not Sandbox.OFF:
         await asyncio.to_thread(sandbox.detect)
-
-
-FOLLOW_SECONDS = 0.02
-"""A fork's log is read while it runs from then on: before, the run is probably over first."""
-
-DISMISSAL_SECONDS = 0.1
-"""What a process that was dismissed has to leave by itself, at least."""
 
 
 class Stable:
@@ -58,9 +49,6 @@ class Stable:
         self._template_gates: WeakValueDictionary[Key, Gate] = WeakValueDictionary()
         self._standbys = Standbys(lambda template: self._register(template.module, template.place.for_fork()))
         self._discarded: set[Process] = set()
-        # The forks that have begun a run a moment ago, and those that are about to leave.
-        self._unfollowed = Later(FOLLOW_SECONDS, Process.follow)
-        self._leaving = Later(DISMISSAL_SECONDS, Process.expel)
         self._pruning: asyncio.TimerHandle | None = None
 
     async def open(self) -> None:
@@ -121,7 +109,7 @@ class Stable:
             self._room.leave()
             raise
         self._settle(attempt, process)
-        self._unfollowed.add(process)
+        process.follow_later()
         if not self._standbys.of(template):
             # Not before the call is sent: while this one works, there is time for the next.
             self._loop.call_soon(self._stand_by, template)
@@ -255,10 +243,8 @@ class Stable:
 
     def dismiss(self, process: Process) -> None:
         """The run is over, and was the process' only one: it leaves by itself, or is ended."""
-        self._unfollowed.remove(process)
         if not process.ended.done():
             process.dismiss()
-            self._leaving.add(process)
 
     def refused(self, process: Process) -> None:
         """What the process imported is out of date, and so is the template that it may be a fork of."""
@@ -282,8 +268,6 @@ class Stable:
         if process.has_room:
             self._room.leave()
         self._alive.discard(process)
-        self._unfollowed.remove(process)
-        self._leaving.remove(process)
         self._standbys.forget(process)
         self._discarded.discard(process)
         self._unused.forget(process)

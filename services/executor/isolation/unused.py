@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 
+from services.executor.isolation.attempt import Gate
 from services.executor.isolation.calls import Module
-from services.executor.isolation.gate import Gate
 from services.executor.isolation.process import Process
 
 LATELY_SECONDS = 15.0
