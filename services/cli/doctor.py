@@ -8,9 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from services.cli import connection, output
-from services.cli.doctor_checks import findings
-from services.cli.endpoint import said_by
-from services.cli.findings import Finding, Level, problem
+from services.cli.doctor_checks import Finding, Level, findings, problem, said_by
 from services.cli.output import Column
 from services.executor import config
 from services.executor.store import Store

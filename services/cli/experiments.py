@@ -12,8 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from services.cli import connection, events, output
+from services.cli import connection, output
 from services.cli.output import CommandError
+from services.cli.watch import describe, failure
 from services.executor.scheduling.cron import Cron
 from services.executor.store import Entry, Store
 from shared.documents import json_object, validated
@@ -224,7 +225,7 @@ async def _await_end(store: Store, cursor: str, run_id: str, timeout_seconds: fl
                 if entry.kind == "result":
                     _tell_end(entry)
                     return
-                print("  ".join(events.words(entry)), flush=True)
+                print("  ".join(describe(entry)), flush=True)
     except TimeoutError:
         raise CommandError(
             f"{run_id} has not ended within {timeout_seconds:g} s; it goes on, see `fullsend show {run_id}`"
@@ -234,7 +235,5 @@ async def _await_end(store: Store, cursor: str, run_id: str, timeout_seconds: fl
 def _tell_end(entry: Entry) -> None:
     data = entry.data
     if data.get("type") != "experiment_completed":
-        raise CommandError(
-            f"{data['run_id']} ended as {data.get('status', 'failed')}: {events.failure(data)}"
-        )
+        raise CommandError(f"{data['run_id']} ended as {data.get('status', 'failed')}: {failure(data)}")
     print(json.dumps(data.get("result_summary", {}), ensure_ascii=False))

@@ -9,15 +9,30 @@ from typing import Annotated
 
 import typer
 
-from services.cli import aggregate, cancel, doctor, experiments, output, runs, schedules, tools, watch, worker
+from services.cli import aggregate, connection, doctor, experiments, output, runs, schedules, tools, watch
 from services.cli.demo import run_demo
 from services.cli.plans import plan, sweep
 from services.cli.records import artifacts, diff
+from services.executor import serving
+from shared import log
 from shared.errors import FullsendError, SettingsError
 
 WRONG_SETTINGS = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+
+
+def worker() -> int:
+    """Run the executor here, until Ctrl-C or SIGTERM.
+
+    Without REDIS_URL it brings a server of its own, with its data in .fullsend/, which the other
+    commands find from the same directory. Settings come from the environment, .env and
+    config/schedule.yaml; `fullsend doctor` lists them.
+    """
+    settings = connection.settings()
+    log.configure(level=settings.log_level, for_good=True)
+    return serving.serve(settings, os.environ)
+
 
 app = typer.Typer(
     name="fullsend",
@@ -28,7 +43,7 @@ app = typer.Typer(
 )
 
 app.command()(run_demo.demo)
-app.command()(worker.worker)
+app.command()(worker)
 app.command()(experiments.publish)
 app.command()(experiments.trigger)
 app.command()(runs.runs)
@@ -38,7 +53,7 @@ app.command()(diff.diff)
 app.add_typer(artifacts.app, name="artifacts")
 app.add_typer(plan.app, name="plan")
 app.add_typer(sweep.app, name="sweep")
-app.command()(cancel.cancel)
+app.command()(runs.cancel)
 app.command()(watch.watch)
 app.command()(schedules.schedules)
 app.command()(tools.tools)

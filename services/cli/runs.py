@@ -1,5 +1,6 @@
-"""`fullsend runs`, `fullsend show` and `fullsend logs`."""
+"""`fullsend runs`, `fullsend show`, `fullsend logs` and `fullsend cancel`."""
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -10,8 +11,9 @@ from rich.text import Text
 from services.cli import connection, output
 from services.cli.output import Column, CommandError
 from services.cli.records.record import TEXTS, Record, show_record, status_of
+from services.executor.cancellation import cancel as ask_for_the_end
 from services.executor.outcome import Status
-from services.executor.store import Claim, Line, Store, moment
+from services.executor.store import Cancelled, Claim, Line, Store, moment
 
 COLUMNS = [
     Column("RUN"),
@@ -169,3 +171,39 @@ def _print_line(line: Line, out: Console, times: bool) -> None:
     text = Text(head, "dim") + Text.from_ansi(line.text)  # its colours, and nothing else that terminals obey
     text.stylize(LINE_STYLES.get(line.stream, ""))
     out.print(text)
+
+
+LOOK_SECONDS = 0.1
+
+
+def cancel(
+    run_id: RunId,
+    wait: Annotated[bool, typer.Option(help="Wait until a run under way has ended.")] = True,
+) -> None:
+    """End a run: one that waits never starts, one under way is ended and keeps what it had yielded."""
+
+    async def act(store: Store) -> str:
+        answer = await ask_for_the_end(store, run_id)
+        if answer is Cancelled.OVER:
+            raise CommandError(await _why_over(store, run_id))
+        if answer is Cancelled.CANCELLING and wait:
+            return f"{run_id} is {await _end_of(store, run_id)}"
+        return f"{run_id} is {'being ended' if answer is Cancelled.CANCELLING else 'cancelled'}"
+
+    output.console().print(connection.with_store(act), highlight=False, markup=False)
+
+
+async def _end_of(store: Store, run_id: str) -> str:
+    """The status that a run under way ends with."""
+    while True:
+        status = await store.history.status(run_id)
+        if status not in (None, Status.RUNNING):
+            return str(status)
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _why_over(store: Store, run_id: str) -> str:
+    status = await store.history.status(run_id)
+    if status is None:
+        return f"there is no run {run_id!r}; `fullsend runs` lists those that there are"
+    return f"{run_id} is {status} already"

@@ -13,9 +13,8 @@ from typing import Annotated
 import typer
 
 from services.cli import connection, experiments, output
-from services.cli.demo.display import LiveScreen, PlainScreen, Screen
+from services.cli.demo.display import Facts, LiveScreen, PlainScreen, Screen
 from services.cli.demo.tracker import Board
-from services.cli.demo.view import Facts
 from services.cli.output import CommandError
 from services.executor import config
 from services.executor.config import Mode, Settings

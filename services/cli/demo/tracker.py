@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from services.cli import events
 from services.cli.output import members
+from services.cli.watch import failure
 from services.executor.outcome import Status
 from services.executor.store import Entry
 
@@ -118,7 +118,7 @@ class Board:
                 run.done, run.total = data["done"], data.get("total")
                 run.note = data.get("message") or ""
             case "run_retrying":
-                run.phase, run.note = Phase.RETRYING, events.failure(data)
+                run.phase, run.note = Phase.RETRYING, failure(data)
                 run.due = _time(data) + data["delay_seconds"]
                 self._tally(run).retries += 1
 
@@ -129,7 +129,7 @@ class Board:
             run.phase, run.note = Phase.FINISHED, members(data.get("result_summary", {}))
             tally.finished += 1
         else:
-            run.note = tally.last_error = events.failure(data)
+            run.note = tally.last_error = failure(data)
             if data.get("status") in (Status.TIMEOUT, Status.CANCELLED):
                 run.phase, tally.killed = Phase.KILLED, tally.killed + 1
             else:

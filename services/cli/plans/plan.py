@@ -1,38 +1,41 @@
 """`fullsend plan`."""
 
-import json
+import asyncio
+import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
-from services.cli import output
-from services.cli.output import Column, CommandError
-from services.cli.plans import planning, run_plan
-from services.cli.plans.interrupting import leave
-from services.cli.plans.plan_backends import BackendName
-from services.cli.plans.progress_display import rate
-from services.cli.plans.run_plan import Carried
+from services.cli import connection, output
+from services.cli.output import CommandError
+from services.cli.plans import plan_output, run_plan
+from services.cli.plans.plan_output import (
+    case_counts,
+    exit_now,
+    plan_json,
+    plan_row,
+    report_paths,
+    show_failures,
+    show_plan,
+    show_report,
+)
+from services.cli.plans.run_plan import BackendName, Carried, local_capacity, store_of
+from services.planner.backends.crew import Crew
 from services.planner.documents import read_manifest
+from services.planner.estimate import Estimate, estimate
 from services.planner.models import RunManifest
-from services.planner.plan import Plan, plans_in
+from services.planner.plan import PLANS, Plan, plans_in
+from services.planner.recorded import Recorded, in_plans, in_redis
 from services.planner.report import code_warning
 from services.planner.standing import PlanState, Standing
-from services.planner.tasks import TaskResult
+from shared import log
 from shared.errors import PlanError
 
 LOOK_SECONDS: Final = 0.1
-FAILURES_TOLD: Final = 5
-
-COLUMNS: Final = [
-    Column("PLAN"), Column("STATE"), Column("DONE", right=True), Column("FAILED", right=True),
-    Column("RUNNING", right=True), Column("LEFT", right=True), Column("RATE", drop=1),
-    Column("TO GO", drop=3), Column("BEGUN", drop=2),
-]  # fmt: skip
 
 PlanId = Annotated[str, typer.Argument(metavar="ID", help="A plan's id, or how it begins, or its directory.")]
 Where = Annotated[BackendName, typer.Option("--backend", help="Where the cases run.")]
@@ -94,7 +97,7 @@ def resume(
 
     Each gets the seed it had. What came before is kept.
     """
-    found = planning.found(plan_id)
+    found = find_plan(plan_id)
     found = Plan(found.directory, _with_concurrency(found.manifest, concurrency))
     finish(run_plan.carry_out(found, backend or _backend_before(found), failed=failed), as_json)
 
@@ -107,14 +110,14 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show how far a plan is, or all plans are."""
-    standings = list(_all_standings()) if plan_id is None else [_standing(planning.found(plan_id))]
+    standings = list(_all_standings()) if plan_id is None else [_standing(find_plan(plan_id))]
     if as_json:
-        members = [_members(*one) for one in standings]
+        members = [plan_json(*one) for one in standings]
         output.print_json(members if plan_id is None else members[0])
     elif plan_id is not None:
-        _show(*standings[0])
+        show_plan(*standings[0])
     else:
-        output.table(COLUMNS, [_row(*one) for one in standings], output.console())
+        output.table(plan_output.COLUMNS, [plan_row(*one) for one in standings], output.console())
 
 
 @app.command()
@@ -123,7 +126,7 @@ def cancel(
     wait: Annotated[bool, typer.Option(help="Wait until it has ended.")] = True,
 ) -> None:
     """Have a plan end that another process executes; what has ended is kept."""
-    found = planning.found(plan_id)
+    found = find_plan(plan_id)
     if not found.cancel("cancelled by `fullsend plan cancel`"):
         raise CommandError(f"nobody executes {found.plan_id}; it is {found.standing().state}")
     standing = found.standing()
@@ -131,13 +134,13 @@ def cancel(
         time.sleep(LOOK_SECONDS)
         standing = found.standing()
     what = "being ended" if standing.state is PlanState.RUNNING else standing.state
-    output.console().print(f"{found.plan_id} is {what}: {_counted(standing)}")
+    output.console().print(f"{found.plan_id} is {what}: {case_counts(standing)}")
 
 
 @app.command()
 def report(plan_id: PlanId, as_json: AsJson = False) -> None:
     """Write a plan's report again, from what its runs have left behind."""
-    _tell_report(run_plan.reported(planning.found(plan_id)), as_json)
+    show_report(run_plan.reported(find_plan(plan_id)), as_json)
 
 
 # -- running --------------------------------------------------------------------------
@@ -145,7 +148,7 @@ def report(plan_id: PlanId, as_json: AsJson = False) -> None:
 
 def tell_estimate(manifest: RunManifest, backend: BackendName, directory: Path | None, as_json: bool) -> None:
     """Say what a plan will take."""
-    expected = planning.estimated(manifest, backend, directory)
+    expected = estimate_plan(manifest, backend, directory)
     if as_json:
         output.print_json(expected.to_json())
     else:
@@ -160,12 +163,12 @@ def finish(carried: Carried, as_json: bool) -> None:
     """
     standing = carried.plan.standing()
     if as_json:
-        output.print_json({**_members(carried.plan, standing), "report": _paths(carried.report)})
+        output.print_json({**plan_json(carried.plan, standing), "report": report_paths(carried.report)})
     else:
         _tell_end(carried, standing)
     code = _exit_code(carried, standing)
     if carried.is_cut_short:
-        leave(code)  # a thread may still be reading or drawing
+        exit_now(code)  # a thread may still be reading or drawing
     if code:
         raise typer.Exit(code)
 
@@ -174,10 +177,10 @@ def _tell_end(carried: Carried, standing: Standing) -> None:
     changed = code_warning(carried.results)
     for warning in (*([changed] if changed else []), *carried.notes):
         print(f"warning: {output.one_line(warning)}", file=sys.stderr)
-    _show_failures(carried.results)
-    _show(carried.plan, standing)
+    show_failures(carried.results)
+    show_plan(carried.plan, standing)
     if carried.report:
-        _tell_report(carried.report, as_json=False)
+        show_report(carried.report, as_json=False)
     if standing.left:
         print(f"go on with: fullsend plan resume {carried.plan.place}")
     elif carried.is_cut_short:
@@ -217,82 +220,56 @@ def _with_concurrency(manifest: RunManifest, concurrency: int | None) -> RunMani
     return manifest.model_copy(update={"execution_policy": policy})
 
 
-# -- words ----------------------------------------------------------------------------
+ALL_AT_ONCE: Final = 1_000
+"""On the fleet: what the executors can take is the limit."""
 
 
-def _counted(standing: Standing) -> str:
-    parts = [f"{standing.done} of {standing.total} done", f"{standing.failed} failed"]
-    if standing.running:
-        parts.append(f"{standing.running} running")
-    if standing.stale:
-        parts.append(f"{standing.stale} noted as running by a process that is gone")
-    return ", ".join(parts)
+def estimate_plan(manifest: RunManifest, backend: BackendName, directory: Path | None = None) -> Estimate:
+    """What a plan will take there, by what earlier runs of its tool took.
+
+    Args:
+        manifest: the plan.
+        backend: where its cases are going to run; of the fleet, Redis knows runs too.
+        directory: of the plan; those beside it are looked at.
+    """
+    log.configure(level="error")
+    beside = directory.absolute().parent if directory is not None else PLANS.absolute()
+    places = [PLANS] if beside == PLANS.absolute() else [PLANS, beside]
+    recorded = [in_plans(manifest.tool, place) for place in places]
+    concurrency, notes = manifest.execution_policy.concurrency, list[str]()
+    if backend is BackendName.LOCAL:
+        capacity = local_capacity(concurrency, notes.append)
+    else:
+        known = frozenset().union(*(one.experiments for one in recorded))
+        capacity, in_records = asyncio.run(_ask_fleet(manifest.tool, known, notes))
+        recorded.append(in_records)
+    seconds = {one.place: one.seconds for one in recorded}
+    return estimate(manifest, seconds, backend, capacity, notes)
 
 
-def _show(found: Plan, standing: Standing) -> None:
-    sitting = standing.sitting
-    lines = {
-        "plan": found.plan_id,
-        "state": standing.state.value,
-        "cases": _counted(standing),
-        "left": str(standing.left) if standing.left else "",
-        "rate": rate(standing.rate_per_second) if standing.rate_per_second else "",
-        "to go": output.duration(standing.eta_seconds),
-        "stopped": (sitting.stopped or "") if sitting else "",
-        "tool": found.manifest.tool,
-        "directory": _near(found.directory),
-    }
-    out = output.console()
-    for name, text in lines.items():
-        if text:
-            out.print(f"{name:<11}{output.one_line(text)}")
+def places_at_once(backend: BackendName) -> int:
+    """Cases at once where nobody says how many: one for each CPU here, and all that the executors take."""
+    return len(os.sched_getaffinity(0)) if backend is BackendName.LOCAL else ALL_AT_ONCE
 
 
-def _show_failures(results: Sequence[TaskResult]) -> None:
-    failed = [one for one in results if one.error_type and one.task_status != "cancelled"]
-    for one in failed[:FAILURES_TOLD]:
-        print(output.short(f"case {one.index} {one.task_status}: {one.error_type}: {one.error_message}", 200))
-    if len(failed) > FAILURES_TOLD:
-        print(f"and {len(failed) - FAILURES_TOLD} more that did not succeed")
+def find_plan(name: str) -> Plan:
+    """The plan of this id, or of an id that begins so and no other does, or in this directory."""
+    known = {directory.name: directory for directory in plans_in()}
+    if name in known:
+        return Plan.open(known[name])
+    if Path(name).is_dir():
+        return Plan.open(Path(name))
+    matching = [directory for plan_id, directory in known.items() if plan_id.startswith(name)]
+    if len(matching) == 1:
+        return Plan.open(matching[0])
+    if matching:
+        raise CommandError(f"{name!r} may be {', '.join(one.name for one in matching)}")
+    raise CommandError(f"there is no plan {name!r} in {PLANS}; `fullsend plan status` lists those there are")
 
 
-def _row(found: Plan, standing: Standing) -> list[output.Cell]:
-    sitting = standing.sitting
-    return [
-        found.plan_id,
-        output.styled(standing.state),
-        f"{standing.done}/{standing.total}",
-        str(standing.failed),
-        str(standing.running),
-        str(standing.left),
-        rate(standing.rate_per_second) if standing.rate_per_second else "",
-        output.duration(standing.eta_seconds),
-        output.ago(sitting.began_at.isoformat()) if sitting else "",
-    ]
-
-
-def _members(found: Plan, standing: Standing) -> dict[str, Any]:
-    counted = {"plan_id": found.plan_id, "directory": str(found.directory), "tool": found.manifest.tool}
-    members: dict[str, Any] = json.loads(json.dumps(asdict(standing), default=str))
-    sitting = members.pop("sitting")
-    return {**counted, **members, "sitting": sitting}
-
-
-def _tell_report(files: dict[str, Path], as_json: bool) -> None:
-    if as_json:
-        output.print_json(_paths(files))
-    elif page := files.get("report.html"):
-        others = ", ".join(path.name for path in files.values() if path.name != page.name)
-        print(f"{'report':<11}{_near(page)}, and beside it {others}")
-
-
-def _paths(files: dict[str, Path]) -> dict[str, str]:
-    return {kind: str(path) for kind, path in files.items()}
-
-
-def _near(path: Path) -> str:
-    """A path as one would write it here."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+async def _ask_fleet(tool: str, known: frozenset[str], notes: list[str]) -> tuple[int, Recorded]:
+    """How many cases at once the executors take, and what they have recorded of a tool."""
+    async with store_of(connection.settings()) as store:
+        crew = Crew(store, notes.append)
+        await crew.count()
+        return crew.places, await in_redis(store, tool, known)

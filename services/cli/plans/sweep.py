@@ -10,9 +10,9 @@ import typer
 
 from services.cli import output
 from services.cli.output import Column, CommandError
-from services.cli.plans import plan, planning, run_plan
+from services.cli.plans import plan, run_plan
 from services.cli.plans.plan import AsJson, Directory, Estimated, Where
-from services.cli.plans.plan_backends import BackendName
+from services.cli.plans.run_plan import BackendName
 from services.planner.documents import manifest_of
 from services.planner.evaluation import grouped
 from services.planner.plan import Plan
@@ -73,7 +73,7 @@ def ring(
             "workflow_id": "ring",
             "tool": TOOL,
             "sweep": {"dimensions": dimensions, "replicates": replicates},
-            "execution_policy": {"concurrency": concurrency or planning.places_at_once(backend)},
+            "execution_policy": {"concurrency": concurrency or plan.places_at_once(backend)},
         },
     )
     if estimate:

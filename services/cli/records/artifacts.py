@@ -15,8 +15,8 @@ from rich.console import Console
 
 from services.cli import connection, output
 from services.cli.output import Column, CommandError
-from services.cli.records import artifacts_admin, record_artifacts
-from services.cli.records.record_artifacts import Listed
+from services.cli.records import artifacts_admin
+from services.cli.records.record import Listed, artifacts_in, open_store, with_artifacts
 from services.cli.runs import AsJson, record_of
 from services.executor.artifacts import (
     Artifact,
@@ -74,7 +74,7 @@ def ls(
     if run_id is not None:
         _list_run(run_id, as_json)
         return
-    store = record_artifacts.open_store(connection.settings().artifacts)
+    store = open_store(connection.settings().artifacts)
     found = sorted(store.all(), key=lambda one: one.sha256)
     if blobs:
         _list_blobs(found, as_json)
@@ -169,7 +169,7 @@ def get(
     like the last part of the artifact's name. What is corrupt leaves no file and is an error.
     """
     with _saying(source):
-        keeper = Keeper(record_artifacts.open_store(connection.settings().artifacts))
+        keeper = Keeper(open_store(connection.settings().artifacts))
         artifact = _referred(source, keeper.blobs) if name is None else _named(source, name)
         if to == STDOUT or (to is None and not sys.stdout.isatty()):
             _print(keeper, artifact)
@@ -216,9 +216,9 @@ def _told(names: list[str]) -> str:
 
 def _artifacts_of(run_id: str) -> list[Listed]:
     async def act(store: Store) -> dict[str, str]:
-        return await record_artifacts.with_artifacts(store, run_id, await record_of(store, run_id))
+        return await with_artifacts(store, run_id, await record_of(store, run_id))
 
-    return record_artifacts.listed(connection.with_store(act))
+    return artifacts_in(connection.with_store(act))
 
 
 def _referred(source: str, blobs: Blobs) -> Artifact:

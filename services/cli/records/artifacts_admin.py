@@ -8,7 +8,7 @@ import typer
 
 from services.cli import connection, output
 from services.cli.output import CommandError
-from services.cli.records import record_artifacts
+from services.cli.records.record import open_store, with_artifacts
 from services.cli.records.verify import Checked, Inspection
 from services.cli.runs import AsJson, record_of
 from services.executor.artifacts import Blobs, Collected, Stored, collect
@@ -52,15 +52,15 @@ def verify(
     if bool(run_ids) == everything:
         raise CommandError("name the runs to verify, or say --all")
     chosen = connection.settings()
-    inspection = Inspection(record_artifacts.open_store(chosen.artifacts))
+    inspection = Inspection(open_store(chosen.artifacts))
 
     async def act(store: Store) -> None:
         for run_id in run_ids or ():
             record = await record_of(store, run_id)
-            inspection.take(run_id, await record_artifacts.with_artifacts(store, run_id, record))
+            inspection.take(run_id, await with_artifacts(store, run_id, record))
         if everything:
             async for run_id, record in store.references.records():
-                inspection.take(run_id, await record_artifacts.with_artifacts(store, run_id, record))
+                inspection.take(run_id, await with_artifacts(store, run_id, record))
 
     connection.with_store(act, chosen)
     return _told(inspection, everything, as_json)
@@ -118,7 +118,7 @@ def gc(
     """
     age_seconds = _seconds(older_than)
     chosen = connection.settings()
-    blobs = record_artifacts.open_store(chosen.artifacts)
+    blobs = open_store(chosen.artifacts)
     started = datetime.now(UTC)
 
     def referenced() -> frozenset[str]:

@@ -2,16 +2,46 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from services.cli.output import parsed
-from services.cli.records import record_artifacts
-from services.cli.records.record import Record, status_of
-from services.cli.records.record_artifacts import Listed
-from services.cli.records.value_differences import ABSENT, differences
+from services.cli.records.record import Listed, Record, artifacts_in, reference_in, status_of
 from shared.errors import ArtifactError
+
+
+class _Absent:
+    """Stands for what isn't there; unlike None, which may be."""
+
+    def __repr__(self) -> str:
+        return "(absent)"
+
+
+ABSENT: Final = _Absent()
+
+
+def differences(one: Any, other: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Each place where the two differ, as `rows[3].x`, with both values; `ABSENT` for what one doesn't have.
+
+    As in a run's identity, `1`, `1.0` and `true` differ.
+    """
+    match one, other:
+        case dict(), dict():
+            for name in sorted({*one, *other}):
+                inner = f"{place}.{name}" if place else name
+                yield from differences(one.get(name, ABSENT), other.get(name, ABSENT), inner)
+        case list(), list():
+            for at in range(max(len(one), len(other))):
+                yield from differences(_at(one, at), _at(other, at), f"{place}[{at}]")
+        case _:
+            if type(one) is not type(other) or one != other:
+                yield place, one, other
+
+
+def _at(values: list[Any], at: int) -> Any:
+    return values[at] if at < len(values) else ABSENT
+
 
 Load = Callable[[str], str]
 """The text behind a reference to the store.  Raises ArtifactError."""
@@ -114,7 +144,7 @@ def _values(one: Record, other: Record, name: str, load: Load) -> Values:
 
 def _digest(record: Record, name: str) -> str:
     """SHA-256 of a field's text, wherever that is; empty when there is none."""
-    reference = record_artifacts.reference_in(record, name)
+    reference = reference_in(record, name)
     if reference is not None:
         return reference.sha256
     return hashlib.sha256(record[name].encode(errors="replace")).hexdigest() if name in record else ""
@@ -123,7 +153,7 @@ def _digest(record: Record, name: str) -> str:
 def _value(record: Record, name: str, load: Load) -> Any:
     if name not in record:
         return ABSENT
-    text = load(record[name]) if record_artifacts.reference_in(record, name) else record[name]
+    text = load(record[name]) if reference_in(record, name) else record[name]
     try:
         return json.loads(text)
     except ValueError:
@@ -131,6 +161,6 @@ def _value(record: Record, name: str, load: Load) -> Any:
 
 
 def _pairs(one: Record, other: Record) -> list[Pair]:
-    ones = {listed.name: listed for listed in record_artifacts.listed(one)}
-    others = {listed.name: listed for listed in record_artifacts.listed(other)}
+    ones = {listed.name: listed for listed in artifacts_in(one)}
+    others = {listed.name: listed for listed in artifacts_in(other)}
     return [Pair(name, ones.get(name), others.get(name)) for name in sorted({*ones, *others})]

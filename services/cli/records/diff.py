@@ -11,11 +11,8 @@ from rich.text import Text
 
 from services.cli import connection, output
 from services.cli.output import CommandError
-from services.cli.records import record_artifacts
-from services.cli.records.comparison import Comparison, Pair, Place, Values, compare
-from services.cli.records.record import Record, status_of
-from services.cli.records.record_artifacts import Listed
-from services.cli.records.value_differences import ABSENT
+from services.cli.records.comparison import ABSENT, Comparison, Pair, Place, Values, compare
+from services.cli.records.record import Listed, Record, load_text, open_store, status_of, with_artifacts
 from services.cli.runs import AsJson, record_of
 from services.executor.artifacts import CasReference, parse_reference
 from services.executor.config import Settings
@@ -68,7 +65,7 @@ def diff(
 def _records(chosen: Settings, *run_ids: str) -> list[Record]:
     async def act(store: Store) -> list[Record]:
         records = [(run_id, await record_of(store, run_id)) for run_id in run_ids]
-        return [await record_artifacts.with_artifacts(store, run_id, record) for run_id, record in records]
+        return [await with_artifacts(store, run_id, record) for run_id, record in records]
 
     return connection.with_store(act, chosen)
 
@@ -76,7 +73,7 @@ def _records(chosen: Settings, *run_ids: str) -> list[Record]:
 def _loaded(text: str, place: str) -> str:
     reference = parse_reference(text)
     assert isinstance(reference, CasReference), "only those are asked for"
-    return record_artifacts.loaded(reference, place, COMPARED_MAX_BYTES)
+    return load_text(reference, place, COMPARED_MAX_BYTES)
 
 
 # -- in words -------------------------------------------------------------------------
@@ -214,7 +211,7 @@ def _show_code(one: Record, other: Record, chosen: Settings, as_json: bool) -> N
     # In JSON's way nothing may be printed but JSON.
     out = Console(stderr=True, markup=False, highlight=False, soft_wrap=True) if as_json else output.console()
     try:
-        kept_code = Bundles(record_artifacts.open_store(chosen.artifacts), chosen.bundles_path)
+        kept_code = Bundles(open_store(chosen.artifacts), chosen.bundles_path)
         both = [_bundle(record, kept_code) for record in (one, other)]
     except FullsendError as exc:
         out.print(f"the code is not compared: {output.one_line(str(exc))}")

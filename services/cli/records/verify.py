@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from services.cli.records import record_artifacts
-from services.cli.records.record_artifacts import Listed
+from services.cli.records.record import Listed, artifacts_in
 from services.executor.artifacts import Artifact, Blobs, CasReference, Keeper, addresses_in
 from services.executor.tools.bundles import MAX_BYTES, paths_in
 from shared.errors import ArtifactCorruptError, ArtifactError, ArtifactNotFoundError
@@ -94,7 +93,7 @@ class Inspection:
         if "run_digest" in record and record.get("tool_digest"):
             self._code.setdefault(record["tool_digest"], []).append((run_id, "the tool's code"))
         try:
-            for one in record_artifacts.listed(record):
+            for one in artifacts_in(record):
                 self._take_artifact(run_id, one)
         except ArtifactError as exc:
             self._found.append(Problem(Kind.UNREADABLE, run_id, "the artifacts", str(exc)))

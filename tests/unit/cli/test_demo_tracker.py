@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from services.cli import events
-from services.cli.demo import view
+from services.cli.demo import display
 from services.cli.demo.tracker import Board, Phase
+from services.cli.watch import describe
 from services.executor.store import Entry
 
-FACTS = view.Facts(experiments=2, server="redis://127.0.0.1:1/0", tools="tools", log=".fullsend/demo.log")
+FACTS = display.Facts(experiments=2, server="redis://127.0.0.1:1/0", tools="tools", log=".fullsend/demo.log")
 
 
 def metric(event: str, run: str = "exp_1:1-0", **members: Any) -> Entry:
@@ -48,7 +48,7 @@ def shown(board: Board, width: int = 100, height: int = 30) -> str:
     """The live view ten seconds later."""
     out = io.StringIO()
     console = Console(file=out, width=width, height=height, force_terminal=True, color_system=None)
-    console.print(view.frame(board, FACTS, 110.0, 12.0, width, height))
+    console.print(display.frame(board, FACTS, 110.0, 12.0, width, height))
     return out.getvalue()
 
 
@@ -166,4 +166,4 @@ def test_the_view_fits_the_terminal(width: int, height: int) -> None:
     ],
 )  # fmt: skip
 def test_everything_that_is_said_has_words(entry: Entry, words: tuple[str, str]) -> None:
-    assert events.words(entry) == words
+    assert describe(entry) == words

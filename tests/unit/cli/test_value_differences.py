@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from services.cli.records.value_differences import ABSENT, differences
+from services.cli.records.comparison import ABSENT, differences
 
 
 @pytest.mark.parametrize(
