@@ -1,4 +1,4 @@
-"""How a run is to be performed: the experiment chooses, then the tool, then the settings.  Pure."""
+"""How a run is performed: the experiment's policy counts most, then the tool's, then the settings.  Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,15 +11,19 @@ from shared.log import masking
 from shared.messages import Policy
 
 MEGABYTE = 1_000_000
-REMEMBERED = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
+class RunOptions:
     """How the runs of one experiment with one tool are performed.
 
-    `timeout_seconds`, `level`, `limits` and `environ` are of each attempt; `mask` takes the
-    values of `environ` out of a text.
+    Attributes:
+        timeout_seconds: for one attempt.
+        level: what an attempt shares with those before it.
+        limits: for the processes of an attempt.
+        environ: the environment variables that the tool sees.
+        mask: replaces the values of `environ` in a text.
+        backoff: between attempts.
     """
 
     timeout_seconds: float
@@ -27,76 +31,57 @@ class Manner:
     limits: Limits
     environ: Mapping[str, str]
     mask: Callable[[str], str]
-    retry: Backoff
+    backoff: Backoff
 
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What applies where neither the experiment nor the tool says anything.
+    """What applies where neither the experiment nor the tool chooses.
 
-    `environment` names variables that every tool may see; `variables` is where
-    their values come from.
+    Attributes:
+        environment: names of the variables that every tool may see.
+        variables: the values of these, and of those that tools ask for.
     """
 
     timeout_seconds: float
-    retry: Backoff
+    backoff: Backoff
     level: Level
     environment: Sequence[str]
     variables: Mapping[str, str]
 
-    def manner(self, chosen: Policy, needs: ToolNeeds) -> Manner:
-        """How a run of an experiment that has `chosen`, with a tool that `needs`, is performed."""
+    def options(self, chosen: Policy, needs: ToolNeeds) -> RunOptions:
+        """Return how a run is performed of an experiment with the policy `chosen` and a tool with `needs`.
+
+        It takes 13 us and is the same for most runs; callers keep it with `functools.lru_cache`.
+        """
         environ = self.environ(needs)
-        return Manner(
+        return RunOptions(
             timeout_seconds=self.timeout(chosen, needs),
             level=self.isolation(chosen, needs),
             limits=process_limits(chosen, needs),
             environ=environ,
             mask=masking(environ.values()),
-            retry=self.retries(chosen),
+            backoff=self.retries(chosen),
         )
 
     def timeout(self, chosen: Policy, needs: ToolNeeds) -> float:
-        """Seconds for one attempt."""
+        """Return the seconds that one attempt may take."""
         return chosen.timeout_seconds or needs.timeout_seconds or self.timeout_seconds
 
     def isolation(self, chosen: Policy, needs: ToolNeeds) -> Level:
-        """What the run shares with those before it."""
+        """Return what an attempt shares with those before it."""
         return Level(chosen.isolation or needs.isolation or self.level)
 
     def environ(self, needs: ToolNeeds) -> dict[str, str]:
-        """The variables that the tool may see."""
+        """Return the environment variables that the tool may see."""
         allowed = (*self.environment, *needs.environment)
         return {name: self.variables[name] for name in allowed if name in self.variables}
 
     def retries(self, chosen: Policy) -> Backoff:
-        """How often the run is tried."""
-        least = self.retry.first_seconds if chosen.backoff_min is None else chosen.backoff_min
-        most = self.retry.longest_seconds if chosen.backoff_max is None else chosen.backoff_max
-        return retry_backoff(chosen.max_attempts or self.retry.max_attempts, least, max(least, most))
-
-
-class Manners:
-    """Tells the manner of a run; the same for most, so that it is put together once.
-
-    It is known by the objects that say it, which are the same as long as nobody has written
-    the experiment or the tool anew.
-    """
-
-    def __init__(self, defaults: Defaults) -> None:
-        self._defaults = defaults
-        self._known: dict[tuple[int, int], tuple[Policy, ToolNeeds, Manner]] = {}
-
-    def of(self, chosen: Policy, needs: ToolNeeds) -> Manner:
-        """How a run of that experiment with that tool is performed."""
-        known = self._known.get((id(chosen), id(needs)))
-        if known is not None:
-            return known[2]
-        if len(self._known) >= REMEMBERED:
-            self._known.clear()
-        manner = self._defaults.manner(chosen, needs)
-        self._known[id(chosen), id(needs)] = (chosen, needs, manner)  # which keeps these ids theirs
-        return manner
+        """Return the back-off between a run's attempts, with their largest number."""
+        least = self.backoff.first_seconds if chosen.backoff_min is None else chosen.backoff_min
+        most = self.backoff.longest_seconds if chosen.backoff_max is None else chosen.backoff_max
+        return retry_backoff(chosen.max_attempts or self.backoff.max_attempts, least, max(least, most))
 
 
 def retry_backoff(max_attempts: int | None, first_seconds: float, longest_seconds: float) -> Backoff:
@@ -105,7 +90,7 @@ def retry_backoff(max_attempts: int | None, first_seconds: float, longest_second
 
 
 def process_limits(chosen: Policy, needs: ToolNeeds) -> Limits:
-    """What the run's processes may use."""
+    """Return what the processes of a run may use."""
     memory_mb = chosen.memory_mb or needs.memory_mb
     file_size_mb = chosen.file_size_mb or needs.file_size_mb
     limits = Limits(
@@ -119,13 +104,13 @@ def process_limits(chosen: Policy, needs: ToolNeeds) -> Limits:
 
 
 def shared_limits(order: Order, chosen: Policy, tool: str, needs: ToolNeeds) -> list[Limit]:
-    """What the run must find room under, together with all that share the same key."""
+    """Return the limits that the run shares with all other runs under the same keys."""
     asked: list[tuple[Policy | ToolNeeds, str]] = [
         (chosen, f"experiment:{order.experiment_id}"),
         (needs, f"tool:{tool}"),
     ]
     limits = [
-        Limit(_shared(one.limit_key) or own_key, one.max_concurrent, one.max_per_minute, one.burst or 1)
+        Limit(_chosen_key(one.limit_key) or own_key, one.max_concurrent, one.max_per_minute, one.burst or 1)
         for one, own_key in asked
         if one.max_concurrent or one.max_per_minute
     ]
@@ -134,6 +119,6 @@ def shared_limits(order: Order, chosen: Policy, tool: str, needs: ToolNeeds) -> 
     return limits
 
 
-def _shared(limit_key: str | None) -> str | None:
-    """A chosen key under a name that no experiment's or tool's own can have."""
+def _chosen_key(limit_key: str | None) -> str | None:
+    """Return the key under a name that differs from every experiment's and every tool's own key."""
     return None if limit_key is None else f"key:{limit_key}"

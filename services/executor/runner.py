@@ -1,6 +1,7 @@
 """One run: begin, perform, judge, report."""
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -16,7 +17,7 @@ from services.executor.isolation.calls import Answer, Call, Effects, Report
 from services.executor.loader import Loader
 from services.executor.metrics import Emitter
 from services.executor.outcome import GiveUp, Outcome, Retry, Status, judge, retry_or_give_up
-from services.executor.policy import Defaults, Manner, Manners
+from services.executor.policy import Defaults, RunOptions
 from services.executor.results import Products
 from services.executor.running import Running
 from services.executor.store import Begun, Claim, Finished, Limit, Order, Store, Stored
@@ -29,6 +30,7 @@ from shared.threads import Threads
 log = structlog.get_logger()
 
 STORING_THREADS = 8
+OPTIONS_KEPT = 1_000
 
 
 class _Start(Struct, frozen=True):
@@ -84,7 +86,7 @@ class Runner:
         self._threads = Threads(STORING_THREADS)
         self._cache = Cache(store.cached, keeper, self._threads)
         self._defaults = defaults
-        self._manners = Manners(defaults)
+        self._options = functools.lru_cache(OPTIONS_KEPT)(defaults.options)
         self._dice = dice
 
     async def run(self, running: Running) -> None:
@@ -168,16 +170,16 @@ class Runner:
     async def _called(
         self, work: Work, products: Products, beginning: Beginning, cancel: asyncio.Event
     ) -> Outcome:
-        manner = self._manners.of(work.experiment.policy, work.tool.needs)
-        emitter = self._emitter(work.claim, beginning, manner.mask)
-        call = _call(work, manner)
+        options = self._options(work.experiment.policy, work.tool.needs)
+        emitter = self._emitter(work.claim, beginning, options.mask)
+        call = _call(work, options)
         try:
             answer = await self._caller.call(call, emitter.report, effects=products, cancel=cancel)
             await emitter.drain()
         except BaseException:
             emitter.drop()
             raise
-        return judge(answer, emitter.partials, emitter.partials_dropped).masked(manner.mask)
+        return judge(answer, emitter.partials, emitter.partials_dropped).masked(options.mask)
 
     @staticmethod
     def _limits(work: Work | Fault) -> list[Limit]:
@@ -219,7 +221,7 @@ class Runner:
 
     def _retries(self, work: Work | Fault) -> Backoff:
         if isinstance(work, Work):
-            return self._manners.of(work.experiment.policy, work.tool.needs).retry
+            return self._options(work.experiment.policy, work.tool.needs).backoff
         return self._defaults.retries(work.experiment.policy if work.experiment else Policy())
 
     @staticmethod
@@ -299,7 +301,7 @@ class Runner:
             log.warning("run.not_given_back", error=str(exc), hint="recovery takes it up")
 
 
-def _call(work: Work, manner: Manner) -> Call:
+def _call(work: Work, options: RunOptions) -> Call:
     order = work.claim.order
     return Call(
         module=work.tool.module,
@@ -307,11 +309,11 @@ def _call(work: Work, manner: Manner) -> Call:
         experiment_id=order.experiment_id,
         attempt=order.attempt,
         params=work.params,
-        timeout_seconds=manner.timeout_seconds,
-        level=manner.level,
-        limits=manner.limits,
+        timeout_seconds=options.timeout_seconds,
+        level=options.level,
+        limits=options.limits,
         seed=work.experiment.policy.seed,
-        environ=manner.environ,
+        environ=options.environ,
     )
 
 

@@ -242,7 +242,7 @@ def defaults(settings: Settings, variables: Mapping[str, str]) -> Defaults:
     """What applies to runs that don't say otherwise, as the operator chose."""
     return Defaults(
         timeout_seconds=settings.tool_execution_timeout,
-        retry=retry_backoff(
+        backoff=retry_backoff(
             settings.retry_max_attempts, settings.retry_backoff_min, settings.retry_backoff_max
         ),
         level=Level(settings.isolation),

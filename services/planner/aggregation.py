@@ -124,21 +124,21 @@ class Aggregator:
         report: Report | None,
     ) -> Outcome:
         chosen = Policy(timeout_seconds=task.timeout_seconds)
-        manner = self._bench.defaults.manner(chosen, tool.needs)
+        options = self._bench.defaults.options(chosen, tool.needs)
         call = Call(
             module=tool.module,
             run_id=f"aggregation:{task.entry_point}",
             experiment_id="",
             attempt=1,
             params={"replicates": [one.shown for one in inputs], "target_data": task.target_data},
-            timeout_seconds=manner.timeout_seconds,
-            level=manner.level,
-            limits=manner.limits,
-            environ=manner.environ,
+            timeout_seconds=options.timeout_seconds,
+            level=options.level,
+            limits=options.limits,
+            environ=options.environ,
             entry=task.entry_point,
         )
         answer = await self._bench.pool.call(call, report or _unheard, effects=products)
-        outcome = judge(answer, []).masked(manner.mask)
+        outcome = judge(answer, []).masked(options.mask)
         return await products.kept.complete(outcome, is_first=False)
 
 

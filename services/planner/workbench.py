@@ -69,7 +69,7 @@ class Workbench:
         )
         self.defaults = Defaults(
             timeout_seconds=places.tool_execution_timeout,
-            retry=ONCE,
+            backoff=ONCE,
             level=Level(places.isolation),
             environment=places.tool_environment,
             variables=variables,

@@ -145,21 +145,21 @@ class LocalBackend:
                 report(event)
 
         chosen = call.options.policy
-        manner = self._bench.defaults.manner(chosen, tool.needs)
+        options = self._bench.defaults.options(chosen, tool.needs)
         isolated = Call(
             module=tool.module,
             run_id=call.options.run_id,
             experiment_id="",
             attempt=1,
             params=call.parameters,
-            timeout_seconds=manner.timeout_seconds,
-            level=manner.level,
-            limits=manner.limits,
+            timeout_seconds=options.timeout_seconds,
+            level=options.level,
+            limits=options.limits,
             seed=chosen.seed,
-            environ=manner.environ,
+            environ=options.environ,
         )
         answer = await self._bench.pool.call(isolated, hear, effects=products, cancel=cancel)
-        return judge(answer, partials).masked(manner.mask)
+        return judge(answer, partials).masked(options.mask)
 
 
 class _Cancelled(Exception):

@@ -30,7 +30,7 @@ def test_limits_of_a_runs_processes_are_the_experiments_or_the_tools() -> None:
 
 def test_retries_are_ordered_whatever_the_experiment_says() -> None:
     assert DEFAULTS.retries(Policy(max_attempts=7, backoff_min=60)) == retry_backoff(7, 60, 60)
-    assert DEFAULTS.retries(Policy()) == DEFAULTS.retry
+    assert DEFAULTS.retries(Policy()) == DEFAULTS.backoff
 
 
 def test_a_tool_sees_what_is_allowed_for_all_and_what_it_asks_for() -> None:
