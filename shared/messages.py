@@ -249,6 +249,24 @@ def _experiment_from_hash(experiment_id: str, place: str, fields: Mapping[str, s
     return _experiment(experiment_id, place, document)
 
 
+def experiment_failed(
+    experiment_id: str | None,
+    run_id: str | None,
+    error: str | None,
+    error_type: str | None,
+    status: str = "failed",
+) -> dict[str, Any]:
+    """Return the members that every message about a failure has, on the result channel."""
+    return {
+        "type": "experiment_failed",
+        "experiment_id": experiment_id,
+        "run_id": run_id,
+        "status": status,
+        "error": error,
+        "error_type": error_type,
+    }
+
+
 def _experiment(
     experiment_id: str, place: str, root: dict[str, Any], document: str | None = None
 ) -> Experiment:

@@ -11,6 +11,7 @@ from services.executor.identity import Identity
 from services.executor.outcome import Outcome, Status, summary
 from services.executor.store import Claim, Order
 from shared.documents import json_text
+from shared.messages import experiment_failed
 from shared.times import iso
 
 Members = dict[str, Any]
@@ -140,13 +141,9 @@ def result(order: Order, outcome: Outcome, started: float, ended: float) -> Memb
         if outcome.cached_from:
             done["cached"] = True
         return done | message
-    failed = {
-        "type": "experiment_failed",
-        "status": outcome.status.value,
-        "error": outcome.error,
-        "error_type": outcome.error_type,
-        **_failure_details(order, outcome),
-    }
+    failed = experiment_failed(
+        order.experiment_id, order.run_id, outcome.error, outcome.error_type, outcome.status.value
+    ) | _failure_details(order, outcome)
     if outcome.partial_results is not None:
         shown = outcome.shown.get("partial_results", "")
         failed["partial_results"] = shown if shown.startswith("cas://") else outcome.partial_results
@@ -155,14 +152,7 @@ def result(order: Order, outcome: Outcome, started: float, ended: float) -> Memb
 
 def refusal(exc: Exception, experiment_id: str | None, request_id: str | None = None) -> Members:
     """The answer to a message or a key that can't become a run."""
-    message = {
-        "type": "experiment_failed",
-        "experiment_id": experiment_id,
-        "run_id": None,
-        "status": Status.FAILED.value,
-        "error": str(exc),
-        "error_type": type(exc).__name__,
-    }
+    message = experiment_failed(experiment_id, None, str(exc), type(exc).__name__)
     return message if request_id is None else {**message, "request_id": request_id}
 
 
