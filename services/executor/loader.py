@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from services.executor.isolation.calls import Description, Module
-from services.executor.isolation.environment import Environment
-from services.executor.isolation.requirements import Requirements, requirements_of
+from services.executor.isolation.environment.environments import Environment
+from services.executor.isolation.environment.requirements import Requirements, requirements_of
 from services.executor.isolation.sandbox import Sandbox, stricter
 from services.executor.needs import ToolNeeds, needs_of
 from services.executor.tools.bundles import Bundle, Bundles

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from services.executor.isolation.requirements import block_of
+from services.executor.isolation.environment.requirements import block_of
 from services.executor.isolation.sandbox import Sandbox
 from shared.documents import kind, validated
 from shared.errors import ContractError, ToolError

@@ -16,10 +16,10 @@ import structlog
 from services.executor.artifacts import Keeper, open_blobs
 from services.executor.cancellation import Cancellations
 from services.executor.config import Mode, Settings
+from services.executor.fingerprint import describer
 from services.executor.intake import Intake
 from services.executor.isolation.calls import Level
-from services.executor.isolation.describer import describer
-from services.executor.isolation.environment import Environments
+from services.executor.isolation.environment.environments import Environments
 from services.executor.isolation.pool import Pool
 from services.executor.loader import Loader
 from services.executor.monitoring import tracing

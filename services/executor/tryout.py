@@ -14,7 +14,7 @@ from typing import Any
 import uv
 
 from services.executor.artifacts import LocalBlobs
-from services.executor.isolation.environment import Environments
+from services.executor.isolation.environment.environments import Environments
 from services.executor.isolation.pool import Pool
 from services.executor.loader import Loader, Tool
 from services.executor.passed import passed_to_every_tool

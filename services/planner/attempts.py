@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from services.executor.isolation.calls import Report
-from services.executor.isolation.inside import failure
+from services.executor.isolation.common import failure
 from services.planner.calling import Answer, answer_of, ask
 from services.planner.execution import ErrorInfo, Execution, ExecutionResult, Executor, RunOptions
 from services.planner.models import ExecutionPolicy

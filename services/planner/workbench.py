@@ -9,7 +9,7 @@ import uv
 from services.executor.artifacts import Blobs, Keeper, open_blobs
 from services.executor.artifacts.keeping import INLINE_MAX_BYTES
 from services.executor.isolation.calls import Level
-from services.executor.isolation.environment import Environments
+from services.executor.isolation.environment.environments import Environments
 from services.executor.isolation.pool import Pool
 from services.executor.isolation.sandbox import Sandbox
 from services.executor.loader import Loader

@@ -336,9 +336,9 @@ def foreign_calls() -> dict[str, str]:
 
 
 def confined(request: dict[str, Any]) -> Any:
-    """Load the executor's modules as `child.py` does, and apply the confinement."""
+    """Load the executor's modules as `child/__main__.py` does, and apply the confinement."""
     package = types.ModuleType("_fullsend")
-    package.__path__ = [request["inside"]]
+    package.__path__ = [request["package"]]
     sys.modules["_fullsend"] = package
     confine = __import__("_fullsend.confine").confine
     if request["uid"] is not None:

@@ -21,7 +21,7 @@ from services.executor.isolation.calls import (
     Returned,
     TimedOut,
 )  # fmt: skip
-from services.executor.isolation.inside import tree
+from services.executor.isolation.common import process_tree
 from tests.isolation.bench import Bench, bench, gone
 
 LEVELS = list(Level)
@@ -313,7 +313,7 @@ async def test_the_embedding_programs_own_orphans_are_left_alone(bench: Bench) -
 
     try:
         assert Path(f"/proc/{orphan}").exists()
-        assert orphan not in tree.children(os.getpid())
+        assert orphan not in process_tree.children(os.getpid())
     finally:
         os.kill(orphan, signal.SIGKILL)
 

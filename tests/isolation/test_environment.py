@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from services.executor.isolation.calls import Returned
-from services.executor.isolation.environment import Environment
-from services.executor.isolation.requirements import Requirements, requirements_of
+from services.executor.isolation.environment.environments import Environment
+from services.executor.isolation.environment.requirements import Requirements, requirements_of
 from shared.errors import ToolEnvironmentError
 from tests.isolation.bench import Bench
 from tests.isolation.workshop import Workshop, another_service, output_of, version_of_pinned

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from services.executor.isolation.environment import Environments
-from services.executor.isolation.requirements import Requirements
+from services.executor.isolation.environment.environments import Environments
+from services.executor.isolation.environment.requirements import Requirements
 from shared.errors import ToolEnvironmentError
 from tests.isolation.workshop import ROOT, Workshop, another_service, eventually, is_alive, version_of_pinned
 

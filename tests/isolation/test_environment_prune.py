@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from services.executor.isolation import shelf
 from services.executor.isolation.calls import Returned
-from services.executor.isolation.requirements import Requirements
+from services.executor.isolation.environment import environment_cache
+from services.executor.isolation.environment.requirements import Requirements
 from tests.isolation.bench import bench
 from tests.isolation.workshop import Workshop, eventually, version_of_pinned
 
@@ -60,7 +60,7 @@ async def test_an_environment_that_is_used_while_it_is_being_removed_stays(
         os.utime(workshop.markers()[0])
         return set()
 
-    monkeypatch.setattr(shelf, "_in_use", used_just_now)
+    monkeypatch.setattr(environment_cache, "_in_use", used_just_now)
 
     assert await environments.prune(DAY) == []
     assert await version_of_pinned(environment) == "1.0"
@@ -122,7 +122,7 @@ async def test_an_environment_whose_tool_is_idle_can_be_removed_while_the_pool_l
         assert await own.run(tool) == Returned("1.0")
         assert await environments.prune(0) == []
 
-        await eventually(lambda: not shelf._in_use(workshop.folders()))
+        await eventually(lambda: not environment_cache._in_use(workshop.folders()))
 
         assert await environments.prune(0) == [environment.digest]
         again = replace(tool, python=(await environments.ensure(ONE)).python)

@@ -11,9 +11,9 @@ import pytest
 
 from services.executor.isolation import process
 from services.executor.isolation.calls import Died, Event, Level, LogLine, Module, Returned, TimedOut
-from services.executor.isolation.inside import birth
+from services.executor.isolation.child import after_fork
 from services.executor.isolation.process import Process
-from services.executor.isolation.standbys import MAX_STANDBYS
+from services.executor.isolation.templates import MAX_STANDBYS
 from tests.isolation.bench import Bench, bench
 
 OPEN_FILES = """
@@ -301,7 +301,7 @@ async def test_a_fork_that_lets_go_of_where_its_stacks_go_is_ended_all_the_same(
 def test_descriptors_are_closed_in_as_few_ranges_as_there_are(
     descriptors: list[int], ranges: list[tuple[int, int]]
 ) -> None:
-    assert birth.spans(descriptors) == ranges
+    assert after_fork.spans(descriptors) == ranges
 
 
 async def test_nothing_of_a_fork_waits_for_the_garbage_collector(bench: Bench) -> None:

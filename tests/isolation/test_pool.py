@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from services.executor.isolation.calls import Answer, Cancelled, Died, Level, Returned, TimedOut
-from services.executor.isolation.inside import tree
+from services.executor.isolation.common import process_tree
 from tests.isolation.bench import Bench, bench, gone
 
 PID = "import os\ndef run(wait=0):\n    import time; time.sleep(wait)\n    return os.getpid()"
@@ -218,7 +218,7 @@ async def test_a_fork_that_stands_by_and_dies_is_no_loss(bench: Bench) -> None:
     while not standby.pid:
         await asyncio.sleep(0)
 
-    tree.kill(standby.pid)
+    process_tree.kill(standby.pid)
     await standby.ended
 
     assert value(await bench.run(tool, level=Level.FORK)) not in (first, standby.pid)
@@ -228,7 +228,7 @@ async def test_a_process_that_died_while_idle_is_replaced(bench: Bench) -> None:
     tool = bench.tool(PID)
     pid = value(await bench.run(tool))
 
-    tree.kill(pid)
+    process_tree.kill(pid)
     await gone(pid)
     while pid in [process.pid for process in bench.pool._stable._unused]:  # type: ignore[union-attr]
         await asyncio.sleep(0)

@@ -76,7 +76,7 @@ class Scene:
     def run(self, script: Path, confined: Confinement | None, **request: Any) -> Any:
         """What the script printed, as the process of its own that it ran in."""
         asked = {
-            "inside": str(sandbox.OURS[0]), "spec": confined and confined.to_json(), "route": "direct",
+            "package": str(sandbox.OURS[1]), "spec": confined and confined.to_json(), "route": "direct",
             "uid": None, "groups": (), "sweep": False, "target": self.target, **request,
         }  # fmt: skip
         prefix = [] if confined is None else sandbox.command(confined)

@@ -10,8 +10,8 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from services.executor.isolation.calls import Level, Returned
-from services.executor.isolation.stable import Stable
-from services.executor.isolation.standbys import MAX_STANDBYS
+from services.executor.isolation.processes import Stable
+from services.executor.isolation.templates import MAX_STANDBYS
 from tests.isolation.bench import Bench, bench
 
 DIGESTS = 1_000

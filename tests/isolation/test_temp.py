@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from services.executor.isolation.calls import Answer, Level, Raised, Returned
-from services.executor.isolation.inside import directory, temp
-from services.executor.isolation.place import Place, remove
+from services.executor.isolation.child import tempdir
+from services.executor.isolation.common import directory
+from services.executor.isolation.workdir import Place, remove
 from tests.isolation.bench import Bench
 from tests.isolation.workshop import eventually
 
@@ -184,19 +185,19 @@ def test_one_entry_that_stays_does_not_keep_the_others(
 @pytest.fixture(name="place")
 def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """One that was looked at a while ago, as far as it knows."""
-    monkeypatch.setattr(temp, "SETTLED_NS", -1)
+    monkeypatch.setattr(tempdir, "SETTLED_NS", -1)
     place = Place(tmp_path.resolve() / "1")
-    temp.make(place.temp)
-    while temp.lasting_stamp(os.lstat(place.temp)) is None:
+    tempdir.make(place.temp)
+    while tempdir.lasting_stamp(os.lstat(place.temp)) is None:
         os.utime(place.temp)
-    while temp.lasting_stamp(os.lstat(place.path)) is None:
+    while tempdir.lasting_stamp(os.lstat(place.path)) is None:
         os.utime(place.path)
     assert place.is_as_made()
     return place
 
 
 def test_a_place_that_nobody_touched_needs_no_look(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.executor.isolation.inside.directory.names", lambda _: ["changed"])
+    monkeypatch.setattr("services.executor.isolation.common.directory.names", lambda _: ["changed"])
 
     assert place.is_as_made()
 

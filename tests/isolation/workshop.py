@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from services.executor.isolation.environment import Environment, Environments
+from services.executor.isolation.environment.environments import Environment, Environments
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 30.0
@@ -197,8 +197,8 @@ def another_service(workshop: Workshop, requirements: Any) -> list[str]:
     """The command line of a process that makes one environment and prints its interpreter."""
     script = (
         "import asyncio, pathlib\n"
-        "from services.executor.isolation.environment import Environment, Environments\n"
-        "from services.executor.isolation.requirements import Requirements\n"
+        "from services.executor.isolation.environment.environments import Environment, Environments\n"
+        "from services.executor.isolation.environment.requirements import Requirements\n"
         "async def main():\n"
         f"    environments = Environments(pathlib.Path({str(workshop.folder)!r}),\n"
         f"        uv=pathlib.Path({str(workshop.uv)!r}), environ={workshop.environ!r})\n"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from services.executor.isolation import exits, protocol
+from services.executor.isolation import exit_status
 from services.executor.isolation.calls import (
     Answer,
     Cancelled,
@@ -21,6 +21,7 @@ from services.executor.isolation.calls import (
     Returned,
     TimedOut,
 )  # fmt: skip
+from services.executor.isolation.common import protocol
 from services.executor.isolation.process import Process
 
 TIMEOUT = "timeout"
@@ -169,7 +170,11 @@ class Attempt:
         if self.verdict == CANCEL:
             return Cancelled(exit_)
         known = self.verdict or fate
-        return Died(known or exits.reason(exit_), exit_, innocent=not known and exits.went_down_with(exit_))
+        return Died(
+            known or exit_status.reason(exit_),
+            exit_,
+            innocent=not known and exit_status.went_down_with(exit_),
+        )
 
 
 def returned(result: Any) -> Returned:

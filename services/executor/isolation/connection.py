@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from services.executor.isolation import protocol
+from services.executor.isolation.common import protocol
 
 READ_BYTES = 262_144
 DRAIN_READS = 16

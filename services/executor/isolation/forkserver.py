@@ -11,9 +11,8 @@ from typing import Any, Protocol
 import structlog
 from msgspec import Struct
 
-from services.executor.isolation import protocol
+from services.executor.isolation.common import process_tree, protocol
 from services.executor.isolation.connection import Connection, Disconnected
-from services.executor.isolation.inside import tree
 from services.executor.isolation.launch import MARK as MARK
 from services.executor.isolation.launch import launch
 
@@ -103,7 +102,7 @@ class Owner:
         for token, number in params["children"]:
             if token in self._offspring:
                 pid = int(number)
-                pid = tree.seen_from_outside(self.nest, pid) if self.nest else pid
+                pid = process_tree.seen_from_outside(self.nest, pid) if self.nest else pid
                 self._offspring[token].on_forked(pid)
 
     def bury(self, params: Mapping[str, Any]) -> None:
@@ -226,7 +225,7 @@ class ForkServer(Owner):
         More than once: a process in the middle of an exec has no environment to know it by.
         """
         for pid in _marked(f"{MARK}={self.mark}".encode()):
-            tree.send(pid, signal.SIGKILL)
+            process_tree.send(pid, signal.SIGKILL)
         if times > 1:
             asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep, times - 1)
         else:

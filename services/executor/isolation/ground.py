@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import IO, Self
 
-from services.executor.isolation.place import remove_tree
+from services.executor.isolation.workdir import remove_tree
 
 PREFIX = "fullsend-"
 LOCK = "owner.lock"

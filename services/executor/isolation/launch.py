@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-CHILD_FILE = Path(__file__).with_name("child.py")
+CHILD_FILE = Path(__file__).parent / "child" / "__main__.py"
 MARK = "FULLSEND_NEST"
 """In the environment of everything below a fork server, so that it can be found without its parents."""
 

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import structlog
 
-from services.executor.isolation import protocol
 from services.executor.isolation.attempt import CANCEL, TIMEOUT, Attempt, Gate, Stopped, raised, returned
 from services.executor.isolation.calls import (
     Answer,
@@ -23,12 +22,13 @@ from services.executor.isolation.calls import (
     Raised,
     Report,
 )  # fmt: skip
+from services.executor.isolation.common import protocol
 from services.executor.isolation.connection import Disconnected, Refused
 from services.executor.isolation.oom import OomKills
 from services.executor.isolation.process import LoadFailed, Process
-from services.executor.isolation.stable import Stable
+from services.executor.isolation.processes import Stable
+from services.executor.isolation.resource_limits import Watch
 from services.executor.isolation.terms import Terms
-from services.executor.isolation.watch import Watch
 from shared.errors import SandboxUnavailableError, ToolCrashedError, ToolError, ToolTimeoutError
 
 T = TypeVar("T")

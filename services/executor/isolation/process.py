@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from services.executor.isolation import errand, exits, protocol, speech
-from services.executor.isolation.audience import Audience
+from services.executor.isolation import errand, exit_status, speech
 from services.executor.isolation.calls import Call, Description, Effects, Exit, Module, Report
+from services.executor.isolation.common import protocol
 from services.executor.isolation.connection import Connection, Disconnected, Refused, close_all, socket_pair
 from services.executor.isolation.forkserver import MARK, Birth, Owner
 from services.executor.isolation.output import Output
-from services.executor.isolation.place import Place
+from services.executor.isolation.rpc import Audience
 from services.executor.isolation.terms import Terms, confinement
+from services.executor.isolation.workdir import Place
 
 TOOLKIT = Path(__file__).parents[3] / "shared" / "toolkit.py"
 OVERDUE_SECONDS = 3.0
@@ -288,7 +289,7 @@ class Process(Owner):
             self.fate = f"no process could be started for it: {problem}"
         if not self._is_dismissed:
             self._hear_last_words()
-            self.exit = exits.of(
+            self.exit = exit_status.of(
                 status, peak_rss_bytes, cpu_seconds, self._output.stacks(), self._output.last_lines
             )
         self.ended.set_result(self.exit)

@@ -1,7 +1,7 @@
 """What a confined tool may reach, and by what means this machine can hold it to that.
 
 With Landlock the tool's process confines itself before it imports the tool
-(`inside/confine.py`); on a kernel without it, bubblewrap starts the fork server
+(`common/confine.py`); on a kernel without it, bubblewrap starts the fork server
 in a file system that has nothing else in it.  Where there is neither, a tool
 that is to be confined is refused: it never runs unconfined.
 """
@@ -17,12 +17,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, assert_never
 
-from services.executor.isolation.inside import confine, seccomp
+from services.executor.isolation.common import confine, seccomp
 from shared.errors import SandboxUnavailableError
 
 _HERE = Path(__file__).parent
 # What a tool's process loads of the executor: its own side of the conversation, and the toolkit.
-OURS = (_HERE / "inside", _HERE / "child.py", _HERE.parents[2] / "shared" / "toolkit.py")
+OURS = (_HERE / "child", _HERE / "common", _HERE.parents[2] / "shared" / "toolkit.py")
 
 LIBRARIES = (
     "/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/usr/local/lib64",

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
-from services.executor.isolation import protocol
 from services.executor.isolation.calls import Refusal
+from services.executor.isolation.common import protocol
 from services.executor.isolation.connection import Connection
 
 

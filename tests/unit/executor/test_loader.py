@@ -10,8 +10,8 @@ import pytest
 
 from services.executor.artifacts import LocalBlobs
 from services.executor.isolation.calls import Description, Module
-from services.executor.isolation.environment import Environment
-from services.executor.isolation.requirements import Requirements
+from services.executor.isolation.environment.environments import Environment
+from services.executor.isolation.environment.requirements import Requirements
 from services.executor.loader import Loader
 from services.executor.tools.bundles import MAX_BYTES, Bundle, Bundles
 from shared.errors import ToolError, ToolNotFoundError

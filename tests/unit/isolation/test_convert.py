@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.executor.isolation.inside import convert
+from services.executor.isolation.common import convert
 
 
 class Colour(enum.Enum):

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from services.executor.isolation.inside import kernel
-from services.executor.isolation.inside.kernel import Descriptors
+from services.executor.isolation.child import os_state
+from services.executor.isolation.child.os_state import Descriptors
 
 
 @pytest.fixture(params=["the kernel counts", "the kernel does not count"])
@@ -17,7 +17,7 @@ def descriptors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     if request.param == "the kernel does not count":
         system: Any = types.SimpleNamespace(**vars(os))
         system.fstat = lambda descriptor: types.SimpleNamespace(st_size=0)
-        monkeypatch.setattr(kernel, "os", system)
+        monkeypatch.setattr(os_state, "os", system)
     made = Descriptors()
     yield made
     os.close(made._folder)

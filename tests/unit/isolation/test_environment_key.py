@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.executor.isolation.requirements import Requirements, block_of, requirements_of
+from services.executor.isolation.environment.requirements import Requirements, block_of, requirements_of
 from shared.errors import ToolError
 
 INTERPRETER = "cpython 3.11.7 linux"

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from services.executor.isolation import protocol
 from services.executor.isolation.attempt import raised, returned
 from services.executor.isolation.calls import Capture, Module, NothingKept
+from services.executor.isolation.common import protocol
 from services.executor.isolation.connection import Disconnected, close_all
 from services.executor.isolation.forkserver import Birth, Owner
-from services.executor.isolation.place import Place
 from services.executor.isolation.process import LoadFailed, Process
 from services.executor.isolation.speech import description
 from services.executor.isolation.terms import Terms
+from services.executor.isolation.workdir import Place
 
 METHODS = [
     "progress", "metrics", "partial", "recall", "record", "keep", "fetch",

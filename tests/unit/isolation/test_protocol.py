@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from services.executor.isolation import protocol
+from services.executor.isolation.common import protocol
 
 LIMIT = 10_000
 

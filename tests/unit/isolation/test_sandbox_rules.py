@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.executor.isolation import sandbox
-from services.executor.isolation.inside import confine, seccomp
+from services.executor.isolation.common import confine, seccomp
 from services.executor.isolation.sandbox import Bubblewrap, Confinement, Landlock, Sandbox, Unavailable
 from shared.errors import SandboxUnavailableError
 

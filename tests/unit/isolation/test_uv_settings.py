@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from services.executor.isolation.uv_settings import masked, uv_settings
+from services.executor.isolation.environment.uv_settings import masked, uv_settings
 
 INDEX = "https://packages.example/simple"
 

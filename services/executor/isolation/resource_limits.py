@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from services.executor.isolation.attempt import Attempt
 from services.executor.isolation.calls import NO_LIMITS, Answer, Limits, Raised, Returned
-from services.executor.isolation.inside import tree
+from services.executor.isolation.common import process_tree
 
 INTERVAL_SECONDS = 0.1
 
@@ -32,7 +32,7 @@ class Watch:
     def begin(self) -> None:
         """The run begins now: what its process has used by then doesn't count."""
         if self._timer is not None and self._limits.cpu_seconds is not None:
-            self._cpu_seconds_before = sum(map(tree.cpu_seconds, self._pids()))
+            self._cpu_seconds_before = sum(map(process_tree.cpu_seconds, self._pids()))
 
     def close(self) -> None:
         """Look no more."""
@@ -67,7 +67,7 @@ class Watch:
         if limits.processes is not None and len(pids) > limits.processes:
             return f"process limit: the run had {len(pids)} processes, and {limits.processes} are allowed"
         if limits.cpu_seconds is not None:
-            used_seconds = sum(map(tree.cpu_seconds, pids)) - self._cpu_seconds_before
+            used_seconds = sum(map(process_tree.cpu_seconds, pids)) - self._cpu_seconds_before
             if used_seconds > limits.cpu_seconds:
                 return (
                     f"CPU limit: the run's processes used {used_seconds:.1f} CPU seconds, "
@@ -77,7 +77,7 @@ class Watch:
 
     def _measure_memory(self, pids: list[int]) -> int:
         """The bytes that the run's processes hold now."""
-        used_bytes = sum(map(tree.resident_bytes, pids))
+        used_bytes = sum(map(process_tree.resident_bytes, pids))
         self._attempt.peak_rss_bytes = max(self._attempt.peak_rss_bytes, used_bytes)
         return used_bytes
 
@@ -85,4 +85,4 @@ class Watch:
         process = self._attempt.process
         if process is None or not process.pid or process.ended.done():
             return []
-        return tree.below(process.pid)
+        return process_tree.below(process.pid)

@@ -8,7 +8,7 @@ import types
 import typing
 from typing import Any
 
-from . import convert
+from ..common import convert
 
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", list: "array"}
 _SEQUENCES = (list, tuple, set, frozenset)

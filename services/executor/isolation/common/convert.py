@@ -7,7 +7,7 @@ import math
 import os
 from typing import Any
 
-from . import wire
+from . import protocol
 
 CANT_HOLD = "which JSON can't hold; return text, a number, a list or a dict there, or save it as an artifact"
 
@@ -44,7 +44,7 @@ def simpler(value: Any) -> Any:
         raise TypeError(type(value).__name__) from None
 
 
-_encode = wire.encoder(simpler)
+_encode = protocol.encoder(simpler)
 
 
 def _simpler(value: Any) -> Any:

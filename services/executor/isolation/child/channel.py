@@ -3,55 +3,20 @@
 from __future__ import annotations
 
 import _thread
-import json
 import os
 import socket
-from typing import Any, Callable
+from typing import Any
 
-VERSION = 1
-REFUSED = -32602
+from ..common import protocol
+
 CHUNK_BYTES = 8_192
 LARGE_CHUNK_BYTES = 1_048_576
 MAX_DESCRIPTORS = 64
 DESCRIPTOR_BYTES = 4
 ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_DESCRIPTORS * DESCRIPTOR_BYTES)
 
-_decoder = json.JSONDecoder()
 
-
-def encoder(default: Callable[[Any], Any] | None = None) -> Callable[[Any], str]:
-    """What turns a value into JSON; `default` as for `json.dumps`.  What contains itself is a RecursionError.
-
-    `JSONEncoder.encode` makes anew, for each value, the encoder that this makes once: it takes longer
-    than to encode a small one, and in a fork each object that it touches is a page to be copied.
-    """
-    plain = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=default)
-    make: Any = json.encoder.c_make_encoder  # type: ignore[attr-defined]
-    if make is None:
-        return plain.encode
-    text = json.encoder.encode_basestring
-    parts = make(None, plain.default, text, None, ":", ",", False, False, False)
-    return lambda value: "".join(parts(value, 0))
-
-
-_encode = encoder()
-
-
-def encode(value: Any) -> bytes:
-    """`value` as JSON in UTF-8; a lone surrogate, which UTF-8 can't hold, becomes a question mark."""
-    return _encode(value).encode("utf-8", "replace")
-
-
-def decode(text: str) -> Any:
-    """The JSON value that `text` is; twice as fast as `json.loads` for one without space around it."""
-    try:
-        value, end = _decoder.scan_once(text, 0)  # type: ignore[attr-defined]
-    except StopIteration:
-        end = -1
-    return value if end == len(text) else _decoder.decode(text)
-
-
-class Wire:
+class Channel:
     """A socket that carries whole messages.  Safe to send on from several threads.
 
     Once `expects_descriptors` is false, it is read without looking for any.
@@ -86,16 +51,16 @@ class Wire:
 
     def notify(self, method: str, params: Any) -> None:
         """Tell the other side something that needs no answer."""
-        self.send(encode({"jsonrpc": "2.0", "method": method, "params": params}))
+        self.send(protocol.encode_value({"jsonrpc": "2.0", "method": method, "params": params}))
 
     def respond(self, request_id: Any, result: Any) -> None:
         """Answer a request."""
-        self.send(encode({"jsonrpc": "2.0", "id": request_id, "result": result}))
+        self.send(protocol.encode_value({"jsonrpc": "2.0", "id": request_id, "result": result}))
 
     def refuse(self, request_id: Any, code: int, message: str) -> None:
         """Answer a request with an error of the protocol."""
         error = {"code": code, "message": message}
-        self.send(encode({"jsonrpc": "2.0", "id": request_id, "error": error}))
+        self.send(protocol.encode_value({"jsonrpc": "2.0", "id": request_id, "error": error}))
 
     def ask(self, method: str, params: Any) -> Any:
         """Send a request and wait for its answer; ConnectionError says why it failed, ValueError why it must.
@@ -105,10 +70,11 @@ class Wire:
         """
         with self._asking:
             self._last_id += 1
-            self.send(encode({"jsonrpc": "2.0", "id": self._last_id, "method": method, "params": params}))
+            request = {"jsonrpc": "2.0", "id": self._last_id, "method": method, "params": params}
+            self.send(protocol.encode_value(request))
             answer = self.read()
         if "error" in answer:
-            refused = answer["error"]["code"] == REFUSED
+            refused = answer["error"]["code"] == protocol.REFUSED
             raise (ValueError if refused else ConnectionError)(answer["error"]["message"])
         return answer["result"]
 
@@ -129,7 +95,7 @@ class Wire:
         self._missing = end - len(buffer)
         if self._missing > 0:
             return None
-        message: dict[str, Any] = decode(buffer[4:end].decode())
+        message: dict[str, Any] = protocol.decode(buffer[4:end].decode())
         if self._missing:
             del buffer[:end]
         else:

@@ -5,18 +5,18 @@ A frame is four bytes of length, big-endian, and that many bytes of one JSON-RPC
 raise ProtocolBroken and nothing else, whatever they are.
 """
 
+from __future__ import annotations
+
 import gc
 import json
-from typing import Any, Final
-
-from services.executor.isolation.inside.wire import encoder
+from typing import Any, Callable, Final
 
 VERSION: Final = 1
 HEADER_BYTES: Final = 4
 ENVELOPE_BYTES: Final = 8_388_608
 """What a frame may hold beside the value that the limit is about: names, a message, a traceback.
 
-The longest traceback (`inside/failure.py`) fits even if each of its characters has to be escaped.
+The longest traceback (`failure.py`) fits even if each of its characters has to be escaped.
 """
 
 LARGE_BYTES: Final = 262_144
@@ -37,6 +37,21 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+def encoder(default: Callable[[Any], Any] | None = None) -> Callable[[Any], str]:
+    """What turns a value into JSON; `default` as for `json.dumps`.  What contains itself is a RecursionError.
+
+    `JSONEncoder.encode` makes anew, for each value, the encoder that this makes once: it takes longer
+    than to encode a small one, and in a fork each object that it touches is a page to be copied.
+    """
+    plain = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=default)
+    make: Any = json.encoder.c_make_encoder  # type: ignore[attr-defined]
+    if make is None:
+        return plain.encode
+    text = json.encoder.encode_basestring
+    parts = make(None, plain.default, text, None, ":", ",", False, False, False)
+    return lambda value: "".join(parts(value, 0))
+
+
 _encode = encoder()
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 
@@ -46,7 +61,7 @@ def encode_value(value: Any) -> bytes:
     return _encode(value).encode("utf-8", "replace")
 
 
-def _decode(text: str) -> Any:
+def decode(text: str) -> Any:
     """The JSON value that `text` is; twice as fast as the decoder itself for one without space around it."""
     try:
         value, end = _decoder.scan_once(text, 0)  # type: ignore[attr-defined]
@@ -64,7 +79,7 @@ def _decode_large(text: str) -> Any:
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        return _decode(text)
+        return decode(text)
     finally:
         if was_enabled:
             gc.enable()
@@ -83,7 +98,7 @@ def encode(message: dict[str, Any]) -> bytes:
 def decode_message(payload: bytes) -> dict[str, Any]:
     """The message in the payload of one frame."""
     try:
-        message = (_decode if len(payload) < LARGE_BYTES else _decode_large)(payload.decode())
+        message = (decode if len(payload) < LARGE_BYTES else _decode_large)(payload.decode())
     except (ValueError, RecursionError) as error:
         raise ProtocolBroken(f"a frame is not JSON: {error}") from None
     if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":

@@ -10,10 +10,10 @@ from typing import Any
 
 import structlog
 
-from services.executor.isolation.requirements import Requirements
-from services.executor.isolation.shelf import Shelf
-from services.executor.isolation.uv import Interpreter, Uv
-from services.executor.isolation.uv_settings import masked, uv_settings
+from services.executor.isolation.environment.environment_cache import Shelf
+from services.executor.isolation.environment.requirements import Requirements
+from services.executor.isolation.environment.uv import Interpreter, Uv
+from services.executor.isolation.environment.uv_settings import masked, uv_settings
 from shared.errors import ToolEnvironmentError
 
 PARALLEL_BUILDS = 2

@@ -6,7 +6,8 @@ import _signal  # type: ignore[import-not-found]
 import os
 from typing import Any, Iterable, Sequence
 
-from . import tree, wire
+from ..common import process_tree
+from .channel import Channel
 
 _SIGCHLD = (_signal.SIGCHLD,)
 
@@ -15,14 +16,14 @@ def hear_of_ends(signals: tuple[bool, Any]) -> None:
     """Have SIGCHLD as it was before the parent began to fork: was it blocked, and what did it do?"""
     is_blocked, action = signals
     if action is not None:
-        tree.put_action(_signal.SIGCHLD, action)
+        process_tree.put_action(_signal.SIGCHLD, action)
     if not is_blocked:
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _SIGCHLD)
 
 
 def begin(
     parent: int,
-    channel: wire.Wire,
+    channel: Channel,
     seats: Sequence[int],
     given: Sequence[int],
     others: Sequence[tuple[int, int]],
@@ -33,10 +34,10 @@ def begin(
     object which knows them stays as it is.  All in one function, because each function that a fork calls
     is two pages to be copied.  The C functions of `signal`: its enumerations touch 80.
     """
-    tree.prctl(tree.PR_SET_PDEATHSIG, _signal.SIGKILL)
+    process_tree.prctl(process_tree.PR_SET_PDEATHSIG, _signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
-    tree.prctl(tree.PR_SET_CHILD_SUBREAPER, 1)
+    process_tree.prctl(process_tree.PR_SET_CHILD_SUBREAPER, 1)
     sock, out, err, stacks = given
     os.dup2(sock, channel.descriptor, False)
     for descriptor, seat in ((out, seats[0]), (err, seats[1])):

@@ -10,8 +10,8 @@ from typing import Self
 
 import structlog
 
-from services.executor.isolation.inside import directory
-from services.executor.isolation.inside.temp import lasting_stamp
+from services.executor.isolation.child.tempdir import lasting_stamp
+from services.executor.isolation.common import directory
 
 TEMP = "temp"
 ARTIFACTS = "artifacts"

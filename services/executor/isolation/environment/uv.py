@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from services.executor.isolation.uv_settings import UvSettings, masked
+from services.executor.isolation.environment.uv_settings import UvSettings, masked
 from shared.errors import ToolEnvironmentError
 
 if TYPE_CHECKING:
     from packaging.version import Version
 
-LEASH = Path(__file__).with_name("leash.py")
+SUPERVISE = Path(__file__).with_name("supervise.py")
 OUTPUT_HEAD_BYTES = 65_536
 OUTPUT_TAIL_BYTES = 262_144
 MESSAGE_HEAD_CHARACTERS = 1_000
 MESSAGE_TAIL_CHARACTERS = 3_000
 QUERY_SECONDS = 60.0
-# What `child.py` runs under.
+# What `child` runs under.
 OLDEST_PYTHON = "3.9"
 _QUERY = """\
 import json, sys, sysconfig
@@ -178,7 +178,7 @@ def _usable(listed: Sequence[Mapping[str, Any]]) -> "dict[Version, Path]":
 async def leashed(command: Sequence[str], environ: Mapping[str, str]) -> Finished:
     """Run a command whose whole process tree ends with this call, or with this process."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", "-S", str(LEASH), *command,
+        sys.executable, "-I", "-S", str(SUPERVISE), *command,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

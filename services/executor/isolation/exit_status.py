@@ -7,8 +7,7 @@ from pathlib import Path
 
 from services.executor.isolation.calls import Exit
 
-INSIDE = str(Path(__file__).with_name("inside")) + os.sep
-CHILD_FILE = str(Path(__file__).with_name("child.py"))
+OURS = [Path(__file__).with_name(package) for package in ("child", "common")]
 
 _MEANINGS = {
     "SIGSEGV": "a segmentation fault",
@@ -53,7 +52,7 @@ def of(
 
 def without_ours(stacks: str) -> str:
     """A dump of faulthandler without the frames of the executor's side of the process."""
-    ours = (f'File "{INSIDE}', f'File "{CHILD_FILE}"')
+    ours = tuple(f'File "{folder}{os.sep}' for folder in OURS)
     return "\n".join(line for line in stacks.splitlines() if not line.strip().startswith(ours))
 
 

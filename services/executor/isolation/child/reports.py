@@ -9,7 +9,9 @@ import os
 import time
 from typing import Any, Callable
 
-from . import convert, source, wire
+from ..common import convert, protocol
+from . import importer
+from .channel import Channel
 
 GATHER_SECONDS = 0.05
 MAX_GATHERED_METRICS = 500
@@ -18,7 +20,7 @@ MAX_GATHERED_METRICS = 500
 class Reports:
     """The toolkit's other half.  Lives as long as the process; `begin` and `finish` frame one run."""
 
-    def __init__(self, channel: wire.Wire, limit_bytes: int) -> None:
+    def __init__(self, channel: Channel, limit_bytes: int) -> None:
         self.wire = channel
         self.limit_bytes = limit_bytes
         self.run: dict[str, Any] | None = None
@@ -53,12 +55,12 @@ class Reports:
         """Only the latest of several within a moment is sent."""
         total = None if total is None else _number(total, "total")
         params = {"done": _number(done, "done"), "total": total, "message": str(message)[:1000]}
-        self._hold(wire.encode(params), None)
+        self._hold(protocol.encode_value(params), None)
 
     def metric(self, name: str, value: float, tags: dict[str, Any]) -> None:
         """Several within a moment are sent together; none is lost while the process lives."""
         params = {"name": str(name), "value": _number(value, "value")}
-        encoded = wire.encode(params)[:-1] + b',"tags":' + convert.to_json(tags, "tags") + b"}"
+        encoded = protocol.encode_value(params)[:-1] + b',"tags":' + convert.to_json(tags, "tags") + b"}"
         self._hold(None, encoded)
 
     def partial(self, item: Any) -> None:
@@ -186,7 +188,7 @@ def _number(value: Any, name: str) -> float:
 
 
 def _sha256(path: str) -> str:
-    digest = source.sha256()
+    digest = importer.sha256()
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1_048_576), b""):
             digest.update(block)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from services.executor.isolation.uv_settings import masked
+from services.executor.isolation.environment.uv_settings import masked
 from shared.errors import ToolError
 
 # Part of every digest: what environments are made of and how they are laid out.

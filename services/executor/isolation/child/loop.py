@@ -17,11 +17,13 @@ import socket
 import sys
 from typing import Any, Callable, NoReturn
 
-from . import birth, guard, owner, source, tool, tree, wire
+from ..common import process_tree, protocol
+from . import after_fork, importer, subreaper, supervisor, tool
+from .channel import Channel
 
 METHOD_NOT_FOUND = -32601
 INVALID_REQUEST = -32600
-CHILD_FILE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "child.py")
+MAIN_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
 INTERPRETER_OPTIONS = ["-I", "-S", "-X", "utf8"]
 STDOUT, STDERR = 1, 2
 DESCRIPTORS = 4
@@ -32,10 +34,10 @@ class Loop:
     """One process' conversation with the executor; its stacks, and those of its forks, go to `stacks`."""
 
     def __init__(self, sock: socket.socket, stacks: int) -> None:
-        self.wire = wire.Wire(sock)
+        self.wire = Channel(sock)
         self.stacks = stacks
         self.seats = (STDOUT, STDERR, stacks)
-        self.owner: owner.Owner | None = None
+        self.owner: supervisor.Owner | None = None
         self.tool: Any = None
         self.methods: dict[str, Callable[[Any, dict[str, Any]], None]] = {
             "call": self._call,
@@ -61,7 +63,7 @@ class Loop:
         except (EOFError, ConnectionError):
             self._leave()
 
-    def _next(self, children: owner.Owner) -> dict[str, Any]:
+    def _next(self, children: supervisor.Owner) -> dict[str, Any]:
         """Wait for the next message, and tell meanwhile whose end has come."""
         message = self.wire.take()
         while message is None:
@@ -76,7 +78,7 @@ class Loop:
     def _leave(self) -> NoReturn:
         """The executor is gone, or wants this process gone: leave nothing behind."""
         if self.owner is not None:
-            tree.kill_all()
+            process_tree.kill_all()
         os._exit(0)
 
     # -- requests to the owner of processes ------------------------------------------
@@ -88,12 +90,12 @@ class Loop:
             self.owner = self._become_owner()
         given = [self.wire.take_descriptors(DESCRIPTORS) for _ in children]
         passed = {descriptor for descriptors in given for descriptor in descriptors}
-        others = birth.spans((passed | {self.owner.ends}) - set(self.seats))
+        others = after_fork.spans((passed | {self.owner.ends}) - set(self.seats))
         complete = sum(len(descriptors) == DESCRIPTORS for descriptors in given)
         pids, problem = self.owner.fork(complete)
         if pids and not pids[-1]:
             self._live(given[len(pids) - 1], others, children[len(pids) - 1][1], params["fresh"])
-        for low, high in birth.spans(passed):
+        for low, high in after_fork.spans(passed):
             os.closerange(low, high)
         born = [(token, pid) for (token, _), pid in zip(children, pids)]  # noqa: B905 - strict= needs Python 3.10
         self.owner.adopt(born)
@@ -104,9 +106,9 @@ class Loop:
             unborn = [_not_forked(token, problem) for token, _ in children[len(pids) :]]
             self.wire.notify("exited", {"children": unborn})
 
-    def _become_owner(self) -> owner.Owner:
+    def _become_owner(self) -> supervisor.Owner:
         """What is there now is shared with every fork: the collector must not write to it."""
-        children = owner.Owner(self.wire.descriptor, self.stacks)
+        children = supervisor.Owner(self.wire.descriptor, self.stacks)
         if self.tool is not None:
             self.tool.forks_with = children.signals_before
         gc.collect()
@@ -139,9 +141,9 @@ class Loop:
     def _begin_life(self, given: list[int], others: list[tuple[int, int]], fresh: bool) -> None:
         assert self.owner is not None
         os.setsid()
-        birth.begin(self.owner.pid, self.wire, self.seats, given, others)
+        after_fork.begin(self.owner.pid, self.wire, self.seats, given, others)
         if self.tool is None:  # which has seen to it after the fork
-            birth.hear_of_ends(self.owner.signals_before)
+            after_fork.hear_of_ends(self.owner.signals_before)
         if fresh:
             _start_over(self.wire.descriptor, self.stacks)
 
@@ -204,9 +206,9 @@ def _not_forked(token: int, error: OSError) -> dict[str, Any]:
 
 def _start_over(sock: int, stacks: int) -> NoReturn:
     """Replace this process by a new interpreter."""
-    owner.keep_on_exec(sock)
-    owner.keep_on_exec(stacks)
-    arguments = [sys.executable, *INTERPRETER_OPTIONS, CHILD_FILE, str(sock), str(stacks)]
+    supervisor.keep_on_exec(sock)
+    supervisor.keep_on_exec(stacks)
+    arguments = [sys.executable, *INTERPRETER_OPTIONS, MAIN_FILE, str(sock), str(stacks)]
     os.execv(sys.executable, arguments)
 
 
@@ -216,15 +218,15 @@ def main(descriptors: list[int]) -> None:
         os.set_inheritable(descriptor, False)
     if len(descriptors) == 1:
         _prepare_to_be_shared()
-        guard.stand_by(descriptors[0])
+        subreaper.stand_by(descriptors[0])
         descriptors.append(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
     sock, stacks = descriptors
-    faulthandler.register(owner.STACKS_SIGNAL, file=stacks, all_threads=True, chain=False)
+    faulthandler.register(supervisor.STACKS_SIGNAL, file=stacks, all_threads=True, chain=False)
     _give_way()
-    source.find_installed()
+    importer.find_installed()
     loop = Loop(socket.socket(fileno=sock), stacks)
     try:
-        loop.wire.notify("hello", {"version": wire.VERSION, "python": sys.version.split()[0]})
+        loop.wire.notify("hello", {"version": protocol.VERSION, "python": sys.version.split()[0]})
     except ConnectionError:  # the executor, which may have been refused its settings, is gone already
         os._exit(0)
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -6,7 +6,7 @@ import contextlib
 import math
 from typing import Any, Iterator
 
-from .kernel import resource
+from .os_state import resource
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.executor.isolation.inside import wire
+from services.executor.isolation.common import protocol
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -21,15 +21,15 @@ values = st.recursive(
 def _encode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], str]:
     if request.param == "in Python":
         monkeypatch.setattr("json.encoder.c_make_encoder", None)
-    return wire.encoder()
+    return protocol.encoder()
 
 
 @given(values)
 def test_a_value_is_encoded_as_the_standard_library_does(value: Any) -> None:
     plain = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
-    assert wire.encoder()(value) == plain
-    assert wire.encode(value) == plain.encode("utf-8", "replace")
+    assert protocol.encoder()(value) == plain
+    assert protocol.encode_value(value) == plain.encode("utf-8", "replace")
 
 
 def test_what_failed_to_be_encoded_does_no_harm_to_what_comes_next(encode: Callable[[Any], str]) -> None:
@@ -45,4 +45,4 @@ def test_what_failed_to_be_encoded_does_no_harm_to_what_comes_next(encode: Calla
 
 
 def test_what_json_does_not_know_is_asked_for() -> None:
-    assert wire.encoder(lambda value: sorted(value))({"a": {2, 1}}) == '{"a":[1,2]}'
+    assert protocol.encoder(lambda value: sorted(value))({"a": {2, 1}}) == '{"a":[1,2]}'

@@ -9,8 +9,8 @@ from typing import Any
 
 from . import convert
 
-OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
-CHILD_FILE = os.path.join(os.path.dirname(os.path.dirname(OURS)), "child.py")
+_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+OURS = tuple(os.path.join(_HERE, package, "") for package in ("child", "common"))
 MAX_MESSAGE_CHARACTERS = 16_384
 MAX_TRACEBACK_CHARACTERS = 1_000_000
 
@@ -45,7 +45,7 @@ def trace(error: BaseException) -> str:
 
 def is_ours(filename: str) -> bool:
     """Whether a frame belongs to the executor's side of the process."""
-    return filename.startswith(OURS) or filename == CHILD_FILE
+    return filename.startswith(OURS)
 
 
 def _without_ours(formatted: Any, seen: set[int]) -> None:

@@ -10,7 +10,9 @@ import traceback
 import types
 from typing import Any
 
-from . import birth, convert, failure, limits, reports, reset, seeds, source, streams, temp, wire
+from ..common import convert, failure, protocol
+from . import after_fork, importer, limits, reports, reset, seeds, streams, tempdir
+from .channel import Channel
 
 RAISED = 1
 NO_LONGER_FIT = -32600
@@ -19,7 +21,7 @@ NO_LONGER_FIT = -32600
 class Tool:
     """A tool that this process serves, and the runs it has had."""
 
-    def __init__(self, params: dict[str, Any], channel: wire.Wire) -> None:
+    def __init__(self, params: dict[str, Any], channel: Channel) -> None:
         self.name: str = params["name"]
         self.path: str = params["path"]
         self.options = self.places = params
@@ -49,11 +51,11 @@ class Tool:
         sys.stderr = sys.__stderr__ = streams.writer(2)  # type: ignore[misc]
         os.register_at_fork(after_in_child=self.be_forked)
         try:
-            temp.enter(self.options["temp"])
+            tempdir.enter(self.options["temp"])
             self._confine()
-            source.prepare_path(self.path, self.options["toolkit"], self.reports)
-            self.module = source.execute(self.name, self.path, self.options["digest"])
-            self.entry_name, self.entry = source.find_entry(self.module, self.name, self.path)
+            importer.prepare_path(self.path, self.options["toolkit"], self.reports)
+            self.module = importer.execute(self.name, self.path, self.options["digest"])
+            self.entry_name, self.entry = importer.find_entry(self.module, self.name, self.path)
         except BaseException as error:
             return {"error": self._explain(error)}
         finally:
@@ -71,7 +73,7 @@ class Tool:
     def _confine(self) -> None:
         """Give up, for good, what the tool may not have."""
         if self.confinement is not None:
-            from . import confine
+            from ..common import confine
 
             confine.apply(self.confinement)
 
@@ -84,7 +86,7 @@ class Tool:
     def _explain(self, error: BaseException) -> dict[str, Any]:
         """Why the tool can't be used, naming the file and what to do."""
         described = failure.describe(error, 0)
-        if type(error) is source.ContractBroken:
+        if type(error) is importer.ContractBroken:
             return {"message": str(error), "traceback": "", "stale": error.stale}
         reason = f"{described['error_type']}: {described['message']}"
         message = f"{self.path} can't be imported: {reason}"
@@ -114,7 +116,7 @@ class Tool:
         registered to be called after a fork; only what C code has registered comes earlier.
         """
         if self.forks_with is not None:
-            birth.hear_of_ends(self.forks_with)
+            after_fork.hear_of_ends(self.forks_with)
             return
         self.foreign = True
         self.reports.detach()
@@ -155,7 +157,7 @@ class Tool:
     def _enter_temp(self) -> str:
         """Make the temp directory the working directory; why that is not possible, if it isn't."""
         try:
-            temp.enter(self.places["temp"])
+            tempdir.enter(self.places["temp"])
         except OSError as error:
             return f"its temp directory can't be entered: {error}"
         return ""
@@ -187,7 +189,7 @@ class Tool:
     def _invoke(self, params: dict[str, Any]) -> tuple[Any, int | None]:
         items: int | None = None
         named = params.get("entry")
-        entry = self.entry if named is None else source.find_named(self.module, named, self.path)
+        entry = self.entry if named is None else importer.find_named(self.module, named, self.path)
         value = entry(**params["params"])
         if isinstance(value, types.GeneratorType):
             value, items = self._gather(value)
@@ -233,9 +235,9 @@ class Tool:
         partial = data.pop("partial_results", None)
         if type(error) is convert.Unserializable:
             data.update(error_type="ToolResultError", traceback="", retryable=False)
-        elif type(error) is source.ContractBroken:
+        elif type(error) is importer.ContractBroken:
             data.update(error_type="ToolError", traceback="", retryable=False)
-        encoded = wire.encode(data)
+        encoded = protocol.encode_value(data)
         if partial is not None:
             encoded = encoded[:-1] + b',"partial_results":' + partial + b"}"
         return b'{"code":%d,"message":"the tool raised","data":%s}' % (RAISED, encoded)

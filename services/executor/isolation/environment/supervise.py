@@ -1,4 +1,4 @@
-"""Runs a command on a leash: `python -I -S /.../leash.py COMMAND [ARGUMENT...]`.
+"""Runs a command on a leash: `python -I -S /.../supervise.py COMMAND [ARGUMENT...]`.
 
 Standard input is the leash.  When its other end is closed, or dies, the command
 and everything below it is ended; so is whatever the command left behind when it
@@ -30,9 +30,9 @@ def main(command: list[str]) -> int:
 
 def _tree() -> Any:
     package = types.ModuleType(PACKAGE)
-    package.__path__ = [__file__.rpartition("/")[0] + "/inside"]
+    package.__path__ = [__file__.rpartition("/")[0] + "/../common"]
     sys.modules[PACKAGE] = package
-    return importlib.import_module(PACKAGE + ".tree")
+    return importlib.import_module(PACKAGE + ".process_tree")
 
 
 def _start(command: list[str], tree: Any) -> int:

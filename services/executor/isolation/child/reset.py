@@ -13,7 +13,8 @@ import time
 import warnings
 from typing import Any
 
-from . import kernel, seeds, source, streams, temp, tree
+from ..common import process_tree
+from . import importer, os_state, seeds, streams, tempdir
 
 THREAD_PATIENCE_SECONDS = 0.05
 # Plain numbers and the C functions: the enumeration of `signal` costs more than all the rest of a reset.
@@ -38,14 +39,14 @@ class Baseline:
         self._gc_enabled = gc.isenabled()
         self._loggers = _loggers()
         self._folder = os.path.dirname(tool_path)
-        self._is_package = source.is_package(tool_path)
+        self._is_package = importer.is_package(tool_path)
         self._sources = _sources(tool_path)
         self._tasks = os.open("/proc/self/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._threads = _threads()
-        self._sweeper = temp.Sweeper(temp_path)
+        self._sweeper = tempdir.Sweeper(temp_path)
         self._streams = streams.Streams()
-        self._standing = kernel.Standing()
-        self._descriptors = kernel.Descriptors()
+        self._standing = os_state.Standing()
+        self._descriptors = os_state.Descriptors()
 
     def unforkable(self) -> str:
         """Why a fork of this process would not be the same process; empty if it would."""
@@ -163,10 +164,10 @@ class Baseline:
         return left <= 0
 
     def _children_left(self) -> str:
-        if not tree.has_children():
+        if not process_tree.has_children():
             return ""
         alive = []
-        for pid in tree.children(os.getpid()):
+        for pid in process_tree.children(os.getpid()):
             try:
                 if os.waitpid(pid, os.WNOHANG)[0] == 0:
                     alive.append(pid)
@@ -181,7 +182,7 @@ def _threads() -> int:
 
 def holds_more_than(limit_bytes: int) -> bool:
     """Whether this process has more memory in use; asked of its peak first, which is cheaper to know."""
-    return kernel.peak_bytes() > limit_bytes and tree.resident_bytes(os.getpid()) > limit_bytes
+    return os_state.peak_bytes() > limit_bytes and process_tree.resident_bytes(os.getpid()) > limit_bytes
 
 
 _SYS_LISTS = ("path", "argv", "meta_path", "path_hooks")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from services.executor.isolation import describer as module
-from services.executor.isolation.describer import describer
+from services.executor import fingerprint as module
+from services.executor.fingerprint import describer
 from services.executor.isolation.sandbox import Sandbox
 
 OURS = describer(Sandbox.OFF, ())
@@ -15,7 +15,7 @@ OURS = describer(Sandbox.OFF, ())
 
 def test_it_is_the_same_in_another_process() -> None:
     text = (
-        "from services.executor.isolation.describer import describer\n"
+        "from services.executor.fingerprint import describer\n"
         "from services.executor.isolation.sandbox import Sandbox\n"
         "print(describer(Sandbox.OFF, ()))"
     )
@@ -47,8 +47,8 @@ def test_another_package_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_other_code_of_ours_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "inside").mkdir()
-    code = tmp_path / "inside" / "describe.py"
+    (tmp_path / "child").mkdir()
+    code = tmp_path / "child" / "describe.py"
     monkeypatch.setattr(module, "OURS", tmp_path)
 
     code.write_text("x = 1")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import signal
 
-from . import tree
+from ..common import process_tree
 
 
 def stand_by(descriptor: int) -> None:
@@ -20,21 +20,21 @@ def stand_by(descriptor: int) -> None:
 
     `descriptor` is the fork's alone from now on.  SIGTERM, also sent when the executor dies, ends all of it.
     """
-    tree.adopt_orphans()
+    process_tree.adopt_orphans()
     parent = os.getpid()
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
     pid = os.fork()
     if pid == 0:
-        tree.die_with_parent()
+        process_tree.die_with_parent()
         if os.getppid() != parent:
             os._exit(1)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
         return
     os.close(descriptor)
-    signal.signal(signal.SIGTERM, lambda *_: tree.send(pid, signal.SIGKILL))
-    tree.die_with_parent(int(signal.SIGTERM))
+    signal.signal(signal.SIGTERM, lambda *_: process_tree.send(pid, signal.SIGKILL))
+    process_tree.die_with_parent(int(signal.SIGTERM))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
     os.waitpid(pid, 0)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # its process id may be another's by now
-    tree.kill_all()
+    process_tree.kill_all()
     os._exit(0)

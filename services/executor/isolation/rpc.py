@@ -10,8 +10,8 @@ import structlog
 from services.executor.isolation import speech
 from services.executor.isolation.calls import Effects, Event, LogLine, NothingKept, Report
 from services.executor.isolation.connection import Connection
-from services.executor.isolation.place import Place, remove
 from services.executor.isolation.steps import Steps
+from services.executor.isolation.workdir import Place, remove
 
 log = structlog.get_logger(__name__)
 

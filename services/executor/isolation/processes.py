@@ -9,14 +9,14 @@ from weakref import WeakValueDictionary
 from services.executor.isolation import sandbox
 from services.executor.isolation.attempt import Attempt, Gate
 from services.executor.isolation.calls import Level, Module
+from services.executor.isolation.forkservers import Key, Servers
 from services.executor.isolation.ground import Ground, clear
-from services.executor.isolation.place import Place
 from services.executor.isolation.process import Process
 from services.executor.isolation.sandbox import Sandbox
-from services.executor.isolation.servers import Key, Servers
-from services.executor.isolation.standbys import Standbys
+from services.executor.isolation.templates import Standbys
 from services.executor.isolation.terms import Terms
 from services.executor.isolation.unused import Unused, is_spare
+from services.executor.isolation.workdir import Place
 
 
 async def _look_around(module: Module) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 
-from . import directory
+from ..common import directory
 
 # A file system's clock moves in steps of up to 10 ms: what changes twice within one shows the same time.
 CLOCK_STEP_NS = 10_000_000

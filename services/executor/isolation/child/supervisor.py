@@ -13,7 +13,7 @@ import select
 import time
 from typing import Any
 
-from . import tree
+from ..common import process_tree
 
 STACKS_SIGNAL = 63
 STACKS_SECONDS = 0.15
@@ -45,12 +45,12 @@ class Owner:
         self.pid = os.getpid()
         # Blocked, it waits to be read; ignored, it would never come, and the kernel would bury the children.
         blocked = _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGCHLD,))
-        self.signals_before = _signal.SIGCHLD in blocked, tree.take_action(_signal.SIGCHLD)
-        self.ends = tree.descriptor_of_ends()
+        self.signals_before = _signal.SIGCHLD in blocked, process_tree.take_action(_signal.SIGCHLD)
+        self.ends = process_tree.descriptor_of_ends()
         self._poll = select.poll()
         for descriptor in (wire, self.ends):
             self._poll.register(descriptor, select.POLLIN)
-        tree.adopt_orphans()
+        process_tree.adopt_orphans()
 
     def fork(self, number: int) -> tuple[list[int], OSError | None]:
         """Fork so often: the process ids, and what kept it from going on.  In a child the last of them is 0.
@@ -101,7 +101,7 @@ class Owner:
             now = time.monotonic()
             child.step = "stacks"
             child.stacks_deadline, child.next_at = now + STACKS_SECONDS, now + STACKS_SETTLE_SECONDS
-            tree.send(pid, STACKS_SIGNAL)
+            process_tree.send(pid, STACKS_SIGNAL)
         else:
             self._terminate(pid, child)
 
@@ -112,7 +112,7 @@ class Owner:
             if child.next_at > now:
                 continue
             if child.step == "grace":
-                tree.kill(pid)
+                process_tree.kill(pid)
                 child.next_at = now + KILL_AGAIN_SECONDS
             elif _stacks_written(child, now):
                 self._terminate(pid, child)
@@ -121,9 +121,9 @@ class Owner:
 
     def _terminate(self, pid: int, child: Child) -> None:
         if child.grace_seconds > 0:
-            tree.terminate(pid)
+            process_tree.terminate(pid)
         else:
-            tree.kill(pid)
+            process_tree.kill(pid)
         child.step = "grace"
         child.next_at = time.monotonic() + (child.grace_seconds or KILL_AGAIN_SECONDS)
 
@@ -133,7 +133,7 @@ class Owner:
         """Collect who has ended, and end what they left behind."""
         os.read(self.ends, 4096)
         ended: list[dict[str, Any]] = []
-        while self.children or tree.has_children():
+        while self.children or process_tree.has_children():
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:  # somebody else has buried them
@@ -151,9 +151,9 @@ class Owner:
 
     def _sweep(self) -> None:
         """A child that this process did not fork was orphaned by one that is dead: nobody owns it."""
-        for pid in tree.own_children():
+        for pid in process_tree.own_children():
             if pid not in self.children:
-                tree.kill(pid)
+                process_tree.kill(pid)
 
 
 def _stacks_written(child: Child, now: float) -> bool:

@@ -6,10 +6,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from services.executor import isolation
 from services.executor.isolation.sandbox import Sandbox
 from shared import toolkit
 
-OURS = Path(__file__).parent
+OURS = Path(isolation.__file__).parent
 
 
 def describer(sandbox: Sandbox, readable: Iterable[Path]) -> str:
