@@ -28,9 +28,7 @@ EXIT_SECONDS = 60.0
 
 # A run is queued by the function that every script of the store queues runs with.
 FILL = f"""
-{source("types")}
-{source("queued")}
-redis.replicate_commands()
+{source("queued.lua")}
 for number = tonumber(ARGV[2]), tonumber(ARGV[3]) do
   local experiment = ARGV[4] .. number % tonumber(ARGV[5])
   local order = string.gsub(string.gsub(ARGV[1], '@experiment', experiment), '@number', number)

@@ -10,8 +10,7 @@ from benchmarks.peers.figures import rate
 from benchmarks.scale.curve import Amounts, Column, Curve, Figures
 from benchmarks.scale.ground import Ground, ScaleError, ground
 from services.executor.store.deliveries import GROUP
-from services.executor.store.queue import QUEUES
-from services.executor.store.scripts import digest, source
+from services.executor.store.queue import CLAIM, QUEUES
 
 WARM_UP = 200
 WEIGHED_FROM = 1_000
@@ -76,7 +75,7 @@ async def _claims(on: Ground, reference: Ground, count: int, experiments: int) -
     Nobody else asks meanwhile, and each run that is claimed makes room for another one.  The two
     servers take turns: by themselves, a busy machine would make more of a difference than they do.
     """
-    both = {one: one.redis.register_script(source("claim")) for one in (on, reference)}
+    both = {one: one.redis.register_script(CLAIM.text) for one in (on, reference)}
     for one in both:
         for queue in QUEUES:
             with contextlib.suppress(ResponseError):  # the executor has made it
@@ -106,7 +105,7 @@ async def _middle_us(on: Ground) -> float:
 def _is_claim(entry: Any) -> bool:
     command: bytes | str = entry["command"]
     text = command.decode(errors="replace") if isinstance(command, bytes) else command
-    return text.startswith(f"EVALSHA {digest('claim')}")
+    return text.startswith(f"EVALSHA {CLAIM.digest}")
 
 
 CURVE = Curve(

@@ -14,7 +14,7 @@ import pytest
 from services.executor import firing
 from services.executor.scheduler import CronScheduler
 from services.executor.store import Ahead, Claim, Decision, Fired, Queue, Store
-from services.executor.store.scripts import Scripts
+from services.executor.store.scripts import Script, Scripts
 from shared import keys
 from tests.conftest import Neighbour, Serve, eventually
 
@@ -177,9 +177,9 @@ async def test_a_slot_takes_a_look_ahead_a_rehearsal_and_a_call(
 ) -> None:
     call, asked = Scripts.call, Counter[str]()
 
-    async def counted(self: Scripts, name: str, *arguments: Any, **more: Any) -> Any:
-        asked[name] += 1
-        return await call(self, name, *arguments, **more)
+    async def counted(self: Scripts, script: Script, *arguments: Any, **more: Any) -> Any:
+        asked[script.name] += 1
+        return await call(self, script, *arguments, **more)
 
     async with scheduler(store):
         await are_queued(neighbour.redis, 1)

@@ -69,7 +69,7 @@ class Lossy:
         self, reader: asyncio.StreamReader, to_server: asyncio.StreamWriter, is_script: asyncio.Event
     ) -> None:
         while asked := await reader.read(1 << 20):
-            if b"EVALSHA" in asked:
+            if b"EVAL" in asked:  # EVALSHA, or EVAL for a script that the server has not got
                 is_script.set()
             else:
                 is_script.clear()

@@ -3,13 +3,12 @@
 The first answer is thrown away, as if the connection had broken just then.
 """
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.executor.store import Begun, Decision, Finished, Order, Plan, Position, Store, scripts
-from services.executor.store.scripts import Scripts
+from services.executor.store import Begun, Decision, Finished, Order, Plan, Position, Store
+from services.executor.store.scripts import FOLDER, Script, Scripts
 from shared import keys
 from tests.store.conftest import (
     EXPERIMENT,
@@ -34,18 +33,17 @@ def twice(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     once = Scripts.call
     sent: dict[str, int] = {}
 
-    async def call(self: Scripts, name: str, *arguments: Any, asks_again: bool = True) -> Any:
-        sent[name] = sent.get(name, 0) + 1
+    async def call(self: Scripts, script: Script, *arguments: Any, asks_again: bool = True) -> Any:
+        sent[script.name] = sent.get(script.name, 0) + 1
         if asks_again:
-            await once(self, name, *arguments)
-        return await once(self, name, *arguments, asks_again=asks_again)
+            await once(self, script, *arguments)
+        return await once(self, script, *arguments, asks_again=asks_again)
 
     monkeypatch.setattr(Scripts, "call", call)
     return sent
 
 
 ORDER = Order(EXPERIMENT, "trigger")
-FOLDER = Path(scripts.__file__).parent / "lua"
 
 
 async def test_a_message_is_queued_once(store: Store, redis: Any) -> None:

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.executor.store.orders import Order
-from services.executor.store.queue import REQUEST_ID_KEPT_MS
-from services.executor.store.scripts import Scripts, asking
+from services.executor.store.queue import ENQUEUE, REQUEST_ID_KEPT_MS
+from services.executor.store.scripts import Script, Scripts, asking
 from shared import keys
+
+_LEASE = Script("lease", keys=("holder",), args=("planner", "ttl_ms", "gone"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Awaited:
             token: a text that was never used before; with it, sending the order again is sending it once.
         """
         timestamp, *_ = await self._scripts.call(
-            "enqueue",
+            ENQUEUE,
             [
                 keys.queue(order.priority),
                 keys.open_runs(order.experiment_id),
@@ -57,7 +59,7 @@ class Awaited:
             gone: another one, who is known to be dead.
         """
         key, ttl_ms = keys.planner(experiment_id), round(ttl_seconds * 1_000)
-        return str(await self._scripts.call("lease", [key], [planner, ttl_ms, gone]))
+        return str(await self._scripts.call(_LEASE, [key], [planner, ttl_ms, gone]))
 
     async def open_runs(self, experiment_id: str) -> list[str]:
         """The ids of the runs that have not ended, oldest first."""

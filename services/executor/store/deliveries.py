@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from services.executor.store.arguments import flat
 from services.executor.store.experiments import Experiments, Stored, read_stored
 from services.executor.store.orders import Claim, Order
-from services.executor.store.scripts import Scripts
+from services.executor.store.scripts import Script, Scripts
 from shared import keys
 from shared.documents import json_text
 from shared.errors import ContractError
@@ -20,6 +20,15 @@ from shared.times import iso
 log = structlog.get_logger()
 
 GROUP = "executors"
+
+_PUT_AWAY = Script(
+    "put_away",
+    keys=("queue", "journal", "run_keys[]"),
+    args=(
+        "group", "entry", "result", "journal_cap", "timestamp", "run", "kept_ms", "state", "expected",
+        "replacement", "fields[]",
+    ),
+)  # fmt: skip
 
 Fields = Mapping[str, str]
 Delivery = tuple[str, str, Fields]
@@ -84,7 +93,7 @@ class Deliveries:
         while True:
             stored = Stored.nothing() if run is None else await self._experiments.read(run.experiment_id)
             answer = await self._scripts.call(
-                "put_away",
+                _PUT_AWAY,
                 [queue, keys.journal(), *(() if run is None else _run_keys(run))],
                 [
                     GROUP,
@@ -95,7 +104,7 @@ class Deliveries:
                     run.run_id if run else "",
                     self._record_ms,
                     *stored.move(State.FAILED, only_from=State.RUNNING),
-                    *flat(_ended(run, exc) if run else {}),
+                    flat(_ended(run, exc) if run else {}),
                 ],
             )
             if answer != "conflict":

@@ -7,12 +7,29 @@ from typing import Any, Self
 from services.executor.store.deliveries import GROUP, Deliveries
 from services.executor.store.experiments import Stored, read_stored, read_stored_schedule
 from services.executor.store.orders import NORMAL, Claim, Order
-from services.executor.store.scripts import Scripts, asking
+from services.executor.store.scripts import Script, Scripts, asking
 from shared import keys
 from shared.errors import ContractError
 from shared.messages import Schedule
 
 CYCLE_MADE_WITHIN_MS = 10_000
+
+_PLAN = Script("plan", keys=("slots", "plans"), args=("experiments[]", "texts[]", "next_slots[]"))
+_AHEAD = Script("ahead", keys=("slots", "plans"), args=("within_ms", "offset", "most", "open_runs"))
+_FIRE = Script(
+    "fire",
+    keys=("slots", "queue", "open_runs", "plans"),
+    args=(
+        "experiment", "due_ms", "next_ms", "overlap", "mark", "until_ms", "only_if_open", "group", "worker",
+        "room", "orders[]",
+    ),
+)  # fmt: skip
+_CYCLE = Script("cycle", keys=("cycle",), args=("worker", "kept_ms"))
+_SPEEDRUN = Script(
+    "speedrun",
+    keys=("cycle", "turns", "run_keys[]"),
+    args=("interval_ms", "most", "experiments[]", "orders[]"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +160,13 @@ class Slots:
         if not plans:
             return []
         changed = await self._scripts.call(
-            "plan",
+            _PLAN,
             [keys.slots(), keys.plans()],
-            [part for one in plans for part in (one.experiment_id, one.text, one.next_argument)],
+            [
+                [one.experiment_id for one in plans],
+                [one.text for one in plans],
+                [one.next_argument for one in plans],
+            ],
         )
         return list(changed)
 
@@ -169,7 +190,7 @@ class Slots:
     async def ahead(self, within_ms: int, passed_over: int = 0, most: int = 100) -> Ahead:
         """The slots that are due within `within_ms`, earliest first, without the first `passed_over`."""
         found, following, now_us = await self._scripts.call(
-            "ahead", [keys.slots(), keys.plans()], [within_ms, passed_over, most, keys.open_runs("")]
+            _AHEAD, [keys.slots(), keys.plans()], [within_ms, passed_over, most, keys.open_runs("")]
         )
         return Ahead([Upcoming.read(*one) for one in found], int(following) if following else None, now_us)
 
@@ -179,7 +200,7 @@ class Slots:
         What `worker` takes in an answer that is lost, it holds without knowing, as after a claim.
         """
         what, now_us, claims, experiments, *changed = await self._scripts.call(
-            "fire", _keys_of(decision), [*_arguments_of(decision), GROUP, worker, room, *_texts_of(decision)]
+            _FIRE, _keys_of(decision), [*_arguments_of(decision), GROUP, worker, room, _texts_of(decision)]
         )
         return Fired(
             what,
@@ -194,7 +215,7 @@ class Slots:
 
         Whoever is to make it calls `speedrun`.  Should it die before, another one may after a while.
         """
-        left_ms = await self._scripts.call("cycle", [keys.cycle()], [worker, CYCLE_MADE_WITHIN_MS])
+        left_ms = await self._scripts.call(_CYCLE, [keys.cycle()], [worker, CYCLE_MADE_WITHIN_MS])
         return float(left_ms / 1_000)
 
     async def speedrun(
@@ -206,7 +227,7 @@ class Slots:
             Seconds until the next cycle, and the experiments that got a turn in this one.
         """
         left_ms, *chosen = await self._scripts.call(
-            "speedrun",
+            _SPEEDRUN,
             [
                 keys.cycle(),
                 keys.turns(),
@@ -219,7 +240,8 @@ class Slots:
             [
                 max(1, round(interval_seconds * 1_000)),
                 turns,
-                *(part for one in orders for part in (one.experiment_id, one.to_json())),
+                [one.experiment_id for one in orders],
+                [one.to_json() for one in orders],
             ],
         )
         return left_ms / 1_000, list(chosen)

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from msgspec import Struct
 
-from services.executor.store.scripts import Scripts, asking
+from services.executor.store.scripts import Script, Scripts, asking
 from shared import keys
 from shared.errors import ContractError, ExperimentNotFoundError
 from shared.messages import Experiment, Schedule, State, read_experiment, read_schedule
@@ -14,6 +14,9 @@ from shared.messages import Experiment, Schedule, State, read_experiment, read_s
 READ_AT_ONCE = 200
 REMEMBERED = 1_000
 REMEMBERED_CHARACTERS = 10_000
+
+READ = Script("read", keys=("names[]",))
+_PUBLISH = Script("publish", keys=("experiment", "schedule"), args=("file", "state", "now", "schedule_text"))
 
 
 class Stored(Struct, frozen=True):
@@ -71,7 +74,7 @@ class Experiments:
 
     async def read_many(self, experiment_ids: Sequence[str]) -> list[Stored]:
         """The same for several, in one trip."""
-        pairs = await self._scripts.call("read", [keys.experiment(one) for one in experiment_ids])
+        pairs = await self._scripts.call(READ, [keys.experiment(one) for one in experiment_ids])
         return [read_stored(one, *pair) for one, pair in zip(experiment_ids, pairs, strict=True)]
 
     async def scan(self) -> AsyncIterator[tuple[str, Stored]]:
@@ -113,7 +116,7 @@ class Experiments:
             True when a schedule stays that the file doesn't have.
         """
         _, stays = await self._scripts.call(
-            "publish",
+            _PUBLISH,
             [keys.experiment(experiment.id), keys.schedule(experiment.id)],
             [
                 text,
@@ -156,7 +159,7 @@ class Experiments:
                 await pipe.execute()
 
     async def _read(self, names: Sequence[str]) -> list[tuple[str, Any]]:
-        answer = await self._scripts.call("read", names)
+        answer = await self._scripts.call(READ, names)
         return [(kind, _content(kind, content)) for kind, content in answer]
 
     async def _scan(self, pattern: str) -> AsyncIterator[list[str]]:

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from services.executor.store.deliveries import GROUP, Deliveries, Delivery, order_in
 from services.executor.store.orders import PRIORITIES, Claim, Order
-from services.executor.store.scripts import Scripts, asking
+from services.executor.store.scripts import Script, Scripts, asking
 from shared import keys
 from shared.errors import ContractError, StoreError
 
@@ -26,6 +26,19 @@ PREFERENCES = [QUEUES] * 7 + [(QUEUES[1], QUEUES[0], QUEUES[2])] * 2 + [(QUEUES[
 REQUEST_ID_KEPT_MS = 24 * 3_600 * 1_000
 RESENT_WITHIN_MS = 60_000
 BITMAP_KEPT_MS = 3_600 * 1_000
+
+ENQUEUE = Script(
+    "enqueue",
+    keys=("queue", "open_runs", "admitted", "request"),
+    args=("order", "bit", "bitmap_kept_ms", "request_kept_ms", "group", "worker", "room"),
+)
+CLAIM = Script("claim", keys=("queues[]",), args=("group", "worker", "count"))
+_REQUEUE = Script(
+    "requeue",
+    keys=("queue", "record", "open_runs"),
+    args=("group", "worker", "entry", "timestamp", "run", "order", "fields[]"),
+)
+_PROMOTE = Script("promote", keys=("retries", "nudges"), args=("most",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +103,7 @@ class Queue:
             request, request_ms = secrets.token_hex(8), RESENT_WITHIN_MS
         text = order.to_json()
         timestamp, _, claims, experiments = await self._scripts.call(
-            "enqueue",
+            ENQUEUE,
             [
                 keys.queue(order.priority),
                 keys.open_runs(order.experiment_id),
@@ -128,7 +141,7 @@ class Queue:
         try:
             # An answer that hands out orders must not be lost unseen.
             ready, experiments = await self._scripts.call(
-                "claim", next(self._preference), [GROUP, worker, count], asks_again=False
+                CLAIM, next(self._preference), [GROUP, worker, count], asks_again=False
             )
             if ready:
                 return await self._deliveries.handed_out(worker, ready, experiments)
@@ -180,7 +193,7 @@ class Queue:
             False when the claim is gone.
         """
         answer = await self._scripts.call(
-            "requeue",
+            _REQUEUE,
             [claim.queue, keys.run(order.run_id), keys.open_runs(order.experiment_id)],
             [
                 GROUP,
@@ -189,14 +202,14 @@ class Queue:
                 str(order.timestamp),
                 order.run_id,
                 order.to_json(),
-                *fields,
+                fields,
             ],
         )
         return bool(answer)
 
     async def promote(self, limit: int = 100) -> tuple[int, int | None]:
         """Queue the retries that are due.  Returns how many, and ms until the next one."""
-        count, next_ms = await self._scripts.call("promote", [keys.retries(), keys.nudges()], [limit])
+        count, next_ms = await self._scripts.call(_PROMOTE, [keys.retries(), keys.nudges()], [limit])
         return count, None if next_ms < 0 else int(float(next_ms))
 
     async def run_of(self, experiment_id: str, request_id: str) -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from services.executor.store.experiments import READ
 from services.executor.store.queue import QUEUES
 from services.executor.store.scripts import Scripts, asking
 from shared import keys
@@ -83,7 +84,7 @@ class References:
         async for names in self._names(place):
             for start in range(0, len(names), READ_AT_ONCE):
                 some = names[start : start + READ_AT_ONCE]
-                answer = await self._scripts.call("read", some)
+                answer = await self._scripts.call(READ, some)
                 for name, (kind, content) in zip(some, answer, strict=True):
                     if kind != "none":
                         yield name, kind, content

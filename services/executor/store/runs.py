@@ -13,7 +13,7 @@ from services.executor.store.effects import RunEffects
 from services.executor.store.experiments import Experiments, Stored
 from services.executor.store.limits import Limit
 from services.executor.store.orders import Claim, Order
-from services.executor.store.scripts import Scripts, asking
+from services.executor.store.scripts import Script, Scripts, asking
 from shared import keys
 from shared.documents import json_text
 from shared.messages import State
@@ -21,6 +21,48 @@ from shared.messages import State
 log = structlog.get_logger()
 
 Event = Mapping[str, Any]
+
+_BEGIN = Script(
+    "begin",
+    keys=(
+        "queue", "record", "experiment", "open_runs", "metrics", "journal", "retries", "nudges",
+        "limit_keys[]",
+    ),
+    args=(
+        "group", "worker", "entry", "timestamp", "run", "state", "expected", "replacement", "event",
+        "metrics_cap", "journal_cap", "order", "lease", "kept_ms", "limit_values[]", "fields[]",
+    ),
+)  # fmt: skip
+_EMIT = Script(
+    "emit",
+    keys=("metrics", "journal", "record"),
+    args=("metrics_cap", "journal_cap", "kept_ms", "lease", "batch", "events[]"),
+)
+_RETRY = Script(
+    "retry",
+    keys=("queue", "record", "open_runs", "retries", "metrics", "journal"),
+    args=(
+        "group", "entry", "timestamp", "lease", "order", "delay_ms", "metrics_cap", "journal_cap", "run",
+        "kept_ms", "events[]", "fields[]",
+    ),
+)  # fmt: skip
+_CANCEL = Script(
+    "cancel",
+    keys=("record", "open_runs", "metrics", "journal", "experiment"),
+    args=(
+        "timestamp", "result", "event", "kept_ms", "metrics_cap", "journal_cap", "state", "expected",
+        "replacement", "group", "order_head", "fields[]",
+    ),
+)  # fmt: skip
+_LOG = Script("log", keys=("log", "record"), args=("log_cap", "kept_ms", "batch", "lengths[]", "parts[]"))
+_FINISH = Script(
+    "finish",
+    keys=("queue", "record", "experiment", "open_runs", "metrics", "journal"),
+    args=(
+        "group", "entry", "timestamp", "lease", "state", "expected", "replacement", "result", "kept_ms",
+        "metrics_cap", "journal_cap", "run", "events[]", "fields[]",
+    ),
+)  # fmt: skip
 
 
 class Begun(StrEnum):
@@ -101,7 +143,7 @@ class Runs:
             fields["limits"] = "\n".join(limit.key for limit in limits)
         while True:
             answer = await self._scripts.call(
-                "begin",
+                _BEGIN,
                 [
                     claim.queue,
                     *self._run_keys(order),
@@ -122,8 +164,8 @@ class Runs:
                     order.to_json() if limits else "",
                     claim.lease,
                     self._keep.record_ms,
-                    *(part for limit in limits for part in _limit_arguments(limit, order)),
-                    *flat(fields),
+                    [part for limit in limits for part in _limit_arguments(limit, order)],
+                    flat(fields),
                 ],
             )
             if answer != "conflict":
@@ -134,7 +176,7 @@ class Runs:
         """Publish metric events of the attempt and keep them; False when it is not this worker's any more."""
         texts = [json_text(event) for event in events]
         answer = await self._scripts.call(
-            "emit",
+            _EMIT,
             [keys.metrics(claim.order.experiment_id), keys.journal(), keys.run(claim.order.run_id)],
             [
                 self._keep.metrics,
@@ -142,7 +184,7 @@ class Runs:
                 self._keep.record_ms,
                 claim.lease,
                 mark_of(texts),
-                *texts,
+                texts,
             ],
         )
         return bool(answer)
@@ -182,7 +224,7 @@ class Runs:
     ) -> bool:
         """Store that `order` follows after `delay_seconds`; False when the lease is stale."""
         answer, _ = await self._scripts.call(
-            "retry",
+            _RETRY,
             [
                 claim.queue,
                 keys.run(order.run_id),
@@ -202,9 +244,8 @@ class Runs:
                 self._keep.journal,
                 order.run_id,
                 self._keep.record_ms,
-                len(events),
-                *map(json_text, events),
-                *flat(fields),
+                [json_text(event) for event in events],
+                flat(fields),
             ],
         )
         return bool(answer == "retrying")
@@ -220,7 +261,7 @@ class Runs:
         while True:
             stored = await self._experiments.read(order.experiment_id)
             answer = await self._scripts.call(
-                "cancel",
+                _CANCEL,
                 [record, *others, experiment],
                 [
                     str(order.timestamp),
@@ -232,7 +273,7 @@ class Runs:
                     *stored.move(State.FAILED, only_from=State.RUNNING),
                     GROUP,
                     Order.head_json(order.experiment_id),
-                    *flat(fields),
+                    flat(fields),
                 ],
             )
             if answer != "conflict":
@@ -256,15 +297,17 @@ class Runs:
         """Append to what a run printed; the oldest lines go when there are too many."""
         if not lines:
             return
-        parts = [part for line in map(flat, lines) for part in (str(len(line)), *line)]
+        flats = [flat(line) for line in lines]
+        parts = [part for line in flats for part in line]
         await self._scripts.call(
-            "log",
+            _LOG,
             [keys.logs(run_id), keys.run(run_id)],
             [
                 self._keep.log_lines,
                 self._keep.record_ms,
                 mark_of(parts),
-                *parts,
+                [len(line) for line in flats],
+                parts,
             ],
         )
 
@@ -286,7 +329,7 @@ class Runs:
         order = claim.order
         while True:
             answer, *skipped = await self._scripts.call(
-                "finish",
+                _FINISH,
                 [claim.queue, *self._run_keys(order)],
                 [
                     GROUP,
@@ -299,9 +342,8 @@ class Runs:
                     self._keep.metrics,
                     self._keep.journal,
                     order.run_id,
-                    len(events),
-                    *map(json_text, events),
-                    *flat(fields),
+                    [json_text(event) for event in events],
+                    flat(fields),
                 ],
             )
             if answer != "conflict":

@@ -1,11 +1,26 @@
-"""Calls Lua scripts and commands, and turns redis-py's errors into ours."""
+"""Lua scripts, the calls of them, and the translation of redis-py's errors into ours.
+
+Each script is a file in `lua/`.  A header comment says what it does and names its keys and arguments:
+
+    -- Ends a run.
+    --
+    -- KEYS  queue record
+    -- ARGV  group entry events[]
+    --   entry  the claim of the run
+    -- returns "finished" | "stale"
+    -- include types.lua
+
+`events[]` is a list of any length; of KEYS, only the last may be one.  The names become local variables
+of the script, so that no script counts its arguments.  The caller declares the script beside its use,
+with the same names; a difference is an error when the module is imported.  Files that are included
+follow the header, each of them once; they can include others in the same way.
+"""
 
 import asyncio
 import contextlib
 import hashlib
 import re
-from collections.abc import AsyncIterator, Sequence
-from functools import cache
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,10 +34,13 @@ from shared.errors import StoreError, StoreUnavailableError
 COMMAND_TIMEOUT_SECONDS = 15.0
 LOST_ANSWER: Final = Backoff(0.05, 0.1, max_attempts=3)
 
-_FOLDER = Path(__file__).parent / "lua"
-_INCLUDE = re.compile(r"^-- include (\w+\.lua)$", re.MULTILINE)
-# What is refused to a command of a script is told with the code or without, at the beginning or not,
-# as the server is old or new.
+FOLDER: Final = Path(__file__).parent / "lua"
+
+_INCLUDE = re.compile(r"-- include (\w+\.lua)")
+_NAMES = re.compile(r"-- (KEYS|ARGV)  (.+)")
+_PARAMETER = re.compile(r"\b(?:KEYS|ARGV)\b")
+_PLACE = re.compile(r"user_script:(\d+)")
+# Versions of Redis differ: the code of an error comes first, or behind the script's name, or not at all.
 _PASSING = re.compile(
     r"(?:^|: )-?(?:OOM|READONLY|NOPERM|MISCONF|LOADING|MASTERDOWN|NOREPLICAS|CLUSTERDOWN|BUSY|TRYAGAIN|NOAUTH"
     r"|UNKILLABLE|UNBLOCKED)\b"
@@ -30,12 +48,77 @@ _PASSING = re.compile(
     r"|no permissions to (?:run|access)|user executing the script can't"
 )
 
+Argument = str | int | float
 
-class Scripts:
-    """The scripts of `lua/`, each under its file's name.
+
+class Script:
+    """One script, as its caller uses it.
 
     Args:
-        client: for commands, and for the connection that the scripts are called on.
+        name: of the file in `folder`, without `.lua`.
+        keys: the names in the line `KEYS` of the header; the last one ends with `[]` if it is a list.
+        args: the names in the line `ARGV` of the header; those of lists end with `[]`.
+        folder: where the file is.
+
+    Attributes:
+        text: what Redis executes.
+        digest: the SHA-1 of the text, by which Redis knows it.
+
+    Raises:
+        ValueError: the header differs from the names, or the file is not written as the module says.
+    """
+
+    def __init__(
+        self, name: str, *, keys: Sequence[str] = (), args: Sequence[str] = (), folder: Path = FOLDER
+    ) -> None:
+        path = folder / f"{name}.lua"
+        self.name = name
+        for word, ours in (("KEYS", keys), ("ARGV", args)):
+            theirs = _names_in(path, word)
+            if theirs != list(ours):
+                raise ValueError(f"{path.name}: {word} is {theirs}, but its caller declares {list(ours)}")
+        if any(map(_is_list, keys[:-1])):
+            raise ValueError(f"{path.name}: of KEYS, only the last may be a list")
+        self._places, lines = zip(*_lines(path, _bindings(keys, args)), strict=True)
+        self.text = "\n".join(lines)
+        self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        self._key_count = len(keys)
+        self._has_key_list = any(map(_is_list, keys))
+        self._argument_count = len(args)
+        self._single = [at for at, one in enumerate(args) if not _is_list(one)]
+        self._lists = [at for at, one in enumerate(args) if _is_list(one)]
+
+    def packed(self, keys: Sequence[str], args: Sequence[Any]) -> list[Argument]:
+        """Keys and arguments as they are sent behind the script: the number of keys comes first.
+
+        Raises:
+            TypeError: there are too many or too few.
+        """
+        is_complete = len(keys) >= self._key_count - 1 if self._has_key_list else len(keys) == self._key_count
+        if not is_complete or len(args) != self._argument_count:
+            raise TypeError(f"{self.name}.lua was called with {len(keys)} keys and {len(args)} arguments")
+        if not self._lists:
+            return [len(keys), *keys, *args]
+        packed = [len(keys), *keys, *(args[at] for at in self._single)]
+        for at in self._lists:
+            packed += (len(args[at]), *args[at])
+        return packed
+
+    def located(self, message: str) -> str:
+        """An error message of Redis, with the file and line of each place in the script."""
+
+        def place(match: re.Match[str]) -> str:
+            line = int(match[1]) - 1
+            return self._places[line] if line < len(self._places) else match[0]
+
+        return _PLACE.sub(place, message)
+
+
+class Scripts:
+    """Calls scripts.
+
+    Args:
+        client: for commands, and for the connection on which the scripts are called.
     """
 
     def __init__(self, client: Redis) -> None:
@@ -45,62 +128,120 @@ class Scripts:
 
     async def call(
         self,
-        name: str,
+        script: Script,
         keys: Sequence[str],
-        args: Sequence[str | int | float] = (),
+        args: Sequence[Any] = (),
         *,
         asks_again: bool = True,
     ) -> Any:
-        """Run `lua/{name}.lua`.
+        """Execute a script.
 
         Args:
+            script: which one.
+            keys: in the order of the script's `KEYS`; the items of a list come last.
+            args: in the order of the script's `ARGV`; a sequence for each list.
             asks_again: whether a call whose answer was lost is sent again, a moment later.
 
         Raises:
-            StoreUnavailableError: Redis can't be reached or refuses for now; nothing
-                or all of the script was done.
-            StoreError: anything else that Redis found wrong.
+            StoreUnavailableError: Redis can't be reached or refuses for now; the script was
+                executed as a whole or not at all.
+            StoreError: Redis found anything else wrong.
         """
-        command = ("EVALSHA", digest(name), len(keys), *keys, *args)
+        packed = script.packed(keys, args)
         attempt = 0
         while True:
             attempt += 1
             try:
                 try:
-                    return await self._pipelined.ask(*command)
-                except redis.exceptions.NoScriptError:  # a server that was restarted, or another one
-                    await self._pipelined.ask("SCRIPT", "LOAD", source(name))
-                    return await self._pipelined.ask(*command)
+                    return await self._pipelined.ask("EVALSHA", script.digest, *packed)
+                except redis.exceptions.NoScriptError:
+                    # A restarted server, another one, or SCRIPT FLUSH. With SCRIPT LOAD and EVALSHA, the
+                    # script could be forgotten again in between.
+                    return await self._pipelined.ask("EVAL", script.text, *packed)
             except (redis.exceptions.RedisError, OSError) as exc:
                 is_last = not asks_again or LOST_ANSWER.is_exhausted(attempt)
                 if is_last or not isinstance(exc, redis.exceptions.ConnectionError):
-                    raise translated(name, exc) from exc
+                    raise translated(script.name, exc, script.located) from exc
                 await asyncio.sleep(LOST_ANSWER.pause_seconds(attempt))
 
 
-@cache
-def source(name: str) -> str:
-    """The text of `lua/{name}.lua`, with the files that it includes."""
-    text = (_FOLDER / f"{name}.lua").read_text(encoding="utf-8")
-    return _INCLUDE.sub(lambda match: (_FOLDER / match[1]).read_text(encoding="utf-8"), text)
+def source(file_name: str) -> str:
+    """The text of a file in `lua/` that others include, with what it includes itself."""
+    return "\n".join(line for _, line in _lines(FOLDER / file_name))
 
 
-@cache
-def digest(name: str) -> str:
-    """What Redis knows the script by once it is loaded."""
-    return hashlib.sha1(source(name).encode(), usedforsecurity=False).hexdigest()
+def _lines(path: Path, bindings: str = "", included: set[Path] | None = None) -> Iterator[tuple[str, str]]:
+    """The place and the text of each line; included files and bindings follow the header."""
+    included = set() if included is None else included
+    is_header = True
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        place = f"{path.name}:{number}"
+        if is_header and not line.startswith("--"):
+            is_header = False
+            if bindings:
+                yield place, bindings
+        if match := _INCLUDE.fullmatch(line.strip()):
+            if not is_header:
+                raise ValueError(f"{place}: an include must be part of the header")
+            if (other := path.parent / match[1]) not in included:
+                included.add(other)
+                yield from _lines(other, "", included)
+        elif _PARAMETER.search(line.partition("--")[0]):
+            raise ValueError(f"{place}: KEYS and ARGV are used by the names in the header")
+        else:
+            yield place, line
+
+
+def _names_in(path: Path, word: str) -> list[str]:
+    """The names in the lines `KEYS` or `ARGV` of a header."""
+    names: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("--"):
+            break
+        if (match := _NAMES.fullmatch(line)) and match[1] == word:
+            names += match[2].split()
+    return names
+
+
+def _is_list(name: str) -> bool:
+    return name.endswith("[]")
+
+
+def _bindings(keys: Sequence[str], args: Sequence[str]) -> str:
+    """Lua, in one line: makes the keys and arguments local variables.
+
+    Lists are filled item by item, since `unpack` takes about 8,000 items at most.
+    """
+    code = []
+    for word, names in (("KEYS", keys), ("ARGV", args)):
+        if single := [name for name in names if not _is_list(name)]:
+            values = ", ".join(f"{word}[{at}]" for at in range(1, len(single) + 1))
+            code.append(f"local {', '.join(single)} = {values}")
+    if keys and _is_list(keys[-1]):
+        name = keys[-1].removesuffix("[]")
+        code.append(
+            f"local {name} = {{}} for i = {len(keys)}, #KEYS do {name}[i - {len(keys) - 1}] = KEYS[i] end"
+        )
+    if lists := [name.removesuffix("[]") for name in args if _is_list(name)]:
+        first = len(args) - len(lists) + 1
+        code.append(
+            f"local {', '.join(lists)} = {', '.join(['{}'] * len(lists))} do local at = {first}"
+            f" for _, list in ipairs({{{', '.join(lists)}}}) do"
+            " for i = 1, ARGV[at] do list[i] = ARGV[at + i] end at = at + 1 + ARGV[at] end end"
+        )
+    return " ".join(code)
 
 
 @contextlib.asynccontextmanager
 async def asking(what: str, may_take_seconds: float | None = 0.0) -> AsyncIterator[None]:
-    """Where a redis-py error becomes one of ours, and where an answer is waited for.
+    """Limit how long an answer is waited for, and turn redis-py's errors into ours.
 
-    The time limit is kept here and not by redis-py, whose own way of keeping it
-    loses a cancellation now and then under Python 3.11.
+    The limit is kept here because redis-py's own time-out sometimes loses a
+    cancellation under Python 3.11.
 
     Args:
         what: is named in the error.
-        may_take_seconds: how long a blocking command blocks, None for ever; the time limit counts from then.
+        may_take_seconds: how long a blocking command may block, None for ever; it is added to the limit.
     """
     limit_seconds = None if may_take_seconds is None else COMMAND_TIMEOUT_SECONDS + may_take_seconds
     try:
@@ -110,13 +251,20 @@ async def asking(what: str, may_take_seconds: float | None = 0.0) -> AsyncIterat
         raise translated(what, exc) from exc
 
 
-def translated(what: str, exc: Exception) -> StoreError:
-    """Our error for one of redis-py's, or of the network's."""
+def translated(what: str, exc: Exception, located: Callable[[str], str] = str) -> StoreError:
+    """Our error for one of redis-py's, or of the network's.
+
+    Args:
+        what: is named in the error.
+        exc: what was raised.
+        located: rewrites the message of Redis.
+    """
     if isinstance(exc, redis.exceptions.ConnectionError | redis.exceptions.TimeoutError | OSError):
         return StoreUnavailableError(f"{what}: Redis can't be reached: {str(exc) or 'no answer in time'}")
-    if _PASSING.search(str(exc)) or isinstance(exc, _REFUSALS):
-        return StoreUnavailableError(f"{what}: Redis refuses for now: {exc}")
-    return StoreError(f"{what}: Redis answers: {exc}")
+    message = located(str(exc))
+    if _PASSING.search(message) or isinstance(exc, _REFUSALS):
+        return StoreUnavailableError(f"{what}: Redis refuses for now: {message}")
+    return StoreError(f"{what}: Redis answers: {message}")
 
 
 _REFUSALS = (

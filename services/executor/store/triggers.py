@@ -6,9 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.executor.store.queue import BITMAP_KEPT_MS, RESENT_WITHIN_MS, Position
-from services.executor.store.scripts import Scripts, asking
+from services.executor.store.scripts import Script, Scripts, asking
 from shared import keys
 from shared.documents import json_text
+
+_JOIN = Script(
+    "join",
+    keys=("listeners", "ears", "bitmap"),
+    args=("worker", "marker", "channel", "ttl_ms", "bitmap_kept_ms", "ear"),
+)
+_REFUSE = Script(
+    "refuse", keys=("admitted", "journal"), args=("bit", "bitmap_kept_ms", "result", "journal_cap")
+)
+_ANNOUNCE = Script("announce", keys=("journal", "mark"), args=("result", "journal_cap", "mark_kept_ms"))
 
 
 class Triggers:
@@ -33,7 +43,7 @@ class Triggers:
             ttl_seconds: how long it counts as listening; 0 when it leaves.
         """
         answer = await self._scripts.call(
-            "join",
+            _JOIN,
             [keys.listeners(), keys.ears(), keys.admitted(marker)],
             [worker, marker, keys.MARKERS, math.ceil(ttl_seconds * 1_000), BITMAP_KEPT_MS, ear],
         )
@@ -42,7 +52,7 @@ class Triggers:
     async def refuse(self, position: Position, result: Mapping[str, Any]) -> bool:
         """Publish `result` for a message that can't be a run; False when another worker had."""
         answer = await self._scripts.call(
-            "refuse",
+            _REFUSE,
             [keys.admitted(position.marker), keys.journal()],
             [position.count, BITMAP_KEPT_MS, json_text(result), self._journal_kept],
         )
@@ -51,7 +61,7 @@ class Triggers:
     async def announce(self, result: Mapping[str, Any]) -> None:
         """Publish `result` about a key that can't be read."""
         await self._scripts.call(
-            "announce",
+            _ANNOUNCE,
             [keys.journal(), keys.announced(secrets.token_hex(8))],
             [json_text(result), self._journal_kept, RESENT_WITHIN_MS],
         )

@@ -4,9 +4,14 @@ from collections.abc import Sequence
 
 from services.executor.store.deliveries import GROUP
 from services.executor.store.queue import QUEUES
-from services.executor.store.scripts import Scripts, asking
+from services.executor.store.scripts import Script, Scripts, asking
 from shared import keys
 from shared.errors import StoreError
+
+_HEARTBEAT = Script(
+    "heartbeat", keys=("workers", "listeners", "silence"), args=("worker", "ttl_ms", "is_listening")
+)
+_FORGET = Script("forget", keys=("workers", "listeners", "queues[]"), args=("worker", "group"))
 
 
 class Workers:
@@ -21,7 +26,7 @@ class Workers:
         Who was silent itself for longer than that learns of nobody for as long again.
         """
         answer: Sequence[str] = await self._scripts.call(
-            "heartbeat",
+            _HEARTBEAT,
             [keys.workers(), keys.listeners(), keys.silence(worker)],
             [worker, round(ttl_seconds * 1_000), int(listening)],
         )
@@ -45,7 +50,7 @@ class Workers:
     async def forget(self, worker: str) -> bool:
         """Take `worker` off the list; False while it still holds claims."""
         answer = await self._scripts.call(
-            "forget", [keys.workers(), keys.listeners(), *QUEUES], [worker, GROUP]
+            _FORGET, [keys.workers(), keys.listeners(), *QUEUES], [worker, GROUP]
         )
         return bool(answer)
 

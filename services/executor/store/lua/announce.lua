@@ -1,13 +1,13 @@
--- Say what is wrong with a key, once.
+-- Publishes a result about a key that can't be read, once.
 --
--- KEYS  1 journal  2 mark of this very call
--- ARGV  1 result (JSON)  2 journal cap  3 ms the mark is kept
--- include types.lua
+-- KEYS  journal mark
+-- ARGV  result journal_cap mark_kept_ms
+--   mark    of this very call
+--   result  JSON
 -- include events.lua
-redis.replicate_commands()
 local mute = silenced('fullsend:experiment_results')
 if mute then return mute end
-local wrong = misfit(KEYS[2], 'string')
+local wrong = misfit(mark, 'string')
 if wrong then return wrong end
-if not redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[3]) then return end
-emit_result(KEYS[1], ARGV[1], ARGV[2])
+if not redis.call('SET', mark, '1', 'NX', 'PX', mark_kept_ms) then return end
+emit_result(journal, result, journal_cap)

@@ -1,9 +1,8 @@
--- A worker takes orders, without waiting for any, and is told what is stored of their experiments.
+-- Hands orders out to a worker, with what is stored of their experiments; waits for none.
 --
--- KEYS  queues, the preferred one first
--- ARGV  1 group  2 worker  3 how many
+-- KEYS  queues[]
+--   queues  the preferred one first
+-- ARGV  group worker count
 -- returns {claims, experiments}, see claims.lua
--- include documents.lua
 -- include claims.lua
-redis.replicate_commands()
-return {hand_out(KEYS, ARGV[1], ARGV[2], ARGV[3])}
+return {hand_out(queues, group, worker, count)}

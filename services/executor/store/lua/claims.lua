@@ -1,8 +1,9 @@
--- Included by others, after documents.lua.  Hands orders out to a worker, the preferred queue first, without
--- waiting for any.
---
--- returns triples {queue, entry, fields}, and triples {id, type, content} of their experiments; of an experiment that
---         can't be read here, or whose id can't be told from the order's text, there is none
+-- Hands orders out to a worker.
+-- include documents.lua
+
+-- Takes up to `count` orders from the queues, in their order, without waiting for any.
+-- Returns triples {queue, entry, fields}, and triples {id, type, content} of their experiments. An experiment is
+-- left out if it can't be read here, or if its id can't be told from the text of the order.
 local function hand_out(queues, group, worker, count)
   local claims, experiments, seen = {}, {}, {}
   for _, queue in ipairs(queues) do
@@ -15,9 +16,10 @@ local function hand_out(queues, group, worker, count)
       local id = fields[1] == 'order' and string.match(fields[2], '^[^\\]-"experiment_id":"([^"\\]+)"')
       if id and not seen[id] then
         seen[id] = true
-        -- Whatever is wrong with it, the orders are handed out by now.
+        -- An error here must not stop the script: the orders are handed out by now.
         local kind, content = document('experiments:' .. id, redis.pcall)
-        if kind and not (type(content) == 'table' and content.err) then experiments[#experiments + 1] = {id, kind, content} end
+        local is_read = kind and not (type(content) == 'table' and content.err)
+        if is_read then experiments[#experiments + 1] = {id, kind, content} end
       end
     end
   end

@@ -1,41 +1,40 @@
--- Queue one run, once; and hand an order out from its queue to who has room for it, who so needn't be woken.
+-- Queues one run, once, and hands orders out from its queue to a worker with room, which need not be woken then.
 --
--- KEYS  1 queue  2 open runs of the experiment  3 admitted bitmap  4 request
--- ARGV  1 order (JSON)
---       2 bit of the message in the bitmap, or ""   3 ms the bitmap is kept
---       4 ms the request id is remembered, or ""
---       5 group   6 worker   7 how many orders it has room for
+-- KEYS  queue open_runs admitted request
+--   admitted  a bitmap
+-- ARGV  order bit bitmap_kept_ms request_kept_ms group worker room
+--   order            JSON
+--   bit              of the message in the bitmap, or ""
+--   request_kept_ms  how long the request id is remembered, or "" when there is none
+--   room             how many orders the worker takes
 -- returns {timestamp, 1, claims, experiments} when queued (see claims.lua);
---         {timestamp or "", 0, {}, {}} when somebody had queued it before
--- include types.lua
+--         {timestamp or "", 0, {}, {}} when it was queued before
 -- include queued.lua
-redis.replicate_commands()
-local bit, request_ttl, known, wrong = ARGV[2], ARGV[4], false, nil
+-- include claims.lua
+local known, wrong = false, nil
 if bit ~= '' then
-  local seen = redis.pcall('GETBIT', KEYS[3], bit)
-  wrong = refused(seen, KEYS[3], 'string')
+  local seen = redis.pcall('GETBIT', admitted, bit)
+  wrong = refused(seen, admitted, 'string')
   if wrong then return wrong end
   if seen == 1 then return {'', 0, {}, {}} end
 end
-if request_ttl ~= '' then
-  known = redis.pcall('GET', KEYS[4])
-  wrong = refused(known, KEYS[4], 'string')
+if request_kept_ms ~= '' then
+  known = redis.pcall('GET', request)
+  wrong = refused(known, request, 'string')
   if wrong then return wrong end
 end
-local timestamp = known or queue_run(redis.pcall, KEYS[1], KEYS[2], ARGV[1])
-wrong = refused(timestamp, KEYS[1], 'stream')
+local timestamp = known or queue_run(redis.pcall, queue, open_runs, order)
+wrong = refused(timestamp, queue, 'stream')
 if wrong then return wrong end
 if bit ~= '' then
-  redis.call('SETBIT', KEYS[3], bit, 1)
-  redis.call('PEXPIRE', KEYS[3], ARGV[3])
+  redis.call('SETBIT', admitted, bit, 1)
+  redis.call('PEXPIRE', admitted, bitmap_kept_ms)
 end
 if known then return {known, 0, {}, {}} end
-if request_ttl ~= '' then redis.call('SET', KEYS[4], timestamp, 'PX', request_ttl) end
-if ARGV[7] ~= '0' then -- what is included is made anew by each call, and most have no room
--- include documents.lua
--- include claims.lua
-  -- Where there is no group yet, the run is queued all the same.
-  local could_claim, claims, experiments = pcall(hand_out, {KEYS[1]}, ARGV[5], ARGV[6], tonumber(ARGV[7]))
+if request_kept_ms ~= '' then redis.call('SET', request, timestamp, 'PX', request_kept_ms) end
+if room ~= '0' then
+  -- Without the consumer group, the run is queued all the same.
+  local could_claim, claims, experiments = pcall(hand_out, {queue}, group, worker, tonumber(room))
   if could_claim then return {timestamp, 1, claims, experiments} end
 end
 return {timestamp, 1, {}, {}}

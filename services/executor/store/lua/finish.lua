@@ -1,44 +1,45 @@
--- A run ends: everything a neighbour can observe of it happens here, or nothing does.
+-- Ends a run: everything that a neighbour can observe of the end happens here, or nothing does.
 --
--- KEYS  1 queue  2 record  3 experiment  4 open runs  5 metrics list  6 journal
--- ARGV  1 group  2 entry  3 timestamp of the run  4 lease, or "" for a run that never began
---       5 state of the experiment, or "" to leave it  6 expected document  7 replacement  (see state.lua)
---       8 result (JSON)  9 ms the record and the metrics are kept  10 metrics cap  11 journal cap
---       12 id of the run  13 number of events  14.. events (JSON), then fields of the record
--- returns {"finished" | "stale" (the attempt had been taken away; the outcome is dropped)
---          | "done" (this very call had got through before) | "conflict", keys that it did without ...}:
---         a run comes to its end also where somebody has made something else of one of its keys
+-- KEYS  queue record experiment open_runs metrics journal
+-- ARGV  group entry timestamp lease state expected replacement result kept_ms metrics_cap journal_cap run
+-- ARGV  events[] fields[]
+--   timestamp, run  of the run
+--   lease           of the attempt, or "" for a run that never began
+--   state, expected, replacement  of the experiment, see state.lua
+--   result, events  JSON
+--   kept_ms         how long the record and the metrics are kept
+--   fields          of the record
+-- returns {"finished" | "stale" (the attempt was taken away; the outcome is dropped)
+--          | "done" (this very call got through before) | "conflict", keys that it did without ...}:
+--         a run ends even if somebody has made another type of one of its keys
 -- include types.lua
 -- include state.lua
 -- include events.lua
-redis.replicate_commands()
+-- include limits.lua
 local mute = silenced('fullsend:metrics') or silenced('fullsend:experiment_results')
 if mute then return mute end
-local lease, state = ARGV[4], ARGV[5]
-local record = try(KEYS[2], 'hash', 'HMGET', 'lease', 'status', 'limits')
-local held = record or {}
+local current = try(record, 'hash', 'HMGET', 'lease', 'status', 'limits')
+local held = current or {}
 if lease ~= '' then
   if held[1] ~= lease then return {'stale', unpack(skipped)} end
   if held[2] ~= 'running' then return {'done'} end
-elseif #redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2]) == 0 then
+elseif #redis.call('XRANGE', queue, entry, entry) == 0 then
   return {'done'}
 end
 
-local is_last = lease ~= '' and (try(KEYS[4], 'zset', 'ZCOUNT', 1, 1) or 1) <= 1
-if is_last and move_state(KEYS[3], 'running', state, ARGV[6], ARGV[7]) == 'conflict' then return {'conflict'} end
+local is_last = lease ~= '' and (try(open_runs, 'zset', 'ZCOUNT', 1, 1) or 1) <= 1
+if is_last and move_state(experiment, 'running', state, expected, replacement) == 'conflict' then
+  return {'conflict'}
+end
 
-local first_field = 14 + ARGV[13]
-if record then
-  redis.call('HSET', KEYS[2], unpack(ARGV, first_field))
-  redis.call('PEXPIRE', KEYS[2], ARGV[9])
+if current then
+  redis.call('HSET', record, unpack(fields))
+  redis.call('PEXPIRE', record, kept_ms)
 end
-emit_metrics(KEYS[5], KEYS[6], 14, first_field - 1, ARGV[10], ARGV[11], ARGV[9])
-emit_result(KEYS[6], ARGV[8], ARGV[11])
-try(KEYS[4], 'zset', 'ZREM', ARGV[3])
-if held[3] then -- what is included is made anew by each call, and most runs have no limits
--- include limits.lua
-  release(held[3], ARGV[12])
-end
-try(KEYS[1], 'stream', 'XACK', ARGV[1], ARGV[2])
-try(KEYS[1], 'stream', 'XDEL', ARGV[2])
+emit_metrics(metrics, journal, events, metrics_cap, journal_cap, kept_ms)
+emit_result(journal, result, journal_cap)
+try(open_runs, 'zset', 'ZREM', timestamp)
+release(held[3], run)
+try(queue, 'stream', 'XACK', group, entry)
+try(queue, 'stream', 'XDEL', entry)
 return {'finished', unpack(skipped)}

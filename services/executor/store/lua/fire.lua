@@ -1,49 +1,52 @@
--- A cron slot becomes a queued run, once, and the schedule moves on to its next slot; what was decided ahead counts
--- only if all it was decided by is still so.  Hands an order out to who has room for it, as enqueue.lua does.
+-- Queues the run of a cron slot, once, and moves the schedule on to its next slot.
 --
--- KEYS  1 slots  2 queue  3 open runs of the experiment  4 plans
--- ARGV  1 experiment  2 slot (ms)  3 next slot (ms), or "" when there is none
---       4 overlap: skip | queue | allow | "" to queue nothing
---       5 the mark of what was seen (see seen.lua), or "" not to look again
---       6 until when this holds (ms), or ""  7 "1" to queue nothing unless runs of the experiment are open
---       8 group  9 worker  10 how many orders it has room for  11.. orders (JSON), one a run
--- returns {what, now (microseconds), claims, experiments (see claims.lua), the slot (see seen.lua) if it has "changed"};
+-- A decision that was made ahead counts only while everything that it was made by is unchanged. Hands orders out
+-- to a worker with room, as enqueue.lua does.
+--
+-- KEYS  slots queue open_runs plans
+-- ARGV  experiment due_ms next_ms overlap mark until_ms only_if_open group worker room orders[]
+--   due_ms        the slot
+--   next_ms       the next slot, or "" when there is none
+--   overlap       skip | queue | allow | "" to queue nothing
+--   mark          of what was seen (see seen.lua), or "" not to look again
+--   until_ms      until when the decision holds, or ""
+--   only_if_open  "1" to queue nothing unless runs of the experiment are open
+--   room          how many orders the worker takes
+--   orders        JSON, one for each run
+-- returns {what, now (microseconds), claims, experiments (see claims.lua), the slot (see seen.lua) if "changed"};
 --         what is "fired" | "skipped" (the last run is still open) | "passed" (nothing was to be queued)
 --         | "taken" (another worker was first); or nothing was done: "early" | "changed"
 -- include types.lua
--- include documents.lua
 -- include seen.lua
 -- include claims.lua
 -- include queued.lua
-redis.replicate_commands()
-local FIRST_ORDER = 11
-local wrong = misfit(KEYS[1], 'zset', KEYS[2], 'stream')
+local wrong = misfit(slots, 'zset', queue, 'stream')
 if wrong then return wrong end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local function answer(what, ...) return {what, now, {}, {}, ...} end
 
-local slot = redis.call('ZSCORE', KEYS[1], ARGV[1])
-if not slot or tonumber(slot) ~= tonumber(ARGV[2]) then return answer('taken') end
-if ARGV[5] ~= '' then
-  local _, mark = decisive(ARGV[1])
-  local is_late = ARGV[6] ~= '' and math.floor(now / 1000) > tonumber(ARGV[6])
-  if is_late or mark ~= ARGV[5] then return answer('changed', slot_found(ARGV[1], slot, KEYS[4], KEYS[3])) end
+local slot = redis.call('ZSCORE', slots, experiment)
+if not slot or tonumber(slot) ~= tonumber(due_ms) then return answer('taken') end
+if mark ~= '' then
+  local _, current = decisive(experiment)
+  local is_late = until_ms ~= '' and math.floor(now / 1000) > tonumber(until_ms)
+  if is_late or current ~= mark then return answer('changed', slot_found(experiment, slot, plans, open_runs)) end
 end
 if now < tonumber(slot) * 1000 then return answer('early') end
 
-if ARGV[3] == '' then
-  redis.call('ZREM', KEYS[1], ARGV[1])
+if next_ms == '' then
+  redis.call('ZREM', slots, experiment)
 else
-  redis.call('ZADD', KEYS[1], ARGV[3], ARGV[1])
+  redis.call('ZADD', slots, next_ms, experiment)
 end
-if #ARGV < FIRST_ORDER then return answer('passed') end
-if ARGV[7] == '1' and redis.call('EXISTS', KEYS[3]) == 0 then return answer('passed') end
-if ARGV[4] == 'skip' and usable(KEYS[3], 'zset') and redis.call('ZCARD', KEYS[3]) > 0 then return answer('skipped') end
-for i = FIRST_ORDER, #ARGV do
-  queue_run(redis.call, KEYS[2], KEYS[3], ARGV[i])
+if #orders == 0 then return answer('passed') end
+if only_if_open == '1' and redis.call('EXISTS', open_runs) == 0 then return answer('passed') end
+if overlap == 'skip' and usable(open_runs, 'zset') and redis.call('ZCARD', open_runs) > 0 then
+  return answer('skipped')
 end
--- Where there is no group yet, the runs are queued all the same.
-local could_claim, claims, experiments = pcall(hand_out, {KEYS[2]}, ARGV[8], ARGV[9], tonumber(ARGV[10]))
+for _, order in ipairs(orders) do queue_run(redis.call, queue, open_runs, order) end
+-- Without the consumer group, the runs are queued all the same.
+local could_claim, claims, experiments = pcall(hand_out, {queue}, group, worker, tonumber(room))
 if not could_claim then claims, experiments = {}, {} end
 return {'fired', now, claims, experiments}

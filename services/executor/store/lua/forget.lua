@@ -1,18 +1,17 @@
--- A worker has left, or is dead and holds nothing any more.
+-- Takes a worker off the list that has left, or that is dead and holds no claims any more.
 --
--- KEYS  1 workers  2 listeners  3.. queues
--- ARGV  1 worker  2 group
--- returns 1 when it is forgotten, 0 while it still holds claims
--- include types.lua
+-- KEYS  workers listeners queues[]
+-- ARGV  worker group
+-- returns 1 when it is off the list, 0 while it still holds claims
 -- include held.lua
-local wrong = misfit(KEYS[1], 'zset', KEYS[2], 'zset')
+local wrong = misfit(workers, 'zset', listeners, 'zset')
 if wrong then return wrong end
-redis.call('ZREM', KEYS[2], ARGV[1])
-for i = 3, #KEYS do
-  local held, wrong = held_by(ARGV[1], KEYS[i], ARGV[2], '-', '+')
+redis.call('ZREM', listeners, worker)
+for _, queue in ipairs(queues) do
+  local held, wrong = held_by(worker, queue, group, '-', '+')
   if wrong then return wrong end
   if held > 0 then return 0 end
 end
-redis.call('ZREM', KEYS[1], ARGV[1])
-for i = 3, #KEYS do redis.pcall('XGROUP', 'DELCONSUMER', KEYS[i], ARGV[2], ARGV[1]) end -- if there is the group
+redis.call('ZREM', workers, worker)
+for _, queue in ipairs(queues) do redis.pcall('XGROUP', 'DELCONSUMER', queue, group, worker) end -- if there is a group
 return 1

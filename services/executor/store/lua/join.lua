@@ -1,48 +1,48 @@
--- A worker that has subscribed takes its place in the order of triggers, or gives it up.
+-- Gives a worker that has subscribed its place in the order of triggers, or takes the place back.
 --
--- The marker gives everybody who hears it the same point to count messages from.
--- Who hears it as the first one may admit what it heard before only when nobody could
--- have identified that otherwise: nobody who had joined on a connection that still is,
--- this one included.  The marker says so (":1" at its end, else ":0"), so that all who
--- hear it decide alike, and one of them may die over it.  Each connection has a channel
--- of its own, its ear, to tell whether it still is.
+-- The marker gives every worker that hears it the same point from which to count messages. The worker for which
+-- it is the first marker may admit what it heard before only if no worker could have identified those messages
+-- otherwise: no worker that joined on a connection which still exists, this one included. The marker itself says
+-- so (":1" at its end, else ":0"): all who hear it decide alike, and one of them may die while it decides. Each
+-- connection has a channel of its own, its ear, which tells whether the connection still exists.
 --
--- A marker is published once: who heard it again would count anew from it, and take
--- the next messages for those that were admitted.
+-- A marker is published once. A worker that heard it twice would start to count again, and would take the next
+-- messages for those that were admitted.
 --
--- KEYS  1 listeners  2 ears  3 bitmap of the marker: bit 0 when it was published, bit 1 is the answer
--- ARGV  1 worker  2 marker  3 channel of the markers  4 ms a listener is believed to live, 0 when it leaves
---       5 ms the bitmap is kept  6 ear of the worker
+-- KEYS  listeners ears bitmap
+--   bitmap  of the marker: bit 0 is set when it is published, bit 1 is the answer
+-- ARGV  worker marker channel ttl_ms bitmap_kept_ms ear
+--   channel  of the markers
+--   ttl_ms   when the worker counts as gone; 0 when it leaves
+--   ear      of the worker
 -- returns 1 when what was heard before this marker is still to be admitted, else 0
--- include types.lua
 -- include events.lua
-redis.replicate_commands()
-local mute = silenced(ARGV[3]) or silenced(ARGV[6])
+local mute = silenced(channel) or silenced(ear)
 if mute then return mute end
-local wrong = misfit(KEYS[1], 'zset', KEYS[2], 'set', KEYS[3], 'string')
+local wrong = misfit(listeners, 'zset', ears, 'set', bitmap, 'string')
 if wrong then return wrong end
-if redis.call('SETBIT', KEYS[3], 0, 1) == 1 then return redis.call('GETBIT', KEYS[3], 1) end
-redis.call('PEXPIRE', KEYS[3], ARGV[5])
+if redis.call('SETBIT', bitmap, 0, 1) == 1 then return redis.call('GETBIT', bitmap, 1) end
+redis.call('PEXPIRE', bitmap, bitmap_kept_ms)
 
-local others = redis.call('SISMEMBER', KEYS[2], ARGV[6])
-for _, ear in ipairs(redis.call('SMEMBERS', KEYS[2])) do
-  if ear ~= ARGV[6] then
-    if redis.call('PUBLISH', ear, '') == 0 then
-      redis.call('SREM', KEYS[2], ear)
+local others = redis.call('SISMEMBER', ears, ear)
+for _, other in ipairs(redis.call('SMEMBERS', ears)) do
+  if other ~= ear then
+    if redis.call('PUBLISH', other, '') == 0 then
+      redis.call('SREM', ears, other)
     else
       others = others + 1
     end
   end
 end
-if tonumber(ARGV[4]) == 0 then
-  redis.call('ZREM', KEYS[1], ARGV[1])
-  redis.call('SREM', KEYS[2], ARGV[6])
+if tonumber(ttl_ms) == 0 then
+  redis.call('ZREM', listeners, worker)
+  redis.call('SREM', ears, ear)
 else
   local time = redis.call('TIME')
-  redis.call('ZADD', KEYS[1], time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[4], ARGV[1])
-  redis.call('SADD', KEYS[2], ARGV[6])
+  redis.call('ZADD', listeners, time[1] * 1000 + math.floor(time[2] / 1000) + ttl_ms, worker)
+  redis.call('SADD', ears, ear)
 end
-local answers = others == 0 and 1 or 0
-redis.call('PUBLISH', ARGV[3], ARGV[2] .. ':' .. answers)
-redis.call('SETBIT', KEYS[3], 1, answers)
-return answers
+local answer = others == 0 and 1 or 0
+redis.call('PUBLISH', channel, marker .. ':' .. answer)
+redis.call('SETBIT', bitmap, 1, answer)
+return answer

@@ -1,22 +1,22 @@
--- A planner says that it executes a plan, or that it has left; one at a time does.
+-- Gives a plan to one planner alone, or gives it up.
 --
--- KEYS  1 planner
--- ARGV  1 who it is  2 ms until another one may, should it not be heard of again; 0 when it leaves
---       3 who is known to be gone, or ""
--- returns "" when nobody else executes it, else who does
+-- KEYS  holder
+-- ARGV  planner ttl_ms gone
+--   ttl_ms  when another planner may have the plan, if this one does not ask again; 0 gives it up
+--   gone    another planner that is known to be dead, or ""
+-- returns "" when no other planner has the plan, else the planner that has it
 -- include types.lua
-redis.replicate_commands()
-local wrong = misfit(KEYS[1], 'string')
+local wrong = misfit(holder, 'string')
 if wrong then return wrong end
-local found = redis.call('GET', KEYS[1])
-if found and found ~= ARGV[1] and found ~= ARGV[3] then
-  -- A key that somebody else has written stays for ever.
-  if redis.call('PTTL', KEYS[1]) < 0 and ARGV[2] ~= '0' then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+local found = redis.call('GET', holder)
+if found and found ~= planner and found ~= gone then
+  -- A key that somebody else wrote would never expire.
+  if redis.call('PTTL', holder) < 0 and ttl_ms ~= '0' then redis.call('PEXPIRE', holder, ttl_ms) end
   return found
 end
-if ARGV[2] == '0' then
-  redis.call('DEL', KEYS[1])
+if ttl_ms == '0' then
+  redis.call('DEL', holder)
 else
-  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+  redis.call('SET', holder, planner, 'PX', ttl_ms)
 end
 return ''

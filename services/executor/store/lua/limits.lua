@@ -1,13 +1,14 @@
--- Included by others, after types.lua.  Limits by key, see `limits.py`.
+-- Limits by key: orders that wait for room, and runs that give room up. See `limits.py`.
+-- include types.lua
 local QUEUES = 'fullsend:executor:queue:'
 local HOLDERS = 'fullsend:executor:holders:'
 local BLOCKED = 'fullsend:executor:blocked:'
 local NUDGE_MS = 1000
 
--- The stream that an order belongs to.  Its priority comes first; the rest may hold what cjson can't read.
+-- The stream of an order. The priority is its first member; cjson may not be able to read the rest.
 local function queue_of(order) return QUEUES .. (string.match(order, '^{"priority":"(%l+)"') or 'normal') end
 
--- Let the oldest order that waits for room try.
+-- Queues the oldest order that waits for room under a limit.
 local function unblock(blocked)
   local order = usable(blocked, 'list') and redis.call('LINDEX', blocked, 0)
   if order and usable(queue_of(order), 'stream') then
@@ -16,7 +17,7 @@ local function unblock(blocked)
   end
 end
 
--- A run gives up the room that it took when it began; `limits` is what its record says of it, a line for each.
+-- Gives up the room that a run took when it began; `limits` are the limits in its record, one a line, or nil.
 local function release(limits, run)
   for limit in string.gmatch(limits or '', '[^\n]+') do
     local holders = HOLDERS .. limit

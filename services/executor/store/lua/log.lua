@@ -1,21 +1,21 @@
--- Keep lines that a run has printed, each batch once.
+-- Keeps lines that a run printed, each batch once.
 --
--- KEYS  1 log  2 record
--- ARGV  1 log cap  2 ms the log is kept  3 mark of this batch
---       4.. for each line: how many names and values it has, then these
+-- KEYS  log record
+-- ARGV  log_cap kept_ms batch lengths[] parts[]
+--   batch    identifies this batch
+--   lengths  for each line: how many of the parts are its names and values
 -- include types.lua
-redis.replicate_commands()
-local logged = redis.pcall('HGET', KEYS[2], 'logged')
-local wrong = refused(logged, KEYS[2], 'hash')
+local logged = redis.pcall('HGET', record, 'logged')
+local wrong = refused(logged, record, 'hash')
 if wrong then return wrong end
-if logged == ARGV[3] then return end
-local first = 4
-while first <= #ARGV do
-  local last = first + ARGV[first]
-  local entry = redis.pcall('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, first + 1, last))
-  wrong = refused(entry, KEYS[1], 'stream')
+if logged == batch then return end
+local first = 1
+for _, length in ipairs(lengths) do
+  local last = first + length - 1
+  local entry = redis.pcall('XADD', log, 'MAXLEN', '~', log_cap, '*', unpack(parts, first, last))
+  wrong = refused(entry, log, 'stream')
   if wrong then return wrong end
   first = last + 1
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('HSET', KEYS[2], 'logged', ARGV[3]) end
+redis.call('PEXPIRE', log, kept_ms)
+if redis.call('EXISTS', record) == 1 then redis.call('HSET', record, 'logged', batch) end

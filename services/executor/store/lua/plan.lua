@@ -1,28 +1,29 @@
--- Note the schedules as they are written now; a slot that is waiting stays unless its schedule changed.
+-- Notes the schedules as they are written now. A slot that waits stays unless its schedule changed.
 --
--- KEYS  1 slots  2 plans
--- ARGV  triples: experiment, schedule as text, next slot (ms) or "" when there is none
+-- KEYS  slots plans
+-- ARGV  experiments[] texts[] next_slots[]
+--   texts       the schedule of each experiment
+--   next_slots  the next slot of each (ms), or "" when there is none
 -- returns the experiments whose schedule is new or changed
 -- include types.lua
-local wrong = misfit(KEYS[1], 'zset', KEYS[2], 'hash')
+local wrong = misfit(slots, 'zset', plans, 'hash')
 if wrong then return wrong end
-redis.replicate_commands()
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local changed = {}
-for i = 1, #ARGV, 3 do
-  local experiment, text, next = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  if redis.call('HGET', KEYS[2], experiment) ~= text then
-    redis.call('HSET', KEYS[2], experiment, text)
+for i, experiment in ipairs(experiments) do
+  local text, next = texts[i], next_slots[i]
+  if redis.call('HGET', plans, experiment) ~= text then
+    redis.call('HSET', plans, experiment, text)
     if next == '' then
-      redis.call('ZREM', KEYS[1], experiment)
+      redis.call('ZREM', slots, experiment)
     else
-      redis.call('ZADD', KEYS[1], next, experiment)
+      redis.call('ZADD', slots, next, experiment)
     end
     changed[#changed + 1] = experiment
   elseif next ~= '' and tonumber(next) > now then
     -- A slot that has passed is not put back: it may have fired since the schedule was read, as its last one.
-    redis.call('ZADD', KEYS[1], 'NX', next, experiment)
+    redis.call('ZADD', slots, 'NX', next, experiment)
   end
 end
 return changed

@@ -1,31 +1,30 @@
--- Attempts whose time has come go back to the queue, and so does one order for each limit that has
--- had some waiting for a while: should the run that was to make room be gone, nobody waits for ever.
+-- Queues the attempts that are due, and one order for each limit under which orders have waited for a while.
 --
--- KEYS  1 retries  2 nudges
--- ARGV  1 how many at most
--- returns {how many, ms until the next is due or -1}
--- include types.lua
+-- The second is for the case that a run which holds room is gone: its limit must not block orders for ever.
+--
+-- KEYS  retries nudges
+-- ARGV  most
+-- returns {how many attempts, ms until the next is due or -1}
 -- include limits.lua
-redis.replicate_commands()
-local wrong = misfit(KEYS[1], 'zset', KEYS[2], 'zset',
+local wrong = misfit(retries, 'zset', nudges, 'zset',
   QUEUES .. 'high', 'stream', QUEUES .. 'normal', 'stream', QUEUES .. 'low', 'stream')
 if wrong then return wrong end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
+local due = redis.call('ZRANGEBYSCORE', retries, '-inf', now, 'LIMIT', 0, most)
 for _, order in ipairs(due) do
   redis.call('XADD', queue_of(order), '*', 'order', order)
-  redis.call('ZREM', KEYS[1], order)
+  redis.call('ZREM', retries, order)
 end
-for _, limit in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, ARGV[1])) do
+for _, limit in ipairs(redis.call('ZRANGEBYSCORE', nudges, '-inf', now, 'LIMIT', 0, most)) do
   local blocked = BLOCKED .. limit
   unblock(blocked)
   if usable(blocked, 'list') and redis.call('EXISTS', blocked) == 1 then
-    redis.call('ZADD', KEYS[2], now + NUDGE_MS, limit)
+    redis.call('ZADD', nudges, now + NUDGE_MS, limit)
   else
-    redis.call('ZREM', KEYS[2], limit)
+    redis.call('ZREM', nudges, limit)
   end
 end
-local next = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+local next = redis.call('ZRANGE', retries, 0, 0, 'WITHSCORES')
 if #next == 0 then return {#due, -1} end
 return {#due, math.max(0, next[2] - now)}

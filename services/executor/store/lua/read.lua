@@ -1,8 +1,8 @@
--- What is at a key, whichever type it has, in one trip.
+-- Reads keys of any type, in one round trip.
 --
--- KEYS  any number
--- returns a pair for each key: {type, content}: fields and values of a hash, a string, else ""
+-- KEYS  names[]
+-- returns {type, content} for each key: fields and values of a hash, the text of a string, else ""
 -- include documents.lua
 local answer = {}
-for i, key in ipairs(KEYS) do answer[i] = {document(key, redis.call)} end
+for i, name in ipairs(names) do answer[i] = {document(name, redis.call)} end
 return answer

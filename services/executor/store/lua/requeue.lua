@@ -1,25 +1,26 @@
--- A claimed run goes back to the queue: its worker is stopping, or has died.
+-- Gives a claimed run back to the queue: its worker stops, or is dead.
 --
--- KEYS  1 queue  2 record  3 open runs
--- ARGV  1 group  2 worker that holds the claim  3 entry  4 timestamp of the run  5 id of the run
---       6 order (JSON)  7.. fields of the record, written if the run had begun and is open still
+-- KEYS  queue record open_runs
+-- ARGV  group worker entry timestamp run order fields[]
+--   worker          holds the claim
+--   timestamp, run  of the run
+--   order           JSON
+--   fields          of the record, written if the run had begun and is still open
 -- returns 1 when it went back, 0 when the claim is gone
--- include types.lua
 -- include limits.lua
 -- include held.lua
-redis.replicate_commands()
-local held, wrong = held_by(ARGV[2], KEYS[1], ARGV[1], ARGV[3], ARGV[3])
+local held, wrong = held_by(worker, queue, group, entry, entry)
 if wrong then return wrong end
 if held == 0 then return 0 end
-redis.call('XADD', KEYS[1], '*', 'order', ARGV[6])
-redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
-redis.call('XDEL', KEYS[1], ARGV[3])
-release(try(KEYS[2], 'hash', 'HGET', 'limits'), ARGV[5])
--- A run that was cancelled while it waited is not open any more, and must not be again.
-if usable(KEYS[3], 'zset') and redis.call('ZSCORE', KEYS[3], ARGV[4]) then
-  redis.call('ZADD', KEYS[3], 0, ARGV[4])
-  if usable(KEYS[2], 'hash') and redis.call('EXISTS', KEYS[2]) == 1 then
-    redis.call('HSET', KEYS[2], 'lease', '', unpack(ARGV, 7))
+redis.call('XADD', queue, '*', 'order', order)
+redis.call('XACK', queue, group, entry)
+redis.call('XDEL', queue, entry)
+release(try(record, 'hash', 'HGET', 'limits'), run)
+-- A run that was cancelled while it waited is not open any more, and must stay so.
+if usable(open_runs, 'zset') and redis.call('ZSCORE', open_runs, timestamp) then
+  redis.call('ZADD', open_runs, 0, timestamp)
+  if usable(record, 'hash') and redis.call('EXISTS', record) == 1 then
+    redis.call('HSET', record, 'lease', '', unpack(fields))
   end
 end
 return 1

@@ -1,30 +1,37 @@
--- Included by begin.lua where a run has limits, after types.lua and limits.lua.  Looks for room under all of them.
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- Looks for room under the limits of a run, and takes it.
+-- include limits.lua
 
--- The limits among KEYS and ARGV from these on; or nil, and an error to return before anything is done.
-local function limits_from(first_key, first_arg)
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Returns a table for each limit; or nil and an error reply, before anything is done.
+--   names   three keys for each limit: holders, blocked orders, rate
+--   values  five for each limit: its key, runs at once or 0, ms between begins or 0, burst, and
+--           the order once its turn under this limit is reserved (JSON), or "" if it was
+local function limits_from(names, values)
   local limits = {}
-  for i = 0, (#KEYS - first_key + 1) / 3 - 1 do
-    local key, arg = first_key + 3 * i, first_arg + 5 * i
+  for i = 0, #names / 3 - 1 do
+    local key, value = 3 * i, 5 * i
     limits[i + 1] = {
-      holders = KEYS[key], blocked = KEYS[key + 1], rate = KEYS[key + 2], name = ARGV[arg],
-      most = tonumber(ARGV[arg + 1]), interval = tonumber(ARGV[arg + 2]), burst = tonumber(ARGV[arg + 3]),
-      reserved = ARGV[arg + 4],
+      holders = names[key + 1], blocked = names[key + 2], rate = names[key + 3], name = values[value + 1],
+      most = tonumber(values[value + 2]), interval = tonumber(values[value + 3]),
+      burst = tonumber(values[value + 4]), reserved = values[value + 5],
     }
-    local wrong = misfit(KEYS[key], 'set', KEYS[key + 1], 'list', KEYS[key + 2], 'string')
+    local wrong = misfit(names[key + 1], 'set', names[key + 2], 'list', names[key + 3], 'string')
     if wrong then return nil, wrong end
   end
   return limits
 end
 
 -- The generic cell rate algorithm: `next` is when the steady rate would have its next begin.
-local function take_turn(limit, next)
+local function take_turn(limit, next, now)
   redis.call('SET', limit.rate, next + limit.interval, 'PX', math.ceil(next + limit.interval - now))
 end
 
--- Whether there is room; if not, it is seen to that the order comes again.
-local function has_room(limits, order, retries, nudges)
+-- Whether there is room under all limits. If not, the order is kept and comes again.
+local function has_room(limits, order, retries, nudges, now)
   for _, limit in ipairs(limits) do
     if limit.most > 0 and redis.call('SCARD', limit.holders) >= limit.most then
       redis.call('RPUSH', limit.blocked, order)
@@ -37,7 +44,7 @@ local function has_room(limits, order, retries, nudges)
       limit.next = math.max(tonumber(redis.call('GET', limit.rate) or 0), now)
       local due = limit.next - (limit.burst - 1) * limit.interval
       if due > now then
-        take_turn(limit, limit.next)
+        take_turn(limit, limit.next, now)
         redis.call('ZADD', retries, due, limit.reserved)
         return false
       end
@@ -46,10 +53,10 @@ local function has_room(limits, order, retries, nudges)
   return true
 end
 
--- Take the room that was found.
-local function take_room(limits, run)
+-- Takes the room that `has_room` found.
+local function take_room(limits, run, now)
   for _, limit in ipairs(limits) do
     if limit.most > 0 then redis.call('SADD', limit.holders, run) end
-    if limit.next then take_turn(limit, limit.next) end
+    if limit.next then take_turn(limit, limit.next, now) end
   end
 end

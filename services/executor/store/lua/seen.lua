@@ -1,6 +1,7 @@
--- Included by others, after documents.lua.  All that decides what becomes of an experiment's slot, as it is written now.
+-- Reads everything that decides what becomes of an experiment's slot.
+-- include documents.lua
 
--- The documents of its schedule and of the experiment, and a mark: as long as that is the same, so are they.
+-- Returns the documents of the schedule and of the experiment, and a mark that changes when one of them does.
 local function decisive(experiment)
   local found, texts = {}, {}
   found[1] = {document('schedules:' .. experiment, redis.call)}
@@ -17,12 +18,12 @@ local function decisive(experiment)
   return found, redis.sha1hex(table.concat(texts))
 end
 
--- returns {experiment, slot (ms), the schedule as it was noted, or "", or nil if that can't be told,
---         {mark, schedule, experiment, 1 if runs of it are open}}, both documents being {type, content}
-local function slot_found(experiment, slot, plans, open)
+-- Returns {experiment, slot (ms), the schedule as it was noted, or "", or nil if it can't be read,
+--          {mark, schedule, experiment, 1 if runs of it are open}}; both documents are {type, content}.
+local function slot_found(experiment, slot, plans, open_runs)
   local found, mark = decisive(experiment)
-  -- Where the plans are no hash, slots are fired all the same.
+  -- If `plans` is no hash, slots are fired all the same.
   local noted = redis.pcall('HGET', plans, experiment)
   if type(noted) == 'table' then noted = false else noted = noted or '' end
-  return {experiment, slot, noted, {mark, found[1], found[2], redis.call('EXISTS', open)}}
+  return {experiment, slot, noted, {mark, found[1], found[2], redis.call('EXISTS', open_runs)}}
 end

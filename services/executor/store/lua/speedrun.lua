@@ -1,30 +1,33 @@
--- One speedrun cycle: those who waited longest get their turn.
+-- Makes one speedrun cycle: the experiments that waited longest get a turn.
 --
--- KEYS  1 cycle  2 turns  3.. pairs, one an experiment: open runs, queue
--- ARGV  1 ms a cycle takes  2 how many turns it gives  3.. pairs: experiment, order (JSON)
+-- KEYS  cycle turns run_keys[]
+--   run_keys  two for each experiment: its open runs, the queue
+-- ARGV  interval_ms most experiments[] orders[]
+--   interval_ms  how long a cycle takes
+--   most         how many turns it gives
+--   orders       JSON, one for each experiment
 -- returns {ms until the next cycle, experiments that got a turn ...}
--- include types.lua
 -- include queued.lua
-redis.replicate_commands()
 local GIVEN = '1' -- any other value is the worker that looks for experiments, see cycle.lua
-local TURN_KEPT_MS = 30 * 86400 * 1000 -- after so long, the experiment is gone or set aside
-local wrong = misfit(KEYS[1], 'string', KEYS[2], 'zset')
+local TURN_KEPT_MS = 30 * 86400 * 1000 -- by then, the experiment is gone or set aside
+local wrong = misfit(cycle, 'string', turns, 'zset')
 if wrong then return wrong end
-for i = 4, #KEYS, 2 do
-  if not usable(KEYS[i], 'stream') then return misfit(KEYS[i], 'stream') end
+for i = 2, #run_keys, 2 do
+  if not usable(run_keys[i], 'stream') then return misfit(run_keys[i], 'stream') end
 end
--- Whoever looked for the experiments may have taken so long that another worker looks for them now.
-local left = redis.call('GET', KEYS[1]) == GIVEN and redis.call('PTTL', KEYS[1])
+-- This worker may have looked for the experiments for so long that another one has started to.
+local left = redis.call('GET', cycle) == GIVEN and redis.call('PTTL', cycle)
 if left and left >= 0 then return {left} end
-redis.call('SET', KEYS[1], GIVEN, 'PX', ARGV[1])
+redis.call('SET', cycle, GIVEN, 'PX', interval_ms)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - TURN_KEPT_MS)
+redis.call('ZREMRANGEBYSCORE', turns, '-inf', now - TURN_KEPT_MS)
 local waiting = {}
-for i = 3, #KEYS, 2 do -- KEYS and ARGV run side by side
-  if not usable(KEYS[i], 'zset') or redis.call('ZCARD', KEYS[i]) == 0 then
-    local last = tonumber(redis.call('ZSCORE', KEYS[2], ARGV[i]) or 0)
-    local run = {experiment = ARGV[i], order = ARGV[i + 1], open = KEYS[i], queue = KEYS[i + 1], last = last}
+for i, experiment in ipairs(experiments) do
+  local open_runs, queue = run_keys[2 * i - 1], run_keys[2 * i]
+  if not usable(open_runs, 'zset') or redis.call('ZCARD', open_runs) == 0 then
+    local last = tonumber(redis.call('ZSCORE', turns, experiment) or 0)
+    local run = {experiment = experiment, order = orders[i], open_runs = open_runs, queue = queue, last = last}
     waiting[#waiting + 1] = run
   end
 end
@@ -32,12 +35,12 @@ table.sort(waiting, function(a, b)
   if a.last == b.last then return a.experiment < b.experiment end
   return a.last < b.last
 end)
-local answer = {tonumber(ARGV[1])}
-for turn = 1, math.min(tonumber(ARGV[2]), #waiting) do
+local answer = {tonumber(interval_ms)}
+for turn = 1, math.min(tonumber(most), #waiting) do
   local next = waiting[turn]
-  queue_run(redis.call, next.queue, next.open, next.order)
-  -- Within a cycle as well, the next to come is who waited longest.
-  redis.call('ZADD', KEYS[2], now + turn / 1000, next.experiment)
+  queue_run(redis.call, next.queue, next.open_runs, next.order)
+  -- The fraction keeps the order of turns within a cycle.
+  redis.call('ZADD', turns, now + turn / 1000, next.experiment)
   answer[turn + 1] = next.experiment
 end
 return answer
