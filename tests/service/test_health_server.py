@@ -1,7 +1,8 @@
-"""What a worker says of itself over HTTP, while it works, waits, stops and hangs."""
+"""The health and monitoring endpoints of a worker that works, waits, stops or hangs."""
 
 import asyncio
 import contextlib
+import dataclasses
 import http.client
 import json
 import os
@@ -13,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.executor.config import load
 from services.executor.intake import Intake
-from services.executor.monitoring import health_server
-from services.executor.monitoring.health_server import Answers, ask, serving
+from services.executor.monitoring.health_server import Answers, Worker, serving
 from services.executor.service import Service
 from services.executor.store import Begun, Order, Store
 from shared import keys
@@ -51,7 +51,7 @@ def port() -> int:
 
 @pytest.fixture
 def nowhere() -> Iterator[str]:
-    """The address of a server that is down."""
+    """The address of a Redis that is down."""
     with socket.socket() as bound:  # not listening, so nobody answers and nobody else takes the port
         bound.bind((HOST, 0))
         yield f"redis://{HOST}:{bound.getsockname()[1]}/0"
@@ -79,6 +79,12 @@ async def get(port: int, path: str) -> tuple[int, dict[str, Any]]:
     """Status and JSON body."""
     status, _, body = await asyncio.to_thread(request, port, path)
     return status, json.loads(body)
+
+
+def a_worker(store: Store) -> Worker:
+    """A worker that does nothing."""
+    intake = Intake(store.queue, "me", 8, lambda running: asyncio.sleep(0))
+    return Worker("me", store, intake, 8, None, asyncio.Event())
 
 
 class Metrics:
@@ -131,7 +137,7 @@ async def test_a_worker_that_works_is_alive_and_ready(serve: Serve, port: int) -
     assert readiness == (200, {"ready": True, "worker": service.worker, "missing": {}})
 
 
-async def test_a_worker_that_waits_for_redis_is_alive_and_says_what_it_waits_for(
+async def test_a_worker_that_waits_for_redis_is_alive_and_says_so(
     nowhere: str, port: int, tmp_path: Path
 ) -> None:
     settings = load(redis_url=nowhere, tools_path=tmp_path, health_port=port)
@@ -152,7 +158,7 @@ async def test_a_worker_that_waits_for_redis_is_alive_and_says_what_it_waits_for
 
 @contextlib.contextmanager
 def silent(pid: int) -> Iterator[None]:
-    """A process that hangs meanwhile."""
+    """Stop a process while the block runs."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -160,11 +166,11 @@ def silent(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-async def test_a_redis_that_does_not_answer_is_not_taken_for_a_blocked_loop(
-    serve: Serve, port: int, neighbour: Neighbour, monkeypatch: pytest.MonkeyPatch
+async def test_a_redis_that_does_not_answer_is_not_reported_as_a_blocked_loop(
+    store: Store, neighbour: Neighbour
 ) -> None:
-    monkeypatch.setattr(health_server, "REDIS_SECONDS", 0.2)
-    async with serve(health_port=port):
+    worker = dataclasses.replace(a_worker(store), redis_seconds=0.2)
+    async with serving(HOST, 0, Answers(worker, CollectorRegistry())) as port:
         with silent(int((await neighbour.redis.info("server"))["process_id"])):
             status, said = await get(port, "/readyz")
             health, _ = await get(port, "/healthz")
@@ -198,12 +204,11 @@ async def test_a_worker_that_drains_is_alive_and_not_ready(
     assert not await _is_open(port)
 
 
-async def test_a_blocked_loop_is_noticed_and_said(
-    serve: Serve, port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(health_server, "LOOP_SECONDS", 0.2)
-    async with serve(health_port=port):
-        # Asked from the loop's own thread, so the loop stands still until the answer is there.
+async def test_a_blocked_loop_is_reported(store: Store) -> None:
+    registry = CollectorRegistry()
+    Counter("fullsend_counted", "A counter", registry=registry)
+    async with serving(HOST, 0, Answers(a_worker(store), registry, loop_seconds=0.2)) as port:
+        # From the loop's own thread, so that the loop is blocked until the answer is there.
         blocked = {path: request(port, path) for path in ("/healthz", "/readyz", "/metrics")}
         await eventually(lambda: _is_alive(port), "the loop")
 
@@ -211,11 +216,11 @@ async def test_a_blocked_loop_is_noticed_and_said(
         status, _, body = blocked[path]
         assert (status, list(json.loads(body)["missing"])) == (503, ["loop"])
     assert blocked["/metrics"][0] == 200
-    assert "fullsend_redis_unavailable_total" in blocked["/metrics"][2]
+    assert "fullsend_counted_total" in blocked["/metrics"][2]
     assert "fullsend_slots_busy" not in blocked["/metrics"][2]
 
 
-async def test_a_mode_without_triggers_needs_nobody_to_listen(serve: Serve, port: int) -> None:
+async def test_a_mode_without_triggers_is_ready_without_listening(serve: Serve, port: int) -> None:
     async with serve(health_port=port, schedule_mode="cron"):
         status, _ = await get(port, "/readyz")
 
@@ -225,7 +230,7 @@ async def test_a_mode_without_triggers_needs_nobody_to_listen(serve: Serve, port
 # -- http -----------------------------------------------------------------------------
 
 
-async def test_head_says_the_same_without_the_body(serve: Serve, port: int) -> None:
+async def test_head_is_answered_like_get_without_the_body(serve: Serve, port: int) -> None:
     async with serve(health_port=port):
         for path in ("/healthz", "/readyz", "/metrics", "/healthz?verbose=1"):
             status, kind, body = await asyncio.to_thread(request, port, path)
@@ -235,7 +240,7 @@ async def test_head_says_the_same_without_the_body(serve: Serve, port: int) -> N
             assert body
 
 
-async def test_other_paths_are_not_there(serve: Serve, port: int) -> None:
+async def test_other_paths_are_not_found(serve: Serve, port: int) -> None:
     paths = ("/", "/health", "/metrics/", "/healthz/x", "/../healthz", "//")
     async with serve(health_port=port):
         answers = [await asyncio.to_thread(request, port, path) for path in paths]
@@ -243,7 +248,7 @@ async def test_other_paths_are_not_there(serve: Serve, port: int) -> None:
     assert {status for status, _, _ in answers} == {404}
 
 
-async def test_a_client_that_says_nothing_holds_up_nobody(serve: Serve, port: int) -> None:
+async def test_a_silent_client_does_not_block_others(serve: Serve, port: int) -> None:
     async with serve(health_port=port):
         with socket.create_connection((HOST, port)):
             status, _ = await get(port, "/healthz")
@@ -251,11 +256,11 @@ async def test_a_client_that_says_nothing_holds_up_nobody(serve: Serve, port: in
     assert status == 200
 
 
-async def test_port_0_means_that_nobody_listens(serve: Serve) -> None:
-    async with serve() as service:
-        pass
-
-    assert service._observer is None
+async def test_port_0_means_that_nobody_listens(work: Work, neighbour: Neighbour) -> None:
+    async with work(health_port=0) as one:
+        await one.said("triggers.listening")
+        await assert_works(neighbour)
+        assert not [line for line in one.lines if line["event"] == "endpoints.listening"]
 
 
 async def test_a_port_that_is_taken_stops_the_start_with_one_line(work: Work) -> None:
@@ -273,8 +278,7 @@ async def test_a_port_that_is_taken_stops_the_start_with_one_line(work: Work) ->
 
 async def test_the_processes_for_tools_are_counted_by_state(store: Store) -> None:
     states = {"idle": 2, "busy": 1, "starting": 0}
-    intake = Intake(store.queue, "me", 1, lambda running: asyncio.sleep(0))
-    worker = health_server.Worker("me", store, intake, 1, None, asyncio.Event(), lambda: states)
+    worker = dataclasses.replace(a_worker(store), processes=lambda: states)
     async with serving(HOST, 0, Answers(worker, CollectorRegistry())) as chosen:
         series = Metrics(chosen)
         told = {state: await series.value("pool_processes", state=state) for state in states}
@@ -283,46 +287,12 @@ async def test_the_processes_for_tools_are_counted_by_state(store: Store) -> Non
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
-async def test_a_host_that_is_not_here_is_one_line(store: Store, host: str) -> None:
-    worker = health_server.Worker("me", store, None, 1, None, asyncio.Event())  # type: ignore[arg-type]
-
+async def test_a_foreign_host_is_reported_on_one_line(store: Store, host: str) -> None:
     with pytest.raises(SettingsError, match=f"HEALTH_PORT=0: can't listen on {host}: ") as refused:
-        async with serving(host, 0, Answers(worker, CollectorRegistry())):
+        async with serving(host, 0, Answers(a_worker(store), CollectorRegistry())):
             pass
 
     assert "\n" not in str(refused.value)
-
-
-# -- for the command line -------------------------------------------------------------
-
-
-@pytest.mark.parametrize("host", [HOST, "0.0.0.0", "localhost"])
-async def test_a_worker_can_be_asked(serve: Serve, port: int, host: str) -> None:
-    async with serve(health_port=port) as service:
-        said = await asyncio.to_thread(ask, host, port)
-
-    assert said == {"ready": True, "worker": service.worker, "missing": {}}
-
-
-async def test_nobody_there_is_an_answer_too(port: int) -> None:
-    said = ask(HOST, port)
-
-    assert said["ready"] is False
-    assert said["missing"]["endpoint"].startswith(f"{HOST}:{port} does not answer as a worker does: ")
-
-
-@pytest.mark.parametrize("body", [b"hello", b"[]", b'{"ready": true}', b"\xff"])
-async def test_another_program_there_is_an_answer_too(body: bytes) -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.0 200 OK\r\n\r\n" + body)
-        writer.close()
-
-    async with await asyncio.start_server(answer, HOST, 0) as server:
-        said = await asyncio.to_thread(ask, HOST, server.sockets[0].getsockname()[1])
-
-    assert said["ready"] is False
-    assert "does not answer as a worker does" in said["missing"]["endpoint"]
 
 
 # -- metrics --------------------------------------------------------------------------
@@ -382,7 +352,7 @@ async def test_attempts_that_are_tried_again_are_counted(
         assert await metrics.value("runs_started_total", tool="flaky", trigger="trigger") == 1
 
 
-async def test_slots_and_the_queue_are_measured(watch: Watch, neighbour: Neighbour, go: Path) -> None:
+async def test_slots_and_the_queue_are_counted(watch: Watch, neighbour: Neighbour, go: Path) -> None:
     await neighbour.publish("exp_1", "patient", params={"until": str(go)})
     async with watch(concurrency=1) as metrics:
         await neighbour.trigger({"experiment_id": "exp_1"})

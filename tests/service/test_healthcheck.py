@@ -1,4 +1,4 @@
-"""What is asked whether a container is healthy."""
+"""The command that a container's health check runs."""
 
 import asyncio
 import socket
@@ -18,13 +18,13 @@ HOST = socket.gethostname()
 
 @pytest.fixture
 def address(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The test's server is the one that is asked."""
+    """The test's server, which the command reads from its environment."""
     monkeypatch.setenv("REDIS_URL", redis_url)
     return redis_url
 
 
 async def ask() -> tuple[int | None, str]:
-    """The exit code and the one line."""
+    """Return the exit code and the only line of output."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.executor.monitoring.healthcheck", stdout=PIPE, stderr=STDOUT
     )
@@ -40,7 +40,7 @@ async def test_a_service_that_runs_here_is_healthy(address: str, serve: Serve) -
     assert (code, line) == (0, f"healthy: {service.worker} alive")
 
 
-async def test_a_service_that_has_stopped_is_not(address: str, serve: Serve) -> None:
+async def test_a_service_that_has_stopped_is_unhealthy(address: str, serve: Serve) -> None:
     async with serve():
         pass
 
@@ -68,7 +68,7 @@ async def test_workers_of_other_hosts_do_not_count(address: str, store: Store) -
     assert line.endswith("3 alive elsewhere")
 
 
-async def test_a_server_that_is_down_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_is_down_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as bound:  # not listening, so nobody answers and nobody else takes the port
         bound.bind(("127.0.0.1", 0))
         monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{bound.getsockname()[1]}/0")
@@ -82,17 +82,16 @@ async def test_a_server_that_is_down_is_said(monkeypatch: pytest.MonkeyPatch) ->
 async def test_a_server_that_never_answers_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(healthcheck, "PATIENCE_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{mute.getsockname()[1]}/0")
 
-        code = await asyncio.to_thread(healthcheck.main)
+        code = await asyncio.to_thread(healthcheck.main, 0.2)
 
     assert code == 1
     assert capsys.readouterr().out.startswith("unhealthy:")
 
 
-async def test_wrong_settings_are_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_wrong_settings_are_reported_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "somewhere")
     monkeypatch.setenv("CONCURRENCY", "none")
 

@@ -1,17 +1,19 @@
-"""`/healthz`, `/readyz` and `/metrics` over HTTP, from a thread of its own.
+"""The health and monitoring endpoints of a worker: `/healthz`, `/readyz` and `/metrics` over HTTP.
 
-The thread asks the event loop, so a loop that is blocked is noticed and said.
+An HTTP server in a thread answers them.  It asks the event loop, so that a blocked loop is reported.
 
-- `/healthz`: the loop turns.  Redis being away is no reason to be killed, because
-  the runs under way and the outcomes that wait to be stored would go with the process.
-- `/readyz`: Redis answers, triggers are heard if that is a mode, and it isn't stopping.
-- `/metrics`: Prometheus' text format; what can't be seen in time is left out.
+- `/healthz`: 200 while the event loop runs.  It stays 200 while Redis is unavailable: a restart would
+  lose the runs in progress, and the outcomes that wait to be stored.
+- `/readyz`: 200 while the worker takes runs: Redis answers, the worker listens for triggers if that is
+  one of its modes, and it isn't stopping.
+- `/metrics`: Prometheus' text format.  Gauges that can't be read in time are left out.
+
+For another page, add a case to `Answers.to`.
 """
 
 import asyncio
 import concurrent.futures
 import contextlib
-import http.client
 import json
 import socket
 import socketserver
@@ -38,7 +40,7 @@ T = TypeVar("T")
 
 LOOP_SECONDS = 2.0
 REDIS_SECONDS = 1.5
-"""Less than `LOOP_SECONDS`, so that a slow Redis isn't taken for a blocked loop."""
+"""Less than `LOOP_SECONDS`, so that a slow Redis is not reported as a blocked loop."""
 
 CLIENT_SECONDS = 5.0
 POLL_SECONDS = 0.1
@@ -46,18 +48,22 @@ PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class LoopBlockedError(Exception):
-    """The event loop did not come round in time."""
+    """The event loop did not answer in time."""
 
 
-# -- what is asked of the worker, in its event loop -----------------------------------
+# -- in the worker's event loop -------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """How full everything is; None is what Redis did not say in time.
+    """The load of a worker and of the queue; None where Redis did not answer in time.
 
-    `oldest_seconds` is how long the order has waited that waits the longest, 0 when none does;
-    `processes` how many there are for tools, by state.
+    Attributes:
+        busy: runs that have a slot here.
+        slots: runs that may have a slot here at once.
+        depth: orders in the queue, by where they are.
+        oldest_seconds: how long the oldest order has waited; 0 for an empty queue.
+        processes: the number of tool processes by state.
     """
 
     busy: int
@@ -69,11 +75,14 @@ class Levels:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A worker as the endpoints see it.
+    """What the endpoints read of a worker.
 
-    `listening` is set while triggers are heard, None when that isn't a mode; `stop`
-    is set when it takes no more runs; `slots` is how many runs there may be at once;
-    `processes` counts those for tools, by state.
+    Attributes:
+        slots: how many runs the worker performs at once.
+        listening: set while the worker listens for triggers; None if that is none of its modes.
+        stop: set once the worker takes no more runs.
+        processes: returns the number of tool processes by state.
+        redis_seconds: how long an answer of Redis may take.
     """
 
     name: str
@@ -83,29 +92,30 @@ class Worker:
     listening: asyncio.Event | None
     stop: asyncio.Event
     processes: Callable[[], Mapping[str, int]] = dict
+    redis_seconds: float = REDIS_SECONDS
 
     async def missing(self) -> dict[str, str]:
-        """What keeps the worker from taking runs, a sentence each."""
+        """Return why the worker takes no runs: a sentence for each reason, by name; empty if it does."""
         missing: dict[str, str] = {}
         if self.stop.is_set():
             missing["draining"] = "the worker is stopping and takes no new runs"
         elif self.listening is not None and not self.listening.is_set():
             missing["triggers"] = "the worker does not listen for triggers yet, or not any more"
         try:
-            async with asyncio.timeout(REDIS_SECONDS):
+            async with asyncio.timeout(self.redis_seconds):
                 await self.store.slots.now_ms()
         except TimeoutError:
-            missing["redis"] = f"no answer within {REDIS_SECONDS:g} s"
+            missing["redis"] = f"no answer within {self.redis_seconds:g} s"
         except StoreError as exc:
             missing["redis"] = masked(str(exc))
         return missing
 
     async def levels(self) -> Levels:
-        """How full everything is."""
+        """Return the load of the worker and of the queue."""
         queue = self.store.queue
         here = Levels(self.intake.busy, self.slots, processes=self.processes())
         try:
-            async with asyncio.timeout(REDIS_SECONDS):
+            async with asyncio.timeout(self.redis_seconds):
                 depth = await queue.depth()
                 oldest = await queue.oldest_seconds()
         except (StoreError, TimeoutError):
@@ -113,24 +123,24 @@ class Worker:
         return replace(here, depth=depth, oldest_seconds=oldest)
 
 
-# -- what is answered, in threads of the server ---------------------------------------
+# -- in the server's threads ----------------------------------------------------------
 
 
 class Gauges(Collector):
-    """Looks when somebody asks."""
+    """Reads the load of the worker whenever Prometheus scrapes."""
 
     def __init__(self, look: Callable[[], Levels]) -> None:
         self._look = look
 
     def collect(self) -> Iterator[Metric]:
-        """The gauges as they are now; those that can't be seen are left out."""
+        """Yield the gauges; those that can't be read are left out."""
         try:
             levels = self._look()
         except LoopBlockedError:
             return
-        yield GaugeMetricFamily("fullsend_slots_busy", "Runs that have a slot here", levels.busy)
-        yield GaugeMetricFamily("fullsend_slots_total", "How many may have one", levels.slots)
-        processes = GaugeMetricFamily("fullsend_pool_processes", "Processes for tools", labels=["state"])
+        yield GaugeMetricFamily("fullsend_slots_busy", "Runs that occupy a slot of this worker", levels.busy)
+        yield GaugeMetricFamily("fullsend_slots_total", "Slots of this worker", levels.slots)
+        processes = GaugeMetricFamily("fullsend_pool_processes", "Tool processes by state", labels=["state"])
         for state, count in levels.processes.items():
             processes.add_metric([state], count)
         yield processes
@@ -138,15 +148,17 @@ class Gauges(Collector):
             depth = levels.depth
             yield GaugeMetricFamily("fullsend_queue_waiting", "Orders that wait for a worker", depth.waiting)
             yield GaugeMetricFamily("fullsend_queue_held", "Orders that a worker holds", depth.held)
-            yield GaugeMetricFamily("fullsend_queue_delayed", "Orders for a later time", depth.delayed)
+            yield GaugeMetricFamily(
+                "fullsend_queue_delayed", "Orders that wait for their time", depth.delayed
+            )
         if levels.oldest_seconds is not None:
-            promise = "How long the order has waited that waits the longest"
+            promise = "How long the oldest order has waited"
             yield GaugeMetricFamily("fullsend_queue_oldest_seconds", promise, levels.oldest_seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What goes over the wire."""
+    """An HTTP response."""
 
     status: int
     content_type: str
@@ -154,21 +166,25 @@ class Response:
 
 
 class Answers:
-    """Answers by path, in any thread.  Made in the worker's event loop.
+    """Answers requests by path, in any thread.  Must be created in the worker's event loop.
 
     Args:
-        worker: who is asked.
-        registry: its counters; the gauges join them.
+        worker: the worker that is reported.
+        registry: the worker's counters; the gauges are added to it.
+        loop_seconds: how long an answer of the event loop may take.
     """
 
-    def __init__(self, worker: Worker, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, worker: Worker, registry: CollectorRegistry, loop_seconds: float = LOOP_SECONDS
+    ) -> None:
         self._worker = worker
         self._registry = registry
         self._loop = asyncio.get_running_loop()
+        self._loop_seconds = loop_seconds
         registry.register(Gauges(lambda: self._in_loop(worker.levels())))
 
     def to(self, path: str) -> Response:
-        """The answer to a GET of `path`."""
+        """Return the response to a GET of `path`."""
         match urlsplit(path).path:
             case "/healthz":
                 return self._health()
@@ -185,31 +201,31 @@ class Answers:
             self._in_loop(asyncio.sleep(0))
         except LoopBlockedError as exc:
             missing = {"loop": str(exc)}
-        return self._told("alive", missing)
+        return self._verdict("alive", missing)
 
     def _readiness(self) -> Response:
         try:
             missing = self._in_loop(self._worker.missing())
         except LoopBlockedError as exc:
             missing = {"loop": str(exc)}
-        return self._told("ready", missing)
+        return self._verdict("ready", missing)
 
-    def _told(self, fact: str, missing: dict[str, str]) -> Response:
+    def _verdict(self, fact: str, missing: dict[str, str]) -> Response:
         members = {fact: not missing, "worker": self._worker.name, "missing": missing}
         return Response(503 if missing else 200, "application/json", json.dumps(members).encode() + b"\n")
 
-    def _in_loop(self, question: Coroutine[Any, Any, T]) -> T:
-        """The answer of the event loop.  Raises `LoopBlockedError`."""
+    def _in_loop(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run the coroutine in the event loop, and return its result.  Raises `LoopBlockedError`."""
         try:
-            future = asyncio.run_coroutine_threadsafe(question, self._loop)
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         except RuntimeError:
-            question.close()
+            coroutine.close()
             raise LoopBlockedError("the event loop has ended") from None
         try:
-            return future.result(LOOP_SECONDS)
+            return future.result(self._loop_seconds)
         except TimeoutError:
             future.cancel()
-            raise LoopBlockedError(f"the event loop has not come round for {LOOP_SECONDS:g} s") from None
+            raise LoopBlockedError(f"the event loop did not answer within {self._loop_seconds:g} s") from None
         except concurrent.futures.CancelledError:
             raise LoopBlockedError("the event loop is ending") from None
 
@@ -219,10 +235,13 @@ class Answers:
 
 @contextlib.asynccontextmanager
 async def serving(host: str, port: int, answers: Answers) -> AsyncIterator[int]:
-    """Answer on `host`:`port` while the block runs; the port, which the system chooses for 0.
+    """Serve the endpoints on `host`:`port` while the block runs; yield the port.
+
+    Args:
+        port: 0 for any free port.
 
     Raises:
-        SettingsError: nobody can listen there.
+        SettingsError: the address can't be listened on.
     """
     try:
         server = _Server(host, port, answers)
@@ -242,7 +261,7 @@ async def serving(host: str, port: int, answers: Answers) -> AsyncIterator[int]:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    allow_reuse_port = False  # a second worker must not share the port unseen
+    allow_reuse_port = False  # a second worker on the same port must fail
 
     def __init__(self, host: str, port: int, answers: Answers) -> None:
         self.answers = answers
@@ -250,12 +269,12 @@ class _Server(ThreadingHTTPServer):
         super().__init__((host, port), _Handler)
 
     def server_bind(self) -> None:
-        """Bind; the inherited way also asks a name server for the host's name, and waits for it."""
+        """Bind the address.  Unlike the inherited method, don't wait for a name server to resolve it."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is its own affair; anything else is a fault of ours."""
+        """Log an error of ours; a client that hangs up is none."""
         if not isinstance(sys.exc_info()[1], OSError):
             log.exception("endpoint.broke")
 
@@ -274,7 +293,7 @@ class _Handler(BaseHTTPRequestHandler):
         return "fullsend"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: whoever watches asks every few seconds."""
+        """Log nothing: probes come every few seconds."""
 
     def _head(self) -> Response:
         response = self.server.answers.to(self.path)
@@ -284,29 +303,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Cache-Control", "no-store")
         self.end_headers()
         return response
-
-
-# -- for the command line -------------------------------------------------------------
-
-
-def ask(host: str, port: int) -> dict[str, Any]:
-    """What `/readyz` of a worker says: `ready`, `missing` (sentences by name) and, if it answers, `worker`.
-
-    Never raises: a worker that doesn't answer is not ready, and `missing` says why.
-    """
-    asked = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # asked there, not bound
-    connection = http.client.HTTPConnection(asked, port, timeout=LOOP_SECONDS + 1)
-    try:
-        connection.request("GET", "/readyz")
-        said = json.loads(connection.getresponse().read())
-    except (OSError, ValueError, http.client.HTTPException) as exc:
-        return _unanswered(f"{asked}:{port} does not answer as a worker does: {exc}")
-    finally:
-        connection.close()
-    if isinstance(said, dict) and isinstance(said.get("missing"), dict) and "ready" in said:
-        return said
-    return _unanswered(f"{asked}:{port} does not answer as a worker does; is another program there?")
-
-
-def _unanswered(reason: str) -> dict[str, Any]:
-    return {"ready": False, "missing": {"endpoint": reason}}

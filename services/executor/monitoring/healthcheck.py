@@ -1,6 +1,6 @@
-"""Whether the worker on this host lives: asks for its heartbeat in Redis, not only whether Python runs.
+"""Checks that a worker of this host has a live heartbeat in Redis.
 
-A container has a host name of its own, so in one this is the container's worker:
+A container has its own host name, so inside a container this checks the container's worker:
 
     python -m services.executor.monitoring.healthcheck
 """
@@ -15,25 +15,29 @@ from services.executor.store.scripts import Scripts
 from shared.connection import connect, running_server
 from shared.errors import FullsendError
 
-PATIENCE_SECONDS = 4.0
-"""Less than any sensible time-out of whoever asks, so that the reason is told before that."""
+TIMEOUT_SECONDS = 4.0
+"""Less than the usual time-outs of health checks, so that the reason is printed before those end it."""
 
 
-def main() -> int:
-    """Print one line; 0 when a worker of this host has a live heartbeat, otherwise 1."""
+def main(timeout_seconds: float = TIMEOUT_SECONDS) -> int:
+    """Print one line; return 0 if a worker of this host has a live heartbeat, otherwise 1.
+
+    Args:
+        timeout_seconds: how long Redis may take to answer.
+    """
     try:
         url = running_server(config.load().redis_url)
-        alive = asyncio.run(_alive(url))
+        alive = asyncio.run(_alive(url, timeout_seconds))
     except TimeoutError:
-        print(f"unhealthy: Redis does not answer within {PATIENCE_SECONDS:g} s")
+        print(f"unhealthy: Redis does not answer within {timeout_seconds:g} s")
         return 1
     except FullsendError as exc:
         print("unhealthy:", "; ".join(str(exc).splitlines()))
         return 1
-    return _judge(alive, socket.gethostname())
+    return _verdict(alive, socket.gethostname())
 
 
-def _judge(alive: list[str], host: str) -> int:
+def _verdict(alive: list[str], host: str) -> int:
     own = [worker for worker in alive if _host(worker) == host]
     if own:
         print("healthy:", ", ".join(own), "alive")
@@ -43,14 +47,14 @@ def _judge(alive: list[str], host: str) -> int:
 
 
 def _host(worker: str) -> str:
-    """Where a worker runs: `{host}-{process id}-{random}` without the last two, as hosts may have dashes."""
+    """Return the host in a worker's name, `{host}-{process id}-{random}`; hosts may contain dashes."""
     return worker.rsplit("-", 2)[0]
 
 
-async def _alive(url: str) -> list[str]:
+async def _alive(url: str, timeout_seconds: float) -> list[str]:
     client = connect(url, connections=1)
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(timeout_seconds):
             return await Workers(Scripts(client)).alive()
     finally:
         await client.aclose()

@@ -1,4 +1,7 @@
-"""Spans for OpenTelemetry: imported, made and sent only where somebody collects them."""
+"""Traces of runs for OpenTelemetry.
+
+OpenTelemetry is imported only where its standard environment variables name a collector.
+"""
 
 import importlib
 import logging
@@ -18,33 +21,35 @@ FLUSH_SECONDS = 3.0
 
 
 class Trace:
-    """The spans of one attempt.  This one has none."""
+    """The spans of one attempt.  The base class records none."""
 
     def report(self) -> None:
-        """The tool is done, its outcome is being stored; may be said again."""
+        """Record that the tool has ended and its outcome is being stored; may be called again."""
 
     def end(self, status: str) -> None:
-        """Nothing follows."""
+        """End all spans of the attempt with this status."""
 
 
 class Tracing:
-    """Makes the spans of attempts.  This one makes none: nobody collects them."""
+    """Makes the spans of attempts.  The base class makes none, for workers without a collector."""
 
     _nothing = Trace()
 
     def attempt(self, order: Order, tool: str, queued: float, started: float) -> Trace:
-        """Begin with an attempt that waited from `queued` to `started`, unix seconds."""
+        """Begin the trace of an attempt that was queued and started at these times, unix seconds."""
         return self._nothing
 
     def close(self) -> None:
-        """Hand over what was not handed over yet; blocks."""
+        """Send all spans that have not been sent; blocks."""
 
 
 class Spans(Tracing):
-    """A span `run` for each attempt, and below it `queue wait`, `attempt` and `report`.
+    """Makes a span `run` for each attempt, with the children `queue wait`, `attempt` and `report`.
 
-    The parent is the trigger's `traceparent`, if there was one.  Made only where
-    somebody collects them: OpenTelemetry is imported here and nowhere else.
+    The parent of `run` is the trigger's `traceparent`, if it has one.
+
+    Args:
+        provider: OpenTelemetry's `TracerProvider`.
     """
 
     def __init__(self, provider: Any) -> None:
@@ -53,7 +58,7 @@ class Spans(Tracing):
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         self._trace = trace
-        self._top = Context()
+        self._root = Context()
         self._propagator = TraceContextTextMapPropagator()
         self._provider = provider
         self._tracer = provider.get_tracer("fullsend.executor")
@@ -65,45 +70,45 @@ class Spans(Tracing):
             "tool": tool,
             "attempt": order.attempt,
         }
-        above = self._top
+        parent = self._root
         if order.traceparent:
-            above = self._propagator.extract({"traceparent": order.traceparent}, context=above)
-        run = self._span("run", above, attributes, queued)
-        below = self._trace.set_span_in_context(run, above)
-        self._span("queue wait", below, attributes, queued).end(_ns(started))
+            parent = self._propagator.extract({"traceparent": order.traceparent}, context=parent)
+        run = self._span("run", parent, attributes, queued)
+        children = self._trace.set_span_in_context(run, parent)
+        self._span("queue wait", children, attributes, queued).end(_ns(started))
         return _Spans(
             run,
-            self._span("attempt", below, attributes, started),
-            lambda: self._span("report", below, attributes),
+            self._span("attempt", children, attributes, started),
+            lambda: self._span("report", children, attributes),
             self._trace.StatusCode.ERROR,
         )
 
     def close(self) -> None:
-        # The SDK would wait half a minute for a collector that is away.
-        last = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
+        # The SDK waits 30 s for a collector that is unavailable.
+        last = threading.Thread(target=self._provider.shutdown, name="flush spans", daemon=True)
         last.start()
         last.join(FLUSH_SECONDS)
 
-    def _span(self, name: str, above: Any, attributes: Mapping[str, Any], begun: float | None = None) -> Any:
+    def _span(self, name: str, parent: Any, attributes: Mapping[str, Any], begun: float | None = None) -> Any:
         return self._tracer.start_span(
-            name, context=above, attributes=attributes, start_time=None if begun is None else _ns(begun)
+            name, context=parent, attributes=attributes, start_time=None if begun is None else _ns(begun)
         )
 
 
 class _Spans(Trace):
     def __init__(self, run: Any, attempt: Any, report: Callable[[], Any], error: Any) -> None:
         self._run = run
-        self._now = attempt
+        self._current = attempt
         self._report: Callable[[], Any] | None = report
         self._error = error
 
     def report(self) -> None:
         if self._report is not None:
-            self._now.end()
-            self._now, self._report = self._report(), None
+            self._current.end()
+            self._current, self._report = self._report(), None
 
     def end(self, status: str) -> None:
-        for span in (self._now, self._run):
+        for span in (self._current, self._run):
             span.set_attribute("status", status)
             if status not in NO_FAULT:
                 span.set_status(self._error, status)
@@ -115,12 +120,12 @@ NO_FAULT = frozenset({Status.COMPLETED, Status.CANCELLED, GIVEN_BACK})
 
 
 def are_collected(variables: Mapping[str, str]) -> bool:
-    """Whether OpenTelemetry's standard variables name a collector."""
+    """Return whether OpenTelemetry's standard variables name a collector."""
     return any(variables.get(name) for name in COLLECTORS)
 
 
 def tracing(variables: Mapping[str, str]) -> Tracing | None:
-    """Spans for the collector that OpenTelemetry's standard variables name; None when they name none."""
+    """Return the tracing for the collector that OpenTelemetry's standard variables name; None without one."""
     if not are_collected(variables):
         return None
     try:
@@ -141,7 +146,7 @@ def tracing(variables: Mapping[str, str]) -> Tracing | None:
 
 
 class _ToOurLog(logging.Handler):
-    """What the library says is a line like any other, with secrets masked."""
+    """Turns the library's messages into lines of our log, with secrets masked."""
 
     def emit(self, record: logging.LogRecord) -> None:
         log.warning("tracing.troubled", error=record.getMessage())
