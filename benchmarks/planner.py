@@ -49,9 +49,9 @@ from services.planner.cases import all_cases
 from services.planner.execution import Execution, ExecutionResult, RunOptions
 from services.planner.models import RunManifest, TestCase
 from services.planner.plan import Plan
+from services.planner.runtime import Places, Workbench
 from services.planner.scheduler import TaskScheduler
 from services.planner.tasks import RunExecutionResult, TaskStatus
-from services.planner.workbench import Places, Workbench
 from shared.messages import Policy
 
 CASES = 10_000

@@ -19,7 +19,7 @@ from services.executor.config import Settings
 from services.executor.store import Store
 from services.planner.aggregation import AggregationResult, AggregationTask, Aggregator
 from services.planner.execution import ExecutionResult, result_of_record
-from services.planner.workbench import Workbench
+from services.planner.runtime import Workbench
 from shared import log
 
 

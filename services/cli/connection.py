@@ -8,7 +8,7 @@ from typing import TypeVar
 from services.executor import config
 from services.executor.service import retention
 from services.executor.store import Entry, Store
-from services.planner.workbench import Places
+from services.planner.runtime import Places
 from shared.connection import connect, connect_patiently, is_embedded, running_server
 from shared.errors import StoreUnavailableError
 

@@ -13,9 +13,8 @@ from services.executor.isolation.calls import Call, Capture, Event, NothingKept,
 from services.executor.loader import Tool
 from services.executor.outcome import Outcome, Status, judge
 from services.executor.results import Products
-from services.planner.backends.local import Recollection
 from services.planner.execution import ExecutionResult
-from services.planner.workbench import Workbench
+from services.planner.runtime import Recollection, Workbench
 from shared.errors import AggregationError, ArtifactError, NonFiniteLossError, ReplicateFailedError
 from shared.messages import Policy
 from shared.threads import in_thread

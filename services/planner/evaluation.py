@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Self
 
@@ -13,9 +13,10 @@ from services.executor.identity import canonical_json
 from services.planner.aggregation import AggregationTask, Aggregator
 from services.planner.cases import all_cases
 from services.planner.models import Evaluator, RunManifest, TestCase
+from services.planner.runtime import Workbench
+from services.planner.scheduling.early_stop import Stopper, Verdicts, needing_evaluations
 from services.planner.tasks import TERMINAL, TaskResult, TaskStatus
-from services.planner.verdicts import Verdicts
-from shared.errors import FullsendError, ReplicateFailedError
+from shared.errors import FullsendError, PlanError, ReplicateFailedError
 from shared.threads import in_thread
 
 log = structlog.get_logger()
@@ -239,3 +240,53 @@ def _require_success(replicates: Sequence[TaskResult]) -> None:
             f"case {first.index} is {first.task_status}: {why}; {len(failed)} of {len(replicates)} "
             "did not succeed (on_failed='skip' leaves them out)"
         )
+
+
+log = structlog.get_logger()
+
+
+@contextlib.asynccontextmanager
+async def judging(
+    manifest: RunManifest,
+    executor: Any,
+    on_stop: Callable[[str], None],
+    already: Sequence[TaskResult] = (),
+) -> AsyncIterator[Stopper]:
+    """Inside the block, a stopper that judges the criteria of the manifest's evaluator.
+
+    Criteria that name what evaluations find have each case evaluated as soon as its replicates
+    have ended, on the workbench of the executor.  What could never be judged is logged at the end.
+
+    Args:
+        manifest: the plan.
+        executor: executes its cases; its `bench`, if it has one, evaluates them.
+        on_stop: told why the plan may stop, where that is found out between two completions.
+        already: results of an earlier execution of the plan that are not executed again.
+
+    Raises:
+        PlanError: a criterion needs evaluations, and there is nothing to make them with.
+    """
+    needing = needing_evaluations(manifest.evaluator)
+    bench = getattr(executor, "bench", None)
+    if not needing:
+        verdicts = Verdicts(manifest.evaluator)
+        reasons = [verdicts.case_ended(result) for result in already]
+        if reason := next(filter(None, reasons), None):
+            on_stop(reason)
+        yield verdicts.case_ended
+        _log(verdicts.notes)
+    elif isinstance(bench, Workbench):
+        async with Evaluations(manifest, Aggregator(bench), already=already, on_stop=on_stop) as evaluations:
+            yield evaluations.stopper
+        _log(evaluations.notes)
+    else:
+        raise PlanError(
+            f"the criterion {needing[0]!r} needs evaluations, and these are made in processes of this "
+            "machine, as LocalBackend has them; use that, or `fullsend plan run`, or hand in `criteria`, "
+            "such as `Evaluations.stopper`, or leave the criterion out"
+        )
+
+
+def _log(notes: Sequence[str]) -> None:
+    for note in notes:
+        log.warning("criterion.not_judged", criterion=note)

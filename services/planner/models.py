@@ -193,7 +193,7 @@ class Sweep(Strict):
         parameters: of every case, besides the dimensions.
         samples: how many points; needed by, and only by, the methods that choose them.  Any number works
             with `sobol`, but only powers of two are balanced: others are the first of the next power.
-        seed: of the choice of points, 0 where it isn't given; not of the runs, see `services.planner.seeds`.
+        seed: of the choice of points, 0 by default.  The seeds of runs are something else, see `seed_of`.
         replicates: how often each combination is run, each time with another seed.
         dataset, scenario: of every case.
     """

@@ -2,27 +2,30 @@
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import random
+import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from services.planner.attempts import ByBackend, ByFunction, Performer
-from services.planner.budget import NOTHING, Allowance, Used
-from services.planner.calling import run_to_end
+from services.planner.backends import Source, opened
 from services.planner.cancellation import CancellationToken
 from services.planner.cases import all_cases
-from services.planner.course import Course, Means
+from services.planner.evaluation import judging
 from services.planner.execution import Executor
-from services.planner.judging import judging
-from services.planner.listening import SILENT, Listener
 from services.planner.models import ExecutionPolicy, RunManifest, TestCase
-from services.planner.opening import Source, opened
 from services.planner.results import statistics_of
-from services.planner.stopping import Stopper
-from services.planner.tasks import RunExecutionResult, Task
+from services.planner.scheduling.attempts import ByBackend, ByFunction, Performer, is_of_a_signal
+from services.planner.scheduling.budget import NOTHING, Allowance, Used
+from services.planner.scheduling.dispatcher import SILENT, Course, Listener, Means
+from services.planner.scheduling.early_stop import Stopper
+from services.planner.tasks import (
+    RunExecutionResult,
+    Task,
+)
 from shared.backoff import Dice
 
 __all__ = ["SILENT", "Listener", "Stopper", "TaskScheduler", "new_id", "utc_now"]
@@ -45,7 +48,7 @@ class TaskScheduler:
         backend: executes the cases: one that is ready in the event loop that the plan is executed in, or
             a function that makes one, which is opened for the time of each execution.
         capacity: how many cases at once make sense; None asks the backend each time.
-        task_execution_func: in place of a backend; see `services.planner.attempts.ByFunction`.
+        task_execution_func: in place of a backend; see `services.planner.scheduling.attempts.ByFunction`.
         now_fn: the clock of timestamps and of the rate limit.
         sleep_fn: waits so many seconds; a synchronous one does so in a thread.  Time-outs use neither.
         id_fn: ids of executions and tasks.
@@ -54,7 +57,7 @@ class TaskScheduler:
         stoppers: stop the plan, besides its own conditions and its budget.  One that raises does so too.
         used: what the plan had used of its budget before.
         criteria: judges the criteria of the plan's evaluator, such as `Evaluations.stopper`; None has
-            that done here, see `services.planner.judging`.
+            that done here, see `services.planner.evaluation.judging`.
 
     Raises:
         ValueError: there is not exactly one of `backend` and `task_execution_func`.
@@ -160,3 +163,108 @@ class TaskScheduler:
         if capacity is None:
             capacity = getattr(executor, "capacity", concurrency)
         return max(1, min(concurrency, capacity))
+
+
+T = TypeVar("T")
+
+
+LOOK_SECONDS = 0.1
+
+
+def run_to_end(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine and return what it returns, wherever this is called from.
+
+    Inside a running event loop it gets a loop in a thread of its own, and the caller's
+    loop stands still meanwhile, as with every synchronous call.
+    """
+    return _Elsewhere(work).result() if _is_in_a_loop() else _run(work)
+
+
+def _is_in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    # What the main coroutine of asyncio.run() returns is formatted when its signal handler is looked
+    # up (enum says what is no member), which takes longer than a small plan.  So it returns nothing.
+    returned: list[T] = []
+
+    async def main() -> None:
+        returned.append(await work())
+
+    with asyncio.Runner() as runner:
+        running = runner.get_loop().create_task(main())
+        while not running.done():
+            try:
+                runner.run(_end_of(running))
+            except (KeyboardInterrupt, SystemExit) as exc:
+                # From a task that was started by somebody else's function, and who waits for it has it too.
+                if running.done() or running.cancelling() or is_of_a_signal(exc):
+                    raise
+        running.result()
+    return returned[0]
+
+
+async def _end_of(running: asyncio.Task[None]) -> None:
+    try:
+        await asyncio.wait({running})
+    except asyncio.CancelledError:
+        running.cancel()
+        await asyncio.wait({running})
+        raise
+
+
+class _Elsewhere(Generic[T]):
+    """A coroutine in an event loop of its own, in a thread of its own."""
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._work = work
+        self._values: list[T] = []
+        self._error: BaseException | None = None
+        self._cancel: Callable[[], object] = lambda: None
+
+    def result(self) -> T:
+        """What it returns; it is cancelled first if the wait is interrupted, or the caller cancelled."""
+        context = contextvars.copy_context()
+        thread = threading.Thread(target=context.run, args=(self._run,), name="fullsend-plan", daemon=True)
+        thread.start()
+        try:
+            self._wait(thread)
+        except BaseException:
+            self._cancel()
+            thread.join()
+            raise
+        if self._error is not None:
+            raise self._error
+        return self._values[0]
+
+    def _wait(self, thread: threading.Thread) -> None:
+        # The first Ctrl-C only cancels the caller's task, which its loop can't tell it while it stands still.
+        caller = asyncio.current_task()
+        before = caller.cancelling() if caller is not None else 0
+        while thread.is_alive():
+            thread.join(LOOK_SECONDS)
+            if caller is not None and caller.cancelling() > before:
+                self._cancel()
+                thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._values.append(_run(self._cancellable))
+        except BaseException as exc:
+            self._error = exc
+
+    async def _cancellable(self) -> T:
+        loop, current = asyncio.get_running_loop(), asyncio.current_task()
+        assert current is not None, "coroutines run in tasks"
+
+        def cancel() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop may be closed by now
+                loop.call_soon_threadsafe(current.cancel)
+
+        self._cancel = cancel
+        return await self._work()

@@ -6,16 +6,15 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+from services.planner.backends import Source
 from services.planner.backends.local import LocalBackend, local_capacity
-from services.planner.calling import run_to_end
 from services.planner.cancellation import CancellationToken
 from services.planner.models import RunManifest
-from services.planner.opening import Source
 from services.planner.results import ResultConverter
-from services.planner.scheduler import TaskScheduler, new_id, utc_now
+from services.planner.runtime import Places, Workbench
+from services.planner.scheduler import TaskScheduler, new_id, run_to_end, utc_now
+from services.planner.scheduling.early_stop import needing_evaluations
 from services.planner.tasks import Task, TestResult
-from services.planner.verdicts import needing_evaluations
-from services.planner.workbench import Places, Workbench
 from shared.errors import ExecutorException
 
 
@@ -23,7 +22,7 @@ class ExecutorService:
     """Executes plans, and returns their results in one form.
 
     Args:
-        task_execution_func: executes the cases; see `services.planner.attempts.ByFunction`.
+        task_execution_func: executes the cases; see `services.planner.scheduling.attempts.ByFunction`.
         backend: executes them instead: one that is ready in the event loop that this is called in,
             or a function that makes one, which is opened for the time of each call.  With
             neither, the tools are called in isolated processes of this machine.

@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 
 from services.planner.plan import Plan
-from services.planner.standing import PlanState
+from services.planner.plan.status import PlanState
 from tests.acceptance.commands import FULLSEND, Shell, family, survivors
 
 CASES = 500

@@ -13,7 +13,7 @@ from services.executor.artifacts import LocalBlobs
 from services.planner.aggregation import Aggregator
 from services.planner.backends.local import LocalBackend
 from services.planner.execution import Execution, ExecutionResult, RunOptions
-from services.planner.workbench import Places, Workbench
+from services.planner.runtime import Places, Workbench
 from shared.messages import Policy
 from tests.planner.scripted import FakeTime
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from services.executor.outcome import Status
-from services.planner.budget import Used
 from services.planner.execution import Execution, ExecutionResult
 from services.planner.models import Budget, RunManifest
 from services.planner.scheduler import TaskScheduler
+from services.planner.scheduling.budget import Used
 from services.planner.service import ExecutorService
 from services.planner.tasks import Spent, Task, TaskStatus, TestResult, TestStatus
 from tests.planner.conftest import MakeLaboratory

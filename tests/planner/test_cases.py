@@ -9,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.planner import cases as module
-from services.planner.cases import all_cases
+from services.planner.cases import all_cases, replicate_seed, seed_of
 from services.planner.documents import manifest_of
 from services.planner.models import RunManifest, TestCase
-from services.planner.seeds import replicate_seed, seed_of
 from shared.errors import PlanError
 
 

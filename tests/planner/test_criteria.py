@@ -19,7 +19,7 @@ from services.planner.criteria import (
     Joined,
     Not,
     criterion,
-)  # fmt: skip
+)
 from shared.errors import PlanError
 
 NAMES = st.sampled_from(["n", "loss", "failure_rate", "diagnostics.total", "result.a.b2", "_x", "ands"])

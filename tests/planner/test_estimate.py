@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.planner.estimate import Estimate, Spread, estimate
 from services.planner.models import RunManifest
+from services.planner.plan.estimate import Estimate, Spread, estimate
 
 HERE = "plans in here"
 DURATIONS = {HERE: [float(one) for one in range(1, 102)]}

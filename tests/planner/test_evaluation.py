@@ -16,8 +16,8 @@ from services.planner.execution import Execution, RunOptions
 from services.planner.models import Evaluator, RunManifest, TestCase
 from services.planner.report import write_report
 from services.planner.scheduler import TaskScheduler
+from services.planner.scheduling.early_stop import Verdicts
 from services.planner.tasks import TaskResult, TaskStatus
-from services.planner.verdicts import Verdicts
 from shared.messages import Policy
 from tests.planner.conftest import Laboratory, MakeLaboratory
 from tests.planner.ended import Stored, ended, failed, never_ran

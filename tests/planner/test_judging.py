@@ -11,11 +11,11 @@ import structlog
 from services.planner.execution import Execution, ExecutionResult
 from services.planner.models import Evaluator, RunManifest, TestCase
 from services.planner.plan import Plan
+from services.planner.runtime import Places
 from services.planner.scheduler import TaskScheduler
+from services.planner.scheduling.early_stop import needing_evaluations
 from services.planner.service import ExecutorService
 from services.planner.tasks import TaskResult
-from services.planner.verdicts import needing_evaluations
-from services.planner.workbench import Places
 from shared.errors import PlanError
 from tests.planner.conftest import Laboratory, MakeLaboratory
 from tests.planner.scripted import Scripted, execute, plan, result, states

@@ -8,9 +8,9 @@ import pytest
 
 from services.planner.backends.local import LocalBackend
 from services.planner.plan import Plan
+from services.planner.runtime import Workbench
 from services.planner.scheduler import TaskScheduler
 from services.planner.service import ExecutorService
-from services.planner.workbench import Workbench
 from shared.errors import PlanError
 from tests.planner.conftest import Laboratory
 from tests.planner.scripted import plan, states

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 
-from services.planner.ownership import SILENT, Owner
+from services.planner.plan.session import SILENT, Owner
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 ME = Owner.myself()

@@ -17,11 +17,10 @@ from services.planner.cancellation import CancellationToken
 from services.planner.execution import ErrorInfo, Execution, ExecutionResult
 from services.planner.models import Budget, ExecutionPolicy, RetryPolicy, RunManifest, Sweep, TestCase
 from services.planner.plan import Plan, plans_in
-from services.planner.progress import Progress
-from services.planner.recorded import in_plans
-from services.planner.standing import PlanState
+from services.planner.plan.estimate import in_plans
+from services.planner.plan.status import PlanState, Progress
+from services.planner.runtime import Places, Workbench
 from services.planner.tasks import Task, TaskResult, TaskStatus
-from services.planner.workbench import Places, Workbench
 from shared.errors import ArtifactError, ExecutorException, PlanError
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from services.planner.models import TestCase
-from services.planner.ownership import Owner, alone
-from services.planner.recording import Recorder
-from services.planner.registry import Registry
-from services.planner.standing import PlanState, standing
+from services.planner.plan.recorder import Recorder
+from services.planner.plan.registry import Registry
+from services.planner.plan.session import Owner, alone
+from services.planner.plan.status import PlanState, standing
 from services.planner.tasks import Task, TaskResult, TaskStatus
 from shared.errors import PlanError
 
@@ -246,7 +246,7 @@ def test_what_is_no_registry_is_refused(tmp_path: Path) -> None:
 def _elsewhere(registry: Registry, statement: str) -> None:
     """Have another process take the plan up, and vanish."""
     code = (
-        "import sqlite3, sys; from pathlib import Path; from services.planner.registry import Registry;"
+        "import sqlite3, sys; from pathlib import Path; from services.planner.plan.registry import Registry;"
         "Registry(Path(sys.argv[1])).begin('local', 3);"
         "file = sqlite3.connect(sys.argv[1]); file.execute(sys.argv[2]); file.commit()"
     )

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from services.planner.evaluation import Evaluation
 from services.planner.models import TestCase
 from services.planner.report import write_report
+from services.planner.report.plots import lanes
 from services.planner.report.tables import MAX_TEXT
-from services.planner.report.timeline import lanes
 from services.planner.tasks import TaskResult, TaskStatus
 from shared.errors import PlanError
 from tests.planner.ended import BEGIN, ended, failed, never_ran

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from services.executor.outcome import Status
 from services.planner.execution import ErrorInfo, ExecutionResult
 from services.planner.models import TestCase
-from services.planner.rows import from_text, to_text
-from services.planner.tasks import Spent, TaskResult, TaskStatus, TestResult, TestStatus
+from services.planner.tasks import Spent, TaskResult, TaskStatus, TestResult, TestStatus, from_text, to_text
 from shared.errors import ContractError
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from services.executor.outcome import Status
-from services.planner import course
 from services.planner.cancellation import CancellationToken
 from services.planner.execution import Execution, ExecutionResult
 from services.planner.scheduler import TaskScheduler
+from services.planner.scheduling import dispatcher
 from services.planner.tasks import TaskStatus
 from tests.planner.scripted import (
     PROMPT_SECONDS,
@@ -134,7 +134,7 @@ async def test_a_failure_after_the_stop_is_not_retried() -> None:
 
 
 async def test_a_backend_that_does_not_end_its_call_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(course, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(dispatcher, "PATIENCE_SECONDS", 0.05)
     token = CancellationToken()
 
     async def deaf(call: Execution, cancel: asyncio.Event) -> ExecutionResult:

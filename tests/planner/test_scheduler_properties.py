@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.executor.outcome import Status
-from services.planner import course
 from services.planner.cancellation import CancellationToken
 from services.planner.execution import Execution, ExecutionResult
 from services.planner.models import Budget
 from services.planner.scheduler import TaskScheduler
+from services.planner.scheduling import dispatcher
 from services.planner.tasks import TERMINAL, TRANSITIONS, RunExecutionResult
 from tests.planner.scripted import FakeTime, Recorded, Scripted, plan, result, until_cancelled
 
@@ -95,7 +95,7 @@ ways = st.lists(st.lists(st.sampled_from(ACTS), min_size=1, max_size=4), max_siz
 @pytest.fixture(autouse=True, scope="module")
 def _impatient() -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(course, "PATIENCE_SECONDS", 0.01)
+        patch.setattr(dispatcher, "PATIENCE_SECONDS", 0.01)
         yield
 
 

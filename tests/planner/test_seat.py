@@ -8,7 +8,7 @@ import pytest
 from services.planner.cancellation import CancellationToken, CutShortError, unless_cancelled
 from services.planner.models import RunManifest
 from services.planner.plan import Plan
-from services.planner.standing import PlanState
+from services.planner.plan.status import PlanState
 from shared.errors import PlanError
 
 

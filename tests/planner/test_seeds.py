@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.planner.cases import content_of, replicate_seed, seed_of
 from services.planner.models import TestCase
-from services.planner.seeds import content_of, replicate_seed, seed_of
 from shared.errors import PlanError
 
 scalars = (
@@ -36,7 +36,7 @@ def test_seeds_are_pinned_for_good(case: TestCase, seed: int) -> None:
 def test_another_process_computes_the_same_seed() -> None:
     case = TestCase(parameters={"b": [1.5], "a": {"z": 1, "y": "ü"}})
     program = (
-        "import sys;from services.planner.models import TestCase;from services.planner.seeds import seed_of;"
+        "import sys;from services.planner.models import TestCase;from services.planner.cases import seed_of;"
         "print(seed_of('tool', TestCase.model_validate_json(sys.argv[1])))"
     )
 

@@ -10,9 +10,9 @@ import pytest
 
 from services.planner.cancellation import CancellationToken
 from services.planner.models import RunManifest, TestCase
+from services.planner.runtime import Places
 from services.planner.service import ExecutorService
 from services.planner.tasks import Task, TestResult, TestStatus
-from services.planner.workbench import Places
 from shared.errors import ExecutorException, PlanError
 from tests.planner.conftest import Laboratory
 from tests.planner.scripted import Scripted, plan

@@ -26,9 +26,9 @@ from services.planner.models import (
     Sweep,
     TestCase,
 )
+from services.planner.runtime import Places, Workbench
 from services.planner.scheduler import TaskScheduler
 from services.planner.tasks import RunExecutionResult, TaskStatus
-from services.planner.workbench import Places, Workbench
 from shared.errors import PlanError
 
 ROOT = Path(__file__).parents[2]

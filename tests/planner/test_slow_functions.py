@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from services.planner.attempts import GRACE_SECONDS
 from services.planner.cancellation import CancellationToken
 from services.planner.scheduler import TaskScheduler
+from services.planner.scheduling.attempts import GRACE_SECONDS
 from services.planner.tasks import Task
 from tests.planner.scripted import (
     PROMPT_SECONDS,

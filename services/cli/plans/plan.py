@@ -24,14 +24,13 @@ from services.cli.plans.plan_output import (
     show_report,
 )
 from services.cli.plans.run_plan import BackendName, Carried, local_capacity, store_of
-from services.planner.backends.crew import Crew
+from services.planner.backends.fleet import Crew
 from services.planner.documents import read_manifest
-from services.planner.estimate import Estimate, estimate
 from services.planner.models import RunManifest
 from services.planner.plan import PLANS, Plan, plans_in
-from services.planner.recorded import Recorded, in_plans, in_redis
+from services.planner.plan.estimate import Estimate, Recorded, estimate, in_plans, in_redis
+from services.planner.plan.status import PlanState, Standing
 from services.planner.report import code_warning
-from services.planner.standing import PlanState, Standing
 from shared import log
 from shared.errors import PlanError
 

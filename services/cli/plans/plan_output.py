@@ -24,8 +24,7 @@ from services.cli import output
 from services.cli.output import Column
 from services.planner.cancellation import CancellationToken
 from services.planner.plan import Plan
-from services.planner.progress import Pace
-from services.planner.standing import Standing
+from services.planner.plan.status import Pace, Standing
 from services.planner.tasks import TaskResult
 
 LOOK_SECONDS: Final = 0.25

@@ -19,21 +19,14 @@ from services.executor.service import retention
 from services.executor.store import Store
 from services.planner.aggregation import Aggregator
 from services.planner.backends import Backend, backend_class, local
-from services.planner.cancellation import (
-    Accomplished,
-    CancellationToken,
-    CutShortError,
-    unless_cancelled,
-)
+from services.planner.cancellation import Accomplished, CancellationToken, CutShortError, unless_cancelled
 from services.planner.evaluation import Evaluations
-from services.planner.performing import perform
 from services.planner.plan import Plan
-from services.planner.progress import Progress
+from services.planner.plan.runner import Seat, Turn, perform
+from services.planner.plan.status import Progress
 from services.planner.report import write_report
-from services.planner.seat import Seat
+from services.planner.runtime import Workbench
 from services.planner.tasks import RunExecutionResult, TaskResult, TaskStatus
-from services.planner.turn import Turn
-from services.planner.workbench import Workbench
 from shared import log
 from shared.connection import connect, connect_patiently
 from shared.errors import ToolError

@@ -16,7 +16,7 @@ from services.cli.plans.run_plan import BackendName
 from services.planner.documents import manifest_of
 from services.planner.evaluation import grouped
 from services.planner.plan import Plan
-from services.planner.returned import at_hand
+from services.planner.results import at_hand
 from services.planner.tasks import TaskResult, TaskStatus
 
 TOOL: Final = "ring_simulation"

@@ -1,11 +1,15 @@
 """Where runs are executed: one module each, all behind one protocol, found by name in one table."""
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from importlib import import_module
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol, Self, TypeAlias
 
-from services.planner.execution import Executor
-from shared.errors import PlanError
+from services.executor.identity import canonical_json
+from services.planner.execution import Execution, Executor
+from shared.errors import PlanError, ToolParameterError
 
 BACKENDS: Final = {
     "local": "services.planner.backends.local:LocalBackend",
@@ -55,3 +59,78 @@ def backend_class(name: str) -> Any:
         return getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as exc:
         raise PlanError(f"the backend {name!r} can't be imported: {exc}") from None
+
+
+INSTEAD = "or give a function that makes a backend, which is opened for the time of each call"
+
+
+class Opened:
+    """In which event loop a backend is open.
+
+    Args:
+        name: of the backend, for messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is, anywhere."""
+        return self._loop is not None
+
+    def here(self) -> None:
+        """In the running one."""
+        self._loop = asyncio.get_running_loop()
+
+    def nowhere(self) -> None:
+        """In none any more."""
+        self._loop = None
+
+    def check(self) -> None:
+        """Raises `PlanError` unless it is in the running one; says what to do."""
+        if self._loop is None:
+            raise PlanError(
+                f"the {self._name} is not open: execute the plan inside `async with backend:`, {INSTEAD}"
+            )
+        if self._loop is not asyncio.get_running_loop():
+            raise PlanError(
+                f"the {self._name} was opened in another event loop: there, await `run_manifest_async` or "
+                f"`execute_test_plan_async`, {INSTEAD}"
+            )
+
+
+def check(call: Execution) -> None:
+    """Raises `ToolParameterError` for parameters that JSON can't hold."""
+    try:
+        canonical_json(call.parameters)
+    except (ValueError, TypeError, RecursionError) as exc:
+        raise ToolParameterError(f"the parameters can't be sent to the tool: {exc}") from None
+
+
+Source: TypeAlias = Executor | Callable[[], Backend]
+"""One that is ready in the event loop of its use, or a function that makes one for each use."""
+
+
+@contextlib.asynccontextmanager
+async def opened(source: Source) -> AsyncIterator[Executor]:
+    """What executes inside the block.
+
+    Raises:
+        PlanError: it is not open, or open in another event loop; says what to do.
+        FullsendError: what was made can't be opened.
+    """
+    if callable(source):
+        async with source() as backend:
+            yield backend
+    else:
+        check_open(source)
+        yield source
+
+
+def check_open(executor: Executor) -> None:
+    """Raises `PlanError` if it says itself that it isn't open in the running event loop."""
+    check = getattr(executor, "check_open", None)
+    if check is not None:
+        check()

@@ -18,12 +18,9 @@ from services.executor.cancellation import cancel as cancel_run
 from services.executor.isolation.calls import Report
 from services.executor.outcome import Status
 from services.executor.store import Order, Store
-from services.planner.backends import checks
-from services.planner.backends.answers import Answers, RunLostError
-from services.planner.backends.awaiting import Awaiting, Ears
-from services.planner.backends.crew import Crew
+from services.planner.backends import Opened, check
+from services.planner.backends.fleet_runs import Answers, Awaiting, Ears, RunLostError
 from services.planner.backends.lease import LEASE_SECONDS, Lease
-from services.planner.backends.opened import Opened
 from services.planner.execution import Execution, ExecutionResult
 from shared.backoff import until_available
 from shared.errors import FullsendError, StoreError
@@ -168,7 +165,7 @@ class FleetBackend:
 
     async def _answered(self, one: Awaiting) -> ExecutionResult:
         try:
-            checks.check(one.call)
+            check(one.call)
             order = self._order(one.call)
             async with self._place(one):
                 if one.stopped.is_set():
@@ -298,3 +295,63 @@ class FleetBackend:
             task.cancel()
         if late:
             log.warning("runs.left_open", experiment_id=self.experiment_id, count=len(late))
+
+
+log = structlog.get_logger()
+
+PLACES_PER_WORKER = 16
+"""Eight runs at once, as executors do unless told otherwise, and one that waits behind each."""
+
+NOBODY = "no executor is alive, and the plan waits for one; `fullsend worker` starts one"
+SOMEBODY = "an executor is alive; the plan goes on"
+AWAY = "Redis is away, and the plan waits for it: {}"
+BACK = "Redis is back; the plan goes on"
+
+
+class Crew:
+    """The executors that are alive.
+
+    Args:
+        store: on their Redis.
+        tell: hears, in a line, that there is none, or that Redis is away, and when that is over.
+    """
+
+    def __init__(self, store: Store, tell: Callable[[str], None] | None) -> None:
+        self._store = store
+        self._tell = tell
+        self._count: int | None = None
+        self._is_away = False
+
+    @property
+    def places(self) -> int:
+        """How many runs they can use at once; at least one, for whoever comes."""
+        return max(1, (self._count or 0) * PLACES_PER_WORKER)
+
+    async def count(self) -> None:
+        """Count them, and say so when there is none, or one again.  Raises `StoreError`."""
+        before, self._count = self._count, len(await self._store.workers.alive())
+        if not self._count and before != 0:
+            self._say(NOBODY)
+        elif self._count and before == 0:
+            self._say(SOMEBODY)
+
+    async def watch(self, seconds: float, counted: Callable[[], None]) -> None:
+        """Count them every so often, until cancelled, and call `counted` each time."""
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await self.count()
+            except StoreError as exc:
+                if not self._is_away:
+                    self._say(AWAY.format(exc))
+                self._is_away = True
+                continue
+            if self._is_away:
+                self._say(BACK)
+            self._is_away = False
+            counted()
+
+    def _say(self, line: str) -> None:
+        log.warning("executors.counted", alive=self._count, note=line)
+        if self._tell is not None:
+            self._tell(line)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from services.executor.store import Store
-from services.planner.ownership import Owner
+from services.planner.plan.session import Owner
 from shared.backoff import Outage, shutdown_timeout
 from shared.documents import json_text
 from shared.errors import PlanError, StoreError

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from typing import Any, Self
 
 from services.executor.identity import Identity
@@ -12,10 +12,9 @@ from services.executor.needs import ToolNeeds
 from services.executor.outcome import Outcome, Status, judge
 from services.executor.results import Products
 from services.executor.work import load, outcome_of
-from services.planner.backends import checks
-from services.planner.backends.opened import Opened
+from services.planner.backends import Opened, check
 from services.planner.execution import Execution, ExecutionResult, error_of
-from services.planner.workbench import Workbench
+from services.planner.runtime import Recollection, Workbench
 from shared.errors import FullsendError
 
 LOCAL_CAPACITY = 32
@@ -28,30 +27,6 @@ CANCELLED = Outcome(Status.CANCELLED, error="the run was cancelled", error_type=
 def local_capacity(concurrency: int) -> int:
     """How many cases at once run in processes of this machine for a plan that wants so many."""
     return min(concurrency, LOCAL_CAPACITY)
-
-
-class Recollection:
-    """What outlives an attempt, for as long as this process lives."""
-
-    def __init__(self) -> None:
-        self._steps: dict[str, Any] = {}
-        self._artifacts: dict[str, Any] = {}
-
-    async def recall(self, key: str) -> Any | None:
-        """The result of a step as `{"value": ...}`, or None when it was not done."""
-        return {"value": self._steps[key]} if key in self._steps else None
-
-    async def record(self, key: str, value: Any) -> None:
-        """Keep what a step came to."""
-        self._steps[key] = value
-
-    async def list_artifact(self, name: str, described: Mapping[str, Any]) -> None:
-        """Note that the run has this artifact."""
-        self._artifacts[name] = described
-
-    async def artifacts(self) -> dict[str, Any]:
-        """All that the run has, by name."""
-        return dict(sorted(self._artifacts.items()))
 
 
 class LocalBackend:
@@ -96,7 +71,7 @@ class LocalBackend:
         identity: Identity | None = None
         limit_seconds = bench.defaults.timeout(options.policy, NO_NEEDS)
         try:
-            checks.check(call)
+            check(call)
             tool = await self._load(call.tool, limit_seconds, cancel)
             tool.check(call.parameters)
             identity = _identity(tool, call)

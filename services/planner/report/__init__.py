@@ -7,6 +7,6 @@ apart: in the last columns of the tables, in `times` of the JSON, and in the sec
 """
 
 from services.planner.report.findings import Findings, code_warning, gathered
-from services.planner.report.writing import write_report
+from services.planner.report.writer import write_report
 
 __all__ = ["Findings", "code_warning", "gathered", "write_report"]

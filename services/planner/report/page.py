@@ -6,11 +6,17 @@ from typing import Any, Final
 
 import jinja2
 
-from services.planner.report.choice import chosen_axes, chosen_values, label, sample_of
-from services.planner.report.findings import Findings, Group, Summary
-from services.planner.report.plots import findings_svg
-from services.planner.report.summary import times
-from services.planner.report.timeline import timeline_svg
+from services.planner.report.findings import (
+    Findings,
+    Group,
+    Summary,
+    chosen_axes,
+    chosen_values,
+    label,
+    sample_of,
+    times,
+)
+from services.planner.report.plots import findings_svg, timeline_svg
 from shared.documents import printable
 
 TEMPLATE: Final = "report.html.j2"

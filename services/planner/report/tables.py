@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from services.planner.returned import flat
+from services.planner.results import flat
 from services.planner.tasks import TaskResult
 
 MAX_RESULT_COLUMNS: Final = 500

@@ -15,7 +15,7 @@ from services.planner.backends import Backend
 from services.planner.backends.fleet import FleetBackend
 from services.planner.backends.local import LocalBackend
 from services.planner.execution import Execution, ExecutionResult, RunOptions
-from services.planner.workbench import Places, Workbench
+from services.planner.runtime import Places, Workbench
 from shared.messages import Policy
 from tests.conftest import Serve, Tools, eventually
 

@@ -12,8 +12,7 @@ import pytest
 from services.executor import work
 from services.executor.outcome import Status
 from services.executor.store import Begun, Claim, Entry, Order, Store, Stored
-from services.planner.backends.crew import NOBODY, SOMEBODY
-from services.planner.backends.fleet import FleetBackend
+from services.planner.backends.fleet import NOBODY, SOMEBODY, FleetBackend
 from shared import keys
 from tests.conftest import Neighbour, Serve, Tools, eventually
 from tests.planner.backends.conftest import Executors, MakeFleet, execution

@@ -1,13 +1,16 @@
 """Writes the files of a report."""
 
+import json
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from services.planner.evaluation import Evaluation
 from services.planner.models import RunManifest
-from services.planner.report.findings import gathered
-from services.planner.report.summary import document
+from services.planner.report.findings import Findings, Group, Summary, gathered, times
 from services.planner.report.tables import csv_text, parquet_bytes
 from services.planner.tasks import TaskResult
 
@@ -61,3 +64,57 @@ def _put(path: Path, content: bytes) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_bytes(content)
     unfinished.replace(path)
+
+
+def document(found: Findings) -> str:
+    """Plan, statistics, groups and evaluations; `times` apart from them."""
+    members = {
+        "manifest": _finite(found.manifest.model_dump(mode="json", fallback=str)),
+        "statistics": {
+            "total": len(found.results),
+            "by_status": found.counts,
+            "attempts": sum(one.attempt_count for one in found.results),
+        },
+        "tool_digests": found.tool_digests,
+        "warnings": found.warnings,
+        "groups": [_group(one) for one in found.groups],
+        "evaluations": [one.to_json() for one in found.evaluations],
+        "artifacts": {
+            str(one.index): _places(one.execution.artifacts)
+            for one in found.results
+            if one.execution is not None and one.execution.artifacts
+        },
+        "times": times(found),
+    }
+    return json.dumps(members, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """The same without numbers that JSON doesn't have; what is in `metadata` nobody has looked at."""
+    match value:
+        case dict():
+            return {name: _finite(one) for name, one in value.items()}
+        case list():
+            return [_finite(one) for one in value]
+        case float():
+            return value if math.isfinite(value) else None
+        case _:
+            return value
+
+
+def _places(artifacts: Mapping[str, str]) -> dict[str, str]:
+    """Where artifacts are; what has no place of its own is too much for here, and is just named."""
+    return {name: "inline" if one.startswith("data:") else one for name, one in artifacts.items()}
+
+
+def _group(one: Group) -> dict[str, Any]:
+    return {
+        "number": one.number,
+        "dataset": one.case.dataset,
+        "scenario": one.case.scenario,
+        "parameters": one.case.parameters,
+        "cases": one.cases,
+        "n": len(one.cases),
+        "succeeded": one.succeeded,
+        "values": {name: asdict(Summary.of(sample)) for name, sample in one.samples.items()},
+    }

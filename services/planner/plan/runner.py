@@ -2,25 +2,91 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from services.executor.isolation.calls import Event
-from services.planner.backends import BACKENDS, Backend
-from services.planner.budget import NOTHING, Allowance, Used, cost_of
+from services.planner.backends import BACKENDS, Backend, check_open
 from services.planner.cancellation import CancellationToken
-from services.planner.judging import judging
-from services.planner.listening import Listener
+from services.planner.evaluation import judging
 from services.planner.models import Budget, RunManifest
-from services.planner.recording import Recorder
-from services.planner.registry import Registry
+from services.planner.plan.recorder import Recorder
+from services.planner.plan.registry import UNFINISHED, Registry
+from services.planner.plan.status import UNSUCCESSFUL
 from services.planner.results import statistics_of
 from services.planner.scheduler import TaskScheduler
-from services.planner.seat import Seat, relay
-from services.planner.stopping import Stopper
-from services.planner.tasks import RunExecutionResult, Task, TaskResult
-from shared.errors import PlanError
+from services.planner.scheduling.budget import NOTHING, Allowance, Used, cost_of
+from services.planner.scheduling.dispatcher import SILENT, Listener
+from services.planner.scheduling.early_stop import Stopper
+from services.planner.tasks import RunExecutionResult, Task, TaskResult, TaskStatus
+from shared.errors import FullsendError, PlanError
+
+WATCH_SECONDS: Final = 0.5
+INTERRUPTED: Final = "interrupted"
+
+
+class Seat:
+    """The place of who executes a plan, for one sitting.
+
+    Attributes:
+        registry: of the plan.
+        number: of the sitting.
+        token: cancelled as soon as somebody wants the end, here or in another process.
+        stopped: why the sitting ends before all its cases have run; None when it doesn't.
+    """
+
+    def __init__(self, registry: Registry, number: int) -> None:
+        self.registry = registry
+        self.number = number
+        self.token = CancellationToken()
+        self.stopped: str | None = None
+
+
+@contextlib.asynccontextmanager
+async def seat(
+    registry: Registry, backend: str, cases: int, token: CancellationToken | None = None
+) -> AsyncIterator[Seat]:
+    """Take the plan up, alone (see `session.alone`); at the end of the block the sitting is over.
+
+    Args:
+        registry: of the plan.
+        backend: its name.
+        cases: how many are to be run.
+        token: ends it, besides who asks for that through the registry.
+
+    Raises:
+        PlanError: the registry can't be written.
+    """
+    taken = Seat(registry, await asyncio.to_thread(registry.begin, backend, cases))
+    watches = [asyncio.create_task(_heed(taken), name="sitting")]
+    if token is not None:
+        watches.append(asyncio.create_task(relay(token, taken.token), name="token"))
+    try:
+        yield taken
+    except BaseException as exc:
+        taken.stopped = taken.token.reason or (str(exc) if isinstance(exc, FullsendError) else INTERRUPTED)
+        raise
+    finally:
+        for watch in watches:
+            watch.cancel()
+        await asyncio.shield(asyncio.to_thread(registry.end, taken.number, taken.stopped))
+        await asyncio.gather(*watches, return_exceptions=True)
+
+
+async def relay(token: CancellationToken, to: CancellationToken) -> None:
+    """Pass the wish to end on to another token; until cancelled."""
+    to.cancel(await token.wait())
+
+
+async def _heed(taken: Seat) -> None:
+    """Show that this process is there, and look whether another one wants the end."""
+    while True:
+        with contextlib.suppress(PlanError):  # a registry in trouble stops the plan by itself
+            asked = await asyncio.to_thread(taken.registry.beat, taken.number)
+            if asked is not None:
+                taken.token.cancel(asked)
+        await asyncio.sleep(WATCH_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,3 +253,84 @@ def without_running(registry: Registry, work: Work, stopped: str | None = None) 
         started_at=now,
         finished_at=now,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The right to execute a plan, which nobody else has meanwhile; see `Plan.alone`.
+
+    Attributes:
+        manifest: of the plan.
+        registry: of its runs.
+    """
+
+    manifest: RunManifest
+    registry: Registry
+
+    async def resume(
+        self,
+        backend: Backend,
+        token: CancellationToken | None = None,
+        listener: Listener = SILENT,
+        stoppers: Sequence[Stopper] = (),
+        *,
+        failed: bool = True,
+        criteria: Stopper | None = None,
+    ) -> RunExecutionResult:
+        """Run the cases that are left, with the seeds they have, on an open backend.
+
+        Args:
+            backend: need not be the one of before.
+            token: to end it; so does `Plan.cancel`, from any process.
+            listener: hears of the cases by their index in the plan.
+            stoppers: besides the plan's budget, which counts what was used before.
+            failed: whether cases that did not succeed are run again.
+            criteria: judges the evaluator's criteria, such as `Evaluations.stopper`; None has that
+                done on the backend, see `services.planner.evaluation.judging`.
+
+        Returns:
+            One result for each case of the plan, also of those that have run before.
+
+        Raises:
+            PlanError: the backend is not open here, the plan's budget is used up, a criterion can't be
+                judged, or its registry can't be written.
+        """
+        check_open(backend)
+        async with self.sit(name_of(backend), token, failed=failed) as taken:
+            work = replace(await asyncio.to_thread(self.work, failed=failed), criteria=criteria)
+            return await perform(taken, work, backend, None, listener, stoppers)
+
+    @contextlib.asynccontextmanager
+    async def sit(
+        self, backend: str, token: CancellationToken | None = None, *, failed: bool = True
+    ) -> AsyncIterator[Seat]:
+        """Take the plan up: in the block, others see that it is executed, and can have it end.
+
+        For whoever has to prepare something first, or goes on after the last case; who performs
+        its cases (see `perform`) heeds the token of the seat.
+
+        Args:
+            backend: the name of the one that is going to be used.
+            token: to end it.
+            failed: whether cases that did not succeed are run again.
+        """
+        cases = await asyncio.to_thread(self._left, failed)
+        async with seat(self.registry, backend, cases, token) as taken:
+            yield taken
+
+    def work(self, *, failed: bool = True) -> Work:
+        """What there is to do; takes its time where there are many cases."""
+        before = self.registry.results()
+        return Work(self.manifest, before, [one.index for one in before if is_left(one, failed)])
+
+    def _left(self, failed: bool) -> int:
+        counts = self.registry.counts()
+        settled = (TaskStatus.SUCCEEDED, *(() if failed else UNSUCCESSFUL))
+        return sum(counts.values()) - sum(counts.get(one, 0) for one in settled)
+
+
+def is_left(result: TaskResult, failed: bool) -> bool:
+    """Whether the case is to be run yet, or again if `failed` ones are."""
+    if result.task_status in UNFINISHED:
+        return True
+    return failed and result.task_status is not TaskStatus.SUCCEEDED

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uv
 
@@ -82,3 +83,27 @@ class Workbench:
     async def close(self) -> None:
         """End everything; leaves no process."""
         await self.pool.stop()
+
+
+class Recollection:
+    """What outlives an attempt, for as long as this process lives."""
+
+    def __init__(self) -> None:
+        self._steps: dict[str, Any] = {}
+        self._artifacts: dict[str, Any] = {}
+
+    async def recall(self, key: str) -> Any | None:
+        """The result of a step as `{"value": ...}`, or None when it was not done."""
+        return {"value": self._steps[key]} if key in self._steps else None
+
+    async def record(self, key: str, value: Any) -> None:
+        """Keep what a step came to."""
+        self._steps[key] = value
+
+    async def list_artifact(self, name: str, described: Mapping[str, Any]) -> None:
+        """Note that the run has this artifact."""
+        self._artifacts[name] = described
+
+    async def artifacts(self) -> dict[str, Any]:
+        """All that the run has, by name."""
+        return dict(sorted(self._artifacts.items()))

@@ -7,10 +7,9 @@ from typing import Final
 
 import structlog
 
-from services.planner.attempts import Ending
 from services.planner.models import Budget
-from services.planner.results import spent_by
-from services.planner.returned import STORED
+from services.planner.results import STORED, spent_by
+from services.planner.scheduling.attempts import Ending
 from services.planner.tasks import Spent, Task, TaskResult
 from shared.errors import ArtifactError, PlanError
 from shared.threads import Threads

@@ -2,7 +2,7 @@
 
     <plan_id>/
         manifest.json      as executed: every case written out, with its seed
-        registry.sqlite    what became of each, see `services.planner.registry`
+        registry.sqlite    what became of each, see `services.planner.plan.registry`
         lock               held by the one process that executes the plan
         artifacts/         of runs on the `local` backend
         report/            as written last
@@ -31,12 +31,13 @@ from services.planner.backends import Backend
 from services.planner.cancellation import CancellationToken
 from services.planner.cases import all_cases
 from services.planner.models import RunManifest
-from services.planner.ownership import alone
-from services.planner.registry import Now, Registry, utc_now
-from services.planner.scheduler import SILENT, Listener, Stopper
-from services.planner.standing import Standing, standing
+from services.planner.plan.registry import Now, Registry, utc_now
+from services.planner.plan.runner import Turn, is_left
+from services.planner.plan.session import alone
+from services.planner.plan.status import Standing, standing
+from services.planner.scheduling.dispatcher import SILENT, Listener
+from services.planner.scheduling.early_stop import Stopper
 from services.planner.tasks import RunExecutionResult, TaskResult
-from services.planner.turn import Turn, is_left
 from shared.errors import ExecutorException, PlanError
 
 PLANS: Final = Path(".fullsend/plans")

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from services.executor.isolation.calls import Event
-from services.planner.registry import Registry
-from services.planner.rows import to_text
-from services.planner.tasks import Task, TaskResult, TaskStatus
+from services.planner.plan.registry import Registry
+from services.planner.tasks import Task, TaskResult, TaskStatus, to_text
 
 MOST_AT_ONCE: Final = 1_000
 PAUSE_SECONDS: Final = 0.005

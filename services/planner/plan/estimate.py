@@ -1,14 +1,20 @@
 """What a plan will take, before it starts."""
 
+import contextlib
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Final, Self
 
+from services.executor.store import Store
 from services.planner.cases import all_cases
 from services.planner.models import ExecutionPolicy, RunManifest
-from services.planner.pace import batch_size
+from services.planner.plan import PLANS, plans_in
+from services.planner.plan.directory import registry_in
+from services.planner.scheduling.pace import batch_size
+from shared.errors import PlanError
 
 MANY: Final = 10
 """Recorded runs from which on the slowest and fastest tenth mean something."""
@@ -182,3 +188,46 @@ def _time(seconds: float) -> str:
             count, rest = divmod(round(seconds / small), large // small)
             return f"{count} {name} {rest} {part}" if rest else f"{count} {name}"
     raise AssertionError("all that is less than a minute was answered above")
+
+
+NEWEST: Final = 10_000
+"""Records in Redis that are looked at; those of all tools are in one heap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What one place knows of the runs of a tool that succeeded.
+
+    Attributes:
+        place: in words, such as `plans in .fullsend/plans`.
+        seconds: of each run.
+        experiments: under which ids of experiments the same runs are recorded elsewhere.
+    """
+
+    place: str
+    seconds: tuple[float, ...]
+    experiments: frozenset[str] = frozenset()
+
+
+def in_plans(tool: str, directory: Path = PLANS) -> Recorded:
+    """The runs in the registries of the plans in a directory, as far as these can be read."""
+    seconds: list[float] = []
+    experiments: set[str] = set()
+    for place in plans_in(directory):
+        with contextlib.suppress(PlanError):
+            registry = registry_in(place)
+            if registry.fact("tool") == tool:
+                seconds += registry.durations()
+                experiments.add(f"plan:{registry.fact('name')}")
+    return Recorded(f"plans in {directory}", tuple(seconds), frozenset(experiments))
+
+
+async def in_redis(store: Store, tool: str, known: Collection[str] = ()) -> Recorded:
+    """The runs that executors have recorded, without those of experiments that are `known` already.
+
+    Raises:
+        StoreError: Redis can't be asked.
+    """
+    records = await store.history.completed(tool, NEWEST)
+    seconds = tuple(one.seconds for one in records if one.experiment_id not in known)
+    return Recorded("Redis", seconds)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -9,12 +10,13 @@ from typing import Any
 
 import structlog
 
+from services.executor.cancellation import RunCancelledError
 from services.executor.isolation.calls import Event, Metric, Progress, Report
 from services.executor.outcome import Status
 from services.executor.store import Entry, Standing, Store
-from services.planner.execution import Execution
+from services.planner.execution import ErrorInfo, Execution, ExecutionResult, result_of_record
 from shared.backoff import Outage
-from shared.errors import StoreError
+from shared.errors import ExperimentNotFoundError, FullsendError, StoreError
 
 log = structlog.get_logger()
 
@@ -188,3 +190,58 @@ def _event(data: Mapping[str, Any]) -> Event | None:
             return Metric(name, value, {key: one for key, one in data.items() if key not in {*_BASE, name}})
         case _:
             return None
+
+
+_TOO_OLD = "an executor took the run that is too old for a plan's runs; update it"
+
+
+class RunLostError(FullsendError):
+    """Redis doesn't know the run any more, and nobody can say what it came to."""
+
+
+class Answers:
+    """Makes the results of calls.
+
+    Args:
+        storage_type, storage_base: of the store of artifacts that the executors use.
+    """
+
+    def __init__(self, storage_type: str, storage_base: str) -> None:
+        self._storage = storage_type, storage_base
+
+    def of_record(self, one: Awaiting, record: Mapping[str, str]) -> ExecutionResult:
+        """What the record says, under the id and of the values that the call has."""
+        options, result = one.call.options, result_of_record(record, *self._storage)
+        error = result.error
+        if error is not None and error.type == ExperimentNotFoundError.__name__:
+            error = dataclasses.replace(error, message=_TOO_OLD, retryable=True)
+        return dataclasses.replace(
+            result,
+            run_id=options.run_id,
+            parameters=one.call.parameters,
+            seed=options.policy.seed,
+            error=error,
+        )
+
+    def cancelled(self, one: Awaiting, reason: str) -> ExecutionResult:
+        """It was to end, and has no record that says so."""
+        return self._without_record(one, Status.CANCELLED, ErrorInfo(RunCancelledError.__name__, reason))
+
+    def failed(self, one: Awaiting, exc: Exception) -> ExecutionResult:
+        """It could not be queued, or could not be followed to its end."""
+        is_lost = isinstance(exc, RunLostError)
+        error = ErrorInfo(type(exc).__name__, str(exc), retryable=is_lost)
+        return self._without_record(one, Status.LOST if is_lost else Status.FAILED, error)
+
+    def _without_record(self, one: Awaiting, status: Status, error: ErrorInfo) -> ExecutionResult:
+        options, (storage_type, storage_base) = one.call.options, self._storage
+        return ExecutionResult(
+            run_id=options.run_id,
+            status=status,
+            storage_type=storage_type,
+            storage_base=storage_base,
+            error=error,
+            execution_time_ms=round((time.monotonic() - one.since) * 1_000),
+            parameters=one.call.parameters,
+            seed=options.policy.seed,
+        )

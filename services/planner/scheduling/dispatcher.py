@@ -15,20 +15,45 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 
-from services.planner.attempts import Ending, Performer, cancelled
-from services.planner.budget import Allowance
-from services.planner.calling import ask
+from services.executor.isolation.calls import Event
 from services.planner.cancellation import CancellationToken
-from services.planner.listening import Listener
 from services.planner.models import ExecutionPolicy
-from services.planner.pace import Pace, batch_size, retry_pause_seconds
-from services.planner.stopping import Conditions, Stopper
+from services.planner.scheduling.attempts import Ending, Performer, ask, cancelled
+from services.planner.scheduling.budget import Allowance
+from services.planner.scheduling.early_stop import Conditions, Stopper
+from services.planner.scheduling.pace import Pace, batch_size, retry_pause_seconds
 from services.planner.tasks import Task, TaskResult, TaskStatus
 from shared.backoff import Dice
+
+
+class Listener(Protocol):
+    """Hears how the execution of a plan goes on, in its event loop; must not block."""
+
+    def moved(self, task: Task) -> None:
+        """The task has entered another state."""
+
+    def ended(self, result: TaskResult) -> None:
+        """A case has come to its result; once for every case."""
+
+    def said(self, task: Task, event: Event) -> None:
+        """The tool says something while it runs."""
+
+
+class _Silent:
+    def moved(self, task: Task) -> None: ...
+
+    def ended(self, result: TaskResult) -> None: ...
+
+    def said(self, task: Task, event: Event) -> None: ...
+
+
+SILENT: Final[Listener] = _Silent()
+"""Does nothing with it."""
+
 
 log = structlog.get_logger()
 

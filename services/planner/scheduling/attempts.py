@@ -1,15 +1,20 @@
 """One attempt of one case, by a backend or by a custom function: whatever happens, it has an ending."""
 
 import asyncio
-from collections.abc import Callable
+import dis
+import functools
+import inspect
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from types import CodeType, TracebackType
 from typing import Any, Final, Protocol
 
 import structlog
 
 from services.executor.isolation.calls import Report
 from services.executor.isolation.common import failure
-from services.planner.calling import Answer, answer_of, ask
 from services.planner.execution import ErrorInfo, Execution, ExecutionResult, Executor, RunOptions
 from services.planner.models import ExecutionPolicy
 from services.planner.results import OF_TEST, outputs_of, spent_in
@@ -25,6 +30,117 @@ from services.planner.tasks import (
     status_of,
 )
 from shared.messages import Policy
+from shared.threads import in_thread
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a function returned, or what it raised."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+
+async def ask(function: Callable[..., Any], *args: Any) -> Answer:
+    """The answer of a function; a synchronous one is called in a thread of its own.
+
+    Whoever cancels this is no longer kept waiting, but nothing ends a thread: a
+    synchronous function goes on until it returns, or the process ends.
+
+    Raises:
+        CancelledError: this was cancelled; what the function raises of that kind is an answer.
+        KeyboardInterrupt, SystemExit: a signal came while the function ran; what it raises itself of
+            these kinds is an answer.  A task that it starts, though, ends the event loop by
+            them; only `run_to_end` goes on then.
+    """
+    if not _is_async(function):
+        answer = await _in_thread(function, *args)
+        if not inspect.isawaitable(answer.value):
+            return answer
+        return await _awaited(lambda: answer.value)
+    return await _awaited(lambda: function(*args))
+
+
+def answer_of(work: asyncio.Task[Answer]) -> Answer:
+    """What a task that has asked was answered.
+
+    If what the function waits for fails with `GeneratorExit`, Python closes whoever waits, also those
+    that would have caught it; and a function may cancel the task that it runs in.  Then this is
+    the first who can tell.
+    """
+    try:
+        return work.result()
+    except (GeneratorExit, asyncio.CancelledError) as exc:
+        return Answer(error=exc)
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    called = getattr(function, "__call__", None)  # noqa: B004, for objects that are called like functions
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
+
+
+async def _awaited(function: Callable[[], Any]) -> Answer:
+    try:
+        return Answer(await function())
+    except asyncio.CancelledError as exc:
+        current = asyncio.current_task()
+        if current is not None and current.cancelling():
+            raise
+        return Answer(error=exc)
+    except (KeyboardInterrupt, SystemExit) as exc:
+        if is_of_a_signal(exc):
+            raise
+        return Answer(error=exc)
+    except BaseException as exc:
+        return Answer(error=exc)
+
+
+_RAISE: Final = dis.opmap["RAISE_VARARGS"]
+
+
+def is_of_a_signal(error: BaseException) -> bool:
+    """Whether it came over the function from outside, and is not what the function itself raised.
+
+    Handlers of signals are called in the midst of whatever the main thread does.  One written in
+    Python is among the frames.  Python's own for Ctrl-C has none: then the innermost
+    frame was at anything but a `raise`.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    places = list(_places(error.__traceback__))
+    if not {code for code, _ in places}.isdisjoint(_handlers()):
+        return True
+    code, at = places[-1]
+    return isinstance(error, KeyboardInterrupt) and code.co_code[at] != _RAISE
+
+
+def _places(trace: TracebackType | None) -> Iterator[tuple[CodeType, int]]:
+    """Where it came by, the innermost last: the code of each frame, and which instruction it was at."""
+    while trace is not None:
+        yield trace.tb_frame.f_code, trace.tb_lasti
+        trace = trace.tb_next
+
+
+def _handlers() -> Iterator[CodeType]:
+    """The code of what is called for signals."""
+    for number in signal.valid_signals():
+        handler: Any = signal.getsignal(number)
+        while isinstance(handler, functools.partial):
+            handler = handler.func
+        code = getattr(handler, "__code__", None)
+        if isinstance(code, CodeType):
+            yield code
+
+
+async def _in_thread(function: Callable[..., Any], *args: Any) -> Answer:
+    def answered() -> Answer:
+        try:
+            return Answer(function(*args))
+        except BaseException as exc:
+            return Answer(error=exc)
+
+    return await in_thread(answered)
+
 
 log = structlog.get_logger()
 

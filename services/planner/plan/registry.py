@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from services.planner.models import TestCase
-from services.planner.ownership import Owner, Sitting
-from services.planner.rows import from_text
-from services.planner.tasks import TERMINAL, TaskResult, TaskStatus
+from services.planner.plan.session import Owner, Sitting
+from services.planner.tasks import TERMINAL, TaskResult, TaskStatus, from_text
 from shared.errors import PlanError
 
 VERSION: Final = 1
@@ -137,7 +136,7 @@ class Registry:
     # -- sittings ---------------------------------------------------------------------
 
     def begin(self, backend: str, cases: int) -> int:
-        """Take the plan up, alone (see `ownership.alone`); the number of the sitting.
+        """Take the plan up, alone (see `session.alone`); the number of the sitting.
 
         What a vanished owner has left open is closed: its runs are `lost`.
         """
