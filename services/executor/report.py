@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.executor import metrics
-from services.executor.identity import Identity
 from services.executor.outcome import Outcome, Status, summary
+from services.executor.result_cache import Identity
 from services.executor.store import Claim, Order
 from shared.documents import json_text
 from shared.messages import experiment_failed

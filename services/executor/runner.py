@@ -12,12 +12,12 @@ from msgspec import Struct, field
 from services.executor import policy, report
 from services.executor.artifacts import Keeper
 from services.executor.beginning import Beginning
-from services.executor.cache import Cache
 from services.executor.isolation.calls import Answer, Call, Effects, Report
 from services.executor.loader import Loader
 from services.executor.metrics import Emitter
 from services.executor.outcome import GiveUp, Outcome, Retry, Status, judge, retry_or_give_up
 from services.executor.policy import Defaults, RunOptions
+from services.executor.result_cache import ResultCache
 from services.executor.results import Products
 from services.executor.running import Running
 from services.executor.store import Begun, Claim, Finished, Limit, Order, Store, Stored
@@ -84,7 +84,7 @@ class Runner:
         self._caller = caller
         self._keeper = keeper
         self._threads = Threads(STORING_THREADS)
-        self._cache = Cache(store.cached, keeper, self._threads)
+        self._cache = ResultCache(store.cached, keeper, self._threads)
         self._defaults = defaults
         self._options = functools.lru_cache(OPTIONS_KEPT)(defaults.options)
         self._dice = dice

@@ -8,9 +8,9 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from services.executor.identity import Identity
 from services.executor.loader import Loader, Tool
 from services.executor.outcome import Outcome, Status
+from services.executor.result_cache import Identity
 from services.executor.store import Claim, Order, Stored
 from services.executor.tools.bundles import parse
 from shared.documents import kind, validated

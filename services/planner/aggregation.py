@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from services.executor.artifacts import CasReference, parse_reference
-from services.executor.identity import digest_of
 from services.executor.isolation.calls import Call, Capture, Event, NothingKept, Report
 from services.executor.loader import Tool
 from services.executor.outcome import Outcome, Status, judge
 from services.executor.results import Products
 from services.planner.execution import ExecutionResult
 from services.planner.runtime import Recollection, Workbench
+from shared.canonical_json import digest_of
 from shared.errors import AggregationError, ArtifactError, NonFiniteLossError, ReplicateFailedError
 from shared.messages import Policy
 from shared.threads import in_thread

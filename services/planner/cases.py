@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
-from services.executor.identity import canonical_json
 from services.planner.designs import points
 from services.planner.models import MAX_CASES, RunManifest, Sweep, TestCase
+from shared.canonical_json import canonical_json
 from shared.errors import PlanError
 
 _DIGEST_BYTES: Final = 16

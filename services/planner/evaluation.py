@@ -9,13 +9,13 @@ from typing import Any, Final, Self
 
 import structlog
 
-from services.executor.identity import canonical_json
 from services.planner.aggregation import AggregationTask, Aggregator
 from services.planner.cases import all_cases
 from services.planner.models import Evaluator, RunManifest, TestCase
 from services.planner.runtime import Workbench
 from services.planner.scheduling.early_stop import Stopper, Verdicts, needing_evaluations
 from services.planner.tasks import TERMINAL, TaskResult, TaskStatus
+from shared.canonical_json import canonical_json
 from shared.errors import FullsendError, PlanError, ReplicateFailedError
 from shared.threads import in_thread
 

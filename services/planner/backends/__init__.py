@@ -7,8 +7,8 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeAlias
 
-from services.executor.identity import canonical_json
 from services.planner.execution import Execution, Executor
+from shared.canonical_json import canonical_json
 from shared.errors import PlanError, ToolParameterError
 
 BACKENDS: Final = {

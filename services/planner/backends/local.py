@@ -5,11 +5,11 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Self
 
-from services.executor.identity import Identity
 from services.executor.isolation.calls import Call, Event, Partial, Report
 from services.executor.loader import Tool
 from services.executor.needs import ToolNeeds
 from services.executor.outcome import Outcome, Status, judge
+from services.executor.result_cache import Identity
 from services.executor.results import Products
 from services.executor.work import load, outcome_of
 from services.planner.backends import Opened, check

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from services.executor.identity import canonical_json
 from services.planner.evaluation import Evaluation, group_of, grouped
 from services.planner.models import RunManifest, TestCase
 from services.planner.report.tables import Table, table_of
 from services.planner.results import as_number, flat, numbers, returned
 from services.planner.tasks import TaskResult, TaskStatus
+from shared.canonical_json import canonical_json
 from shared.documents import printable
 from shared.errors import ArtifactError, PlanError
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from services.executor import report
-from services.executor.identity import Identity
 from services.executor.isolation.calls import Died, Exit, Raised, Returned, TimedOut
 from services.executor.outcome import Outcome, Status, judge
+from services.executor.result_cache import Identity
 from services.executor.store import Claim, Order
 from shared.errors import ContractError, ToolNotFoundError
 

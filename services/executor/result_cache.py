@@ -1,33 +1,81 @@
-"""Answers a run from an earlier one that was the same computation: same code, same parameters, same seed."""
+"""The result cache: a run may be answered with the result of an earlier one that was the same computation."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import structlog
 
 from services.executor.artifacts import Artifact, CasReference, Keeper, parse_reference
-from services.executor.identity import digest_of
 from services.executor.outcome import Outcome, Status
 from services.executor.store import Cached
 from shared.backoff import until_available
+from shared.canonical_json import digest_of
 from shared.errors import FullsendError
 from shared.threads import Threads
 
 log = structlog.get_logger()
 
 MAX_RESULT_BYTES = 64_000_000
+DIGESTS_KEPT = 1_000
+KEPT_CHARACTERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Cache:
-    """Completed runs by their `run_digest`.
+class Identity:
+    """All that the result of a run may depend on.
+
+    Two runs with the same digest are the same computation, on any machine.
+
+    Attributes:
+        tool_digest: SHA-256 of the tool's code.
+        entry_point: the function that is called.
+        parameters: as the tool gets them.
+        seed: of the random generators; None if the run has none.
+        environment_digest: of the tool's own environment; empty for the executor's interpreter.
+        inputs: digests of what else the run reads, by name.
+    """
+
+    tool_digest: str
+    entry_point: str
+    parameters: Mapping[str, Any]
+    seed: int | None = None
+    environment_digest: str = ""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """BLAKE2b-256 over the canonical JSON of the members, in hexadecimal.
+
+        Raises:
+            ValueError: a number that JSON can't hold.
+        """
+        # Texts differ wherever digests differ, and are ten times as fast.
+        one = _ByText(repr(self), self)
+        return _digest(one) if len(one.text) <= KEPT_CHARACTERS else _digest.__wrapped__(one)
+
+
+@dataclass(frozen=True, slots=True)
+class _ByText:
+    text: str
+    identity: Identity = field(compare=False)
+
+
+@lru_cache(maxsize=DIGESTS_KEPT)
+def _digest(one: _ByText) -> str:
+    return digest_of({name: getattr(one.identity, name) for name in Identity.__slots__})
+
+
+@dataclass(frozen=True, slots=True)
+class ResultCache:
+    """Completed runs by the digests of their identities.
 
     Args:
-        known: what is remembered of them.
-        keeper: where their artifacts and large results are.
-        threads: what reading them waits in.
+        known: what the store keeps of them.
+        keeper: keeps their artifacts and large results.
+        threads: for reading these.
     """
 
     known: Cached
@@ -35,7 +83,7 @@ class Cache:
     threads: Threads
 
     async def recall(self, digest: str) -> Outcome | None:
-        """The outcome of an earlier run with this digest; None without one, or if not all of it is sound."""
+        """Return the outcome of an earlier run with this digest; None if there is none that is intact."""
         try:
             members = await until_available("cached", lambda: self.known.find(digest))
             return None if members is None else await self.threads.run(self._outcome, members)
@@ -44,7 +92,7 @@ class Cache:
             return None
 
     async def remember(self, digest: str, run_id: str, outcome: Outcome) -> None:
-        """Answer later runs with this outcome, unless it is a failure, or an answer of that kind itself."""
+        """Answer later runs with this outcome, unless it is a failure or comes from the cache itself."""
         if outcome.status is not Status.COMPLETED or outcome.cached_from:
             return
         members = {
@@ -69,15 +117,15 @@ class Cache:
         text = members["result"]
         return Outcome(
             Status.COMPLETED,
-            result=json.loads(self._resolved(text)),
+            result=json.loads(self._json(text)),
             items=members["items"],
             artifacts=artifacts,
             shown={"result": text},
             cached_from=str(members["run_id"]),
         )
 
-    def _resolved(self, text: str) -> str | bytes:
-        """A result's JSON, wherever it is."""
+    def _json(self, text: str) -> str | bytes:
+        """Return the JSON of a result that is inline or a reference."""
         if not text.startswith("cas://"):
             return text
         reference = parse_reference(text)
