@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
@@ -28,6 +29,9 @@ KEPT = Retention(record_ms=3_600_000, metrics=1_000, journal=1_000, log_lines=1_
 
 def pytest_configure() -> None:
     """`FULLSEND_TEST_SERVER=/usr/bin/redis-server` has the tests use that one, not what is brought along."""
+    # Tests start hundreds of interpreters; without bytecode each would compile every module again.
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # What a shell starts in the background ignores Ctrl-C, and so would all that a test starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # How long an example takes says no more than how busy the machine is.
