@@ -19,7 +19,7 @@ from redis.driver_info import DriverInfo
 from redis.exceptions import RedisError
 
 from shared.embedded import DEFAULT_DIRECTORY, EmbeddedServer, running_url
-from shared.errors import SettingsError, StoreUnavailableError
+from shared.errors import StoreUnavailableError
 from shared.log import keep_secret
 
 SCHEMES = ("redis", "rediss", "unix")
@@ -35,20 +35,20 @@ _SENTINEL = re.compile(r"(?:\[(?P<ipv6>[0-9a-fA-F:.]+)\]|(?P<name>[^\s:\[\]]+))(
 
 
 def check_url(url: str) -> str:
-    """`url`, if it names a server; raises `SettingsError` that says what is accepted."""
+    """Return `url` if it is the address of a server; raises ValueError that says what is accepted."""
     if is_embedded(url):
         return url
+    problem = (
+        "expected redis://HOST:PORT/DB, rediss://..., unix:///PATH, "
+        "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB, embedded or embedded:PATH"
+    )
     try:
-        if not (_is_behind_sentinels(url) or _names_a_server(url)):
-            raise SettingsError(
-                f"{without_password(url)!r} is not an address of a Redis server; expected "
-                "redis://HOST:PORT/DB, rediss://..., unix:///PATH, "
-                "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB, embedded or embedded:PATH"
-            )
-        connect(url).connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        if _is_behind_sentinels(url) or _names_a_server(url):
+            connect(url).connection_pool.make_connection()  # type: ignore[no-untyped-call]
+            return url
     except (TypeError, ValueError, RedisError) as exc:
-        raise SettingsError(f"{without_password(url)!r} is not an address: {exc}") from None
-    return url
+        problem = str(exc)
+    raise ValueError(f"{without_password(url)!r} is not an address of a Redis server: {problem}")
 
 
 def _names_a_server(url: str) -> bool:

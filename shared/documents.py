@@ -1,26 +1,47 @@
-"""Text that somebody else wrote, as plain values: JSON and YAML, checked, with errors that name the place."""
+"""Read and write the texts of neighbours: JSON, YAML and times, as plain values and as checked records.
+
+An error names the place of the text, the member and what was expected.
+"""
 
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from shared.errors import ContractError
-from shared.members import Misfits, Mistake, read
 
 MAX_DEPTH = 100
+MAX_YAML_VALUES = 100_000
+CHARACTERS_PER_YAML_VALUE = 100
+"""A YAML text counts as one more value for each so many of its characters."""
+
+_MAX_INTEGER_BITS = 14_000
+"""Python refuses to print an integer that is much longer."""
+
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 Value = TypeVar("Value")
-Record = TypeVar("Record")
+Record = TypeVar("Record", bound=BaseModel)
+
+# -- JSON -----------------------------------------------------------------------------
 
 
 def json_object(place: str, text: bytes | str) -> dict[str, Any]:
-    """The JSON object in `text`.  Raises `ContractError`."""
+    """Return the JSON object in `text`.
+
+    Raises:
+        ContractError: `text` is not a JSON object, or is nested too deeply; names `place`.
+    """
     try:
         value = _decoder.decode(
             text if isinstance(text, str) else text.decode(json.detect_encoding(text), "surrogatepass")
@@ -34,117 +55,288 @@ def json_object(place: str, text: bytes | str) -> dict[str, Any]:
     return value
 
 
-def yaml_object(place: str, text: str) -> dict[str, Any]:
-    """The YAML mapping in `text`, as JSON would have it: dates become text.  Raises `ContractError`."""
-    # Here, for a worker whose experiments are JSON never needs it.
-    import yaml
+def json_text(value: Any, raw: str = "") -> str:
+    """Return `value` as JSON that every reader accepts: an unpaired surrogate is written as an escape.
 
-    from shared.yaml_values import parsed
-
+    Args:
+        value: JSON's own types; other values are refused.
+        raw: the text that `value` was read from.  Surrogates in it stand for bytes that are not UTF-8
+            and are written unchanged.
+    """
     try:
-        value = parsed(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as exc:
-        raise ContractError(f"{place} is not a YAML document: {' '.join(str(exc).split())}") from None
+        return orjson.dumps(value, option=_PLAIN_VALUES_ONLY).decode()
+    except TypeError:  # integers over 64 bits, surrogates, keys that are not texts, deep nesting
+        text = _encode(value)
+    return _SURROGATES.sub(lambda found: found[0] if found[0] in raw else f"\\u{ord(found[0]):04x}", text)
+
+
+def may_be_deeper(text: bytes | str, limit: int) -> bool:
+    """Return whether JSON in `text` can be nested deeper than `limit`.
+
+    Counting brackets is much faster than measuring the depth, and is enough for most texts.
+    """
+    if isinstance(text, str):
+        return text.count("{") + text.count("[") > limit
+    return text.count(b"{") + text.count(b"[") > limit
+
+
+def _is_deeper(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit + 1):
+        containers = [one for one in level if isinstance(one, dict | list)]
+        level = [item for one in containers for item in (one.values() if isinstance(one, dict) else one)]
+        if not level:
+            return False
+    return True
+
+
+def _not_a_number(text: str) -> float:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _not_a_number(text)
+
+
+_decoder = json.JSONDecoder(parse_constant=_not_a_number, parse_float=_finite)
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_PLAIN_VALUES_ONLY = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+
+# -- YAML -----------------------------------------------------------------------------
+
+
+def yaml_object(place: str, text: str) -> dict[str, Any]:
+    """Return the YAML mapping in `text` with JSON's values: a date becomes a text.
+
+    Raises:
+        ContractError: `text` is not one YAML mapping, or has no form in JSON; names `place`.
+    """
+    value = yaml_value(place, text)
     if not isinstance(value, dict):
         raise ContractError(f"{place} is {kind(value)}; expected a YAML mapping")
     return value
 
 
-def json_text(value: Any, raw: str = "") -> str:
-    """`value` as JSON that every reader takes: half a surrogate pair is escaped, not written as it is.
+def yaml_value(place: str, text: str, *, finite: bool = True) -> Any:
+    """Return the value of the YAML document in `text`, as `yaml_object` does; None if it is empty.
 
     Args:
-        raw: the text that `value` was read from; bytes in it that were not UTF-8 stay as they were.
+        place: where the text is, for error messages.
+        text: the document.
+        finite: refuse numbers that are not finite, because JSON has none.
+
+    Raises:
+        ContractError: `text` is not one YAML document, or has no form in JSON; names `place`.
     """
     try:
-        return orjson.dumps(value, option=_NOTHING_NATIVE).decode()
-    except TypeError:  # large integers, surrogates, names that are no text, deep nesting
-        text = _encode(value)
-    return _SURROGATES.sub(lambda found: found[0] if found[0] in raw else f"\\u{ord(found[0]):04x}", text)
+        return _parsed(text, finite)
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:
+        raise ContractError(f"{place} is not a YAML document: {' '.join(str(exc).split())}") from None
+
+
+class _YamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """A safe loader that also limits what merge keys (`<<`) unfold into while a document is read."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > MAX_YAML_VALUES:
+            raise _too_much()
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str, finite: bool) -> Any:
+    # Cached, because the file of an experiment is read again for each of its runs.
+    _check_nesting(text)
+    value = yaml.load(text, Loader=_YamlLoader)  # noqa: S506  (a safe loader)
+    return _plain(value, [MAX_YAML_VALUES], finite)
+
+
+def _check_nesting(text: str) -> None:
+    """Check the depth before the document is built: libyaml's recursion would overflow the C stack."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_YamlLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
+
+
+def _plain(value: Any, budget: list[int], finite: bool) -> Any:
+    """YAML's value as JSON has it; ValueError if its aliases unfold into more than `budget` values."""
+    budget[0] -= 1 + (len(value) // CHARACTERS_PER_YAML_VALUE if isinstance(value, str) else 0)
+    if budget[0] < 0:
+        raise _too_much()
+    match value:
+        case dict():
+            return {_key(key): _plain(item, budget, finite) for key, item in value.items()}
+        case list() | set() | tuple():
+            return [_plain(item, budget, finite) for item in value]
+        case None | str() | bool():
+            return value
+        case int() | float():
+            return _number(value, finite)
+        case date():
+            return value.isoformat()
+        case _:
+            raise ValueError(f"{shown(value)} has no form in JSON")
+
+
+def _number(value: float, finite: bool) -> float:
+    if isinstance(value, int) and value.bit_length() > _MAX_INTEGER_BITS:
+        raise ValueError("it has a number with too many digits")
+    return _not_a_number(str(value)) if finite and not math.isfinite(value) else value
+
+
+def _key(key: object) -> str:
+    match key:
+        case str():
+            return key
+        case date():
+            return key.isoformat()
+        case None | bool() | int() | float():
+            return json.dumps(key)
+        case _:
+            raise ValueError(f"the key {shown(key)} has no form in JSON")
+
+
+def _too_much() -> ValueError:
+    characters = MAX_YAML_VALUES * CHARACTERS_PER_YAML_VALUE
+    return ValueError(f"it holds more than {MAX_YAML_VALUES:,} values or {characters:,} characters")
+
+
+# -- times ----------------------------------------------------------------------------
+
+
+def iso(seconds: float) -> str:
+    """Return unix seconds as ISO 8601 in UTC, to the millisecond."""
+    whole, microseconds = divmod(round(seconds * 1_000_000), 1_000_000)
+    return f"{iso_second(whole)}.{microseconds // 1_000:03d}+00:00"
+
+
+@lru_cache(maxsize=64)
+def iso_second(seconds: int) -> str:
+    """Return whole unix seconds as ISO 8601 in UTC, without a zone."""
+    # Cached, because most times are in the second of the last one.
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+# -- records --------------------------------------------------------------------------
+
+
+def validated(record: type[Record], place: str, members: Mapping[str, Any]) -> Record:
+    """Return `members` as a `record`.
+
+    Raises:
+        ContractError: names `place` and the first member that is wrong.
+    """
+    try:
+        return record.model_validate(members)
+    except ValidationError as exc:
+        [first, *_] = mistakes(exc, record.model_fields)
+    if first.value is None:
+        raise ContractError(f"{place} has no '{first.member}'")
+    raise ContractError(f"{place} member '{first.member}' is {shown(first.value)}: {first.problem}")
+
+
+class Mistake(NamedTuple):
+    """A wrong member of a record.
+
+    `member` is its name, with an index for an item of a list (`names.1`); `value` is None if it is missing.
+    """
+
+    member: str
+    value: object
+    problem: str
+
+
+def mistakes(exc: ValidationError, known: Iterable[str]) -> list[Mistake]:
+    """Return what pydantic found wrong, in the words of this project.
+
+    Args:
+        exc: the error.
+        known: the names of the record's members, for the message about a member that is not one of them.
+    """
+    return [
+        Mistake(
+            ".".join(map(str, one["loc"])),
+            None if one["type"] == "missing" else one["input"],
+            _problem(one, known),
+        )
+        for one in exc.errors(include_url=False)
+    ]
+
+
+_EXPECTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a finite number",
+    "bool": "true or false",
+    "string": "a text",
+    "path": "a path",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "an object",
+    "mapping": "an object",
+}
+"""What was expected, by the first word of the type of pydantic's error, such as `int_parsing`."""
+
+_BOUNDS = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}
+
+
+def _problem(error: ErrorDetails, known: Iterable[str]) -> str:
+    about = error.get("ctx", {})
+    match error["type"]:
+        case "missing":
+            return "is missing"
+        case "extra_forbidden":
+            return f"expected one of {', '.join(known)}"
+        case "value_error":
+            return str(about["error"])
+        case "enum" | "literal_error":
+            return f"expected {about['expected']}"
+        case "string_too_short":
+            return f"expected at least {about['min_length']} characters"
+        case "string_too_long":
+            return f"expected at most {about['max_length']} characters"
+        case "string_pattern_mismatch":
+            return f"expected a text that matches {about['pattern']}"
+        case bound if bound in _BOUNDS:
+            [limit] = about.values()
+            number = "a whole number" if isinstance(limit, int) else "a number"
+            return f"expected {number} {_BOUNDS[bound]} {int(limit) if limit == int(limit) else limit}"
+        case other:
+            first, _, _ = other.partition("_")
+            return f"expected {_EXPECTED[first]}" if first in _EXPECTED else error["msg"]
 
 
 def member(place: str, name: str, value: Any, read: Callable[[Any], Value]) -> Value:
-    """`read(value)`, its `ValueError` turned into a `ContractError` that names `place` and `name`."""
+    """Return `read(value)`.
+
+    Raises:
+        ContractError: `read` raised ValueError; names `place` and the member's `name`.
+    """
     try:
         return read(value)
     except ValueError as exc:
         raise ContractError(f"{place} member '{name}' is {shown(value)}: {exc}") from None
 
 
-def validated(
-    kind: type[Record],
-    place: str,
-    members: Mapping[str, Any],
-    *,
-    only_known: bool = False,
-    strict: bool = False,
-) -> Record:
-    """`members` as a `kind`, a dataclass (see `shared/members.py`).
-
-    Args:
-        only_known, strict: see `read` there.
-
-    Raises:
-        ContractError: names the first member that doesn't fit.
-    """
-    try:
-        return read(kind, members, only_known=only_known, strict=strict)
-    except Misfits as exc:
-        raise _unfit(place, exc.mistakes[0]) from None
-
-
-def _unfit(place: str, one: Mistake) -> ContractError:
-    if one.value is None:
-        return ContractError(f"{place} has no '{one.name}'")
-    return ContractError(f"{place} member '{one.name}' is {shown(one.value)}: {one.message}")
+# -- values in messages ---------------------------------------------------------------
 
 
 def kind(value: object) -> str:
-    """What `value` is, in words for an error message."""
+    """Return the kind of `value` in words, for an error message."""
     names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
 
 
-def may_be_deeper(text: bytes | str, limit: int) -> bool:
-    """Whether there are brackets enough for that: to count them is much quicker than to look."""
-    if isinstance(text, str):
-        return text.count("{") + text.count("[") > limit
-    return text.count(b"{") + text.count(b"[") > limit
-
-
 def printable(text: str) -> str:
-    """`text` on one line: what can't be seen is escaped."""
+    """Return `text` on one line, with control characters and surrogates as escapes."""
     return _UNSEEN.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def shown(value: object) -> str:
-    """`value` as an error message quotes it: short, on one line."""
+    """Return `value` as an error message quotes it: at most 80 characters on one line."""
     text = value[:400].decode(errors="replace") if isinstance(value, bytes) else str(value)
     return repr(text if len(text) <= 80 else text[:77] + "...")
-
-
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-_NOTHING_NATIVE = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
-
-
-def no_number(text: str) -> float:
-    """Refuses what is a number elsewhere, but not in JSON."""
-    raise ValueError(f"{text} is not a JSON number")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    return number if math.isfinite(number) else no_number(text)
-
-
-_decoder = json.JSONDecoder(parse_constant=no_number, parse_float=_finite)
-
-
-def _is_deeper(value: Any, limit: int) -> bool:
-    level = [value]
-    for _ in range(limit + 1):
-        inner = [one for one in level if isinstance(one, dict | list)]
-        level = [item for one in inner for item in (one.values() if isinstance(one, dict) else one)]
-        if not level:
-            return False
-    return True

@@ -14,8 +14,7 @@ from typing import Any, TextIO
 
 import structlog
 
-from shared.documents import json_text
-from shared.times import second
+from shared.documents import iso_second, json_text
 
 _SECRET_NAME = re.compile(
     r"(?i)(password|passwd|secret|token|api[_-]?key|authorization|credential|private[_-]?key)"
@@ -123,7 +122,7 @@ def _add_timestamp(
 ) -> MutableMapping[str, Any]:
     """ISO 8601 in UTC."""
     now = time.time_ns()
-    event["timestamp"] = f"{second(now // 1_000_000_000)}.{now // 1_000 % 1_000_000:06d}Z"
+    event["timestamp"] = f"{iso_second(now // 1_000_000_000)}.{now // 1_000 % 1_000_000:06d}Z"
     return event
 
 

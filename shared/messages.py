@@ -1,28 +1,27 @@
-"""The models that cross the wire, and the one reader for each shape that neighbours write.
+"""The records that neighbours exchange over Redis, and the readers of the shapes that they write.
 
-Readers are lenient about the shape and strict about the content: what can't be
-understood is a `ContractError` that names the key, the field and what was expected.
-Shapes: docs/redis.md.
+A reader accepts any of the documented shapes (docs/redis.md) and refuses content that it can't
+understand with a `ContractError` that names the key, the member and what was expected.
 """
 
 import json
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from msgspec import Meta
+from msgspec import Struct
+from msgspec.structs import replace
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from shared.documents import json_object, json_text, kind, member, printable, validated, yaml_object
 from shared.errors import ContractError
-from shared.members import finite
 
 TRIGGER_MAX_BYTES = 1_000_000
 
 
 class State(StrEnum):
-    """What an experiment's author or the executor last said about it."""
+    """The state of an experiment, as its author or the executor wrote it last."""
 
     DRAFT = "draft"
     READY = "ready"
@@ -39,7 +38,7 @@ RECURRING = frozenset({State.READY, State.RUN, State.COMPLETED, State.FAILED})
 
 
 def valid_id(value: object) -> str:
-    """`value`, when it can be the id of an experiment or a request.  Raises `ValueError`."""
+    """Return `value` if it can be the id of an experiment or a request; raises ValueError otherwise."""
     if not isinstance(value, str) or not value:
         raise ValueError("must be a non-empty text")
     categories = set() if value.isprintable() else {unicodedata.category(char) for char in value}
@@ -52,7 +51,7 @@ def valid_id(value: object) -> str:
     return value
 
 
-ExperimentId = Annotated[str, valid_id]
+ExperimentId = Annotated[str, AfterValidator(valid_id)]
 
 
 def _state(value: object) -> State:
@@ -73,45 +72,51 @@ def _optional_text(value: object) -> str | None:
     raise ValueError("must be a text")
 
 
-LimitKey = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"\A[^\x00-\x1f\x7f]+\Z")]
+PositiveNumber = Annotated[float, Field(gt=0)]
+PositiveCount = Annotated[int, Field(ge=1)]
+LimitKey = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\A[^\x00-\x1f\x7f]+\z")]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """What an experiment asks for; None leaves it to the tool or the settings.
+class WireRecord(BaseModel):
+    """A record from outside: frozen, without infinite numbers, ignoring members that it does not have.
 
-    Values may be text, as a flat hash holds them.
+    Texts are converted to numbers and to true and false, because all values of a Redis hash are texts.
     """
 
-    timeout_seconds: Annotated[float, Meta(gt=0, le=30 * 86_400)] | None = None
-    max_attempts: Annotated[int, Meta(ge=1, le=1_000)] | None = None
-    backoff_min: Annotated[float, Meta(ge=0), finite] | None = None
-    backoff_max: Annotated[float, Meta(ge=0), finite] | None = None
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+
+class Policy(WireRecord):
+    """How the runs of an experiment are performed; None leaves the choice to the tool or the settings."""
+
+    timeout_seconds: Annotated[float, Field(gt=0, le=30 * 86_400)] | None = None
+    max_attempts: Annotated[int, Field(ge=1, le=1_000)] | None = None
+    backoff_min: Annotated[float, Field(ge=0)] | None = None
+    backoff_max: Annotated[float, Field(ge=0)] | None = None
     isolation: Literal["warm", "fork", "spawn"] | None = None
     overlap: Literal["skip", "queue", "allow"] | None = None
     catch_up: Literal["latest", "all", "none"] | None = None
-    grace_seconds: Annotated[float, Meta(ge=0), finite] | None = None
+    grace_seconds: Annotated[float, Field(ge=0)] | None = None
     on_worker_death: Literal["retry", "fail"] | None = None
     priority: Literal["high", "normal", "low"] | None = None
-    memory_mb: Annotated[int, Meta(gt=0)] | None = None
-    cpu_seconds: Annotated[int, Meta(gt=0)] | None = None
-    file_size_mb: Annotated[int, Meta(gt=0)] | None = None
-    open_files: Annotated[int, Meta(gt=0)] | None = None
-    processes: Annotated[int, Meta(gt=0)] | None = None
-    max_concurrent: Annotated[int, Meta(ge=1)] | None = None
-    max_per_minute: Annotated[float, Meta(gt=0), finite] | None = None
-    burst: Annotated[int, Meta(ge=1)] | None = None
+    memory_mb: PositiveCount | None = None
+    cpu_seconds: PositiveCount | None = None
+    file_size_mb: PositiveCount | None = None
+    open_files: PositiveCount | None = None
+    processes: PositiveCount | None = None
+    max_concurrent: PositiveCount | None = None
+    max_per_minute: PositiveNumber | None = None
+    burst: PositiveCount | None = None
     limit_key: LimitKey | None = None
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
     cache: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Experiment:
-    """An experiment as its author wrote it, whichever shape it had.
+class Experiment(Struct, frozen=True):
+    """An experiment as its author wrote it, independent of its shape.
 
-    `document` is the JSON text of an experiment that is stored as a string:
-    its state can only be changed by replacing the whole.
+    `document` is the JSON text of an experiment that is stored as a string.  The state of such an
+    experiment can only be changed by replacing the whole text.
     """
 
     id: str
@@ -124,7 +129,7 @@ class Experiment:
     document: str | None = None
 
     def with_state(self, state: State) -> Self:
-        """The same experiment in another state, its document rewritten with every other member kept."""
+        """Return the experiment in another state; all other members of its document are kept."""
         if self.document is None:
             return replace(self, state=state)
         root = json.loads(self.document)
@@ -132,45 +137,42 @@ class Experiment:
         return replace(self, state=state, document=json_text(root, raw=self.document))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trigger:
+class Trigger(WireRecord):
     """A request to run an experiment now."""
 
     experiment_id: ExperimentId
     request_id: ExperimentId | None = None
-    params: dict[str, Any] = field(default_factory=dict)
+    params: dict[str, Any] = {}
     triggered_by: str | None = None
     traceparent: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
-    """When an experiment runs.  `cron` is not checked here; see `services/executor/scheduling/cron.py`."""
+class Schedule(WireRecord):
+    """When an experiment runs.  The cron expression is only checked when it is parsed."""
 
     experiment_id: ExperimentId
-    cron: Annotated[str, Meta(min_length=1)]
+    cron: Annotated[str, Field(min_length=1)]
     timezone: str | None = None
     enabled: bool = True
 
     def to_json(self) -> str:
-        """The text that `read_schedule` reads."""
-        members = {one.name: getattr(self, one.name) for one in fields(self)}
-        return json_text(_without_nulls(members))
+        """Return the text that `read_schedule` reads."""
+        return json_text(self.model_dump(exclude_none=True))
 
 
 # -- readers --------------------------------------------------------------------------
 
 
 def read_experiment(experiment_id: str, redis_type: str, content: Mapping[str, str] | str) -> Experiment:
-    """The experiment stored at `experiments:{experiment_id}`.
+    """Return the experiment stored at `experiments:{experiment_id}`.
 
     Args:
-        experiment_id: all that follows the first colon of the key.
+        experiment_id: everything after the first colon of the key.
         redis_type: the TYPE of the key, `hash` or `string`.
         content: the hash's fields, or the string.
 
     Raises:
-        ContractError: names the key, the field and what was expected.
+        ContractError: names the key, the member and what was expected.
     """
     place = printable(f"experiments:{experiment_id}")
     match redis_type, content:
@@ -184,14 +186,14 @@ def read_experiment(experiment_id: str, redis_type: str, content: Mapping[str, s
 
 
 def read_trigger(data: bytes | str) -> Trigger:
-    """A message from the `execute_now` channel.  Raises `ContractError`."""
+    """Return the trigger in a message from the `execute_now` channel.  Raises `ContractError`."""
     place = "trigger"
-    _check_length(place, data, hint=". Put large inputs where the tool can fetch them and pass their address")
+    _check_length(place, data, hint=". Store a large input where the tool can fetch it, and pass its address")
     return validated(Trigger, place, _without_nulls(json_object(place, data)))
 
 
 def read_schedule(experiment_id: str, redis_type: str, content: Mapping[str, str] | str) -> Schedule:
-    """The schedule stored at `schedules:{experiment_id}`.  Raises `ContractError`."""
+    """Return the schedule stored at `schedules:{experiment_id}`.  Raises `ContractError`."""
     place = printable(f"schedules:{experiment_id}")
     match redis_type, content:
         case "hash", Mapping():
@@ -208,21 +210,29 @@ def read_schedule(experiment_id: str, redis_type: str, content: Mapping[str, str
 
 
 def read_schedule_message(data: bytes | str) -> Schedule:
-    """A message from the `schedules` channel.  Raises `ContractError`."""
+    """Return the schedule in a message from the `schedules` channel.  Raises `ContractError`."""
     place = "schedule message"
     _check_length(place, data)
     return _schedule(place, json_object(place, data))
 
 
 def read_experiment_file(place: str, text: str) -> Experiment:
-    """An experiment file: YAML (or JSON) with `experiment:` at its root.  Raises `ContractError`."""
+    """Return the experiment in a file: YAML (or JSON) with `experiment:` at its root.
+
+    Args:
+        place: the name of the file, for error messages.
+        text: its content.
+
+    Raises:
+        ContractError: names the file, the member and what was expected.
+    """
     document = yaml_object(place, text)
     body = _body(document)
     experiment_id = member(place, "id", body.get("id"), valid_id)
     return _experiment(experiment_id, place, document)
 
 
-# -- how they read --------------------------------------------------------------------
+# -- details --------------------------------------------------------------------------
 
 
 def _check_length(place: str, data: bytes | str, hint: str = "") -> None:
@@ -289,7 +299,7 @@ def _experiment(
 
 
 def _body(root: dict[str, Any]) -> dict[str, Any]:
-    """The experiment itself, whether or not the document wraps it in `experiment:`."""
+    """The experiment's own members, which the document may have below `experiment`."""
     inner = root.get("experiment")
     return inner if isinstance(inner, dict) else root
 
@@ -317,11 +327,11 @@ def _is_active(state: str | None) -> bool:
 
 
 def _without_nulls(members: Mapping[str, Any]) -> dict[str, Any]:
-    """Neighbours write null for what they leave out."""
+    """Leave out members that are null: neighbours write null for "not given"."""
     return {name: value for name, value in members.items() if value is not None}
 
 
 def _tool_name(value: object) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError("must name a tool")
+        raise ValueError("must be the name of a tool")
     return value

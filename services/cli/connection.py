@@ -25,7 +25,7 @@ RECONNECT_SECONDS = 1.0
 def settings() -> config.Settings:
     """The settings; where no REDIS_URL is set, commands speak to the embedded server of this directory."""
     found = config.load()
-    return found if "redis_url" in found.given else config.load(redis_url="embedded")
+    return found if "redis_url" in found.model_fields_set else config.load(redis_url="embedded")
 
 
 def places(chosen: config.Settings) -> Places:

@@ -5,11 +5,12 @@ import json
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from services.cli import connection, output
@@ -91,7 +92,7 @@ def read_file(path: Path, state: State | None = None) -> Publication:
         raise ContractError(f"{path} can't be read: {exc.strerror or exc}") from None
     experiment = read_experiment_file(str(path), text)
     if state is not None:
-        experiment = replace(experiment, state=state)
+        experiment = msgspec.structs.replace(experiment, state=state)
     if experiment.schedule is None:
         return Publication(path, text, experiment, None, None)
     members = {"experiment_id": experiment.id, "cron": experiment.schedule, "timezone": experiment.timezone}

@@ -1,60 +1,62 @@
-"""Settings: environment > .env > config/schedule.yaml > defaults.  Read once, at the start, by `main`."""
+"""The settings of the service: environment > `.env` > `config/schedule.yaml` > defaults."""
 
-import os
+import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeVar
 
-from msgspec import Meta
+from dotenv.parser import parse_stream
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from services.executor.artifacts import open_blobs
 from services.executor.isolation.sandbox import Sandbox
 from shared import keys
 from shared.connection import check_url
-from shared.errors import ArtifactError, SettingsError
-from shared.members import Misfits, Mistake, finite, read
+from shared.documents import Mistake, kind, mistakes, printable, yaml_value
+from shared.errors import ArtifactError, ContractError, SettingsError
 
 FILE = Path("config/schedule.yaml")
 ENV_FILE = Path(".env")
 
-FILE_MEMBERS = {
-    "mode": "schedule_mode",
-    "trigger.channels": "trigger_channels",
-    "cron.check_interval": "cron_check_interval",
-    "speedrun.interval_seconds": "speedrun_interval",
-    "speedrun.max_experiments_per_cycle": "speedrun_max_per_cycle",
-    "timeouts.tool_execution": "tool_execution_timeout",
-    "retry.max_attempts": "retry_max_attempts",
-    "retry.backoff_min": "retry_backoff_min",
-    "retry.backoff_max": "retry_backoff_max",
-}
-"""Members of the settings file, by the field each one sets."""
-
-
-LISTS = frozenset({"schedule_mode", "trigger_channels", "tool_environment", "sandbox_readable"})
-"""Fields whose values may be written in one text, with commas in between."""
+Item = TypeVar("Item")
 
 
 class Mode(StrEnum):
-    """Where runs come from; several may be combined."""
+    """Where runs come from; several modes can be combined."""
 
     TRIGGER = "trigger"
     CRON = "cron"
     SPEEDRUN = "speedrun"
 
 
-T = TypeVar("T")
+class InFile(NamedTuple):
+    """The member of `config/schedule.yaml` that sets a setting, as a path with dots."""
+
+    member: str
 
 
-def _not_empty(value: tuple[T, ...]) -> tuple[T, ...]:
+def _split(value: Any) -> Any:
+    """A list may be written as one text with commas."""
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _at_least_one(value: tuple[Item, ...]) -> tuple[Item, ...]:
     if not value:
-        raise ValueError("names nothing")
+        raise ValueError("must not be empty")
     return tuple(dict.fromkeys(value))
 
 
-def _storable_kind(value: str) -> str:
+def _artifact_store(value: str) -> str:
     try:
         open_blobs(value)
     except ArtifactError as exc:
@@ -62,184 +64,279 @@ def _storable_kind(value: str) -> str:
     return value
 
 
-def _reachable_kind(value: str) -> str:
-    try:
-        return check_url(value)
-    except SettingsError as exc:
-        raise ValueError(str(exc)) from None
+List = Annotated[tuple[Item, ...], BeforeValidator(_split)]
+NonEmptyList = Annotated[List[Item], AfterValidator(_at_least_one)]
+Seconds = Annotated[float, Field(gt=0)]
+SecondsOrZero = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
 
 
-Seconds = Annotated[float, Meta(gt=0), finite]
+class Settings(BaseSettings):
+    """Every setting of the service.  The environment variable of a setting is its name in upper case."""
 
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        validate_default=False,
+        env_ignore_empty=True,
+        enable_decoding=False,  # a list is split at its commas; pydantic-settings would read it as JSON
+    )
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Every setting of the service, as `load` found it; a field's upper-case name is its variable."""
+    redis_url: Annotated[str, AfterValidator(check_url)] = "redis://localhost:6379/0"
+    """`redis://`, `rediss://`, `unix://`, `redis+sentinel://`, `embedded` or `embedded:PATH`."""
 
-    redis_url: Annotated[str, _reachable_kind] = "redis://localhost:6379/0"
     tools_path: Path = Path("tools")
-    schedule_mode: Annotated[tuple[Mode, ...], _not_empty] = (Mode.TRIGGER,)
-    trigger_channels: Annotated[tuple[str, ...], _not_empty] = (keys.EXECUTE_NOW,)
-    speedrun_interval: Seconds = 5.0
-    speedrun_max_per_cycle: Annotated[int, Meta(ge=1)] = 3
-    cron_check_interval: Seconds = 60.0
-    tool_execution_timeout: Seconds = 300.0
-    retry_max_attempts: Annotated[int, Meta(ge=1)] = 3
-    retry_backoff_min: Annotated[float, Meta(ge=0), finite] = 1.0
-    retry_backoff_max: Annotated[float, Meta(ge=0), finite] = 30.0
-    concurrency: Annotated[int, Meta(ge=1, le=1_000)] = 8
-    warm_processes: Annotated[int, Meta(ge=1, le=1_000)] = 32
+    """Directory of the tools."""
+
+    schedule_mode: Annotated[NonEmptyList[Mode], InFile("mode")] = (Mode.TRIGGER,)
+    """Where runs come from."""
+
+    trigger_channels: Annotated[NonEmptyList[str], InFile("trigger.channels")] = (keys.EXECUTE_NOW,)
+    """Channels on which triggers are received."""
+
+    cron_check_interval: Annotated[Seconds, InFile("cron.check_interval")] = 60.0
+    """Seconds between full readings of the schedules."""
+
+    speedrun_interval: Annotated[Seconds, InFile("speedrun.interval_seconds")] = 5.0
+    """Seconds from the start of a cycle to the start of the next."""
+
+    speedrun_max_per_cycle: Annotated[Count, InFile("speedrun.max_experiments_per_cycle")] = 3
+    """Experiments per cycle."""
+
+    tool_execution_timeout: Annotated[Seconds, InFile("timeouts.tool_execution")] = 300.0
+    """Time limit of an attempt, in seconds."""
+
+    retry_max_attempts: Annotated[Count, InFile("retry.max_attempts")] = 3
+    """Attempts per run."""
+
+    retry_backoff_min: Annotated[SecondsOrZero, InFile("retry.backoff_min")] = 1.0
+    """Shortest pause between two attempts, in seconds; at most `retry_backoff_max`."""
+
+    retry_backoff_max: Annotated[SecondsOrZero, InFile("retry.backoff_max")] = 30.0
+    """Longest pause between two attempts, in seconds."""
+
+    concurrency: Annotated[int, Field(ge=1, le=1_000)] = 8
+    """Slots of a worker: runs at the same time."""
+
+    warm_processes: Annotated[int, Field(ge=1, le=1_000)] = 32
+    """Tool processes that a worker keeps, busy ones included; at least `concurrency` + 1 are kept."""
+
     isolation: Literal["warm", "fork", "spawn"] = "warm"
-    tool_environment: tuple[str, ...] = ()
+    """What a run shares with the runs before it, unless the experiment or the tool chooses."""
+
     sandbox: Sandbox = Sandbox.OFF
-    sandbox_readable: tuple[Path, ...] = ()
-    shutdown_grace: Annotated[float, Meta(ge=0), finite] = 30.0
-    heartbeat_ttl: Annotated[float, Meta(ge=0.5), finite] = 3.0
+    """Confinement of all tools: `off`, `files` or `files+network`."""
+
+    sandbox_readable: List[Path] = ()
+    """Further paths that confined tools can read."""
+
+    tool_environment: List[str] = ()
+    """Names of the environment variables that every tool gets."""
+
+    shutdown_grace: SecondsOrZero = 30.0
+    """Seconds that running tools get when the service stops."""
+
+    heartbeat_ttl: Annotated[float, Field(ge=0.5)] = 3.0
+    """Seconds without a heartbeat after which a worker counts as dead."""
+
     run_retention: Seconds = 30 * 86_400.0
-    metrics_kept: Annotated[int, Meta(ge=1)] = 10_000
-    journal_kept: Annotated[int, Meta(ge=1)] = 100_000
-    log_lines_kept: Annotated[int, Meta(ge=1)] = 2_000
-    environments_path: Path = Path(".fullsend/environments")
-    artifacts: Annotated[str, _storable_kind] = ".fullsend/artifacts"
-    inline_artifact_max_bytes: Annotated[int, Meta(ge=0, le=1_000_000)] = 64_000
-    bundles_path: Path = Path(".fullsend/bundles")
-    environment_retention: Seconds = 30 * 86_400.0
-    health_port: Annotated[int, Meta(ge=0, le=65_535)] = 0
+    """Seconds that a run's record, log and recorded steps are kept, and an experiment's metrics."""
+
+    metrics_kept: Count = 10_000
+    """Metric events that are kept per experiment."""
+
+    journal_kept: Count = 100_000
+    """Entries that the journal keeps."""
+
+    log_lines_kept: Count = 2_000
+    """Log lines that are kept per run."""
+
+    health_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    """Port of `/healthz`, `/readyz` and `/metrics`; 0 disables them."""
+
     health_host: str = "127.0.0.1"
+    """Address on which the health port listens."""
+
+    artifacts: Annotated[str, AfterValidator(_artifact_store)] = ".fullsend/artifacts"
+    """Store of artifacts, large results and tools' code: a directory, or the URL of an object store."""
+
+    inline_artifact_max_bytes: Annotated[int, Field(ge=0, le=1_000_000)] = 64_000
+    """Artifacts and results up to this size are kept in the record itself."""
+
+    bundles_path: Path = Path(".fullsend/bundles")
+    """Directory in which packages and code named by digest are unpacked for import."""
+
+    environments_path: Path = Path(".fullsend/environments")
+    """Directory of the tools' own environments."""
+
+    environment_retention: Seconds = 30 * 86_400.0
+    """Seconds after which an unused environment is deleted."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    given: frozenset[str] = field(default=frozenset(), init=False, compare=False, repr=False)
-    """The settings that somebody chose; the others are at their defaults."""
+    """The lowest level that is logged."""
+
+    @model_validator(mode="after")
+    def _check_backoff(self) -> Self:
+        if self.retry_backoff_min > self.retry_backoff_max:
+            raise ValueError(
+                f"RETRY_BACKOFF_MIN ({self.retry_backoff_min:g}) is more than "
+                f"RETRY_BACKOFF_MAX ({self.retry_backoff_max:g})"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the sources of the settings, the strongest first."""
+        return init_settings, env_settings, EnvFileSource(cls), ScheduleFileSource(cls)
 
 
-NAMES = tuple(one.name for one in fields(Settings) if one.init)
+NAMES: Final = tuple(Settings.model_fields)
+FILE_MEMBERS: Final = {
+    one.member: name
+    for name, field in Settings.model_fields.items()
+    for one in field.metadata
+    if isinstance(one, InFile)
+}
+"""The members of the settings file, with the setting that each one sets."""
 
 
 def load(**overrides: Any) -> Settings:
-    """The settings as this process finds them.
+    """Return the settings of this process.
 
     Args:
-        overrides: values stronger than everything else, by field name.
+        overrides: values by name of the setting; stronger than all sources.
 
     Raises:
         SettingsError: one line per mistake, each with the place it was made in.
     """
-    variables, lines = _variables(), _lines()
-    members = {**_members(), **lines, **variables, **overrides}
     try:
-        settings = read(Settings, {name: _split(name, value) for name, value in members.items()})
-    except Misfits as exc:
-        mistakes = [_said(one, overrides, variables, lines) for one in exc.mistakes]
-        raise SettingsError("\n".join(mistakes)) from None
-    if settings.retry_backoff_min > settings.retry_backoff_max:
-        raise SettingsError(
-            f"RETRY_BACKOFF_MIN ({settings.retry_backoff_min:g}) is more than "
-            f"RETRY_BACKOFF_MAX ({settings.retry_backoff_max:g})"
-        )
-    object.__setattr__(settings, "given", frozenset(members))
-    return settings
+        return Settings(**overrides)
+    except ValidationError as exc:
+        places = {**_places(), **dict.fromkeys(overrides, "")}
+        lines = [_line(one, places) for one in mistakes(exc, NAMES)]
+        raise SettingsError("\n".join(lines)) from None
 
 
 def origins(settings: Settings) -> dict[str, str]:
-    """Where each of the settings that were loaded comes from, by field name; for people to look at."""
-    variables, lines = _variables(), _lines()
-
-    def origin(name: str) -> str:
-        if name in variables:
-            return "environment"
-        if name in lines:
-            return str(ENV_FILE)
-        return str(FILE) if name in settings.given else "default"
-
-    return {name: origin(name) for name in NAMES}
+    """Return where each of the settings of this process comes from, by name, for people to read."""
+    places = _places()
+    return {name: places[name] if name in settings.model_fields_set else "default" for name in NAMES}
 
 
-def _variables() -> dict[str, str]:
-    """What the environment says, by field name; what is empty says nothing."""
-    return {name.lower(): value for name, value in os.environ.items() if value and name.lower() in NAMES}
+def _places() -> dict[str, str]:
+    """The place that each setting was read from, as far as a source has it."""
+    return {
+        **dict.fromkeys(ScheduleFileSource(Settings)(), str(FILE)),
+        **dict.fromkeys(EnvFileSource(Settings)(), str(ENV_FILE)),
+        **dict.fromkeys(EnvSettingsSource(Settings)(), "environment"),
+    }
 
 
-def _lines() -> dict[str, str]:
-    """What `.env` says, likewise."""
-    try:
-        if not ENV_FILE.exists() or ENV_FILE.is_dir():
+def _line(mistake: Mistake, places: Mapping[str, str]) -> str:
+    """The mistake in one line, with the place it was made in."""
+    if mistake.value is _REFUSED:
+        return mistake.member
+    name = mistake.member.partition(".")[0]
+    if not name:  # two settings contradict each other; the message names both
+        return mistake.problem
+    value = "" if name == "redis_url" else f"={mistake.value}"  # the message has it without the password
+    match places.get(name, ""):
+        case "":
+            return f"{name}{value}: {mistake.problem}"
+        case "environment":
+            return f"{name.upper()}{value}: {mistake.problem}"
+        case place if place == str(FILE):
+            member = next(member for member, known in FILE_MEMBERS.items() if known == name)
+            return f"{place}: {member}: {mistake.value}: {mistake.problem}"
+        case place:
+            return f"{place}: {name.upper()}{value}: {mistake.problem}"
+
+
+# -- sources --------------------------------------------------------------------------
+
+_REFUSED: Final = object()
+"""What a source returns as the value of a message about something that is not a setting.
+
+pydantic refuses such a member, and so reports it together with all other mistakes.
+"""
+
+
+class _FileSource(PydanticBaseSettingsSource):
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Return the value of one setting; the base class requires this method."""
+        return self().get(field_name), field_name, False
+
+
+class EnvFileSource(_FileSource):
+    """Reads `.env`, without interpolation: `${HOME}` in a password is part of the password."""
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the settings in the file; an empty value counts as not set."""
+        try:
+            text = "" if ENV_FILE.is_dir() else ENV_FILE.read_text(encoding="utf-8")
+        except FileNotFoundError:
             return {}
-        # Here, for most workers have no such file.
-        from dotenv import dotenv_values
-
-        found = dotenv_values(ENV_FILE, encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise SettingsError(f"{ENV_FILE} can't be read: {exc}") from None
-    return {name.lower(): value for name, value in found.items() if value and name.lower() in NAMES}
+        except (OSError, UnicodeDecodeError) as exc:
+            return {f"{ENV_FILE} can't be read: {_reason(exc)}": _REFUSED}
+        return _env_settings(text)
 
 
-def _split(name: str, value: Any) -> Any:
-    """What a list in one text says; other values as they are."""
-    if name not in LISTS or not isinstance(value, str):
-        return value
-    return [part.strip() for part in value.split(",") if part.strip()]
+def _env_settings(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for one in parse_stream(io.StringIO(text)):
+        if one.error:
+            written = one.original.string
+            blank_lines = written[: len(written) - len(written.lstrip())].count("\n")
+            found[f"{ENV_FILE} line {one.original.line + blank_lines} can't be read"] = _REFUSED
+        elif one.key is not None and one.key.lower() in NAMES and one.value:
+            found[one.key.lower()] = one.value
+    return found
 
 
-def _said(
-    one: Mistake, overrides: Mapping[str, Any], variables: Mapping[str, str], lines: Mapping[str, str]
-) -> str:
-    """A mistake in one line, with the place it was made in."""
-    name = one.name.partition(".")[0]
-    found = "" if name == "redis_url" else f"={one.value}"  # the message has it, without the password
-    if name in overrides:
-        return f"{name}{found}: {one.message}"
-    if name in variables:
-        return f"{name.upper()}{found}: {one.message}"
-    if name in lines:
-        return f"{ENV_FILE}: {name.upper()}{found}: {one.message}"
-    member = next(member for member, known in FILE_MEMBERS.items() if known == name)
-    return f"{FILE}: {member}: {one.value}: {one.message}"
+class ScheduleFileSource(_FileSource):
+    """Reads `config/schedule.yaml`."""
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the settings in the file; a member or a section without a value counts as not set."""
+        try:
+            content = yaml_value(str(FILE), FILE.read_text(encoding="utf-8"), finite=False)
+        except FileNotFoundError:
+            return {}
+        except (OSError, UnicodeDecodeError) as exc:
+            return {f"{FILE} can't be read: {_reason(exc)}": _REFUSED}
+        except ContractError as exc:
+            return {str(exc): _REFUSED}
+        if not isinstance(content, dict | None):
+            return {f"{FILE} is {kind(content)}; expected members such as `mode: trigger`": _REFUSED}
+        members = sorted(_flattened(content or {}).items())
+        return {_setting(name): value if name in FILE_MEMBERS else _REFUSED for name, value in members}
 
 
-def _members() -> dict[str, Any]:
-    """What the settings file says, by field name."""
-    members = _flattened(_read_file())
-    members = {name: value for name, value in members.items() if not _is_left_out(name, value)}
-    unknown = sorted(set(members) - set(FILE_MEMBERS))
-    if unknown:
-        known = ", ".join(FILE_MEMBERS)
-        raise SettingsError(
-            "\n".join(f"{FILE}: {name} is not a setting; known are {known}" for name in unknown)
-        )
-    return {FILE_MEMBERS[name]: value for name, value in members.items()}
+def _setting(member: str) -> str:
+    """The setting that a member of the file sets, or the message that there is none."""
+    known = ", ".join(FILE_MEMBERS)
+    return FILE_MEMBERS.get(member) or f"{FILE}: {printable(member)} is not a setting; known are {known}"
 
 
-def _is_left_out(name: str, value: Any) -> bool:
-    """A member, or a whole section, with nothing behind its name."""
-    known = any(f"{member}.".startswith(f"{name}.") for member in FILE_MEMBERS)
-    return value is None and known
-
-
-def _read_file() -> dict[str, Any]:
-    try:
-        text = FILE.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as exc:
-        raise SettingsError(f"{FILE} can't be read: {' '.join(str(exc).split())}") from None
-    # Here, for a worker that finds no such file needs no YAML to start.
-    import yaml
-
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as exc:
-        raise SettingsError(f"{FILE} can't be read: {' '.join(str(exc).split())}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise SettingsError(f"{FILE} holds no members; expected `mode: trigger` and the like")
-    return content
-
-
-def _flattened(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flattened(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The members that have a value, by their paths with dots."""
     flat: dict[str, Any] = {}
     for name, value in content.items():
+        path = f"{prefix}{name}"
         if isinstance(value, dict):
-            flat |= _flattened(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
+            flat |= _flattened(value, f"{path}.")
+        elif value is not None or not any(f"{known}.".startswith(f"{path}.") for known in FILE_MEMBERS):
+            flat[path] = value
     return flat
+
+
+def _reason(exc: OSError | UnicodeDecodeError) -> str:
+    return exc.strerror or str(exc) if isinstance(exc, OSError) else " ".join(str(exc).split())

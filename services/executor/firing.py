@@ -18,9 +18,9 @@ from services.executor.intake import Intake
 from services.executor.scheduling import misfires
 from services.executor.store import NORMAL, Decision, Fired, Order, Seen, Store, Upcoming
 from shared.backoff import Outage
+from shared.documents import iso
 from shared.errors import ContractError, StoreError
 from shared.messages import RECURRING, Policy, Schedule, State
-from shared.times import iso
 
 log = structlog.get_logger()
 

@@ -1,35 +1,30 @@
 """What a tool asks for: the table `[tool.fullsend]` in its PEP 723 block, read without running it."""
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
-
-from msgspec import Meta
+from typing import Literal
 
 from services.executor.isolation.environment.requirements import block_of
 from services.executor.isolation.sandbox import Sandbox
 from shared.documents import kind, validated
 from shared.errors import ContractError, ToolError
-from shared.members import finite
-from shared.messages import LimitKey
+from shared.messages import LimitKey, PositiveCount, PositiveNumber, WireRecord
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolNeeds:
+class ToolNeeds(WireRecord, extra="forbid"):
     """The table `[tool.fullsend]` in a tool's PEP 723 block: what it asks for, read without running it."""
 
     environment: tuple[str, ...] = ()
     isolation: Literal["warm", "fork", "spawn"] | None = None
     sandbox: Sandbox | None = None
-    timeout_seconds: Annotated[float, Meta(gt=0), finite] | None = None
-    max_concurrent: Annotated[int, Meta(ge=1)] | None = None
-    max_per_minute: Annotated[float, Meta(gt=0), finite] | None = None
-    burst: Annotated[int, Meta(ge=1)] | None = None
+    timeout_seconds: PositiveNumber | None = None
+    max_concurrent: PositiveCount | None = None
+    max_per_minute: PositiveNumber | None = None
+    burst: PositiveCount | None = None
     limit_key: LimitKey | None = None
-    memory_mb: Annotated[int, Meta(gt=0)] | None = None
-    cpu_seconds: Annotated[int, Meta(gt=0)] | None = None
-    file_size_mb: Annotated[int, Meta(gt=0)] | None = None
-    open_files: Annotated[int, Meta(gt=0)] | None = None
-    processes: Annotated[int, Meta(gt=0)] | None = None
+    memory_mb: PositiveCount | None = None
+    cpu_seconds: PositiveCount | None = None
+    file_size_mb: PositiveCount | None = None
+    open_files: PositiveCount | None = None
+    processes: PositiveCount | None = None
 
 
 def needs_of(place: str, text: str) -> ToolNeeds:
@@ -43,6 +38,6 @@ def needs_of(place: str, text: str) -> ToolNeeds:
     if not isinstance(needs, dict):
         raise ToolError(f"{place} is {kind(needs)}; expected a table")
     try:
-        return validated(ToolNeeds, place, needs, only_known=True)
+        return validated(ToolNeeds, place, needs)
     except ContractError as exc:
         raise ToolError(str(exc)) from None

@@ -13,9 +13,9 @@ from services.executor.store import Claim, Order, Store
 from services.executor.triggers import Triggers
 from services.executor.work import experiment_of, may_run_ahead
 from shared.backoff import Outage, shutdown_timeout, until_available
+from shared.documents import iso
 from shared.errors import ContractError, FullsendError, StoreError, StoreUnavailableError
 from shared.messages import Experiment, State
-from shared.times import iso
 
 log = structlog.get_logger()
 

@@ -10,9 +10,8 @@ from services.executor import metrics
 from services.executor.outcome import Outcome, Status, summary
 from services.executor.result_cache import Identity
 from services.executor.store import Claim, Order
-from shared.documents import json_text
+from shared.documents import iso, json_text
 from shared.messages import experiment_failed
-from shared.times import iso
 
 Members = dict[str, Any]
 

@@ -22,9 +22,9 @@ from services.executor.scheduling.misfires import WRONG, noted, noted_as
 from services.executor.store import Plan, Position, Store
 from shared import keys
 from shared.backoff import Outage, until_available
+from shared.documents import iso
 from shared.errors import ContractError, ScheduleError, StoreError
 from shared.messages import Schedule, read_schedule_message
-from shared.times import iso
 
 log = structlog.get_logger()
 

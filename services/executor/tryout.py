@@ -21,7 +21,6 @@ from services.executor.passed import passed_to_every_tool
 from services.executor.tools.bundles import ENTRY, Bundles
 from shared import log
 from shared.errors import ToolError
-from shared.members import given
 
 TEST_TIMEOUT_SECONDS = 60.0
 ENVIRONMENTS = Path(".fullsend/environments")
@@ -82,7 +81,7 @@ def _told(tool: Tool, path: Path) -> Iterator[str]:
         yield "            (none)"
     if said.returns:
         yield from _under("Returns", said.returns)
-    needs = given(tool.needs)
+    needs = tool.needs.model_dump(exclude_defaults=True)
     if needs:
         yield f"Asks for    in the table [tool.fullsend] of its `# /// script` block in {path}"
     for name, value in needs.items():

@@ -15,7 +15,6 @@ from redis.exceptions import ConnectionError
 
 from services.executor import intake
 from shared.connection import check_url, connect, without_password
-from shared.errors import SettingsError
 from tests.conftest import Serve, eventually
 from tests.service.conftest import Work
 from tests.service.trouble import Books, Server
@@ -256,16 +255,16 @@ def test_an_address_behind_sentinels_is_taken(url: str) -> None:
     ],
 )
 def test_a_wrong_address_behind_sentinels_says_why(url: str, why: str) -> None:
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(ValueError) as refused:
         check_url(url)
 
-    assert str(refused.value).startswith(f"'{url}' is not an address: ")
+    assert str(refused.value).startswith(f"'{url}' is not an address of a Redis server: ")
     assert why in str(refused.value)
 
 
 def test_no_password_is_shown() -> None:
     url = "redis+sentinel://user:hunter22@one:x,two/main?sentinel_password=hunter33&password=hunter44"
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(ValueError) as refused:
         check_url(url)
 
     assert without_password(url) == "redis+sentinel://***@one:x,two/main?sentinel_password=***&password=***"

@@ -1,7 +1,6 @@
 """What neighbours wrote, read by TYPE and never changed beyond what the contract allows."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -153,7 +152,7 @@ async def _refusal(store: Store, experiment_id: str) -> ContractError:
 async def test_a_schedule_that_was_only_announced_is_kept(store: Store, redis: Any) -> None:
     announced = Schedule(experiment_id="e", cron="0 9 * * *", timezone="UTC")
     await store.experiments.store_schedule(announced)
-    await store.experiments.store_schedule(replace(announced, cron="0 10 * * *"))
+    await store.experiments.store_schedule(announced.model_copy(update={"cron": "0 10 * * *"}))
 
     assert await store.experiments.schedule("e") == announced
 

@@ -12,10 +12,9 @@ from services.executor.store.experiments import Experiments, Stored, read_stored
 from services.executor.store.orders import Claim, Order
 from services.executor.store.scripts import Script, Scripts
 from shared import keys
-from shared.documents import json_text
+from shared.documents import iso, json_text
 from shared.errors import ContractError
 from shared.messages import State
-from shared.times import iso
 
 log = structlog.get_logger()
 

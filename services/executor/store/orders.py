@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
-from msgspec import Meta, MsgspecError, Struct, defstruct, field
+from msgspec import Meta, MsgspecError, Struct, convert, defstruct, field
 from msgspec.json import Decoder
 from msgspec.structs import astuple, fields, replace
 
 from services.executor.store.experiments import Stored
-from shared.documents import MAX_DEPTH, json_object, json_text, may_be_deeper, validated
-from shared.members import read
-from shared.messages import ExperimentId, valid_id
+from shared.documents import MAX_DEPTH, json_object, json_text, may_be_deeper, member
+from shared.errors import ContractError
+from shared.messages import valid_id
 
 PRIORITIES = ("high", "normal", "low")
 NORMAL = "normal"
@@ -31,7 +31,7 @@ class Order(Struct, frozen=True):
     `others` are members of a newer version, passed on to the worker of the next attempt.
     """
 
-    experiment_id: ExperimentId
+    experiment_id: str
     trigger: str
     timestamp: Annotated[str, Meta(pattern=r"\A[0-9]+-[0-9]+\Z")] | None = None
     attempt: Annotated[int, Meta(ge=1)] = 1
@@ -103,12 +103,16 @@ class Order(Struct, frozen=True):
             return cls._plain(_decoder.decode(text), text, entry)
         place = f"queue entry {entry}"
         members = json_object(place, text)
-        members.setdefault("timestamp", entry)
+        members["timestamp"] = members.get("timestamp") or entry
         if members.get("priority", NORMAL) not in PRIORITIES:
             del members["priority"]  # or it would go back to a queue that nobody reads
         if others := members.keys() - _KNOWN:
             members["others"] = {name: members.pop(name) for name in sorted(others)}
-        return validated(Order, place, members, strict=True)
+        member(place, "experiment_id", members.get("experiment_id"), valid_id)
+        try:
+            return convert(members, cls)
+        except MsgspecError as exc:
+            raise ContractError(f"{place} is not an order: {exc}") from None
 
     @classmethod
     def _plain(cls, read: Any, text: str, entry: str) -> "Order":
@@ -125,8 +129,9 @@ class Order(Struct, frozen=True):
         try:
             members = json.loads(text)
             named = {"experiment_id": members["experiment_id"], "timestamp": members.get("timestamp", entry)}
-            return read(Order, {"trigger": "", **named}, strict=True)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            valid_id(named["experiment_id"])
+            return convert({"trigger": "", **named}, Order)
+        except (MsgspecError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
 
 

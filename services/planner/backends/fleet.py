@@ -24,7 +24,6 @@ from services.planner.backends.lease import LEASE_SECONDS, Lease
 from services.planner.execution import Execution, ExecutionResult
 from shared.backoff import until_available
 from shared.errors import FullsendError, StoreError
-from shared.members import given
 
 log = structlog.get_logger()
 
@@ -189,7 +188,7 @@ class FleetBackend:
             priority=policy.priority or self._priority,
             params=call.parameters,
             request_id=call.options.run_id,
-            experiment={**given(policy), "tool": call.tool, "max_attempts": 1},
+            experiment={**policy.model_dump(exclude_defaults=True), "tool": call.tool, "max_attempts": 1},
         )
         Order.from_json(order.to_json(), "0-0")
         return order

@@ -7,7 +7,7 @@ import inspect
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import CodeType, TracebackType
 from typing import Any, Final, Protocol
 
@@ -242,7 +242,7 @@ class ByBackend:
 
     async def _run(self, task: Task, cancel: asyncio.Event, report: Report) -> Any:
         run_id = task.task_id if task.attempt_count == 1 else f"{task.task_id}.{task.attempt_count}"
-        policy = replace(self._policy, seed=task.case.seed)
+        policy = self._policy.model_copy(update={"seed": task.case.seed})
         call = Execution(task.tool, task.parameters, RunOptions(run_id, policy))
         return await self._backend.run(call, report=report, cancel=cancel)
 

@@ -6,7 +6,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
+from services.executor import config
 from services.executor.config import FILE_MEMBERS, NAMES, Mode, Settings, load, origins
 from services.executor.isolation.sandbox import Sandbox
 from tests.unit.executor.conftest import Write
@@ -30,11 +32,15 @@ SPECIAL: dict[str, Values] = {
 }
 
 
+def default_of(field: str) -> Any:
+    return Settings.model_fields[field].default
+
+
 def values_of(field: str) -> Values:
     """Values that differ from the default, and from each other where there are as many."""
     if field in SPECIAL:
         return SPECIAL[field]
-    kind, default = get_type_hints(Settings)[field], getattr(Settings(), field)
+    kind, default = get_type_hints(Settings)[field], default_of(field)
     if kind is bool:
         return [(str(not default).lower(), not default)] * 4
     if get_origin(kind) is Literal or (isinstance(kind, type) and issubclass(kind, StrEnum)):
@@ -65,7 +71,7 @@ def test_the_environment_is_stronger_than_the_env_file(
 ) -> None:
     (_, first), (second_text, second), (third_text, third), _ = values_of(field)
 
-    assert getattr(load(), field) == getattr(Settings(), field)
+    assert getattr(load(), field) == default_of(field)
     env_file(f"{field.upper()}={second_text}\n")
     assert getattr(load(), field) == second
     monkeypatch.setenv(field.upper(), third_text)
@@ -88,7 +94,7 @@ def test_the_env_file_is_stronger_than_the_settings_file(
 @pytest.mark.parametrize("field", sorted(NAMES))
 def test_an_empty_variable_says_nothing(field: str, env_file: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(field.upper(), "")
-    assert getattr(load(), field) == getattr(Settings(), field)
+    assert getattr(load(), field) == default_of(field)
 
     env_file(f"{field.upper()}={values_of(field)[0][0]}\n")
 
@@ -178,3 +184,51 @@ def test_every_kind_of_address_is_taken(url: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("REDIS_URL", url)
 
     assert load().redis_url == url
+
+
+# -- what pydantic-settings does not do by itself -------------------------------------
+
+
+def test_the_env_file_is_not_interpolated(env_file: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    env_file("REDIS_URL='redis://:${HOME}$x@host/0'\nTOOLS_PATH=${HOME}/tools\n")
+
+    assert load().redis_url == "redis://:${HOME}$x@host/0"
+    assert load().tools_path == Path("${HOME}/tools")
+
+
+def test_other_lines_of_the_env_file_are_left_alone(env_file: Write) -> None:
+    env_file("RESEND_API_KEY=secret\nexport CONCURRENCY=5  # slots\nFOO\nwarm_processes = '6'\n")
+
+    assert (load().concurrency, load().warm_processes) == (5, 6)
+
+
+def test_an_env_file_that_is_a_directory_is_no_env_file() -> None:
+    """A virtual environment may have this name."""
+    config.ENV_FILE.mkdir()
+
+    assert load() == Settings()
+
+
+def test_a_list_is_not_read_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOOL_ENVIRONMENT", '["A", "B"]')
+
+    assert load().tool_environment == ('["A"', '"B"]')
+
+
+def test_a_value_that_equals_the_default_counts_as_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", default_of("redis_url"))
+
+    assert "redis_url" in load().model_fields_set
+    assert origins(load())["redis_url"] == "environment"
+
+
+def test_bytes_that_are_not_utf_8_are_kept_in_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOOLS_PATH", "caf\udce9")
+
+    assert load().tools_path == Path("caf\udce9")
+
+
+def test_settings_can_not_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        load().concurrency = 5

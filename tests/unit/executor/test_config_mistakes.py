@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from services.executor import config
-from services.executor.config import FILE_MEMBERS, load
+from services.executor.config import FILE_MEMBERS, NAMES, load
 from shared.errors import SettingsError
 from tests.unit.executor.conftest import Write
 
@@ -34,7 +34,7 @@ def test_a_mistake_in_the_env_file_is_named_as_such(env_file: Write, monkeypatch
     monkeypatch.setenv("SPEEDRUN_INTERVAL", "")
 
     assert refusal() == [
-        ".env: SPEEDRUN_INTERVAL=0: expected a number > 0.0",
+        ".env: SPEEDRUN_INTERVAL=0: expected a number > 0",
         ".env: SPEEDRUN_MAX_PER_CYCLE=0: expected a whole number >= 1",
     ]
 
@@ -131,14 +131,14 @@ def test_a_file_that_is_not_yaml_is_one_line(text: str, file: Write) -> None:
     file(text)
     [line] = refusal()
 
-    assert line.startswith("config/schedule.yaml can't be read: ")
+    assert line.startswith("config/schedule.yaml is not a YAML document: ")
 
 
-@pytest.mark.parametrize("text", ["- mode\n", "cron", "5"])
-def test_a_file_without_members_is_one_line(text: str, file: Write) -> None:
+@pytest.mark.parametrize(("text", "kind"), [("- mode\n", "a list"), ("cron", "a text"), ("5", "a number")])
+def test_a_file_without_members_is_one_line(text: str, kind: str, file: Write) -> None:
     file(text)
 
-    assert refusal() == ["config/schedule.yaml holds no members; expected `mode: trigger` and the like"]
+    assert refusal() == [f"config/schedule.yaml is {kind}; expected members such as `mode: trigger`"]
 
 
 def test_a_file_that_is_not_utf_8_is_one_line(file: Write) -> None:
@@ -152,9 +152,7 @@ def test_a_file_that_is_not_utf_8_is_one_line(file: Write) -> None:
 def test_a_directory_where_the_file_should_be_is_one_line() -> None:
     config.FILE.mkdir(parents=True)
 
-    assert refusal() == [
-        "config/schedule.yaml can't be read: [Errno 21] Is a directory: 'config/schedule.yaml'"
-    ]
+    assert refusal() == ["config/schedule.yaml can't be read: Is a directory"]
 
 
 def test_an_env_file_that_is_not_utf_8_is_one_line() -> None:
@@ -162,3 +160,33 @@ def test_an_env_file_that_is_not_utf_8_is_one_line() -> None:
     [line] = refusal()
 
     assert line.startswith(".env can't be read: ")
+
+
+def test_a_line_of_the_env_file_that_can_not_be_read_is_named(env_file: Write) -> None:
+    env_file("# A comment\nTOOLS_PATH=a\n\n\nCONCURRENCY 5\nLOG_LEVEL='info\n")
+
+    assert refusal() == [".env line 5 can't be read", ".env line 6 can't be read"]
+
+
+def test_the_mistakes_of_all_sources_are_reported_together(
+    file: Write, env_file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONCURRENCY", "0")
+    env_file("LOG_LEVEL=loud\nno value\n")
+    file("mode: crom\nmod: cron\n")
+
+    assert [line.partition("; known are ")[0] for line in refusal(isolation="docker", other=1)] == [
+        "config/schedule.yaml: mode: crom: expected 'trigger', 'cron' or 'speedrun'",
+        "CONCURRENCY=0: expected a whole number >= 1",
+        "isolation=docker: expected 'warm', 'fork' or 'spawn'",
+        ".env: LOG_LEVEL=loud: expected 'debug', 'info', 'warning' or 'error'",
+        "config/schedule.yaml: mod is not a setting",
+        ".env line 2 can't be read",
+        "other=1: expected one of " + ", ".join(NAMES),
+    ]
+
+
+def test_a_mistake_shows_no_value_of_a_list_twice(env_file: Write) -> None:
+    env_file("SCHEDULE_MODE=trigger,crom\n")
+
+    assert refusal() == [".env: SCHEDULE_MODE=crom: expected 'trigger', 'cron' or 'speedrun'"]

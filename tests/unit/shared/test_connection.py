@@ -17,7 +17,7 @@ from shared.connection import (
     without_password,
 )
 from shared.embedded import EmbeddedServer
-from shared.errors import SettingsError, StoreUnavailableError
+from shared.errors import StoreUnavailableError
 
 TAKEN = [
     "redis://localhost",
@@ -63,7 +63,7 @@ def test_an_address_of_a_server_is_taken(url: str) -> None:
 
 @pytest.mark.parametrize("url", REFUSED)
 def test_what_is_no_address_is_refused_in_one_line(url: str) -> None:
-    with pytest.raises(SettingsError, match=r"^'.*' is not an address") as refused:
+    with pytest.raises(ValueError, match=r"^'.*' is not an address") as refused:
         check_url(url)
 
     assert "\n" not in str(refused.value)
@@ -73,7 +73,7 @@ def test_what_is_no_address_is_refused_in_one_line(url: str) -> None:
     "url", ["http://:hunter2@host", "redis://:hunter2@host:port", "redis://host/x?db=y&password=hunter2"]
 )
 def test_a_refusal_shows_no_password(url: str) -> None:
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(ValueError) as refused:
         check_url(url)
 
     assert "hunter2" not in str(refused.value)

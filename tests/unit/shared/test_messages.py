@@ -1,7 +1,6 @@
 """Experiments, in every shape and by every TYPE in which neighbours write them."""
 
 import json
-from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -144,7 +143,7 @@ def test_an_optional_member_may_be_null_or_empty(absent: str | None) -> None:
     experiment = in_string(document | dict.fromkeys(POLICY, absent))
 
     assert (experiment.params, experiment.state, experiment.schedule) == ({}, State.READY, None)
-    assert set(asdict(experiment.policy).values()) == {None}
+    assert set(experiment.policy.model_dump().values()) == {None}
 
 
 # -- policy ---------------------------------------------------------------------------
@@ -153,18 +152,18 @@ def test_an_optional_member_may_be_null_or_empty(absent: str | None) -> None:
 def test_a_policy_may_be_flat_as_text() -> None:
     experiment = in_hash(tool="t", **{name: str(value) for name, value in POLICY.items()})
 
-    assert asdict(experiment.policy) == POLICY
+    assert experiment.policy.model_dump() == POLICY
 
 
 def test_a_policy_may_be_in_the_execution() -> None:
     in_nested = in_hash(execution=json.dumps({"tool": "t", **POLICY}))
     in_document = in_string({"execution": {"tool": "t", **POLICY}})
 
-    assert asdict(in_nested.policy) == asdict(in_document.policy) == POLICY
+    assert in_nested.policy.model_dump() == in_document.policy.model_dump() == POLICY
 
 
 def test_a_policy_may_be_beside_the_execution() -> None:
-    assert asdict(in_string({"execution": {"tool": "t"}, **POLICY}).policy) == POLICY
+    assert in_string({"execution": {"tool": "t"}, **POLICY}).policy.model_dump() == POLICY
 
 
 def test_the_policy_in_the_execution_is_the_stronger() -> None:

@@ -64,7 +64,10 @@ def test_an_execution_that_is_not_an_object_is_refused(value: object) -> None:
 
 @pytest.mark.parametrize("value", [None, "", 5, [], {}, True])
 def test_a_tool_that_is_no_name_is_refused(value: object) -> None:
-    assert document_refusal(tool=value) == f"experiments:exp_1 member 'tool' is '{value}': must name a tool"
+    assert (
+        document_refusal(tool=value)
+        == f"experiments:exp_1 member 'tool' is '{value}': must be the name of a tool"
+    )
 
 
 @pytest.mark.parametrize(("value", "kind"), [([], "a list"), (5, "a number"), (True, "true or false")])

@@ -128,7 +128,7 @@ def test_json_text_is_utf_8_and_means_the_same(value: Any) -> None:
     assert json.loads(json_text(value).encode()) == json.loads(json.dumps(value))
 
 
-_UNDERSTOOD = {"experiment", "execution", "params", "schedule", "timezone", *Policy.__dataclass_fields__}
+_UNDERSTOOD = {"experiment", "execution", "params", "schedule", "timezone", *Policy.model_fields}
 
 
 def _finite(value: Any) -> Any:

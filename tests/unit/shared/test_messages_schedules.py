@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import replace
 
 import pytest
 
@@ -36,7 +35,7 @@ def test_a_string_may_be_json(name: str) -> None:
         experiment_id="another", timezone="America/Los_Angeles", enabled=True, **{name: "0 9 * * MON"}
     )
 
-    assert schedule == replace(WEEKLY, timezone="America/Los_Angeles")
+    assert schedule == WEEKLY.model_copy(update={"timezone": "America/Los_Angeles"})
 
 
 def test_cron_is_stronger_than_schedule() -> None:
@@ -51,7 +50,7 @@ def test_a_hash_has_cron_and_a_zone() -> None:
         "created_at": "2024-01-15",
     }
 
-    assert read_schedule("exp_1", "hash", fields) == replace(WEEKLY, timezone="Asia/Kolkata")
+    assert read_schedule("exp_1", "hash", fields) == WEEKLY.model_copy(update={"timezone": "Asia/Kolkata"})
 
 
 def test_a_hash_without_a_state_is_active() -> None:

@@ -1,7 +1,6 @@
 """Requests to run an experiment now."""
 
 import json
-from dataclasses import asdict
 
 import pytest
 
@@ -32,7 +31,7 @@ def test_every_member_of_the_contract_is_read() -> None:
         "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
     }
 
-    assert asdict(read_trigger(json.dumps(members))) == members
+    assert read_trigger(json.dumps(members)).model_dump() == members
 
 
 def test_unknown_members_are_ignored() -> None:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +71,7 @@ def test_a_real_file_is_read_in_every_way(path: Path, publish: Callable[[Path], 
     assert (experiment.tool, experiment.schedule, experiment.timezone) == EXPECTED[path.stem]
     assert experiment.state is (State.DRAFT if path.stem in DRAFTS else State.READY)
     assert experiment.params == body(path)["execution"]["params"]
-    assert set(asdict(experiment.policy).values()) == {None}
+    assert set(experiment.policy.model_dump().values()) == {None}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.times import iso
+from shared.documents import iso
 
 
 @given(st.integers(0, 4_000_000_000_000))
