@@ -8,7 +8,7 @@ from typing import Any
 import uv
 
 from services.executor.artifacts import Blobs, Keeper, open_blobs
-from services.executor.artifacts.keeping import INLINE_MAX_BYTES
+from services.executor.artifacts.keeper import INLINE_MAX_BYTES
 from services.executor.isolation.calls import Level
 from services.executor.isolation.environment.environments import Environments
 from services.executor.isolation.pool import Pool

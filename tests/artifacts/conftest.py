@@ -11,8 +11,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from services.executor.artifacts import Blobs, open_blobs
-from services.executor.artifacts.local import LocalBlobs
-from services.executor.artifacts.remote import Remote
+from services.executor.artifacts.local_blobs import LocalBlobs
+from services.executor.artifacts.object_blobs import Remote
 
 BUCKET = "fullsend-tests"
 

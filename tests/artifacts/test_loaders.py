@@ -18,7 +18,7 @@ from services.executor.artifacts import (
     loader_for,
     open_blobs,
 )
-from services.executor.artifacts.remote import Remote
+from services.executor.artifacts.object_blobs import Remote
 from shared.errors import ArtifactCorruptError, ArtifactError, ArtifactNotFoundError, ArtifactReferenceError
 from tests.artifacts.conftest import url_of
 

@@ -18,8 +18,8 @@ from services.executor.artifacts import (
     LocalBlobs,
     parse_reference,
 )
-from services.executor.artifacts.objects import ObjectBlobs
-from services.executor.artifacts.opening import local_directory
+from services.executor.artifacts.loaders import local_directory
+from services.executor.artifacts.object_blobs import ObjectBlobs
 from services.executor.outcome import Status
 from services.executor.store import Store
 from shared.errors import ArtifactError

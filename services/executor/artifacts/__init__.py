@@ -17,17 +17,17 @@ answers to the same references.
 
 from services.executor.artifacts.artifact import Artifact
 from services.executor.artifacts.blobs import Blob, Blobs, Source, StorageType, Stored
-from services.executor.artifacts.collection import Collected, collect
-from services.executor.artifacts.keeping import INLINE_MAX_BYTES, Keeper
+from services.executor.artifacts.garbage_collection import Collected, collect
+from services.executor.artifacts.keeper import INLINE_MAX_BYTES, Keeper
 from services.executor.artifacts.loaders import (
     ArtifactLoader,
     CasArtifactLoader,
     LocalArtifactLoader,
     ObjectStoreArtifactLoader,
     loader_for,
+    open_blobs,
 )
-from services.executor.artifacts.local import LocalBlobs
-from services.executor.artifacts.opening import open_blobs
+from services.executor.artifacts.local_blobs import LocalBlobs
 from services.executor.artifacts.references import (
     CasReference,
     InlineReference,

@@ -1,8 +1,11 @@
 """One artifact as a run's record has it: where it is, how large, and what it must be."""
 
+import mimetypes
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import cache
+from pathlib import PurePosixPath
+from typing import Any, Final, TypeVar
 
 from services.executor.artifacts.references import (
     CasReference,
@@ -15,6 +18,26 @@ from services.executor.artifacts.references import (
 from shared.errors import ArtifactError, ArtifactReferenceError
 
 T = TypeVar("T")
+
+UNKNOWN: Final = "application/octet-stream"
+
+_OTHERS: Final = {
+    ".ipynb": "application/x-ipynb+json",
+    ".jsonl": "application/jsonl",
+    ".md": "text/markdown",
+    ".ndjson": "application/x-ndjson",
+    ".parquet": "application/vnd.apache.parquet",
+    ".toml": "application/toml",
+    ".yaml": "application/yaml",
+    ".yml": "application/yaml",
+}
+"""What Python's table lacks, or has only in some versions."""
+
+_COMPRESSED: Final = {
+    "gzip": "application/gzip",
+    "bzip2": "application/x-bzip2",
+    "xz": "application/x-xz",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +102,18 @@ def _member(members: Any, name: str, kind: type[T]) -> T:
 
 def _kind(value: Any) -> str:
     return "null" if value is None else type(value).__name__
+
+
+def media_type_of(name: str) -> str:
+    """The media type that the name's ending stands for, else `application/octet-stream`."""
+    ending, types = PurePosixPath(name).suffix, _types()
+    if encoding := types.encodings_map.get(ending):
+        return _COMPRESSED.get(encoding, UNKNOWN)
+    ending = ending.lower()
+    return _OTHERS.get(ending) or types.types_map[True].get(ending, UNKNOWN)
+
+
+@cache
+def _types() -> mimetypes.MimeTypes:
+    # Not mimetypes.guess_type: that reads the machine's own tables, and takes a name for a URL.
+    return mimetypes.MimeTypes()

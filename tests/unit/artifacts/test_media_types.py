@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.executor.artifacts import media_types
+from services.executor.artifacts.artifact import media_type_of
 
 
 @pytest.mark.parametrize(
@@ -23,4 +23,4 @@ from services.executor.artifacts import media_types
     ],
 )
 def test_a_name_stands_for_its_media_type(name: str, media_type: str) -> None:
-    assert media_types.guess(name) == media_type
+    assert media_type_of(name) == media_type

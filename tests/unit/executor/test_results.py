@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from services.executor.artifacts import Keeper
-from services.executor.artifacts.local import LocalBlobs
+from services.executor.artifacts.local_blobs import LocalBlobs
 from services.executor.outcome import Outcome, Status
 from services.executor.results import Products
 from shared.backoff import Backoff

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.executor.artifacts import Blobs, LocalBlobs, StorageType, open_blobs
-from services.executor.artifacts.objects import ObjectBlobs
-from services.executor.artifacts.remote import Remote
+from services.executor.artifacts.object_blobs import ObjectBlobs, Remote
 from shared.errors import ArtifactCorruptError, ArtifactError
 
 MIB = 1 << 20

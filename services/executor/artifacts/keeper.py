@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Final, assert_never
 from uuid import uuid4
 
-from services.executor.artifacts import media_types
-from services.executor.artifacts.artifact import Artifact
+from services.executor.artifacts.artifact import Artifact, media_type_of
 from services.executor.artifacts.blobs import Blob, Blobs, Source, gathered, require
 from services.executor.artifacts.references import (
     CasReference,
@@ -46,7 +45,7 @@ class Keeper:
         `expected_sha256`, other content raises ArtifactCorruptError.  Without `inline`
         it goes to the store, however small it is.  A stream must be seekable.
         """
-        media_type = media_types.guess(name) if media_type is None else media_type
+        media_type = media_type_of(name) if media_type is None else media_type
         check_media_type(media_type)
         content = self._small(source) if inline else None
         if content is None:
