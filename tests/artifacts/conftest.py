@@ -1,4 +1,4 @@
-"""Real places for blobs: a directory, this process's memory, and an S3 server of our own."""
+"""Stores of every kind: in a directory, in memory, and on an S3 server of the tests."""
 
 import logging
 import urllib.request
@@ -12,30 +12,30 @@ from moto.server import ThreadedMotoServer
 
 from services.executor.artifacts import Blobs, open_blobs
 from services.executor.artifacts.local_blobs import LocalBlobs
-from services.executor.artifacts.object_blobs import Remote
+from services.executor.artifacts.object_blobs import Bucket
 
 BUCKET = "fullsend-tests"
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A store of blobs, and a way to spoil what is in it."""
+    """A store of blobs, and ways to damage it."""
 
     url: str
     blobs: Blobs
 
     def spoil(self, sha256: str, content: bytes) -> None:
-        """Have other content under the address than belongs there."""
+        """Replace the content under an address."""
         if isinstance(self.blobs, LocalBlobs):
             path = Path(self.blobs.place(sha256))
             path.parent.mkdir(parents=True, exist_ok=True)
             path.unlink(missing_ok=True)
             path.write_bytes(content)
         else:
-            Remote(self.url).put(f"sha256/{sha256[:2]}/{sha256}", len(content), [content])
+            Bucket(self.url).put(f"sha256/{sha256[:2]}/{sha256}", len(content), [content])
 
     def litter(self) -> None:
-        """Have things lie around that are no blobs."""
+        """Put files or objects into the store that are not blobs."""
         keys = ["sha256/ab/readme.txt", "sha256/cd/" + "ab" * 32, "sha256/ab/" + "AB" * 32, "metrics.csv"]
         for key in keys:
             if isinstance(self.blobs, LocalBlobs):
@@ -43,7 +43,7 @@ class Place:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(b"no blob")
             else:
-                Remote(self.url).put(key, 7, [b"no blob"])
+                Bucket(self.url).put(key, 7, [b"no blob"])
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +62,7 @@ def s3_endpoint() -> Iterator[str]:
 
 @pytest.fixture
 def s3_url(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A place of this test's own on the server, and what opens it in the environment."""
+    """A prefix for this test on the server, with the credentials in the environment."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-key")
@@ -71,7 +71,7 @@ def s3_url(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def url_of(kind: str, request: pytest.FixtureRequest) -> str:
-    """A place of that kind that nobody else uses."""
+    """Return an unused place of that kind."""
     match kind:
         case "local":
             return str(request.getfixturevalue("tmp_path") / "blobs")
@@ -100,5 +100,5 @@ def blobs(place: Place) -> Blobs:
 
 @pytest.fixture
 def local(tmp_path: Path) -> LocalBlobs:
-    """A store in a directory that isn't there yet."""
+    """A store in a directory that does not exist yet."""
     return LocalBlobs(tmp_path / "blobs")

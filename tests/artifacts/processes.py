@@ -9,13 +9,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(program: str, *arguments: object) -> subprocess.Popen[str]:
-    """Python with that program, its text dedented; it talks over its stdin and stdout."""
+    """Start Python with that program, its text dedented; it uses its stdin and stdout."""
     command = [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)]
     return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen[str], said: str | None = None) -> str:
-    """What the process prints to its end, which must be a good one; it is told `said` first."""
+    """Send `said`, and return all that the process prints; it must exit with 0."""
     with process:
         printed, _ = process.communicate(said, timeout=60)
     assert process.returncode == 0

@@ -1,4 +1,4 @@
-"""One conformance suite: what every store of blobs promises."""
+"""The conformance suite for every store of blobs."""
 
 import hashlib
 import io
@@ -36,7 +36,7 @@ def sha256(content: bytes) -> str:
 
 
 class Pipe(io.RawIOBase):
-    """A stream that can't be rewound and gives what it likes, as a socket does."""
+    """A stream that can't be rewound and returns chunks of any size, like a socket."""
 
     def __init__(self, content: bytes, at_once: int = 70_000) -> None:
         self._inner, self._at_once = io.BytesIO(content), at_once
@@ -49,7 +49,7 @@ class Pipe(io.RawIOBase):
 
 
 @pytest.mark.parametrize("content", [b"", b"x", CONTENT, LARGE], ids=["empty", "one", "some", "large"])
-def test_what_was_put_is_read_back(blobs: Blobs, content: bytes) -> None:
+def test_content_is_read_back(blobs: Blobs, content: bytes) -> None:
     blob = blobs.put(content)
 
     assert blob == Blob(sha256(content), len(content))
@@ -155,7 +155,7 @@ def test_a_corrupt_blob_is_an_error_and_never_content(place: Place, spoil: Calla
 
 
 @pytest.mark.parametrize("spoil", SPOILS.values(), ids=SPOILS.keys())
-def test_putting_again_heals_a_corrupt_blob(place: Place, spoil: Callable[[bytes], bytes]) -> None:
+def test_putting_again_repairs_a_corrupt_blob(place: Place, spoil: Callable[[bytes], bytes]) -> None:
     blob = place.blobs.put(CONTENT)
     place.spoil(blob.sha256, spoil(CONTENT))
 
@@ -178,13 +178,13 @@ def test_a_missing_blob_is_not_found_with_its_full_place(blobs: Blobs) -> None:
 @pytest.mark.parametrize(
     "address", ["", "abc", "../../../etc/passwd", "0" * 63, "0" * 65, "A" * 64, "0" * 64 + "\n"]
 )
-def test_an_address_that_is_none_is_refused(blobs: Blobs, address: str) -> None:
+def test_a_bad_address_is_refused(blobs: Blobs, address: str) -> None:
     for ask in (blobs.read, blobs.verify, blobs.size, blobs.exists, blobs.delete, blobs.place):
         with pytest.raises(ArtifactReferenceError):
             ask(address)
 
 
-def test_what_is_too_large_to_read_at_once_is_refused(blobs: Blobs) -> None:
+def test_content_too_large_to_read_at_once_is_refused(blobs: Blobs) -> None:
     blob = blobs.put(CONTENT)
 
     assert blobs.read(blob.sha256, max_bytes=len(CONTENT)) == CONTENT
@@ -217,7 +217,7 @@ def test_two_openings_of_a_place_are_one_store(place: Place) -> None:
     assert open_blobs(place.url).read(blob.sha256) == CONTENT
 
 
-def test_text_is_not_taken_for_bytes(blobs: Blobs) -> None:
+def test_text_is_refused(blobs: Blobs) -> None:
     with pytest.raises(ArtifactError, match="binary mode"):
         blobs.put(io.StringIO("text"))  # type: ignore[arg-type]
 
@@ -225,7 +225,7 @@ def test_text_is_not_taken_for_bytes(blobs: Blobs) -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing", "directory", "link", "fifo", "device"])
-def test_only_a_regular_file_is_taken_as_one(blobs: Blobs, tmp_path: Path, kind: str) -> None:
+def test_only_a_regular_file_is_read(blobs: Blobs, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "source"
     match kind:
         case "directory":
@@ -247,7 +247,7 @@ def test_only_a_regular_file_is_taken_as_one(blobs: Blobs, tmp_path: Path, kind:
 
 
 class Dying(io.RawIOBase):
-    """A source that breaks after a while."""
+    """A source that fails after some chunks."""
 
     def __init__(self, size_bytes: int) -> None:
         self._left = size_bytes
@@ -262,7 +262,7 @@ class Dying(io.RawIOBase):
         return b"x" * size
 
 
-def test_a_source_that_breaks_stores_nothing(blobs: Blobs) -> None:
+def test_a_source_that_fails_stores_nothing(blobs: Blobs) -> None:
     with pytest.raises(ArtifactError, match="Input/output error"):
         blobs.put(Dying(12 * MIB))  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""What a collection deletes, and everything that it must not."""
+"""Garbage collection: what it deletes and what it keeps."""
 
 import hashlib
 import os
@@ -14,11 +14,11 @@ HOUR_SECONDS = 3_600
 
 
 def later() -> datetime:
-    """Two hours from now: what was put just now is older than one hour then."""
+    """Return the time in two hours, when a blob that is put now is older than one hour."""
     return datetime.now(UTC) + timedelta(hours=2)
 
 
-def test_what_nothing_refers_to_is_deleted_and_the_rest_is_kept(blobs: Blobs) -> None:
+def test_unreferenced_blobs_are_deleted_and_others_kept(blobs: Blobs) -> None:
     kept, gone = blobs.put(b"kept"), blobs.put(b"gone!")
 
     collected = collect(blobs, {kept.sha256, "0" * 64}, older_than_seconds=HOUR_SECONDS, now=later)
@@ -63,7 +63,7 @@ def test_records_are_read_after_the_blobs_were_listed(blobs: Blobs) -> None:
     assert [one.sha256 for one in blobs.all()] == meanwhile
 
 
-def test_records_that_can_not_be_read_end_the_collection_before_anything_is_deleted(blobs: Blobs) -> None:
+def test_unreadable_records_end_the_collection_before_anything_is_deleted(blobs: Blobs) -> None:
     blob = blobs.put(b"content")
 
     def unavailable() -> set[str]:
@@ -76,9 +76,7 @@ def test_records_that_can_not_be_read_end_the_collection_before_anything_is_dele
 
 
 @pytest.mark.parametrize("entry", ["cas://", "", "abc", "A" * 64])
-def test_a_mark_that_is_no_address_ends_the_collection_before_anything_is_deleted(
-    blobs: Blobs, entry: str
-) -> None:
+def test_a_bad_address_ends_the_collection_before_anything_is_deleted(blobs: Blobs, entry: str) -> None:
     blob = blobs.put(b"content")
 
     with pytest.raises(ArtifactReferenceError):
@@ -96,7 +94,7 @@ def test_a_reference_instead_of_its_address_deletes_nothing(blobs: Blobs) -> Non
     assert blobs.exists(blob.sha256)
 
 
-def test_an_empty_store_is_collected_to_nothing(blobs: Blobs) -> None:
+def test_an_empty_store_can_be_collected(blobs: Blobs) -> None:
     collected = collect(blobs, set(), older_than_seconds=0)
 
     assert (collected.deleted, collected.kept, collected.freed_bytes) == ((), 0, 0)
@@ -117,7 +115,7 @@ def test_a_duplicate_that_is_put_while_the_records_are_read_stays(local: LocalBl
     assert local.read(sha256) == b"content"
 
 
-def test_what_dead_writers_left_is_cleared_after_a_day_and_counted(local: LocalBlobs) -> None:
+def test_drafts_of_dead_writers_are_deleted_after_a_day_and_counted(local: LocalBlobs) -> None:
     blob = local.put(b"kept")
     old, young = local.directory / "tmp" / "old", local.directory / "tmp" / "young"
     old.write_bytes(b"12345")
@@ -134,6 +132,6 @@ def test_what_dead_writers_left_is_cleared_after_a_day_and_counted(local: LocalB
 
 
 def make_old(path: Path) -> None:
-    """As if the file had been written two days ago."""
+    """Set the file's time to two days ago."""
     long_ago = (datetime.now(UTC) - timedelta(days=2)).timestamp()
     os.utime(path, (long_ago, long_ago))

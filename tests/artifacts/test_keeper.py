@@ -1,4 +1,4 @@
-"""Artifacts inline and in the store: the same facts and the same bytes either way."""
+"""Artifacts that are kept inline and in the store."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ LIMIT = 64_000
 
 @pytest.fixture
 def keeper(tmp_path: Path) -> Keeper:
-    """Keeps in a directory, with the usual limit."""
+    """A keeper on a directory, with the default limit."""
     return Keeper(open_blobs(tmp_path / "blobs"))
 
 
@@ -39,13 +39,13 @@ def test_exactly_the_limit_is_inline_and_one_byte_more_is_not(
     assert keeper.read(artifact) == content
 
 
-def test_small_artifacts_never_touch_the_store(keeper: Keeper) -> None:
+def test_small_artifacts_are_not_put_into_the_store(keeper: Keeper) -> None:
     keeper.keep("small", bytes(LIMIT))
 
     assert list(keeper.blobs.all()) == []
 
 
-def test_an_artifact_survives_its_record(keeper: Keeper) -> None:
+def test_an_artifact_can_be_read_from_its_record(keeper: Keeper) -> None:
     for content in (b"small", bytes(LIMIT + 1)):
         artifact = keeper.keep("data.bin", content)
 
@@ -74,7 +74,7 @@ def test_a_given_media_type_wins_over_the_name(keeper: Keeper) -> None:
 
 
 @pytest.mark.parametrize("size_bytes", [10, LIMIT + 1])
-def test_content_that_is_not_what_was_announced_is_not_kept(keeper: Keeper, size_bytes: int) -> None:
+def test_content_with_another_checksum_than_expected_is_not_kept(keeper: Keeper, size_bytes: int) -> None:
     content = bytes(size_bytes)
 
     with pytest.raises(ArtifactCorruptError):
@@ -122,7 +122,7 @@ def test_a_corrupt_blob_is_an_error_and_never_content(keeper: Keeper) -> None:
         keeper.read(artifact)
 
 
-def test_a_blob_that_is_gone_is_not_found(keeper: Keeper) -> None:
+def test_a_missing_blob_is_not_found(keeper: Keeper) -> None:
     artifact = keeper.keep("data", bytes(LIMIT + 1))
     keeper.blobs.delete(artifact.sha256)
 
@@ -135,7 +135,7 @@ def test_no_more_is_read_than_asked_for(keeper: Keeper, size_bytes: int) -> None
     artifact = keeper.keep("data", bytes(size_bytes))
 
     assert len(keeper.read(artifact, max_bytes=size_bytes)) == size_bytes
-    with pytest.raises(ArtifactError, match=f"more than the {size_bytes - 1} bytes"):
+    with pytest.raises(ArtifactError, match=f"longer than the {size_bytes - 1} bytes"):
         keeper.read(artifact, max_bytes=size_bytes - 1)
 
 
@@ -147,7 +147,7 @@ def test_a_relative_artifact_is_left_to_a_loader(keeper: Keeper) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"small", bytes(3_000_000)], ids=["empty", "small", "large"])
-def test_a_copy_has_all_of_it(keeper: Keeper, tmp_path: Path, content: bytes) -> None:
+def test_a_copy_is_complete(keeper: Keeper, tmp_path: Path, content: bytes) -> None:
     artifact = keeper.keep("data", content)
     copy = tmp_path / "copies" / "data"
     copy.parent.mkdir()
@@ -159,7 +159,7 @@ def test_a_copy_has_all_of_it(keeper: Keeper, tmp_path: Path, content: bytes) ->
     assert list(copy.parent.iterdir()) == [copy]
 
 
-def test_a_copy_of_corrupt_content_is_never_there(keeper: Keeper, tmp_path: Path) -> None:
+def test_corrupt_content_is_not_copied(keeper: Keeper, tmp_path: Path) -> None:
     artifact = keeper.keep("data", bytes(3_000_000))
     blob, copy = Path(keeper.blobs.place(artifact.sha256)), tmp_path / "copies" / "data"
     blob.chmod(0o644)
@@ -183,6 +183,6 @@ def test_a_copy_that_can_not_be_written_is_an_error_that_names_it(keeper: Keeper
             keeper.copy_to(artifact, path)
 
 
-def test_a_source_that_is_not_there_is_not_found(keeper: Keeper, tmp_path: Path) -> None:
+def test_a_missing_source_is_not_found(keeper: Keeper, tmp_path: Path) -> None:
     with pytest.raises(ArtifactNotFoundError, match=str(tmp_path / "missing")):
         keeper.keep("data", tmp_path / "missing")

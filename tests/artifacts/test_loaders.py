@@ -1,4 +1,4 @@
-"""Loading by reference: the same answers from a directory, a store of blobs and a bucket."""
+"""Loading by reference from a directory, a store of blobs and a bucket."""
 
 import contextlib
 import shutil
@@ -18,7 +18,7 @@ from services.executor.artifacts import (
     loader_for,
     open_blobs,
 )
-from services.executor.artifacts.object_blobs import Remote
+from services.executor.artifacts.object_blobs import Bucket
 from shared.errors import ArtifactCorruptError, ArtifactError, ArtifactNotFoundError, ArtifactReferenceError
 from tests.artifacts.conftest import url_of
 
@@ -26,7 +26,7 @@ MISSING = "cas://" + "0" * 64
 
 
 class Results:
-    """What a run left at one place: a file and a blob, and the loader for them."""
+    """The results of a run at one place, and the loader for them."""
 
     def __init__(self, base: str) -> None:
         self.base = base
@@ -35,9 +35,9 @@ class Results:
         self.write("results/day 1/metrics.csv", b"day,v\n1,2\n")
 
     def write(self, path: str, content: bytes) -> None:
-        """Have a file or an object there."""
+        """Store a file or an object there."""
         if "://" in self.base:
-            Remote(self.base).put(path, len(content), [content])
+            Bucket(self.base).put(path, len(content), [content])
         else:
             file = Path(self.base) / path
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def test_inline_content_needs_no_place(results: Results) -> None:
     assert results.loader.exists(reference)
 
 
-def test_a_missing_one_is_not_found_with_its_full_place(results: Results) -> None:
+def test_missing_content_is_not_found_with_its_full_place(results: Results) -> None:
     for reference, place in [("results/none.csv", "results/none.csv"), (MISSING, "sha256/00/" + "0" * 64)]:
         with pytest.raises(FileNotFoundError) as caught:
             results.loader.load_bytes(reference)
@@ -87,13 +87,13 @@ def test_a_reference_that_leaves_its_base_is_refused(results: Results, reference
             ask(reference)
 
 
-def test_a_directory_is_no_artifact(results: Results) -> None:
+def test_a_directory_is_not_an_artifact(results: Results) -> None:
     assert not results.loader.exists("results")
     with pytest.raises(ArtifactError, match="results"):
         results.loader.load_bytes("results")
 
 
-def test_text_that_is_none_says_where(results: Results) -> None:
+def test_bytes_that_are_not_text_are_refused_with_their_position(results: Results) -> None:
     results.write("text.txt", b"good until \xff here")
 
     with pytest.raises(ArtifactError, match=r"'text\.txt' is not UTF-8 text: .* at byte 11 of 17 \(0xff\)"):
@@ -114,7 +114,7 @@ def test_results_that_were_copied_into_a_bucket_load_the_same(tmp_path: Path, s3
     before = Results(str(tmp_path))
     for path in tmp_path.rglob("*"):
         if path.is_file():
-            Remote(s3_url).put(str(path.relative_to(tmp_path)), path.stat().st_size, [path.read_bytes()])
+            Bucket(s3_url).put(str(path.relative_to(tmp_path)), path.stat().st_size, [path.read_bytes()])
 
     after = loader_for(s3_url, "s3")
 
@@ -131,7 +131,7 @@ def test_a_link_that_leads_out_of_the_base_is_refused(tmp_path: Path) -> None:
     (base / "loop").symlink_to("loop")
 
     for reference in ("file", "folder/secret"):
-        with pytest.raises(ArtifactReferenceError, match="over a link"):
+        with pytest.raises(ArtifactReferenceError, match="by a link"):
             LocalArtifactLoader(base).load_bytes(reference)
     with pytest.raises(ArtifactError):
         LocalArtifactLoader(base).load_bytes("loop")
@@ -152,11 +152,11 @@ def test_a_store_of_blobs_has_no_files() -> None:
     loader = CasArtifactLoader(open_blobs("memory://loaders"))
 
     for ask in (loader.load_bytes, loader.exists):
-        with pytest.raises(ArtifactReferenceError, match="memory://loaders only knows addresses"):
+        with pytest.raises(ArtifactReferenceError, match="memory://loaders has only blobs"):
             ask("results/metrics.csv")
 
 
-def test_what_a_result_says_of_its_storage_becomes_its_loader(tmp_path: Path, s3_url: str) -> None:
+def test_the_loader_is_chosen_by_the_storage_of_a_result(tmp_path: Path, s3_url: str) -> None:
     assert isinstance(loader_for(str(tmp_path), "local"), LocalArtifactLoader)
     assert isinstance(loader_for(f"file://{tmp_path}", "local"), LocalArtifactLoader)
     assert isinstance(loader_for(s3_url, "s3"), ObjectStoreArtifactLoader)
@@ -171,7 +171,7 @@ def test_a_storage_type_that_contradicts_its_base_is_refused(tmp_path: Path, sto
 
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(text=st.text() | st.text("ab.:/\\\0~%C \n\ud800é", max_size=12))
-def test_whatever_is_asked_for_is_there_or_an_artifact_error(text: str) -> None:
+def test_any_reference_is_loaded_or_an_artifact_error(text: str) -> None:
     for loader in (
         LocalArtifactLoader(Path(__file__).parent),
         ObjectStoreArtifactLoader("memory://any/prefix"),

@@ -1,4 +1,4 @@
-"""What a directory adds to the promises: crashes, full disks, other writers, and things that are no files."""
+"""A store in a directory: crashes, full disks, concurrent writers, links among the blobs."""
 
 import fcntl
 import hashlib
@@ -24,13 +24,13 @@ LONG_AGO = datetime.now(UTC) - timedelta(days=2)
 
 
 def files_in(directory: Path) -> set[str]:
-    """The path of every file below the directory, but for the lock."""
+    """Return the path of every file below the directory, except the lock."""
     paths = (path for path in directory.rglob("*") if not path.is_dir())
     return {str(path.relative_to(directory)) for path in paths} - {"lock"}
 
 
 def make_old(path: Path) -> None:
-    """As if the file had been written long ago."""
+    """Set the file's time to long ago."""
     os.utime(path, (LONG_AGO.timestamp(), LONG_AGO.timestamp()))
 
 
@@ -44,7 +44,7 @@ def test_a_blob_is_a_read_only_file_named_by_its_content(local: LocalBlobs) -> N
     assert local.place(SHA256) == str(path)
 
 
-def test_looking_makes_no_directory(local: LocalBlobs) -> None:
+def test_reading_creates_no_directory(local: LocalBlobs) -> None:
     assert not local.exists(SHA256)
     assert not local.delete(SHA256)
     assert list(local.all()) == []
@@ -77,7 +77,7 @@ def test_putting_a_duplicate_renews_its_age(local: LocalBlobs) -> None:
 
 
 @pytest.mark.parametrize("kind", ["directory", "link", "fifo"])
-def test_what_is_no_file_in_a_blobs_place_is_corrupt_and_not_followed(
+def test_a_link_or_directory_in_a_blobs_place_is_corrupt(
     local: LocalBlobs, tmp_path: Path, kind: str
 ) -> None:
     path = Path(local.place(SHA256))
@@ -207,7 +207,7 @@ def test_a_full_disk_says_what_is_needed_and_keeps_nothing(
 
     said = str(caught.value)
     assert said.startswith(f"{full_disk.directory} is full: ")
-    assert f"{size_bytes} bytes would be needed" in said or kind == "stream"
+    assert f"{size_bytes} bytes are needed" in said or kind == "stream"
     assert "bytes are free" in said
     assert "fullsend artifacts gc" in said
     assert files_in(full_disk.directory) == {f"sha256/{SHA256[:2]}/{small.sha256}"}
@@ -245,7 +245,7 @@ def test_two_writers_of_one_blob_both_succeed_and_leave_one_file(local: LocalBlo
     assert local.read(sha256) == content
 
 
-def test_a_delete_waits_for_whoever_puts_a_blob_in_place_and_looks_again(local: LocalBlobs) -> None:
+def test_a_delete_waits_for_a_put_and_checks_the_age_again(local: LocalBlobs) -> None:
     local.put(CONTENT)
     make_old(Path(local.place(SHA256)))
     cutoff = datetime.now(UTC) - timedelta(days=1)

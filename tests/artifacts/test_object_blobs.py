@@ -1,4 +1,4 @@
-"""What an object store adds to the promises: trouble with servers, URLs, hidden credentials."""
+"""Object stores: failing servers, URLs, and credentials."""
 
 import hashlib
 import io
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.executor.artifacts import Blobs, LocalBlobs, StorageType, open_blobs
-from services.executor.artifacts.object_blobs import ObjectBlobs, Remote
+from services.executor.artifacts.object_blobs import Bucket, ObjectBlobs
 from shared.errors import ArtifactCorruptError, ArtifactError
 
 MIB = 1 << 20
@@ -17,7 +17,7 @@ MISSING = "0" * 64
 
 
 class Shifting(io.BytesIO):
-    """A file that somebody writes to while it is read: the second reading finds other content."""
+    """A file that changes while it is stored: the second reading returns other content."""
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
         if not offset:
@@ -39,11 +39,11 @@ def test_a_blob_is_an_object_below_the_prefix(s3_url: str) -> None:
     blob = ObjectBlobs(f"{s3_url}/").put(b"content")
 
     key = f"sha256/{blob.sha256[:2]}/{blob.sha256}"
-    assert b"".join(Remote(s3_url).get(key)) == b"content"
+    assert b"".join(Bucket(s3_url).get(key)) == b"content"
     assert ObjectBlobs(s3_url).place(blob.sha256) == f"{s3_url}/{key}"
 
 
-def test_stores_below_two_prefixes_of_a_bucket_know_nothing_of_each_other(s3_url: str) -> None:
+def test_stores_below_two_prefixes_of_a_bucket_are_separate(s3_url: str) -> None:
     one, other = ObjectBlobs(f"{s3_url}/one"), ObjectBlobs(f"{s3_url}/two")
 
     blob = one.put(b"content")
@@ -65,7 +65,7 @@ def test_a_bucket_that_is_not_there_is_an_error_in_the_servers_words(s3_url: str
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
-    """A port that nobody listens on."""
+    """Return a port without a listener."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]
@@ -75,7 +75,7 @@ def test_a_server_that_does_not_answer_is_an_error_without_credentials(
     s3_url: str, closed_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed_port}")
-    blobs = ObjectBlobs(s3_url, patience_seconds=0.1)
+    blobs = ObjectBlobs(s3_url, retry_seconds=0.1)
 
     for ask in (
         blobs.read,
@@ -125,12 +125,12 @@ def test_an_unknown_scheme_is_an_error_that_lists_the_known_ones(place: str) -> 
 @pytest.mark.parametrize(
     "place", ["", "a\0b", "file://host/path", "file:/var", "s3:bucket", "file://", "s3://", "s3:///x"]
 )
-def test_a_place_that_means_nothing_is_refused(place: str) -> None:
+def test_a_bad_place_is_refused(place: str) -> None:
     with pytest.raises(ArtifactError):
         open_blobs(place)
 
 
-def test_every_place_knows_its_type_and_its_base(
+def test_every_store_has_its_type_and_its_base(
     tmp_path: Path, s3_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GOOGLE_SKIP_SIGNATURE", "true")
@@ -159,7 +159,7 @@ def test_azure_without_an_account_is_an_error_that_says_so(monkeypatch: pytest.M
         open_blobs("az://container/prefix")
 
 
-def test_a_directory_is_stored_to_in_one_way_only(tmp_path: Path) -> None:
+def test_a_file_url_is_a_directory_and_not_an_object_store(tmp_path: Path) -> None:
     assert isinstance(open_blobs(f"file://{tmp_path}"), LocalBlobs)
-    with pytest.raises(ArtifactError, match="is no object store"):
+    with pytest.raises(ArtifactError, match="is not an object store"):
         ObjectBlobs(f"file://{tmp_path}")

@@ -1,4 +1,4 @@
-"""Large content goes through a store without going through memory."""
+"""Large content is streamed through a store."""
 
 from pathlib import Path
 

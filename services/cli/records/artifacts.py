@@ -24,7 +24,7 @@ from services.executor.artifacts import (
     CasReference,
     InlineReference,
     Keeper,
-    Stored,
+    StoredBlob,
     parse_reference,
 )
 from services.executor.store import Store
@@ -120,7 +120,7 @@ def _described(one: Listed) -> dict[str, Any]:
     return {"name": one.name, **one.artifact.to_json(), "stored": one.is_stored}
 
 
-def _list_blobs(found: list[Stored], as_json: bool) -> None:
+def _list_blobs(found: list[StoredBlob], as_json: bool) -> None:
     if as_json:
         output.print_json([artifacts_admin.blob_described(one) for one in found])
         return
@@ -136,7 +136,7 @@ def _list_blobs(found: list[Stored], as_json: bool) -> None:
     output.table(BLOB_COLUMNS, rows, out)
 
 
-def _tell_store(store: Blobs, found: list[Stored], as_json: bool) -> None:
+def _tell_store(store: Blobs, found: list[StoredBlob], as_json: bool) -> None:
     size_bytes = sum(one.size_bytes for one in found)
     if as_json:
         members = {"type": str(store.storage_type), "blobs": len(found), "bytes": size_bytes}

@@ -11,7 +11,7 @@ from services.cli.output import CommandError
 from services.cli.records.record import open_store, with_artifacts
 from services.cli.records.verify import Checked, Inspection
 from services.cli.runs import AsJson, record_of
-from services.executor.artifacts import Blobs, Collected, Stored, collect
+from services.executor.artifacts import Blobs, Collected, StoredBlob, collect
 from services.executor.store import Referred, Store
 from services.executor.tools.bundles import MAX_BYTES, paths_in
 from shared.connection import without_password
@@ -26,7 +26,7 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def blob_described(one: Stored) -> dict[str, Any]:
+def blob_described(one: StoredBlob) -> dict[str, Any]:
     """A blob for another program."""
     stored_at = one.modified_at.isoformat()
     return {"reference": f"cas://{one.sha256}", "size_bytes": one.size_bytes, "stored_at": stored_at}
@@ -170,7 +170,7 @@ def _seconds(age: str) -> float:
     return float(found[1]) * _UNITS[found[2]] if found[1] else 0.0
 
 
-def _age(one: Stored, now: datetime) -> str:
+def _age(one: StoredBlob, now: datetime) -> str:
     return output.ago(one.modified_at.isoformat(), lambda: now)
 
 

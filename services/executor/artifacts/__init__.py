@@ -1,22 +1,21 @@
-"""What runs leave behind: bytes, kept inline when small and by content address when large.
+"""Artifacts: the bytes that runs leave, stored inline when small and by content address when large.
 
     blobs = open_blobs("/var/lib/fullsend/artifacts")    # or s3://bucket/prefix, gs://, az://, memory://
     keeper = Keeper(blobs)
     artifact = keeper.keep("plot.png", path)             # the record holds artifact.to_json()
-    keeper.read(artifact)                                # the very bytes, or an ArtifactError
+    keeper.read(artifact)                                # the same bytes, or an ArtifactError
 
-Everything here is synchronous and may wait for a disk or a network: a caller in
-the event loop goes through `asyncio.to_thread`.  Objects hold no open files and
-no locks between calls, so one may be used from many threads.
+All functions are synchronous and may wait for a disk or a network; call them from a thread, not
+from the event loop.  Objects hold no open files and no locks between calls, so that many threads
+may share one.
 
-A blob's address is the SHA-256 of its content, and its place is always
-`sha256/<first two digits>/<all 64 digits>` below the store's base, whatever the
-store is made of.  So a directory that is moved, or copied into a bucket, still
-answers to the same references.
+A blob's address is the SHA-256 of its content.  Its place is `sha256/<first two digits>/<all 64
+digits>` below the store's base, in every kind of store.  So references stay valid when a directory
+is moved or copied into a bucket.
 """
 
 from services.executor.artifacts.artifact import Artifact
-from services.executor.artifacts.blobs import Blob, Blobs, Source, StorageType, Stored
+from services.executor.artifacts.blobs import Blob, Blobs, Source, StorageType, StoredBlob
 from services.executor.artifacts.garbage_collection import Collected, collect
 from services.executor.artifacts.keeper import INLINE_MAX_BYTES, Keeper
 from services.executor.artifacts.loaders import (
@@ -56,7 +55,7 @@ __all__ = [
     "RelativeReference",
     "Source",
     "StorageType",
-    "Stored",
+    "StoredBlob",
     "addresses_in",
     "collect",
     "loader_for",

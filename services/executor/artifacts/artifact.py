@@ -1,4 +1,4 @@
-"""One artifact as a run's record has it: where it is, how large, and what it must be."""
+"""An artifact as a run's record describes it: its reference, size, checksum and media type."""
 
 import mimetypes
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ _OTHERS: Final = {
     ".yaml": "application/yaml",
     ".yml": "application/yaml",
 }
-"""What Python's table lacks, or has only in some versions."""
+"""Types that Python's table lacks in some versions."""
 
 _COMPRESSED: Final = {
     "gzip": "application/gzip",
@@ -42,7 +42,7 @@ _COMPRESSED: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """Named bytes that a run left, and how to tell that they still are what they were."""
+    """Named bytes that a run left, with the size and the checksum that they must have."""
 
     name: str
     reference: Reference
@@ -61,7 +61,7 @@ class Artifact:
             )
 
     def to_json(self) -> dict[str, str | int]:
-        """The members under the artifact's name in a record."""
+        """Return the members that a record has under the artifact's name."""
         return {
             "reference": str(self.reference),
             "size_bytes": self.size_bytes,
@@ -71,10 +71,10 @@ class Artifact:
 
     @classmethod
     def from_json(cls, name: str, members: Any) -> "Artifact":
-        """The artifact that a record has under `name`; members that aren't known are ignored.
+        """Return the artifact that a record describes under `name`; unknown members are ignored.
 
-        Raises ArtifactError, naming the artifact and what is wrong with it:
-        records may have been written by anybody.
+        Raises:
+            ArtifactError: the members are not valid; names the artifact and the mistake.
         """
         try:
             return cls(
@@ -94,7 +94,7 @@ def _member(members: Any, name: str, kind: type[T]) -> T:
     if name not in members:
         raise ArtifactError(f"'{name}' is missing")
     value = members[name]
-    # True is an int to Python, and to nobody else.
+    # In Python, True is an int.
     if not isinstance(value, kind) or isinstance(value, bool):
         raise ArtifactError(f"'{name}' is {_kind(value)}, not {kind.__name__}")
     return value
@@ -105,7 +105,7 @@ def _kind(value: Any) -> str:
 
 
 def media_type_of(name: str) -> str:
-    """The media type that the name's ending stands for, else `application/octet-stream`."""
+    """Return the media type of the name's ending, on any machine; else `application/octet-stream`."""
     ending, types = PurePosixPath(name).suffix, _types()
     if encoding := types.encodings_map.get(ending):
         return _COMPRESSED.get(encoding, UNKNOWN)
@@ -115,5 +115,5 @@ def media_type_of(name: str) -> str:
 
 @cache
 def _types() -> mimetypes.MimeTypes:
-    # Not mimetypes.guess_type: that reads the machine's own tables, and takes a name for a URL.
+    # mimetypes.guess_type reads the machine's own tables, and takes a name for a URL.
     return mimetypes.MimeTypes()

@@ -1,4 +1,4 @@
-"""What every store of blobs promises, whatever it is made of."""
+"""The interface of a store of blobs, for every kind of store."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -13,14 +13,14 @@ from shared.errors import ArtifactCorruptError, ArtifactError
 
 CHUNK_BYTES: Final = 1 << 20
 LEFTOVER_AGE: Final = timedelta(days=1)
-"""What a writer that died left behind is cleared at this age, never earlier: another may still be writing."""
+"""Drafts are deleted at this age; the writer of a younger one may be alive."""
 
 Source = bytes | Path | BinaryIO
-"""Where content comes from.  A stream is read to its end and not closed."""
+"""Content to store.  A stream is read to its end and not closed."""
 
 
 class StorageType(StrEnum):
-    """What a store is made of; recorded beside its base."""
+    """The kind of a store; recorded beside its base."""
 
     LOCAL = "local"
     MEMORY = "memory"
@@ -30,23 +30,23 @@ class StorageType(StrEnum):
 
 
 OBJECT_STORES: Final = tuple(one for one in StorageType if one is not StorageType.LOCAL)
-"""Each is its own scheme."""
+"""Each is the scheme of its URLs."""
 
-PATIENCE_SECONDS: Final = 60.0
-"""How long a request is tried again when a server can't be reached or is in trouble."""
+RETRY_SECONDS: Final = 60.0
+"""How long a request is repeated while a server can't be reached or reports errors of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """Content that is in a store: its address and its size."""
+    """The address and the size of content in a store."""
 
     sha256: str
     size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """What a listing says of a blob, unverified.  `modified_at` is when it was last put."""
+class StoredBlob:
+    """A blob as a listing shows it, unverified.  `modified_at` is the time of the last put."""
 
     sha256: str
     size_bytes: int
@@ -54,69 +54,71 @@ class Stored:
 
 
 class Blobs(Protocol):
-    """Content by its SHA-256: verified when written and when read, stored once.
+    """Stores content by its SHA-256, once, and verifies it when it is written and when it is read.
 
-    Every method may wait for a disk or a network.  Each raises ArtifactError
-    with the full place, ArtifactNotFoundError when no blob is there, and
-    ArtifactReferenceError for a `sha256` that isn't one.
+    Every method may wait for a disk or a network.
+
+    Raises:
+        ArtifactError: any failure; names the full place.
+        ArtifactNotFoundError: there is no such blob.
+        ArtifactReferenceError: `sha256` is not a SHA-256.
     """
 
     @property
     def storage_type(self) -> StorageType:
-        """What this store is made of."""
+        """The kind of this store."""
 
     @property
     def base(self) -> str:
-        """Where it is: an absolute directory or a URL; never has credentials in it."""
+        """The absolute directory or the URL of this store; without credentials."""
 
     def place(self, sha256: str) -> str:
-        """Where the blob is, or would be: a path or a URL."""
+        """Return the path or the URL of a blob, whether it exists or not."""
 
     def put(self, source: Source, *, expected_sha256: str | None = None) -> Blob:
         """Store the content of `source` and return its address, computed from what was written.
 
-        A duplicate takes the place of what was there, in one step: so it is
-        stored once, what was corrupt is sound again, and its age starts anew.
-        With `expected_sha256`, other content raises ArtifactCorruptError and
-        nothing is stored.
+        A duplicate replaces the blob in one step: this repairs a corrupt blob, and renews the blob's age.
+
+        Args:
+            expected_sha256: other content raises `ArtifactCorruptError`, and is not stored.
         """
 
     def open(self, sha256: str) -> AbstractContextManager[Iterator[bytes]]:
-        """The content in chunks of about 1 MiB, verified on the way.
+        """Yield the content in chunks of about 1 MiB.
 
-        The last chunk comes only when all of it is right, else
-        ArtifactCorruptError: whoever stops there never had the whole of
-        corrupt content.
+        The last chunk is yielded only when the whole content is verified, so that nobody gets the whole
+        of corrupt content; `ArtifactCorruptError` is raised instead.
         """
 
     def size(self, sha256: str) -> int:
-        """How many bytes are stored under the address, unverified."""
+        """Return the number of bytes under the address, unverified."""
 
     def exists(self, sha256: str) -> bool:
-        """Whether something is stored under the address, unverified."""
+        """Return whether there is a blob under the address, unverified."""
 
     def delete(self, sha256: str, *, unless_put_after: datetime | None = None) -> bool:
-        """Remove the blob; False when it wasn't there, or was put again after the given time."""
+        """Delete the blob; return False if it did not exist or was put again after the given time."""
 
-    def all(self) -> Iterator[Stored]:
-        """Every blob in the store, in no order; what else lies around there is left out."""
+    def all(self) -> Iterator[StoredBlob]:
+        """Yield every blob in the store, in no order; other files and objects are left out."""
 
     def clear_leftovers(self, before: datetime, *, dry_run: bool = False) -> int:
-        """Remove what writers that died left before then; how many bytes that is."""
+        """Delete the drafts that writers left before then; return the number of their bytes."""
 
     def read(self, sha256: str, max_bytes: int | None = None) -> bytes:
-        """The whole content; ArtifactError when it is more than `max_bytes`."""
+        """Return the whole content; raise `ArtifactError` if it is longer than `max_bytes`."""
         with self.open(sha256) as chunks:
             return gathered(chunks, max_bytes, self.place(sha256))
 
     def verify(self, sha256: str) -> Blob:
-        """Read all of it and keep nothing; ArtifactCorruptError when it isn't what its address says."""
+        """Read the whole content; raise `ArtifactCorruptError` if it doesn't have its address."""
         with self.open(sha256) as chunks:
             return Blob(sha256, sum(len(chunk) for chunk in chunks))
 
 
 def verified(chunks: Iterable[bytes], sha256: str, place: str) -> Iterator[bytes]:
-    """The same chunks, the last one only when they all together have that SHA-256."""
+    """Yield the same chunks, the last one only if all of them together have that SHA-256."""
     digest, size_bytes, held = hashlib.sha256(), 0, b""
     for chunk in chunks:
         digest.update(chunk)
@@ -130,7 +132,7 @@ def verified(chunks: Iterable[bytes], sha256: str, place: str) -> Iterator[bytes
 
 
 def require(found: Blob, sha256: str | None, place: str) -> None:
-    """Raises ArtifactCorruptError unless the content is what it was said to be; None says nothing."""
+    """Raise `ArtifactCorruptError` unless the content has that SHA-256; None accepts any content."""
     if sha256 is not None and found.sha256 != sha256:
         raise ArtifactCorruptError(
             f"{place} is corrupt: its {found.size_bytes} bytes have the SHA-256 {found.sha256}, not {sha256}"
@@ -138,13 +140,13 @@ def require(found: Blob, sha256: str | None, place: str) -> None:
 
 
 def gathered(chunks: Iterable[bytes], max_bytes: int | None, place: str) -> bytes:
-    """All chunks in one piece; ArtifactError, before memory fills up, when they are more than `max_bytes`."""
+    """Return all chunks in one piece; raise `ArtifactError` as soon as they are longer than `max_bytes`."""
     parts, size_bytes = [], 0
     for chunk in chunks:
         size_bytes += len(chunk)
         if max_bytes is not None and size_bytes > max_bytes:
             raise ArtifactError(
-                f"{place} has more than the {max_bytes} bytes that are read at once; stream it"
+                f"{place} is longer than the {max_bytes} bytes that are read at once; stream it"
             )
         parts.append(chunk)
     return b"".join(parts)

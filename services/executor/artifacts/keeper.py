@@ -1,4 +1,4 @@
-"""Keeping an artifact: inline when it is small, in the store when it is not, and getting it back."""
+"""Keeps artifacts, small ones in their references and others in a store, and reads them."""
 
 import hashlib
 import os
@@ -24,7 +24,7 @@ INLINE_MAX_BYTES: Final = 64_000
 
 
 class Keeper:
-    """Keeps artifacts of up to `inline_max_bytes` in their reference, all others in `blobs`."""
+    """Keeps artifacts of up to `inline_max_bytes` in their references, and all others in `blobs`."""
 
     def __init__(self, blobs: Blobs, inline_max_bytes: int = INLINE_MAX_BYTES) -> None:
         self.blobs = blobs
@@ -39,11 +39,13 @@ class Keeper:
         *,
         inline: bool = True,
     ) -> Artifact:
-        """Keep the content under `name`; size and checksum are of what was kept.
+        """Keep the content, and return its artifact; size and checksum are those of what was kept.
 
-        `media_type` is guessed from the name when it isn't given.  With
-        `expected_sha256`, other content raises ArtifactCorruptError.  Without `inline`
-        it goes to the store, however small it is.  A stream must be seekable.
+        Args:
+            source: the content; a stream must be seekable.
+            media_type: if None, the name's ending tells it.
+            expected_sha256: other content raises `ArtifactCorruptError`, and is not kept.
+            inline: whether small content may be kept in the reference.
         """
         media_type = media_type_of(name) if media_type is None else media_type
         check_media_type(media_type)
@@ -58,13 +60,13 @@ class Keeper:
         )
 
     def read(self, artifact: Artifact, max_bytes: int | None = None) -> bytes:
-        """The artifact's content, verified; ArtifactError when it is more than `max_bytes`."""
+        """Return the content, verified; raise `ArtifactError` if it is longer than `max_bytes`."""
         with self.open(artifact) as chunks:
             return gathered(chunks, max_bytes, f"artifact {quoted(artifact.name)}")
 
     @contextmanager
     def open(self, artifact: Artifact) -> Iterator[Iterator[bytes]]:
-        """The artifact's content in chunks, the last one only when all of it is right."""
+        """Yield the content in chunks, the last one only if the whole content is verified."""
         match artifact.reference:
             case InlineReference() as reference:
                 content = reference.decode()
@@ -81,18 +83,18 @@ class Keeper:
                 assert_never(artifact.reference)
 
     def verify(self, artifact: Artifact) -> None:
-        """Read all of it and keep nothing; ArtifactError when it isn't there, or isn't what it was."""
+        """Read the whole content; raise `ArtifactError` if it is missing or has changed."""
         with self.open(artifact) as chunks:
             for _ in chunks:
                 pass
 
     def copy_to(self, artifact: Artifact, path: Path) -> None:
-        """Write the artifact to `path`, which has all of it or is as it was before."""
+        """Write the artifact to `path`, whole or not at all."""
         part = path.parent / f".{uuid4().hex}.part"
         try:
             with self.open(artifact) as chunks, part.open("xb", buffering=0) as file:
                 write_all(file, chunks)
-            os.replace(part, path)  # noqa: PTH105, one step, whatever is there
+            os.replace(part, path)  # noqa: PTH105, replaces an existing file in one step
         except ArtifactError:
             raise
         except OSError as exc:
@@ -102,7 +104,7 @@ class Keeper:
                 part.unlink()
 
     def _small(self, source: Source) -> bytes | None:
-        """All of the content when it may go inline."""
+        """Return the whole content if it is small enough for a reference, else None."""
         if isinstance(source, bytes):
             return source if len(source) <= self.inline_max_bytes else None
         with open_source(source) as file:
@@ -110,7 +112,7 @@ class Keeper:
             for chunk in chunks_of(file, named(source)):
                 content += chunk
                 if len(content) > self.inline_max_bytes:
-                    file.seek(start)  # a stream is read again for the store
+                    file.seek(start)  # the stream is read again when it is stored
                     return None
             return content
 

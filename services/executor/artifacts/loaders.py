@@ -1,7 +1,7 @@
-"""Loading an artifact from wherever it is stored, by reference.
+"""Opens stores of artifacts by their place, and loads artifacts by reference.
 
-References are relative to the base where a run's artifacts were stored: move
-the directory, open the loader on its new place, and everything loads the same.
+References are relative to the base where a run's artifacts were stored: they stay valid when the
+directory is moved and the loader is opened on its new place.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Protocol, assert_never
 from urllib.parse import unquote
 
-from services.executor.artifacts.blobs import OBJECT_STORES, PATIENCE_SECONDS, Blobs, gathered
+from services.executor.artifacts.blobs import OBJECT_STORES, RETRY_SECONDS, Blobs, gathered
 from services.executor.artifacts.local_blobs import LocalBlobs
 from services.executor.artifacts.references import (
     CasReference,
@@ -31,21 +31,24 @@ _SCHEME: Final = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*)://|({'|'.join(_KNOWN)})
 
 
 def open_blobs(place: str | Path) -> Blobs:
-    """The store at `place`: a directory, `file://`, `s3://`, `gs://`, `az://` or `memory://`.
+    """Return the store at `place`: a directory, `file://`, `s3://`, `gs://`, `az://` or `memory://`.
 
-    Nothing is made or connected to yet.  Raises ArtifactError for a place that means nothing.
+    It creates nothing and connects to nothing.
+
+    Raises:
+        ArtifactError: `place` is none of these.
     """
     directory = local_directory(place)
     if directory is not None:
         return LocalBlobs(directory)
-    # Here, for it brings obstore: megabytes that nobody needs who keeps artifacts in a directory.
+    # Imported here: obstore needs megabytes, and a store in a directory doesn't need obstore.
     from services.executor.artifacts.object_blobs import ObjectBlobs
 
     return ObjectBlobs(str(place))
 
 
 def local_directory(place: str | Path) -> Path | None:
-    """The directory that `place` is, absolute; None when it is the URL of an object store."""
+    """Return the absolute directory at `place`; None if it is the URL of an object store."""
     if isinstance(place, Path):
         return place.absolute()
     match = _SCHEME.match(place)
@@ -57,7 +60,9 @@ def local_directory(place: str | Path) -> Path | None:
     if scheme in OBJECT_STORES:
         return None
     known = ", ".join(f"{one}://" for one in _KNOWN)
-    raise ArtifactError(f"{match.group()} is no store for artifacts; a directory is, and {known}")
+    raise ArtifactError(
+        f"{match.group()} is not a store for artifacts; expected a directory or one of {known}"
+    )
 
 
 def _from_url(url: str) -> Path:
@@ -68,7 +73,9 @@ def _from_url(url: str) -> Path:
         or parts.fragment
         or not parts.path.startswith("/")
     ):
-        raise ArtifactError(f"{quoted(url)} is not a directory here; file:///absolute/path is expected")
+        raise ArtifactError(
+            f"{quoted(url)} is not a directory of this machine; expected file:///absolute/path"
+        )
     return _directory(unquote(parts.path), url)
 
 
@@ -79,19 +86,19 @@ def _directory(path: str, place: str) -> Path:
 
 
 class ArtifactLoader(Protocol):
-    """Loads what a reference leads to.  Every method may wait for a disk or a network."""
+    """Loads content by reference.  Every method may wait for a disk or a network."""
 
     def load_bytes(self, reference: str) -> bytes:
-        """The content.
+        """Return the content.
 
-        Raises ArtifactNotFoundError (a FileNotFoundError) with the full place
-        that was looked at, ArtifactCorruptError for a blob that isn't what its
-        address says, and ArtifactReferenceError for a reference that can't be
-        read or leads out of the base.
+        Raises:
+            ArtifactNotFoundError (a `FileNotFoundError`): there is no such content; names the full place.
+            ArtifactCorruptError: a blob doesn't have its address.
+            ArtifactReferenceError: the reference can't be read, or leads out of the base.
         """
 
     def load_text(self, reference: str) -> str:
-        """The content as UTF-8; ArtifactError, with the position, when it isn't."""
+        """Return the content as text; raise `ArtifactError`, with the position, if it is not UTF-8."""
         content = self.load_bytes(reference)
         try:
             return content.decode("utf-8")
@@ -102,11 +109,11 @@ class ArtifactLoader(Protocol):
             ) from exc
 
     def exists(self, reference: str) -> bool:
-        """Whether something is there, unverified; a bad reference is an error all the same."""
+        """Return whether the content exists, unverified.  Raises `ArtifactReferenceError`."""
 
 
 class CasArtifactLoader(ArtifactLoader):
-    """Loads content by its address, and inline content; there is no base for relative references."""
+    """Loads blobs and inline content; it has no base for relative references."""
 
     def __init__(self, blobs: Blobs) -> None:
         self.blobs = blobs
@@ -117,7 +124,7 @@ class CasArtifactLoader(ArtifactLoader):
 
     @contextmanager
     def open(self, reference: str) -> Iterator[Iterator[bytes]]:
-        """The content in chunks; of a blob, the last one comes only when all of it is right."""
+        """Yield the content in chunks; the last chunk of a blob only if the whole blob is verified."""
         match parse_reference(reference):
             case CasReference(sha256):
                 with self.blobs.open(sha256) as chunks:
@@ -143,9 +150,7 @@ class CasArtifactLoader(ArtifactLoader):
 
     @contextmanager
     def _file(self, path: str) -> Iterator[Iterator[bytes]]:
-        raise ArtifactReferenceError(
-            f"{quoted(path)} is relative, and {self.blobs.base} only knows addresses"
-        )
+        raise ArtifactReferenceError(f"{quoted(path)} is relative, and {self.blobs.base} has only blobs")
         yield
 
     def _has_file(self, path: str) -> bool:
@@ -166,30 +171,30 @@ class LocalArtifactLoader(CasArtifactLoader):
             yield chunks_of(file, place)
 
     def _has_file(self, path: str) -> bool:
-        return os.path.isfile(within(self.blobs.base, path))  # noqa: PTH113, no name is too long for it
+        return os.path.isfile(within(self.blobs.base, path))  # noqa: PTH113, Path.is_file raises for a name that is too long
 
 
 class ObjectStoreArtifactLoader(CasArtifactLoader):
     """Loads objects below a URL such as `s3://bucket/prefix`, and blobs from the `sha256` tree there."""
 
-    def __init__(self, url: str, patience_seconds: float = PATIENCE_SECONDS) -> None:
-        # Here, for they bring obstore; see `open_blobs`.
-        from services.executor.artifacts.object_blobs import ObjectBlobs, Remote
+    def __init__(self, url: str, retry_seconds: float = RETRY_SECONDS) -> None:
+        # Imported here because of obstore; see `open_blobs`.
+        from services.executor.artifacts.object_blobs import Bucket, ObjectBlobs
 
-        super().__init__(ObjectBlobs(url, patience_seconds))
-        self._remote = Remote(url, patience_seconds)
+        super().__init__(ObjectBlobs(url, retry_seconds))
+        self._bucket = Bucket(url, retry_seconds)
 
     @contextmanager
     def _file(self, path: str) -> Iterator[Iterator[bytes]]:
-        with closing(self._remote.get(path)) as chunks:
+        with closing(self._bucket.get(path)) as chunks:
             yield chunks
 
     def _has_file(self, path: str) -> bool:
-        return self._remote.head(path) is not None
+        return self._bucket.head(path) is not None
 
 
 def loader_for(storage_base: str | Path, storage_type: str | None = None) -> CasArtifactLoader:
-    """The loader for what a result says of its storage; ArtifactError when the two contradict each other."""
+    """Return the loader for a storage base and type of a result; raise `ArtifactError` if they contradict."""
     directory = local_directory(storage_base)
     loader = (
         ObjectStoreArtifactLoader(str(storage_base)) if directory is None else LocalArtifactLoader(directory)

@@ -1,12 +1,12 @@
-"""Blobs in a directory: written beside, made durable, and renamed into place.
+"""Blobs in a directory: each is written as a draft, made durable, and renamed.
 
     <directory>/sha256/ab/<64 digits>    the blobs, read-only
-    <directory>/tmp/                     what is being written; what a crash left is cleared by gc
-    <directory>/lock                     held shared to put a blob into its place, alone to delete one
+    <directory>/tmp/                     drafts; garbage collection deletes those that a crash left
+    <directory>/lock                     locked shared to rename a draft, exclusive to delete a blob
 
-The lock is what makes a collection safe beside a writer of the same blob: a
-delete looks at the blob's age and removes it while nobody can renew it.  On a
-file system that knows no locks, that leaves the moment between the two.
+The lock makes a collection safe beside a writer of the same blob: a delete checks the blob's age and
+removes it while no writer can renew it.  On a file system without locks, a put between the two steps
+is lost.
 """
 
 import fcntl
@@ -22,7 +22,7 @@ from errno import EDQUOT, ENOLCK, ENOSPC, ENOSYS, ENOTSUP
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from services.executor.artifacts.blobs import Blob, Blobs, Source, StorageType, Stored, require, verified
+from services.executor.artifacts.blobs import Blob, Blobs, Source, StorageType, StoredBlob, require, verified
 from services.executor.artifacts.references import check_sha256
 from services.executor.artifacts.sources import (
     chunks_of,
@@ -39,7 +39,7 @@ _BLOB_NAME: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class LocalBlobs(Blobs):
-    """Blobs below `directory`, which is made when the first one is put."""
+    """Blobs below `directory`, which is created with the first put."""
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory).absolute()
@@ -77,7 +77,7 @@ class LocalBlobs(Blobs):
             return os.fstat(file.fileno()).st_size
 
     def exists(self, sha256: str) -> bool:
-        return self._look(self._path(sha256)) is not None
+        return self._status(self._path(sha256)) is not None
 
     def delete(self, sha256: str, *, unless_put_after: datetime | None = None) -> bool:
         path = self._path(sha256)
@@ -87,19 +87,19 @@ class LocalBlobs(Blobs):
                 return True
         return False
 
-    def all(self) -> Iterator[Stored]:
+    def all(self) -> Iterator[StoredBlob]:
         with self._disk():
             for shard in _entries(self._blobs):
                 for path in _entries(shard):
-                    found = self._look(path) if _is_blob(path) else None
+                    found = self._status(path) if _is_blob(path) else None
                     if found:
-                        yield Stored(path.name, found.st_size, _modified_at(found))
+                        yield StoredBlob(path.name, found.st_size, _modified_at(found))
 
     def clear_leftovers(self, before: datetime, *, dry_run: bool = False) -> int:
         freed_bytes = 0
         with self._disk():
             for path in _entries(self._drafts):
-                found = self._look(path)
+                found = self._status(path)
                 if found and _modified_at(found) < before:
                     freed_bytes += found.st_size
                     if not dry_run:
@@ -123,8 +123,8 @@ class LocalBlobs(Blobs):
         except ArtifactError as exc:
             raise ArtifactCorruptError(str(exc)) from exc
 
-    def _look(self, path: Path) -> os.stat_result | None:
-        """What is known of a regular file; None for anything else, and when it has just gone."""
+    def _status(self, path: Path) -> os.stat_result | None:
+        """Return the status of a regular file; None for anything else, and if it has been removed."""
         with self._disk(), suppress(FileNotFoundError, NotADirectoryError):
             found = path.lstat()
             return found if stat.S_ISREG(found.st_mode) else None
@@ -132,7 +132,7 @@ class LocalBlobs(Blobs):
 
     @contextmanager
     def _draft(self) -> Iterator[tuple[BinaryIO, str]]:
-        """A new file and its name; it is gone afterwards unless it was renamed."""
+        """Yield a new file and its name; delete it at the end unless it was renamed."""
         self._drafts.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=self._drafts)
         try:
@@ -142,14 +142,14 @@ class LocalBlobs(Blobs):
             Path(name).unlink(missing_ok=True)
 
     def _publish(self, draft: str, path: Path) -> None:
-        """Put the finished draft into its place, for good."""
+        """Rename the finished draft to its place, and make that durable."""
         shard = path.parent
         if not shard.is_dir():
             shard.mkdir(parents=True, exist_ok=True)
             for directory in (self.directory, self._blobs):
                 _make_durable(directory)
         with self._locked(fcntl.LOCK_SH):
-            os.rename(draft, path)  # noqa: PTH104, replaces what is there in one step
+            os.rename(draft, path)  # noqa: PTH104, replaces an existing blob in one step
         _make_durable(shard)
 
     @contextmanager
@@ -167,7 +167,7 @@ class LocalBlobs(Blobs):
 
     @contextmanager
     def _disk(self, source: Source | None = None) -> Iterator[None]:
-        """Say what the disk refused in words that help; `source` is what was to be stored."""
+        """Turn an `OSError` into an `ArtifactError`; `source` is the content to be stored."""
         try:
             yield
         except ArtifactError:
@@ -184,8 +184,8 @@ class LocalBlobs(Blobs):
         size_bytes = None if source is None else size_of(source)
         needed = "more" if size_bytes is None else f"{size_bytes} bytes"
         return (
-            f"{self.directory} is full: {needed} would be needed and {free_bytes} bytes are free; "
-            "delete what no record refers to (fullsend artifacts gc), make room, or store elsewhere"
+            f"{self.directory} is full: {needed} are needed and {free_bytes} bytes are free; "
+            "delete unreferenced blobs (fullsend artifacts gc), free space, or use another store"
         )
 
 

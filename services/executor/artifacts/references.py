@@ -1,8 +1,8 @@
-"""The three forms of a reference: by content address, inline, or relative to a base.  Pure, but for links.
+"""References to content: by address, inline, or relative to a base.  Pure, except that `within` reads links.
 
 cas://<64 lower-case hex digits>         a blob, by the SHA-256 of its content
 data:<media type>;base64,<content>       the content itself, RFC 2397
-results/metrics.csv                      a path below whatever base the reader has
+results/metrics.csv                      a path below the base of the reader
 """
 
 import base64
@@ -28,7 +28,7 @@ _MEDIA_TYPE: Final = re.compile(rf"{_TOKEN}/{_TOKEN}(;{_TOKEN}={_TOKEN})*")
 
 @dataclass(frozen=True, slots=True)
 class CasReference:
-    """A blob, named by the SHA-256 of its content."""
+    """A reference to a blob by the SHA-256 of its content."""
 
     sha256: str
 
@@ -41,7 +41,7 @@ class CasReference:
 
 @dataclass(frozen=True, slots=True)
 class InlineReference:
-    """The content itself.  Whether it is sound shows when it is decoded, as with a blob."""
+    """A reference that contains the content.  The content is checked when it is decoded."""
 
     media_type: str
     encoded: str
@@ -54,11 +54,11 @@ class InlineReference:
 
     @classmethod
     def of(cls, content: bytes, media_type: str) -> "InlineReference":
-        """The reference that holds `content`."""
+        """Return the reference that contains `content`."""
         return cls(media_type, base64.b64encode(content).decode("ascii"))
 
     def decode(self) -> bytes:
-        """The content; ArtifactCorruptError when it isn't base64."""
+        """Return the content; raise `ArtifactCorruptError` if it is not base64."""
         try:
             return base64.b64decode(self.encoded.encode("ascii"), validate=True)
         except (binascii.Error, UnicodeEncodeError) as exc:
@@ -67,7 +67,7 @@ class InlineReference:
 
 @dataclass(frozen=True, slots=True)
 class RelativeReference:
-    """A file or an object below a base that the reader knows."""
+    """A reference to a file or an object below the base of the reader."""
 
     path: str
 
@@ -82,9 +82,10 @@ Reference = CasReference | InlineReference | RelativeReference
 
 
 def parse_reference(text: str) -> Reference:
-    """The reference that `text` is; `str()` of it gives `text` back.
+    """Return the reference in `text`; `str()` of it is `text` again.
 
-    Raises ArtifactReferenceError, which quotes the start of the text.
+    Raises:
+        ArtifactReferenceError: the text can't be read; quotes its start.
     """
     if text.startswith(_CAS):
         return CasReference(text.removeprefix(_CAS))
@@ -97,32 +98,32 @@ def _parse_inline(text: str) -> InlineReference:
     head, comma, encoded = text.removeprefix(_DATA).partition(",")
     if not comma or not head.endswith(_BASE64):
         raise ArtifactReferenceError(
-            f"{quoted(text)} can't be read: inline content is written data:<media type>;base64,<content>"
+            f"{quoted(text)} can't be read; expected data:<media type>;base64,<content>"
         )
     return InlineReference(head.removesuffix(_BASE64), encoded)
 
 
 def addresses_in(text: str) -> frozenset[str]:
-    """Every SHA-256 that a `cas://` reference somewhere in `text` names; `text` may be JSON or anything."""
+    """Return the SHA-256 of every `cas://` reference in `text`, which may have any format."""
     return frozenset(_ADDRESS.findall(text))
 
 
 def check_sha256(text: str) -> None:
-    """Raises ArtifactReferenceError unless `text` is a SHA-256 as addresses have it."""
+    """Raise `ArtifactReferenceError` unless `text` is a SHA-256 in 64 lower-case hexadecimal digits."""
     if not _SHA256.fullmatch(text):
         raise ArtifactReferenceError(
-            f"{quoted(text)} is not a SHA-256: 64 lower-case hex digits are expected"
+            f"{quoted(text)} is not a SHA-256; expected 64 lower-case hexadecimal digits"
         )
 
 
 def check_media_type(text: str) -> None:
-    """Raises ArtifactReferenceError unless `text` is `type/subtype`, maybe with `;name=value`."""
+    """Raise `ArtifactReferenceError` unless `text` is `type/subtype`, with `;name=value` or without."""
     if not _MEDIA_TYPE.fullmatch(text):
         raise ArtifactReferenceError(f"{quoted(text)} is not a media type, such as text/csv or image/png")
 
 
 def check_relative(path: str) -> None:
-    """Raises ArtifactReferenceError unless `path` is a plain path that stays below its base."""
+    """Raise `ArtifactReferenceError` unless `path` is a relative path that stays below its base."""
     if reason := _why_not_relative(path):
         raise ArtifactReferenceError(f"{quoted(path)} is not a path below a base: {reason}")
 
@@ -136,7 +137,7 @@ def _why_not_relative(path: str) -> str:
     if ".." in segments:
         return "'..' leads out of the base"
     if "\\" in path or "\0" in path:
-        return "it has a backslash or a NUL in it"
+        return "it contains a backslash or a NUL"
     if match := _SCHEME.match(segments[0]):
         return f"'{match.group()}' is a scheme or a drive"
     if "" in segments or "." in segments:
@@ -147,33 +148,33 @@ def _why_not_relative(path: str) -> str:
 
 
 def within(base: str, relative: str) -> str:
-    """The full place of `relative` below `base`, an absolute directory or a URL.
+    """Return the full place of `relative` below `base`, an absolute directory or a URL.
 
-    Raises ArtifactReferenceError when it would lie elsewhere; in a directory
-    that takes links into account, as they are now.
+    Raises:
+        ArtifactReferenceError: the place is outside the base, also by the links in a directory.
     """
     check_relative(relative)
     if "://" in base:
         return f"{base.rstrip('/')}/{relative}"
-    # A loop of links or a name that is too long ends up as it is written, and opening it says what is wrong.
+    # realpath leaves a loop of links or a name that is too long as it is; opening it raises the error.
     inside = os.path.realpath(base)
     place = os.path.realpath(os.path.join(inside, relative))  # noqa: PTH118, Path.resolve raises on a loop
     if not place.startswith(inside.rstrip("/") + "/"):
-        raise ArtifactReferenceError(f"{quoted(relative)} leads out of {base} over a link, to {place}")
+        raise ArtifactReferenceError(f"{quoted(relative)} leads out of {base} by a link, to {place}")
     return place
 
 
 def split_url(url: str) -> SplitResult:
-    """The parts of a URL; ArtifactReferenceError when it has none."""
+    """Return the parts of a URL; raise `ArtifactReferenceError` if it can't be read."""
     try:
         return urlsplit(url)
     except ValueError as exc:
-        # Not quoted: where credentials end shows only in a URL that can be read.
+        # Not quoted: the credentials in a URL that can't be read can't be found and hidden.
         raise ArtifactReferenceError(f"a URL can't be read: {exc}") from exc
 
 
 def quoted(text: str) -> str:
-    """`text` as a message shows it: one printable line, cut to a readable length."""
+    """Return `text` for a message: one printable line, cut to a readable length."""
     shown = ascii(text[:QUOTED_CHARS])
     return shown if len(text) <= QUOTED_CHARS >= len(shown) - 2 else f"{shown[: QUOTED_CHARS + 1]}..."
 

@@ -1,4 +1,4 @@
-"""Reading content from wherever it comes, a chunk at a time, and never from what only looks like a file."""
+"""Reads content in chunks, from bytes, regular files and streams."""
 
 import hashlib
 import io
@@ -16,10 +16,11 @@ from shared.errors import ArtifactError, ArtifactNotFoundError
 
 
 def open_source(source: Source) -> AbstractContextManager[BinaryIO]:
-    """The content of `source`, ready to be read; a caller's own stream is left open.
+    """Return the content of `source` as a file; a stream of the caller is not closed.
 
-    Raises ArtifactNotFoundError or ArtifactError for a path that can't be read
-    as a regular file.
+    Raises:
+        ArtifactNotFoundError: there is no file at that path.
+        ArtifactError: the path is not a regular file, or can't be read.
     """
     if isinstance(source, bytes):
         return io.BytesIO(source)
@@ -34,9 +35,11 @@ def open_source(source: Source) -> AbstractContextManager[BinaryIO]:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """The regular file at `path`, unbuffered.  A link is not followed, a FIFO not waited for.
+    """Open the regular file at `path`, unbuffered.  It follows no link, and waits for no FIFO.
 
-    Raises OSError, or ArtifactError for anything but a regular file.
+    Raises:
+        ArtifactError: it is not a regular file.
+        OSError: it can't be opened.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -51,11 +54,11 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def _irregular(path: Path) -> ArtifactError:
-    return ArtifactError(f"{path} is not a regular file: a link, a directory, a pipe or a device is not read")
+    return ArtifactError(f"{path} is not a regular file; links, directories, pipes and devices are not read")
 
 
 def chunks_of(file: BinaryIO, place: str) -> Iterator[bytes]:
-    """What is left of `file`, in chunks; ArtifactError, naming `place`, when it can't be read."""
+    """Yield the rest of `file` in chunks; raise `ArtifactError`, with `place`, if it can't be read."""
     while True:
         try:
             chunk = file.read(CHUNK_BYTES)
@@ -71,7 +74,7 @@ def chunks_of(file: BinaryIO, place: str) -> Iterator[bytes]:
 
 
 def named(source: Source) -> str:
-    """What a message calls the source."""
+    """Return the name of the source for messages."""
     match source:
         case bytes():
             return "the content"
@@ -82,7 +85,7 @@ def named(source: Source) -> str:
 
 
 def size_of(source: Source) -> int | None:
-    """How many bytes there are to store, as far as that is known before; for a message."""
+    """Return the number of bytes in the source, for messages; None if it is unknown."""
     match source:
         case bytes():
             return len(source)
@@ -93,7 +96,7 @@ def size_of(source: Source) -> int | None:
 
 
 def digest_of(chunks: Iterable[bytes], write: Callable[[bytes], object] = len) -> Blob:
-    """The address and size that the chunks have together; each is written once it is counted in."""
+    """Pass each chunk to `write`; return the address and the size of all chunks together."""
     digest, size_bytes = hashlib.sha256(), 0
     for chunk in chunks:
         digest.update(chunk)
@@ -103,7 +106,7 @@ def digest_of(chunks: Iterable[bytes], write: Callable[[bytes], object] = len) -
 
 
 def write_all(file: BinaryIO, chunks: Iterable[bytes]) -> Blob:
-    """Write every chunk to an unbuffered file; the address and size of what was written."""
+    """Write every chunk to an unbuffered file; return the address and the size of what was written."""
 
     def write(chunk: bytes) -> None:
         left = memoryview(chunk)
@@ -115,7 +118,7 @@ def write_all(file: BinaryIO, chunks: Iterable[bytes]) -> Blob:
 
 @contextmanager
 def rewindable(file: BinaryIO, place: str) -> Iterator[BinaryIO]:
-    """The same content, in a file that can be read twice; what can't is spooled to disk."""
+    """Yield the content in a file that can be read twice; a pipe is copied to a temporary file."""
     if file.seekable():
         yield file
         return

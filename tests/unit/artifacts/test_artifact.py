@@ -1,4 +1,4 @@
-"""What a record holds of an artifact, whoever wrote it."""
+"""An artifact in a record, valid or not."""
 
 import hashlib
 import json
@@ -74,7 +74,7 @@ def test_a_bad_reference_keeps_its_own_class() -> None:
 
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(JSON)
-def test_whatever_a_record_holds_is_an_artifact_or_an_artifact_error(members: Any) -> None:
+def test_any_members_are_an_artifact_or_an_artifact_error(members: Any) -> None:
     try:
         artifact = Artifact.from_json("any", members)
     except ArtifactError:

@@ -1,4 +1,4 @@
-"""What a name promises of its content."""
+"""The media types of names."""
 
 import pytest
 
@@ -22,5 +22,5 @@ from services.executor.artifacts.artifact import media_type_of
         ("nothing.known", "application/octet-stream"),
     ],
 )
-def test_a_name_stands_for_its_media_type(name: str, media_type: str) -> None:
+def test_the_media_type_of_a_name(name: str, media_type: str) -> None:
     assert media_type_of(name) == media_type
