@@ -17,7 +17,7 @@ from services.executor.isolation.calls import Description, Module
 from services.executor.isolation.environment.environments import Environment
 from services.executor.isolation.environment.requirements import Requirements, requirements_of
 from services.executor.isolation.sandbox import Sandbox, stricter
-from services.executor.needs import ToolNeeds, needs_of
+from services.executor.policy import ToolNeeds, needs_of
 from services.executor.tools.bundles import Bundle, Bundles
 from services.executor.tools.tool_source import Code, Library
 from shared.errors import ToolParameterError

@@ -10,14 +10,14 @@ from pathlib import Path
 from types import ModuleType
 
 from services.executor.isolation import launch
-from services.executor.passed import passed_to_every_tool
+from services.executor.policy import allowed_environment
 
 
 def main() -> int:
     """Run the service until SIGTERM or SIGINT; the exit code."""
     if len(sys.argv) > 1:
         _look_at_arguments()
-    launch.ahead(Path(sys.executable), passed_to_every_tool(os.environ))
+    launch.ahead(Path(sys.executable), allowed_environment(os.environ))
     code: int = load().run()
     return code
 

@@ -1,16 +1,77 @@
-"""How a run is performed: the experiment's policy counts most, then the tool's, then the settings.  Pure."""
+"""How a run is performed: the experiment's policy counts most, then the tool's needs, then the settings.
+
+It also decides which environment variables a tool sees.  Pure.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final, Literal
 
 from services.executor.isolation.calls import NO_LIMITS, Level, Limits
-from services.executor.needs import ToolNeeds
+from services.executor.isolation.environment.requirements import block_of
+from services.executor.isolation.sandbox import Sandbox
 from services.executor.store import Limit, Order
 from shared.backoff import Backoff
+from shared.documents import kind, validated
+from shared.errors import ContractError, ToolError
 from shared.log import masking
-from shared.messages import Policy
+from shared.messages import LimitKey, Policy, PositiveCount, PositiveNumber, WireRecord
 
 MEGABYTE = 1_000_000
+
+ENVIRONMENT_ALLOW_LIST: Final = (
+    "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR",
+)  # fmt: skip
+"""Environment variables that every tool sees: programs need them, and they hold no secrets."""
+
+
+def allowed_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return those of `variables` that every tool sees."""
+    return {name: variables[name] for name in ENVIRONMENT_ALLOW_LIST if name in variables}
+
+
+# -- a tool's needs ---------------------------------------------------------------------
+
+
+class ToolNeeds(WireRecord, extra="forbid"):
+    """The table `[tool.fullsend]` in the PEP 723 block of a tool's file."""
+
+    environment: tuple[str, ...] = ()
+    isolation: Literal["warm", "fork", "spawn"] | None = None
+    sandbox: Sandbox | None = None
+    timeout_seconds: PositiveNumber | None = None
+    max_concurrent: PositiveCount | None = None
+    max_per_minute: PositiveNumber | None = None
+    burst: PositiveCount | None = None
+    limit_key: LimitKey | None = None
+    memory_mb: PositiveCount | None = None
+    cpu_seconds: PositiveCount | None = None
+    file_size_mb: PositiveCount | None = None
+    open_files: PositiveCount | None = None
+    processes: PositiveCount | None = None
+
+
+def needs_of(place: str, text: str) -> ToolNeeds:
+    """Return the needs in a tool's file, which is read and not run.
+
+    Args:
+        place: names the table in messages.
+        text: the file's content.
+
+    Raises:
+        ToolError: the block can't be read; says where and why.
+    """
+    tool = block_of(place, text).get("tool", {})
+    needs = tool.get("fullsend", {}) if isinstance(tool, dict) else tool
+    if not isinstance(needs, dict):
+        raise ToolError(f"{place} is {kind(needs)}; expected a table")
+    try:
+        return validated(ToolNeeds, place, needs)
+    except ContractError as exc:
+        raise ToolError(str(exc)) from None
+
+
+# -- a run's options --------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +113,7 @@ class Defaults:
     def options(self, chosen: Policy, needs: ToolNeeds) -> RunOptions:
         """Return how a run is performed of an experiment with the policy `chosen` and a tool with `needs`.
 
-        It takes 13 us and is the same for most runs; callers keep it with `functools.lru_cache`.
+        Most runs have the same; callers keep the options with `functools.lru_cache`.
         """
         environ = self.environ(needs)
         return RunOptions(

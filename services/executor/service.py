@@ -23,8 +23,7 @@ from services.executor.isolation.environment.environments import Environments
 from services.executor.isolation.pool import Pool
 from services.executor.loader import Loader
 from services.executor.monitoring import tracing
-from services.executor.passed import passed_to_every_tool
-from services.executor.policy import Defaults, retry_backoff
+from services.executor.policy import Defaults, allowed_environment, retry_backoff
 from services.executor.recovery import Recovery
 from services.executor.runner import Runner
 from services.executor.store import Retention, Store
@@ -66,7 +65,7 @@ class Service:
         self._pool = Pool(
             capacity=capacity,
             room=max(settings.warm_processes, capacity),
-            environ=passed_to_every_tool(variables),
+            environ=allowed_environment(variables),
             readable=settings.sandbox_readable,
         )
         self._environments = Environments(settings.environments_path, uv=_uv(), environ=variables)

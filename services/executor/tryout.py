@@ -17,7 +17,7 @@ from services.executor.artifacts import LocalBlobs
 from services.executor.isolation.environment.environments import Environments
 from services.executor.isolation.pool import Pool
 from services.executor.loader import Loader, Tool
-from services.executor.passed import passed_to_every_tool
+from services.executor.policy import allowed_environment
 from services.executor.tools.bundles import ENTRY, Bundles
 from shared import log
 from shared.errors import ToolError
@@ -52,7 +52,7 @@ async def _tested(path: Path) -> Tool:
             f"{path} is not a Python file; a tool is a module NAME.py with a function NAME, "
             f"or a package: a directory with an {ENTRY}"
         )
-    pool = Pool(capacity=1, environ=passed_to_every_tool(os.environ))
+    pool = Pool(capacity=1, environ=allowed_environment(os.environ))
     environments = Environments(ENVIRONMENTS, uv=Path(uv.find_uv_bin()), environ=os.environ)
     await pool.start()
     try:

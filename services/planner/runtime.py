@@ -14,8 +14,7 @@ from services.executor.isolation.environment.environments import Environments
 from services.executor.isolation.pool import Pool
 from services.executor.isolation.sandbox import Sandbox
 from services.executor.loader import Loader
-from services.executor.passed import passed_to_every_tool
-from services.executor.policy import Defaults
+from services.executor.policy import Defaults, allowed_environment
 from services.executor.tools.bundles import Bundles
 from shared.backoff import Backoff
 from shared.threads import Threads
@@ -55,7 +54,7 @@ class Workbench:
     ) -> None:
         self.pool = Pool(
             capacity=capacity,
-            environ=passed_to_every_tool(variables),
+            environ=allowed_environment(variables),
             readable=places.sandbox_readable,
         )
         self.threads = Threads(STORING_THREADS)

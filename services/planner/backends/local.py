@@ -7,8 +7,8 @@ from typing import Any, Self
 
 from services.executor.isolation.calls import Call, Event, Partial, Report
 from services.executor.loader import Tool
-from services.executor.needs import ToolNeeds
 from services.executor.outcome import Outcome, Status, judge
+from services.executor.policy import ToolNeeds
 from services.executor.result_cache import Identity
 from services.executor.results import Products
 from services.executor.work import load, outcome_of

@@ -6,7 +6,7 @@ import pytest
 
 from services.executor.isolation.calls import Description, Module
 from services.executor.loader import Tool
-from services.executor.needs import ToolNeeds
+from services.executor.policy import ToolNeeds
 from shared.errors import ToolParameterError
 
 

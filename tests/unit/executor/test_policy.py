@@ -1,8 +1,7 @@
 """The experiment chooses, then the tool, then the settings."""
 
 from services.executor.isolation.calls import Level, Limits
-from services.executor.needs import ToolNeeds
-from services.executor.policy import Defaults, process_limits, retry_backoff, shared_limits
+from services.executor.policy import Defaults, ToolNeeds, process_limits, retry_backoff, shared_limits
 from services.executor.store import Limit, Order
 from shared.messages import Policy
 

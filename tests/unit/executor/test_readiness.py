@@ -9,8 +9,7 @@ import pytest
 
 from services.executor import readiness
 from services.executor.isolation.calls import Level
-from services.executor.needs import ToolNeeds
-from services.executor.policy import Defaults
+from services.executor.policy import Defaults, ToolNeeds
 from services.executor.readiness import Readiness
 from services.executor.store import Ahead, Seen, Stored, Upcoming
 from shared.backoff import Backoff

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from services.executor.needs import ToolNeeds, needs_of
+from services.executor.policy import ToolNeeds, needs_of
 from shared.errors import ToolError
 
 PLACE = "tool.py: [tool.fullsend]"
