@@ -24,11 +24,11 @@ async def test_a_worker_brings_the_server_that_the_other_commands_find(tmp_path:
     shell = Shell(tmp_path, {})
 
     async with shell.started(str(FULLSEND), "worker") as worker:
-        published = await shell.fullsend("publish", "hello.yaml")  # waits for the server to come up
-        done = await shell.fullsend("trigger", "exp_hello", "--wait")  # waits for the worker to listen
+        published = await shell.run(str(FULLSEND), "publish", "hello.yaml")  # waits for the server
+        done = await shell.run(str(FULLSEND), "trigger", "exp_hello", "--wait")  # waits for the worker
         worker.send_signal(signal.SIGTERM)
         await worker.communicate()
-    after = await shell.fullsend("runs")
+    after = await shell.run(str(FULLSEND), "runs")
 
     assert published.code == 0, published
     assert json.loads(done.lines[-1]) == {"greeting": "hello Ada", "times": 1}

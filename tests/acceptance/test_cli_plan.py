@@ -12,7 +12,7 @@ import pytest
 
 from services.executor.store import Store
 from services.planner.plan import Plan
-from tests.acceptance.commands import FULLSEND, Shell, family, survivors
+from tests.acceptance.commands import Shell, family, survivors
 from tests.conftest import Serve, eventually
 
 TOOL = """
@@ -113,7 +113,7 @@ async def test_a_plan_is_cancelled_from_another_process_and_goes_on_later(here: 
     gate = here.directory / "gate"
     write(here, cases=6, parameters={"wait": str(gate)})
 
-    async with here.started(str(FULLSEND), "plan", "run", "plan.yaml", "--directory", "p") as process:
+    async with here.called("plan", "run", "plan.yaml", "--directory", "p") as process:
         await eventually(lambda: _exist(here, "gate.1", "gate.2"), "both cases under way")
         second = await here.fullsend("plan", "resume", "p")
         meanwhile = await status(here, "p")
@@ -138,7 +138,7 @@ async def test_a_plan_is_cancelled_from_another_process_and_goes_on_later(here: 
 async def test_ctrl_c_ends_a_plan_and_keeps_what_has_ended(here: Shell) -> None:
     write(here, parameters={"wait": str(here.directory / "gate")})
 
-    async with here.started(str(FULLSEND), "plan", "run", "plan.yaml", "--directory", "once") as process:
+    async with here.called("plan", "run", "plan.yaml", "--directory", "once") as process:
         await eventually(lambda: _exist(here, "gate.1"), "a case under way")
         process.send_signal(signal.SIGINT)
         out, err = await process.communicate()
@@ -152,7 +152,7 @@ async def test_ctrl_c_ends_a_plan_and_keeps_what_has_ended(here: Shell) -> None:
 async def test_a_second_ctrl_c_ends_it_at_once(here: Shell) -> None:
     write(here, parameters={"wait": str(here.directory / "gate"), "is_deaf": True})
 
-    async with here.started(str(FULLSEND), "plan", "run", "plan.yaml", "--directory", "p") as process:
+    async with here.called("plan", "run", "plan.yaml", "--directory", "p") as process:
         await eventually(lambda: _exist(here, "gate.1"), "a case under way")
         below = family(process.pid)
         process.send_signal(signal.SIGINT)
@@ -169,7 +169,7 @@ async def test_a_second_ctrl_c_ends_it_at_once(here: Shell) -> None:
 
 async def test_a_killed_plan_is_stale_and_can_be_cancelled(here: Shell) -> None:
     write(here, parameters={"wait": str(here.directory / "gate")})
-    async with here.started(str(FULLSEND), "plan", "run", "plan.yaml", "--directory", "p") as process:
+    async with here.called("plan", "run", "plan.yaml", "--directory", "p") as process:
         await eventually(lambda: _running(here), "a case noted as running")
         process.kill()
     stale = await here.fullsend("plan", "status", "p")
@@ -278,14 +278,14 @@ async def test_a_planner_killed_on_the_fleet_leaves_nothing_that_runs_twice(
     (tmp_path / "tools" / "work.py").write_text(TOOL)
     write(shell, parameters={"wait": str(tmp_path / "gate")})
     async with serve(artifacts=str(tmp_path / ".fullsend" / "artifacts")):
-        command = (str(FULLSEND), "plan", "run", "plan.yaml", "--backend", "fleet", "--directory", "p")
-        async with shell.started(*command) as process:
+        command = ("plan", "run", "plan.yaml", "--backend", "fleet", "--directory", "p")
+        async with shell.called(*command) as process:
             await eventually(lambda: _exist(shell, "gate.1", "gate.2"), "both cases under way")
             second = await shell.fullsend("plan", "resume", "p")
             process.kill()
         plan = Plan.open(tmp_path / "p")
         left = await store.awaited.open_runs(f"plan:{plan.name}")
-        async with shell.started(str(FULLSEND), "plan", "resume", "p", "--json") as process:
+        async with shell.called("plan", "resume", "p", "--json") as process:
             await eventually(lambda: _are_over(store, left), "the end of the runs left behind")
             (tmp_path / "gate").touch()
             out, err = await process.communicate()

@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest
 
 from services.planner.plan import Plan
-from tests.acceptance.commands import FULLSEND, Shell, family, survivors
+from tests.acceptance.commands import Running, Shell, family, survivors
 from tests.conftest import eventually
 
 PROMPTLY_SECONDS: Final = 15
@@ -68,7 +68,7 @@ async def test_a_plan_ends_while_its_tool_keeps_it_waiting(
     slow, begun = here.directory / f"slow.{what}", here.directory / f"begun.{what}"
     slow.touch()
 
-    async with here.started(str(FULLSEND), "plan", "run", "plan.json", "--directory", "p") as process:
+    async with here.called("plan", "run", "plan.json", "--directory", "p") as process:
         await eventually(lambda: _is_there(begun), f"the {what}")
         meanwhile = await _status(here)
         below = family(process.pid)
@@ -90,7 +90,7 @@ async def test_a_plan_ends_while_its_tool_keeps_it_waiting(
 async def test_a_plan_ends_while_its_report_waits_for_a_disk(here: Shell, wish: int) -> None:
     await here.fullsend("plan", "run", "plan.json", "--directory", "p")
 
-    async with here.started(str(FULLSEND), "plan", "resume", "p") as process:
+    async with here.called("plan", "resume", "p") as process:
         draft = here.directory / "p" / "report" / f".cases.csv.{process.pid}"
         os.mkfifo(draft)  # and nobody reads what is written there
         assert process.stderr is not None
@@ -112,7 +112,7 @@ async def test_a_plan_ends_while_redis_is_silent(here: Shell, wish: int) -> None
     async with _silent_redis() as (url, called):
         shell = Shell(here.directory, {"REDIS_URL": url})
         command = ("plan", "run", "plan.json", "--directory", "p", "--backend", "fleet")
-        async with shell.started(str(FULLSEND), *command) as process:
+        async with shell.called(*command) as process:
             await called.wait()
             meanwhile = await _status(here)
             await _ended_by(here, process, wish)
@@ -125,7 +125,7 @@ async def test_a_plan_ends_while_redis_is_silent(here: Shell, wish: int) -> None
     assert resumed.code == 0, resumed
 
 
-async def _ended_by(shell: Shell, process: asyncio.subprocess.Process, wish: int) -> None:
+async def _ended_by(shell: Shell, process: Running, wish: int) -> None:
     """Have the command end, and wait for it."""
     async with asyncio.timeout(PROMPTLY_SECONDS):
         if wish == CANCEL:

@@ -4,7 +4,7 @@ import asyncio
 import json
 
 from services.executor.store import Order, Store
-from tests.acceptance.commands import FULLSEND, Shell, interrupted, line_with, row_of
+from tests.acceptance.commands import Shell, interrupted, line_with, row_of
 from tests.acceptance.tool_texts import GREET, STUMBLE, WAIT
 from tests.conftest import Neighbour, Serve, Tools
 
@@ -111,7 +111,7 @@ async def test_logs_follows_what_a_run_prints_to_its_end(
     async with serve():
         await neighbour.trigger({"experiment_id": "exp_1"})
         run_id = (await neighbour.events("exp_1", "run_started"))[0]["run_id"]
-        async with shell.started(str(FULLSEND), "logs", run_id, "--follow") as following:
+        async with shell.called("logs", run_id, "--follow") as following:
             first = await line_with(following, "waiting")
             door.touch()
             rest, _ = await following.communicate()
@@ -137,7 +137,7 @@ async def test_watch_shows_what_happens_and_can_be_gone_on_with(
 
     async with serve():
         await neighbour.run("exp_1")
-        async with shell.started(str(FULLSEND), "watch", "--since", "0") as watching:
+        async with shell.called("watch", "--since", "0") as watching:
             past = await line_with(watching, "result", "exp_1:")
             await neighbour.run("exp_1")
             live = await line_with(watching, "result", "exp_1:")

@@ -16,7 +16,7 @@ import pytest
 
 from services.planner.plan import Plan
 from services.planner.plan.status import PlanState
-from tests.acceptance.commands import FULLSEND, Shell, family, survivors
+from tests.acceptance.commands import Shell, family, survivors
 
 CASES = 500
 KILLS = 10
@@ -153,7 +153,7 @@ _ENDED = (
 async def _kill(shell: Shell, command: list[str], plan: Path, when: str, seconds: float) -> None:
     """Kill the command so long after `when` is true of its sitting; wait until nothing is left of it."""
     query = f"SELECT {when} FROM executions ORDER BY execution_id DESC LIMIT 1"
-    async with shell.started(str(FULLSEND), "plan", *command) as process:
+    async with shell.called("plan", *command) as process:
         while not (plan.exists() and _rows(plan, query) == [(True,)]):
             assert process.returncode is None, await process.communicate()
             await asyncio.sleep(LOOK_SECONDS)
