@@ -13,7 +13,7 @@ from services.cli import aggregate, connection, doctor, experiments, output, run
 from services.cli.demo import run_demo
 from services.cli.plans import plan, sweep
 from services.cli.records import artifacts, diff
-from services.executor import serving
+from services.executor.main import serve
 from shared import log
 from shared.errors import FullsendError, SettingsError
 
@@ -31,7 +31,7 @@ def worker() -> int:
     """
     settings = connection.settings()
     log.configure(level=settings.log_level, for_good=True)
-    return serving.serve(settings, os.environ)
+    return serve(settings, os.environ)
 
 
 app = typer.Typer(

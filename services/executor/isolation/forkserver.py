@@ -4,6 +4,9 @@ import asyncio
 import itertools
 import os
 import signal
+import socket
+import subprocess
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +16,10 @@ from msgspec import Struct
 
 from services.executor.isolation.common import process_tree, protocol
 from services.executor.isolation.connection import Connection, Disconnected
-from services.executor.isolation.launch import MARK as MARK
-from services.executor.isolation.launch import launch
+
+CHILD = Path(__file__).parent / "child" / "__main__.py"
+MARK = "FULLSEND_NEST"
+"""An environment variable of every process below a fork server; finds those that have lost their parent."""
 
 STOP_SECONDS = 5.0
 GUARD_SECONDS = 1.0
@@ -162,10 +167,10 @@ class ForkServer(Owner):
         self.python = python
         self._on_death = on_death
         self._hello: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        launched = launch(python, environ, prefix)
-        self.mark, self._process = launched.mark, launched.process
+        self.mark = os.urandom(8).hex()
+        sock, self._process = _started([*prefix, str(python)], {**environ, MARK: self.mark})
         self.nest = self._process.pid if prefix else 0
-        self.connection = Connection(launched.sock, limit_bytes, self._receive, self._closed)
+        self.connection = Connection(sock, limit_bytes, self._receive, self._closed)
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.idle_since = 0.0
         self._awaited = 0
@@ -251,6 +256,30 @@ class ForkServer(Owner):
         """Hang up and wait until it is gone."""
         self.hang_up()
         await asyncio.shield(self.gone)
+
+
+def _started(
+    interpreter: Sequence[str], environ: Mapping[str, str]
+) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """A new fork server, and the socket to talk to it.  Raises OSError if it can't be started."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            process = subprocess.Popen(
+                [*interpreter, "-I", "-S", "-X", "utf8", str(CHILD), str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=None,
+                cwd=tempfile.gettempdir(),
+                # Symbols that are resolved on first use would be resolved again in every fork.
+                env={**environ, "LD_BIND_NOW": "1"},
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        except OSError:
+            ours.close()
+            raise
+    return ours, process
 
 
 def _marked(mark: bytes) -> list[int]:
