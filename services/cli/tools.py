@@ -9,8 +9,8 @@ from rich.text import Text
 
 from services.cli import connection, output
 from services.cli.output import Column
+from services.executor.loader import type_name
 from services.executor.store import Store
-from services.executor.tryout import type_of
 from shared.errors import ContractError
 
 COLUMNS = [Column("TOOL"), Column("STATUS"), Column("ABOUT", wraps=True), Column("PARAMETERS", wraps=True)]
@@ -63,7 +63,7 @@ def signature(schema: object) -> str:
 
 def _parameters(properties: Mapping[str, Any], required: list[Any]) -> Iterator[str]:
     for name, schema in properties.items():
-        kind = type_of(schema) if isinstance(schema, Mapping) else ""
+        kind = type_name(schema) if isinstance(schema, Mapping) else ""
         text = f"{name}: {kind}" if kind else name
         if isinstance(schema, Mapping) and "default" in schema:
             text += f" = {json.dumps(schema['default'], ensure_ascii=False)}"

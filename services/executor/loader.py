@@ -1,44 +1,60 @@
-"""Tool name -> Tool: its code, digest, entry point, parameters and what it asks for.
+"""Tool name -> Tool: its code, digest, entry point, parameters and needs.
 
-Nothing of a tool runs here.  Its files are read as text, and a child says the rest;
-what it said is kept by the code's digest.
+No code of a tool runs in this process.  The tool's file is read as text, and a child process imports
+and describes it; descriptions are kept by the code's digest.
+
+`python -m services.executor.loader --test FILE` describes one tool, or reports what is wrong with it.
 """
 
+import argparse
+import ast
 import asyncio
 import contextlib
-import itertools
+import json
+import os
 import sys
-from collections.abc import Mapping
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from services.executor.isolation.calls import Description, Module
 from services.executor.isolation.environment.environments import Environment
 from services.executor.isolation.environment.requirements import Requirements, requirements_of
 from services.executor.isolation.sandbox import Sandbox, stricter
-from services.executor.policy import ToolNeeds, needs_of
-from services.executor.tools.bundles import Bundle, Bundles
-from services.executor.tools.tool_source import Code, Library
-from shared.errors import ToolParameterError
+from services.executor.policy import ToolNeeds, allowed_environment, needs_of
+from services.executor.tools.bundles import ENTRY, Bundle, Bundles
+from services.executor.tools.tool_source import TOOLS_KEPT, BoundedDict, Code, ToolSource
+from shared import log
+from shared.errors import ToolError, ToolParameterError
 
-REMEMBERED = 1_000
 LOOKS = 4
-
-K = TypeVar("K")
-V = TypeVar("V")
+TEST_TIMEOUT_SECONDS = 60.0
+TEST_ENVIRONMENTS = Path(".fullsend/environments")
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool that keeps the contract."""
+    """A tool that keeps the contract.
+
+    Attributes:
+        module: its code, and where it is imported from.
+        needs: what its file asks for.
+        description: what a child process has found out about it.
+    """
 
     module: Module
     needs: ToolNeeds
     description: Description
 
     def check(self, params: Mapping[str, Any]) -> None:
-        """Compare `params` with the signature.  Raises `ToolParameterError` that names every misfit."""
+        """Compare `params` with the function's signature.
+
+        Raises:
+            ToolParameterError: names every parameter that is missing or unknown.
+        """
         known = self.description.parameters.get("properties", {})
         required = self.description.parameters.get("required", ())
         missing = [f"'{name}' is missing" for name in required if name not in params]
@@ -53,32 +69,33 @@ class Tool:
 
 
 Form = tuple[str, str, str]
-"""A module's name and its digest: equal files of other names are other tools."""
+"""A module's name, the digest of its code and that of its environment.  The same code under another name
+is another tool."""
 
 
 class Describer(Protocol):
-    """Asks a child what a module says of itself."""
+    """Describes modules in a child process."""
 
     async def describe(self, module: Module, timeout_seconds: float) -> Description:
-        """Raises `ToolError` for a module that breaks the contract."""
+        """Return the description of a module.  Raises `ToolError` if it breaks the contract."""
 
 
 class Installer(Protocol):
-    """Has an environment ready that holds what a tool needs."""
+    """Builds the environments that tools need."""
 
     async def ensure(self, requirements: Requirements) -> Environment:
-        """Raises `ToolEnvironmentError` when it can't be made."""
+        """Return the environment for these requirements.  Raises `ToolEnvironmentError`."""
 
 
 class Loader:
-    """Looks tools up in one folder, and by reference among all that were ever run.
+    """Loads tools from the tools folder, and by bundle reference.
 
     Args:
-        folder: where the modules and packages are; links that lead out of it are refused.
-        describer: answers for the code.
-        installer: makes the environments that tools need.
-        kept: where code is kept for those who ask for it by reference.
-        sandbox: what every tool is kept from; a tool may ask for more confinement, not for less.
+        folder: the tools folder, with modules and packages; links that lead out of it are refused.
+        describer: describes modules.
+        installer: builds environments.
+        kept: keeps code, for bundle references.
+        sandbox: the confinement of every tool; a tool may ask for more, not for less.
     """
 
     def __init__(
@@ -89,58 +106,60 @@ class Loader:
         kept: Bundles,
         sandbox: Sandbox = Sandbox.OFF,
     ) -> None:
-        self._library = Library(folder, kept)
+        self._source = ToolSource(folder, kept)
         self._describer = describer
         self._installer = installer
         self._sandbox = sandbox
-        self._neighbours: dict[str, tuple[str, ...]] = {}
-        self._asks: dict[str, tuple[str, tuple[ToolNeeds, Requirements]]] = {}
-        self._loaded: dict[str, tuple[Bundle, Tool]] = {}
-        self._described: dict[Form, Description] = {}
-        self._describing: dict[Form, asyncio.Lock] = {}
+        self._neighbours: BoundedDict[str, tuple[str, ...]] = BoundedDict(TOOLS_KEPT)
+        self._asks: BoundedDict[tuple[str, str], tuple[ToolNeeds, Requirements]] = BoundedDict(TOOLS_KEPT)
+        self._loaded: BoundedDict[str, tuple[Bundle, Tool]] = BoundedDict(TOOLS_KEPT)
+        self._described: BoundedDict[Form, Description] = BoundedDict(TOOLS_KEPT)
+        self._describing: weakref.WeakValueDictionary[Form, asyncio.Lock] = weakref.WeakValueDictionary()
         self._aside = asyncio.Lock()
 
     def names(self) -> list[str]:
-        """The names of all modules and packages that could be tools, sorted."""
-        return self._library.names()
+        """Return the names of all modules and packages that could be tools, sorted."""
+        return self._source.names()
 
     def find(self, name: str) -> Module:
-        """The code of `name` as it is on disk now, with the neighbours that it was last seen to import.
+        """Return the module `name` as it is in the folder now, without importing it.
+
+        Its digest covers the files that it imported from the folder when it was described last.
 
         Raises:
-            ToolNotFoundError: no such file or package, or not one inside the folder.
+            ToolNotFoundError: there is no such file or package in the folder.
             ToolError: it can't be read.
         """
-        return self._library.find(name, self._neighbours.get(name, ()))
+        return self._source.find(name, self._neighbours.get(name, ()))
 
     def loaded(self, name: str) -> Tool | None:
-        """The tool called `name` if it was loaded before and is the same now; otherwise it is for `load`."""
+        """Return the tool `name` if it was loaded before and is unchanged, else None."""
         known = self._loaded.get(name)
         if known is None:
             return None
         bundle, tool = known
-        if self._library.unchanged(name, self._neighbours.get(name, ())) is not bundle:
+        if self._source.unchanged(name, self._neighbours.get(name, ())) is not bundle:
             return None
-        self._library.keep(bundle)
+        self._source.keep(bundle)
         return tool
 
     async def load(self, name: str, timeout_seconds: float, *, aside: bool = False) -> Tool:
-        """The tool called `name` as it is on disk now, or as it was when it is a bundle reference.
+        """Return the tool `name`: built, imported and described, if that is not done already.
 
-        What it imports from its folder while it is imported itself belongs to its code.
+        Files of the folder that it imports at its own import belong to its code.
 
         Args:
-            name: a plain name or a reference.
+            name: the name of a module or package, or a bundle reference.
             timeout_seconds: for the import.
-            aside: for those whom no run waits for: imports one at a time, as the pool has one place for them.
+            aside: describe one tool at a time, when no run waits; the pool has one place for that.
 
         Raises:
-            ToolNotFoundError: no such file or package, not one inside the folder, or not kept.
-            ToolError: what breaks the contract, in the child's words.
+            ToolNotFoundError: there is no such tool.
+            ToolError: it breaks the contract, or its environment can't be built.
         """
         for _ in range(LOOKS):
             known = self._neighbours.get(name, ())
-            code = await self._library.code(name, known)
+            code = await self._source.code(name, known)
             needs, requirements = self._asked(code)
             module = await self._equipped(code.module, requirements)
             sandbox = stricter(self._sandbox, needs.sandbox)
@@ -150,34 +169,38 @@ class Loader:
             if code.is_whole or description.neighbours == known:
                 break
             self._neighbours[name] = description.neighbours
-        self._library.keep(code.bundle)
+        self._source.keep(code.bundle)
         tool = Tool(module, needs, description)
-        if not module.environment:  # which has to be there, and to be marked as used, each time
-            _remember(self._loaded, name, (code.bundle, tool))
+        if not module.environment:  # an environment must be marked as used, and may have been removed
+            self._loaded[name] = (code.bundle, tool)
         return tool
 
     async def recognises(self, name: str, digest: str) -> bool:
-        """Whether the code of `name` is that of `digest`, and importing it takes no environment of its own.
+        """Return whether `name` has this digest and needs no environment; if so, keep its code.
 
-        It is kept then, as code that is loaded is.  Raises `ToolError` when it can't be read.
+        Raises:
+            ToolError: it can't be read.
         """
-        code = await self._library.code(name, self._neighbours.get(name, ()))
+        code = await self._source.code(name, self._neighbours.get(name, ()))
         _, requirements = self._asked(code)
         if code.bundle.digest != digest or not requirements.is_empty:
             return False
-        self._library.keep(code.bundle)
+        self._source.keep(code.bundle)
         return True
 
+    async def all_kept(self) -> None:
+        """Wait until the code of all loaded tools is kept."""
+        await self._source.all_kept()
+
     def _asked(self, code: Code) -> tuple[ToolNeeds, Requirements]:
-        """What the code's PEP 723 block asks for; it is read once, as long as the code is the same."""
-        name, digest = code.bundle.name, code.bundle.digest
-        known = self._asks.get(name)
-        if known is None or known[0] != digest:
+        """Return what the code's PEP 723 block asks for; it is parsed once."""
+        key = code.bundle.name, code.bundle.digest
+        known = self._asks.get(key)
+        if known is None:
             place, text = code.module.path.name, code.bundle.main.decode(errors="replace")
-            asks = needs_of(f"{place}: [tool.fullsend]", text), requirements_of(place, text)
-            known = (digest, asks)
-            _remember(self._asks, name, known)
-        return known[1]
+            known = needs_of(f"{place}: [tool.fullsend]", text), requirements_of(place, text)
+            self._asks[key] = known
+        return known
 
     async def _equipped(self, module: Module, requirements: Requirements) -> Module:
         environment = await self._installer.ensure(requirements)
@@ -190,27 +213,127 @@ class Loader:
         known = self._described.get(form)
         if known is not None:
             return known
-        # One child answers for a new form, however many runs are waiting for it.
+        # One child describes a new form, however many runs wait for it.
         turn = self._aside if aside else contextlib.nullcontext()
         async with turn, self._describing.setdefault(form, asyncio.Lock()):
-            if form not in self._described:
-                description = await self._describer.describe(module, timeout_seconds)
-                for forgotten in _remember(self._described, form, description):
-                    self._describing.pop(forgotten, None)
-        return self._described[form]
+            known = self._described.get(form)
+            if known is None:
+                known = self._described[form] = await self._describer.describe(module, timeout_seconds)
+        return known
 
 
-def _remember(known: dict[K, V], key: K, value: V) -> list[K]:
-    """Note it, in place of what was noted the longest ago when there is too much; the keys of that."""
-    known.pop(key, None)
-    oldest = list(itertools.islice(known, max(0, len(known) - REMEMBERED + 1)))
-    for one in oldest:
-        del known[one]
-    known[key] = value
-    return oldest
+# -- python -m services.executor.loader --test FILE -------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Describe the tool in a file, or report what is wrong with it; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m services.executor.loader",
+        description="Loads a tool as the executor does, and describes it or reports what is wrong with it.",
+    )
+    parser.add_argument(
+        "--test", metavar="FILE", type=Path, required=True, help="a module or a package, in any folder"
+    )
+    path = parser.parse_args(argv).test
+    log.configure(level="error")
+    try:
+        print("\n".join(_described(asyncio.run(_load_alone(path)), path)))
+    except ToolError as exc:
+        print(f"error: {exc}{_defined_instead(path, str(exc))}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _load_alone(path: Path) -> Tool:
+    """Load the tool in a file or a package; its folder is the tools folder."""
+    import uv
+
+    from services.executor.artifacts import LocalBlobs
+    from services.executor.isolation.environment.environments import Environments
+    from services.executor.isolation.pool import Pool
+
+    if path.suffix != ".py" and not (path / ENTRY).is_file():
+        raise ToolError(
+            f"{path} is not a Python file; a tool is a module NAME.py with a function NAME, "
+            f"or a package: a directory with an {ENTRY}"
+        )
+    pool = Pool(capacity=1, environ=allowed_environment(os.environ))
+    environments = Environments(TEST_ENVIRONMENTS, uv=Path(uv.find_uv_bin()), environ=os.environ)
+    await pool.start()
+    try:
+        with tempfile.TemporaryDirectory() as place:
+            kept = Bundles(LocalBlobs(Path(place, "blobs")), Path(place, "bundles"))
+            loader = Loader(path.parent, pool, environments, kept)
+            return await loader.load(path.stem, TEST_TIMEOUT_SECONDS)
+    finally:
+        await pool.stop()
+
+
+def _described(tool: Tool, path: Path) -> Iterator[str]:
+    """Yield the lines that describe the tool, and where each part is written."""
+    said = tool.description
+    place = f"{path}:{said.line}"
+    yield f"Tool        {said.name}"
+    yield f"Function    {said.entry}() at {place}, {said.kind}"
+    yield from _under("About", said.summary or "(no docstring)")
+    yield "Parameters  names, types and defaults from the signature, descriptions from the docstring"
+    properties = said.parameters.get("properties", {})
+    for name, schema in properties.items():
+        yield from _parameter(name, schema, name in said.parameters.get("required", ()))
+    if said.parameters.get("additionalProperties"):
+        yield "            any others by name"
+    elif not properties:
+        yield "            (none)"
+    if said.returns:
+        yield from _under("Returns", said.returns)
+    needs = tool.needs.model_dump(exclude_defaults=True)
+    if needs:
+        yield f"Asks for    in the table [tool.fullsend] of its `# /// script` block in {path}"
+    for name, value in needs.items():
+        yield f"            {name} = {json.dumps(value, ensure_ascii=False)}"
+
+
+def _parameter(name: str, schema: Mapping[str, Any], required: bool) -> Iterator[str]:
+    kind = type_name(schema) or "any type (no annotation)"
+    default = f"default {json.dumps(schema['default'], ensure_ascii=False)}" if "default" in schema else ""
+    yield f"            {name}: {kind}, {'required' if required else default or 'optional'}"
+    yield f"                {schema.get('description', '(not described)')}"
+
+
+def _under(title: str, text: str) -> Iterator[str]:
+    first, *others = text.splitlines()
+    yield f"{title:<12}{first}"
+    yield from (f"{'':<12}{line}".rstrip() for line in others)
+
+
+def _defined_instead(path: Path, problem: str) -> str:
+    """Return the names of a file's functions for the message that the tool's function is missing."""
+    if "no function" not in problem:
+        return ""
+    try:
+        module = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return ""
+    names = [one.name for one in module.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return f"; it defines {', '.join(f'{name}()' for name in names)}" if names else "; it defines no function"
+
+
+def type_name(schema: Mapping[str, Any]) -> str:
+    """Return the type in a JSON Schema as a few words; empty if there is none."""
+    match schema:
+        case {"enum": list(values)}:
+            return " | ".join(json.dumps(value, ensure_ascii=False) for value in values)
+        case {"type": "array", "items": {"type": str(kind)}}:
+            return f"{kind}[]"
+        case {"type": str(kind)}:
+            return kind
+        case {"type": list(kinds)}:
+            return " | ".join(map(str, kinds))
+        case {"anyOf": list(choices)}:
+            return " | ".join(type_name(one) or "any" for one in choices)
+        case _:
+            return ""
 
 
 if __name__ == "__main__":
-    from services.executor.tryout import main  # the other way round for imports: it needs all of this
-
     sys.exit(main())

@@ -16,7 +16,6 @@ import structlog
 from services.executor.artifacts import Keeper, open_blobs
 from services.executor.cancellation import Cancellations
 from services.executor.config import Mode, Settings
-from services.executor.fingerprint import describer
 from services.executor.intake import Intake
 from services.executor.isolation.calls import Level
 from services.executor.isolation.environment.environments import Environments
@@ -28,7 +27,7 @@ from services.executor.recovery import Recovery
 from services.executor.runner import Runner
 from services.executor.store import Retention, Store
 from services.executor.tools.bundles import Bundles
-from services.executor.tools.registry import Registry
+from services.executor.tools.registry import Registry, fingerprint_of
 from services.executor.triggers import Triggers
 from shared.backoff import until_available
 from shared.connection import connect, connect_patiently, without_password
@@ -77,7 +76,7 @@ class Service:
         self._store = Store.on(self._client, self._patient, retention(settings))
         self._observer = self._wanted_observer(self._loader, variables)
         self._registry = Registry(
-            self._store, self._loader, lambda: describer(settings.sandbox, settings.sandbox_readable)
+            self._store, self._loader, lambda: fingerprint_of(settings.sandbox, settings.sandbox_readable)
         )
         keeper = Keeper(blobs, settings.inline_artifact_max_bytes)
         self._defaults = defaults(settings, variables)

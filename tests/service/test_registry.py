@@ -1,4 +1,4 @@
-"""A tool is described once, and again when what is registered of it may be out of date."""
+"""A tool is described once, and again when its registration may be out of date."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from services.executor.tools import registry
 from tests.conftest import Neighbour, Serve, Tools, eventually
 from tests.service.trouble import Log
 
@@ -30,7 +29,7 @@ Change = Callable[[Neighbour], Awaitable[Any]]
 
 
 async def started(serve: Serve, log: Log, tools: int) -> dict[str, int]:
-    """Run a service until each of so many tools was recognised or registered; its processes then."""
+    """Run a service until so many tools are recognised or registered; return the counts of its processes."""
     log.lines.clear()
     async with serve() as service:
         [line] = await log.said("tools.recognised")
@@ -40,11 +39,11 @@ async def started(serve: Serve, log: Log, tools: int) -> dict[str, int]:
 
 
 async def parameters(neighbour: Neighbour, name: str) -> set[str]:
-    """The names of its parameters, as they are registered."""
+    """Return the names of the registered parameters."""
     return set(json.loads(await neighbour.redis.hget(f"tools:{name}", "parameters"))["properties"])
 
 
-async def test_a_second_start_starts_a_process_for_the_new_tool_alone(
+async def test_a_second_start_describes_only_the_new_tool(
     serve: Serve, neighbour: Neighbour, tools: Tools, log: Log
 ) -> None:
     names = [f"tool_{number}" for number in range(5)]
@@ -52,12 +51,12 @@ async def test_a_second_start_starts_a_process_for_the_new_tool_alone(
         tools(name, ONE.format(name=name))
     await started(serve, log, 5)
     before = [await neighbour.redis.hgetall(f"tools:{name}") for name in names]
-    tools("what_is_looked_at_last", ONE.format(name="what_is_looked_at_last"))
+    tools("zz_new", ONE.format(name="zz_new"))
 
     processes = await started(serve, log, 6)
 
     assert log.of("tools.recognised", tools=5, of=6)
-    assert [line["tool"] for line in log.of("tool.registered")] == ["what_is_looked_at_last"]
+    assert [line["tool"] for line in log.of("tool.registered")] == ["zz_new"]
     assert sum(processes.values()) == 1
     assert [await neighbour.redis.hgetall(f"tools:{name}") for name in names] == before
 
@@ -76,7 +75,7 @@ async def test_a_tool_that_was_recognised_runs(serve: Serve, neighbour: Neighbou
     assert wrong["error_type"] == "ToolParameterError"
 
 
-async def test_only_what_changed_meanwhile_is_described_again(
+async def test_only_a_tool_that_changed_is_described_again(
     serve: Serve, neighbour: Neighbour, tools: Tools, log: Log
 ) -> None:
     for name in ("same", "changed"):
@@ -91,11 +90,17 @@ async def test_only_what_changed_meanwhile_is_described_again(
     assert await parameters(neighbour, "same") == {"number"}
 
 
+async def in_another_layout(neighbour: Neighbour) -> None:
+    _, _, fingerprint = (await neighbour.redis.hget("tools:tool", "described_by")).partition(":")
+    await neighbour.redis.hset("tools:tool", "described_by", f"0:{fingerprint}")
+
+
 STALE: dict[str, Change] = {
     "gone": lambda neighbour: neighbour.redis.delete("tools:tool"),
     "without its parameters": lambda neighbour: neighbour.redis.hdel("tools:tool", "parameters"),
     "by an older version": lambda neighbour: neighbour.redis.hdel("tools:tool", "described_by"),
-    "by another describer": lambda neighbour: neighbour.redis.hset("tools:tool", "described_by", "1:x"),
+    "with another fingerprint": lambda neighbour: neighbour.redis.hset("tools:tool", "described_by", "1:x"),
+    "in another layout": lambda neighbour: in_another_layout(neighbour),
     "from another folder": lambda neighbour: neighbour.redis.hset("tools:tool", "path", "/elsewhere/tool.py"),
     "invalid": lambda neighbour: neighbour.redis.hset("tools:tool", "status", "invalid"),
     "with an error": lambda neighbour: neighbour.redis.hset("tools:tool", "error", "x"),
@@ -103,7 +108,7 @@ STALE: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("state", STALE)
-async def test_what_this_version_would_write_otherwise_is_written_again(
+async def test_a_registration_that_is_out_of_date_is_written_again(
     serve: Serve, neighbour: Neighbour, tools: Tools, log: Log, state: str
 ) -> None:
     path = tools("tool", ONE.format(name="tool"))
@@ -120,18 +125,6 @@ async def test_what_this_version_would_write_otherwise_is_written_again(
         name: good[name] for name in good.keys() - left_out
     }
     assert now["path"] == str(path)
-
-
-async def test_a_version_with_another_layout_describes_again(
-    serve: Serve, tools: Tools, log: Log, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tools("tool", ONE.format(name="tool"))
-    await started(serve, log, 1)
-    monkeypatch.setattr(registry, "LAYOUT", registry.LAYOUT + 1)
-
-    await started(serve, log, 1)
-
-    assert len(log.of("tool.registered")) == 1
 
 
 async def test_a_tool_that_was_broken_is_tried_again(

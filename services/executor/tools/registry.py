@@ -1,15 +1,21 @@
-"""Keeps `tools:{name}` true to what is in the tools folder."""
+"""The registry of tools: keeps `tools:{name}` up to date with the tools folder."""
 
 import asyncio
+import hashlib
 import json
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 
 import structlog
 
+from services.executor import isolation
 from services.executor.isolation.calls import Module
+from services.executor.isolation.sandbox import Sandbox
 from services.executor.loader import Loader
 from services.executor.store import Store
+from shared import toolkit
 from shared.backoff import until_available
 from shared.errors import StoreError, ToolError
 
@@ -18,35 +24,37 @@ log = structlog.get_logger()
 LOOK_SECONDS = 5.0
 DESCRIBE_TIMEOUT_SECONDS = 30.0
 LAYOUT = 1
-"""Part of `described_by`: to be raised when the same description is written in other words."""
+"""Part of `described_by`; increase it when the same description is written differently."""
+OUR_CODE = Path(isolation.__file__).parent
 ACTIVE_FIELDS = {
     "name", "path", "digest", "status", "description", "parameters", "described_by", "updated_at"
 }  # fmt: skip
 
 
 class Registry:
-    """Registers the tools that it finds, again when their files change.
+    """Registers the tools in the tools folder, and registers a tool again when its files change.
 
-    What it finds registered as it would register it itself is left alone: to describe a tool
-    takes a process.  Tools that import others beside them, and those with an environment
-    of their own, are described at every start: what they are is only known when they are loaded.
+    A tool whose registration is current at the start is not described again, because that takes a
+    process.  Tools that import other files of the folder, and tools with an environment of their own,
+    are described at every start: only loading them shows what they consist of.
 
     Args:
-        store: where they are registered.
-        loader: finds and describes them.
-        describer: stands for who describes them; called once, in a thread, as it reads many files.
+        store: keeps the registrations.
+        loader: finds and describes tools.
+        fingerprint: returns what descriptions depend on besides the tools' code, see `fingerprint_of`.
+            It is called once, in a thread, because it reads many files.
     """
 
-    def __init__(self, store: Store, loader: Loader, describer: Callable[[], str]) -> None:
+    def __init__(self, store: Store, loader: Loader, fingerprint: Callable[[], str]) -> None:
         self._store = store
         self._loader = loader
-        self._describer = describer
+        self._fingerprint = fingerprint
         self._described_by = ""
         self._known: dict[str, str] = {}
 
     async def run(self) -> None:
-        """Look again and again, until cancelled."""
-        self._described_by = f"{LAYOUT}:{await asyncio.to_thread(self._describer)}"
+        """Register tools until cancelled; look at the folder every few seconds."""
+        self._described_by = f"{LAYOUT}:{await asyncio.to_thread(self._fingerprint)}"
         await self._recognise()
         while True:
             for name in self._loader.names():
@@ -54,7 +62,7 @@ class Registry:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _recognise(self) -> None:
-        """Take those as known that are registered as they are."""
+        """Find the tools whose registrations are current."""
         names = self._loader.names()
         try:
             found = await until_available("tools", lambda: self._store.experiments.read_tools(names))
@@ -62,7 +70,7 @@ class Registry:
             log.warning("tools.not_read", error=str(exc))
             return
         for name, fields in found.items():
-            await asyncio.sleep(0)  # each is read from the disk, and there may be a thousand
+            await asyncio.sleep(0)  # a thousand tools are read from the disk; let others run
             if await self._is_current(name, fields):
                 self._known[name] = fields["digest"]
         log.info("tools.recognised", tools=len(self._known), of=len(names))
@@ -81,13 +89,13 @@ class Registry:
         try:
             module = self._loader.find(name)
         except ToolError:
-            return  # gone, or not to be read; a run that wants it is told why
+            return  # removed or unreadable; a run that uses it reports why
         if self._known.get(name) == module.digest:
             return
         fields = await self._fields(module)
         try:
             await until_available("tools", lambda: self._store.experiments.register_tool(name, fields))
-        except StoreError as exc:  # somebody else's key; tools are run all the same
+        except StoreError as exc:  # the key has another type; tools run without it
             log.warning("tool.not_registered", tool=name, error=str(exc))
         else:
             if fields["status"] == "active":
@@ -108,8 +116,35 @@ class Registry:
             return {**fields, "digest": module.digest, "status": "invalid", "error": str(exc)}
         return {
             **fields,
-            "digest": tool.module.digest,  # with the neighbours that it turned out to import
+            "digest": tool.module.digest,  # includes the files that it imports from the folder
             "status": "active",
             "description": tool.description.summary,
             "parameters": json.dumps(tool.description.parameters),
         }
+
+
+def fingerprint_of(sandbox: Sandbox, readable: Iterable[Path], code: Path = OUR_CODE) -> str:
+    """Return a digest of all that descriptions of tools depend on, except the tools' code.
+
+    That is our code that describes them, the Python version, the installed packages, and the confinement.
+
+    Args:
+        sandbox: the confinement of every tool.
+        readable: what confined tools may read besides their own files.
+        code: the directory of our code that describes tools.
+    """
+    confinement = [sandbox.value, *map(str, readable)]
+    ours = [hashlib.sha256(path.read_bytes()).hexdigest() for path in _files(code)]
+    parts = [sys.version, confinement, sorted(_installed()), ours]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _files(code: Path) -> list[Path]:
+    return [*sorted(code.rglob("*.py")), Path(toolkit.__file__)]
+
+
+def _installed() -> Iterator[str]:
+    """Yield the name and version of each distribution on the import path."""
+    for entry in dict.fromkeys(sys.path):
+        for pattern in ("*.dist-info", "*.egg-info"):
+            yield from (path.name for path in Path(entry).glob(pattern)) if entry else ()

@@ -1,12 +1,14 @@
-"""Where tools' code is: in the folder as it is now, or kept as it was."""
+"""Where tools' code comes from: the tools folder as it is now, or the bundles that were kept of it."""
 
 import asyncio
 import os
 import stat
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -17,22 +19,42 @@ from shared.errors import ArtifactError, ToolError, ToolNotFoundError
 from shared.threads import Threads
 
 log = structlog.get_logger()
+K = TypeVar("K")
+V = TypeVar("V")
 
-PINNED = 100
-KEPT_AGAIN_SECONDS = 3_600.0
-TRIED_AGAIN_SECONDS = 60.0
+TOOLS_KEPT = 1_000
+BUNDLES_KEPT = 100
+KEEP_AGAIN_SECONDS = 3_600.0
+RETRY_SECONDS = 60.0
 THREADS = 8
-_SETTLED_NS = 100_000_000  # some clocks of files tick that slowly
+_SETTLED_NS = 100_000_000  # some file systems count modification times that coarsely
 
 Stamp = tuple[tuple[int, int, int, int], ...]
-"""What the file system says of each file of a tool."""
+"""Times, size and inode of each file of a tool."""
+
+
+class BoundedDict(OrderedDict[K, V]):
+    """A dictionary of at most `size` entries; it drops those that were set the longest ago."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self._size = size
+
+    def __setitem__(self, key: K, value: V) -> None:
+        super().__setitem__(key, value)
+        self.move_to_end(key)
+        if len(self) > self._size:
+            self.popitem(last=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """A tool's code, and where it can be imported from.
+    """A tool's code.
 
-    `is_whole` when nothing beside it can belong to it: a package, or what a reference names.
+    Attributes:
+        module: where it is imported from.
+        bundle: its content.
+        is_whole: whether no file outside can belong to it, as with a package or a bundle reference.
     """
 
     module: Module
@@ -40,25 +62,25 @@ class Code:
     is_whole: bool
 
 
-class Library:
-    """Finds code, and keeps all that is used.
+class ToolSource:
+    """Finds the code of tools, and keeps all code that is used.
 
     Args:
-        folder: where the modules and packages are.
-        kept: where code is kept.
+        folder: the tools folder, with modules and packages; links that lead out of it are refused.
+        kept: keeps the code.
     """
 
     def __init__(self, folder: Path, kept: Bundles) -> None:
         self._folder = folder.resolve()
         self._kept = kept
         self._threads = Threads(THREADS)
-        self._read_last: dict[tuple[str, tuple[str, ...]], tuple[Stamp, Bundle]] = {}
-        self._pinned: dict[tuple[str, str], Bundle] = {}
-        self._due_again: dict[str, tuple[str, float]] = {}
+        self._read_last: BoundedDict[str, tuple[tuple[str, ...], Stamp, Bundle]] = BoundedDict(TOOLS_KEPT)
+        self._restored: BoundedDict[tuple[str, str], Bundle] = BoundedDict(BUNDLES_KEPT)
+        self._keep_again: BoundedDict[str, tuple[str, float]] = BoundedDict(TOOLS_KEPT)
         self._keeping: set[asyncio.Task[None]] = set()
 
     def names(self) -> list[str]:
-        """The names of all modules and packages that could be tools, sorted."""
+        """Return the names of all modules and packages in the folder that could be tools, sorted."""
         try:
             packages = [entry.parent for entry in self._folder.glob(f"*/{bundles.ENTRY}")]
             paths = [*self._folder.glob("*.py"), *packages]
@@ -66,40 +88,42 @@ class Library:
             return []
         return sorted({path.stem for path in paths if NAME.fullmatch(path.stem)})
 
-    def find(self, name: str, neighbours: Sequence[str] = ()) -> Module:
-        """What `name` is on disk now; a package is not to be imported from there.
+    def find(self, name: str, neighbours: tuple[str, ...] = ()) -> Module:
+        """Return the module or package `name` as it is in the folder now.
+
+        A package must not be imported from this path, but from that of `code`.
 
         Raises:
-            ToolNotFoundError: no such file or package, or not one inside the folder.
+            ToolNotFoundError: there is no such file or package in the folder.
             ToolError: it can't be read.
         """
         path = self._path(name)
-        return Module(name, path, self._read(name, path, tuple(neighbours)).digest)
+        return Module(name, path, self._read(name, path, neighbours).digest)
 
     def unchanged(self, name: str, neighbours: tuple[str, ...] = ()) -> Bundle | None:
-        """The code of a plain file as it was read last, if it is the same now; None where `code` has to look.
+        """Return the code of a plain file as it was read last if it is the same now, else None.
 
-        This is asked before every run: two questions to the file system where `code` has five.
+        This is called before every run, and makes two system calls where `code` makes five.
         """
         file = f"{self._folder}/{name}.py"
-        known = self._read_last.get((file, neighbours))
-        if known is None:
+        known = self._read_last.get(file)
+        if known is None or known[0] != neighbours:
             return None
         try:
             plain = os.lstat(file)
-            beside = [os.stat(f"{self._folder}/{one}") for one in neighbours]  # noqa: PTH116
+            others = [os.stat(f"{self._folder}/{one}") for one in neighbours]  # noqa: PTH116
         except OSError:
             return None
-        is_same = stat.S_ISREG(plain.st_mode) and _times_and_sizes((plain, *beside)) == known[0]
+        is_same = stat.S_ISREG(plain.st_mode) and _times_and_sizes((plain, *others)) == known[1]
         is_package = os.access(f"{self._folder}/{name}/{bundles.ENTRY}", os.F_OK)
-        return known[1] if is_same and not is_package else None
+        return known[2] if is_same and not is_package else None
 
-    async def code(self, name: str, neighbours: Sequence[str] = ()) -> Code:
-        """The code of a tool, or what a bundle reference names.
+    async def code(self, name: str, neighbours: tuple[str, ...] = ()) -> Code:
+        """Return the code of a tool.
 
         Args:
-            name: a plain name or a reference.
-            neighbours: files beside a plain file that belong to it.
+            name: the name of a module or package, or a bundle reference.
+            neighbours: other files of the folder that belong to a module.
 
         Raises:
             ToolNotFoundError: there is no such code.
@@ -107,28 +131,33 @@ class Library:
         """
         reference = bundles.parse(name)
         if reference is not None:
-            bundle = await self._restored(*reference)
+            bundle = await self._restore(*reference)
             return Code(await self._laid_out(bundle), bundle, is_whole=True)
         path = self._path(name)
         if path.is_dir():
             bundle = await self._threads.run(self._read, name, path, ())
             return Code(await self._laid_out(bundle), bundle, is_whole=True)
-        bundle = self._read(name, path, tuple(neighbours))
+        bundle = self._read(name, path, neighbours)
         main = bundle.main_digest if bundle.manifest else ""
         return Code(Module(name, path, bundle.digest, main=main), bundle, is_whole=False)
 
     def keep(self, bundle: Bundle) -> None:
-        """Have the code kept, once in a while again: what is in use must not look old to `gc`.
+        """Start to keep the code, unless that was done in the last hour.
 
-        Nobody waits for it, and a store that can't be reached holds up no run.
+        It is kept again each hour, so that garbage collection finds it young.  No run waits for it.
         """
-        digest, due = self._due_again.get(bundle.name, ("", 0.0))
+        digest, due = self._keep_again.get(bundle.name, ("", 0.0))
         if digest == bundle.digest and time.monotonic() < due:
             return
-        self._due_again[bundle.name] = (bundle.digest, time.monotonic() + TRIED_AGAIN_SECONDS)
+        self._keep_again[bundle.name] = (bundle.digest, time.monotonic() + RETRY_SECONDS)
         task = asyncio.get_running_loop().create_task(self._store(bundle), name=f"keep {bundle.reference}")
         self._keeping.add(task)
         task.add_done_callback(self._keeping.discard)
+
+    async def all_kept(self) -> None:
+        """Wait until all code is kept that `keep` was called for."""
+        if self._keeping:
+            await asyncio.wait(self._keeping)
 
     async def _store(self, bundle: Bundle) -> None:
         try:
@@ -136,49 +165,40 @@ class Library:
         except ArtifactError as exc:
             log.warning("tool.not_kept", tool=bundle.name, digest=bundle.digest[:12], error=str(exc))
         else:
-            self._due_again[bundle.name] = (bundle.digest, time.monotonic() + KEPT_AGAIN_SECONDS)
+            self._keep_again[bundle.name] = (bundle.digest, time.monotonic() + KEEP_AGAIN_SECONDS)
 
-    async def _restored(self, name: str, digest: str) -> Bundle:
-        known = self._pinned.get((name, digest))
+    async def _restore(self, name: str, digest: str) -> Bundle:
+        known = self._restored.get((name, digest))
         if known is not None:
             return known
-        await self._settled()
+        await self.all_kept()  # the code may be among it
         try:
             bundle = await self._threads.run(self._kept.restore, name, digest)
         except ArtifactError as exc:
             raise ToolError(f"{name}@sha256:{digest} can't be read: {exc}") from None
-        while len(self._pinned) >= PINNED:
-            del self._pinned[next(iter(self._pinned))]
-        self._pinned[name, digest] = bundle
+        self._restored[name, digest] = bundle
         return bundle
-
-    async def _settled(self) -> None:
-        """Code that is just being kept may be what is asked for."""
-        if self._keeping:
-            await asyncio.wait(self._keeping)
 
     async def _laid_out(self, bundle: Bundle) -> Module:
         try:
             await self._threads.run(self._kept.lay_out, bundle)
         except OSError as exc:
-            raise ToolError(f"{bundle.reference} can't be laid out: {exc}") from None
+            raise ToolError(f"{bundle.reference} can't be written for its import: {exc}") from None
         main = bundle.main_digest if bundle.manifest else ""
         return Module(bundle.name, self._kept.entry(bundle), bundle.digest, main=main)
 
     def _read(self, name: str, path: Path, neighbours: tuple[str, ...]) -> Bundle:
         try:
             stamp = _stamp(path, neighbours)
-            known = self._read_last.get((str(path), neighbours))
-            if known is not None and known[0] == stamp:
-                return known[1]
+            known = self._read_last.get(str(path))
+            if known is not None and known[:2] == (neighbours, stamp):
+                return known[2]
             bundle = bundles.read(name, path, neighbours)
         except OSError as exc:
             raise ToolError(f"{path} can't be read: {exc.strerror or exc}") from None
         newest_ns = max(times[1] for times in stamp)
-        if time.time_ns() - newest_ns > _SETTLED_NS:  # before that, the next change may leave no trace
-            for other in [one for one in self._read_last if one[0] == str(path)]:
-                del self._read_last[other]
-            self._read_last[str(path), neighbours] = (stamp, bundle)
+        if time.time_ns() - newest_ns > _SETTLED_NS:  # until then, a change may not show in the times
+            self._read_last[str(path)] = (neighbours, stamp, bundle)
         return bundle
 
     def _path(self, name: str) -> Path:
@@ -186,7 +206,7 @@ class Library:
             raise ToolNotFoundError(name, "a tool's name has letters, digits, '_' and '-' only")
         package = f"{self._folder}/{name}"
         file = f"{package}.py"
-        # Strings, not `Path`: this is asked before every run, and making paths takes longer than the answer.
+        # Strings, not `Path`: this is called for every run, and a `Path` takes longer than the system call.
         is_file = os.path.isfile(file)  # noqa: PTH113
         is_package = os.path.isfile(f"{package}/{bundles.ENTRY}")  # noqa: PTH113
         if is_file and is_package:
@@ -200,12 +220,12 @@ class Library:
 
 
 def _stamp(path: Path, neighbours: Sequence[str]) -> Stamp:
-    """What changes when any file of the code at `path` does."""
+    """Return what differs after a change of any file of the code at `path`."""
     if path.is_dir():
         stats = [file.lstat() for file in bundles.files_of(path)]
     else:
-        beside = (path.parent / one for one in neighbours)
-        stats = [file.stat() for file in (path, *(one for one in beside if one.is_file()))]
+        others = (path.parent / one for one in neighbours)
+        stats = [file.stat() for file in (path, *(one for one in others if one.is_file()))]
     return _times_and_sizes(stats)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from services.cli.tools import signature
-from services.executor.tryout import type_of
+from services.executor.loader import type_name
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from services.executor.tryout import type_of
     ],
 )
 def test_a_type_is_a_word_or_two(schema: dict[str, Any], words: str) -> None:
-    assert type_of(schema) == words
+    assert type_name(schema) == words
 
 
 def test_a_signature_names_types_defaults_and_what_else_is_taken() -> None:

@@ -369,7 +369,7 @@ async def test_a_reference_to_nothing_is_not_found(reference: str, loader: Loade
 async def test_a_corrupt_bundle_is_never_run(folder: Path, loader: Loader, tmp_path: Path) -> None:
     (folder / "tool.py").write_text("a = 1\n")
     digest = (await loader.load("tool", 5.0)).module.digest
-    await loader._library._settled()
+    await loader.all_kept()
     blob = tmp_path / "blobs" / "sha256" / digest[:2] / digest
     blob.chmod(0o644)
     blob.write_text("a = 6\n")
@@ -413,10 +413,12 @@ async def test_a_manifest_leads_nowhere_but_to_code(
     assert tool.module.path.read_bytes() == manifest
 
 
-async def test_the_code_of_another_tool_is_not_found_under_this_name(folder: Path, loader: Loader) -> None:
+async def test_the_code_of_another_tool_is_not_found_under_this_name(
+    folder: Path, loader: Loader, kept: Bundles
+) -> None:
     (folder / "tool.py").write_text("import beside\n")
     bundle = Bundle("tool", {"tool.py": b"a", "beside.py": b"b"})
-    loader._library._kept.keep(bundle)
+    kept.keep(bundle)
 
     with pytest.raises(ToolNotFoundError, match=r"it is the code of another tool: beside\.py, tool\.py"):
         await loader.load(f"other@sha256:{bundle.digest}", 5.0)
@@ -489,6 +491,6 @@ async def test_recognised_code_is_kept(folder: Path, loader: Loader, kept: Bundl
     digest = loader.find("tool").digest
 
     await loader.recognises("tool", digest)
-    await loader._library._settled()
+    await loader.all_kept()
 
     assert kept.restore("tool", digest).main == b"def tool(): pass\n"
