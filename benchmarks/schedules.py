@@ -7,7 +7,7 @@ are due and not with all of them: compare the same number due of few and of many
 
 All schedules are read again every `check_interval` (60 s by default), for those that
 were written without a message.  The second table says what that costs, for how
-long the event loop was blocked at most, and how late the latest slot was meanwhile.
+long the event loop was blocked at most, and how late the latest run was meanwhile.
 """
 
 import argparse
@@ -69,7 +69,7 @@ class Cost:
 
 @contextlib.asynccontextmanager
 async def scheduler(total: int, due: int, check_interval_seconds: float) -> AsyncIterator[Any]:
-    """A client, while a scheduler works on `total` schedules, of which `due` fire often; all are planned."""
+    """A client, while a scheduler works on `total` schedules, of which `due` fire often; all are noted."""
     with tempfile.TemporaryDirectory(prefix="schedules-") as folder:
         server = EmbeddedServer.acquire(Path(folder))
         redis: Any = connect(server.url)
@@ -77,7 +77,7 @@ async def scheduler(total: int, due: int, check_interval_seconds: float) -> Asyn
         await _write(redis, total, due)
         store = Store.on(client, patient, Retention(record_ms=1, metrics=1, journal=1, log_lines=1))
         task = asyncio.create_task(CronScheduler(store, check_interval_seconds).run())
-        await _until(lambda: redis.hlen(keys.plans()), total)
+        await _until(lambda: redis.hlen(keys.noted_schedules()), total)
         yield redis
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -107,7 +107,7 @@ async def _until(count: Callable[[], Any], goal: int) -> None:
 async def wake_up(total: int, due: int) -> Cost:
     """What one wake-up with so many due costs on average."""
     async with scheduler(total, due, NEVER_SECONDS) as redis:
-        await _between_slots()
+        await _between_due_times()
         queued, before = await redis.xlen(keys.queue(NORMAL)), await Cost.now(redis)
         await asyncio.sleep(WAKE_UPS * OFTEN_SECONDS)
         after, fired = await Cost.now(redis), await redis.xlen(keys.queue(NORMAL)) - queued
@@ -116,8 +116,8 @@ async def wake_up(total: int, due: int) -> Cost:
         return after.since(before, WAKE_UPS)
 
 
-async def _between_slots() -> None:
-    """Until well after a slot and well before the next."""
+async def _between_due_times() -> None:
+    """Sleep until well after a due time and well before the next."""
     seconds = time.time() % OFTEN_SECONDS
     await asyncio.sleep((OFTEN_SECONDS * 0.8 - seconds) % OFTEN_SECONDS)
 
@@ -138,7 +138,7 @@ class Meanwhile:
 async def meanwhile(total: int, due: int, check_interval_seconds: float) -> Meanwhile:
     """What it is like while all are read again every so often and some are due."""
     async with scheduler(total, due, check_interval_seconds) as redis:
-        await _between_slots()
+        await _between_due_times()
         [(last, _)] = await redis.xrevrange(keys.queue(NORMAL), count=1) or [("0-0", None)]
         readings, before = await _readings(redis), await Cost.now(redis)
         blocked_ms = await _longest_block_ms(WATCHED_SECONDS)
@@ -148,7 +148,7 @@ async def meanwhile(total: int, due: int, check_interval_seconds: float) -> Mean
 
 
 async def _readings(redis: Any) -> int:
-    """How often all were read: who has done so asks once for what is planned."""
+    """How often all were read: each reading asks once which are noted."""
     stats = await redis.info("commandstats")
     return int(stats["cmdstat_hkeys"]["calls"])
 
@@ -162,11 +162,11 @@ async def _longest_block_ms(seconds: float) -> float:
 
 
 async def _latest_ms(redis: Any, after: str) -> float:
-    """How long after its slot the latest of the runs was queued."""
+    """How long after its due time the latest of the runs was queued."""
     late = [0.0]
     for entry, fields in await redis.xrange(keys.queue(NORMAL), min=f"({after}"):
-        slot = datetime.fromisoformat(json.loads(fields["order"])["scheduled_for"])
-        late.append(int(entry.partition("-")[0]) - slot.timestamp() * 1_000)
+        due = datetime.fromisoformat(json.loads(fields["order"])["scheduled_for"])
+        late.append(int(entry.partition("-")[0]) - due.timestamp() * 1_000)
     return max(late)
 
 

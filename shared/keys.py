@@ -68,14 +68,14 @@ def retries() -> str:
     return "fullsend:executor:retries"
 
 
-def slots() -> str:
-    """Sorted set: experiment ids by their next cron slot (ms)."""
-    return "fullsend:executor:slots"
+def due_times() -> str:
+    """Sorted set: experiment ids by their next due time of cron (ms)."""
+    return "fullsend:executor:due_times"
 
 
-def plans() -> str:
-    """Hash: the schedule of each experiment as its next slot was computed from."""
-    return "fullsend:executor:plans"
+def noted_schedules() -> str:
+    """Hash: the schedule of each experiment from which its next due time was computed."""
+    return "fullsend:executor:noted_schedules"
 
 
 def turns() -> str:

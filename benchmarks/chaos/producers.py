@@ -88,7 +88,7 @@ def cron_experiments(count: int) -> list[str]:
 
 
 async def prepare(redis: Any, notes: Path, schedules: int) -> None:
-    """The experiments, and schedules that fire every second and forget no slot."""
+    """The experiments, and schedules that fire every second and miss no due time."""
     params = {"notes": str(notes), "token": "cron", "behaviour": "ok"}
     members = {"tool": TOOL.stem, "params": json.dumps(params), "timeout_seconds": "1"}
     for number in range(EXPERIMENTS):
@@ -100,7 +100,7 @@ async def prepare(redis: Any, notes: Path, schedules: int) -> None:
 
 
 async def end_schedules(redis: Any, schedules: int) -> None:
-    """No slots any more."""
+    """No due times any more."""
     for experiment_id in cron_experiments(schedules):
         await redis.set(keys.schedule(experiment_id), SELDOM)
         message = {"experiment_id": experiment_id, "cron": SELDOM}

@@ -42,8 +42,8 @@ class Evidence:
                 found[json.loads(record["params"])["token"]].append(record)
         return found
 
-    def slots(self) -> Mapping[str, Counter[int]]:
-        """How often each slot (unix seconds) of each schedule became a run."""
+    def due_times(self) -> Mapping[str, Counter[int]]:
+        """How often each due time (unix seconds) of each schedule became a run."""
         found: dict[str, Counter[int]] = defaultdict(Counter)
         for record in self.records:
             if record["trigger"] == "cron":
@@ -117,8 +117,8 @@ async def _leaked(redis: Any) -> list[str]:
         keys.ears(),
         *map(keys.queue, PRIORITIES),
         keys.journal(),
-        keys.slots(),
-        keys.plans(),
+        keys.due_times(),
+        keys.noted_schedules(),
         keys.turns(),
     }
     names = redis.scan_iter("fullsend:executor:*", count=AT_ONCE)
@@ -130,14 +130,14 @@ async def _leaked(redis: Any) -> list[str]:
 
 def promises(evidence: Evidence, ledger: Ledger) -> dict[str, int]:
     """Each promise by its name, and how often it was broken."""
-    runs, slots, starts = evidence.by_token(), evidence.slots(), ledger.notes.starts()
+    runs, due_times, starts = evidence.by_token(), evidence.due_times(), ledger.notes.starts()
     statuses = Counter(record["status"] for record in evidence.records)
     return {
         "lost": len(lost(evidence, ledger)) + statuses["running"],
         "counted twice": _twice(map(len, runs.values()))
         + _twice(evidence.results.values())
-        + sum(_twice(count.values()) for count in slots.values()),
-        "cron slots missed": sum(max(count) - min(count) + 1 - len(count) for count in slots.values()),
+        + sum(_twice(count.values()) for count in due_times.values()),
+        "due times missed": sum(max(count) - min(count) + 1 - len(count) for count in due_times.values()),
         "without a result message": sum(one["run_id"] not in evidence.results for one in evidence.records),
         "cancelled, but by nobody": statuses["cancelled"],
         "started too often": _started_too_often(evidence.records, starts),
@@ -176,7 +176,7 @@ def figures(evidence: Evidence, ledger: Ledger) -> dict[str, Any]:
     return {
         "submitted by PUBLISH": len(ledger.published),
         "submitted to the queue": len(ledger.enqueued),
-        "submitted by cron": sum(len(count) for count in evidence.slots().values()),
+        "submitted by cron": sum(len(count) for count in evidence.due_times().values()),
         "unsure, as the connection broke": len(ledger.unsure),
         "tools that were to": dict(ledger.behaviours),
         "finished": sum(record["status"] != "running" for record in evidence.records),

@@ -30,7 +30,7 @@ async def measure(total: int, amounts: Amounts) -> Figures:
         await on.start(schedule_mode="trigger,cron", cron_check_interval=interval)
         begun = await on.usage()
         await _read(on, 1)
-        planned = (await on.usage()).since(begun)
+        noted = (await on.usage()).since(begun)
         await asyncio.sleep(WARM_UP_SECONDS)
 
         quiet, began_ns, ended_ns = await _watched(on, amounts.seconds)
@@ -40,8 +40,8 @@ async def measure(total: int, amounts: Amounts) -> Figures:
         size, server_bytes = on.size(), await on.used_memory()
         await on.stop()
         return {
-            "planned_seconds": planned.at,
-            "planned_executor_ms": planned.executors * 1e3,
+            "noted_seconds": noted.at,
+            "noted_executor_ms": noted.executors * 1e3,
             "executor_ms_per_second": quiet.executors / quiet.at * 1e3,
             "server_ms_per_second": quiet.server / quiet.at * 1e3,
             **_reading(quiet, reading),
@@ -74,7 +74,7 @@ def far_away(count: int) -> list[str]:
 
 
 async def _read(on: Ground, times: int) -> None:
-    """Wait until all schedules were read so often: who has read them asks once for what is planned."""
+    """Wait until all schedules were read so often: each reading asks once which are noted."""
 
     async def readings() -> int:
         stats = await on.redis.info("commandstats")
@@ -84,7 +84,7 @@ async def _read(on: Ground, times: int) -> None:
 
 
 async def _watched(on: Ground, seconds: float) -> tuple[Usage, int, int]:
-    """What so many seconds took, their first slot, and their end in unix nanoseconds."""
+    """What so many seconds took, their first due time, and their end in unix nanoseconds."""
     before, began = await on.usage(), time.time_ns()
     await asyncio.sleep(seconds)
     ended_ns = time.time_ns()
@@ -103,14 +103,14 @@ def _reading(quiet: Usage, reading: Usage) -> Figures:
 
 
 def _lateness(on: Ground, began_ns: int, ended_ns: int) -> Figures:
-    """From the slot to the tool's first line, by the wall clock."""
+    """From the due time to the tool's first line, by the wall clock."""
     stamps: dict[int, list[int]] = defaultdict(list)
     for schedule, at in on.notes.lines():
         if at >= began_ns - NS // 20:
             stamps[schedule].append(at)
     late = {at: ms for each in stamps.values() for at, ms in zip(each, lateness_ms(each, 1), strict=True)}
     quiet = [ms for at, ms in late.items() if at < ended_ns]
-    slots = [[round((at - late[at] * 1e6) / NS) for at in each] for each in stamps.values()]
+    due_times = [[round((at - late[at] * 1e6) / NS) for at in each] for each in stamps.values()]
     return {
         "late_p50_ms": percentile(quiet, 50),
         "late_p99_ms": percentile(quiet, 99),
@@ -119,7 +119,7 @@ def _lateness(on: Ground, began_ns: int, ended_ns: int) -> Figures:
         "fired": len(late),
         "early": sum(ms < 0 for ms in late.values()),
         "missed": sum(missed(each, 1) for each in stamps.values()),
-        "fired_twice": sum(len(each) - len(set(each)) for each in slots),
+        "fired_twice": sum(len(each) - len(set(each)) for each in due_times),
     }
 
 
@@ -139,7 +139,7 @@ CURVE = Curve(
         Column("server", "server_ms_per_second", 1),
         Column("one reading of all, ms of CPU", "reading_executor_ms"),
         Column("server ", "reading_server_ms"),
-        Column("all planned at the start after, s", "planned_seconds", 1),
+        Column("all noted at the start after, s", "noted_seconds", 1),
         Column("PSS, MB", "pss_mb", 1),
     ),
     cost=Column("CPU with a reading a minute, ms a second", "total_ms_per_second", 1),
@@ -147,8 +147,8 @@ CURVE = Curve(
     bent_by=(
         "What bends it: a second's work does not grow, for a wake-up asks only for what is due. Reading all "
         "of them again does, in proportion: half of the executor's time in it is SCAN and the reading of "
-        "each schedule's text, most of the rest their comparison with what is planned. The first reading "
-        "costs several times more, as each schedule's next slot is computed; equal schedules share theirs, "
-        "and here no two are equal."
+        "each schedule's text, most of the rest their comparison with what is noted. The first reading "
+        "costs several times more, as each schedule's next due time is computed; equal schedules share "
+        "theirs, and here no two are equal."
     ),
 )

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.cli import output
-from services.cli.schedules import Planned, all_planned
+from services.cli.schedules import ScheduleRow, read_all_schedules
 from services.cli.tools import all_registered
 from services.executor.config import Settings
 from services.executor.outcome import Status
@@ -71,10 +71,10 @@ async def findings(store: Store, settings: Settings, url: str) -> AsyncIterator[
     yield await _runs(store)
     async for one in _tools(store, settings):
         yield one
-    planned = await all_planned(store)
-    async for one in _experiments(store, {one.experiment_id for one in planned}):
+    schedules = await read_all_schedules(store)
+    async for one in _experiments(store, {one.experiment_id for one in schedules}):
         yield one
-    for one in _schedules(planned):
+    for one in _schedules(schedules):
         yield one
 
 
@@ -174,16 +174,16 @@ async def _experiments(store: Store, scheduled: set[str]) -> AsyncIterator[Findi
 
 async def _is_stuck(store: Store, experiment_id: str) -> bool:
     """Whether it is `running` without a run, also on a second look: one may just have ended."""
-    if await store.slots.has_open_runs(experiment_id):
+    if await store.due_times.has_open_runs(experiment_id):
         return False
     experiment = (await store.experiments.read(experiment_id)).experiment
     return experiment is not None and experiment.state is State.RUNNING
 
 
-def _schedules(planned: list[Planned]) -> list[Finding]:
-    active = sum(one.state == "active" for one in planned)
-    found = [ok("schedules", f"{active} active, {len(planned) - active} not")]
-    for one in planned:
+def _schedules(schedules: list[ScheduleRow]) -> list[Finding]:
+    active = sum(one.state == "active" for one in schedules)
+    found = [ok("schedules", f"{active} active, {len(schedules) - active} not")]
+    for one in schedules:
         if one.problem:
             level = Level.PROBLEM if one.broken else Level.WARNING
             found.append(Finding(level, keys.schedule(one.experiment_id), one.problem))

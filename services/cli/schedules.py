@@ -25,12 +25,12 @@ COLUMNS = [
     Column("PROBLEM", wraps=True),
 ]
 LATE_MS = 5_000
-"""A slot is not yet late while a worker may be about to take it."""
+"""A due time is not yet late while a worker may be about to fire it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
-    """A schedule as people read it; what is not known is empty.  `broken` tells a fault from an intention."""
+class ScheduleRow:
+    """A schedule for display; what is not known is empty.  `broken` tells a fault from an intention."""
 
     experiment_id: str
     state: str
@@ -46,8 +46,8 @@ class Planned:
 def schedules(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for another program.")] = False,
 ) -> None:
-    """List what will run when, in words, and what is wrong with it."""
-    found = connection.with_store(all_planned)
+    """List schedules in words, with the next due time of each, and what is wrong with it."""
+    found = connection.with_store(read_all_schedules)
     if as_json:
         output.print_json([asdict(one) for one in found])
         return
@@ -70,39 +70,41 @@ def schedules(
     output.table(COLUMNS, rows, out)
 
 
-async def all_planned(store: Store) -> list[Planned]:
-    """Every schedule, those that run next first."""
-    now_ms = await store.slots.now_ms()
-    waiting = await store.slots.all()
+async def read_all_schedules(store: Store) -> list[ScheduleRow]:
+    """Read every schedule; the one that is due next comes first."""
+    now_ms = await store.due_times.now_ms()
+    waiting = await store.due_times.all()
     written = [pair async for pair in store.experiments.scan_schedules()]
     stored = await store.experiments.read_many([experiment_id for experiment_id, _ in written])
-    planned = [
-        _planned(experiment_id, schedule, experiment, now_ms, waiting.get(experiment_id))
+    rows = [
+        _row(experiment_id, schedule, experiment, now_ms, waiting.get(experiment_id))
         for (experiment_id, schedule), experiment in zip(written, stored, strict=True)
     ]
-    return sorted(planned, key=lambda one: (one.next_utc or "~", one.experiment_id))
+    return sorted(rows, key=lambda one: (one.next_utc or "~", one.experiment_id))
 
 
-def _planned(
+def _row(
     experiment_id: str,
     schedule: Schedule | ContractError,
     stored: Stored,
     now_ms: int,
     waiting_ms: int | None,
-) -> Planned:
+) -> ScheduleRow:
     if isinstance(schedule, ContractError):
-        return Planned(experiment_id, "invalid", problem=str(schedule), broken=True)
+        return ScheduleRow(experiment_id, "invalid", problem=str(schedule), broken=True)
     try:
         cron = Cron.parse(schedule.cron, schedule.timezone, experiment_id)
     except ScheduleError as exc:
-        return Planned(experiment_id, "invalid", cron=schedule.cron, problem=str(exc), broken=True)
+        return ScheduleRow(experiment_id, "invalid", cron=schedule.cron, problem=str(exc), broken=True)
     next_ms = cron.next_after(now_ms) if schedule.enabled else None
     local, utc = _moments(next_ms, cron.timezone)
     faults = [*_experiment_faults(stored), *_late(waiting_ms if schedule.enabled else None, now_ms)]
     intended = list(_intentions(stored)) if schedule.enabled else []
     if schedule.enabled and next_ms is None:
-        intended.append("it never runs again")
-    return Planned(
+        intended.append("it is never due again")
+    if schedule.enabled and cron.warning is not None:
+        intended.append(cron.warning)
+    return ScheduleRow(
         experiment_id,
         "active" if schedule.enabled else "off",
         cron.expression,
@@ -124,12 +126,12 @@ def _experiment_faults(stored: Stored) -> Iterator[str]:
 def _late(waiting_ms: int | None, now_ms: int) -> Iterator[str]:
     if waiting_ms is not None and waiting_ms < now_ms - LATE_MS:
         missed = datetime.fromtimestamp(waiting_ms / 1_000, UTC)
-        yield f"the slot of {missed:%Y-%m-%d %H:%M:%S} UTC still waits: no worker runs in cron mode"
+        yield f"the due time {missed:%Y-%m-%d %H:%M:%S} UTC still waits: no worker runs in cron mode"
 
 
 def _intentions(stored: Stored) -> Iterator[str]:
     if stored.experiment is not None and stored.experiment.state not in RECURRING | {State.RUNNING}:
-        yield f"the experiment is {stored.experiment.state}, so cron passes it over"
+        yield f"the experiment is {stored.experiment.state}, so cron does not run it"
 
 
 def _moments(moment_ms: int | None, zone: str) -> tuple[str, str]:

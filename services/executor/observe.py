@@ -67,7 +67,9 @@ class Observer:
             "run_duration_seconds", "The last attempt, from claim to end", RUN_BUCKETS, "tool", "status"
         )
         self._wait = histogram("queue_wait_seconds", "From joining the queue to the claim", WAIT_BUCKETS)
-        self._lateness = histogram("slot_lateness_seconds", "From a cron slot to its runs", LATENESS_BUCKETS)
+        self._lateness = histogram(
+            "cron_lateness_seconds", "From a due time of cron to its queued runs", LATENESS_BUCKETS
+        )
 
     async def asked(self, answer: Awaitable[T], claim: Claim | None = None) -> T:
         """The store's answer; an attempt that it can't work with is not followed any further."""
@@ -140,7 +142,7 @@ class Observer:
             self._recovered.inc()
 
     def fired(self, late_seconds: float) -> None:
-        """A cron slot became runs."""
+        """A due time of cron became runs."""
         self._lateness.observe(max(0.0, late_seconds))
 
     async def close(self) -> None:

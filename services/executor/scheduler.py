@@ -1,25 +1,29 @@
-"""Cron slots become queued runs; `--test "0 9 * * MON"` explains itself.
+"""Cron: due times of schedules become queued runs.  `--test "0 9 * * MON"` explains an expression.
 
-No worker leads.  A sorted set holds each schedule's next slot; all workers have
-it fired when it is due (`firing.py`), and the store lets the first one through.
+No worker leads.  A sorted set holds the next due time of each schedule; every worker fires what is due,
+and the store lets the first one through.
 """
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
+import math
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 
 from services.executor import report
-from services.executor.firing import Firing, Hands, wait
-from services.executor.notices import FORGOTTEN, PLANNED, REFUSED, Notice, Tally, notice
-from services.executor.readiness import Readiness
-from services.executor.scheduling.cron import explain
-from services.executor.scheduling.misfires import WRONG, noted, noted_as
-from services.executor.store import Plan, Position, Store
+from services.executor.intake import Intake
+from services.executor.scheduling.cron import Cron, cron_of, explain
+from services.executor.scheduling.misfires import Misfires
+from services.executor.store import Decision, FoundDue, NotedSchedule, Position, Store
 from shared import keys
 from shared.backoff import Outage, until_available
 from shared.documents import iso
@@ -29,24 +33,87 @@ from shared.messages import Schedule, read_schedule_message
 log = structlog.get_logger()
 
 LONGEST_PAUSE_SECONDS = 1.0
-PLANNED_AT_ONCE = 200
+NOTED_AT_ONCE = 200
+COMPUTED_AT_ONCE = 20
+FIRED_AT_ONCE = 10
+NAMED = 10
+
+NOTED = "schedule.noted"
+REFUSED = "schedule.refused"
+FORGOTTEN = "schedule.forgotten"
+_WRONG = "! "
+"""Begins what is noted of a schedule that is refused."""
 
 Known = tuple[str, str | None, int | None]
-"""A schedule's expression, its time zone and its next slot (UTC ms).
+"""A schedule's expression, its time zone and its next due time (UTC ms).
 
 Plain tuples, which the garbage collector passes over: a hundred thousand objects would hold up the loop.
 """
 
+Tell = Callable[..., None]
+"""Takes an event of one schedule, and its fields."""
 
-class CronScheduler:
-    """Queues a run for each slot of each schedule.
+
+def tell(event: str, **fields: Any) -> None:
+    """Write a line about one schedule."""
+    (log.warning if event == REFUSED else log.info)(event, **fields)
+
+
+class ScheduleTally:
+    """Names the first `NAMED` schedules of each event in a reading of all, and counts the others.
+
+    In the first reading, only refusals are named: the other schedules are not news.
 
     Args:
-        store: where schedules and slots are.
-        check_interval_seconds: how often all schedules are read again, to find
-            those that were written without a message.
-        hands: what there is room for is begun at once; without any, it is left to whoever claims.
-        readiness: has processes ready for what is fired.
+        is_first: whether it is the worker's first one.
+    """
+
+    def __init__(self, *, is_first: bool) -> None:
+        self._is_first = is_first
+        self._counts: Counter[str] = Counter()
+
+    def tell(self, event: str, **fields: Any) -> None:
+        """Write the line, unless there are too many of its kind."""
+        self._counts[event] += 1
+        is_named = event == REFUSED or not self._is_first
+        if is_named and self._counts[event] <= NAMED:
+            tell(event, **fields)
+
+    def sum_up(self, schedules: int, refused: int) -> None:
+        """Write how many there are when all are read, if that has changed.
+
+        Args:
+            schedules: how many there are.
+            refused: how many of them can't be read, including those that were named before.
+        """
+        if self._is_first or self._counts:
+            log.info(
+                "schedules.read",
+                schedules=schedules,
+                refused=refused,
+                changed=self._counts[NOTED] + self._counts[REFUSED],
+                forgotten=self._counts[FORGOTTEN],
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """The worker that takes runs which it fires, as far as it has free slots."""
+
+    intake: Intake
+    worker: str
+
+
+class CronScheduler:
+    """Queues a run for each due time of each schedule.
+
+    Args:
+        store: where schedules and due times are.
+        check_interval_seconds: how often all schedules are read again, to find those that were
+            written without a message, and how often due times are looked for at least.
+        hands: who begins the runs that are fired at once; without it, they wait to be claimed.
+        misfires: decides what becomes of a due time.
+        read_at_once: how many due times are read and decided at once.
     """
 
     def __init__(
@@ -54,42 +121,104 @@ class CronScheduler:
         store: Store,
         check_interval_seconds: float,
         hands: Hands | None = None,
-        readiness: Readiness | None = None,
+        misfires: Misfires = Misfires(),  # noqa: B008 - it can't be changed
+        read_at_once: int = 100,
     ) -> None:
         self._store = store
         self._check_interval_seconds = check_interval_seconds
+        self._hands = hands
+        self._misfires = misfires
+        self._read_at_once = read_at_once
         self._known: dict[str, Known] = {}
-        self._tally = Tally(is_first=True)
+        self._tally = ScheduleTally(is_first=True)
         self._missed = asyncio.Event()
-        self._firing = Firing(store, check_interval_seconds, self._plan_anew, hands)
-        self._readiness = readiness
+        self._noted = asyncio.Event()
 
     async def run(self) -> None:
-        """Fire slots until cancelled."""
+        """Fire due times until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._watch(), name="schedule messages")
+            tasks.create_task(self._listen(), name="schedule messages")
             tasks.create_task(self._read_again(), name="all schedules")
-            tasks.create_task(self._firing.run(), name="cron")
-            if self._readiness is not None:
-                ready = self._readiness.run(self._check_interval_seconds)
-                tasks.create_task(ready, name="readiness")
+            tasks.create_task(self._fire(), name="cron")
 
-    def _wake(self) -> None:
-        """There may be an earlier slot than was known."""
-        self._firing.woken.set()
-        if self._readiness is not None:
-            self._readiness.woken.set()
+    # due times
 
-    # what is written
+    async def _fire(self) -> None:
+        """Fire what is due, again and again."""
+        outage = Outage("cron", LONGEST_PAUSE_SECONDS)
+        while True:
+            self._noted.clear()
+            try:
+                seconds = await self._fire_due()
+                outage.ended()
+            except StoreError as exc:
+                await asyncio.sleep(outage.failed(exc))
+                continue
+            # Another worker may have noted an earlier due time, and died before it came.
+            await _wait(self._noted, min(seconds, self._check_interval_seconds))
 
-    async def _watch(self) -> None:
-        """Take in schedules as they are announced."""
+    async def _fire_due(self) -> float:
+        """Fire what is due now; return the seconds until something else is.
+
+        They are counted from Redis' clock as it was before its answer came, so the wait is a little
+        too long rather than too short.
+        """
+        found = await self._store.due_times.due(self._read_at_once)
+        answered_at = time.monotonic()
+        decisions = await self._decided(found)
+        for start in range(0, len(decisions), FIRED_AT_ONCE):
+            together = decisions[start : start + FIRED_AT_ONCE]
+            answers = await asyncio.gather(*map(self._fire_one, together), return_exceptions=True)
+            for answer in answers:
+                if answer is not None:
+                    raise answer
+        if len(found.due) >= self._read_at_once:
+            return 0.0
+        next_ms = [found.following_ms, *(one.next_ms for one in decisions)]
+        seconds = min((one_ms / 1_000 for one_ms in next_ms if one_ms is not None), default=math.inf)
+        return seconds - found.now_us / 1_000_000 - (time.monotonic() - answered_at)
+
+    async def _decided(self, found: FoundDue) -> list[Decision]:
+        """What becomes of due times.  Those whose schedule was changed without a message have others now."""
+        decisions: list[Decision] = []
+        changed: dict[str, Schedule | ContractError | None] = {}
+        for one in found.due:
+            text, cron = _noted(one.experiment_id, one.schedule)
+            if one.noted in (text, None):
+                decisions.append(self._misfires.decide(one, cron, found.now_us // 1_000))
+            else:
+                changed[one.experiment_id] = one.schedule
+        await self._note({name: one for name, one in changed.items() if one is not None}, tell)
+        for name in [name for name, one in changed.items() if one is None]:
+            await self._note_one(name)
+        return decisions
+
+    async def _fire_one(self, decision: Decision) -> None:
+        if self._hands is None:
+            fired = await self._store.due_times.fire(decision)
+        else:
+            with self._hands.intake.reserved() as room:
+                fired = await self._store.due_times.fire(decision, self._hands.worker, room)
+            await self._hands.intake.take(fired.claims)
+        if fired.what not in ("taken", "early"):
+            log.info(
+                f"due_time.{fired.what}",
+                experiment_id=decision.experiment_id,
+                scheduled_for=iso(decision.due_ms / 1_000),
+                late_ms=fired.late_ms,
+                runs=len(decision.orders) if fired.what == "fired" else 0,
+            )
+
+    # schedules
+
+    async def _listen(self) -> None:
+        """Note schedules as they are announced."""
         outage = Outage("schedules", LONGEST_PAUSE_SECONDS)
         while True:
             try:
                 async with self._store.subscriptions.to((keys.SCHEDULES_CHANGED,)) as messages:
                     outage.ended()
-                    self._missed.set()  # what was said until now, nobody has heard
+                    self._missed.set()  # messages that were sent before this were not heard
                     async for message in messages:
                         await self._take_in(message.data)
             except StoreError as exc:
@@ -99,133 +228,160 @@ class CronScheduler:
         try:
             schedule = read_schedule_message(data)
         except ContractError as exc:
-            # Every worker hears this one; the text stands for the message.
+            # Every worker hears the message; a digest of its text tells that it is the same one.
             position = Position("schedules:" + hashlib.sha256(data.encode(errors="replace")).hexdigest(), 0)
             refusal = report.refusal(exc, None)
             if await until_available("refusal", lambda: self._store.triggers.refuse(position, refusal)):
-                notice(REFUSED, error=str(exc))
+                tell(REFUSED, error=str(exc))
             return
         await until_available("schedule", lambda: self._store.experiments.store_schedule(schedule))
-        await until_available("schedule", lambda: self._plan_one(schedule.experiment_id))
-        self._wake()
+        await until_available("schedule", lambda: self._note_one(schedule.experiment_id))
+        self._noted.set()
 
     async def _read_again(self) -> None:
-        """Read all schedules now and then; slots are fired meanwhile, however many there are."""
+        """Read all schedules now and then; due times are fired meanwhile, however many there are."""
         outage = Outage("cron", LONGEST_PAUSE_SECONDS)
         while True:
-            await wait(self._missed, self._check_interval_seconds)
+            await _wait(self._missed, self._check_interval_seconds)
             self._missed.clear()
             try:
-                await self._plan_all()
+                await self._read_all()
                 outage.ended()
             except StoreError as exc:
                 await asyncio.sleep(outage.failed(exc))
                 self._missed.set()
 
-    async def _plan_all(self) -> None:
+    async def _read_all(self) -> None:
         found: set[str] = set()
         refused = 0
         batch: dict[str, Schedule | ContractError] = {}
         async for experiment_id, schedule in self._store.experiments.scan_schedules():
             found.add(experiment_id)
             batch[experiment_id] = schedule
-            if len(batch) >= PLANNED_AT_ONCE:
-                refused += await self._plan(batch, self._tally.notice)
+            if len(batch) >= NOTED_AT_ONCE:
+                refused += await self._note(batch, self._tally.tell)
                 batch = {}
-        refused += await self._plan(batch, self._tally.notice)
-        for experiment_id in set(await self._store.slots.planned()) - found:
-            # Gone, unless it was written while the others were read.
-            await self._plan_one(experiment_id, self._tally.notice)
+        refused += await self._note(batch, self._tally.tell)
+        for experiment_id in set(await self._store.due_times.noted()) - found:
+            # It is gone, unless it was written while the others were read.
+            await self._note_one(experiment_id, self._tally.tell)
         self._tally.sum_up(len(found), refused)
-        self._tally = Tally(is_first=False)
+        self._tally = ScheduleTally(is_first=False)
 
-    async def _plan_anew(self, schedules: Mapping[str, Schedule | ContractError | None]) -> None:
-        """Note what is found to be written otherwise than it was noted."""
-        await self._plan({name: one for name, one in schedules.items() if one is not None}, notice)
-        for name in [name for name, one in schedules.items() if one is None]:
-            await self._plan_one(name)
-
-    async def _plan_one(self, experiment_id: str, notice: Notice = notice) -> None:
+    async def _note_one(self, experiment_id: str, tell: Tell = tell) -> None:
         schedule: Schedule | ContractError | None
         try:
             schedule = await self._store.experiments.schedule(experiment_id)
         except ContractError as exc:
             schedule = exc
         if schedule is None:
-            await self._store.slots.drop([experiment_id])
+            await self._store.due_times.drop([experiment_id])
             self._known.pop(experiment_id, None)
-            notice(FORGOTTEN, experiment_id=experiment_id)
+            tell(FORGOTTEN, experiment_id=experiment_id)
         else:
-            await self._plan({experiment_id: schedule}, notice)
+            await self._note({experiment_id: schedule}, tell)
 
-    async def _plan(self, schedules: Mapping[str, Schedule | ContractError], notice: Notice) -> int:
-        """Note when each is due next; by the clock of this moment, for reading all of them takes a while.
+    async def _note(self, schedules: Mapping[str, Schedule | ContractError], tell: Tell) -> int:
+        """Note when each is due next, by the clock of this moment: reading all of them takes a while.
 
         Returns:
             How many are refused.
         """
         if not schedules:
             return 0
-        now_ms = await self._store.slots.now_ms()
-        plans = [self._plan_for(one, schedule, now_ms) for one, schedule in schedules.items()]
-        await self._note(plans, notice)
-        return sum(plan.text.startswith(WRONG) for plan in plans)
+        now_ms = await self._store.due_times.now_ms()
+        noted = []
+        for number, (experiment_id, schedule) in enumerate(schedules.items()):
+            if number % COMPUTED_AT_ONCE == 0:  # due times are fired in between
+                await asyncio.sleep(0)
+            noted.append(self._next(experiment_id, schedule, now_ms))
+        changed = set(await self._store.due_times.note(noted))
+        for one in noted:
+            if one.experiment_id in changed:
+                await self._tell(one, tell)
+        if changed:
+            self._noted.set()
+        return sum(one.text.startswith(_WRONG) for one in noted)
 
-    def _plan_for(self, experiment_id: str, schedule: Schedule | ContractError, now_ms: int) -> Plan:
+    def _next(self, experiment_id: str, schedule: Schedule | ContractError, now_ms: int) -> NotedSchedule:
         known = self._known.pop(experiment_id, None)
         if known is not None and _is_ahead(known, schedule, now_ms):
             self._known[experiment_id] = known
-            return Plan(experiment_id, noted_as(known[0], known[1]), known[2])
-        text, clock = noted(experiment_id, schedule)
-        if clock is None or isinstance(schedule, ContractError):
-            return Plan(experiment_id, text, None)
-        next_ms = clock.next_after(now_ms)
+            return NotedSchedule(experiment_id, _text(known[0], known[1]), known[2])
+        text, cron = _noted(experiment_id, schedule)
+        if cron is None or isinstance(schedule, ContractError):
+            return NotedSchedule(experiment_id, text, None)
+        next_ms = cron.next_after(now_ms)
         self._known[experiment_id] = (schedule.cron, schedule.timezone, next_ms)
-        return Plan(experiment_id, text, next_ms)
+        return NotedSchedule(experiment_id, text, next_ms)
 
-    async def _note(self, plans: Sequence[Plan], notice: Notice) -> None:
-        changed = set(await self._store.slots.plan(plans))
-        for plan in plans:
-            if plan.experiment_id in changed:
-                await self._tell(plan, notice)
-        if changed:
-            self._wake()
-
-    async def _tell(self, plan: Plan, notice: Notice) -> None:
-        if plan.text.startswith(WRONG):
-            error = ScheduleError(plan.text.removeprefix(WRONG))
-            await self._store.triggers.announce(report.refusal(error, plan.experiment_id))
-            notice(REFUSED, experiment_id=plan.experiment_id, error=str(error))
+    async def _tell(self, one: NotedSchedule, tell: Tell) -> None:
+        if one.text.startswith(_WRONG):
+            error = ScheduleError(one.text.removeprefix(_WRONG))
+            await self._store.triggers.announce(report.refusal(error, one.experiment_id))
+            tell(REFUSED, experiment_id=one.experiment_id, error=str(error))
         else:
-            next_at = None if plan.next_ms is None else iso(plan.next_ms / 1_000)
-            notice(PLANNED, experiment_id=plan.experiment_id, cron=plan.text, next_at=next_at)
+            next_at = None if one.next_ms is None else iso(one.next_ms / 1_000)
+            tell(NOTED, experiment_id=one.experiment_id, cron=one.text, next_at=next_at)
+
+
+def _noted(experiment_id: str, schedule: Schedule | ContractError | None) -> tuple[str, Cron | None]:
+    """A schedule's text as it is noted, to be compared, and the schedule itself if it has due times."""
+    if schedule is None:
+        return "", None
+    if isinstance(schedule, ContractError):
+        return f"{_WRONG}{schedule}", None
+    if not schedule.enabled:
+        return "off", None
+    try:
+        cron = cron_of(schedule.cron, schedule.timezone, experiment_id)
+    except ScheduleError as exc:
+        return f"{_WRONG}schedules:{experiment_id}: {exc}", None
+    return _text(schedule.cron, schedule.timezone), cron
+
+
+def _text(expression: str, timezone: str | None) -> str:
+    return f"{expression} {timezone or ''}".rstrip()
 
 
 def _is_ahead(known: Known, schedule: Schedule | ContractError, now_ms: int) -> bool:
-    """Whether the slot that is known is the schedule's next one, and needn't be computed."""
+    """Whether the due time that is known is the schedule's next one, and needn't be computed."""
     if isinstance(schedule, ContractError) or not schedule.enabled:
         return False
     return known[:2] == (schedule.cron, schedule.timezone) and (known[2] is None or known[2] > now_ms)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    """Wait until the event is set, at most so long."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 # -- on the command line --------------------------------------------------------------
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m services.executor.scheduler --test EXPRESSION [--timezone ZONE]`."""
+    """`python -m services.executor.scheduler --test EXPRESSION [--timezone ZONE] [--id EXPERIMENT]`."""
     parser = argparse.ArgumentParser(
         prog="python -m services.executor.scheduler",
-        description="Says what a cron expression means and when it runs next.",
+        description="Says what a cron expression means and when it is due next.",
     )
     parser.add_argument("--test", metavar="EXPRESSION", required=True, help='such as "0 9 * * MON"')
     parser.add_argument("--timezone", metavar="ZONE", help="an IANA name such as Europe/Berlin; default UTC")
+    parser.add_argument("--id", metavar="EXPERIMENT", help="the experiment's id, from which an H is hashed")
     parser.add_argument(
-        "--count", type=int, default=5, choices=range(1, 1_001), metavar="N", help="runs to list (default 5)"
+        "--count",
+        type=int,
+        default=5,
+        choices=range(1, 1_001),
+        metavar="N",
+        help="due times to list (default 5)",
     )
     asked = parser.parse_args(argv)
     now_ms = round(datetime.now(UTC).timestamp() * 1_000)
     try:
-        print(explain(asked.test, asked.timezone, now_ms, asked.count))
+        print(explain(asked.test, asked.timezone, now_ms, asked.count, asked.id))
     except ScheduleError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1

@@ -79,8 +79,9 @@ class Service:
             self._store, self._loader, lambda: fingerprint_of(settings.sandbox, settings.sandbox_readable)
         )
         keeper = Keeper(blobs, settings.inline_artifact_max_bytes)
-        self._defaults = defaults(settings, variables)
-        runner = Runner(self._store, self._loader, self._pool, keeper, self._defaults, random.random)
+        runner = Runner(
+            self._store, self._loader, self._pool, keeper, defaults(settings, variables), random.random
+        )
         self._intake = Intake(self._store.queue, self.worker, settings.concurrency, runner.run)
         self._triggers = self._listener()
         self._recovery = Recovery(
@@ -90,7 +91,7 @@ class Service:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then finish what runs, or give it back after the grace period."""
         async with self._connections(), self._observed(stop):
-            if not await _unless(stop, until_available("start", self._store.slots.now_ms)):
+            if not await _unless(stop, until_available("start", self._store.due_times.now_ms)):
                 log.info("service.not_started", worker=self.worker)
                 return
             async with self._processes():
@@ -190,14 +191,10 @@ class Service:
                 tasks.create_task(speedrun.run(), name="speedrun")
 
     async def _cron(self) -> None:
-        from services.executor.firing import Hands
-        from services.executor.readiness import Readiness
-        from services.executor.scheduler import CronScheduler
+        from services.executor.scheduler import CronScheduler, Hands
 
-        store, settings = self._store, self._settings
-        readiness = Readiness(store, self._loader, self._pool, self._defaults, settings.warm_processes)
         hands = Hands(self._intake, self.worker)
-        await CronScheduler(store, settings.cron_check_interval, hands, readiness).run()
+        await CronScheduler(self._store, self._settings.cron_check_interval, hands).run()
 
     async def _prune(self) -> None:
         """Remove environments and copies of code that no tool has used for long, again and again."""

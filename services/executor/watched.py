@@ -16,13 +16,13 @@ from services.executor.store import (
     Claim,
     Decision,
     Deliveries,
+    DueTimes,
     Finished,
     Fired,
     Order,
     Queue,
     Retention,
     Runs,
-    Slots,
     Store,
     Stored,
     Workers,
@@ -41,7 +41,7 @@ def store_on(client: Any, patient: Any, retention: Retention, observer: Observer
         plain,
         queue=_Queue(observer, scripts, patient, deliveries),
         runs=_Runs(observer, scripts, plain.experiments, retention),
-        slots=_Slots(observer, scripts, deliveries),
+        due_times=_DueTimes(observer, scripts, deliveries),
         workers=_Workers(observer, scripts),
     )
 
@@ -101,7 +101,7 @@ class _Runs(_Watched, Runs):
         return answer
 
 
-class _Slots(_Watched, Slots):
+class _DueTimes(_Watched, DueTimes):
     async def fire(self, decision: Decision, *args: Any, **kwargs: Any) -> Fired:
         answer = await self._observer.asked(super().fire(decision, *args, **kwargs))
         if answer.what == "fired":

@@ -17,7 +17,7 @@ DEEDS = {"kill": 3, "freeze": 1, "restart": 1, "redis restart": 1, "cut": 3}
 PROMISES = (
     "lost",
     "counted twice",
-    "cron slots missed",
+    "due times missed",
     "without a result message",
     "cancelled, but by nobody",
     "started too often",

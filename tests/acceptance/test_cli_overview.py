@@ -18,7 +18,7 @@ async def test_schedules_says_when_each_runs_and_what_is_wrong(shell: Shell, nei
     for name in ("exp_good", "exp_cron", "exp_paused"):
         await neighbour.publish(name, "greet")
     await redis.hset("experiments:exp_paused", "state", "paused")
-    await redis.set("schedules:exp_good", '{"cron": "0 0 12 1 JAN ?", "timezone": "Asia/Tokyo"}')
+    await redis.set("schedules:exp_good", '{"cron": "0 12 1 JAN ? 0", "timezone": "Asia/Tokyo"}')
     await redis.set("schedules:exp_cron", "every now and then")
     await redis.set("schedules:exp_none", "0 9 * * *")
     await redis.set("schedules:exp_paused", "0 9 * * *")
@@ -33,7 +33,7 @@ async def test_schedules_says_when_each_runs_and_what_is_wrong(shell: Shell, nei
     assert "Asia/Tokyo" in good[5]
     assert row_of(done, "exp_cron")[1] == "invalid"
     assert row_of(done, "exp_none")[-1] == "there is no such experiment"
-    assert row_of(done, "exp_paused")[-1] == "the experiment is paused, so cron passes it over"
+    assert row_of(done, "exp_paused")[-1] == "the experiment is paused, so cron does not run it"
     assert "expected a string or a hash" in row_of(done, "exp_list")[-1]
     by_id = {one["experiment_id"]: one for one in json.loads(as_json.out)}
     assert by_id["exp_good"]["timezone"] == "Asia/Tokyo"
@@ -119,7 +119,7 @@ async def test_doctor_finds_what_has_come_to_a_standstill(
     shell: Shell, neighbour: Neighbour, store: Store
 ) -> None:
     redis = neighbour.redis
-    now_ms = await store.slots.now_ms()
+    now_ms = await store.due_times.now_ms()
     await neighbour.publish("exp_stuck", "greet", state="running")
     await neighbour.publish("exp_busy", "greet", state="running")
     await store.queue.create_group()

@@ -1,6 +1,6 @@
 """Schedules become runs: every shape of a key, every way to change it, however many services there are.
 
-Six fields start with the second, so `* * * * * *` is due every second.
+Six fields end with the second, so `* * * * * *` is due every second.
 """
 
 import json
@@ -38,9 +38,9 @@ async def experiment(neighbour: Neighbour) -> None:
     await neighbour.publish("exp_1", "echo")
 
 
-async def has_slot(store: Store, experiment_id: str = "exp_1") -> bool:
-    """Whether the experiment waits for a slot."""
-    return experiment_id in await store.slots.all()
+async def has_due_time(store: Store, experiment_id: str = "exp_1") -> bool:
+    """Whether the experiment has a due time."""
+    return experiment_id in await store.due_times.all()
 
 
 # -- what is written ----------------------------------------------------------------------
@@ -66,10 +66,10 @@ async def test_a_schedule_is_read_in_its_time_zone(serve: Serve, neighbour: Neig
     await neighbour.redis.set("schedules:exp_1", json.dumps(schedule))
 
     async with serve(schedule_mode="cron"):
-        await eventually(lambda: has_slot(store))
-        slots = await store.slots.all()
+        await eventually(lambda: has_due_time(store))
+        slots = await store.due_times.all()
 
-    expected = Cron.parse("0 9 * * MON", "America/Los_Angeles").next_after(await store.slots.now_ms())
+    expected = Cron.parse("0 9 * * MON", "America/Los_Angeles").next_after(await store.due_times.now_ms())
     assert slots == {"exp_1": expected}
 
 
@@ -77,15 +77,15 @@ async def test_a_schedule_is_read_in_its_time_zone(serve: Serve, neighbour: Neig
     "schedule",
     [{"cron": EVERY_SECOND, "state": "paused"}, {"cron": EVERY_SECOND, "state": "completed"}],
 )
-async def test_a_schedule_in_a_hash_that_is_not_active_has_no_slot(
+async def test_a_schedule_in_a_hash_that_is_not_active_has_no_due_time(
     serve: Serve, neighbour: Neighbour, store: Store, schedule: dict[str, str]
 ) -> None:
     await neighbour.redis.hset("schedules:exp_1", mapping=schedule)
     await neighbour.redis.set("schedules:exp_2", SELDOM)
 
     async with serve(schedule_mode="cron"):
-        await eventually(lambda: has_slot(store, "exp_2"))
-        slots = await store.slots.all()
+        await eventually(lambda: has_due_time(store, "exp_2"))
+        slots = await store.due_times.all()
 
     assert set(slots) == {"exp_2"}
 
@@ -115,7 +115,7 @@ async def test_an_announcement_leaves_an_existing_key_alone(
     async with serve(schedule_mode="cron", cron_check_interval=600):
         await _announce(neighbour, {"experiment_id": "exp_1", "cron": EVERY_SECOND})
         await _announce(neighbour, {"experiment_id": "exp_2", "cron": SELDOM})
-        await eventually(lambda: has_slot(store, "exp_2"))
+        await eventually(lambda: has_due_time(store, "exp_2"))
 
     assert await neighbour.redis.get("schedules:exp_1") == SELDOM
 
@@ -147,7 +147,7 @@ async def test_a_changed_schedule_is_followed(
     await neighbour.redis.set("schedules:exp_1", SELDOM)
 
     async with serve(schedule_mode="cron", cron_check_interval=check_interval):
-        await eventually(lambda: has_slot(store))
+        await eventually(lambda: has_due_time(store))
         await neighbour.redis.set("schedules:exp_1", EVERY_SECOND)
         await tell(neighbour)
         result = await neighbour.result("exp_1")
@@ -162,10 +162,10 @@ async def test_a_paused_schedule_is_not_followed_any_more(
     await neighbour.redis.set("schedules:exp_1", SELDOM)
 
     async with serve(schedule_mode="cron", cron_check_interval=check_interval):
-        await eventually(lambda: has_slot(store))
+        await eventually(lambda: has_due_time(store))
         await neighbour.redis.set("schedules:exp_1", json.dumps({"cron": SELDOM, "enabled": False}))
         await tell(neighbour)
-        await eventually(lambda: _has_no_slot(store))
+        await eventually(lambda: _has_no_due_time(store))
 
 
 @TOLD
@@ -175,14 +175,14 @@ async def test_a_deleted_schedule_is_not_followed_any_more(
     await neighbour.redis.hset("schedules:exp_1", mapping={"cron": SELDOM})
 
     async with serve(schedule_mode="cron", cron_check_interval=check_interval):
-        await eventually(lambda: has_slot(store))
+        await eventually(lambda: has_due_time(store))
         await neighbour.redis.delete("schedules:exp_1")
         if tell is in_silence:  # a message would announce it anew
-            await eventually(lambda: _has_no_slot(store))
+            await eventually(lambda: _has_no_due_time(store))
 
 
-async def _has_no_slot(store: Store) -> bool:
-    return not await has_slot(store)
+async def _has_no_due_time(store: Store) -> bool:
+    return not await has_due_time(store)
 
 
 async def test_a_schedule_deleted_in_silence_does_not_fire_once_more(
@@ -208,11 +208,11 @@ async def test_a_schedule_written_while_the_subscription_was_cut_is_followed(
 
     async with serve(schedule_mode="cron", cron_check_interval=600):
         await _announce(neighbour, {"experiment_id": "exp_2", "cron": SELDOM})
-        await eventually(lambda: has_slot(store, "exp_2"))
+        await eventually(lambda: has_due_time(store, "exp_2"))
         for one in await client_ids(neighbour.redis, "pubsub") - ours:
             await neighbour.redis.client_kill_filter(_id=one)
         await neighbour.redis.set("schedules:exp_1", SELDOM)
-        await eventually(lambda: has_slot(store))
+        await eventually(lambda: has_due_time(store))
 
 
 # -- which experiments ----------------------------------------------------------------------

@@ -315,7 +315,7 @@ async def test_metrics_are_what_prometheus_reads(watch: Watch, port: int, neighb
         "fullsend_redis_unavailable": "counter",
         "fullsend_run_duration_seconds": "histogram",
         "fullsend_queue_wait_seconds": "histogram",
-        "fullsend_slot_lateness_seconds": "histogram",
+        "fullsend_cron_lateness_seconds": "histogram",
         "fullsend_slots_busy": "gauge",
         "fullsend_slots_total": "gauge",
         "fullsend_pool_processes": "gauge",
@@ -382,7 +382,7 @@ async def test_a_cron_slot_has_a_lateness(watch: Watch, neighbour: Neighbour) ->
     async with watch(schedule_mode="cron") as metrics:
         await neighbour.result("exp_1")
 
-        assert (await metrics.value("slot_lateness_seconds_count") or 0) >= 1
+        assert (await metrics.value("cron_lateness_seconds_count") or 0) >= 1
         assert (await metrics.value("runs_started_total", tool="echo", trigger="cron") or 0) >= 1
 
 

@@ -30,7 +30,7 @@ async def scheduler(store: Store, check_interval_seconds: float = 600.0) -> Asyn
 
 
 async def write(redis: Any, total: int) -> None:
-    """So many schedules, of which `DUE` fire every second."""
+    """Write so many schedules, of which `DUE` fire every second."""
     async with redis.pipeline(transaction=False) as pipe:
         for number in range(total):
             pipe.hset(keys.experiment(f"exp_{number}"), mapping={"tool": "none", "overlap": "allow"})
@@ -38,13 +38,13 @@ async def write(redis: Any, total: int) -> None:
         await pipe.execute()
 
 
-async def fired(redis: Any, slots: int) -> None:
-    """Wait until so many slots of each schedule that is due have become runs."""
+async def fired(redis: Any, times: int) -> None:
+    """Wait until each schedule that is due has fired so often."""
 
     async def queued() -> bool:
-        return bool(await redis.xlen(keys.queue(NORMAL)) >= slots * DUE)
+        return bool(await redis.xlen(keys.queue(NORMAL)) >= times * DUE)
 
-    await eventually(queued, "the slots")
+    await eventually(queued, "the runs")
 
 
 async def counted(redis: Any) -> tuple[int, int]:
@@ -57,19 +57,19 @@ async def counted(redis: Any) -> tuple[int, int]:
 
 
 async def commands_for_an_order(store: Store, redis: Any, total: int) -> float:
-    """What a slot costs that becomes a run, over some wake-ups, with so many schedules."""
+    """How many commands one run of cron takes, with so many schedules."""
     await redis.flushall()
     await write(redis, total)
     async with scheduler(store):
 
-        async def planned() -> bool:
-            return bool(await redis.hlen(keys.plans()) == total)
+        async def noted() -> bool:
+            return bool(await redis.hlen(keys.noted_schedules()) == total)
 
-        await eventually(planned, "the plans")
-        slots = await redis.xlen(keys.queue(NORMAL)) // DUE + 1
-        await fired(redis, slots)
+        await eventually(noted, "the schedules")
+        times = await redis.xlen(keys.queue(NORMAL)) // DUE + 1
+        await fired(redis, times)
         before, orders_before = await counted(redis)
-        await fired(redis, slots + 3)
+        await fired(redis, times + 3)
         after, orders_after = await counted(redis)
         return (after - before) / (orders_after - orders_before)
 
@@ -82,18 +82,18 @@ async def test_a_wake_up_costs_what_is_due_and_not_what_there_is(store: Store, r
     assert many <= 1.5 * few  # the counting begins and ends in the midst of a wake-up's last commands
 
 
-async def test_slots_fire_while_all_schedules_are_read_again(
+async def test_due_times_fire_while_all_schedules_are_read_again(
     store: Store, redis: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scan, is_planned, is_read_again = store.experiments.scan_schedules, asyncio.Event(), asyncio.Event()
+    scan, is_noted, is_read_again = store.experiments.scan_schedules, asyncio.Event(), asyncio.Event()
 
     async def read_once_and_then_for_ever() -> AsyncIterator[Any]:
-        if is_planned.is_set():
+        if is_noted.is_set():
             is_read_again.set()
             await asyncio.Event().wait()
         async for one in scan():
             yield one
-        is_planned.set()
+        is_noted.set()
 
     monkeypatch.setattr(store.experiments, "scan_schedules", read_once_and_then_for_ever)
     await write(redis, DUE)

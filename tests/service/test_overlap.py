@@ -1,4 +1,4 @@
-"""A slot that comes while the last run still runs: skipped, queued or run beside it."""
+"""A due time that comes while the last run still runs is skipped, queued or run beside it."""
 
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ async def publish(neighbour: Neighbour, go: Path, **policy: Any) -> None:
     await neighbour.publish("exp_1", "hold", params={"until": str(go)}, **policy)
 
 
-async def slots_pass(neighbour: Neighbour, count: int) -> None:
-    """Wait for that many more slots."""
+async def due_times_pass(neighbour: Neighbour, count: int) -> None:
+    """Wait for that many more due times."""
     heard = len(neighbour.heard_of("exp_tick", "fullsend:experiment_results"))
     await neighbour.results("exp_tick", heard + count)
 
@@ -45,14 +45,14 @@ def begun(neighbour: Neighbour) -> int:
     return len([one for one in events if one["event"] == "run_started"])
 
 
-async def test_a_slot_is_skipped_while_the_last_run_still_runs(
+async def test_a_due_time_is_skipped_while_the_last_run_still_runs(
     serve: Serve, neighbour: Neighbour, go: Path
 ) -> None:
     await publish(neighbour, go)
 
     async with serve(schedule_mode="cron"):
         await neighbour.events("exp_1", "progress")
-        await slots_pass(neighbour, 2)
+        await due_times_pass(neighbour, 2)
         during = begun(neighbour)
         await neighbour.redis.delete("schedules:exp_1")
         go.touch()
@@ -61,12 +61,12 @@ async def test_a_slot_is_skipped_while_the_last_run_still_runs(
     assert during == 1
 
 
-async def test_a_queued_slot_waits_for_the_last_run(serve: Serve, neighbour: Neighbour, go: Path) -> None:
+async def test_a_queued_due_time_waits_for_the_last_run(serve: Serve, neighbour: Neighbour, go: Path) -> None:
     await publish(neighbour, go, overlap="queue")
 
     async with serve(schedule_mode="cron"):
         await neighbour.events("exp_1", "progress")
-        await slots_pass(neighbour, 2)
+        await due_times_pass(neighbour, 2)
         during = begun(neighbour)
         go.touch()
         first, second = await neighbour.results("exp_1", 2)
@@ -76,7 +76,7 @@ async def test_a_queued_slot_waits_for_the_last_run(serve: Serve, neighbour: Nei
     assert records[0]["scheduled_for"] < records[1]["scheduled_for"]
 
 
-async def test_slots_may_be_allowed_to_overlap(serve: Serve, neighbour: Neighbour, go: Path) -> None:
+async def test_runs_may_be_allowed_to_overlap(serve: Serve, neighbour: Neighbour, go: Path) -> None:
     await publish(neighbour, go, overlap="allow")
 
     async with serve(schedule_mode="cron"):

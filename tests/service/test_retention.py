@@ -40,7 +40,8 @@ KEPT = {"run_retention": 1_000.0, "metrics_kept": 50, "journal_kept": 100, "log_
 A_NODE = 100
 """Streams are capped roughly: by whole nodes of so many entries."""
 
-LASTING = {keys.journal(), keys.slots(), keys.plans(), keys.turns(), *map(keys.queue, PRIORITIES)}
+SCHEDULES = {keys.due_times(), keys.noted_schedules()}
+LASTING = {keys.journal(), keys.turns(), *SCHEDULES, *map(keys.queue, PRIORITIES)}
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +103,7 @@ async def test_finished_runs_leave_what_the_settings_say(serve: Serve, neighbour
     lists = {name: await redis.llen(name) for name in of_runs if name.startswith("metrics:")}
     logs = {name: await redis.xlen(name) for name in of_runs if name.startswith("fullsend:executor:logs:")}
 
-    assert lasting == LASTING - {keys.slots(), keys.plans()}
+    assert lasting == LASTING - SCHEDULES
     assert all(ttl_ms[name] <= 1_000_000 for name in of_runs if _is_kept_with_the_record(name))
     assert len(lists) == len(RUNS) + 2
     assert max(lists.values()) == KEPT["metrics_kept"]
@@ -180,10 +181,10 @@ async def test_a_run_that_was_cancelled_as_its_worker_stopped_stays_cancelled(
 
 
 async def test_turns_of_experiments_that_are_gone_are_forgotten(store: Store, redis: Any) -> None:
-    now = await store.slots.now_ms()
+    now = await store.due_times.now_ms()
     days = {f"{number} days ago": now - number * 86_400_000 for number in (1, 29, 31, 400)}
     await redis.zadd(keys.turns(), days)
 
-    await store.slots.speedrun([Order("now", "speedrun")], 60, 1)
+    await store.due_times.speedrun([Order("now", "speedrun")], 60, 1)
 
     assert await redis.zrange(keys.turns(), 0, -1) == ["29 days ago", "1 days ago", "now"]

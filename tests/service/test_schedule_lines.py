@@ -1,4 +1,4 @@
-"""What the log says of schedules is bounded, however many there are."""
+"""The log names few schedules, however many there are."""
 
 import asyncio
 import contextlib
@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.executor.notices import NAMED
-from services.executor.scheduler import CronScheduler
+from services.executor.scheduler import NAMED, CronScheduler
 from services.executor.store import Store
 from shared import keys
 from shared.errors import StoreError
@@ -61,7 +60,7 @@ async def test_the_first_reading_is_one_line_and_names_the_first_that_are_refuse
     assert len(named(refused)) == len(refused) == NAMED
     assert named(refused) <= wrong
     assert all(WRONG in line["error"] for line in refused)
-    assert log.of("schedule.planned") == []
+    assert log.of("schedule.noted") == []
     assert {message["error_type"] for message in told} == {"ScheduleError"}
 
 
@@ -83,7 +82,7 @@ async def test_a_schedule_that_changes_has_a_line_of_its_own(
             await write(neighbour.redis, cron, 1, start=number)
             message = {"experiment_id": f"exp_{number}", "cron": "irrelevant, as there is a key"}
             await neighbour.redis.publish(keys.SCHEDULES_CHANGED, json.dumps(message))
-        await log.said("schedule.planned", experiment_id="exp_0", cron=RARELY)
+        await log.said("schedule.noted", experiment_id="exp_0", cron=RARELY)
         await log.said("schedule.refused", experiment_id="exp_1")
 
     assert len(log.of("schedules.read")) == 1
@@ -104,7 +103,7 @@ async def test_what_changed_in_silence_is_named_up_to_a_bound_and_counted(
     _, after_change, after_end = log.of("schedules.read")
     assert (after_change["changed"], after_change["forgotten"]) == (MANY, 0)
     assert (after_end["changed"], after_end["forgotten"], after_end["schedules"]) == (0, MANY, MANY)
-    for event in ("schedule.planned", "schedule.forgotten"):
+    for event in ("schedule.noted", "schedule.forgotten"):
         lines = log.of(event)
         assert len(named(lines)) == len(lines) == NAMED
         assert named(lines) <= changed
@@ -115,16 +114,16 @@ async def test_a_reading_that_found_nothing_new_says_nothing(
 ) -> None:
     await write(redis, SELDOM, MANY)
     await write(redis, WRONG, MANY, start=MANY)
-    planned, readings, enough = store.slots.planned, 0, asyncio.Event()
+    noted, readings, enough = store.due_times.noted, 0, asyncio.Event()
 
     async def counted() -> list[str]:
         nonlocal readings
         readings += 1
         if readings == 4:
             enough.set()
-        return await planned()
+        return await noted()
 
-    monkeypatch.setattr(store.slots, "planned", counted)
+    monkeypatch.setattr(store.due_times, "noted", counted)
     async with scheduler(store, check_interval_seconds=0.05):
         await enough.wait()
 
@@ -151,14 +150,14 @@ async def test_a_reading_that_broke_off_is_summed_up_with_the_one_that_follows(
     store: Store, redis: Any, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await write(redis, WRONG, MANY)
-    planned, failures = store.slots.planned, iter([StoreError("gone")])
+    noted, failures = store.due_times.noted, iter([StoreError("gone")])
 
     async def broken_once() -> list[str]:
         for failure in failures:
             raise failure
-        return await planned()
+        return await noted()
 
-    monkeypatch.setattr(store.slots, "planned", broken_once)
+    monkeypatch.setattr(store.due_times, "noted", broken_once)
     async with scheduler(store):
         [line] = await log.said("schedules.read")
 

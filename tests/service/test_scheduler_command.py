@@ -31,6 +31,20 @@ def test_the_time_zone_is_the_one_asked_for() -> None:
     assert done.stdout.count("03:15:00 UTC") == 2
 
 
+def test_h_is_hashed_from_the_id_that_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    for experiment_id in ("exp_1", "exp_2"):
+        assert main(["--test", "H * * * *", "--id", experiment_id, "--count", "1"]) == 0
+    first, second = (line for line in capsys.readouterr().out.splitlines() if line.startswith("Meaning"))
+
+    assert first != second
+
+
+def test_an_expression_that_is_probably_a_mistake_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--test", "0 0 9 * * *"]) == 0
+
+    assert "Warning     it fires every second of some minutes" in capsys.readouterr().out
+
+
 def test_a_bad_expression_is_one_line_and_exit_code_1() -> None:
     done = explain("--test", "every monday")
 
@@ -46,6 +60,7 @@ def test_a_bad_expression_is_one_line_and_exit_code_1() -> None:
         (["--test", "61 9 * * *"], "minute is '61'"),
         (["--test", "0 9 * * MON", "--timezone", "Europe/Berlinn"], "did you mean Europe/Berlin"),
         (["--test", ""], "fields"),
+        (["--test", "H 9 * * *"], "none is given"),
     ],
 )
 def test_what_is_wrong_is_named(capsys: pytest.CaptureFixture[str], words: list[str], complaint: str) -> None:

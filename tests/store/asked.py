@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.executor.store import Decision, Order, Plan, Position, Store
+from services.executor.store import Decision, NotedSchedule, Order, Position, Store
 from shared import keys
 from shared.errors import StoreUnavailableError
 from shared.messages import Schedule
@@ -44,11 +44,11 @@ WRITES: dict[str, Ask] = {
     "announce": lambda run: run.worker.store.triggers.announce({"experiment_id": "e", "status": "x"}),
     "join": lambda run: run.worker.store.triggers.join("w1", keys.ear("1"), "marker", 60),
     "heartbeat": lambda run: run.worker.store.workers.heartbeat("w1", 60, listening=True),
-    "plan": lambda run: run.worker.store.slots.plan([Plan("other", "x", 5)]),
-    "fire": lambda run: run.worker.store.slots.fire(
-        Decision("planned", 5, 6, [Order("planned", "cron")], "allow")
+    "note_schedules": lambda run: run.worker.store.due_times.note([NotedSchedule("other", "x", 5)]),
+    "fire": lambda run: run.worker.store.due_times.fire(
+        Decision("scheduled", 5, 6, [Order("scheduled", "cron")], "allow")
     ),
-    "speedrun": lambda run: run.worker.store.slots.speedrun([Order("other", "speedrun")], 60, 1),
+    "speedrun": lambda run: run.worker.store.due_times.speedrun([Order("other", "speedrun")], 60, 1),
     "store_schedule": lambda run: run.worker.store.experiments.store_schedule(
         Schedule(experiment_id="e", cron="x")
     ),
@@ -60,14 +60,14 @@ READS: dict[str, Ask] = {
     "experiment": lambda run: run.worker.store.experiments.read(EXPERIMENT),
     "schedules": lambda run: read_schedules(run.worker.store),
     "tools": lambda run: run.worker.store.experiments.read_tools(["t"]),
-    "ahead": lambda run: run.worker.store.slots.ahead(10),
-    "planned": lambda run: run.worker.store.slots.planned(),
+    "due": lambda run: run.worker.store.due_times.due(),
+    "noted": lambda run: run.worker.store.due_times.noted(),
     "depth": lambda run: run.worker.store.queue.depth(),
     "alive": lambda run: run.worker.store.workers.alive(),
     "subscribe": lambda run: subscribe(run.worker.store),
     "claim": lambda run: run.worker.store.queue.claim("w1", 1, 50),
     "claims_of": lambda run: run.worker.store.queue.claims_of("w1"),
-    "now": lambda run: run.worker.store.slots.now_ms(),
+    "now": lambda run: run.worker.store.due_times.now_ms(),
 }
 
 

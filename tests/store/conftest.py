@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from services.executor.store import Begun, Claim, Finished, Limit, Order, Plan, Store, Stored
+from services.executor.store import Begun, Claim, Finished, Limit, NotedSchedule, Order, Store, Stored
 from services.executor.store.deliveries import GROUP
 from services.executor.store.queue import QUEUES
 from shared import keys
@@ -143,11 +143,11 @@ async def worker(store: Store) -> Worker:
 
 @pytest.fixture
 async def run(worker: Worker, redis: Any) -> Run:
-    """A run under way, an order that waits, and a slot that is planned."""
+    """A run under way, an order that waits, and a due time."""
     await publish(redis, "flat")
     run = await worker.begun()
     await worker.queued()
-    await worker.store.slots.plan([Plan("planned", "x", 5)])
+    await worker.store.due_times.note([NotedSchedule("scheduled", "x", 5)])
     return run
 
 

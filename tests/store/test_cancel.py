@@ -37,7 +37,7 @@ async def test_a_run_that_waits_ends_at_once(worker: Worker, redis: Any, ear: Ea
 
     assert (await worker.store.runs.record(run_id))["status"] == "cancelled"
     assert await ear.names() == ["error", "cancelled"]
-    assert not await worker.store.slots.has_open_runs(EXPERIMENT)
+    assert not await worker.store.due_times.has_open_runs(EXPERIMENT)
     assert await state_of(redis) == "ready"
     assert 0 < await redis.pttl(keys.run(run_id)) <= 3_600_000
 
@@ -88,7 +88,7 @@ async def test_a_run_that_was_claimed_but_did_not_begin_never_does(worker: Worke
     assert await worker.store.queue.requeue(claim, claim.order)
 
     assert (await worker.begin(await worker.claim()))[0] is Begun.CANCELLED
-    assert not await worker.store.slots.has_open_runs(EXPERIMENT)
+    assert not await worker.store.due_times.has_open_runs(EXPERIMENT)
 
 
 async def test_a_run_between_two_attempts_ends_at_once(worker: Worker, redis: Any, ear: Ear) -> None:

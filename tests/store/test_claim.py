@@ -178,7 +178,7 @@ async def test_nonsense_does_not_keep_its_experiment_busy(worker: Worker, redis:
     await redis.zadd(keys.open_runs(EXPERIMENT), {entry: 0})
     await worker.store.queue.claim("w1", 1, 1_000)
 
-    assert not await worker.store.slots.has_open_runs(EXPERIMENT)
+    assert not await worker.store.due_times.has_open_runs(EXPERIMENT)
 
 
 @pytest.mark.parametrize("fields", [{"order": "x"}, {"order": '{"experiment_id": 5}'}, {"other": "x"}])
@@ -227,7 +227,7 @@ async def test_an_order_that_cant_be_read_ends_the_run_that_it_names(
     assert (await ear.all())[-1][1]["run_id"] == run.id
     assert (await ear.names())[1:] == ["run_retrying", "failed"]
     assert await state_of(redis) == "failed"
-    assert not await worker.store.slots.has_open_runs(EXPERIMENT)
+    assert not await worker.store.due_times.has_open_runs(EXPERIMENT)
 
 
 async def test_an_order_that_cant_be_read_does_not_end_a_run_that_is_under_way_elsewhere(

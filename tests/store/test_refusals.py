@@ -185,8 +185,8 @@ async def test_a_wrong_password_is_said_without_it(run: Run, redis: Any, redis_u
         ("enqueue", QUEUE),
         ("retry", keys.retries()),
         ("heartbeat", keys.workers()),
-        ("plan", keys.plans()),
-        ("fire", keys.slots()),
+        ("note_schedules", keys.noted_schedules()),
+        ("fire", keys.due_times()),
         ("speedrun", keys.turns()),
     ],
 )
@@ -203,9 +203,9 @@ async def test_a_key_of_ours_that_somebody_wrote_over_is_named_by_what_was_asked
 
 
 async def test_an_error_of_ours_keeps_what_redis_said(store: Store, redis: Any) -> None:
-    await redis.set(keys.slots(), "x")
+    await redis.set(keys.due_times(), "x")
     with pytest.raises(StoreError) as refusal:
-        await store.slots.all()
+        await store.due_times.all()
 
     assert type(refusal.value.__cause__).__module__ == "redis.exceptions"
 

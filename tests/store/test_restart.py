@@ -27,7 +27,7 @@ async def test_a_run_goes_on_over_a_power_cut(own_server: Server) -> None:
     await own_server.start()
     async with store_on(own_server.url) as store:
         await store.queue.create_group()
-        client: Any = store.slots._scripts.client
+        client: Any = store.due_times._scripts.client
         await publish(client, "string")
         worker = Worker(store)
         run = await worker.begun()

@@ -4,9 +4,12 @@ import itertools
 from collections import Counter
 from typing import Any
 
+import pytest
+
 from services.executor.store import Order, Store
-from services.executor.store.due_times import CYCLE_MADE_WITHIN_MS
+from services.executor.store.due_times import CYCLE_PREPARED_WITHIN_MS
 from shared import keys
+from shared.errors import StoreError
 from tests.store.conftest import Run, Worker, orders, together
 
 TEN = [f"e{number}" for number in range(10)]
@@ -18,7 +21,7 @@ def turns_of(names: list[str]) -> list[Order]:
 
 
 async def cycle(store: Store, names: list[str], turns: int = 3, seconds: float = LONG) -> list[str]:
-    return (await store.slots.speedrun(turns_of(names), seconds, turns))[1]
+    return (await store.due_times.speedrun(turns_of(names), seconds, turns))[1]
 
 
 async def perform(workers: list[Worker]) -> None:
@@ -39,7 +42,7 @@ async def test_a_turn_is_a_run(store: Store, redis: Any) -> None:
     assert await cycle(store, ["e1"]) == ["e1"]
 
     assert await orders(redis) == [{"experiment_id": "e1", "trigger": "speedrun"}]
-    assert await store.slots.has_open_runs("e1")
+    assert await store.due_times.has_open_runs("e1")
 
 
 async def test_a_cycle_gives_so_many_turns(store: Store, redis: Any) -> None:
@@ -49,9 +52,9 @@ async def test_a_cycle_gives_so_many_turns(store: Store, redis: Any) -> None:
 
 
 async def test_a_cycle_lasts_as_long_as_it_is_told(store: Store, redis: Any) -> None:
-    left_seconds, chosen = await store.slots.speedrun(turns_of(TEN), LONG, 3)
+    left_seconds, chosen = await store.due_times.speedrun(turns_of(TEN), LONG, 3)
     assert (left_seconds, len(chosen)) == (LONG, 3)
-    left_seconds, chosen = await store.slots.speedrun(turns_of(TEN), LONG, 3)
+    left_seconds, chosen = await store.due_times.speedrun(turns_of(TEN), LONG, 3)
 
     assert LONG - 10 < left_seconds <= LONG
     assert chosen == []
@@ -61,16 +64,23 @@ async def test_a_cycle_that_would_last_for_ever_is_given_an_end(store: Store, re
     """Somebody else wrote the key: none of ours is without an expiry."""
     await redis.set(keys.cycle(), "1")
 
-    left_seconds = await store.slots.cycle("w1")
+    left_seconds = await store.due_times.cycle("w1")
 
-    assert 1 < left_seconds <= CYCLE_MADE_WITHIN_MS / 1_000
-    assert 0 < await redis.pttl(keys.cycle()) <= CYCLE_MADE_WITHIN_MS
+    assert 1 < left_seconds <= CYCLE_PREPARED_WITHIN_MS / 1_000
+    assert 0 < await redis.pttl(keys.cycle()) <= CYCLE_PREPARED_WITHIN_MS
+
+
+async def test_a_cycle_that_somebody_made_something_else_of_is_named(store: Store, redis: Any) -> None:
+    await redis.zadd(keys.cycle(), {"x": 1})
+
+    with pytest.raises(StoreError, match=f"cycle at {keys.cycle()}: Redis answers: WRONGTYPE"):
+        await store.due_times.cycle("w1")
 
 
 async def test_turns_are_given_in_place_of_a_cycle_that_would_last_for_ever(store: Store, redis: Any) -> None:
     await redis.set(keys.cycle(), "1")
 
-    left_seconds, chosen = await store.slots.speedrun(turns_of(TEN), LONG, 3)
+    left_seconds, chosen = await store.due_times.speedrun(turns_of(TEN), LONG, 3)
 
     assert (left_seconds, len(chosen)) == (LONG, 3)
     assert 0 < await redis.pttl(keys.cycle()) <= LONG * 1_000
@@ -128,11 +138,11 @@ async def test_a_newcomer_comes_first(worker: Worker, redis: Any) -> None:
 
 
 async def test_without_experiments_a_cycle_is_still_a_cycle(store: Store) -> None:
-    assert await store.slots.speedrun([], LONG, 3) == (LONG, [])
+    assert await store.due_times.speedrun([], LONG, 3) == (LONG, [])
 
 
 async def test_a_cycle_may_be_as_short_as_one_likes(store: Store) -> None:
-    left_seconds, chosen = await store.slots.speedrun(turns_of(TEN), 0.0001, 3)
+    left_seconds, chosen = await store.due_times.speedrun(turns_of(TEN), 0.0001, 3)
 
     assert 0 < left_seconds <= 0.001
     assert len(chosen) == 3
@@ -150,39 +160,39 @@ async def test_thousands_can_wait_for_a_turn(store: Store, redis: Any) -> None:
 
 
 async def test_one_worker_makes_a_cycle_and_the_others_wait(store: Store) -> None:
-    answers = await together(*(store.slots.cycle(f"w{number}") for number in range(5)))
+    answers = await together(*(store.due_times.cycle(f"w{number}") for number in range(5)))
 
     assert sorted(answers)[0] == 0
     assert all(0 < seconds <= 10 for seconds in sorted(answers)[1:])
 
 
 async def test_who_makes_a_cycle_may_ask_again(store: Store) -> None:
-    assert await store.slots.cycle("w1") == 0
-    assert await store.slots.cycle("w1") == 0
-    assert await store.slots.cycle("w2") > 0
+    assert await store.due_times.cycle("w1") == 0
+    assert await store.due_times.cycle("w1") == 0
+    assert await store.due_times.cycle("w2") > 0
 
 
 async def test_a_cycle_that_was_made_lasts_for_all(store: Store) -> None:
-    await store.slots.cycle("w1")
+    await store.due_times.cycle("w1")
     await cycle(store, TEN)
 
     for name in ("w1", "w2"):
-        assert LONG - 10 < await store.slots.cycle(name) <= LONG
+        assert LONG - 10 < await store.due_times.cycle(name) <= LONG
 
 
 async def test_who_was_too_slow_to_make_a_cycle_before_another_began_still_gives_turns(
     store: Store, redis: Any
 ) -> None:
     """Or workers that all take too long would give none, ever."""
-    await store.slots.cycle("slow")
+    await store.due_times.cycle("slow")
     await next_cycle(redis)
-    await store.slots.cycle("other")
+    await store.due_times.cycle("other")
 
     assert len(await cycle(store, TEN)) == 3
     assert await cycle(store, TEN) == []
 
 
 async def test_a_cycle_that_nobody_finishes_is_anothers_after_a_while(store: Store, redis: Any) -> None:
-    await store.slots.cycle("dead")
+    await store.due_times.cycle("dead")
 
     assert 0 < await redis.pttl(keys.cycle()) <= 10_000

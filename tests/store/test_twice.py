@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.executor.store import Begun, Decision, Finished, Order, Plan, Position, Store
+from services.executor.store import Begun, Decision, Finished, NotedSchedule, Order, Position, Store
 from services.executor.store.scripts import FOLDER, Script, Scripts
 from shared import keys
 from tests.store.conftest import (
@@ -153,16 +153,16 @@ async def test_an_announcement_is_said_once(store: Store, redis: Any, ear: Ear) 
 
 
 @pytest.mark.parametrize("overlap", ["skip", "queue", "allow"])
-async def test_a_slot_is_fired_once(overlap: str, store: Store, redis: Any) -> None:
-    await store.slots.plan([Plan(EXPERIMENT, "x", 1)])
-    await store.slots.fire(Decision(EXPERIMENT, 1, 2, [Order(EXPERIMENT, "cron")], overlap))
+async def test_a_due_time_is_fired_once(overlap: str, store: Store, redis: Any) -> None:
+    await store.due_times.note([NotedSchedule(EXPERIMENT, "x", 1)])
+    await store.due_times.fire(Decision(EXPERIMENT, 1, 2, [Order(EXPERIMENT, "cron")], overlap))
 
     assert len(await orders(redis)) == 1
-    assert await store.slots.all() == {EXPERIMENT: 2}
+    assert await store.due_times.all() == {EXPERIMENT: 2}
 
 
 async def test_a_turn_is_given_once(store: Store, redis: Any) -> None:
-    await store.slots.speedrun([Order(name, "speedrun") for name in "abc"], 60, 2)
+    await store.due_times.speedrun([Order(name, "speedrun") for name in "abc"], 60, 2)
 
     assert len(await orders(redis)) == 2
 
@@ -194,11 +194,10 @@ async def test_no_script_is_left_out(twice: dict[str, int], worker: Worker, redi
     await worker.store.triggers.join("w", keys.ear("1"), "m", 60)
     await worker.store.triggers.refuse(Position("m", 0), {})
     await worker.store.triggers.announce({})
-    await worker.store.slots.plan([Plan("e", "x", 1)])
-    await worker.store.slots.ahead(0)
-    await worker.store.slots.fire(Decision("e", 1, 2, [], "skip"))
-    await worker.store.slots.cycle("w1")
-    await worker.store.slots.speedrun([], 60, 1)
+    await worker.store.due_times.note([NotedSchedule("e", "x", 1)])
+    await worker.store.due_times.due()
+    await worker.store.due_times.fire(Decision("e", 1, 2, [], "skip"))
+    await worker.store.due_times.speedrun([], 60, 1)
     await worker.store.runs.log(run.id, [{"text": "x"}])
     await redis.xadd(QUEUE, {"order": "x"})
     await worker.store.queue.claim("w1", 5, 10)
@@ -206,5 +205,5 @@ async def test_no_script_is_left_out(twice: dict[str, int], worker: Worker, redi
     await worker.store.workers.forget("w")
     await worker.store.awaited.lease("e", "p", 60)
 
-    included = {"types", "events", "state", "limits", "room", "held", "queued", "documents", "claims", "seen"}
+    included = {"types", "events", "state", "limits", "room", "held", "queued", "documents", "claims"}
     assert {path.stem for path in FOLDER.glob("*.lua")} - included - set(twice) <= {"publish", "cancel"}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import structlog
 
-from services.executor.store import Decision, Finished, Limit, Order, Plan, Position, Store
+from services.executor.store import Decision, Finished, Limit, NotedSchedule, Order, Position, Store
 from services.executor.store.orders import PRIORITIES
 from shared import keys
 from shared.errors import StoreError, StoreUnavailableError
@@ -31,12 +31,11 @@ Ask = Callable[[Run], Awaitable[Any]]
 ASKED: dict[str, Ask] = WRITES | {
     "promote": lambda run: run.worker.store.queue.promote(),
     "cancel": lambda run: cancel(run.worker.store, run.id),
-    "cycle": lambda run: run.worker.store.slots.cycle("w1"),
     "forget": lambda run: run.worker.store.workers.forget("w1"),
     "lease": lambda run: run.worker.store.awaited.lease(EXPERIMENT, "p", 60),
-    "plan": lambda run: run.worker.store.slots.plan([Plan("planned", "y", 6)]),
-    "fire": lambda run: run.worker.store.slots.fire(
-        Decision("planned", 5, 6, [Order("planned", "cron")], "allow")
+    "note_schedules": lambda run: run.worker.store.due_times.note([NotedSchedule("scheduled", "y", 6)]),
+    "fire": lambda run: run.worker.store.due_times.fire(
+        Decision("scheduled", 5, 6, [Order("scheduled", "cron")], "allow")
     ),
 }
 NAMED: dict[str, Callable[[Run], list[str]]] = {
@@ -52,9 +51,8 @@ NAMED: dict[str, Callable[[Run], list[str]]] = {
     "heartbeat": lambda run: [keys.workers(), keys.listeners(), keys.silence("w1")],
     "forget": lambda run: [keys.workers(), keys.listeners(), QUEUE],
     "lease": lambda run: [keys.planner(EXPERIMENT)],
-    "plan": lambda run: [keys.plans(), keys.slots()],
-    "fire": lambda run: [keys.slots(), QUEUE],
-    "cycle": lambda run: [keys.cycle()],
+    "note_schedules": lambda run: [keys.noted_schedules(), keys.due_times()],
+    "fire": lambda run: [keys.due_times(), QUEUE],
     "speedrun": lambda run: [keys.cycle(), keys.turns(), QUEUE],
 }
 
@@ -70,7 +68,7 @@ async def spoil(redis: Any, key: str) -> None:
 
 ZSETS = {
     keys.open_runs(EXPERIMENT), keys.retries(), keys.nudges(), keys.workers(), keys.listeners(),
-    keys.slots(), keys.turns(),
+    keys.due_times(), keys.turns(),
 }  # fmt: skip
 
 
@@ -165,13 +163,13 @@ async def test_a_run_whose_record_is_none_any_more_is_reported_by_whoever_finds_
 
 
 async def test_a_run_is_queued_where_open_runs_cant_be_noted(store: Store, redis: Any) -> None:
-    await store.slots.plan([Plan(EXPERIMENT, "x", 5)])
+    await store.due_times.note([NotedSchedule(EXPERIMENT, "x", 5)])
     await spoil(redis, keys.open_runs(EXPERIMENT))
     before = await redis.dump(keys.open_runs(EXPERIMENT))
     assert await store.queue.enqueue(Order(EXPERIMENT, "trigger"), Position("m", 0))
-    fired = await store.slots.fire(Decision(EXPERIMENT, 5, 6, [Order(EXPERIMENT, "cron")], "skip"))
+    fired = await store.due_times.fire(Decision(EXPERIMENT, 5, 6, [Order(EXPERIMENT, "cron")], "skip"))
     assert fired.what == "fired"
-    _, chosen = await store.slots.speedrun([Order(EXPERIMENT, "speedrun")], 60, 1)
+    _, chosen = await store.due_times.speedrun([Order(EXPERIMENT, "speedrun")], 60, 1)
 
     assert chosen == [EXPERIMENT]
     assert [one["trigger"] for one in await orders(redis)] == ["trigger", "cron", "speedrun"]

@@ -103,7 +103,7 @@ class Worker:
             missing["triggers"] = "the worker does not listen for triggers yet, or not any more"
         try:
             async with asyncio.timeout(self.redis_seconds):
-                await self.store.slots.now_ms()
+                await self.store.due_times.now_ms()
         except TimeoutError:
             missing["redis"] = f"no answer within {self.redis_seconds:g} s"
         except StoreError as exc:

@@ -10,6 +10,7 @@ skip it, in the first pass when they repeat it.
 """
 
 import difflib
+import math
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -25,13 +26,15 @@ _END_MS = round(datetime(2200, 1, 1, tzinfo=UTC).timestamp() * 1_000)
 """Nothing is due later: the search for what never fits has to end."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Cron:
-    """A schedule: an expression, and the IANA zone it is read in.  Made by `parse`."""
+    """A schedule: an expression, and the IANA zone it is read in.  Made by `parse`, or by `cron_of`."""
 
     _expression: Expression
     timezone: str
     _zone: ZoneInfo = field(repr=False, compare=False)
+    _asked_ms: float = field(default=math.inf, repr=False, compare=False)
+    _found_ms: int | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def parse(cls, expression: str, timezone: str | None = None, experiment_id: str | None = None) -> "Cron":
@@ -64,7 +67,16 @@ class Cron:
         return self._expression.warning
 
     def next_after(self, moment_ms: int) -> int | None:
-        """The first due time after a moment, both in UTC ms; None when there is none to come."""
+        """The first due time after a moment, both in UTC ms; None when there is none to come.
+
+        The last answer is kept: schedules that share a Cron are mostly asked about the same time.
+        """
+        is_before = self._found_ms is None or moment_ms < self._found_ms
+        if not (self._asked_ms <= moment_ms and is_before):
+            self._asked_ms, self._found_ms = moment_ms, self._search(moment_ms)
+        return self._found_ms
+
+    def _search(self, moment_ms: int) -> int | None:
         if moment_ms >= _END_MS:
             return None
         moment = moment_ms // 1_000
@@ -120,6 +132,16 @@ class Cron:
                 return 1_000 * change
             local = _local(self._zone, change) - _ONE_SECOND
         return None
+
+
+def cron_of(expression: str, timezone: str | None, experiment_id: str) -> Cron:
+    """As `Cron.parse`, but equal schedules share what is returned, if no H makes them differ."""
+    return _shared(expression, timezone, experiment_id if "H" in expression.upper() else None)
+
+
+@lru_cache(maxsize=4_096)
+def _shared(expression: str, timezone: str | None, experiment_id: str | None) -> Cron:
+    return Cron.parse(expression, timezone, experiment_id)
 
 
 def explain(

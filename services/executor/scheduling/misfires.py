@@ -1,126 +1,95 @@
-"""Which slot comes next, and what becomes of one that is due and of those that were missed.  Pure."""
+"""What becomes of a due time, and of those before it that were missed.  Pure."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from services.executor.scheduling.cron import Cron
-from shared.errors import ContractError, ScheduleError
-from shared.messages import Policy, Schedule
-
-CAUGHT_UP_AT_ONCE = 1_000
-ON_TIME_MS = 1_000
-REMEMBERED = 4_096
-WRONG = "! "
-"""Begins what is noted of a schedule that is refused."""
-
-
-@dataclass(slots=True)
-class Clock:
-    """A schedule's slots; equal schedules share it, so that each slot is looked for once."""
-
-    cron: Cron
-    _after_ms: float = math.inf
-    _next_ms: int | None = None
-
-    def next_after(self, now_ms: int) -> int | None:
-        """The first slot after `now_ms`; None when there is none to come."""
-        is_later = self._next_ms is None or now_ms < self._next_ms
-        if not (self._after_ms <= now_ms and is_later):
-            self._after_ms, self._next_ms = now_ms, self.cron.next_after(now_ms)
-        return self._next_ms
-
-
-@lru_cache(maxsize=REMEMBERED)
-def clock_of(expression: str, timezone: str | None) -> Clock:
-    """The clock of a schedule.  Raises `ScheduleError`."""
-    return Clock(Cron.parse(expression, timezone))
-
-
-def noted(experiment_id: str, schedule: Schedule | ContractError | None) -> tuple[str, Clock | None]:
-    """A schedule as it is noted, to be compared, and its slots, if it has any."""
-    if schedule is None:
-        return "", None
-    if isinstance(schedule, ContractError):
-        return f"{WRONG}{schedule}", None
-    if not schedule.enabled:
-        return "off", None
-    try:
-        clock = clock_of(schedule.cron, schedule.timezone)
-    except ScheduleError as exc:
-        return f"{WRONG}schedules:{experiment_id}: {exc}", None
-    return noted_as(schedule.cron, schedule.timezone), clock
-
-
-def noted_as(expression: str, timezone: str | None) -> str:
-    """A schedule that has slots, as it is noted."""
-    return f"{expression} {timezone or ''}".rstrip()
+from services.executor.store import NORMAL, Decision, DueTime, Order
+from shared.documents import iso
+from shared.messages import RECURRING, Policy, State
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
-    """What to do about a slot that is due: which missed slots to run, and where to go on.
+class CatchUp:
+    """Which due times are run, and the due time at which the schedule goes on (all UTC ms).
 
-    `overlap` is what they do while a run is open.  `serial` runs wait for each other.
-    Decided ahead of the slot, it holds until `until_ms`.
+    `overlap` is what the runs do while another run is open.  `serial` runs wait for each other.
     """
 
     run_ms: Sequence[int]
     next_ms: int | None
     overlap: str = "skip"
     serial: bool = False
-    until_ms: int | None = None
 
 
-def decide_ahead(clock: Clock, slot_ms: int, policy: Policy) -> Due:
-    """What `decide` will say of a slot when it is due, and how long it will say so."""
-    next_ms = clock.next_after(slot_ms)
-    until_ms = slot_ms + min(ON_TIME_MS, _grace_ms(policy, ON_TIME_MS))
-    if next_ms is not None:
-        until_ms = min(until_ms, next_ms - 1)
-    return _overlapping([slot_ms], next_ms, slot_ms, policy, until_ms)
+@dataclass(frozen=True, slots=True)
+class Misfires:
+    """Decides about due times.
 
-
-def decide(cron: Cron, slot_ms: int, now_ms: int, policy: Policy) -> Due:
-    """Which of the slots from `slot_ms` to `now_ms` become runs.
-
-    `grace_seconds` drops what is later than that.  Of the rest, `catch_up` takes
-    the `latest` (default), `all`, or only what is on time (`none`).  Where all are
-    wanted, no missed slot is skipped for the one before it: they run one after
-    the other.
+    Args:
+        at_once: how many missed due times are queued at once; the others follow.
+        on_time_ms: a due time that is found later than this was missed.
     """
-    run_ms, next_ms = _taken(cron, slot_ms, now_ms, policy)
-    return _overlapping(run_ms, next_ms, now_ms, policy)
 
+    at_once: int = 1_000
+    on_time_ms: int = 1_000
 
-def _overlapping(
-    run_ms: Sequence[int], next_ms: int | None, now_ms: int, policy: Policy, until_ms: int | None = None
-) -> Due:
-    overlap = policy.overlap or "skip"
-    if overlap != "skip" or policy.catch_up != "all":
-        return Due(run_ms, next_ms, overlap, overlap == "queue", until_ms)
-    are_late = bool(run_ms) and now_ms - run_ms[0] > ON_TIME_MS
-    # Those on time are serial as well: one may still be open when the next ones are missed.
-    return Due(run_ms, next_ms, "queue" if are_late else "skip", True, until_ms)
+    def decide(self, found: DueTime, cron: Cron | None, now_ms: int) -> Decision:
+        """Decide by what is written now; without a `cron`, the schedule has no due times any more."""
+        if cron is None:
+            return Decision(found.experiment_id, found.due_ms, None, (), "")
+        experiment = found.stored.experiment
+        policy = experiment.policy if experiment else Policy()
+        catch_up = self.catch_up(cron, found.due_ms, now_ms, policy)
+        state = experiment.state if experiment else None
+        # An experiment that can't be read is run, to be reported.  One that is running is left alone
+        # unless a run of ours is open: then `overlap` decides.
+        is_run = state is None or state in RECURRING or (state is State.RUNNING and found.has_open_runs)
+        orders = [
+            Order(
+                found.experiment_id,
+                "cron",
+                scheduled_for=iso(one_ms / 1_000),
+                serial=catch_up.serial,
+                priority=policy.priority or NORMAL,
+            )
+            for one_ms in (catch_up.run_ms if is_run else ())
+        ]
+        return Decision(found.experiment_id, found.due_ms, catch_up.next_ms, orders, catch_up.overlap)
 
+    def catch_up(self, cron: Cron, due_ms: int, now_ms: int, policy: Policy) -> CatchUp:
+        """Which of the due times from `due_ms` to `now_ms` become runs.
 
-def _taken(cron: Cron, slot_ms: int, now_ms: int, policy: Policy) -> tuple[list[int], int | None]:
-    """The slots to run, and where to go on."""
-    oldest_ms = max(slot_ms, now_ms - _grace_ms(policy, now_ms))
-    missed = [slot_ms] if slot_ms == oldest_ms else []
-    missed += cron.due_times_between(max(slot_ms, oldest_ms - 1), now_ms, CAUGHT_UP_AT_ONCE)
-    following = cron.next_after(now_ms)
-    if policy.catch_up == "all":
-        is_portion = len(missed) >= CAUGHT_UP_AT_ONCE
-        return missed, cron.next_after(missed[-1]) if is_portion else following
-    if len(missed) >= CAUGHT_UP_AT_ONCE:
-        latest = cron.previous_at_or_before(now_ms)
-        missed = [slot_ms if latest is None else latest]
-    return missed[-1:], following
+        Those older than `grace_seconds` are dropped.  Of the rest, `catch_up` takes the `latest`
+        (default), `all`, or only one that is on time (`none`).  Where all are wanted, no missed one is
+        skipped because the one before it is open: they run one after the other.
+        """
+        run_ms, next_ms = self._chosen(cron, due_ms, now_ms, policy)
+        overlap = policy.overlap or "skip"
+        if overlap != "skip" or policy.catch_up != "all":
+            return CatchUp(run_ms, next_ms, overlap, overlap == "queue")
+        are_late = bool(run_ms) and now_ms - run_ms[0] > self.on_time_ms
+        # Those on time are serial as well: one may still be open when the next ones are missed.
+        return CatchUp(run_ms, next_ms, "queue" if are_late else "skip", True)
 
+    def _chosen(
+        self, cron: Cron, due_ms: int, now_ms: int, policy: Policy
+    ) -> tuple[Sequence[int], int | None]:
+        """The due times to run, and the one at which to go on."""
+        oldest_ms = max(due_ms, now_ms - self._grace_ms(policy, now_ms))
+        missed = [due_ms] if due_ms == oldest_ms else []
+        missed += cron.due_times_between(max(due_ms, oldest_ms - 1), now_ms, self.at_once)
+        following = cron.next_after(now_ms)
+        if policy.catch_up == "all":
+            is_portion = len(missed) >= self.at_once
+            return missed, cron.next_after(missed[-1]) if is_portion else following
+        if len(missed) >= self.at_once:
+            latest = cron.previous_at_or_before(now_ms)
+            missed = [due_ms if latest is None else latest]
+        return missed[-1:], following
 
-def _grace_ms(policy: Policy, now_ms: int) -> int:
-    """How late a slot may be."""
-    grace_ms = now_ms if policy.grace_seconds is None else math.floor(policy.grace_seconds * 1_000)
-    return min(ON_TIME_MS, grace_ms) if policy.catch_up == "none" else grace_ms
+    def _grace_ms(self, policy: Policy, now_ms: int) -> int:
+        """How late a due time may be found and still be run."""
+        grace_ms = now_ms if policy.grace_seconds is None else math.floor(policy.grace_seconds * 1_000)
+        return min(self.on_time_ms, grace_ms) if policy.catch_up == "none" else grace_ms

@@ -44,7 +44,7 @@ class Speedrun:
 
     async def _cycle(self) -> float:
         """Make the next cycle, unless another worker does; returns seconds until the one after."""
-        left_seconds = await self._store.slots.cycle(self._name)
+        left_seconds = await self._store.due_times.cycle(self._name)
         if left_seconds:
             return min(left_seconds, self._interval_seconds)
         orders = [
@@ -52,7 +52,9 @@ class Speedrun:
             async for experiment_id, stored in self._store.experiments.scan()
             if stored.experiment is not None and stored.experiment.state in RECURRING
         ]
-        wait_seconds, chosen = await self._store.slots.speedrun(orders, self._interval_seconds, self._turns)
+        wait_seconds, chosen = await self._store.due_times.speedrun(
+            orders, self._interval_seconds, self._turns
+        )
         if chosen:
             log.info("cycle.queued", experiments=chosen)
         return wait_seconds

@@ -1,4 +1,4 @@
-"""When cron and speedrun make runs: each slot and each turn is taken once, whoever comes first."""
+"""Due times of cron and turns of speedrun: each becomes runs once, whichever worker comes first."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ from shared import keys
 from shared.errors import ContractError
 from shared.messages import Schedule
 
-CYCLE_MADE_WITHIN_MS = 10_000
+CYCLE_PREPARED_WITHIN_MS = 10_000
 
-_PLAN = Script("plan", keys=("slots", "plans"), args=("experiments[]", "texts[]", "next_slots[]"))
-_AHEAD = Script("ahead", keys=("slots", "plans"), args=("within_ms", "offset", "most", "open_runs"))
+_NOTE_SCHEDULES = Script(
+    "note_schedules",
+    keys=("due_times", "noted_schedules"),
+    args=("experiments[]", "texts[]", "next_ms[]"),
+)
+_DUE = Script("due", keys=("due_times", "noted_schedules"), args=("most", "open_runs_prefix"))
 _FIRE = Script(
     "fire",
-    keys=("slots", "queue", "open_runs", "plans"),
-    args=(
-        "experiment", "due_ms", "next_ms", "overlap", "mark", "until_ms", "only_if_open", "group", "worker",
-        "room", "orders[]",
-    ),
-)  # fmt: skip
-_CYCLE = Script("cycle", keys=("cycle",), args=("worker", "kept_ms"))
+    keys=("due_times", "queue", "open_runs"),
+    args=("experiment", "due_ms", "next_ms", "overlap", "group", "worker", "room", "orders[]"),
+)
 _SPEEDRUN = Script(
     "speedrun",
     keys=("cycle", "turns", "run_keys[]"),
@@ -33,37 +33,36 @@ _SPEEDRUN = Script(
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A schedule as it is noted.  `next_ms` is its next slot (UTC), None when it has none."""
+class NotedSchedule:
+    """A schedule's text, and the due time that was computed from it (UTC ms); None when it has none."""
 
     experiment_id: str
     text: str
     next_ms: int | None
 
-    @property
-    def next_argument(self) -> int | str:
-        """`next_ms` as the scripts take it."""
-        return "" if self.next_ms is None else self.next_ms
-
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """All that decides what becomes of an experiment's slot, at one moment.
+class DueTime:
+    """A due time (UTC ms) that has come, and everything that decides about it, read at one moment.
 
-    As long as `mark` is the same, the schedule and the experiment are.
+    `noted` is the schedule's text as `note` noted it, or ""; None if it can't be read.
     """
 
-    mark: str
+    experiment_id: str
+    due_ms: int
+    noted: str | None
     schedule: Schedule | ContractError | None
     stored: Stored
     has_open_runs: bool
 
     @classmethod
-    def read(cls, experiment_id: str, answer: Any) -> Self:
-        """What `seen.lua` returns."""
-        mark, schedule, experiment, is_open = answer
+    def read(cls, answer: Any) -> Self:
+        """Read what `due.lua` returns for one."""
+        experiment_id, due, noted, schedule, experiment, is_open = answer
         return cls(
-            mark,
+            experiment_id,
+            int(due),
+            noted,
             read_stored_schedule(experiment_id, *schedule),
             read_stored(experiment_id, *experiment),
             bool(is_open),
@@ -71,64 +70,40 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Upcoming:
-    """A slot (UTC ms).  `noted` is its schedule as `plan` noted it, or ""; None if that can't be told."""
+class FoundDue:
+    """What is due now, the first due time after it (UTC ms), and Redis' clock (microseconds)."""
 
-    experiment_id: str
-    slot_ms: int
-    noted: str | None
-    seen: Seen
-
-    @classmethod
-    def read(cls, experiment_id: str, slot: str, noted: str | None, seen: Any) -> Self:
-        """What scripts return of a slot."""
-        return cls(experiment_id, int(slot), noted, Seen.read(experiment_id, seen))
-
-
-@dataclass(frozen=True, slots=True)
-class Ahead:
-    """The slots that come next, the first slot after these (UTC ms), and Redis' clock (microseconds)."""
-
-    slots: Sequence[Upcoming]
+    due: Sequence[DueTime]
     following_ms: int | None
     now_us: int
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What is to become of a slot: go on with `next_ms`, and queue `orders` as `overlap` says.
-
-    Of one that was made ahead, `mark` is that of what was `Seen`, `until_ms` the last moment
-    for which it holds, and with `only_if_open` nothing is queued unless runs are open.
-    """
+    """What becomes of a due time: `orders` are queued as `overlap` says, and `next_ms` is due next."""
 
     experiment_id: str
-    slot_ms: int
+    due_ms: int
     next_ms: int | None
     orders: Sequence[Order]
     overlap: str
-    mark: str = ""
-    until_ms: int | None = None
-    only_if_open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Fired:
-    """What has become of a slot, how late that was, and Redis' clock (microseconds).
+    """What became of a due time, and how late (ms, by Redis' clock).
 
-    `what` is `fired`, `skipped` (overlap), `passed` (no orders) or `taken` (by another worker).
-    Or nothing was done: it is too `early`, or all has `changed` to what is `found` now.
+    `what` is `fired`, `skipped` (by overlap), `dropped` (there were no orders), `taken` (by another
+    worker) or `early` (the clock was set back).
     """
 
     what: str
     late_ms: int
-    now_us: int
     claims: Sequence[Claim] = ()
-    found: Upcoming | None = None
 
 
-class Slots:
-    """Cron slots and speedrun turns.
+class DueTimes:
+    """Due times of cron, and turns of speedrun.
 
     Args:
         scripts: for transitions.
@@ -140,103 +115,114 @@ class Slots:
         self._deliveries = deliveries
 
     async def now_ms(self) -> int:
-        """Redis' clock: the one that all workers agree on."""
+        """Redis' clock, which is the one that all workers agree on."""
         async with asking("now_ms"):
             seconds, micros = await self._scripts.client.time()
         return int(seconds * 1_000 + micros // 1_000)
 
     async def all(self) -> dict[str, int]:
-        """Every experiment with a next slot (UTC ms)."""
+        """The next due time (UTC ms) of every experiment that has one."""
         async with asking("all"):
-            pairs = await self._scripts.client.zrange(keys.slots(), 0, -1, withscores=True)
+            pairs = await self._scripts.client.zrange(keys.due_times(), 0, -1, withscores=True)
         return {name: int(score) for name, score in pairs}
 
-    async def plan(self, plans: Sequence[Plan]) -> list[str]:
-        """Note schedules as they are written now; a waiting slot stays unless its schedule changed.
+    async def note(self, schedules: Sequence[NotedSchedule]) -> list[str]:
+        """Note schedules as they are written now; a due time stays unless its schedule changed.
 
         Returns:
             The experiments whose schedule is new or changed, told to one worker only.
         """
-        if not plans:
+        if not schedules:
             return []
         changed = await self._scripts.call(
-            _PLAN,
-            [keys.slots(), keys.plans()],
+            _NOTE_SCHEDULES,
+            [keys.due_times(), keys.noted_schedules()],
             [
-                [one.experiment_id for one in plans],
-                [one.text for one in plans],
-                [one.next_argument for one in plans],
+                [one.experiment_id for one in schedules],
+                [one.text for one in schedules],
+                [_text(one.next_ms) for one in schedules],
             ],
         )
         return list(changed)
 
     async def drop(self, experiment_ids: Sequence[str]) -> None:
-        """These have no schedule any more."""
+        """Forget schedules that are gone."""
         if experiment_ids:
             async with asking("drop"):
-                await self._scripts.client.zrem(keys.slots(), *experiment_ids)
-                await self._scripts.client.hdel(keys.plans(), *experiment_ids)
+                await self._scripts.client.zrem(keys.due_times(), *experiment_ids)
+                await self._scripts.client.hdel(keys.noted_schedules(), *experiment_ids)
 
-    async def planned(self) -> list[str]:
+    async def noted(self) -> list[str]:
         """The experiments whose schedules are noted."""
-        async with asking("planned"):
-            return list(await self._scripts.client.hkeys(keys.plans()))
+        async with asking("noted"):
+            return list(await self._scripts.client.hkeys(keys.noted_schedules()))
 
     async def has_open_runs(self, experiment_id: str) -> bool:
         """Whether a run of the experiment is queued, running or between attempts."""
         async with asking("has_open_runs"):
             return bool(await self._scripts.client.exists(keys.open_runs(experiment_id)))
 
-    async def ahead(self, within_ms: int, passed_over: int = 0, most: int = 100) -> Ahead:
-        """The slots that are due within `within_ms`, earliest first, without the first `passed_over`."""
+    async def due(self, most: int = 100) -> FoundDue:
+        """What is due now by Redis' clock, at most `most`, earliest first."""
         found, following, now_us = await self._scripts.call(
-            _AHEAD, [keys.slots(), keys.plans()], [within_ms, passed_over, most, keys.open_runs("")]
+            _DUE, [keys.due_times(), keys.noted_schedules()], [most, keys.open_runs("")]
         )
-        return Ahead([Upcoming.read(*one) for one in found], int(following) if following else None, now_us)
+        return FoundDue([DueTime.read(one) for one in found], int(following) if following else None, now_us)
 
     async def fire(self, decision: Decision, worker: str = "", room: int = 0) -> Fired:
-        """Move on from the slot as was decided, and take up to `room` orders of the same priority with it.
+        """Carry out a decision, unless another worker was first; hand up to `room` orders to `worker`.
 
-        What `worker` takes in an answer that is lost, it holds without knowing, as after a claim.
+        If the answer is lost, `worker` holds what was handed out without knowing, as after a claim.
         """
-        what, now_us, claims, experiments, *changed = await self._scripts.call(
-            _FIRE, _keys_of(decision), [*_arguments_of(decision), GROUP, worker, room, _texts_of(decision)]
+        priority = decision.orders[0].priority if decision.orders else NORMAL
+        what, now_us, claims, experiments = await self._scripts.call(
+            _FIRE,
+            [keys.due_times(), keys.queue(priority), keys.open_runs(decision.experiment_id)],
+            [
+                decision.experiment_id,
+                decision.due_ms,
+                _text(decision.next_ms),
+                decision.overlap,
+                GROUP,
+                worker,
+                room,
+                [order.to_json() for order in decision.orders],
+            ],
         )
-        return Fired(
-            what,
-            now_us // 1_000 - decision.slot_ms,
-            now_us,
-            await self._deliveries.handed_out(worker, claims, experiments),
-            Upcoming.read(*changed[0]) if changed else None,
-        )
+        handed_out = await self._deliveries.handed_out(worker, claims, experiments)
+        return Fired(what, now_us // 1_000 - decision.due_ms, handed_out)
 
     async def cycle(self, worker: str) -> float:
-        """Seconds until speedrun's next cycle; 0 when it is to be made by `worker` now, and by nobody else.
+        """Seconds until speedrun's next cycle; 0 when `worker`, and nobody else, is to prepare it now.
 
-        Whoever is to make it calls `speedrun`.  Should it die before, another one may after a while.
+        That worker calls `speedrun`.  If it dies before, another one may after a while.
         """
-        left_ms = await self._scripts.call(_CYCLE, [keys.cycle()], [worker, CYCLE_MADE_WITHIN_MS])
-        return float(left_ms / 1_000)
+        client, key = self._scripts.client, keys.cycle()
+        async with asking(f"cycle at {key}"):
+            if await client.set(key, worker, nx=True, px=CYCLE_PREPARED_WITHIN_MS):
+                return 0
+            if await client.get(key) == worker:  # the answer to the first call was lost
+                return 0
+            left_ms = await client.pttl(key)
+            if left_ms == -1:  # somebody else has written the key, which would stay for ever
+                left_ms = CYCLE_PREPARED_WITHIN_MS
+                await client.pexpire(key, left_ms)
+        return max(1, int(left_ms)) / 1_000
 
     async def speedrun(
         self, orders: Sequence[Order], interval_seconds: float, turns: int
     ) -> tuple[float, list[str]]:
-        """Give turns to those of `orders` whose experiments waited longest.
+        """Queue those of `orders` whose experiments have waited longest for a turn.
 
         Returns:
             Seconds until the next cycle, and the experiments that got a turn in this one.
         """
+        run_keys = [
+            key for one in orders for key in (keys.open_runs(one.experiment_id), keys.queue(one.priority))
+        ]
         left_ms, *chosen = await self._scripts.call(
             _SPEEDRUN,
-            [
-                keys.cycle(),
-                keys.turns(),
-                *(
-                    key
-                    for one in orders
-                    for key in (keys.open_runs(one.experiment_id), keys.queue(one.priority))
-                ),
-            ],
+            [keys.cycle(), keys.turns(), *run_keys],
             [
                 max(1, round(interval_seconds * 1_000)),
                 turns,
@@ -247,22 +233,6 @@ class Slots:
         return left_ms / 1_000, list(chosen)
 
 
-def _keys_of(decision: Decision) -> list[str]:
-    priority = decision.orders[0].priority if decision.orders else NORMAL
-    return [keys.slots(), keys.queue(priority), keys.open_runs(decision.experiment_id), keys.plans()]
-
-
-def _arguments_of(decision: Decision) -> list[str | int]:
-    return [
-        decision.experiment_id,
-        decision.slot_ms,
-        "" if decision.next_ms is None else decision.next_ms,
-        decision.overlap,
-        decision.mark,
-        "" if decision.until_ms is None else decision.until_ms,
-        int(decision.only_if_open),
-    ]
-
-
-def _texts_of(decision: Decision) -> list[str]:
-    return [order.to_json() for order in decision.orders]
+def _text(moment_ms: int | None) -> int | str:
+    """A moment as the scripts take it: "" for none."""
+    return "" if moment_ms is None else moment_ms

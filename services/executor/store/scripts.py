@@ -20,16 +20,15 @@ import asyncio
 import contextlib
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import redis.exceptions
 from redis.asyncio import Redis
 
-from services.executor.store.resp import Argument, SharedConnection
+from services.executor.store.pipelined import Pipelined
 from shared.backoff import Backoff
-from shared.documents import json_text
 from shared.errors import StoreError, StoreUnavailableError
 
 COMMAND_TIMEOUT_SECONDS = 15.0
@@ -48,6 +47,8 @@ _PASSING = re.compile(
     r"|command not allowed when used memory|can't write against a read only replica"
     r"|no permissions to (?:run|access)|user executing the script can't"
 )
+
+Argument = str | int | float
 
 
 class Script:
@@ -123,7 +124,7 @@ class Scripts:
     def __init__(self, client: Redis) -> None:
         # Any: redis-py annotates for both protocols, bytes and text at once; the methods above are exact.
         self.client: Any = client
-        self._connection = SharedConnection(client, COMMAND_TIMEOUT_SECONDS)
+        self._pipelined = Pipelined(client, COMMAND_TIMEOUT_SECONDS)
 
     async def call(
         self,
@@ -152,11 +153,11 @@ class Scripts:
             attempt += 1
             try:
                 try:
-                    return await self._connection.execute("EVALSHA", script.digest, *packed)
+                    return await self._pipelined.ask("EVALSHA", script.digest, *packed)
                 except redis.exceptions.NoScriptError:
                     # A restarted server, another one, or SCRIPT FLUSH. With SCRIPT LOAD and EVALSHA, the
                     # script could be forgotten again in between.
-                    return await self._connection.execute("EVAL", script.text, *packed)
+                    return await self._pipelined.ask("EVAL", script.text, *packed)
             except (redis.exceptions.RedisError, OSError) as exc:
                 is_last = not asks_again or LOST_ANSWER.is_exhausted(attempt)
                 if is_last or not isinstance(exc, redis.exceptions.ConnectionError):
@@ -272,25 +273,3 @@ _REFUSALS = (
     redis.exceptions.NoPermissionError,
     redis.exceptions.ClusterDownError,
 )
-
-
-Fields = Mapping[str, Any]
-
-
-def flat(fields: Fields) -> list[str]:
-    """Names and values in turn, as HSET takes them; None is left out, other values as JSON."""
-    parts: list[str] = []
-    for name, value in fields.items():
-        if value is None:
-            continue
-        if not isinstance(value, str):
-            value = json_text(value)
-        elif not value.isascii():  # a tool may print half surrogate pairs, which Redis can't hold
-            value = value.encode(errors="replace").decode()
-        parts += (name, value)
-    return parts
-
-
-def mark_of(texts: Iterable[str]) -> str:
-    """What tells a batch from the one before it, and not from itself when it is sent again."""
-    return hashlib.blake2b("\n".join(texts).encode(), digest_size=12).hexdigest()

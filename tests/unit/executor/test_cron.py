@@ -12,7 +12,7 @@ from croniter import croniter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.executor.scheduling.cron import Cron, explain
+from services.executor.scheduling.cron import Cron, cron_of, explain
 from shared.errors import ScheduleError
 
 HOUR = 3600
@@ -589,6 +589,31 @@ def test_a_due_time_is_found_in_less_than_a_millisecond(expression: str) -> None
         cron.next_after(now + at * 60_000)
 
     assert time.process_time() - before < 0.5
+
+
+# -- schedules that share a Cron ---------------------------------------------------------------------
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    moments=st.lists(st.integers(-5 * 60_000, 5 * 60_000), min_size=1, max_size=20),
+    expression=st.sampled_from(["* * * * *", "0 9 * * *", "1 9 2 2 * 0 2026"]),
+)
+def test_the_next_due_time_is_the_same_in_whatever_order_it_is_asked_for(
+    moments: list[int], expression: str
+) -> None:
+    nine = seconds("2026-02-02 09:00") * 1000
+    shared = Cron.parse(expression)
+
+    found = [shared.next_after(nine + moment) for moment in moments]
+
+    assert found == [Cron.parse(expression).next_after(nine + moment) for moment in moments]
+
+
+def test_equal_schedules_share_a_cron_and_others_do_not() -> None:
+    assert cron_of("0 9 * * *", "Europe/Berlin", "exp_1") is cron_of("0 9 * * *", "Europe/Berlin", "exp_2")
+    assert cron_of("0 9 * * *", None, "exp_1") is not cron_of("0 9 * * *", "Asia/Tokyo", "exp_1")
+    assert cron_of("h 9 * * *", None, "exp_1") is not cron_of("h 9 * * *", None, "exp_2")
 
 
 # -- explain ---------------------------------------------------------------------------------------

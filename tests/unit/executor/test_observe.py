@@ -179,7 +179,7 @@ def test_a_slot_that_fires_before_its_time_by_a_rounding_is_not_late() -> None:
     seen.fired(-0.001)
     seen.fired(0.25)
 
-    assert count(seen, "slot_lateness_seconds_sum") == 0.25
+    assert count(seen, "cron_lateness_seconds_sum") == 0.25
 
 
 # -- spans ----------------------------------------------------------------------------

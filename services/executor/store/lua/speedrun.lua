@@ -8,7 +8,7 @@
 --   orders       JSON, one for each experiment
 -- returns {ms until the next cycle, experiments that got a turn ...}
 -- include queued.lua
-local GIVEN = '1' -- any other value is the worker that looks for experiments, see cycle.lua
+local GIVEN = '1' -- any other value is the worker that prepares the cycle
 local TURN_KEPT_MS = 30 * 86400 * 1000 -- by then, the experiment is gone or set aside
 local wrong = misfit(cycle, 'string', turns, 'zset')
 if wrong then return wrong end
