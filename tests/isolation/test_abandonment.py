@@ -23,8 +23,8 @@ def begin(bench: Bench, what: str, tool: Module) -> Awaitable[Any]:
 async def assert_nothing_is_under_way(bench: Bench) -> None:
     counts = bench.pool.counts()
     assert (counts["busy"], counts["starting"]) == (0, 0)
-    assert bench.pool._gate.free == CAPACITY
-    assert not bench.pool._attempts
+    state = bench.pool.inspect()
+    assert (state.free_slots, state.calls) == (CAPACITY, 0)
 
 
 @pytest.mark.parametrize("what", ["describe", *Level])
@@ -42,5 +42,5 @@ async def test_a_cancellation_is_never_lost_and_leaves_nothing(tools: Path, what
             await assert_nothing_is_under_way(own)
 
         assert await own.run("def run(): return 2") == Returned(2)
-        alive = own.pool._open_stable()._alive
+        alive = own.pool.inspect().alive
         assert {process for process in alive if not process.loaded} == set()

@@ -245,7 +245,7 @@ def run(hang):
             return answer
 
         answers = await asyncio.gather(*map(hang, kinds[:50]))
-        free = many.pool._gate.free
+        free = many.pool.inspect().free_slots
 
     print(
         f"50 ended: the median {statistics.median(late):.2f} s, the last {max(late):.2f} s after its deadline"
@@ -471,9 +471,9 @@ async def test_a_call_that_has_begun_is_not_made_again(bench: Bench) -> None:
             if not die: return
             print("begun", flush=True)
             if die == "asking":
-                wire = toolkit._executor.wire
-                wire.send(b'{"jsonrpc":"2.0","id":1,"method":"recall","params":{"key":"k"}}')
-                select.select([wire], [], [])
+                channel = toolkit._executor.channel
+                channel.send(b'{"jsonrpc":"2.0","id":1,"method":"recall","params":{"key":"k"}}')
+                select.select([channel.sock], [], [])
             os.kill(os.getpid(), 9)
     """)
     for die in ("", "at once", "", "asking"):

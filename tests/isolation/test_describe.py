@@ -166,4 +166,4 @@ async def test_a_cancelled_description_leaves_no_busy_process(bench: Bench) -> N
     with pytest.raises(asyncio.CancelledError):
         await describing
 
-    assert not bench.pool._stable._alive  # type: ignore[union-attr]
+    assert not bench.pool.inspect().alive

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,11 +55,13 @@ async def test_an_environment_that_is_used_while_it_is_being_removed_stays(
     environment = await environments.ensure(ONE)
     workshop.age(2 * DAY)
 
-    def used_just_now(folders: Iterable[Path]) -> set[Path]:
-        os.utime(workshop.markers()[0])
-        return set()
+    rename = Path.rename
 
-    monkeypatch.setattr(environment_cache, "_in_use", used_just_now)
+    def use_before(path: Path, target: Path) -> Path:
+        os.utime(path)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", use_before)
 
     assert await environments.prune(DAY) == []
     assert await version_of_pinned(environment) == "1.0"
@@ -122,7 +123,7 @@ async def test_an_environment_whose_tool_is_idle_can_be_removed_while_the_pool_l
         assert await own.run(tool) == Returned("1.0")
         assert await environments.prune(0) == []
 
-        await eventually(lambda: not environment_cache._in_use(workshop.folders()))
+        await eventually(lambda: not environment_cache.in_use(workshop.folders()))
 
         assert await environments.prune(0) == [environment.digest]
         again = replace(tool, python=(await environments.ensure(ONE)).python)

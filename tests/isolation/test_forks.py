@@ -3,18 +3,21 @@
 import asyncio
 import contextlib
 import gc
-import weakref
-from collections.abc import AsyncIterator
+import itertools
+import resource
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from services.executor.isolation import process
 from services.executor.isolation.calls import Died, Event, Level, LogLine, Module, Returned, TimedOut
 from services.executor.isolation.child import after_fork
 from services.executor.isolation.process import Process
-from services.executor.isolation.templates import MAX_STANDBYS
+from services.executor.isolation.templates import MAX_PREFORKED
 from tests.isolation.bench import Bench, bench
+
+DESCRIPTORS_OF_FORK = 8
+"""Two pipes, the stacks twice, and a pair of sockets."""
 
 OPEN_FILES = """
 import os, time
@@ -30,50 +33,48 @@ def run(gate=""):
 
 @contextlib.asynccontextmanager
 async def held(bench: Bench, tool: Module, gate: Path, number: int) -> AsyncIterator[Process]:
-    """So many runs that go on until the block ends; the template, of which no fork stands by."""
-    stable = bench.pool._open_stable()
+    """So many runs that go on until the block ends; yields the template, which has no other forks."""
     params = {"gate": str(gate)}
     running = [asyncio.create_task(bench.run(tool, params=params, level=Level.FORK)) for _ in range(number)]
-    while sum(process.has_room for process in stable._alive) < number:
+    while sum(process.has_room for process in bench.pool.inspect().alive) < number:
         await asyncio.sleep(0)
-    await asyncio.sleep(0)  # what is to be done after the last one has begun
-    [template] = stable._templates.values()
-    stable._standbys.give_up(template)
+    await asyncio.sleep(0)  # for the forks that are made once the last run has begun
+    [template] = bench.pool.inspect().templates
+    bench.pool.processes.templates.end_preforked(template)
     yield template
     gate.touch()
     assert all(isinstance(answer, Returned) for answer in await asyncio.gather(*running))
 
 
 async def test_forks_that_are_made_together_share_no_open_file_of_their_own(tools: Path) -> None:
-    async with bench(tools, capacity=2 * MAX_STANDBYS) as many:
+    async with bench(tools, capacity=2 * MAX_PREFORKED) as many:
         tool = many.tool(OPEN_FILES)
-        async with held(many, tool, tools / "gate", MAX_STANDBYS) as template:
-            many.pool._open_stable()._standbys.replenish(template)
+        async with held(many, tool, tools / "gate", MAX_PREFORKED) as template:
+            many.pool.processes.templates.prefork(template)
 
-            runs = [many.run(tool, level=Level.FORK) for _ in range(MAX_STANDBYS)]
+            runs = [many.run(tool, level=Level.FORK) for _ in range(MAX_PREFORKED)]
             answers = await asyncio.gather(*runs)
 
     found = [answer.value for answer in answers if isinstance(answer, Returned)]
-    assert len({pid for pid, _ in found}) == MAX_STANDBYS
+    assert len({pid for pid, _ in found}) == MAX_PREFORKED
     for kind, number in (("socket:", 1), ("pipe:", 2)):
         own = [name for _, names in found for name in names if name.startswith(kind)]
-        assert len(own) == len(set(own)) == number * MAX_STANDBYS
-    assert [sum("memfd:" in name for name in names) for _, names in found] == [1] * MAX_STANDBYS
+        assert len(own) == len(set(own)) == number * MAX_PREFORKED
+    assert [sum("memfd:" in name for name in names) for _, names in found] == [1] * MAX_PREFORKED
 
 
-@pytest.mark.parametrize(("runs", "standbys"), [(1, 1), (2, 2), (2 * MAX_STANDBYS, MAX_STANDBYS)])
-async def test_as_many_forks_stand_by_as_there_are_runs_and_as_are_of_use(
-    tools: Path, runs: int, standbys: int
-) -> None:
-    async with bench(tools, capacity=2 * MAX_STANDBYS) as many:
-        kept = many.pool._open_stable()._standbys
-        async with held(many, many.tool(OPEN_FILES), tools / "gate", runs) as template:
-            while template.offspring > runs:
-                await asyncio.sleep(0)
+@pytest.mark.parametrize(("runs", "forks"), [(1, 1), (2, 2), (2 * MAX_PREFORKED, MAX_PREFORKED)])
+async def test_as_many_forks_wait_as_there_are_runs_up_to_a_limit(tools: Path, runs: int, forks: int) -> None:
+    async with (
+        bench(tools, capacity=2 * MAX_PREFORKED) as many,
+        held(many, many.tool(OPEN_FILES), tools / "gate", runs) as template,
+    ):
+        while template.child_count > runs:
+            await asyncio.sleep(0)
 
-            kept.replenish(template)
+        many.pool.processes.templates.prefork(template)
 
-            assert len(kept) == standbys
+        assert len(many.pool.inspect().preforked) == forks
 
 
 async def test_a_fork_is_the_first_to_call_the_tool_and_to_say_anything(bench: Bench) -> None:
@@ -135,21 +136,20 @@ async def test_a_tool_sees_nothing_of_how_its_interpreter_was_started(bench: Ben
 
 async def test_a_template_keeps_nothing_of_the_forks_that_it_has_made(bench: Bench) -> None:
     tool = bench.tool(OPEN_FILES)
-    stable = bench.pool._open_stable()
 
     async def rest() -> None:
-        """Every fork has ended but those that stand by, and these are there."""
-        while len(stable._standbys) == 0 or template.offspring > len(stable._standbys):
+        """Wait until the only forks are those that wait for a call, and these exist."""
+        while not (waiting := bench.pool.inspect().preforked) or template.child_count > len(waiting):
             await asyncio.sleep(0.001)
-        while not all(standby.pid for standby in stable._standbys.everywhere()):
+        while not all(fork.pid for fork in waiting):
             await asyncio.sleep(0.001)
 
     await bench.run(tool, level=Level.FORK)
-    [template] = stable._templates.values()
+    [template] = bench.pool.inspect().templates
     await rest()
     before = sorted(Path(f"/proc/{template.pid}/fd").iterdir())
 
-    for _ in range(3 * MAX_STANDBYS):
+    for _ in range(3 * MAX_PREFORKED):
         await bench.run(tool, level=Level.FORK)
     await rest()
 
@@ -166,11 +166,11 @@ async def test_a_fork_has_its_streams_where_the_import_has_closed_them(bench: Be
             os.write(2, b"two\\n")
     """)
 
-    answers = [await bench.run(tool, level=Level.FORK) for _ in range(MAX_STANDBYS)]
+    answers = [await bench.run(tool, level=Level.FORK) for _ in range(MAX_PREFORKED)]
 
-    assert answers == [Returned(None)] * MAX_STANDBYS
+    assert answers == [Returned(None)] * MAX_PREFORKED
     lines = [(event.stream, event.text) for event in bench.events if isinstance(event, LogLine)]
-    assert lines == [("stdout", "one"), ("stderr", "two")] * MAX_STANDBYS
+    assert lines == [("stdout", "one"), ("stderr", "two")] * MAX_PREFORKED
 
 
 @pytest.mark.parametrize(
@@ -234,12 +234,9 @@ async def test_an_import_that_has_the_kernel_bury_its_children_keeps_no_place(
         assert await small.run("def run(): return 1", timeout_seconds=10) == Returned(1)
 
 
-async def test_a_template_that_buries_nobody_is_given_up(
-    tools: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It answers, so that only what it doesn't do gives it away."""
-    monkeypatch.setattr(process, "OVERDUE_SECONDS", 0.05)
-    async with bench(tools, capacity=2) as small:
+async def test_a_template_that_reaps_nobody_is_given_up(tools: Path) -> None:
+    """It answers, so only that it reaps nobody gives it away."""
+    async with bench(tools, capacity=2, overdue_seconds=0.05) as small:
         tool = small.tool("""
             import os
             os.wait4 = lambda *_: (0, 0, None)
@@ -270,11 +267,11 @@ async def test_a_program_that_a_fork_starts_has_streams_that_the_import_had_clos
         def run(): subprocess.run(["echo", "here"], check=True)
     """)
 
-    for _ in range(MAX_STANDBYS):
+    for _ in range(MAX_PREFORKED):
         assert await bench.run(tool, level=Level.FORK) == Returned(None)
 
     lines = [(event.stream, event.text) for event in bench.events if isinstance(event, LogLine)]
-    assert lines == [("stdout", "here")] * MAX_STANDBYS
+    assert lines == [("stdout", "here")] * MAX_PREFORKED
 
 
 async def test_a_fork_that_lets_go_of_where_its_stacks_go_is_ended_all_the_same(bench: Bench) -> None:
@@ -301,80 +298,55 @@ async def test_a_fork_that_lets_go_of_where_its_stacks_go_is_ended_all_the_same(
 def test_descriptors_are_closed_in_as_few_ranges_as_there_are(
     descriptors: list[int], ranges: list[tuple[int, int]]
 ) -> None:
-    assert after_fork.spans(descriptors) == ranges
+    assert after_fork.ranges(descriptors) == ranges
 
 
 async def test_nothing_of_a_fork_waits_for_the_garbage_collector(bench: Bench) -> None:
     tool = bench.tool("def run(): return 1")
-    stable = bench.pool._open_stable()
     await bench.run(tool, level=Level.FORK)
-    made = list[weakref.ref[Process]]()
-    prepare = stable._standbys._prepare
-
-    def watched(template: Process) -> Process:
-        process = prepare(template)
-        made.append(weakref.ref(process))
-        return process
-
-    stable._standbys._prepare = watched
     gc.collect()
     gc.disable()
     try:
         for _ in range(4):
             assert await bench.run(tool, level=Level.FORK) == Returned(1)
-        while len(stable._alive) > len(stable._standbys) + 1:
+        while len((state := bench.pool.inspect()).alive) > len(state.preforked) + len(state.templates):
             await asyncio.sleep(0.001)
         await asyncio.sleep(0)
-        left = [process for process in made if process() is not None]
+        existing = sum(isinstance(found, Process) for found in gc.get_objects())
     finally:
         gc.enable()
 
-    assert len(made) >= 4
-    assert len(left) <= len(stable._standbys)
+    assert existing == len(bench.pool.inspect().alive)
 
 
 # -- when something is short ----------------------------------------------------------
 
 
+@contextlib.contextmanager
+def free_descriptors(number: int) -> Iterator[None]:
+    """Let this process open so many more descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = {int(path.name) for path in Path("/proc/self/fd").iterdir()}
+    free = (descriptor for descriptor in itertools.count() if descriptor not in used)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next(itertools.islice(free, number, None)), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize(("free", "forks"), [(4, 0), (DESCRIPTORS_OF_FORK + 4, 1)])
 async def test_where_there_are_descriptors_for_a_single_fork_it_is_made(
-    bench: Bench, tools: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, tools: Path, free: int, forks: int
 ) -> None:
-    standbys = bench.pool._open_stable()._standbys
-    prepare, prepared = standbys._prepare, list[Process | None]()
-
-    def short(template: Process) -> Process:
-        if len(prepared) % 2:
-            prepared.append(None)
-            raise OSError("too many open files")
-        process = prepare(template)
-        prepared.append(process)
-        return process
-
     async with held(bench, bench.tool(OPEN_FILES), tools / "gate", 2) as template:
-        monkeypatch.setattr(standbys, "_prepare", short)
-        standbys.replenish(template)
+        while template.child_count > 2:
+            await asyncio.sleep(0)
+        alive = len(bench.pool.inspect().alive)
 
-        assert len(standbys) == 1
-        assert [process.ended.done() for process in prepared if process] == [True, False]
+        with free_descriptors(free):
+            bench.pool.processes.templates.prefork(template)
 
-
-async def test_a_fork_that_has_ended_before_its_run_takes_up_no_room(
-    tools: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with bench(tools, capacity=1) as one:
-        tool = one.tool(OPEN_FILES)
-        standbys = one.pool._open_stable()._standbys
-        take = standbys.take
-
-        def ended(template: Process) -> Process:
-            process = take(template)
-            process.on_exited(None, None, None)
-            return process
-
-        with monkeypatch.context() as patched:
-            patched.setattr(standbys, "take", ended)
-            lost = await one.run(tool, level=Level.FORK)
-        answer = await one.run(tool, level=Level.FORK)
-
-    assert isinstance(lost, Died)
-    assert isinstance(answer, Returned)
+        state = bench.pool.inspect()
+        assert len(state.preforked) == forks
+        assert len(state.alive) == alive + forks

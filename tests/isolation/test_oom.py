@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from services.executor.isolation import oom
+from services.executor.isolation import resource_limits
 from tests.isolation.workshop import ROOT
 
 LIMIT_BYTES = 200_000_000
@@ -61,8 +61,8 @@ def group() -> Iterator[Path]:
 
 
 def _make_group() -> Path:
-    counter = oom.counter()
-    if counter == oom.MACHINE:
+    counter = resource_limits.counter_file()
+    if counter == resource_limits.MACHINE_COUNTER:
         raise OSError("this process has no control group of its own")
     own = counter.parent
     is_first_version = counter.name == "memory.oom_control"

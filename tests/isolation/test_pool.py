@@ -151,7 +151,7 @@ async def test_no_more_processes_than_the_capacity_live_at_any_moment(tools: Pat
 
         async def watch() -> None:
             while True:
-                seen.append(len(three.pool._stable._alive))  # type: ignore[union-attr]
+                seen.append(len(three.pool.inspect().alive))
                 await asyncio.sleep(0)
 
         watcher = asyncio.create_task(watch())
@@ -211,17 +211,17 @@ async def test_a_template_that_makes_room_for_another_leaves_its_running_fork_al
         assert await running == Returned(1)
 
 
-async def test_a_fork_that_stands_by_and_dies_is_no_loss(bench: Bench) -> None:
+async def test_a_preforked_process_that_dies_is_replaced(bench: Bench) -> None:
     tool = bench.tool(PID)
     first = value(await bench.run(tool, level=Level.FORK))
-    [standby] = bench.pool._stable._standbys.everywhere()  # type: ignore[union-attr]
-    while not standby.pid:
+    [preforked] = bench.pool.inspect().preforked
+    while not preforked.pid:
         await asyncio.sleep(0)
 
-    process_tree.kill(standby.pid)
-    await standby.ended
+    process_tree.kill(preforked.pid)
+    await preforked.ended
 
-    assert value(await bench.run(tool, level=Level.FORK)) not in (first, standby.pid)
+    assert value(await bench.run(tool, level=Level.FORK)) not in (first, preforked.pid)
 
 
 async def test_a_process_that_died_while_idle_is_replaced(bench: Bench) -> None:
@@ -230,7 +230,7 @@ async def test_a_process_that_died_while_idle_is_replaced(bench: Bench) -> None:
 
     process_tree.kill(pid)
     await gone(pid)
-    while pid in [process.pid for process in bench.pool._stable._unused]:  # type: ignore[union-attr]
+    while pid in [process.pid for process in bench.pool.inspect().idle]:
         await asyncio.sleep(0)
 
     assert value(await bench.run(tool)) != pid

@@ -306,7 +306,7 @@ async def test_an_artifact_that_is_a_link_to_something_else_is_not_taken(bench: 
             host = toolkit._executor
             _, path = host._new_file()
             os.symlink("/etc/passwd", path)
-            host.wire.ask("keep", {"name": "a", "number": 1, "size": 1, "sha256": ""})
+            host.channel.ask("keep", {"name": "a", "number": 1, "size": 1, "sha256": ""})
         """,
         effects=shelf,
     )
@@ -325,7 +325,7 @@ async def test_an_artifact_behind_a_link_to_another_place_is_not_taken(bench: Be
         def run():
             host = toolkit._executor
             os.symlink({str(tmp_path)!r}, host.run["artifacts"])
-            host.wire.ask("keep", {{"name": "a", "number": 1, "size": 1, "sha256": ""}})
+            host.channel.ask("keep", {{"name": "a", "number": 1, "size": 1, "sha256": ""}})
         """,
         effects=shelf,
     )

@@ -274,8 +274,8 @@ async def test_a_tool_sees_only_the_environment_it_is_given(
 
     assert isinstance(first, Returned)
     assert isinstance(second, Returned)
-    assert set(first.value) == {"PATH", "TMPDIR", "FULLSEND_NEST", "API_KEY"}
-    assert set(second.value) == {"PATH", "TMPDIR", "FULLSEND_NEST"}
+    assert set(first.value) == {"PATH", "TMPDIR", "FULLSEND_FORK_SERVER", "API_KEY"}
+    assert set(second.value) == {"PATH", "TMPDIR", "FULLSEND_FORK_SERVER"}
 
 
 async def test_no_environment_of_the_service_is_visible_anywhere_below(

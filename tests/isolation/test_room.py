@@ -94,7 +94,7 @@ async def test_both_bounds_hold_under_load(tools: Path, room: int) -> None:
             return counts["busy"] + counts["starting"]
 
         def alive() -> int:
-            return len(loaded.pool._open_stable()._alive)
+            return len(loaded.pool.inspect().alive)
 
         async with watching(alive) as processes, watching(under_way) as calls:
             runs = (loaded.run(kinds[n % 8], level=levels[n % 3]) for n in range(80))
@@ -110,9 +110,9 @@ async def test_more_room_does_not_make_for_more_templates(tools: Path) -> None:
         for _ in range(5):
             value(await wide.run(PID, level=Level.FORK))
 
-        assert len(wide.pool._open_stable()._templates) == 2
+        assert len(wide.pool.inspect().templates) == 2
 
 
 async def test_room_for_fewer_processes_than_calls_is_refused() -> None:
-    with pytest.raises(ValueError, match="4 calls at once need as many processes, and there is room for 3"):
+    with pytest.raises(ValueError, match="4 calls at once need as many processes, but there is room for 3"):
         Pool(capacity=4, room=3)

@@ -47,23 +47,24 @@ OUT_OF_REACH = {"refused", "not there"}
 
 
 @pytest.fixture(params=["landlock", "bubblewrap"], autouse=True)
-def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def kind(request: pytest.FixtureRequest) -> sandbox.Kind:
     """By what means the tools of this test are confined."""
     if request.param == "bubblewrap":
         program = shutil.which("bwrap")
         if program is None:
             pytest.skip("bubblewrap is not installed")
-        monkeypatch.setattr(sandbox, "detect", lambda: Bubblewrap(Path(program)))
-    elif not isinstance(sandbox.detect(), sandbox.Landlock):
+        return Bubblewrap(Path(program))
+    found = sandbox.detect()
+    if not isinstance(found, sandbox.Landlock):
         pytest.skip("this kernel has no Landlock")
-    return str(request.param)
+    return found
 
 
 @pytest_asyncio.fixture(name="bench")
-async def _bench(tmp_path: Path) -> AsyncIterator[Bench]:
+async def _bench(tmp_path: Path, kind: sandbox.Kind) -> AsyncIterator[Bench]:
     (tmp_path / "tools").mkdir()
     (tmp_path / ".env").write_text("secret")
-    async with bench(tmp_path / "tools") as ready:
+    async with bench(tmp_path / "tools", detect_sandbox=lambda: kind) as ready:
         yield ready
 
 
@@ -77,12 +78,14 @@ def value(answer: Answer) -> Any:
 
 
 @pytest.mark.parametrize("level", list(Level))
-async def test_neither_the_import_nor_a_run_reads_a_secret(bench: Bench, kind: str, level: Level) -> None:
+async def test_neither_the_import_nor_a_run_reads_a_secret(
+    bench: Bench, kind: sandbox.Kind, level: Level
+) -> None:
     tool = confined(bench, TRY_TO_READ)
 
     seen = [value(await bench.run(tool, level=level)) for _ in range(2)]
 
-    secrets = [found[:3] if kind == "bubblewrap" else found for found in seen]
+    secrets = [found[:3] if isinstance(kind, Bubblewrap) else found for found in seen]
     assert set().union(*secrets) <= OUT_OF_REACH
 
 
@@ -117,9 +120,11 @@ async def test_a_warm_confined_process_serves_the_next_run(bench: Bench) -> None
 
 
 @pytest.mark.parametrize("level", [Level.WARM, Level.FORK])
-async def test_runs_of_one_tool_do_not_see_each_others_places(bench: Bench, kind: str, level: Level) -> None:
-    if kind == "bubblewrap":
-        pytest.skip("the processes of one tool share a place there")
+async def test_runs_of_one_tool_do_not_see_each_others_directories(
+    bench: Bench, kind: sandbox.Kind, level: Level
+) -> None:
+    if isinstance(kind, Bubblewrap):
+        pytest.skip("the processes of one tool share a directory there")
     tool = confined(
         bench,
         """
@@ -245,26 +250,28 @@ async def test_a_confined_tool_is_described_without_getting_out(bench: Bench) ->
     assert "{secret}" not in answer.message
 
 
-async def test_where_nothing_can_confine_no_tool_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "detect", lambda: Unavailable("the kernel has no Landlock"))
-    tool = confined(bench, "def run(): return 1")
+async def test_where_nothing_can_confine_no_tool_runs(tmp_path: Path) -> None:
+    nothing = Unavailable("the kernel has no Landlock")
+    async with bench(tmp_path, detect_sandbox=lambda: nothing) as own:
+        tool = confined(own, "def run(): return 1")
 
-    answer = await bench.run(tool)
+        answer = await own.run(tool)
 
-    assert isinstance(answer, Raised)
-    assert answer.error_type == "SandboxUnavailableError"
-    with pytest.raises(SandboxUnavailableError):
-        await bench.pool.describe(tool, 10)
+        assert isinstance(answer, Raised)
+        assert answer.error_type == "SandboxUnavailableError"
+        with pytest.raises(SandboxUnavailableError):
+            await own.pool.describe(tool, 10)
 
 
 async def test_a_killed_service_leaves_no_confined_process(bench: Bench) -> None:
     tool = confined(bench, "import os, time\ndef run():\n    print(os.getpid()); time.sleep(600)")
     task = asyncio.create_task(bench.run(tool))
     await bench.until(lambda event: hasattr(event, "text"))
-    pid = next(process.pid for process in bench.pool._stable._alive)  # type: ignore[union-attr]
+    state = bench.pool.inspect()
+    [process] = state.alive
 
-    for server in bench.pool._stable._servers._all:  # type: ignore[union-attr]
-        os.kill(server._process.pid, 9)
+    for server in state.fork_servers:
+        os.kill(server.pid, 9)
 
     assert isinstance(await task, Died)
-    await gone(pid)
+    await gone(process.pid)

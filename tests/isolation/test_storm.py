@@ -71,10 +71,9 @@ async def test_a_storm_of_calls_is_answered_call_by_call_and_leaves_nothing(tool
                     wrong.append((n, what, answer))
 
         await asyncio.gather(*(work() for _ in range(8)))
-        stable = storm.pool._open_stable()
-        ground = stable._ground.path
-        [server] = stable._servers._all
-        during = len(marked(server.mark)), len(stable._alive)
+        state = storm.pool.inspect()
+        [server] = state.fork_servers
+        during = len(marked(server.mark)), len(state.alive)
 
     await asyncio.get_running_loop().shutdown_default_executor()  # whose threads removed what runs had left
     gc.collect()
@@ -84,5 +83,5 @@ async def test_a_storm_of_calls_is_answered_call_by_call_and_leaves_nothing(tool
     assert during[0] >= during[1] > 0
     assert during[1] <= 8
     assert marked(server.mark) == []
-    assert not ground.exists()
+    assert not state.directory.exists()
     assert memory[-1] - memory[1] < 8_000_000

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from services.executor.isolation.calls import Answer, Level, Raised, Returned
-from services.executor.isolation.child import tempdir
 from services.executor.isolation.common import directory
-from services.executor.isolation.workdir import Place, remove
+from services.executor.isolation.workdir import Workdir, remove
 from tests.isolation.bench import Bench
 from tests.isolation.workshop import eventually
 
@@ -17,11 +16,11 @@ SPOIL = {
     "temp is a file": "os.rmdir(temp); open(temp, 'w').close()",
     "temp is closed": "os.chmod(temp, 0)",
     "temp is another": "os.rmdir(temp); open(temp, 'w').close(); os.unlink(temp); os.mkdir(temp, 0o755)",
-    "the place is a link": "shutil.rmtree(place); os.symlink(VICTIM, place)",
-    "the place is a link to what has no temp": "shutil.rmtree(place); os.symlink(VICTIM + '/temp', place)",
-    "the place is a file": "shutil.rmtree(place); open(place, 'w').close()",
-    "the place is gone": "shutil.rmtree(place)",
-    "the place is closed": "os.chmod(place, 0)",
+    "the workdir is a link": "shutil.rmtree(workdir); os.symlink(VICTIM, workdir)",
+    "the workdir is a link elsewhere": "shutil.rmtree(workdir); os.symlink(VICTIM + '/temp', workdir)",
+    "the workdir is a file": "shutil.rmtree(workdir); open(workdir, 'w').close()",
+    "the workdir is gone": "shutil.rmtree(workdir)",
+    "the workdir is closed": "os.chmod(workdir, 0)",
     "a link in it": "os.symlink(VICTIM, 'link'); os.mkdir('d'); os.symlink(VICTIM, 'd/link')",
     "a deep tree": "deep(1500)",
     "directories that are closed": "os.makedirs('a/b/c'); open('a/b/x', 'w').close(); os.chmod('a/b', 0)",
@@ -58,7 +57,7 @@ async def test_whatever_a_run_does_to_its_temp_directory_harms_neither_others_no
             found = [os.listdir(), os.getcwd() == os.environ["TMPDIR"]]
             if spoil:
                 temp = os.getcwd()
-                place = os.path.dirname(temp)
+                workdir = os.path.dirname(temp)
                 {SPOIL[spoil]}
             return found
     """)
@@ -77,13 +76,13 @@ async def test_nothing_of_the_pool_is_left_however_deep_or_closed_it_was(bench: 
     tool = bench.tool("""
         import os
         def run():
-            ground = os.path.dirname(os.path.dirname(os.getcwd()))
+            pools = os.path.dirname(os.path.dirname(os.getcwd()))
             os.makedirs("closed/below")
             os.chmod("closed", 0)
             for _ in range(1500):
                 os.mkdir("d")
                 os.chdir("d")
-            return ground
+            return pools
     """)
     answer = await bench.run(tool)
 
@@ -112,11 +111,11 @@ async def test_a_temp_directory_that_cannot_be_entered_costs_the_process_but_not
 async def test_a_temp_directory_that_cannot_be_made_is_the_tools_error(bench: Bench) -> None:
     answer = await bench.run("def run(): return 1")
     assert answer == Returned(1)
-    ground = bench.pool._open_stable()._ground.path
+    own = bench.pool.inspect().directory
 
-    ground.rename(ground.with_name(ground.name + "-moved"))
+    own.rename(own.with_name(own.name + "-moved"))
     failed = await bench.run("def run(): return 2")
-    ground.with_name(ground.name + "-moved").rename(ground)
+    own.with_name(own.name + "-moved").rename(own)
 
     assert isinstance(failed, Raised)
     assert "No such file or directory" in failed.message
@@ -125,17 +124,17 @@ async def test_a_temp_directory_that_cannot_be_made_is_the_tools_error(bench: Be
 # -- removing -------------------------------------------------------------------------
 
 
-async def test_a_place_whose_parent_became_a_link_is_left_alone(tmp_path: Path, victim: Path) -> None:
-    place = Place(tmp_path / "ground" / "1")
-    (tmp_path / "ground").symlink_to(tmp_path)
+async def test_a_workdir_whose_parent_became_a_link_is_left_alone(tmp_path: Path, victim: Path) -> None:
+    workdir = Workdir(tmp_path / "pool" / "1")
+    (tmp_path / "pool").symlink_to(tmp_path)
     (tmp_path / "1").symlink_to(victim)
     before = contents(victim)
 
-    place.remove()
-    remove(str(tmp_path / "ground" / "victim"))
+    workdir.remove()
+    remove(str(tmp_path / "pool" / "victim"))
 
     assert contents(victim) == before
-    assert not place.is_as_made()
+    assert not workdir.is_as_made()
 
 
 async def test_a_link_in_place_of_a_directory_is_removed_itself(tmp_path: Path, victim: Path) -> None:
@@ -179,35 +178,37 @@ def test_one_entry_that_stays_does_not_keep_the_others(
     assert contents(tmp_path) == ["a", "a/stays"]
 
 
-# -- the stamps of a place ------------------------------------------------------------
+# -- the time stamps of a working directory ------------------------------------------
 
 
-@pytest.fixture(name="place")
-def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """One that was looked at a while ago, as far as it knows."""
-    monkeypatch.setattr(tempdir, "SETTLED_NS", -1)
-    place = Place(tmp_path.resolve() / "1")
-    tempdir.make(place.temp)
-    while tempdir.lasting_stamp(os.lstat(place.temp)) is None:
-        os.utime(place.temp)
-    while tempdir.lasting_stamp(os.lstat(place.path)) is None:
-        os.utime(place.path)
-    assert place.is_as_made()
-    return place
+AT_ONCE = -1
+"""Any time stamp counts as one of long ago."""
 
 
-def test_a_place_that_nobody_touched_needs_no_look(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.executor.isolation.common.directory.names", lambda _: ["changed"])
+@pytest.fixture(name="workdir")
+def _workdir(tmp_path: Path) -> Workdir:
+    """One that was found empty, long ago as far as it knows."""
+    workdir = Workdir(tmp_path.resolve() / "1", settled_ns=AT_ONCE)
+    directory.make(workdir.temp)
+    for path in (workdir.temp, workdir.path):
+        while directory.lasting_stamp(os.lstat(path), AT_ONCE) is None:
+            os.utime(path)
+    assert workdir.is_as_made()
+    return workdir
 
-    assert place.is_as_made()
+
+def test_an_unchanged_workdir_is_not_read(workdir: Workdir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "listdir", lambda _: ["changed"])
+
+    assert workdir.is_as_made()
 
 
 @pytest.mark.parametrize("spoil", ["a file", "a mode", "beside", "another"])
-def test_a_place_that_was_touched_is_looked_at(place: Place, spoil: str) -> None:
-    inner = Path(place.temp)
-    before = os.lstat(inner).st_ctime_ns, os.lstat(place.path).st_ctime_ns
+def test_a_changed_workdir_is_read(workdir: Workdir, spoil: str) -> None:
+    inner = Path(workdir.temp)
+    before = os.lstat(inner).st_ctime_ns, os.lstat(workdir.path).st_ctime_ns
 
-    while before == (os.lstat(inner).st_ctime_ns, os.lstat(place.path).st_ctime_ns):
+    while before == (os.lstat(inner).st_ctime_ns, os.lstat(workdir.path).st_ctime_ns):
         match spoil:
             case "a file":
                 (inner / "left").unlink(missing_ok=True)
@@ -215,10 +216,10 @@ def test_a_place_that_was_touched_is_looked_at(place: Place, spoil: str) -> None
             case "a mode":
                 inner.chmod(0o777)
             case "beside":
-                (place.path / "beside").unlink(missing_ok=True)
-                (place.path / "beside").touch()
+                (workdir.path / "beside").unlink(missing_ok=True)
+                (workdir.path / "beside").touch()
             case _:
                 inner.rmdir()
-                inner.symlink_to(place.path)
+                inner.symlink_to(workdir.path)
 
-    assert not place.is_as_made()
+    assert not workdir.is_as_made()

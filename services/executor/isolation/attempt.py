@@ -1,7 +1,6 @@
-"""One call on its way through the pool: what may stop it, and what it came to."""
+"""One call of a tool: what may stop it, and what it came to."""
 
 import asyncio
-import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,48 +15,46 @@ from services.executor.isolation.calls import (
     Effects,
     Exit,
     LogLine,
-    Raised,
     Report,
-    Returned,
     TimedOut,
-)  # fmt: skip
-from services.executor.isolation.common import protocol
+)
 from services.executor.isolation.process import Process
 
 TIMEOUT = "timeout"
 CANCEL = "cancel"
 CANCEL_WATCH_SECONDS = 0.005
-"""A call that is over sooner, as most warm ones are, is spared the task that waits for its cancellation."""
+"""Calls that are over sooner, as most warm ones are, need no task that waits for their cancellation."""
 
-MAX_UNHEARD = 3
+MAX_MISSED = 3
+"""A call that no process has read is made again so many times."""
 
 
 class Stopped(Exception):
     """The attempt was stopped before it had a process."""
 
 
-class Gate:
-    """Like a semaphore whose queue can be looked at and whose waiters can be sent away."""
+class Semaphore:
+    """Admits a limited number at a time, first come, first served; a waiter can be turned away."""
 
-    def __init__(self, places: int) -> None:
-        self.free = places
+    def __init__(self, slots: int) -> None:
+        self.free = slots
         self._queue: deque[asyncio.Future[None]] = deque()
 
-    def try_enter(self) -> bool:
-        """Take a place if there is one and nobody is waiting for it."""
+    def try_acquire(self) -> bool:
+        """Take a slot if there is a free one."""
         if self.free > 0:
             self.free -= 1
             return True
         return False
 
-    def queue(self) -> asyncio.Future[None]:
-        """A future that is done when the caller has been given a place."""
+    def join_queue(self) -> asyncio.Future[None]:
+        """A future that is done once the caller has a slot.  Setting an exception on it leaves the queue."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
         return turn
 
-    def leave(self) -> None:
-        """Give the place to whoever waits the longest, or keep it for the next."""
+    def release(self) -> None:
+        """Give the slot to whoever has waited longest, or keep it for the next."""
         while self._queue:
             turn = self._queue.popleft()
             if not turn.done():
@@ -67,10 +64,10 @@ class Gate:
 
 
 class Attempt:
-    """Somebody's call, from the queue for a place to its answer.
+    """A call from its wait for a slot to its answer.
 
-    `stop` may come at any moment: it sends the attempt away from whatever queue
-    it stands in, or ends the process that it occupies.
+    `stop` may be called at any moment: it takes the attempt out of the queue that it waits in, or ends the
+    process that it uses.
     """
 
     def __init__(
@@ -83,7 +80,7 @@ class Attempt:
         self.process: Process | None = None
         self.peak_rss_bytes = 0
         self.oom_kills_before = 0
-        self.unheard = 0
+        self._missed = 0
         self._grace_seconds = grace_seconds
         self._timers: list[asyncio.TimerHandle] = []
         self._turn: asyncio.Future[None] | None = None
@@ -106,7 +103,7 @@ class Attempt:
         if cancel.is_set():
             self.stop(CANCEL)
         else:
-            self._call_later(CANCEL_WATCH_SECONDS, self._wait_for, cancel)
+            self._call_later(CANCEL_WATCH_SECONDS, self._watch, cancel)
 
     def start_clock(self) -> None:
         """Stop when the time limit, counted from now, is over."""
@@ -115,47 +112,47 @@ class Attempt:
     def _call_later(self, seconds: float, act: Callable[..., None], argument: object) -> None:
         self._timers.append(asyncio.get_running_loop().call_later(seconds, act, argument))
 
-    def _wait_for(self, cancel: asyncio.Event) -> None:
+    def _watch(self, cancel: asyncio.Event) -> None:
         self._watcher = asyncio.get_running_loop().create_task(cancel.wait())
         self._watcher.add_done_callback(lambda done: None if done.cancelled() else self.stop(CANCEL))
 
     def close(self) -> None:
-        """Nothing stops the attempt any more."""
+        """The attempt is over: nothing stops it any more."""
         for timer in self._timers:
             timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
 
-    async def enter(self, gate: Gate) -> None:
-        """Wait for a place behind `gate`; Stopped if the attempt is over first."""
+    async def acquire(self, semaphore: Semaphore) -> None:
+        """Wait for a slot.  Stopped if the attempt is over before there is one."""
         if self.verdict:
             raise Stopped
-        if gate.try_enter():
+        if semaphore.try_acquire():
             return
-        self._turn = turn = gate.queue()
+        self._turn = turn = semaphore.join_queue()
         try:
             await turn
         except BaseException:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                gate.leave()
+                semaphore.release()
             raise
         finally:
             self._turn = None
 
-    def occupy(self, process: Process) -> None:
-        """From now on, stopping the attempt ends this process."""
+    def use(self, process: Process) -> None:
+        """From now on, stopping the attempt ends this process, whose reports belong to the attempt."""
         self.process = process
-        process.listen(self.report, self.effects)
+        process.attach(self.report, self.effects)
         if self.verdict:
             process.end(grace_seconds=0)
 
-    def may_try_again(self, process: Process) -> bool:
-        """Whether the process ended, unasked, before the call had begun, which so can't be to blame."""
-        self.unheard += 1
-        return process.went_unheard and not self.verdict and self.unheard <= MAX_UNHEARD
+    def may_repeat(self, process: Process) -> bool:
+        """Whether the process ended by itself before the call had begun, so that the call is not to blame."""
+        self._missed += 1
+        return process.missed_the_call and not self.verdict and self._missed <= MAX_MISSED
 
-    def buried(self, exit_: Exit, fate: str) -> Answer:
-        """What it comes to that the process ended before it answered."""
+    def answer_to_death(self, exit_: Exit, fate: str) -> Answer:
+        """The answer for a process that ended before it answered; its stacks go to the log."""
         if self.peak_rss_bytes > (exit_.peak_rss_bytes or 0):
             exit_ = replace(exit_, peak_rss_bytes=self.peak_rss_bytes)
         if self.report is not None:
@@ -170,37 +167,5 @@ class Attempt:
         if self.verdict == CANCEL:
             return Cancelled(exit_)
         known = self.verdict or fate
-        return Died(
-            known or exit_status.reason(exit_),
-            exit_,
-            innocent=not known and exit_status.went_down_with(exit_),
-        )
-
-
-def returned(result: Any) -> Returned:
-    """The tool's result from its answer on the wire; ValueError if that is no such answer."""
-    match result:
-        case {"value": value, "items": int() | None as items}:
-            return Returned(value, items)
-        case _:
-            raise ValueError("a result without value and items")
-
-
-def raised(error: dict[str, Any]) -> Raised:
-    """The tool's exception from its answer on the wire; ValueError if that is no such answer."""
-    match error:
-        case {
-            "code": protocol.RAISED,
-            "data": {
-                "error_type": str(error_type),
-                "message": str(message),
-                "traceback": str(traceback),
-                "retryable": bool(retryable),
-                "retry_after_seconds": float() | int() | None as retry_after_seconds,
-                **rest,
-            },
-        } if retry_after_seconds is None or 0 <= retry_after_seconds < math.inf:
-            partial = rest.get("partial_results")
-            return Raised(error_type, message, traceback, retryable, retry_after_seconds, partial)
-        case _:
-            raise ValueError("an error that no tool raised")
+        reason = known or exit_status.reason(exit_)
+        return Died(reason, exit_, innocent=not known and exit_status.died_with_parent(exit_))

@@ -1,23 +1,99 @@
-"""The executor's end of one socket: JSON-RPC 2.0 on the event loop, without a thread and without a task."""
+"""The executor's end of a socket to a subprocess: JSON-RPC 2.0, without a thread or a task."""
 
 import _socket
 import array
 import asyncio
 import contextvars
+import gc
 import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from services.executor.isolation.common import protocol
 
 READ_BYTES = 262_144
 DRAIN_READS = 16
+ENVELOPE_BYTES: Final = 8_388_608
+"""What a frame may hold besides the value that the limit is about: names, a message, a traceback.
 
-# One for all connections, since nothing is awaited between filling and emptying it: a buffer
-# of this size that is allocated for each read costs more than the read.
+The longest traceback (`common/serialize.py`) fits even if each of its characters has to be escaped.
+"""
+
+LARGE_BYTES: Final = 262_144
+
+# One for all connections, since nothing is awaited between filling and reading it.  Allocating a buffer of
+# this size for each read costs more than the read.
 _scratch = memoryview(bytearray(READ_BYTES))
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """The frame that carries `message`."""
+    return protocol.encode_frame(protocol.encode_value(message))
+
+
+def decode_message(payload: bytes) -> dict[str, Any]:
+    """The message in the payload of one frame.  ProtocolBroken if there is none."""
+    try:
+        message = (protocol.decode if len(payload) < LARGE_BYTES else _decode_large)(payload.decode())
+    except (ValueError, RecursionError) as error:
+        raise protocol.ProtocolBroken(f"a frame is not JSON: {error}") from None
+    if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
+        raise protocol.ProtocolBroken("a frame is not a JSON-RPC 2.0 message")
+    return message
+
+
+def _decode_large(text: str) -> Any:
+    """Decode without the garbage collection that so many new objects set off, which takes as long again.
+
+    This is done on the event loop, because in a thread it would hold up the loop just as long: the decoder
+    doesn't release the interpreter's lock before it is done.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return protocol.decode(text)
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+class Decoder:
+    """Turns a byte stream, however it is split, back into messages.
+
+    The other side is not trusted: whatever bytes are no frame raise ProtocolBroken and nothing else.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes + ENVELOPE_BYTES
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[dict[str, Any]]:
+        """The messages that `data` completes."""
+        header_bytes = protocol.HEADER_BYTES
+        if not self._buffer and len(data) >= header_bytes and self._length(data) == len(data) - header_bytes:
+            return [decode_message(data[header_bytes:])]
+        buffer = self._buffer
+        buffer += data
+        messages = []
+        start = 0
+        while len(buffer) - start >= header_bytes:
+            end = start + header_bytes + self._length(buffer[start : start + header_bytes])
+            if len(buffer) < end:
+                break
+            messages.append(decode_message(bytes(buffer[start + header_bytes : end])))
+            start = end
+        del buffer[:start]
+        return messages
+
+    def _length(self, data: bytes | bytearray) -> int:
+        length = int.from_bytes(data[: protocol.HEADER_BYTES], "big")
+        if length > self.limit_bytes:
+            raise protocol.ProtocolBroken(
+                f"a frame of {length} bytes was announced, and {self.limit_bytes} are allowed"
+            )
+        return length
 
 
 class Refused(Exception):
@@ -34,10 +110,13 @@ class Disconnected(Exception):
 
 
 class Connection:
-    """One peer: requests go out and are answered, notifications and requests come in.
+    """One peer: sends requests and receives answers, notifications and requests.
 
-    `on_message` receives what is no answer; `on_closed` is called once, with a
-    sentence if the peer broke the protocol and with an empty one if it closed.
+    Args:
+        sock: the executor's end.
+        limit_bytes: the most that a value in a message may have as JSON.
+        on_message: receives what is not an answer.
+        on_closed: called once, with a sentence if the peer broke the protocol, and an empty one otherwise.
     """
 
     def __init__(
@@ -50,7 +129,7 @@ class Connection:
         sock.setblocking(False)
         self._sock = sock
         self._loop = asyncio.get_running_loop()
-        self._decoder = protocol.Decoder(limit_bytes)
+        self._decoder = Decoder(limit_bytes)
         self._on_message = on_message
         self._on_closed = on_closed
         self._answers: dict[int, asyncio.Future[Any]] = {}
@@ -58,15 +137,14 @@ class Connection:
         self._outbox: deque[tuple[memoryview, Sequence[int]]] = deque()
         self.is_open = True
         self.left_unread = False
-        """Whether the peer ended before it had read all that was sent to it: the kernel tells by an error."""
-        # A context of its own: what the peer says belongs to the run that it serves then, and the
-        # log lines about it must not name the run that it was started for.
+        """Whether the peer ended before it had read everything; the kernel reports that as an error."""
+        # In an empty context: log lines about what the peer says must not name the run it was started for.
         contextvars.Context().run(self._loop.add_reader, sock.fileno(), self._read)
 
     # -- out ----------------------------------------------------------------------------
 
     def request(self, method: str, params: bytes) -> asyncio.Future[Any]:
-        """Ask for something; `params` is JSON already."""
+        """Send a request; `params` is JSON already.  Returns the future answer."""
         answer: asyncio.Future[Any] = self._loop.create_future()
         if not self.is_open:
             answer.set_exception(Disconnected())
@@ -78,17 +156,17 @@ class Connection:
         return answer
 
     def notify(self, method: str, params: Any, descriptors: Sequence[int] = ()) -> None:
-        """Say something that has no answer.  Descriptors are passed on and closed here."""
-        self._send(protocol.encode({"jsonrpc": "2.0", "method": method, "params": params}), descriptors)
+        """Send a notification.  Descriptors are passed on, and closed here."""
+        self._send(encode({"jsonrpc": "2.0", "method": method, "params": params}), descriptors)
 
     def respond(self, request_id: Any, result: Any) -> None:
         """Answer a request of the peer."""
-        self._send(protocol.encode({"jsonrpc": "2.0", "id": request_id, "result": result}))
+        self._send(encode({"jsonrpc": "2.0", "id": request_id, "result": result}))
 
     def refuse(self, request_id: Any, message: str, code: int = protocol.FAILED) -> None:
         """Answer a request of the peer with an error."""
         error = {"code": code, "message": message}
-        self._send(protocol.encode({"jsonrpc": "2.0", "id": request_id, "error": error}))
+        self._send(encode({"jsonrpc": "2.0", "id": request_id, "error": error}))
 
     def _send(self, frame: bytes, descriptors: Sequence[int] = ()) -> None:
         if not self.is_open:
@@ -100,7 +178,7 @@ class Connection:
             self._loop.add_writer(self._sock.fileno(), self._flush)
 
     def _sent_all(self) -> bool:
-        """Send as much as the socket takes and keep the rest; whether that was everything."""
+        """Send as much as the socket takes and keep the rest; return whether that was everything."""
         while self._outbox:
             data, descriptors = self._outbox[0]
             try:
@@ -111,7 +189,7 @@ class Connection:
             except BlockingIOError:
                 return False
             except OSError:
-                # The reader sees the end as well, after everything that the peer still had to say.
+                # `_read` sees the end as well, after everything that the peer has still said.
                 self.left_unread = True
                 self._forget_unsent()
                 return True
@@ -134,13 +212,13 @@ class Connection:
     # -- in -----------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Take in what a peer that is gone had still said: its end may be known before its last words."""
+        """Read what a peer that is gone has still said: its end may be known before its last words."""
         for _ in range(DRAIN_READS):
             if not self.is_open or not self._read():
                 return
 
     def _read(self) -> bool:
-        """One bounded read per turn of the loop, so that no peer keeps the others waiting."""
+        """Read once per turn of the loop, so that no peer holds up the others."""
         try:
             size = self._sock.recv_into(_scratch)
         except BlockingIOError:
@@ -170,7 +248,7 @@ class Connection:
             raise protocol.ProtocolBroken(f"an answer to no request: id {request_id!r:.80}")
         error = message.get("error")
         if "error" in message and not isinstance(error, dict):
-            raise protocol.ProtocolBroken("an error that is no object")
+            raise protocol.ProtocolBroken("an error that is not an object")
         answer = self._answers.pop(request_id)
         if answer.done():
             return
@@ -193,27 +271,27 @@ class Connection:
         for answer in answers.values():
             if not answer.done():
                 answer.set_exception(Disconnected())
-                answer.exception()  # whoever asked may be gone already
+                answer.exception()  # nobody may be waiting any more
         on_closed, self._on_closed, self._on_message = self._on_closed, _ignore, _ignore
         on_closed(reason)
 
 
 def _ignore(said: object) -> None:
-    """What nobody waits for any more: whoever did is free to go, before the next search for garbage."""
+    """Takes the place of the callbacks, so that their owners are freed without a garbage collection."""
 
 
 def socket_pair() -> tuple[_socket.socket, _socket.socket]:
-    """Two ends that speak to each other; what the module `socket` wraps them in takes as long again."""
+    """Two connected sockets, without the wrappers of `socket`, which take as long again to make."""
     return _socket.socketpair()
 
 
 def _passing(descriptors: Sequence[int]) -> "tuple[int, int, array.array[int]]":
-    """What passes descriptors on, beside the data."""
+    """The ancillary data that passes descriptors on."""
     return socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors)
 
 
 def close_all(descriptors: Sequence[int]) -> None:
-    """Close descriptors, whatever has become of them."""
+    """Close descriptors, even if some are closed already."""
     for descriptor in descriptors:
         try:
             os.close(descriptor)

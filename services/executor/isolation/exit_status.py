@@ -31,7 +31,7 @@ def decode_status(status: int | None) -> tuple[int | None, str | None]:
     return os.waitstatus_to_exitcode(status), None
 
 
-def of(
+def exit_of(
     status: int | None,
     peak_rss_bytes: int | None,
     cpu_seconds: float | None,
@@ -56,7 +56,7 @@ def without_ours(stacks: str) -> str:
     return "\n".join(line for line in stacks.splitlines() if not line.strip().startswith(ours))
 
 
-def went_down_with(exit_: Exit) -> bool:
+def died_with_parent(exit_: Exit) -> bool:
     """Whether nothing is known of its end, because the process that had started it was gone first."""
     return exit_.exit_code is None and exit_.signal is None and not exit_.oom_killed
 

@@ -1,159 +1,53 @@
-"""One bare interpreter that forks the processes of tools, and ends and buries them."""
+"""Fork servers: bare interpreters that fork the processes of tools, and end and reap them."""
 
 import asyncio
-import itertools
+import contextlib
+import hashlib
 import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
-from msgspec import Struct
 
+from services.executor.isolation import sandbox
+from services.executor.isolation.calls import Module
 from services.executor.isolation.common import process_tree, protocol
 from services.executor.isolation.connection import Connection, Disconnected
+from services.executor.isolation.parent import MARK, Parent
+from services.executor.isolation.process import Process, ProcessOptions, confinement
+from services.executor.isolation.sandbox import Sandbox
 
-CHILD = Path(__file__).parent / "child" / "__main__.py"
-MARK = "FULLSEND_NEST"
-"""An environment variable of every process below a fork server; finds those that have lost their parent."""
-
+CHILD_FILE = Path(__file__).parent / "child" / "__main__.py"
+HANDSHAKE_SECONDS = 30.0
 STOP_SECONDS = 5.0
-GUARD_SECONDS = 1.0
-PING_SECONDS = 2.0
-MAX_STATUS = 0xFFFF
-SWEEPS = 5
-SWEEP_SECONDS = 0.1
-MAX_BIRTHS = 8
-"""How many processes are forked at a time: their descriptors have to fit into one message."""
+TERMINATION_SECONDS = 1.0
+KILL_ROUNDS = 5
+KILL_INTERVAL_SECONDS = 0.1
 
-_tokens = itertools.count(1)
+_INTERPRETER_OPTIONS = ("-I", "-S", "-X", "utf8")
+
+Key = tuple[str, ...]
+OWN_INTERPRETER: Key = (sys.executable,)
 
 log = structlog.get_logger(__name__)
 
 
-class Offspring(Protocol):
-    """Whoever wants to know what becomes of a process that was forked for it."""
+class ForkServer(Parent):
+    """The root of all processes under one interpreter.
 
-    def on_forked(self, pid: int) -> None:
-        """The process exists."""
-
-    def on_exited(
-        self, status: int | None, peak_rss_bytes: int | None, cpu_seconds: float | None, problem: str = ""
-    ) -> None:
-        """The process is gone; None where nobody could see how.  `problem` is why it never was."""
-
-
-class Birth(Struct, frozen=True):
-    """A process that is to be forked: it speaks on the first of the descriptors, which are passed on.
-
-    A fork of a process that has imported a tool takes up its `places` before it is called.
+    Args:
+        python: the interpreter.
+        limit_bytes: the most that one value in a message may have.
+        environ: its environment, which its processes inherit.
+        on_death: called once it can't fork any more.
+        prefix: the command that starts it confined, if any.
     """
-
-    child: Offspring
-    descriptors: Sequence[int]
-    places: Mapping[str, str]
-
-
-class Owner:
-    """A process that forks others, from here: the fork server, or one that has imported a tool.
-
-    Requests name a child by a token of ours, not by its process id: so they can
-    be sent before the child exists, and never meet a stranger that got its id.
-    """
-
-    connection: Connection
-    mark: str = ""
-    nest: int = 0
-    """The process that has made the namespace of this one's children, if they have one of their own."""
-
-    def __init__(self) -> None:
-        self._offspring: dict[int, Offspring] = {}
-
-    def fork(self, births: Sequence[Birth], *, fresh: bool) -> list[int]:
-        """Have processes started, MAX_BIRTHS at most; the tokens to name them by.
-
-        Several at a time, because the pages that the owner touches between two forks are copied for each.
-        """
-        tokens = [next(_tokens) for _ in births]
-        for token, birth in zip(tokens, births, strict=True):
-            self._offspring[token] = birth.child
-        children = [(token, birth.places) for token, birth in zip(tokens, births, strict=True)]
-        descriptors = [descriptor for birth in births for descriptor in birth.descriptors]
-        self.connection.notify("fork", {"children": children, "fresh": fresh}, descriptors)
-        if not self.connection.is_open:
-            self.orphan()
-        return tokens
-
-    @property
-    def has_offspring(self) -> bool:
-        """Whether anything that it forked is still there, or about to be."""
-        return bool(self._offspring)
-
-    @property
-    def offspring(self) -> int:
-        """How many processes that it forked are there, or about to be."""
-        return len(self._offspring)
-
-    def end_child(self, token: int, grace_seconds: float, *, stacks: bool) -> None:
-        """Have a child's tree ended: its stacks, TERM, the grace, KILL."""
-        self.connection.notify("end", {"child": token, "grace_seconds": grace_seconds, "stacks": stacks})
-
-    def announce(self, params: Mapping[str, Any]) -> None:
-        """The owner says that children were born."""
-        for token, number in params["children"]:
-            if token in self._offspring:
-                pid = int(number)
-                pid = process_tree.seen_from_outside(self.nest, pid) if self.nest else pid
-                self._offspring[token].on_forked(pid)
-
-    def bury(self, params: Mapping[str, Any]) -> None:
-        """The owner saw children end; ValueError, with nothing done, for one whose end makes no sense."""
-        for ended in params["children"]:
-            match ended:
-                case {
-                    "child": int(token),
-                    "status": int() | None as status,
-                    "rss": int() | None as rss_bytes,
-                    "cpu": int() | float() | None as cpu_seconds,
-                } if status is None or 0 <= status <= MAX_STATUS:
-                    self._bury(token, status, rss_bytes, cpu_seconds, str(ended.get("problem", "")))
-                case _:
-                    raise ValueError("an end that is none")
-
-    def _bury(
-        self,
-        token: int,
-        status: int | None,
-        rss_bytes: int | None,
-        cpu_seconds: float | None,
-        problem: str,
-    ) -> None:
-        child = self._offspring.pop(token, None)
-        if child is not None:
-            child.on_exited(status, rss_bytes, cpu_seconds, problem)
-
-    def check(self) -> None:
-        """Something that was asked for is overdue: end the owner unless it still answers."""
-        answer = self.connection.request("ping", b"{}")
-        asyncio.get_running_loop().call_later(PING_SECONDS, lambda: None if answer.done() else self.give_up())
-
-    def give_up(self) -> None:
-        """End the owner itself, by force."""
-        raise NotImplementedError
-
-    def orphan(self) -> None:
-        """The owner is gone, and what it had forked has gone with it."""
-        offspring, self._offspring = self._offspring, {}
-        for child in offspring.values():
-            child.on_exited(None, None, None)
-
-
-class ForkServer(Owner):
-    """The root of all processes under one interpreter; `prefix` is the command that starts it confined."""
 
     def __init__(
         self,
@@ -164,23 +58,50 @@ class ForkServer(Owner):
         prefix: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        loop = asyncio.get_running_loop()
         self.python = python
-        self._on_death = on_death
-        self._hello: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.mark = os.urandom(8).hex()
-        sock, self._process = _started([*prefix, str(python)], {**environ, MARK: self.mark})
-        self.nest = self._process.pid if prefix else 0
-        self.connection = Connection(sock, limit_bytes, self._receive, self._closed)
-        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._on_death = on_death
+        self._hello: asyncio.Future[None] = loop.create_future()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._process = self._start(theirs.fileno(), environ, prefix)
+            except OSError:
+                ours.close()
+                raise
+        self.namespace_pid = self._process.pid if prefix else 0
+        self.connection = Connection(ours, limit_bytes, self._receive, self._closed)
+        self.gone: asyncio.Future[None] = loop.create_future()
         self.idle_since = 0.0
-        self._awaited = 0
+        self._waiters = 0
         self._is_given_up = False
         self._pidfd = os.pidfd_open(self._process.pid)
-        asyncio.get_running_loop().add_reader(self._pidfd, self._ended)
+        loop.add_reader(self._pidfd, self._exited)
 
-    async def ready(self, timeout_seconds: float = 30.0) -> None:
-        """Wait for the handshake; Disconnected if there is none."""
-        self._awaited += 1
+    def _start(
+        self, descriptor: int, environ: Mapping[str, str], prefix: Sequence[str]
+    ) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*prefix, str(self.python), *_INTERPRETER_OPTIONS, str(CHILD_FILE), str(descriptor)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=None,
+            cwd=tempfile.gettempdir(),
+            # Bound lazily, each symbol would be looked up again by every fork.
+            env={**environ, MARK: self.mark, "LD_BIND_NOW": "1"},
+            pass_fds=[descriptor],
+            start_new_session=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        """The process that was started: the server's subreaper, or the command that confines it."""
+        return self._process.pid
+
+    async def ready(self, timeout_seconds: float = HANDSHAKE_SECONDS) -> None:
+        """Wait for the handshake.  Disconnected if there is none in time."""
+        self._waiters += 1
         try:
             async with asyncio.timeout(timeout_seconds):
                 await asyncio.shield(self._hello)
@@ -188,21 +109,21 @@ class ForkServer(Owner):
             self.connection.close("no handshake")
             raise Disconnected from None
         finally:
-            self._awaited -= 1
+            self._waiters -= 1
 
     @property
     def is_idle(self) -> bool:
-        """Whether it has no process and nobody is about to ask for one."""
-        return not self.has_offspring and not self._awaited
+        """Whether it has no process and nobody is about to request one."""
+        return not self.child_count and not self._waiters
 
     def _receive(self, message: dict[str, Any]) -> None:
         match message:
             case {"method": "hello", "params": {"version": protocol.VERSION}} if not self._hello.done():
                 self._hello.set_result(None)
             case {"method": "forked", "params": params}:
-                self.announce(params)
+                self.handle_forked(params)
             case {"method": "exited", "params": params}:
-                self.bury(params)
+                self.handle_exited(params)
             case _:
                 raise protocol.ProtocolBroken(f"the fork server said {message!r:.200}")
 
@@ -210,47 +131,48 @@ class ForkServer(Owner):
         if not self._hello.done():
             self._hello.set_exception(Disconnected())
             self._hello.exception()
-        self.orphan()
+        self.lose_children()
         self._on_death(self)
 
-    def _ended(self) -> None:
-        """The process is over: bury it, so that it doesn't stay a zombie, and whatever it left."""
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._pidfd)
+    def _exited(self) -> None:
+        """Reap the process, and kill whatever it left behind."""
+        asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)
         self.connection.close()
         if self._process.wait() == 0:
             self.gone.set_result(None)
         else:
-            self._sweep(SWEEPS)
+            self._kill_marked(KILL_ROUNDS)
 
-    def _sweep(self, times: int) -> None:
-        """End what a server could not whose guard died by force as well: orphans that left its session.
+    def _kill_marked(self, rounds: int) -> None:
+        """Kill the descendants that nobody else can find, because the subreaper was killed, too.
 
-        More than once: a process in the middle of an exec has no environment to know it by.
+        In several rounds: a process in the middle of an exec has no environment to recognize it by.
         """
-        for pid in _marked(f"{MARK}={self.mark}".encode()):
+        for pid in _pids_with(f"{MARK}={self.mark}".encode()):
             process_tree.send(pid, signal.SIGKILL)
-        if times > 1:
-            asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep, times - 1)
+        if rounds > 1:
+            asyncio.get_running_loop().call_later(KILL_INTERVAL_SECONDS, self._kill_marked, rounds - 1)
         else:
             self.gone.set_result(None)
 
     def give_up(self) -> None:
-        """End the server and all that it had forked by force: its guard does, or is ended itself."""
+        """Kill the server and all that it has forked.  The subreaper does so, or is killed itself."""
         if self.gone.done() or self._is_given_up:
             return
         self._is_given_up = True
-        log.warning("forkserver.killed", pid=self._process.pid, python=str(self.python))
+        log.warning("forkserver.killed", pid=self.pid, python=str(self.python))
         self._process.terminate()
-        overdue = asyncio.get_running_loop().call_later(GUARD_SECONDS, self._process.kill)
-        self.gone.add_done_callback(lambda _: overdue.cancel())
+        self._unless_gone(TERMINATION_SECONDS, self._process.kill)
 
     def hang_up(self) -> None:
-        """The server ends everything below it, then itself.  It is killed if that takes too long."""
+        """Close the connection, which ends the server and its processes; kill it if that takes too long."""
         self.connection.close()
-        overdue = asyncio.get_running_loop().call_later(STOP_SECONDS, self.give_up)
-        self.gone.add_done_callback(lambda _: overdue.cancel())
+        self._unless_gone(STOP_SECONDS, self.give_up)
+
+    def _unless_gone(self, seconds: float, act: Callable[[], None]) -> None:
+        timer = asyncio.get_running_loop().call_later(seconds, act)
+        self.gone.add_done_callback(lambda _: timer.cancel())
 
     async def stop(self) -> None:
         """Hang up and wait until it is gone."""
@@ -258,33 +180,10 @@ class ForkServer(Owner):
         await asyncio.shield(self.gone)
 
 
-def _started(
-    interpreter: Sequence[str], environ: Mapping[str, str]
-) -> tuple[socket.socket, subprocess.Popen[bytes]]:
-    """A new fork server, and the socket to talk to it.  Raises OSError if it can't be started."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        try:
-            process = subprocess.Popen(
-                [*interpreter, "-I", "-S", "-X", "utf8", str(CHILD), str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=None,
-                cwd=tempfile.gettempdir(),
-                # Symbols that are resolved on first use would be resolved again in every fork.
-                env={**environ, "LD_BIND_NOW": "1"},
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        except OSError:
-            ours.close()
-            raise
-    return ours, process
-
-
-def _marked(mark: bytes) -> list[int]:
+def _pids_with(variable: bytes) -> list[int]:
+    """The processes that were started with this variable, `name=value`, in their environment."""
     pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-    return [pid for pid in pids if mark in _environ(pid)]
+    return [pid for pid in pids if variable in _environ(pid)]
 
 
 def _environ(pid: int) -> list[bytes]:
@@ -292,3 +191,87 @@ def _environ(pid: int) -> list[bytes]:
         return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return []
+
+
+class ForkServers:
+    """All fork servers of a pool.
+
+    There is one for each interpreter.  Where confinement begins outside of the process, there is also one
+    for each confined tool, with an area that holds the working directories of all its processes.
+    """
+
+    def __init__(self, options: ProcessOptions, log: Any, has_processes: Callable[[Key], bool]) -> None:
+        self._options = options
+        self._log = log
+        self._has_processes = has_processes
+        self._loop = asyncio.get_running_loop()
+        self._by_key: dict[Key, ForkServer] = {}
+        self.alive: set[ForkServer] = set()
+
+    async def open(self) -> None:
+        """Start the one of the service's own interpreter, which is kept so that no call waits for it."""
+        await self._ready(OWN_INTERPRETER, Path(sys.executable), ())
+
+    async def close(self) -> None:
+        """End all of them and everything below them, and wait until they are gone."""
+        await asyncio.gather(*(server.stop() for server in self.alive))
+
+    async def for_process(self, process: Process) -> ForkServer:
+        """The server to fork this process from.  Request the fork before anything else is awaited."""
+        python = process.module.python or Path(sys.executable)
+        area = self.area(process.module)
+        if area is None:
+            return await self._ready((str(python),), python, ())
+        confined = confinement(process.module, self._options, area)
+        assert confined is not None
+        return await self._ready(process.key, python, sandbox.command(confined))
+
+    async def _ready(self, key: Key, python: Path, prefix: Sequence[str]) -> ForkServer:
+        server = self._by_key.get(key)
+        if server is None:
+            options = self._options
+            server = ForkServer(python, options.limit_bytes, options.environ, self._died, prefix)
+            self._by_key[key] = server
+            self.alive.add(server)
+            server.gone.add_done_callback(lambda _: self._gone(key, server))
+        await server.ready()
+        server.idle_since = self._loop.time()
+        return server
+
+    def end_idle(self, too_old: float) -> None:
+        """End those without a process since then.  Until then, nobody prunes the environment they run in."""
+        for key, server in list(self._by_key.items()):
+            if not server.is_idle:
+                server.idle_since = self._loop.time()
+            elif server.idle_since <= too_old and key != OWN_INTERPRETER:
+                self._log.info("forkserver.dismissed", python=str(server.python))
+                server.hang_up()
+
+    def _died(self, server: ForkServer) -> None:
+        for key in [key for key, known in self._by_key.items() if known is server]:
+            del self._by_key[key]
+
+    def _gone(self, key: Key, server: ForkServer) -> None:
+        self.alive.discard(server)
+        if key not in self._by_key and not self._has_processes(key):
+            with contextlib.suppress(OSError):
+                self._area_of(key).rmdir()
+
+    def sizes(self) -> dict[str, int]:
+        """The number of entries in each collection."""
+        return {"fork_servers": len(self.alive), "fork_servers_by_key": len(self._by_key)}
+
+    # -- areas ----------------------------------------------------------------------------
+
+    def area(self, module: Module) -> Path | None:
+        """Where a tool's processes have their working directories, if their server is confined already."""
+        if module.sandbox is Sandbox.OFF or not isinstance(
+            self._options.detect_sandbox(), sandbox.Bubblewrap
+        ):
+            return None
+        area = self._area_of(module.key)
+        area.mkdir(mode=0o700, exist_ok=True)
+        return area
+
+    def _area_of(self, key: Key) -> Path:
+        return self._options.directory / hashlib.sha256(repr(key).encode()).hexdigest()[:16]

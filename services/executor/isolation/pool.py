@@ -1,15 +1,15 @@
-"""Runs calls in subprocesses, no more at a time than it was made for."""
+"""Runs calls in subprocesses, at most a given number at a time."""
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
 
-from services.executor.isolation.attempt import CANCEL, TIMEOUT, Attempt, Gate, Stopped, raised, returned
+from services.executor.isolation import rpc, sandbox
+from services.executor.isolation.attempt import CANCEL, TIMEOUT, Attempt, Semaphore, Stopped
 from services.executor.isolation.calls import (
     Answer,
     Call,
@@ -24,28 +24,53 @@ from services.executor.isolation.calls import (
 )  # fmt: skip
 from services.executor.isolation.common import protocol
 from services.executor.isolation.connection import Disconnected, Refused
-from services.executor.isolation.oom import OomKills
-from services.executor.isolation.process import LoadFailed, Process
-from services.executor.isolation.processes import Stable
-from services.executor.isolation.resource_limits import Watch
-from services.executor.isolation.terms import Terms
+from services.executor.isolation.forkserver import ForkServer
+from services.executor.isolation.process import OVERDUE_SECONDS, LoadFailed, Process, ProcessOptions
+from services.executor.isolation.processes import Processes
+from services.executor.isolation.resource_limits import LimitMonitor, OomKills
 from shared.errors import SandboxUnavailableError, ToolCrashedError, ToolError, ToolTimeoutError
 
 T = TypeVar("T")
 
 
-class Pool:
-    """Warm processes for tools: what a tool does to its process stays there.
+@dataclass(frozen=True, slots=True)
+class PoolState:
+    """What a pool holds at one moment.
 
-    `capacity` bounds the calls under way, `room` (by default as many) the processes that
-    may be alive.  When there is no room for another, the one that is idle the longest is ended.
-    Besides, each tool that runs at level `fork` has an idle template and up to MAX_STANDBYS forks
-    of it that stand by, of `capacity` tools at most.
-    Idle ones are ended after `idle_seconds`, and so is what starts the
-    processes of an environment when there are none any more.  A process is recycled
-    after `max_runs`, above `max_rss_bytes` and after a run that left something
-    behind.  `environ` is all that a tool sees of the environment, besides what its
-    call brings; `readable` is what confined tools may read and execute besides their own.
+    `calls` are under way or wait for one of the slots, of which `free_slots` are free.  `alive` are all
+    processes, among them those that are `idle`, the `templates`, and the forks that wait for a call,
+    `preforked`.  `sizes` has the number of entries in each collection.
+    """
+
+    calls: int
+    free_slots: int
+    alive: frozenset[Process]
+    idle: tuple[Process, ...]
+    templates: tuple[Process, ...]
+    preforked: tuple[Process, ...]
+    fork_servers: tuple[ForkServer, ...]
+    directory: Path
+    sizes: Mapping[str, int]
+
+
+class Pool:
+    """Runs calls in processes that have their tool loaded; what a tool does to its process stays there.
+
+    When there is no room for another process, the one that has been idle longest is ended.  A process is
+    replaced after `max_runs`, above `max_rss_bytes`, and after a run that left something behind.  Besides,
+    each tool that runs at level `fork`, `capacity` tools at most, has a template and up to MAX_PREFORKED
+    forks of it that wait for a call.
+
+    Args:
+        capacity: the most calls that are under way.
+        room: the most processes that may be alive, `capacity` by default.
+        idle_seconds: a process, template or fork server that is idle for so long is ended.
+        max_runs, max_rss_bytes, grace_seconds, environ, limit_bytes, log_bytes_per_second, readable,
+            overdue_seconds, detect_sandbox: as in `ProcessOptions`.
+        log: what logger to use.
+
+    Raises:
+        ValueError: `capacity` or `room` is too small.
     """
 
     def __init__(
@@ -61,13 +86,15 @@ class Pool:
         limit_bytes: int = 33_554_432,
         log_bytes_per_second: int = 4_194_304,
         readable: Sequence[Path] = (),
+        overdue_seconds: float = OVERDUE_SECONDS,
+        detect_sandbox: Callable[[], sandbox.Kind] = sandbox.detect,
         log: Any = None,
     ) -> None:
         if capacity < 1:
-            raise ValueError(f"a pool needs room for at least one process, not {capacity}")
+            raise ValueError(f"capacity must be at least 1, not {capacity}")
         if room is not None and room < capacity:
-            raise ValueError(f"{capacity} calls at once need as many processes, and there is room for {room}")
-        self.terms = Terms(
+            raise ValueError(f"{capacity} calls at once need as many processes, but there is room for {room}")
+        self.options = ProcessOptions(
             environ=dict(environ or {}),
             limit_bytes=limit_bytes,
             log_bytes_per_second=log_bytes_per_second,
@@ -75,76 +102,105 @@ class Pool:
             max_rss_bytes=max_rss_bytes,
             grace_seconds=grace_seconds,
             readable=tuple(readable),
+            overdue_seconds=overdue_seconds,
+            detect_sandbox=detect_sandbox,
         )
         self._capacity = capacity
         self._room = room or capacity
         self._idle_seconds = idle_seconds
         self._log = log or structlog.get_logger(__name__)
-        self._gate = Gate(capacity)
-        self._stable: Stable | None = None
+        self._slots = Semaphore(capacity)
+        self._processes: Processes | None = None
         self._attempts: set[Attempt] = set()
         self._oom_kills = OomKills()
 
     async def start(self) -> None:
-        """Have the first fork server ready, so that the first call needn't wait for it."""
-        if self._stable is None:
-            self._stable = Stable(self.terms, self._room, self._capacity, self._idle_seconds, self._log)
-            await self._stable.open()
+        """Start the first fork server, so that the first call needn't wait for it."""
+        if self._processes is None:
+            self._processes = Processes(
+                self.options, self._room, self._capacity, self._idle_seconds, self._log
+            )
+            await self._processes.open()
 
     async def stop(self) -> None:
-        """End everything; calls under way come to Cancelled.  Leaves no process, and may be repeated."""
-        stable, self._stable = self._stable, None
+        """End everything; calls under way return Cancelled.  Leaves no process; may be repeated."""
+        processes, self._processes = self._processes, None
         for attempt in list(self._attempts):
             attempt.stop(CANCEL)
-        if stable is not None:
-            await stable.close()
+        if processes is not None:
+            await processes.close()
         self._oom_kills.close()
 
+    @property
+    def processes(self) -> Processes:
+        """The processes of a pool that has started.  Stopped if it has not, or no longer."""
+        if self._processes is None:
+            raise Stopped
+        return self._processes
+
     def counts(self) -> dict[str, int]:
-        """How many processes are `busy` with a call, `starting` for one, or `idle` (or to be forked from)."""
+        """How many processes are `busy` with a call, `starting` for one, or `idle` (templates included)."""
         serving = {attempt.process for attempt in self._attempts if attempt.process is not None}
         starting = sum(not process.loaded for process in serving)
-        alive = len(self._stable._alive) if self._stable is not None else 0
+        alive = len(self._processes.alive) if self._processes is not None else 0
         return {
             "idle": max(0, alive - len(serving)),
             "busy": len(serving) - starting,
             "starting": starting,
         }
 
-    async def describe(self, module: Module, timeout_seconds: float) -> Description:
-        """What the tool says of itself.
+    def inspect(self) -> PoolState:
+        """What the pool holds now.  Stopped if it has not started."""
+        processes = self.processes
+        return PoolState(
+            calls=len(self._attempts),
+            free_slots=self._slots.free,
+            alive=frozenset(processes.alive),
+            idle=tuple(processes.idle.all()),
+            templates=tuple(processes.templates.all()),
+            preforked=tuple(processes.templates.preforked()),
+            fork_servers=tuple(processes.fork_servers.alive),
+            directory=processes.directory.path,
+            sizes=processes.sizes(),
+        )
 
-        Raises ToolError, with the tool's traceback in the message, for a module
-        that can't be imported or breaks the contract; ToolTimeoutError if its
-        import takes too long; ToolCrashedError if it ends its process.
+    # -- describing -----------------------------------------------------------------------
+
+    async def describe(self, module: Module, timeout_seconds: float) -> Description:
+        """What the tool says about itself.
+
+        Raises:
+            ToolError: the module can't be imported or breaks the contract; with the tool's traceback.
+            ToolTimeoutError: its import takes too long.
+            ToolCrashedError: its import ends its process.
         """
-        attempt = Attempt(timeout_seconds, self.terms.grace_seconds, None, None)
+        attempt = Attempt(timeout_seconds, self.options.grace_seconds, None, None)
         try:
             return await self._admit(attempt, None, lambda: self._describe(attempt, module))
         except LoadFailed as failed:
             raise ToolError("\n".join(filter(None, (str(failed), failed.traceback)))) from None
         except (Disconnected, Stopped):
-            raise await self._undescribed(attempt, module) from None
+            raise await self._describe_error(attempt, module) from None
         except OSError as error:
             raise ToolError(f"{module.path} can't be described: {error}") from error
 
     async def _describe(self, attempt: Attempt, module: Module) -> Description:
-        stable = self._open_stable()
+        processes = self.processes
         while True:
-            process = await stable.warm(attempt, module)
+            process = await processes.warm(attempt, module)
             try:
                 description = await process.describe()
             except LoadFailed:
-                stable.give_back(process)
+                processes.give_back(process)
                 raise
             except Disconnected:
-                if not attempt.may_try_again(process):
+                if not attempt.may_repeat(process):
                     raise
             else:
-                stable.give_back(process)
+                processes.give_back(process)
                 return description
 
-    async def _undescribed(self, attempt: Attempt, module: Module) -> ToolError:
+    async def _describe_error(self, attempt: Attempt, module: Module) -> ToolError:
         if attempt.verdict == TIMEOUT:
             return ToolTimeoutError(f"{module.path}: its import took more than {attempt.timeout_seconds:g} s")
         exit_ = await asyncio.shield(attempt.process.ended) if attempt.process else Exit()
@@ -152,10 +208,7 @@ class Pool:
         reason = answer.reason if isinstance(answer, Died) else "the pool was stopped"
         return ToolCrashedError("\n".join((f"{module.path} can't be imported: {reason}", *exit_.last_lines)))
 
-    async def make_ready(self, module: Module, level: Level, timeout_seconds: float) -> None:
-        """Have a process ready for a call to come, if one can be spared; what is wrong, the call will say."""
-        with contextlib.suppress(LoadFailed, Disconnected, Stopped, SandboxUnavailableError, OSError):
-            await self._open_stable().make_ready(module, level, timeout_seconds)
+    # -- calling --------------------------------------------------------------------------
 
     async def call(
         self,
@@ -165,36 +218,42 @@ class Pool:
         effects: Effects | None = None,
         cancel: asyncio.Event | None = None,
     ) -> Answer:
-        """Run the tool once, and say what came of it; whatever the tool does, this doesn't raise.
+        """Run the tool once and return what it came to.  Whatever the tool does, this raises nothing.
 
-        The time limit counts from the moment there is a free place, the import
-        included.  Setting `cancel`, or cancelling the task, ends the process tree.
+        The time limit, which includes the import, counts from when there is a free slot.  Setting `cancel`,
+        or cancelling the task, ends the process tree.
+
+        Args:
+            call: what to run.
+            report: receives what the tool reports and prints while it runs.
+            effects: keeps artifacts and the results of steps; by default, nothing is kept.
+            cancel: ends the call when it is set.
         """
         try:
             params = self._encode(call)
         except (ValueError, TypeError, RecursionError) as error:
             return Raised("ToolParameterError", f"the parameters can't be sent to the tool: {error}")
-        attempt = Attempt(call.timeout_seconds, self.terms.grace_seconds, report, effects)
-        watch = Watch(attempt, call.limits)
+        attempt = Attempt(call.timeout_seconds, self.options.grace_seconds, report, effects)
+        monitor = LimitMonitor(attempt, call.limits)
         try:
-            return watch.completed(
-                await self._admit(attempt, cancel, lambda: self._run(attempt, watch, call, params))
+            return monitor.completed(
+                await self._admit(attempt, cancel, lambda: self._run(attempt, monitor, call, params))
             )
         except Stopped:
             return attempt.judge(Exit())
         finally:
-            watch.close()
+            monitor.close()
 
     async def _admit(
         self, attempt: Attempt, cancel: asyncio.Event | None, work: Callable[[], Awaitable[T]]
     ) -> T:
-        """Do the work when there is a free place; nothing of it goes on after this."""
-        if self._stable is None:
+        """Do the work when there is a free slot; nothing of it goes on after this returns."""
+        if self._processes is None:
             attempt.stop(CANCEL)
         attempt.stop_on(cancel)
         self._attempts.add(attempt)
         try:
-            await attempt.enter(self._gate)
+            await attempt.acquire(self._slots)
             attempt.start_clock()
             try:
                 return await work()
@@ -202,7 +261,7 @@ class Pool:
                 await self._abandon(attempt)
                 raise
             finally:
-                self._gate.leave()
+                self._slots.release()
         finally:
             attempt.close()
             self._attempts.discard(attempt)
@@ -215,13 +274,13 @@ class Pool:
 
     def _encode(self, call: Call) -> bytes:
         params = protocol.encode_value(dict(call.params))
-        limit_bytes = self.terms.limit_bytes
+        limit_bytes = self.options.limit_bytes
         if len(params) > limit_bytes:
             raise ValueError(f"they are {len(params)} bytes of JSON, and {limit_bytes} are allowed")
         return params
 
-    async def _run(self, attempt: Attempt, watch: Watch, call: Call, params: bytes) -> Answer:
-        """Find or make a process and run the call; again if a process was unfit, or ended before it began."""
+    async def _run(self, attempt: Attempt, monitor: LimitMonitor, call: Call, params: bytes) -> Answer:
+        """Call a process; another one if it was unfit, or ended before the call began."""
         attempt.oom_kills_before = self._oom_kills.so_far(asyncio.get_running_loop().time())
         while True:
             try:
@@ -229,69 +288,63 @@ class Pool:
             except LoadFailed as failed:
                 return Raised("ToolError", str(failed), failed.traceback, retryable=failed.stale)
             except Disconnected:
-                return (
-                    await self._buried(attempt, attempt.process) if attempt.process else attempt.judge(Exit())
-                )
+                if attempt.process is None:
+                    return attempt.judge(Exit())
+                return await self._answer_to_death(attempt, attempt.process)
             except SandboxUnavailableError as error:
                 return Raised(type(error).__name__, str(error))
             except OSError as error:
                 return Died(f"no process could be started for it: {error}", Exit())
-            watch.begin()
+            monitor.begin()
             answer = await self._perform(attempt, process, call, params)
             if answer is not None:
                 return answer
 
     def _obtain(self, attempt: Attempt, call: Call) -> Awaitable[Process]:
-        stable = self._open_stable()
         match call.level:
             case Level.WARM:
-                return stable.warm(attempt, call.module)
+                return self.processes.warm(attempt, call.module)
             case Level.FORK:
-                return stable.forked(attempt, call.module)
+                return self.processes.forked(attempt, call.module)
             case Level.SPAWN:
-                return stable.fresh(attempt, call.module)
+                return self.processes.fresh(attempt, call.module)
 
     async def _perform(self, attempt: Attempt, process: Process, call: Call, params: bytes) -> Answer | None:
-        """The call's answer, or None when the process refused to begin or ended before."""
+        """The call's answer, or None if the process refused to begin or ended before."""
         keep = call.level is Level.WARM
         try:
             answer = await self._answer(process, call, params, single=not keep)
         except Disconnected:
-            return None if attempt.may_try_again(process) else await self._buried(attempt, process)
+            return None if attempt.may_repeat(process) else await self._answer_to_death(attempt, process)
         except ValueError as error:
             process.connection.close(f"it broke the protocol: {error}")
-            return await self._buried(attempt, process)
+            return await self._answer_to_death(attempt, process)
         if attempt.verdict:
-            return await self._buried(attempt, process)
-        process.listen(None, None)
+            return await self._answer_to_death(attempt, process)
+        process.attach(None, None)
         if answer is None:
-            self._open_stable().refused(process)
+            self.processes.refused(process)
         elif keep:
-            self._open_stable().give_back(process)
+            self.processes.give_back(process)
         else:
-            self._open_stable().dismiss(process)
+            self.processes.dismiss(process)
         return answer
 
     async def _answer(self, process: Process, call: Call, params: bytes, *, single: bool) -> Answer | None:
         try:
-            return returned(await process.call(call, params, single=single))
+            return rpc.returned(await process.call(call, params, single=single))
         except Refused as refused:
             if refused.error.get("code") == protocol.NO_LONGER_FIT:
                 process.retired = process.retired or str(refused)
                 return None
-            return raised(refused.error)
+            return rpc.raised(refused.error)
         finally:
             process.finish()
 
-    async def _buried(self, attempt: Attempt, process: Process) -> Answer:
-        """The answer for a process that ended first, once nothing of it is left."""
+    async def _answer_to_death(self, attempt: Attempt, process: Process) -> Answer:
+        """The answer for a process that ended before it answered, once nothing of it is left."""
         exit_ = await asyncio.shield(process.ended)
         unexpected = exit_.signal == "SIGKILL" and not attempt.verdict and not process.fate
         if unexpected and self._oom_kills.explain(attempt.oom_kills_before):
             exit_ = replace(exit_, oom_killed=True)
-        return attempt.buried(exit_, process.fate)
-
-    def _open_stable(self) -> Stable:
-        if self._stable is None:
-            raise Stopped
-        return self._stable
+        return attempt.answer_to_death(exit_, process.fate)

@@ -1,6 +1,10 @@
-"""Looks at what a run's process tree uses, now and then, and stops the run that goes over its limit."""
+"""Limits on a run's whole process tree, and deaths by the kernel's OOM killer."""
 
 import asyncio
+import os
+import re
+from collections import deque
+from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -11,13 +15,13 @@ from services.executor.isolation.common import process_tree
 INTERVAL_SECONDS = 0.1
 
 
-class Watch:
-    """Watches one attempt while it has a process; costs nothing for a run without such limits.
+class LimitMonitor:
+    """Measures one attempt's processes now and then, and stops the attempt when it exceeds a limit.
 
-    Memory is what is resident, of all processes of the tree together: a limit on
-    address space would break whoever reserves more than it uses, as JIT compilers
-    and Arrow do.  CPU time is that of all of them too, those included that were
-    buried; the kernel's own limit counts for each process alone, and can be ignored.
+    Memory is the resident memory of all processes of the tree together: a limit on address space would
+    break programs that reserve more than they use, as JIT compilers and Arrow do.  CPU time is that of all
+    processes as well, including those that have ended; the kernel's own limit counts for each process
+    alone, and can be ignored.  A run without such limits costs nothing.
     """
 
     def __init__(self, attempt: Attempt, limits: Limits) -> None:
@@ -27,36 +31,36 @@ class Watch:
         self._cpu_seconds_before = 0.0
         self._measures_memory = limits.memory_bytes is not None or limits.processes is not None
         if limits is not NO_LIMITS and (self._measures_memory or limits.cpu_seconds is not None):
-            self._look_later()
+            self._schedule()
 
     def begin(self) -> None:
-        """The run begins now: what its process has used by then doesn't count."""
+        """The run begins now: what its process has used before doesn't count."""
         if self._timer is not None and self._limits.cpu_seconds is not None:
             self._cpu_seconds_before = sum(map(process_tree.cpu_seconds, self._pids()))
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop measuring."""
         if self._timer is not None:
             self._timer.cancel()
 
     def completed(self, answer: Answer) -> Answer:
-        """The answer with the most memory that was seen, now that there is nothing more to see."""
+        """The answer, with the most memory that was measured."""
         if not self._measures_memory or not isinstance(answer, Returned | Raised):
             return answer
         self._measure_memory(self._pids())
         return replace(answer, peak_rss_bytes=self._attempt.peak_rss_bytes or None)
 
-    def _look_later(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(INTERVAL_SECONDS, self._look)
+    def _schedule(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(INTERVAL_SECONDS, self._measure)
 
-    def _look(self) -> None:
-        self._look_later()
+    def _measure(self) -> None:
+        self._schedule()
         verdict = self._judge(self._pids())
         if verdict:
             self._attempt.stop(verdict)
 
     def _judge(self, pids: list[int]) -> str:
-        """Which limit the run's processes are over; empty if none."""
+        """The limit that the run's processes exceed, as a sentence; empty if none."""
         limits = self._limits
         used_bytes = self._measure_memory(pids) if self._measures_memory else 0
         if limits.memory_bytes is not None and used_bytes > limits.memory_bytes:
@@ -86,3 +90,94 @@ class Watch:
         if process is None or not process.pid or process.ended.done():
             return []
         return process_tree.below(process.pid)
+
+
+# -- the OOM killer -------------------------------------------------------------------
+
+FRESH_SECONDS = 0.1
+MAX_REMEMBERED = 1000
+READ_BYTES = 16_384
+MACHINE_COUNTER = Path("/proc/vmstat")
+_KILLS = re.compile(rb"^oom_kill (\d+)\n", re.MULTILINE)
+# Kind of mount, controller, file.  If version 1 of control groups manages memory, version 2 does not.
+_VERSIONS = (("cgroup", "memory", "memory.oom_control"), ("cgroup2", "", "memory.events"))
+
+
+class OomKills:
+    """Tells which deaths were the work of the kernel's OOM killer.
+
+    The kernel counts the processes that it kills for lack of memory, but doesn't say which they were.  So
+    each of them explains one death: of a run that was under way when it was counted, and whose process was
+    killed by a signal that the executor did not send.  Other services on this machine don't count if the
+    service has a control group of its own.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = file or counter_file()
+        self._descriptor: int | None = None
+        self._explained: deque[int] = deque(maxlen=MAX_REMEMBERED)
+        self._count = 0
+        self._counted_at = float("-inf")
+
+    def so_far(self, now: float) -> int:
+        """The count at `now` (monotonic seconds), or up to FRESH_SECONDS before."""
+        if now - self._counted_at >= FRESH_SECONDS:
+            self._count, self._counted_at = self._read(), now
+        return self._count
+
+    def explain(self, so_far: int) -> bool:
+        """Whether there was a kill since the count was `so_far`.  If so, it explains no other death."""
+        count = self._read()
+        for number in range(max(so_far, count - MAX_REMEMBERED) + 1, count + 1):
+            if number not in self._explained:
+                self._explained.append(number)
+                return True
+        return False
+
+    def close(self) -> None:
+        """Close the file; it is opened again if need be."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _read(self) -> int:
+        """The count.  The file stays open, because opening it takes several times as long as reading it."""
+        text, found = b"", None
+        try:
+            if self._descriptor is None:
+                self._descriptor = os.open(self._file, os.O_RDONLY | os.O_CLOEXEC)
+            while found is None and (more := os.pread(self._descriptor, READ_BYTES, len(text))):
+                text += more
+                found = _KILLS.search(text)
+        except OSError:
+            self.close()
+            return self._count
+        return int(found[1]) if found else 0
+
+
+def counter_file(
+    cgroups: Path = Path("/proc/self/cgroup"), mounts: Path = Path("/proc/self/mountinfo")
+) -> Path:
+    """The file with the count for this process' control group, or for the machine if that can't be seen."""
+    try:
+        groups = [line.split(":", 2) for line in cgroups.read_text().splitlines()]
+        mounted = [line.split() for line in mounts.read_text().splitlines()]
+    except OSError:
+        return MACHINE_COUNTER
+    for kind, controller, name in _VERSIONS:
+        for _, controllers, group in groups:
+            shown = [_shown(mount, kind, controller, group) for mount in mounted]
+            files = [directory / name for directory in shown if directory is not None]
+            if controller in controllers.split(",") and files and files[0].exists():
+                return files[0]
+    return MACHINE_COUNTER
+
+
+def _shown(mount: list[str], kind: str, controller: str, group: str) -> Path | None:
+    """The directory where a line of mountinfo, as in proc(5), shows the group; None if it doesn't."""
+    root, point, (found, _, options) = mount[3], mount[4], mount[mount.index("-") + 1 :][:3]
+    if found != kind or (controller and controller not in options.split(",")):
+        return None
+    if not Path(group).is_relative_to(root):
+        return None
+    return Path(point, Path(group).relative_to(root))

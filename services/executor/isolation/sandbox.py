@@ -116,8 +116,12 @@ class Confinement:
 @functools.cache
 def detect() -> Kind:
     """The best means that this machine has.  May start a process: not for the event loop's thread."""
-    abi = confine.landlock_abi()
-    if abi and seccomp.is_supported():
+    return best_kind(confine.landlock_abi(), filters=seccomp.is_supported())
+
+
+def best_kind(abi: int, *, filters: bool) -> Kind:
+    """The best means on a machine with this version of Landlock, 0 for none, and filters for system calls."""
+    if abi and filters:
         return Landlock(abi)
     missing = "filters for system calls" if abi else "Landlock"
     program = shutil.which("bwrap")
@@ -184,6 +188,7 @@ def of_tool(
     environ: Mapping[str, str],
     environment: Path | None = None,
     also: Iterable[Path] = (),
+    kind: Kind | None = None,
 ) -> Confinement:
     """The confinement of the process that serves the tool in `file` under `python`.
 
@@ -198,6 +203,7 @@ def of_tool(
         temp=temp,
         environment=environment,
         also=[*also, *(Path(part) for part in named if part)],
+        kind=kind,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from services.executor.isolation.calls import Report
-from services.executor.isolation.common import failure
+from services.executor.isolation.common import serialize
 from services.planner.execution import ErrorInfo, Execution, ExecutionResult, Executor, RunOptions
 from services.planner.models import ExecutionPolicy
 from services.planner.results import OF_TEST, outputs_of, spent_in
@@ -332,6 +332,6 @@ _NO_PARTIAL_RESULTS: Final = 0
 
 
 def _described(error: BaseException) -> ErrorInfo:
-    data = failure.describe(error, _NO_PARTIAL_RESULTS)
+    data = serialize.exception_data(error, _NO_PARTIAL_RESULTS)
     names = "error_type", "message", "traceback", "retryable", "retry_after_seconds"
     return ErrorInfo(*(data[name] for name in names))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from services.executor.isolation.oom import FRESH_SECONDS, MACHINE, OomKills, counter
+from services.executor.isolation.resource_limits import FRESH_SECONDS, MACHINE_COUNTER, OomKills, counter_file
 
 SAMPLE = "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n"
 
@@ -85,7 +85,7 @@ def shown(directory: Path, groups: str, mounts: str) -> Path:
     """The file to read for what /proc says like this."""
     (directory / "cgroup").write_text(groups)
     (directory / "mountinfo").write_text(mounts)
-    return counter(directory / "cgroup", directory / "mountinfo")
+    return counter_file(directory / "cgroup", directory / "mountinfo")
 
 
 def test_a_control_group_of_version_2_is_found(tmp_path: Path) -> None:
@@ -115,6 +115,6 @@ def test_a_control_group_of_version_1_that_a_container_sees_from_inside_is_found
 def test_without_a_visible_control_group_it_is_the_count_of_the_machine(tmp_path: Path) -> None:
     elsewhere = f"29 23 0:26 /other {tmp_path} rw - cgroup2 cgroup2 rw\n"
 
-    assert shown(tmp_path, "0::/mine\n", elsewhere) == MACHINE
-    assert shown(tmp_path, "0::/\n", f"29 23 0:26 / {tmp_path} rw - cgroup2 cgroup2 rw\n") == MACHINE
-    assert counter(tmp_path / "missing", tmp_path / "missing") == MACHINE
+    assert shown(tmp_path, "0::/mine\n", elsewhere) == MACHINE_COUNTER
+    assert shown(tmp_path, "0::/\n", f"29 23 0:26 / {tmp_path} rw - cgroup2 cgroup2 rw\n") == MACHINE_COUNTER
+    assert counter_file(tmp_path / "missing", tmp_path / "missing") == MACHINE_COUNTER

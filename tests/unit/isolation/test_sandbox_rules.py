@@ -316,21 +316,14 @@ def test_without_any_means_a_tool_is_refused_and_told_what_to_do(tmp_path: Path)
 # -- detecting -------------------------------------------------------------------------
 
 
-@pytest.fixture
-def no_landlock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(confine, "landlock_abi", lambda: 0)
-
-
-@pytest.mark.usefixtures("no_landlock")
 def test_nothing_is_found_on_a_machine_with_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    found = sandbox.detect.__wrapped__()
+    found = sandbox.best_kind(0, filters=True)
 
     assert found == Unavailable("the kernel has no Landlock, and bubblewrap is not installed")
 
 
-@pytest.mark.usefixtures("no_landlock")
 @pytest.mark.parametrize("works", [True, False])
 def test_bubblewrap_counts_if_it_can_make_its_namespaces(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, works: bool
@@ -340,18 +333,16 @@ def test_bubblewrap_counts_if_it_can_make_its_namespaces(
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    found = sandbox.detect.__wrapped__()
+    found = sandbox.best_kind(0, filters=True)
 
     problem = f"the kernel has no Landlock, and {program} can't be used: No permissions"
     assert found == (Bubblewrap(program) if works else Unavailable(problem))
 
 
 def test_a_machine_whose_calls_are_not_known_has_no_landlock_for_us(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(confine, "landlock_abi", lambda: 6)
-    monkeypatch.setattr(seccomp, "_machine", lambda: "s390x")
     monkeypatch.setenv("PATH", "")
 
-    found = sandbox.detect.__wrapped__()
+    found = sandbox.best_kind(6, filters=seccomp.is_supported("s390x"))
 
     assert isinstance(found, Unavailable)
     assert "filters for system calls" in found.reason

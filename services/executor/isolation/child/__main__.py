@@ -1,9 +1,8 @@
-"""Starts the executor's side of a tool process: `python -I -S .../child/__main__.py SOCKET_FD [STACKS_FD]`.
+"""Starts a tool's process: `python -I -S .../child/__main__.py SOCKET_FD [STACKS_FD]`.
 
-Run by path, never imported: it loads the modules of this package and of `common` under a private
-package name, so that a tool finds nothing of the service on `sys.path` and no
-module of ours can be mistaken for one of the tool's.  Everything in both
-is standard library only and runs under CPython 3.9 and later.
+Run by path, never imported.  It loads this package and `common` under a private package name, so that a
+tool finds nothing of the service on `sys.path`, and no module of ours can be mistaken for one of the tool's.
+Everything in both is standard library only and runs under CPython 3.9 and later.
 """
 
 import importlib
@@ -15,7 +14,7 @@ PACKAGE = "_fullsend"
 
 
 def main() -> None:
-    """Serve requests from the descriptors named on the command line until the other side is gone."""
+    """Serve requests from the descriptors named on the command line until the executor is gone."""
     package = types.ModuleType(PACKAGE)
     package.__path__ = [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
     sys.modules[PACKAGE] = package

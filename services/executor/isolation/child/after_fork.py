@@ -1,4 +1,4 @@
-"""The first steps of a forked process: it leaves behind what was its parent's and takes its own places."""
+"""The first steps of a forked process: it drops what was its parent's and takes what it was given."""
 
 from __future__ import annotations
 
@@ -12,27 +12,34 @@ from .channel import Channel
 _SIGCHLD = (_signal.SIGCHLD,)
 
 
-def hear_of_ends(signals: tuple[bool, Any]) -> None:
-    """Have SIGCHLD as it was before the parent began to fork: was it blocked, and what did it do?"""
-    is_blocked, action = signals
+def restore_sigchld(before: tuple[bool, Any]) -> None:
+    """Have SIGCHLD as it was before the parent began to fork: whether it was blocked, and its action."""
+    is_blocked, action = before
     if action is not None:
         process_tree.put_action(_signal.SIGCHLD, action)
     if not is_blocked:
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _SIGCHLD)
 
 
-def begin(
+def take_over(
     parent: int,
     channel: Channel,
-    seats: Sequence[int],
+    targets: Sequence[int],
     given: Sequence[int],
     others: Sequence[tuple[int, int]],
 ) -> None:
-    """End with the parent, and sit where it sits; `others` are closed.
+    """End together with the parent, and replace its descriptors by those that were given.
 
-    What was given takes the places of the parent's descriptors, under the same numbers, so that every
-    object which knows them stays as it is.  All in one function, because each function that a fork calls
-    is two pages to be copied.  The C functions of `signal`: its enumerations touch 80.
+    These get the parent's numbers, so that every object that knows the numbers stays as it is.  All in one
+    function, because each function that a fork calls is two pages to be copied.  It uses the C functions of
+    `signal`, whose enumerations touch 80 pages.
+
+    Args:
+        parent: its process id.
+        channel: the parent's channel, which becomes this process' own.
+        targets: the descriptors of stdout, stderr and the stacks.
+        given: the descriptors of the socket, stdout, stderr and the stacks.
+        others: ranges of descriptors to close.
     """
     process_tree.prctl(process_tree.PR_SET_PDEATHSIG, _signal.SIGKILL)
     if os.getppid() != parent:
@@ -40,19 +47,19 @@ def begin(
     process_tree.prctl(process_tree.PR_SET_CHILD_SUBREAPER, 1)
     sock, out, err, stacks = given
     os.dup2(sock, channel.descriptor, False)
-    for descriptor, seat in ((out, seats[0]), (err, seats[1])):
-        if descriptor == seat:  # the import had closed it, and it was the next that was free
-            os.set_inheritable(seat, True)
+    for descriptor, target in ((out, targets[0]), (err, targets[1])):
+        if descriptor == target:  # the import had closed it, and it was the next free number
+            os.set_inheritable(target, True)
         else:
-            os.dup2(descriptor, seat)
-    if stacks != seats[2]:
-        os.dup2(stacks, seats[2], False)
+            os.dup2(descriptor, target)
+    if stacks != targets[2]:
+        os.dup2(stacks, targets[2], False)
     for low, high in others:
         os.closerange(low, high)
     channel.start_over()
 
 
-def spans(descriptors: Iterable[int]) -> list[tuple[int, int]]:
+def ranges(descriptors: Iterable[int]) -> list[tuple[int, int]]:
     """The same descriptors as ranges, for `os.closerange`."""
     found: list[tuple[int, int]] = []
     for descriptor in sorted(descriptors):

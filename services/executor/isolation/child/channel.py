@@ -1,4 +1,4 @@
-"""The child's end of the socket: length-prefixed JSON-RPC 2.0, blocking."""
+"""The child's end of the socket to the executor: JSON-RPC 2.0 in frames, blocking."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_DESCRIPTORS * DESCRIPTOR_BYTES)
 
 
 class Channel:
-    """A socket that carries whole messages.  Safe to send on from several threads.
+    """A socket that carries whole messages.  Several threads may send at the same time.
 
-    Once `expects_descriptors` is false, it is read without looking for any.
+    While `expects_descriptors` is true, descriptors that come with a message are kept.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -35,22 +35,22 @@ class Channel:
         self._last_id = 0
 
     def start_over(self) -> None:
-        """In a fork: go on with nothing that was sent to the parent."""
+        """In a fork: drop what was sent to the parent."""
         self._buffer.clear()
         while self._descriptors:
             os.close(self._descriptors.pop())
 
     def close(self) -> None:
-        """Close the socket; no more messages either way."""
+        """Close the socket."""
         self.sock.close()
 
     def send(self, payload: bytes) -> None:
         """Send one message that is already JSON."""
         with self._sending:
-            self.sock.sendall(len(payload).to_bytes(4, "big") + payload)
+            self.sock.sendall(protocol.encode_frame(payload))
 
     def notify(self, method: str, params: Any) -> None:
-        """Tell the other side something that needs no answer."""
+        """Send a notification, which has no answer."""
         self.send(protocol.encode_value({"jsonrpc": "2.0", "method": method, "params": params}))
 
     def respond(self, request_id: Any, result: Any) -> None:
@@ -63,10 +63,10 @@ class Channel:
         self.send(protocol.encode_value({"jsonrpc": "2.0", "id": request_id, "error": error}))
 
     def ask(self, method: str, params: Any) -> Any:
-        """Send a request and wait for its answer; ConnectionError says why it failed, ValueError why it must.
+        """Send a request and wait for its answer.
 
-        While a call is under way the other side sends nothing but such answers,
-        so whoever holds the lock may read the next message as its own.
+        ValueError says why the executor refuses, ConnectionError why it failed.  While a call is under way
+        the executor sends nothing but such answers, so whoever holds the lock may read the next message.
         """
         with self._asking:
             self._last_id += 1
@@ -79,7 +79,7 @@ class Channel:
         return answer["result"]
 
     def read(self) -> dict[str, Any]:
-        """Wait for the next message; EOFError when the other side is gone."""
+        """Wait for the next message.  EOFError if the executor is gone."""
         message = self.take()
         while message is None:
             self.fill()
@@ -89,13 +89,13 @@ class Channel:
     def take(self) -> dict[str, Any] | None:
         """The next message if it has arrived completely."""
         buffer = self._buffer
-        if len(buffer) < 4:
+        if len(buffer) < protocol.HEADER_BYTES:
             return None
-        end = 4 + int.from_bytes(buffer[:4], "big")
+        end = protocol.HEADER_BYTES + int.from_bytes(buffer[: protocol.HEADER_BYTES], "big")
         self._missing = end - len(buffer)
         if self._missing > 0:
             return None
-        message: dict[str, Any] = protocol.decode(buffer[4:end].decode())
+        message: dict[str, Any] = protocol.decode(buffer[protocol.HEADER_BYTES : end].decode())
         if self._missing:
             del buffer[:end]
         else:
@@ -103,7 +103,7 @@ class Channel:
         return message
 
     def fill(self) -> None:
-        """Wait for more bytes; EOFError when the other side is gone."""
+        """Wait for more bytes.  EOFError if the executor is gone."""
         if self._missing > CHUNK_BYTES:
             self._fill_much()
             return
@@ -113,7 +113,7 @@ class Channel:
         self._buffer += self._chunk[:size]
 
     def _receive(self) -> int:
-        """Read into the chunk, and keep the descriptors that came along; how many bytes there were."""
+        """Read into the chunk, keep the descriptors that came along, and return the number of bytes."""
         size, ancillary, _, _ = self.sock.recvmsg_into(
             [self._chunk], ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
         )
@@ -124,13 +124,13 @@ class Channel:
         return size
 
     def _fill_much(self) -> None:
-        """The middle of a large message, which no descriptor comes with."""
+        """Read the rest of a large message, which no descriptor comes with."""
         data = self.sock.recv(min(self._missing, LARGE_CHUNK_BYTES))
         if not data:
             raise EOFError("the executor closed the connection")
         self._buffer += data
 
     def take_descriptors(self, count: int) -> list[int]:
-        """The first `count` descriptors that were passed and not yet taken."""
+        """The first `count` descriptors that came and were not taken yet."""
         taken, self._descriptors = self._descriptors[:count], self._descriptors[count:]
         return taken

@@ -1,4 +1,4 @@
-"""What a tool says of itself: its parameters as JSON Schema, its docstring, its kind."""
+"""Describes a tool: its parameters as JSON Schema, its docstring, its kind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import types
 import typing
 from typing import Any
 
-from ..common import convert
+from ..common import protocol, serialize
 
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", list: "array"}
 _SEQUENCES = (list, tuple, set, frozenset)
@@ -17,7 +17,7 @@ _ARGUMENT = re.compile(r"^\*{0,2}(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)$")
 
 
 def describe(tool: Any) -> dict[str, Any]:
-    """The description, or `error` with a message for a function that can't be called by name."""
+    """The description, or `error` with a message if the function can't be called with keyword arguments."""
     entry = tool.entry
     try:
         signature = inspect.signature(entry)
@@ -85,9 +85,9 @@ def _property(parameter: inspect.Parameter, hint: Any, described: str | None) ->
     schema = _type(hint)
     if parameter.default is not parameter.empty:
         try:
-            convert.to_json(parameter.default)
+            serialize.to_json(parameter.default)
             schema["default"] = _plain(parameter.default)
-        except convert.Unserializable:
+        except serialize.Unserializable:
             pass
     if described:
         schema["description"] = described
@@ -95,13 +95,11 @@ def _property(parameter: inspect.Parameter, hint: Any, described: str | None) ->
 
 
 def _plain(value: Any) -> Any:
-    import json
-
-    return json.loads(convert.to_json(value))
+    return protocol.decode(serialize.to_json(value).decode())
 
 
 def _hints(entry: Any) -> dict[str, Any]:
-    """The annotations, evaluated as far as they can be: one bad one must not hide the others."""
+    """The annotations, each evaluated if it can be: a bad one must not hide the others."""
     function = inspect.unwrap(entry)
     try:
         return typing.get_type_hints(function)
@@ -118,7 +116,7 @@ def _hints(entry: Any) -> dict[str, Any]:
 
 
 def _type(hint: Any) -> dict[str, Any]:
-    """JSON Schema for an annotation; empty when there is nothing certain to say."""
+    """JSON Schema for an annotation; empty if nothing certain is known."""
     if hint is None or hint is type(None):
         return {"type": "null"}
     if hint in _TYPES if isinstance(hint, type) else False:

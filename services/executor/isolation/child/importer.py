@@ -10,7 +10,7 @@ import sys
 import types
 from typing import Any, Sequence
 
-try:  # hashlib brings OpenSSL, several megabytes that every fork would have to copy the page tables of
+try:  # hashlib loads OpenSSL, whose several megabytes every fork would copy the page tables of
     from _sha2 import sha256 as sha256  # type: ignore[import-not-found]
 except ImportError:
     try:
@@ -20,7 +20,7 @@ except ImportError:
 
 
 class ContractBroken(Exception):
-    """The file is not a tool; says why and what to do.  `stale` means that it changed just now."""
+    """The file is not a tool; says why and what to do.  `stale` if it was changed just now."""
 
     def __init__(self, message: str, stale: bool = False) -> None:
         super().__init__(message)
@@ -30,21 +30,21 @@ class ContractBroken(Exception):
 class _ToolkitLoader(importlib.machinery.SourceFileLoader):
     """Loads the toolkit and connects it to this process."""
 
-    def __init__(self, name: str, path: str, reports: Any) -> None:
+    def __init__(self, name: str, path: str, reporter: Any) -> None:
         super().__init__(name, path)
-        self.reports = reports
+        self.reporter = reporter
 
     def exec_module(self, module: types.ModuleType) -> None:
         super().exec_module(module)
-        module._attach(self.reports)
+        module._attach(self.reporter)
 
 
 class _ToolkitFinder:
-    """`shared` holds the toolkit and nothing else here, whatever is installed under that name."""
+    """Finds the toolkit in `shared`, and nothing else, whatever is installed under that name."""
 
-    def __init__(self, path: str, reports: Any) -> None:
+    def __init__(self, path: str, reporter: Any) -> None:
         self.path = path
-        self.reports = reports
+        self.reporter = reporter
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: Any = None
@@ -52,7 +52,7 @@ class _ToolkitFinder:
         if name == "shared":
             return importlib.machinery.ModuleSpec(name, None, is_package=True)
         if name == "shared.toolkit":
-            loader = _ToolkitLoader(name, self.path, self.reports)
+            loader = _ToolkitLoader(name, self.path, self.reporter)
             return importlib.util.spec_from_file_location(name, self.path, loader=loader)
         if name.startswith("shared."):
             raise ModuleNotFoundError(f"No module named {name!r}: tools may import shared.toolkit", name=name)
@@ -64,33 +64,33 @@ _installed: list[str] = []
 
 
 def find_installed() -> None:
-    """Find out what is installed for this interpreter, once for all the processes that are forked later.
+    """Find out what is installed for this interpreter, once for all processes that are forked later.
 
-    It takes longer than all the rest of a process' start.
+    This takes longer than the rest of a process' start.
     """
     _standard[:] = sys.path
     site.main()
     _installed[:] = [entry for entry in sys.path if entry not in _standard]
 
 
-def prepare_path(path: str, toolkit: str, reports: Any) -> None:
+def prepare_path(path: str, toolkit: str, reporter: Any) -> None:
     """Let the tool at `path` import, in this order: the standard library, its neighbours, what is installed.
 
-    The standard library comes first, so that a tool called `email.py` doesn't
-    take the place of `email` in every process that serves one of its neighbours.
+    The standard library comes first, so that a tool called `email.py` doesn't replace `email` in the
+    processes of its neighbours.
     """
     directory = os.path.dirname(path)
     sys.path[:] = [*_standard, os.path.dirname(directory) if is_package(path) else directory, *_installed]
-    sys.meta_path.insert(0, _ToolkitFinder(toolkit, reports))
+    sys.meta_path.insert(0, _ToolkitFinder(toolkit, reporter))
 
 
 def is_package(path: str) -> bool:
-    """Whether the tool whose main file this is has a directory of its own."""
+    """Whether this is the main file of a tool that is a package."""
     return os.path.basename(path) == "__init__.py"
 
 
 def execute(name: str, path: str, digest: str) -> types.ModuleType:
-    """Import the file at `path` if its content still is what `digest` says."""
+    """Import the file at `path`.  ContractBroken if its content no longer has the SHA-256 `digest`."""
     try:
         with open(path, "rb") as file:
             content = file.read()
@@ -104,7 +104,7 @@ def execute(name: str, path: str, digest: str) -> types.ModuleType:
     module.__spec__ = spec = importlib.util.spec_from_file_location(
         module.__name__, path, submodule_search_locations=inner
     )
-    assert spec is not None, "it has a loader by its ending"
+    assert spec is not None, "a name that ends in .py has a loader"
     module.__package__ = spec.parent
     if inner is not None:
         module.__path__ = inner
@@ -120,7 +120,7 @@ def _module_name(name: str) -> str:
 
 
 def find_entry(module: types.ModuleType, name: str, path: str) -> tuple[str, Any]:
-    """The name and the function that a run calls: named like the file, or `run`."""
+    """The function that a run calls, and its name: named like the file, or `run`."""
     for candidate in (name, "run"):
         entry = getattr(module, candidate, None)
         if callable(entry) and not isinstance(entry, types.ModuleType):
@@ -133,7 +133,7 @@ def find_entry(module: types.ModuleType, name: str, path: str) -> tuple[str, Any
 
 
 def find_named(module: types.ModuleType | None, name: str, path: str) -> Any:
-    """The public function called `name`, for calls that want another one than runs do."""
+    """The public function called `name`, for calls of another one than runs use."""
     entry = None if name.startswith("_") else getattr(module, name, None)
     if not callable(entry) or isinstance(entry, types.ModuleType):
         raise ContractBroken(f"{path} has no function {name}(); define def {name}(...)")

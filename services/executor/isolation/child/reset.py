@@ -1,4 +1,4 @@
-"""Makes a warm process look to the next run as it looked to the first, or says why it can't."""
+"""Resets a warm process after a run, so that the next run finds it as the first did."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import time
 import warnings
 from typing import Any
 
-from ..common import process_tree
-from . import importer, os_state, seeds, streams, tempdir
+from ..common import directory, process_tree
+from . import importer, os_state, seeds
 
-THREAD_PATIENCE_SECONDS = 0.05
-# Plain numbers and the C functions: the enumeration of `signal` costs more than all the rest of a reset.
+THREAD_END_SECONDS = 0.05
+# Plain numbers and C functions, because the enumerations of `signal` cost more than the rest of a reset.
 _SIGNALS = sorted({int(number) for number in signal.valid_signals()} - {signal.SIGKILL, signal.SIGSTOP})
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
@@ -43,25 +43,25 @@ class Baseline:
         self._sources = _sources(tool_path)
         self._tasks = os.open("/proc/self/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._threads = _threads()
-        self._sweeper = tempdir.Sweeper(temp_path)
-        self._streams = streams.Streams()
-        self._standing = os_state.Standing()
-        self._descriptors = os_state.Descriptors()
+        self._sweeper = directory.TempSweeper(temp_path)
+        self._streams = os_state.StandardStreams()
+        self._kernel = os_state.KernelState()
+        self._files = os_state.OpenFiles()
 
     def unforkable(self) -> str:
-        """Why a fork of this process would not be the same process; empty if it would."""
+        """Why a fork of this process would differ from it; empty if it would not."""
         return f"its import left {self._threads - 1} threads behind" if self._threads > 1 else ""
 
     def neighbours(self) -> list[str]:
-        """The files beside the tool's own that its import has imported; a package has none."""
+        """The files in the tool's folder that its import has imported; none for a package."""
         if self._is_package:
             return []
         return sorted(os.path.relpath(path, self._folder).replace(os.sep, "/") for path in self._sources)
 
     def changed_source(self) -> str:
-        """Why what was imported isn't what the files say any more; empty if it is.
+        """Why what was imported is out of date; empty if it is not.
 
-        The tool's own file is known by its digest; these are its neighbours.
+        Only the tool's neighbours are compared: the digest stands for the tool's own file.
         """
         for path, seen in self._sources.items():
             if _stamp(path) != seen:
@@ -69,7 +69,7 @@ class Baseline:
         return ""
 
     def restore(self, has_own_thread: bool, temp_path: str) -> str:
-        """Undo what a run changed; the reason for giving the process up if that is not possible."""
+        """Undo what a run changed; return why the process has to be given up, if that is impossible."""
         for timer in _TIMERS:
             _signal.setitimer(timer, 0)
         try:
@@ -90,7 +90,7 @@ class Baseline:
             os.environ.update(self._environ)
             if zone != self._environ.get("TZ"):
                 time.tzset()
-        self._standing.restore()
+        self._kernel.restore()
         os.umask(self._umask)
         if list(map(_signal.getsignal, _SIGNALS)) != self._signals:
             for number, handler in zip(_SIGNALS, self._signals):  # noqa: B905 - strict= needs Python 3.10
@@ -141,18 +141,18 @@ class Baseline:
         allowed = self._threads + has_own_thread
         if not self._has_threads(allowed) and not self._threads_end(allowed):
             return f"the run left {_threads() - allowed} threads behind"
-        left = self._descriptors.left_behind()
+        left = self._files.left_behind()
         if left:
             return f"the run left file descriptors behind: {left}"
         return self._children_left()
 
     def _has_threads(self, number: int) -> bool:
-        """Whether it is exactly so many: their directory has a link for each, which is quick to read."""
+        """Whether there are exactly so many: their directory has a link for each, which is quick to read."""
         return os.fstat(self._tasks).st_nlink == number + 2
 
     def _threads_end(self, allowed: int) -> bool:
-        """A thread that was joined needs a moment until the kernel doesn't count it any more."""
-        give_up_at = time.monotonic() + THREAD_PATIENCE_SECONDS
+        """The kernel counts a thread for a moment after it was joined."""
+        give_up_at = time.monotonic() + THREAD_END_SECONDS
         left = _threads() - allowed
         if left > 0:
             gc.collect()
@@ -181,7 +181,7 @@ def _threads() -> int:
 
 
 def holds_more_than(limit_bytes: int) -> bool:
-    """Whether this process has more memory in use; asked of its peak first, which is cheaper to know."""
+    """Whether this process uses more memory.  Its peak is compared first, because that is cheaper."""
     return os_state.peak_bytes() > limit_bytes and process_tree.resident_bytes(os.getpid()) > limit_bytes
 
 
@@ -201,7 +201,7 @@ def _umask() -> int:
 
 
 def _sources(tool_path: str) -> dict[str, Any]:
-    """The modules that lie beside the tool, and how their files looked when they were imported."""
+    """The imported modules in the tool's folder, and the time stamps of their files."""
     prefix = os.path.dirname(tool_path) + os.sep
     files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
     neighbours = [path for path in files if isinstance(path, str) and path.startswith(prefix)]
@@ -217,7 +217,7 @@ def _stamp(path: str) -> tuple[int, int, int] | None:
 
 
 def _loggers() -> dict[str | None, tuple[Any, ...]]:
-    """How every logger is set up; None is the root."""
+    """How each logger is set up; None is the root."""
     logging: Any = sys.modules.get("logging")
     if logging is None:
         return {}

@@ -1,4 +1,4 @@
-"""The seed of a run: for the random generators that are loaded, and for those that the run itself imports."""
+"""Seeds the random generators of a run: those that are loaded, and those that the run imports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SEED_BYTES = 32
 
 
 def seed(value: int | None) -> None:
-    """Seed the random generators that are loaded: with `value`, or anew from the system's entropy."""
+    """Seed the random generators that are loaded: with `value`, or with new entropy of the system."""
     for name in GENERATORS:
         if name in sys.modules:
             _seed(name, value)
@@ -20,27 +20,27 @@ def seed(value: int | None) -> None:
 def _seed(name: str, value: int | None) -> None:
     module: Any = sys.modules[name]
     if name == "random":
-        # `random` itself would fetch 2,500 bytes, which takes as long as half a reset.
+        # `random` itself fetches 2,500 bytes, which takes as long as half a reset.
         module.seed(int.from_bytes(os.urandom(SEED_BYTES), "big") if value is None else value)
     else:
         module.seed(None if value is None else value % 2**32)
 
 
 def begin(value: int) -> None:
-    """Seed the generators for a run; what is changed for those not loaded yet ends with `sys.meta_path`."""
+    """Seed the generators for a run.  Restoring `sys.meta_path` ends the effect on those not loaded yet."""
     seed(value)
     if not all(name in sys.modules for name in GENERATORS):
-        sys.meta_path.insert(0, Seeder(value))
+        sys.meta_path.insert(0, SeedingFinder(value))
 
 
-class Seeder:
-    """Finds the generators as they would have been found without it, and has them seeded once imported."""
+class SeedingFinder:
+    """Finds the generators as the other finders do, and seeds them once they are imported."""
 
     def __init__(self, value: int) -> None:
         self._value = value
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """Where the module is; None for any other, or if nobody knows."""
+        """Where the module is; None for any other, or if no finder knows."""
         if name not in GENERATORS:
             return None
         for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
@@ -52,7 +52,7 @@ class Seeder:
 
     def _seed_when_executed(self, name: str, loader: Any) -> None:
         if isinstance(loader, type) or not hasattr(loader, "exec_module"):
-            return  # not an object for this module alone, so nothing may be changed in it
+            return  # not an object for this module alone, so it must not be changed
 
         def exec_module(module: Any) -> None:
             del loader.exec_module

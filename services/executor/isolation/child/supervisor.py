@@ -1,7 +1,7 @@
-"""The processes that this one forked: it starts them, ends their trees and says how they ended.
+"""Starts processes, ends their trees and reports how they ended; and the subreaper above the fork server.
 
-Whoever forked a process is the only one who may signal it: until its owner has
-reaped it, its process id can't belong to anybody else.
+Only the process that has forked another may signal it: until it has reaped it, the process id can't belong
+to any other.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import _signal  # type: ignore[import-not-found]
 import fcntl
 import os
 import select
+import signal
 import time
 from typing import Any
 
@@ -22,7 +23,7 @@ KILL_AGAIN_SECONDS = 0.1
 
 
 class Child:
-    """A forked process: what the executor calls it, where it has its stacks, and how far its end has come."""
+    """A forked process: its token, the file with its stacks, and how far its end has come."""
 
     def __init__(self, token: int, stacks: str) -> None:
         self.token = token
@@ -34,26 +35,31 @@ class Child:
         self.stacks_bytes = 0
 
 
-class Owner:
-    """Keeps the children of this process and answers for them; each has its stacks under that number."""
+class Supervisor:
+    """Supervises the children of this process.
 
-    def __init__(self, wire: int, stacks: int) -> None:
+    Args:
+        channel: the descriptor of the socket to the executor, to wait for.
+        stacks: the descriptor that each child's stacks go to, in the child.
+    """
+
+    def __init__(self, channel: int, stacks: int) -> None:
         self.children: dict[int, Child] = {}
         self._ending: dict[int, Child] = {}
-        self._wire = wire
+        self._channel = channel
         self._stacks = stacks
         self.pid = os.getpid()
-        # Blocked, it waits to be read; ignored, it would never come, and the kernel would bury the children.
+        # Blocked, SIGCHLD can be read.  Ignored, it never comes, and the kernel reaps the children.
         blocked = _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGCHLD,))
-        self.signals_before = _signal.SIGCHLD in blocked, process_tree.take_action(_signal.SIGCHLD)
+        self.sigchld_before = _signal.SIGCHLD in blocked, process_tree.take_action(_signal.SIGCHLD)
         self.ends = process_tree.descriptor_of_ends()
         self._poll = select.poll()
-        for descriptor in (wire, self.ends):
+        for descriptor in (channel, self.ends):
             self._poll.register(descriptor, select.POLLIN)
         process_tree.adopt_orphans()
 
     def fork(self, number: int) -> tuple[list[int], OSError | None]:
-        """Fork so often: the process ids, and what kept it from going on.  In a child the last of them is 0.
+        """Fork so many times: the process ids, and the error that stopped it.  In a child, the last id is 0.
 
         Nothing else is done between two forks, because each page that is touched there is copied again.
         """
@@ -67,15 +73,15 @@ class Owner:
             return pids, error
         return pids, None
 
-    def adopt(self, born: list[tuple[int, int]]) -> None:
-        """Keep those that were forked: a token and a process id each."""
-        for token, pid in born:
+    def adopt(self, forked: list[tuple[int, int]]) -> None:
+        """Supervise those that were forked: a token and a process id each."""
+        for token, pid in forked:
             self.children[pid] = Child(token, f"/proc/{pid}/fd/{self._stacks}")
 
     # -- waiting -----------------------------------------------------------------------
 
     def wait(self) -> tuple[bool, list[dict[str, Any]]]:
-        """Wait for bytes on the wire, a child's end or what is due: are there bytes, and who has ended."""
+        """Wait for a message, a child's end or a deadline: whether there is a message, and who has ended."""
         if self._ending:
             due_seconds = max(0.0, min(child.next_at for child in self._ending.values()) - time.monotonic())
             ready = self._poll.poll(due_seconds * 1000)
@@ -85,12 +91,12 @@ class Owner:
         ended = self._reap() if self.ends in woken else []
         if self._ending:
             self._advance()
-        return self._wire in woken, ended
+        return self._channel in woken, ended
 
     # -- ending ------------------------------------------------------------------------
 
     def end(self, token: int, grace_seconds: float, stacks: bool) -> None:
-        """Begin to end the tree of a child; `reap` tells when it is over."""
+        """Begin to end a child's tree.  `wait` reports when it is over."""
         found = [(pid, child) for pid, child in self.children.items() if child.token == token]
         if not found:
             return
@@ -106,7 +112,7 @@ class Owner:
             self._terminate(pid, child)
 
     def _advance(self) -> None:
-        """Take every tree whose time has come one step further: stacks, then TERM, then KILL."""
+        """Take each tree that is due one step further: stacks, then TERM, then KILL."""
         now = time.monotonic()
         for pid, child in list(self._ending.items()):
             if child.next_at > now:
@@ -127,19 +133,19 @@ class Owner:
         child.step = "grace"
         child.next_at = time.monotonic() + (child.grace_seconds or KILL_AGAIN_SECONDS)
 
-    # -- burying -----------------------------------------------------------------------
+    # -- reaping -----------------------------------------------------------------------
 
     def _reap(self) -> list[dict[str, Any]]:
-        """Collect who has ended, and end what they left behind."""
+        """Reap those that have ended, and kill what they left behind."""
         os.read(self.ends, 4096)
         ended: list[dict[str, Any]] = []
         while self.children or process_tree.has_children():
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
-            except ChildProcessError:  # somebody else has buried them
+            except ChildProcessError:  # a thread of the tool's has reaped them
                 return ended
             if pid == 0:
-                self._sweep()
+                self._kill_orphans()
                 return ended
             self._ending.pop(pid, None)
             child = self.children.pop(pid, None)
@@ -149,18 +155,18 @@ class Owner:
                 ended.append({"child": child.token, "status": status, "rss": rss_bytes, "cpu": cpu_seconds})
         return ended
 
-    def _sweep(self) -> None:
-        """A child that this process did not fork was orphaned by one that is dead: nobody owns it."""
+    def _kill_orphans(self) -> None:
+        """A child that this process did not fork was orphaned by one that is dead: it belongs to no run."""
         for pid in process_tree.own_children():
             if pid not in self.children:
                 process_tree.kill(pid)
 
 
 def _stacks_written(child: Child, now: float) -> bool:
-    """Whether the dump has stopped growing, or took too long."""
+    """Whether the dump has stopped growing, or takes too long."""
     try:
         written = os.stat(child.stacks).st_size
-    except OSError:  # it is gone, or lets nobody see what it has open
+    except OSError:  # the process is gone, or does not let others see its open files
         written = 0
     settled = written > 0 and written == child.stacks_bytes
     child.stacks_bytes = written
@@ -170,3 +176,36 @@ def _stacks_written(child: Child, now: float) -> bool:
 def keep_on_exec(descriptor: int) -> None:
     """Let `descriptor` survive an exec."""
     fcntl.fcntl(descriptor, fcntl.F_SETFD, 0)
+
+
+# -- the subreaper --------------------------------------------------------------------
+
+
+def become_subreaper(descriptor: int) -> None:
+    """Return in a fork of this process, and end whatever that fork leaves behind once it is dead.
+
+    An orphan falls to the nearest process above it that adopts orphans.  If somebody kills the fork server
+    and there is nobody between it and the machine's first process, what a tool has started in a session and
+    with an environment of its own can't be found again.  The executor can't be the one to adopt orphans,
+    because they would be mixed with those of the program that it is a part of.
+
+    `descriptor` belongs to the fork alone from now on.  SIGTERM, also sent when the executor dies, ends all.
+    """
+    process_tree.adopt_orphans()
+    parent = os.getpid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+    pid = os.fork()
+    if pid == 0:
+        process_tree.die_with_parent()
+        if os.getppid() != parent:
+            os._exit(1)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
+        return
+    os.close(descriptor)
+    signal.signal(signal.SIGTERM, lambda *_: process_tree.send(pid, signal.SIGKILL))
+    process_tree.die_with_parent(int(signal.SIGTERM))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
+    os.waitpid(pid, 0)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the process id may be another's by now
+    process_tree.kill_all()
+    os._exit(0)

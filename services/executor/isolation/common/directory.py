@@ -1,19 +1,26 @@
-"""Directories that a tool may have tampered with: opened and emptied without following a link."""
+"""Directories that a tool may have changed: opened, emptied and compared without following a link."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import time
 
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OWNER_ALL = 0o700
+
+CLOCK_STEP_NS = 10_000_000
+"""A file system's clock moves in steps of up to 10 ms: two changes within one get the same time stamp."""
+
+SETTLED_NS = 5 * CLOCK_STEP_NS
 
 _Level = tuple[tuple[int, int], "list[str]"]
 """A directory by its device and inode, and its subdirectories that are still to be removed."""
 
 
 def open_at(path: str) -> int:
-    """The directory at exactly this absolute path; OSError if there is none or a link is on the way to it."""
+    """The directory at exactly this absolute path.  OSError if it is missing or behind a link."""
     descriptor = os.open(path, _FLAGS)
     if os.readlink(f"/proc/self/fd/{descriptor}") != path:
         os.close(descriptor)
@@ -21,17 +28,33 @@ def open_at(path: str) -> int:
     return descriptor
 
 
+def open_below(name: str, parent: int) -> int:
+    """A subdirectory, even if its owner may not read it.  OSError if it is a link or missing."""
+    try:
+        return os.open(name, _FLAGS, dir_fd=parent)
+    except PermissionError:
+        unreadable = os.open(name, _FLAGS | os.O_PATH, dir_fd=parent)
+        try:
+            os.chmod(f"/proc/self/fd/{unreadable}", _OWNER_ALL)
+        finally:
+            os.close(unreadable)
+        return os.open(name, _FLAGS, dir_fd=parent)
+
+
 def names(descriptor: int) -> list[str]:
-    """What is in an open directory."""
+    """The entries of an open directory."""
     return os.listdir(descriptor)
 
 
-def empty(top: int) -> None:
-    """Remove all that is in the directory that is open as `top`, however deep; OSError if something stays.
+# -- emptying -------------------------------------------------------------------------
 
-    A link is removed, not what it leads to.  It holds a single directory open, so
-    that neither the depth nor another's renaming can lead it astray.  Somebody else
-    may be at the same work.
+
+def empty(top: int) -> None:
+    """Remove everything in the directory that is open as `top`, however deep.  OSError if something stays.
+
+    A link is removed, not what it leads to.  Only one directory is open at a time, so that neither the
+    depth nor another process that renames directories can lead this astray.  Another process may remove
+    the same files at the same time.
     """
     problems: list[OSError] = []
     above: list[_Level] = []
@@ -48,7 +71,7 @@ def empty(top: int) -> None:
                 _note(error, problems)
                 pending.pop()
                 continue
-            above.append((_identity(here), pending))
+            above.append((_inode(here), pending))
             os.close(here)
             here, pending = below, _unlink_files(below, problems)
     finally:
@@ -58,7 +81,7 @@ def empty(top: int) -> None:
 
 
 def _unlink_files(descriptor: int, problems: list[OSError]) -> list[str]:
-    """Remove what is no directory; the names of the directories."""
+    """Remove what is not a directory; return the names of the directories."""
     directories = []
     mode = os.fstat(descriptor).st_mode
     if mode & _OWNER_ALL != _OWNER_ALL:
@@ -75,7 +98,7 @@ def _unlink_files(descriptor: int, problems: list[OSError]) -> list[str]:
 
 
 def _entries(descriptor: int) -> list[tuple[str, bool]]:
-    """What is in a directory, and whether it is one itself."""
+    """The entries of a directory, and whether each is a directory itself."""
     try:
         with os.scandir(descriptor) as entries:
             return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
@@ -88,24 +111,11 @@ def _note(error: OSError, problems: list[OSError]) -> None:
         problems.append(error)
 
 
-def open_below(name: str, parent: int) -> int:
-    """A subdirectory, open, and also if its owner may not read it; OSError if it is a link or missing."""
-    try:
-        return os.open(name, _FLAGS, dir_fd=parent)
-    except PermissionError:
-        place = os.open(name, _FLAGS | os.O_PATH, dir_fd=parent)
-        try:
-            os.chmod(f"/proc/self/fd/{place}", _OWNER_ALL)
-        finally:
-            os.close(place)
-        return os.open(name, _FLAGS, dir_fd=parent)
-
-
 def _ascend(here: int, above: list[_Level]) -> tuple[int, list[str]]:
-    """Go back to the directory that the last step down came from, and close the one below."""
+    """Go back to the parent directory, and close the one below."""
     parent = os.open("..", _FLAGS, dir_fd=here)
-    identity, pending = above.pop()
-    if _identity(parent) != identity:
+    inode, pending = above.pop()
+    if _inode(parent) != inode:
         os.close(parent)
         raise OSError(errno.ESTALE, "a directory was moved while it was being removed")
     os.close(here)
@@ -119,6 +129,85 @@ def _rmdir(name: str, parent: int, problems: list[OSError]) -> None:
         _note(error, problems)
 
 
-def _identity(descriptor: int) -> tuple[int, int]:
+def _inode(descriptor: int) -> tuple[int, int]:
     status = os.fstat(descriptor)
     return status.st_dev, status.st_ino
+
+
+# -- a run's temp directory -----------------------------------------------------------
+
+
+def enter(path: str) -> None:
+    """Make it the working directory, and create it if it is missing.  OSError if that is impossible."""
+    try:
+        os.chdir(path)
+    except FileNotFoundError:
+        make(path)
+        os.chdir(path)
+
+
+def make(path: str) -> None:
+    """Create it, and its parent if that is missing, too.  OSError if the parent is a link."""
+    above, _, name = path.rpartition("/")
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(above, _OWNER_ALL)
+    descriptor = open_at(above)
+    try:
+        os.mkdir(name, _OWNER_ALL, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class TempSweeper:
+    """Empties the temp directory after each run, and reads it only if something changed.
+
+    The kernel stamps a directory when an entry is added or removed, and when it is renamed.  So one with
+    the stamp that it had when it was empty need not be read.  What a run may have put in its place, above
+    all a link, is never emptied.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._made = _identity(os.lstat(path)) if os.path.lexists(path) else None
+        self._empty_stamp: tuple[int, int] | None = None
+
+    def sweep(self, path: str) -> str:
+        """Remove what the run wrote, or create the directory again.  Returns why that failed, if it did."""
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            make(path)
+            self._made, self._empty_stamp = _identity(os.lstat(path)), None
+            return ""
+        if (status.st_ino, status.st_ctime_ns) == self._empty_stamp:
+            return ""
+        if _identity(status) != self._made:
+            return "its temp directory is not the one that was made for it any more"
+        try:
+            self._empty(path)
+        except OSError as error:
+            return f"its temp directory can't be emptied: {error}"
+        return ""
+
+    def _empty(self, path: str) -> None:
+        descriptor = open_at(path)
+        try:
+            status = os.fstat(descriptor)
+            is_empty = not os.listdir(descriptor)
+            if not is_empty:
+                empty(descriptor)
+        finally:
+            os.close(descriptor)
+        self._empty_stamp = lasting_stamp(status) if is_empty else None
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    """What stays the same about a directory, whatever is put into it."""
+    return status.st_dev, status.st_ino, status.st_mode
+
+
+def lasting_stamp(status: os.stat_result, settled_ns: int = SETTLED_NS) -> tuple[int, int] | None:
+    """A directory's stamp, if the next change is sure to give it another; None otherwise."""
+    changed_ns = status.st_ctime_ns
+    is_settled = time.time_ns() - changed_ns > settled_ns
+    # A file system with a coarser clock has round numbers.
+    return (status.st_ino, changed_ns) if is_settled and changed_ns % CLOCK_STEP_NS else None

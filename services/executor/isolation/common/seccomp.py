@@ -101,9 +101,9 @@ _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _IOCTL_LETTER, _IOCTL_LETTERS = 0xFF00, (ord("f"), ord("v"), ord("X"), 0x94)
 
 
-def is_supported() -> bool:
-    """Whether this machine's calls are in the table and the kernel takes filters."""
-    if sys.byteorder != "little" or _machine() not in MACHINES or sys.maxsize < 2**32:
+def is_supported(machine: Optional[str] = None) -> bool:
+    """Whether a machine's calls are in the table, by default this one's, and the kernel takes filters."""
+    if sys.byteorder != "little" or (machine or _machine()) not in MACHINES or sys.maxsize < 2**32:
         return False
     # Without a program, a kernel that takes filters complains of its address.
     _libc.prctl(PR_SET_SECCOMP, MODE_FILTER, None, 0, 0)

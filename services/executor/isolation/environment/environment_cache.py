@@ -77,7 +77,7 @@ class Shelf:
             (self._folder / f"{digest}.{suffix}").unlink(missing_ok=True)
         finished = self._finished(digest)
         folders = [path for path in self._folder.glob(f"{digest}.*") if _FOLDER.fullmatch(path.name)]
-        for folder in set(folders) - {finished} - _in_use(folders):
+        for folder in set(folders) - {finished} - in_use(folders):
             shutil.rmtree(folder, ignore_errors=True)
 
     def prune(self, unused_for_seconds: float) -> list[str]:
@@ -118,7 +118,7 @@ class Shelf:
         marker, retired = self._marker(digest), self._folder / f"{digest}.retired"
         folder = self._finished(digest)
         try:
-            if marker.stat().st_mtime > too_old or (folder and _in_use([folder])):
+            if marker.stat().st_mtime > too_old or (folder and in_use([folder])):
                 return False
             marker.rename(retired)
             # Whoever touched it before it was renamed may rely on it; nobody can do so now.
@@ -157,7 +157,7 @@ class Shelf:
             lock.unlink()
 
 
-def _in_use(folders: Iterable[Path]) -> set[Path]:
+def in_use(folders: Iterable[Path]) -> set[Path]:
     """Those of the folders that the command line of any living process names."""
     wanted = {folder: os.fsencode(folder) + b"/" for folder in folders}
     found: set[Path] = set()

@@ -1,6 +1,7 @@
 """What is kept between runs, and for how long."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,43 +11,30 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from services.executor.isolation.calls import Level, Returned
-from services.executor.isolation.processes import Stable
-from services.executor.isolation.templates import MAX_STANDBYS
+from services.executor.isolation.templates import MAX_PREFORKED
 from tests.isolation.bench import Bench, bench
 
 DIGESTS = 1_000
 
 
-def sizes(stable: Stable) -> dict[str, int]:
-    """How much is in each collection of the stable and of its fork servers."""
-    holders: list[Any] = [stable, stable._servers, stable._unused]
-    return {
-        name: len(member)
-        for holder in holders
-        for name, member in vars(holder).items()
-        if name != "_terms" and hasattr(member, "__len__")
-    }
-
-
 async def test_nothing_is_kept_of_a_thousand_digests(tools: Path) -> None:
     async with bench(tools, capacity=2) as few:
-        stable = few.pool._open_stable()
 
-        async def after(count: int) -> dict[str, int]:
+        async def after(count: int) -> Mapping[str, int]:
             for number in range(count):
                 level = Level.FORK if number % 4 == 0 else Level.WARM
                 tool = few.tool(f"def run(): return {number}", name="same")
                 assert await few.run(tool, level=level) == Returned(number)
-            return sizes(stable)
+            return few.pool.inspect().sizes
 
         early = await after(20)
         late = await after(DIGESTS - 20)
 
-    assert set(early) >= {"_idle_by_key", "_template_gates", "_templates", "_standbys", "_alive"}
+    assert set(early) >= {"idle_by_key", "templates_starting", "templates", "preforked", "alive"}
     assert all(size <= early[name] + 2 for name, size in late.items()), (early, late)
 
 
-# -- the place of a fork --------------------------------------------------------------
+# -- the working directory of a fork --------------------------------------------------------------
 
 PLACE = """
 import os
@@ -62,7 +50,7 @@ def run(spoil=""):
 
 
 @pytest.mark.parametrize("spoil", ["", "file", "mode", "beside", "gone", "crash"])
-async def test_every_fork_finds_its_place_as_new_whatever_the_one_before_left(
+async def test_each_fork_finds_its_directory_empty_whatever_the_one_before_left(
     bench: Bench, spoil: str
 ) -> None:
     tool = bench.tool(PLACE)
@@ -73,16 +61,16 @@ async def test_every_fork_finds_its_place_as_new_whatever_the_one_before_left(
             assert answer.value[1:] == [["temp"], [], 0o700]
 
 
-async def test_forks_hand_their_places_on(bench: Bench) -> None:
+async def test_forks_hand_their_directories_on(bench: Bench) -> None:
     tool = bench.tool(PLACE)
 
     answers = [await bench.run(tool, level=Level.FORK) for _ in range(20)]
 
     places = {answer.value[0] for answer in answers if isinstance(answer, Returned)}
-    assert len(places) <= 4 + MAX_STANDBYS  # the capacity, and those that stand by
+    assert len(places) <= 4 + MAX_PREFORKED  # the capacity, and those that wait for a call
 
 
-async def test_no_place_is_left_when_the_pool_has_stopped(tools: Path) -> None:
+async def test_no_directory_is_left_when_the_pool_has_stopped(tools: Path) -> None:
     async with bench(tools) as own:
         answer = await own.run(own.tool(PLACE), level=Level.FORK)
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.executor.isolation.common import convert
+from services.executor.isolation.common import serialize
 
 
 class Colour(enum.Enum):
@@ -66,11 +66,11 @@ Pair = collections.namedtuple("Pair", "a b")
     ],
 )
 def test_what_has_an_obvious_form_gets_it(value: Any, plain: Any) -> None:
-    assert json.loads(convert.to_json(value)) == plain
+    assert json.loads(serialize.to_json(value)) == plain
 
 
 def test_a_set_that_cannot_be_sorted_is_a_list_in_any_order() -> None:
-    assert sorted(json.loads(convert.to_json({1, "a"})), key=str) == [1, "a"]
+    assert sorted(json.loads(serialize.to_json({1, "a"})), key=str) == [1, "a"]
 
 
 def circle() -> list[Any]:
@@ -102,8 +102,8 @@ def deep() -> list[Any]:
     ],
 )
 def test_what_json_cannot_hold_is_named_by_its_place(value: Any, beginning: str) -> None:
-    with pytest.raises(convert.Unserializable) as caught:
-        convert.to_json(value)
+    with pytest.raises(serialize.Unserializable) as caught:
+        serialize.to_json(value)
 
     assert str(caught.value).startswith(beginning)
 
@@ -115,8 +115,8 @@ def test_an_object_that_fails_while_it_is_converted_is_an_error_too() -> None:
         def tolist(self) -> Any:
             raise ZeroDivisionError("broken")
 
-    with pytest.raises(convert.Unserializable, match="ZeroDivisionError: broken"):
-        convert.to_json([Broken()])
+    with pytest.raises(serialize.Unserializable, match="ZeroDivisionError: broken"):
+        serialize.to_json([Broken()])
 
 
 json_values = st.recursive(
@@ -127,6 +127,6 @@ json_values = st.recursive(
 
 @given(json_values)
 def test_any_json_value_is_its_own_form(value: Any) -> None:
-    encoded = convert.to_json(value)
+    encoded = serialize.to_json(value)
 
     assert json.loads(encoded) == json.loads(json.dumps(value).encode("utf-8", "replace")) or b"?" in encoded

@@ -1,15 +1,14 @@
-"""What a tool says while it runs: sent at once, or gathered for a moment when there is a lot of it."""
+"""Sends what the toolkit reports and requests; gathers reports for a moment if there are many."""
 
 from __future__ import annotations
 
 import _thread
-import json
 import math
 import os
 import time
 from typing import Any, Callable
 
-from ..common import convert, protocol
+from ..common import protocol, serialize
 from . import importer
 from .channel import Channel
 
@@ -17,11 +16,11 @@ GATHER_SECONDS = 0.05
 MAX_GATHERED_METRICS = 500
 
 
-class Reports:
-    """The toolkit's other half.  Lives as long as the process; `begin` and `finish` frame one run."""
+class Reporter:
+    """What the toolkit calls.  Lives as long as the process; `begin` and `finish` enclose one run."""
 
     def __init__(self, channel: Channel, limit_bytes: int) -> None:
-        self.wire = channel
+        self.channel = channel
         self.limit_bytes = limit_bytes
         self.run: dict[str, Any] | None = None
         self.has_thread = False
@@ -34,44 +33,44 @@ class Reports:
         self._files = 0
 
     def begin(self, run: dict[str, Any]) -> None:
-        """From here on, what is said belongs to `run`."""
+        """From now on, reports belong to `run`."""
         self.run = run
         self._files = 0
 
     def finish(self) -> None:
-        """Send what is still held back; nothing more is said for this run."""
+        """Send what was gathered; the run reports nothing more."""
         with self._lock:
             self._flush()
             self.run = None
 
     def detach(self) -> None:
-        """This is a process that the tool forked: it has no say."""
+        """In a process that the tool forked: report nothing."""
         self.run = None
         self._lock = _thread.allocate_lock()
 
     # -- what the toolkit calls --------------------------------------------------------
 
     def progress(self, done: float, total: float | None, message: str) -> None:
-        """Only the latest of several within a moment is sent."""
+        """Report progress; of several reports within a moment, only the last is sent."""
         total = None if total is None else _number(total, "total")
         params = {"done": _number(done, "done"), "total": total, "message": str(message)[:1000]}
         self._hold(protocol.encode_value(params), None)
 
     def metric(self, name: str, value: float, tags: dict[str, Any]) -> None:
-        """Several within a moment are sent together; none is lost while the process lives."""
+        """Report a metric; several within a moment are sent together."""
         params = {"name": str(name), "value": _number(value, "value")}
-        encoded = protocol.encode_value(params)[:-1] + b',"tags":' + convert.to_json(tags, "tags") + b"}"
+        encoded = protocol.encode_value(params)[:-1] + b',"tags":' + serialize.to_json(tags, "tags") + b"}"
         self._hold(None, encoded)
 
     def partial(self, item: Any) -> None:
-        """Sent at once: it must outlive whatever happens to the process next."""
-        encoded = convert.to_json(item, "item")
+        """Send an item at once, so that it is kept whatever happens to the process next."""
+        encoded = serialize.to_json(item, "item")
         if len(encoded) > self.limit_bytes:
-            raise convert.Unserializable(too_large("a partial item", len(encoded), self.limit_bytes))
+            raise serialize.Unserializable(too_large("a partial item", len(encoded), self.limit_bytes))
         self._notify(b"partial", b'{"item":' + encoded + b"}")
 
     def artifact(self, name: str, content: Any, media_type: str | None) -> str | None:
-        """Capture the content as it is now, and wait until it is kept; its reference."""
+        """Copy the content as it is now, wait until it is kept, and return its reference."""
         number, path = self._new_file()
         try:
             if isinstance(content, (bytes, bytearray, memoryview)):
@@ -83,21 +82,21 @@ class Reports:
                 shutil.copyfile(os.fspath(content), path)
             size = os.path.getsize(path)
             said = {"name": str(name), "number": number, "size": size, "sha256": _sha256(path)}
-            reference: str | None = self.wire.ask("keep", {**said, "media_type": media_type})
+            reference: str | None = self.channel.ask("keep", {**said, "media_type": media_type})
         finally:
             if os.path.exists(path):
                 os.unlink(path)
         return reference
 
     def fetch(self, reference: str) -> str:
-        """Have an artifact that this call was given put into a file of its own; the file's path."""
+        """Have an artifact that this call was given written to a file; return its path."""
         number, path = self._new_file()
-        self.wire.ask("fetch", {"reference": str(reference), "number": number})
+        self.channel.ask("fetch", {"reference": str(reference), "number": number})
         return path
 
     def _new_file(self) -> tuple[int, str]:
         if self.run is None:
-            raise RuntimeError("an artifact belongs to a run, and none is under way in this process")
+            raise RuntimeError("an artifact belongs to a run, but no run is under way in this process")
         with self._lock:
             self._files += 1
             number = self._files
@@ -108,16 +107,16 @@ class Reports:
         """The recorded result of an earlier attempt, or the result of calling `function` now."""
         if self.run is None:
             return function()
-        known = self.wire.ask("recall", {"key": str(key)})
+        known = self.channel.ask("recall", {"key": str(key)})
         if known is not None:
             return known["value"]
         value = function()
-        encoded = convert.to_json(value, f"the result of once({key!r})")
+        encoded = serialize.to_json(value, f"the result of once({key!r})")
         if len(encoded) > self.limit_bytes:
-            raise convert.Unserializable(
+            raise serialize.Unserializable(
                 too_large(f"the result of once({key!r})", len(encoded), self.limit_bytes)
             )
-        self.wire.ask("record", {"key": str(key), "value": json.loads(encoded)})
+        self.channel.ask("record", {"key": str(key), "value": protocol.decode(encoded.decode())})
         return value
 
     # -- gathering ---------------------------------------------------------------------
@@ -147,9 +146,9 @@ class Reports:
             self._sent_at = time.monotonic()
 
     def _arm(self) -> None:
-        """Have the last report of a burst sent even if the tool says nothing more.
+        """Send what was gathered soon, even if the tool reports nothing more.
 
-        A bare thread of `_thread`, so that a tool which looks at its threads sees its own.
+        In a thread of `_thread`, so that `threading` shows a tool only its own threads.
         """
         self._armed = True
         if self.has_thread:
@@ -172,11 +171,11 @@ class Reports:
 
     def _notify(self, method: bytes, params: bytes) -> None:
         if self.run is not None:
-            self.wire.send(b'{"jsonrpc":"2.0","method":"' + method + b'","params":' + params + b"}")
+            self.channel.send(b'{"jsonrpc":"2.0","method":"' + method + b'","params":' + params + b"}")
 
 
 def too_large(what: str, size_bytes: int, limit_bytes: int) -> str:
-    """The sentence for something that is over the limit of one message."""
+    """The sentence for a value that exceeds the limit of one message."""
     return f"{what} is {size_bytes} bytes of JSON, and {limit_bytes} are allowed; save it as an artifact"
 
 

@@ -12,15 +12,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from services.executor.isolation.attempt import raised, returned
 from services.executor.isolation.calls import Capture, Module, NothingKept
 from services.executor.isolation.common import protocol
 from services.executor.isolation.connection import Disconnected, close_all
-from services.executor.isolation.forkserver import Birth, Owner
-from services.executor.isolation.process import LoadFailed, Process
-from services.executor.isolation.speech import description
-from services.executor.isolation.terms import Terms
-from services.executor.isolation.workdir import Place
+from services.executor.isolation.parent import ForkRequest, Parent
+from services.executor.isolation.process import LoadFailed, Process, ProcessOptions
+from services.executor.isolation.rpc import description, raised, returned
+from services.executor.isolation.workdir import Workdir
 
 METHODS = [
     "progress", "metrics", "partial", "recall", "record", "keep", "fetch",
@@ -58,19 +56,19 @@ messages = st.fixed_dictionaries(
 
 
 def ended(status: Any) -> dict[str, Any]:
-    """What an owner says of a child's end."""
+    """A parent's report of a child's end."""
     child = {"child": CHILD, "status": status, "rss": 1, "cpu": 1}
     return {"method": "exited", "params": {"children": [child]}}
 
 
-class Nobody(Owner):
+class ParentOfNone(Parent):
     """Forks nothing, and keeps the other end of the socket."""
 
     peer = -1
 
-    def fork(self, births: Sequence[Birth], *, fresh: bool) -> list[int]:
-        [birth] = births
-        self.peer, *rest = birth.descriptors
+    def fork(self, requests: Sequence[ForkRequest], *, fresh: bool) -> list[int]:
+        [request] = requests
+        self.peer, *rest = request.descriptors
         close_all(rest)
         return [1]
 
@@ -93,27 +91,27 @@ class Heard:
     def __init__(self, directory: Path) -> None:
         self.faults: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: self.faults.append(context))
-        self.owner = Nobody()
+        self.parent = ParentOfNone()
         module = Module("tool", directory / "tool.py", "digest")
-        self.process = Process(module, Terms(directory=directory), Place(directory / "1"))
-        self.process.start(self.owner)
+        self.process = Process(module, ProcessOptions(directory=directory), Workdir(directory / "1"))
+        self.process.start(self.parent)
         self.process.on_forked(os.getpid())
-        self.process.listen(lambda event: None, Keeper())
-        self.child = Process(module, Terms(directory=directory), Place(directory / "2"))
-        self.process._offspring[CHILD] = self.child
+        self.process.attach(lambda event: None, Keeper())
+        self.child = Process(module, ProcessOptions(directory=directory), Workdir(directory / "2"))
+        self.process.expect(CHILD, self.child)
 
     async def say(self, text: str) -> None:
         """Have the process send this, and wait until it is understood."""
         payload = text.encode("utf-8", "replace")
         with contextlib.suppress(OSError):
-            os.write(self.owner.peer, len(payload).to_bytes(4, "big") + payload)
+            os.write(self.parent.peer, len(payload).to_bytes(4, "big") + payload)
         for _ in range(5):
             await asyncio.sleep(0)
 
     def close(self) -> None:
         """The process is over."""
         self.process.on_exited(None, None, None)
-        close_all([self.owner.peer])
+        close_all([self.parent.peer])
 
 
 def said(message: dict[str, Any]) -> str:
