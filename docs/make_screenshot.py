@@ -1,8 +1,8 @@
-"""Write docs/demo.svg: the demo as it really went, its most eventful frame and its summary.
+"""Write docs/demo.svg: the most eventful frame of a real demo, and its summary.
 
     python docs/make_screenshot.py
 
-Runs the whole demo, about 20 seconds, in a directory of its own.
+Runs the whole demo, for about 20 seconds, in a temporary directory.
 """
 
 import io
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 
-from services.cli.demo.display import LiveScreen
+from services.cli.demo.display import LiveDisplay
 from services.cli.demo.run_demo import PROJECT, run_demo
 from services.cli.demo.tracker import Phase
 
@@ -23,31 +23,30 @@ WIDTH, HEIGHT = 130, 24
 FOREIGN_FONT = re.compile(r"@font-face \{.*?\}", re.DOTALL)
 
 
-class Camera(LiveScreen):
-    """Looks at every frame, and keeps the one in which most is going on."""
+class Camera(LiveDisplay):
+    """Keeps the frame in which most happens."""
 
     def __init__(self) -> None:
         super().__init__(_console())
         self._best: tuple[int, RenderableType] = (-1, "")
 
     def refresh(self) -> None:
-        """Compare the frame with the best one so far."""
-        under_way = [run.phase for run in self._board.under_way.values()]
-        ended = {run.phase for run in self._board.latest(9)}
-        bars = sum(
-            bool(run.total) and run.done / (run.total or 1) > 0.2 for run in self._board.under_way.values()
-        )
-        score = len(under_way) + 2 * len({*under_way, *ended}) + 2 * bars + (Phase.RETRYING in under_way)
+        """Keep this frame if it is the best so far."""
+        running = list(self.tracker.running.values())
+        phases = [run.phase for run in running]
+        ended = {run.phase for run in self.tracker.latest(9)}
+        bars = sum(bool(run.total) and run.done / (run.total or 1) > 0.2 for run in running)
+        score = len(running) + 2 * len({*phases, *ended}) + 2 * bars + (Phase.RETRYING in phases)
         if score > self._best[0]:
             self._best = (score, self.frame())
 
-    def sum_up(self) -> None:
-        """Develop the picture."""
+    def summarize(self) -> None:
+        """Write the picture."""
         film = _console()
         film.print("$ fullsend demo")
         film.print(self._best[1])
         film.print(self.summary())
-        # Nothing is fetched from elsewhere to show it: the fonts of whoever looks will do.
+        # The picture uses the viewer's own fonts, so that nothing is fetched to show it.
         PICTURE.write_text(FOREIGN_FONT.sub("", film.export_svg(title="fullsend demo")), encoding="utf-8")
 
 

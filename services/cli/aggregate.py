@@ -13,7 +13,8 @@ import typer
 
 from services.cli import connection, output
 from services.cli.connection import places
-from services.cli.output import CommandError
+from services.cli.output import AsJson, CommandError
+from services.cli.records.record import no_such_run
 from services.executor.artifacts import open_blobs
 from services.executor.config import Settings
 from services.executor.store import Store
@@ -24,47 +25,47 @@ from shared import log
 
 
 class OnFailed(StrEnum):
-    """What a run that is not completed means."""
+    """What to do about a run that did not succeed."""
 
     FAIL = "fail"
     SKIP = "skip"
 
 
 def aggregate(
-    tool: Annotated[str, typer.Argument(metavar="TOOL", help="A name, or a bundle reference.")],
+    tool: Annotated[str, typer.Argument(metavar="TOOL", help="The tool's name, or NAME@sha256:DIGEST.")],
     run_ids: Annotated[list[str], typer.Argument(metavar="RUN_ID...", help="The runs to aggregate.")],
     function: Annotated[str, typer.Option(help="The tool's function to call.")] = "aggregate",
     target: Annotated[
-        str, typer.Option(metavar="JSON|@FILE", help="What the function compares the runs with.")
+        str, typer.Option(metavar="JSON|@FILE", help="The data that the function compares the runs with.")
     ] = "null",
-    on_failed: Annotated[OnFailed, typer.Option(help="Give up over a failed run, or leave it out.")] = (
-        OnFailed.FAIL
-    ),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for another program.")] = False,
+    on_failed: Annotated[
+        OnFailed, typer.Option(help="Whether a failed run is an error or is left out.")
+    ] = OnFailed.FAIL,
+    as_json: AsJson = False,
 ) -> None:
-    """Call a tool's function over what runs have produced, without running them again.
+    """Compute a tool's function over the results of runs, without running them again.
 
-    The function is called as `function(replicates, target_data)`, in isolation like any run, and returns
-    an object with a finite `loss` and, if it likes, `diagnostics` and `outputs`.
+    The function is called as `function(replicates, target_data)` in an isolated process. It returns an
+    object with a finite number `loss` and, optionally, `diagnostics` and `outputs`.
     """
     log.configure(level="error")
     chosen = connection.settings()
-    replicates = connection.with_store(lambda store: _results(store, run_ids, chosen), chosen)
+    replicates = connection.with_store(lambda store: _read_results(store, run_ids, chosen), chosen)
     task = AggregationTask(tool, function, replicates, _target(target), on_failed.value)
-    found = asyncio.run(_aggregated(chosen, task))
+    found = asyncio.run(_aggregate(chosen, task))
     if as_json:
         output.print_json(asdict(found))
     else:
         _show(found)
 
 
-async def _results(store: Store, run_ids: Sequence[str], chosen: Settings) -> list[ExecutionResult]:
+async def _read_results(store: Store, run_ids: Sequence[str], chosen: Settings) -> list[ExecutionResult]:
     blobs = open_blobs(chosen.artifacts)
     found = []
     for run_id in run_ids:
         record = await store.runs.record(run_id)
         if not record:
-            raise CommandError(f"there is no run {run_id!r}; `fullsend runs` lists those that there are")
+            raise no_such_run(run_id)
         found.append(result_of_record(record, blobs.storage_type, blobs.base))
     return found
 
@@ -78,7 +79,7 @@ def _target(text: str) -> Any:
         raise CommandError(f"--target: {text:.80} is not JSON: {exc}") from None
 
 
-async def _aggregated(chosen: Settings, task: AggregationTask) -> AggregationResult:
+async def _aggregate(chosen: Settings, task: AggregationTask) -> AggregationResult:
     bench = Workbench(places(chosen), 1, os.environ)
     await bench.open()
     try:
@@ -101,11 +102,11 @@ def _show(found: AggregationResult) -> None:
     }
     for name, text in lines.items():
         if text:
-            out.print(f"{name:<12}{text}", highlight=False, markup=False)
+            out.print(f"{name:<12}{text}")
 
 
 def _note(digests: Sequence[str]) -> str:
     if len(digests) < 2:
         return ""
     versions = ", ".join(digest[:12] for digest in digests)
-    return f"the runs ran {len(digests)} versions of the code: {versions}"
+    return f"the runs used {len(digests)} versions of the code: {versions}"

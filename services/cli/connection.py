@@ -1,6 +1,7 @@
-"""Which Redis a command speaks to, and how it does."""
+"""Connects commands to Redis."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
@@ -15,7 +16,7 @@ from shared.errors import StoreUnavailableError
 Reply = TypeVar("Reply")
 
 STARTING_SECONDS = 3.0
-"""How long a command that needs a worker waits for one that was started just before it."""
+"""How long a command waits for a worker that was started just before it."""
 
 PAUSE_SECONDS = 0.05
 READ_WAIT_MS = 5_000
@@ -23,27 +24,31 @@ RECONNECT_SECONDS = 1.0
 
 
 def settings() -> config.Settings:
-    """The settings; where no REDIS_URL is set, commands speak to the embedded server of this directory."""
+    """Read the settings; without REDIS_URL, they name the embedded server of this directory.
+
+    Raises:
+        SettingsError: one line for each mistake.
+    """
     found = config.load()
     return found if "redis_url" in found.model_fields_set else config.load(redis_url="embedded")
 
 
 def places(chosen: config.Settings) -> Places:
-    """Where the settings say that things are, for what is executed in this process."""
+    """Return the paths and limits in the settings that tools need to run in this process."""
     return Places(**{name: getattr(chosen, name) for name in Places.__dataclass_fields__})
 
 
-def address(chosen: config.Settings, patience_seconds: float = 0.0) -> str:
-    """Where the server is.  Never starts one.
+def address(chosen: config.Settings, wait_seconds: float = 0.0) -> str:
+    """Return the URL of the running server.  Never starts a server.
 
     Args:
         chosen: the settings.
-        patience_seconds: how long to wait for the embedded server to come up.
+        wait_seconds: how long to wait until the embedded server runs.
 
     Raises:
         StoreUnavailableError: the embedded server of this directory isn't running.
     """
-    deadline = time.monotonic() + patience_seconds
+    deadline = time.monotonic() + wait_seconds
     while True:
         try:
             return running_server(chosen.redis_url)
@@ -56,29 +61,44 @@ def address(chosen: config.Settings, patience_seconds: float = 0.0) -> str:
 def with_store(
     act: Callable[[Store], Awaitable[Reply]],
     chosen: config.Settings | None = None,
-    patience_seconds: float = 0.0,
+    wait_seconds: float = 0.0,
 ) -> Reply:
-    """What `act` comes to on the store; connections are closed after it."""
+    """Call `act` with the store, in a new event loop, and return its result.
+
+    Args:
+        act: what to do; the connections are closed when it returns.
+        chosen: the settings; by default they are read.
+        wait_seconds: how long to wait until the embedded server runs.
+
+    Raises:
+        StoreUnavailableError: the server can't be reached.
+    """
     chosen = chosen or settings()
-    url = address(chosen, patience_seconds)
-    return asyncio.run(on(url, chosen, act))
+    url = address(chosen, wait_seconds)
+
+    async def call() -> Reply:
+        async with store_at(url, chosen) as store:
+            return await act(store)
+
+    return asyncio.run(call())
 
 
-async def on(url: str, chosen: config.Settings, act: Callable[[Store], Awaitable[Reply]]) -> Reply:
-    """What `act` comes to on the store at `url`."""
+@contextlib.asynccontextmanager
+async def store_at(url: str, chosen: config.Settings) -> AsyncIterator[Store]:
+    """Connect to the store at `url`; the connections are closed at the end of the block."""
     client, patient = connect(url), connect_patiently(url)
     try:
-        return await act(Store.on(client, patient, retention(chosen)))
+        yield Store.on(client, patient, retention(chosen))
     finally:
         await client.aclose()
         await patient.aclose()
 
 
 async def follow(store: Store, cursor: str, redis_url: str) -> AsyncIterator[Entry]:
-    """The journal after `cursor`, for ever; a server that is away for a while is waited for.
+    """Yield the journal's entries after `cursor`, without end; wait while the server is away.
 
     Raises:
-        StoreUnavailableError: the embedded server has stopped; it comes back elsewhere, if at all.
+        StoreUnavailableError: the embedded server has stopped; it would return at another address.
     """
     while True:
         try:

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.text import Text
 
 from services.cli import connection, output
-from services.cli.doctor_checks import Finding, Level, findings, problem, said_by
-from services.cli.output import Column
+from services.cli.doctor_checks import Finding, Level, findings, problem, worker_findings
+from services.cli.output import AsJson, Column
 from services.executor import config
 from services.executor.store import Store
 from shared.connection import without_password
@@ -20,7 +20,7 @@ MARKS = {Level.OK: "✓", Level.WARNING: "!", Level.PROBLEM: "✗"}
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting as it is in force here."""
+    """A setting, its value here, and where the value comes from."""
 
     name: str
     value: str
@@ -29,14 +29,15 @@ class Setting:
 
 def doctor(
     url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Also ask the worker there: http://HOST:HEALTH_PORT.")
+        str | None,
+        typer.Option(metavar="URL", help="Also ask the worker at this address: http://HOST:HEALTH_PORT."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for another program.")] = False,
+    as_json: AsJson = False,
 ) -> int:
-    """Check settings, Redis, workers, tools and experiments.
+    """Check settings, Redis, workers, tools, experiments and schedules.
 
-    Says what is configured and from where, what can be reached and what is wrong. The exit code is 1
-    when there is a problem; warnings don't count.
+    Prints each setting and its source, then a finding for each check. The exit code is 1 if any finding
+    is a problem; warnings do not count.
     """
     try:
         settings = connection.settings()
@@ -44,9 +45,9 @@ def doctor(
         configured: list[Setting] = []
         found = [problem("settings", mistake) for mistake in str(exc).splitlines()]
     else:
-        configured, found = _in_force(settings), _found(settings)
+        configured, found = _configured(settings), _check(settings)
     if url is not None:
-        found += said_by(url)
+        found += worker_findings(url)
     if as_json:
         output.print_json({"settings": list(map(asdict, configured)), "findings": list(map(asdict, found))})
     else:
@@ -54,15 +55,15 @@ def doctor(
     return int(any(one.level is Level.PROBLEM for one in found))
 
 
-def _in_force(settings: config.Settings) -> list[Setting]:
+def _configured(settings: config.Settings) -> list[Setting]:
     origins = config.origins(config.load())
     return [
         Setting(name.upper(), _shown(name, getattr(settings, name)), origins[name]) for name in config.NAMES
     ]
 
 
-def _found(settings: config.Settings) -> list[Finding]:
-    """What the checks say, as far as they got."""
+def _check(settings: config.Settings) -> list[Finding]:
+    """Run the checks; if Redis fails in between, return the findings so far and that problem."""
     found: list[Finding] = []
 
     async def look(store: Store) -> None:

@@ -1,4 +1,4 @@
-"""What `fullsend doctor` looks at: each check reads the store, or asks a worker, and says what it found."""
+"""The checks of `fullsend doctor`: each reads Redis, or asks a worker, and yields findings."""
 
 import http.client
 import json
@@ -18,11 +18,11 @@ from services.executor.outcome import Status
 from services.executor.store import Facts, Store
 from shared import keys
 from shared.connection import without_password
-from shared.messages import State
+from shared.messages import Experiment, State
 
 
 class Level(StrEnum):
-    """How bad a finding is."""
+    """How serious a finding is."""
 
     OK = "ok"
     WARNING = "warning"
@@ -31,7 +31,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is as it should be, or not, and then what to do."""
+    """The result of one check; `text` says what to do about a problem."""
 
     level: Level
     subject: str
@@ -39,17 +39,17 @@ class Finding:
 
 
 def ok(subject: str, text: str) -> Finding:
-    """Nothing to do."""
+    """Create a finding that needs no action."""
     return Finding(Level.OK, subject, text)
 
 
 def warning(subject: str, text: str) -> Finding:
-    """Works, but perhaps not as it was meant."""
+    """Create a finding about something that works, but perhaps not as intended."""
     return Finding(Level.WARNING, subject, text)
 
 
 def problem(subject: str, text: str) -> Finding:
-    """Something doesn't work."""
+    """Create a finding about something that does not work."""
     return Finding(Level.PROBLEM, subject, text)
 
 
@@ -60,7 +60,13 @@ RUNS_NAMED = 5
 
 
 async def findings(store: Store, settings: Settings, url: str) -> AsyncIterator[Finding]:
-    """Everything, in the order in which it has to be mended."""
+    """Yield the findings of all checks that read Redis, in the order in which problems are best solved.
+
+    Args:
+        store: the store to check.
+        settings: for the tools folder of this machine.
+        url: the server's URL, to be shown without its password.
+    """
     facts = await store.server.look()
     for one in _server(facts, url):
         yield one
@@ -79,18 +85,19 @@ async def findings(store: Store, settings: Settings, url: str) -> AsyncIterator[
 
 
 def _server(facts: Facts, url: str) -> list[Finding]:
-    told = (
+    text = (
         f"{facts.version} at {without_password(url)} answers in {facts.latency_ms:.2f} ms; "
         f"{output.size(facts.memory_bytes)} in use; persistence: {facts.persistence or 'none'}"
     )
-    found = [ok("redis", told)]
+    found = [ok("redis", text)]
     if facts.latency_ms > SLOW_MS:
-        found.append(warning("redis", f"an answer takes {facts.latency_ms:.0f} ms; put workers closer to it"))
+        text = f"an answer takes {facts.latency_ms:.0f} ms; run the workers closer to the server"
+        found.append(warning("redis", text))
     if facts.persistence is None:
         text = "nothing is written to disk, so a restart loses queued runs and records; set `appendonly yes`"
         found.append(warning("redis", text))
     if facts.eviction is not None:
-        text = f"drops keys when its memory is full ({facts.eviction}); set `maxmemory-policy noeviction`"
+        text = f"keys are deleted when memory is full ({facts.eviction}); set `maxmemory-policy noeviction`"
         found.append(problem("redis", text))
     return found
 
@@ -101,38 +108,37 @@ async def _workers(store: Store) -> AsyncIterator[Finding]:
     if alive:
         yield ok("workers", f"{len(alive)} alive: {', '.join(sorted(alive))}")
     else:
-        yield problem("workers", "none is alive, so nothing runs; start one with `fullsend worker`")
+        yield problem("workers", "no worker is alive, so nothing runs; start one with `fullsend worker`")
     if alive and not listening:
-        yield warning("workers", "none listens for triggers; that takes `trigger` in SCHEDULE_MODE")
+        yield warning("workers", "no worker listens for triggers; start one with `trigger` in SCHEDULE_MODE")
     for name, seconds in (await store.workers.silent()).items():
-        told = "the others take its runs over" if alive else "its runs wait for a worker to take them over"
-        yield warning("workers", f"{name} counts as dead since {output.duration(seconds)}; {told}")
-    text = f"{depth.waiting} waiting, {depth.held} running, {depth.delayed} to be tried again later"
-    yield ok("queue", text)
+        text = "other workers take over its runs" if alive else "its runs wait until another worker starts"
+        yield warning("workers", f"{name} has been silent for {output.duration(seconds)}; {text}")
+    yield ok("queue", f"{depth.waiting} waiting, {depth.held} running, {depth.delayed} delayed")
     waited_seconds = await store.queue.oldest_seconds()
     if waited_seconds > LONG_WAIT_SECONDS:
-        text = f"an order has waited for {output.duration(waited_seconds)}"
-        yield warning("queue", f"{text}; more workers, or a larger CONCURRENCY, would help")
+        text = f"the oldest order has waited for {output.duration(waited_seconds)}"
+        yield warning("queue", f"{text}; start more workers or raise CONCURRENCY")
 
 
 async def _keys(store: Store) -> list[Finding]:
-    """What somebody has made something else of, among the keys that are the executor's own."""
+    """Find keys of the executor that somebody has replaced with another type."""
     ids = [experiment_id async for experiment_id, _ in store.experiments.scan()]
     return [
-        problem(one.key, f"is a Redis {one.found}; expected a {one.expected}; delete it")
+        problem(one.key, f"is a Redis {one.found}; expected a {one.expected}; delete the key")
         for one in await store.server.misfits(ids)
     ]
 
 
 async def _runs(store: Store) -> Finding:
-    """Runs that workers died over too often, or that must not be repeated."""
+    """Find runs that were given up because their workers died."""
     recent = await store.history.recent(None, RUNS_LOOKED_AT)
     lost = [one["run_id"] for one in recent if one.get("status") == Status.LOST]
     if not lost:
-        return ok("runs", f"none of the last {len(recent)} was lost with its worker")
+        return ok("runs", f"none of the last {len(recent)} runs was lost with its worker")
     named = ", ".join(lost[:RUNS_NAMED]) + (", ..." if len(lost) > RUNS_NAMED else "")
-    text = f"{len(lost)} of the last {len(recent)} were lost with their workers: {named}"
-    return warning("runs", f"{text}; `fullsend show RUN_ID` says what is known")
+    text = f"{len(lost)} of the last {len(recent)} runs were lost with their workers: {named}"
+    return warning("runs", f"{text}; see `fullsend show RUN_ID`")
 
 
 async def _tools(store: Store, settings: Settings) -> AsyncIterator[Finding]:
@@ -140,9 +146,9 @@ async def _tools(store: Store, settings: Settings) -> AsyncIterator[Finding]:
     if folder.is_dir():
         yield ok("tools", f"{folder} holds {len(list(folder.glob('*.py')))} modules")
     else:
-        yield warning("tools", f"{folder} is not there; TOOLS_PATH names the folder of the tools")
+        yield warning("tools", f"the tools folder {folder} does not exist; set TOOLS_PATH")
     registered = await all_registered(store)
-    yield ok("tools", f"{sum(one['status'] == 'active' for one in registered)} are registered and active")
+    yield ok("tools", f"{sum(one['status'] == 'active' for one in registered)} registered and active")
     for one in registered:
         if one["status"] == "invalid":
             yield problem(keys.tool(one["name"]), output.one_line(one["error"].partition("\n")[0]))
@@ -158,22 +164,30 @@ async def _experiments(store: Store, scheduled: set[str]) -> AsyncIterator[Findi
             found.append(problem(key, f"can't be read: {stored.error}"))
             continue
         states[experiment.state] += 1
-        if experiment.state is State.RUNNING and await _is_stuck(store, experiment_id):
-            text = "is `running`, but no run of it is open, so cron and speedrun leave it"
-            found.append(warning(key, f"{text}; set its state to `ready`"))
-        if experiment.schedule and experiment_id not in scheduled:
-            text = f"says `schedule: {experiment.schedule}`, but there is no {keys.schedule(experiment_id)}"
-            found.append(warning(key, f"{text}, so cron doesn't know of it; publish it again"))
-        if known_tools and experiment.tool not in known_tools:
-            found.append(warning(key, f"its tool '{experiment.tool}' is not registered"))
-    told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    yield ok("experiments", told or "there are none; `fullsend publish` stores some")
+        found += [warning(key, text) async for text in _doubts(store, experiment, scheduled, known_tools)]
+    text = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    yield ok("experiments", text or "none; `fullsend publish` stores some")
     for one in sorted(found, key=lambda finding: finding.subject):
         yield one
 
 
+async def _doubts(
+    store: Store, experiment: Experiment, scheduled: set[str], known_tools: set[str]
+) -> AsyncIterator[str]:
+    """Yield what may keep an experiment from running."""
+    if experiment.state is State.RUNNING and await _is_stuck(store, experiment.id):
+        yield "is `running`, but no run of it is open, so cron and speedrun skip it; set its state to `ready`"
+    if experiment.schedule and experiment.id not in scheduled:
+        yield (
+            f"says `schedule: {experiment.schedule}`, but {keys.schedule(experiment.id)} does not exist, so "
+            "cron does not run it; publish it again"
+        )
+    if known_tools and experiment.tool not in known_tools:
+        yield f"its tool '{experiment.tool}' is not registered"
+
+
 async def _is_stuck(store: Store, experiment_id: str) -> bool:
-    """Whether it is `running` without a run, also on a second look: one may just have ended."""
+    """Whether an experiment is `running` without a run.  Reads it twice: a run may just have ended."""
     if await store.due_times.has_open_runs(experiment_id):
         return False
     experiment = (await store.experiments.read(experiment_id)).experiment
@@ -193,30 +207,30 @@ def _schedules(schedules: list[ScheduleRow]) -> list[Finding]:
 ANSWER_SECONDS = 5.0
 
 Series = dict[str, float]
-"""Values by name; those that differ in labels only are added up."""
+"""Values by name, summed over their labels."""
 
-COUNTED = {
-    "fullsend_runs_buried_total": "runs were buried, because workers had died over them",
-    "fullsend_outcomes_refused_total": "outcomes came too late: the worker had been taken for dead",
-    "fullsend_redis_unavailable_total": "times Redis was not there when it was asked",
+TROUBLE_COUNTERS = {
+    "fullsend_runs_buried_total": "runs were given up because too many workers died during them",
+    "fullsend_outcomes_refused_total": "outcomes were refused because the worker had counted as dead",
+    "fullsend_redis_unavailable_total": "times Redis could not be reached",
 }
-"""What should be 0 in a life without trouble, and what it says when it is not."""
+"""Counters that are 0 in normal operation, and what a larger number means."""
 
 
-def said_by(url: str) -> Iterator[Finding]:
-    """`/healthz`, `/readyz` and `/metrics` of the worker at `url`, as findings.
+def worker_findings(url: str) -> Iterator[Finding]:
+    """Yield findings from `/healthz`, `/readyz` and `/metrics` of a worker.
 
     Args:
-        url: `http://HOST:PORT`, also without the scheme, or a port of this machine.
+        url: `http://HOST:PORT`, with or without the scheme, or a port of this machine.
     """
     address = _address(url)
     shown = without_password(address)
     try:
-        yield from _told(address, "healthz", "alive", "its event loop turns")
-        yield from _told(address, "readyz", "ready", "it takes runs")
-        yield from _measured(_series(_get(address, "metrics")))
+        yield from _health(address, "healthz", "alive", "its event loop responds")
+        yield from _health(address, "readyz", "ready", "it accepts runs")
+        yield from _monitoring(_series(_get(address, "metrics")))
     except (OSError, ValueError, TypeError, LookupError, AttributeError, http.client.HTTPException) as exc:
-        yield problem(shown, f"does not answer as a worker does: {output.one_line(str(exc))}")
+        yield problem(shown, f"does not answer like a worker: {output.one_line(str(exc))}")
 
 
 def _address(url: str) -> str:
@@ -225,19 +239,19 @@ def _address(url: str) -> str:
     return (url if "://" in url else f"http://{url}").rstrip("/")
 
 
-def _told(address: str, path: str, fact: str, meaning: str) -> Iterator[Finding]:
-    said = json.loads(_get(address, path))
-    subject = f"{said['worker']} /{path}"
-    if said[fact] is True:
+def _health(address: str, path: str, fact: str, meaning: str) -> Iterator[Finding]:
+    answer = json.loads(_get(address, path))
+    subject = f"{answer['worker']} /{path}"
+    if answer[fact] is True:
         yield ok(subject, f"{fact}: {meaning}")
-    for name, reason in said["missing"].items():
+    for name, reason in answer["missing"].items():
         yield problem(subject, f"not {fact}: {name}: {reason}")
 
 
-def _measured(series: Series) -> Iterator[Finding]:
+def _monitoring(series: Series) -> Iterator[Finding]:
     busy, slots = series["fullsend_slots_busy"], series["fullsend_slots_total"]
     yield ok("/metrics", f"{busy:.0f} of {slots:.0f} slots are busy")
-    for name, meaning in COUNTED.items():
+    for name, meaning in TROUBLE_COUNTERS.items():
         if series.get(name):
             yield warning("/metrics", f"{series[name]:.0f} {meaning}")
 
@@ -256,7 +270,7 @@ def _get(address: str, path: str) -> str:
     parts = urlsplit(address)
     kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
     if parts.scheme not in kinds or not parts.hostname:
-        raise ValueError("expected http://HOST:PORT")
+        raise ValueError("the URL must be like http://HOST:PORT")
     connection = kinds[parts.scheme](parts.hostname, parts.port, timeout=ANSWER_SECONDS)
     try:
         connection.request("GET", f"{parts.path}/{path}")

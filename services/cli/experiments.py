@@ -1,4 +1,4 @@
-"""`fullsend publish` and `fullsend trigger`."""
+"""`fullsend publish`, `fullsend trigger` and `fullsend cancel`."""
 
 import asyncio
 import json
@@ -14,15 +14,18 @@ import msgspec
 import typer
 
 from services.cli import connection, output
-from services.cli.output import CommandError
+from services.cli.output import CommandError, RunId
+from services.cli.records.record import no_such_run
 from services.cli.watch import describe, failure
+from services.executor.cancellation import cancel as request_cancellation
+from services.executor.outcome import Status
 from services.executor.scheduling.cron import Cron
-from services.executor.store import Entry, Store
+from services.executor.store import Cancelled, Entry, Store
 from shared.documents import json_object, validated
 from shared.errors import ContractError, ScheduleError
 from shared.messages import Experiment, Schedule, State, read_experiment_file
 
-TAKEN_UP_SECONDS = 10.0
+QUEUED_SECONDS = 10.0
 LONGEST_WAIT_SECONDS = 600.0
 
 
@@ -31,7 +34,7 @@ LONGEST_WAIT_SECONDS = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """An experiment file that was found to be good."""
+    """A valid experiment file."""
 
     path: Path
     text: str
@@ -43,27 +46,31 @@ class Publication:
 def publish(
     files: Annotated[list[Path], typer.Argument(metavar="FILE.yaml", help="Experiment files.")],
     state: Annotated[
-        State | None, typer.Option(help="The state they get; otherwise the one in the file, or `ready`.")
+        State | None, typer.Option(help="Store this state; by default the state in the file, or `ready`.")
     ] = None,
 ) -> None:
-    """Check experiment files and store them, with their schedules.
+    """Check experiment files and store them with their schedules.
 
-    Nothing is stored unless all of them are good.
+    If any file is invalid, nothing is stored.
     """
     publications = read_files(files, state)
 
     async def act(store: Store) -> None:
         for one in publications:
-            print(await _published(store, one), flush=True)
+            print(await _store_and_describe(store, one), flush=True)
 
-    connection.with_store(act, patience_seconds=connection.STARTING_SECONDS)
+    connection.with_store(act, wait_seconds=connection.STARTING_SECONDS)
 
 
 def read_files(paths: Iterable[Path], state: State | None = None) -> list[Publication]:
-    """The experiments in files.
+    """Read and check experiment files.
+
+    Args:
+        paths: the files.
+        state: replaces the state in each file.
 
     Raises:
-        CommandError: what is wrong, with all of the files that are.
+        CommandError: every mistake in every file.
     """
     good: list[Publication] = []
     wrong: list[str] = []
@@ -76,20 +83,19 @@ def read_files(paths: Iterable[Path], state: State | None = None) -> list[Public
     for one in good:
         twin = paths_by_id.setdefault(one.experiment.id, one.path)
         if twin != one.path:
-            wrong.append(f"{twin} and {one.path} are both experiment '{one.experiment.id}'")
+            wrong.append(f"{twin} and {one.path} both define experiment '{one.experiment.id}'")
     if wrong:
         raise CommandError("; ".join(wrong) + ("; nothing was published" if good else ""))
     return good
 
 
 def read_file(path: Path, state: State | None = None) -> Publication:
-    """The experiment in a file.  Raises `ContractError` that names the file and what is wrong with it."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ContractError(f"{path} is not a text in UTF-8") from None
-    except OSError as exc:
-        raise ContractError(f"{path} can't be read: {exc.strerror or exc}") from None
+    """Read and check one experiment file.
+
+    Raises:
+        ContractError: the file and its mistake.
+    """
+    text = _read_text(path)
     experiment = read_experiment_file(str(path), text)
     if state is not None:
         experiment = msgspec.structs.replace(experiment, state=state)
@@ -104,22 +110,35 @@ def read_file(path: Path, state: State | None = None) -> Publication:
     return Publication(path, text, experiment, schedule, cron)
 
 
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ContractError(f"{path} is not UTF-8 text") from None
+    except OSError as exc:
+        raise ContractError(f"{path} can't be read: {exc.strerror or exc}") from None
+
+
 async def store_publication(store: Store, one: Publication) -> bool:
-    """Store an experiment and its schedule; True when a schedule stays that the file doesn't have."""
+    """Store an experiment and its schedule.
+
+    Returns:
+        Whether Redis still holds a schedule for the experiment although the file has none.
+    """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return await store.experiments.publish(one.experiment, one.text, one.schedule, now)
 
 
-async def _published(store: Store, one: Publication) -> str:
-    stays = await store_publication(store, one)
+async def _store_and_describe(store: Store, one: Publication) -> str:
+    has_old_schedule = await store_publication(store, one)
     experiment = one.experiment
     line = f"published {experiment.id}: {experiment.state}, tool {experiment.tool}"
     if one.cron is not None:
         line += f", schedule {one.cron.expression}: {one.cron.describe()}"
         if one.cron.warning is not None:
             line += f"; warning: {one.cron.warning}"
-    if stays:
-        line += f"; schedules:{experiment.id} stays, though the file has no schedule"
+    if has_old_schedule:
+        line += f"; the file has no schedule, but schedules:{experiment.id} still applies"
     return line
 
 
@@ -127,30 +146,33 @@ async def _published(store: Store, one: Publication) -> str:
 
 
 def trigger(
-    experiment_id: Annotated[str, typer.Argument(metavar="ID", help="The experiment.")],
+    experiment_id: Annotated[str, typer.Argument(metavar="ID", help="The experiment's id.")],
     param: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="A parameter for this run, over the experiment's own. A value that is JSON is taken as "
-            "such, any other as text. May be repeated.",
+            help="Set a parameter for this run. It overrides the experiment's own. If VALUE is not "
+            "valid JSON, it is text. May be repeated.",
         ),
     ] = None,
     params: Annotated[
-        str, typer.Option(metavar="JSON", help="Several parameters at once, as a JSON object.")
+        str, typer.Option(metavar="JSON", help="Set several parameters, as a JSON object.")
     ] = "{}",
     wait: Annotated[
-        bool, typer.Option("--wait", help="Wait for the end; exit code 0 means that the run succeeded.")
+        bool,
+        typer.Option(
+            "--wait", help="Wait until the run ends and print its result. Exit code 1 if it does not succeed."
+        ),
     ] = False,
     timeout: Annotated[
-        float, typer.Option(min=0.1, metavar="SECONDS", help="How long to wait at most.")
+        float, typer.Option(min=0.1, metavar="SECONDS", help="With --wait: wait at most this long.")
     ] = LONGEST_WAIT_SECONDS,
 ) -> None:
     """Run an experiment now.
 
-    Fails when no executor is there to hear it.
+    Fails if no worker listens for triggers.
     """
-    chosen = json_object("--params", params) | dict(map(_pair, param or ()))
+    chosen = json_object("--params", params) | dict(map(_parameter, param or ()))
     message = {
         "experiment_id": experiment_id,
         "request_id": secrets.token_hex(8),
@@ -161,80 +183,117 @@ def trigger(
 
     async def act(store: Store) -> None:
         cursor = await store.journal.end()
-        run_id = await _sent(store, settings.trigger_channels[0], message)
+        run_id = await _send(store, settings.trigger_channels[0], message)
+        print(f"queued {run_id}", flush=True)
         if wait:
             await _await_end(store, cursor, run_id, timeout, settings.redis_url)
-        else:
-            print(f"queued {run_id}")
 
     connection.with_store(act, settings, connection.STARTING_SECONDS)
 
 
-def _pair(text: str) -> tuple[str, Any]:
+def _parameter(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise CommandError(f"--param {text!r} is not NAME=VALUE")
-    return name, output.parsed(value)
+    return name, output.parse_json(value)
 
 
-async def _sent(store: Store, channel: str, message: Mapping[str, Any]) -> str:
-    """Ask for the run; returns its id once a worker has taken it up."""
+async def _send(store: Store, channel: str, message: Mapping[str, Any]) -> str:
+    """Publish the trigger, wait until a worker queues the run, and return the run's id.
+
+    Raises:
+        CommandError: the experiment is archived, or no worker reacts.
+    """
     experiment_id = message["experiment_id"]
     stored = await store.experiments.read(experiment_id)
     if stored.readable().state is State.ARCHIVED:
-        raise CommandError(f"experiments:{experiment_id} is archived; nothing of it is run")
+        raise CommandError(f"experiments:{experiment_id} is archived, so it can't be run")
     await _await_listener(store)
     if not await store.triggers.send(channel, message):
-        raise CommandError(f"no executor heard it: nobody listens on {channel}; start `fullsend worker`")
-    deadline = time.monotonic() + TAKEN_UP_SECONDS
+        raise CommandError(f"no worker listens on {channel}, so the trigger is lost; start `fullsend worker`")
+    deadline = time.monotonic() + QUEUED_SECONDS
     while time.monotonic() < deadline:
         run_id = await store.queue.run_of(experiment_id, message["request_id"])
         if run_id is not None:
             return run_id
         await asyncio.sleep(connection.PAUSE_SECONDS)
-    raise CommandError(
-        f"it was sent on {channel}, but no executor has taken it up within {TAKEN_UP_SECONDS:g} s"
-    )
+    raise CommandError(f"no worker queued the run within {QUEUED_SECONDS:g} s after the trigger on {channel}")
 
 
 async def _await_listener(store: Store) -> None:
-    """Be sure that an executor listens.  Raises `CommandError`."""
+    """Wait until a worker listens.  Raises `CommandError` if none does in time."""
     deadline = time.monotonic() + connection.STARTING_SECONDS
     while not await store.workers.listening():
         if time.monotonic() >= deadline:
-            raise CommandError(_nobody_listens(await store.workers.alive()))
+            raise CommandError(_no_listener(await store.workers.alive()))
         await asyncio.sleep(connection.PAUSE_SECONDS)
 
 
-def _nobody_listens(alive: Sequence[str]) -> str:
+def _no_listener(alive: Sequence[str]) -> str:
     if not alive:
-        return "no executor listens, so nothing was sent; start one with `fullsend worker`"
+        return "no worker is running, so nothing was sent; start one with `fullsend worker`"
     return (
-        f"no executor listens for triggers, so nothing was sent: alive are {', '.join(alive)}; "
-        "start one whose SCHEDULE_MODE has `trigger`"
+        f"no worker listens for triggers, so nothing was sent; running: {', '.join(alive)}; "
+        "start one with `trigger` in SCHEDULE_MODE"
     )
 
 
 async def _await_end(store: Store, cursor: str, run_id: str, timeout_seconds: float, redis_url: str) -> None:
-    """Tell what happens to the run until it has ended.  Raises `CommandError` unless it succeeded."""
-    print(f"queued {run_id}", flush=True)
+    """Print the run's events until it ends, then its result.  Raises `CommandError` unless it succeeds."""
     try:
         async with asyncio.timeout(timeout_seconds):
             async for entry in connection.follow(store, cursor, redis_url):
                 if entry.data.get("run_id") != run_id:
                     continue
                 if entry.kind == "result":
-                    _tell_end(entry)
+                    _print_result(entry)
                     return
                 print("  ".join(describe(entry)), flush=True)
     except TimeoutError:
         raise CommandError(
-            f"{run_id} has not ended within {timeout_seconds:g} s; it goes on, see `fullsend show {run_id}`"
+            f"{run_id} did not end within {timeout_seconds:g} s and continues; see `fullsend show {run_id}`"
         ) from None
 
 
-def _tell_end(entry: Entry) -> None:
+def _print_result(entry: Entry) -> None:
     data = entry.data
     if data.get("type") != "experiment_completed":
         raise CommandError(f"{data['run_id']} ended as {data.get('status', 'failed')}: {failure(data)}")
     print(json.dumps(data.get("result_summary", {}), ensure_ascii=False))
+
+
+# -- cancel ---------------------------------------------------------------------------
+
+
+def cancel(
+    run_id: RunId,
+    wait: Annotated[bool, typer.Option(help="Wait until a running tool has ended.")] = True,
+) -> None:
+    """Cancel a run.
+
+    A queued run never starts. A running tool is ended; its partial results are kept.
+    """
+
+    async def act(store: Store) -> str:
+        answer = await request_cancellation(store, run_id)
+        if answer is Cancelled.OVER:
+            raise await _already_over(store, run_id)
+        if answer is Cancelled.CANCELLING and wait:
+            return f"{run_id} is {await _await_status(store, run_id)}"
+        return f"{run_id} is {'being cancelled' if answer is Cancelled.CANCELLING else 'cancelled'}"
+
+    output.console().print(connection.with_store(act))
+
+
+async def _await_status(store: Store, run_id: str) -> str:
+    """Wait until a run has ended, and return its status."""
+    while True:
+        status = await store.history.status(run_id)
+        if status not in (None, Status.RUNNING):
+            return str(status)
+        await asyncio.sleep(connection.PAUSE_SECONDS)
+
+
+async def _already_over(store: Store, run_id: str) -> CommandError:
+    status = await store.history.status(run_id)
+    return no_such_run(run_id) if status is None else CommandError(f"{run_id} is already {status}")

@@ -1,4 +1,4 @@
-"""The `fullsend` command: composes the commands, and turns what goes wrong into one line and an exit code."""
+"""The `fullsend` command: registers the subcommands, and reports each error as one line and an exit code."""
 
 import io
 import os
@@ -23,10 +23,10 @@ BROKEN_PIPE = 141
 
 
 def worker() -> int:
-    """Run the executor here, until Ctrl-C or SIGTERM.
+    """Run a worker in this process until Ctrl-C or SIGTERM.
 
-    Without REDIS_URL it brings a server of its own, with its data in .fullsend/, which the other
-    commands find from the same directory. Settings come from the environment, .env and
+    If REDIS_URL is not set, the worker starts an embedded server with its data in .fullsend/. Other
+    commands in this directory find that server. Settings come from the environment, .env and
     config/schedule.yaml; `fullsend doctor` lists them.
     """
     settings = connection.settings()
@@ -53,7 +53,7 @@ app.command()(diff.diff)
 app.add_typer(artifacts.app, name="artifacts")
 app.add_typer(plan.app, name="plan")
 app.add_typer(sweep.app, name="sweep")
-app.command()(runs.cancel)
+app.command()(experiments.cancel)
 app.command()(watch.watch)
 app.command()(schedules.schedules)
 app.command()(tools.tools)
@@ -74,57 +74,62 @@ def fullsend(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Run experiments: Python tools in isolated subprocesses, driven and reported over Redis.
+    """Run experiments: Python tools in isolated subprocesses, controlled and reported over Redis.
 
-    Commands speak to the server that REDIS_URL names, in the environment or in .env. Without it, to the
-    one that a `fullsend worker` or `fullsend demo` has started in this directory.
+    Commands connect to the Redis server in REDIS_URL, from the environment or .env. If it is not set,
+    they connect to the embedded server that `fullsend worker` or `fullsend demo` runs in this directory.
     """
     if context.invoked_subcommand is None:
         print(context.get_help())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code."""
+    """Run one command and return its exit code.
+
+    Args:
+        arguments: the command line without the program's name; by default `sys.argv`.
+    """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # it is None where it was closed
-            stream.reconfigure(errors="backslashreplace")  # text from Redis may hold what it can't encode
+        if isinstance(stream, io.TextIOWrapper):  # a closed stream is None
+            stream.reconfigure(errors="backslashreplace")  # text from Redis may hold lone surrogates
     try:
         code = app(args=arguments, prog_name="fullsend", standalone_mode=False)
         print(end="", flush=True)
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # so that the exit doesn't flush into it
+        # The interpreter flushes stdout once more when it exits; that must not fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as exc:
-        return _tell(exc)
+        return _report_error(exc)
     return code if isinstance(code, int) else 0
 
 
-def _tell(exc: Exception) -> int:
-    """Say in a line what went wrong; the exit code."""
+def _report_error(exc: Exception) -> int:
+    """Print an error on one line and return the exit code."""
     match exc:
         case ExceptionGroup():
-            return _tell(exc.exceptions[0])
+            return _report_error(exc.exceptions[0])
         case typer.TyperException():
             context = getattr(exc, "ctx", None)
             hint = f" (see `{context.command_path} --help`)" if context else ""
-            output.error(exc.format_message() + hint)
+            output.print_error(exc.format_message() + hint)
             return exc.exit_code
         case SettingsError():
             for mistake in str(exc).splitlines():
-                output.error(mistake)
+                output.print_error(mistake)
             return WRONG_SETTINGS
         case FullsendError():
-            output.error(str(exc))
+            output.print_error(str(exc))
             return 1
         case _ if os.environ.get("FULLSEND_DEBUG"):
             raise exc
         case _:
             text = f"{type(exc).__name__}: {exc}"
-            output.error(f"{text} (a fault of this program; FULLSEND_DEBUG=1 shows where)")
+            output.print_error(
+                f"{text} (this is a bug in fullsend; set FULLSEND_DEBUG=1 to see the traceback)"
+            )
             return 1
 
 

@@ -1,12 +1,13 @@
-"""How commands speak: colours and tables on a terminal, plain stable lines everywhere else."""
+"""Formats output: colours and tables on a terminal, plain stable lines elsewhere."""
 
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -20,40 +21,46 @@ STYLES = {
     "failed": "red", "invalid": "red", "problem": "bold red",
     "timeout": "magenta", "killed": "magenta", "cancelled": "yellow", "lost": "magenta",
 }  # fmt: skip
-"""Colours by status; whatever else there is has none."""
+"""Colours by status; any other status has none."""
 
 FLEXIBLE_WIDTH = 14
-"""Less than that is no use for a column that gives way."""
+"""The least width of a column whose text may be wrapped or cut."""
 GAP_WIDTH = 3
 
 Cell = str | Text
 
+RunId = Annotated[str, typer.Argument(metavar="RUN_ID", help="The run's id, as `fullsend runs` lists it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
+
 
 class CommandError(FullsendError):
-    """What was asked for can't be done, or came to nothing; the message is for the person who asked."""
+    """A command can't do what it was asked to do; the message is for its user."""
 
 
 def console() -> Console:
-    """Standard output.  Nothing that comes from Redis is taken for markup."""
+    """Return standard output as a console that interprets no markup."""
     return Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
-def error(message: str) -> None:
-    """One line on standard error."""
+def print_error(message: str) -> None:
+    """Print a message as one line on standard error."""
     print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:
-    """A value for another program."""
+    """Print a value as JSON for other programs."""
     print(json.dumps(value, ensure_ascii=False, indent=2))
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table, and how it bears a terminal that is too narrow.
+    """A column of a table, and what happens to it on a narrow terminal.
 
-    `wraps` lets its text go over several lines.  Columns with a `drop` are left out,
-    the lowest number first, until the table fits.
+    Attributes:
+        name: the heading.
+        right: whether cells are aligned to the right.
+        wraps: whether long text continues on the next line.
+        drop: columns with a positive number are left out, the lowest first, until the table fits.
     """
 
     name: str
@@ -63,10 +70,10 @@ class Column:
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], out: Console) -> None:
-    """Rows under a head.
+    """Print rows under a heading.
 
-    Elsewhere than on a terminal: columns padded with spaces, two between them, none left out, no
-    line cut, `-` for an empty cell.
+    Without a terminal, columns are padded with spaces and separated by two; no column is left out, no
+    text is cut, and an empty cell is `-`.
     """
     if out.is_terminal:
         out.print(rich_table(columns, rows, out.width), soft_wrap=False)
@@ -79,7 +86,7 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], out: Consol
 
 
 def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int) -> Table:
-    """The table for a terminal of that width; the last column takes what is left, and is cut there."""
+    """Lay out a table for a terminal of `width` characters; the last column is cut at its edge."""
     kept = _kept(columns, rows, width)
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for at in kept:
@@ -96,7 +103,7 @@ def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width:
 
 
 def _kept(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int) -> list[int]:
-    """Which columns hold anything and have room."""
+    """Return the indices of the columns that are not empty and have room."""
     needs = [
         FLEXIBLE_WIDTH
         if column.wraps or column is columns[-1]
@@ -118,7 +125,7 @@ def _cell(cell: Cell, wraps: bool) -> Text:
 
 
 def styled(status: str, text: str | None = None) -> Text:
-    """A status, or a text about one, in its colour."""
+    """Return a status, or `text` instead of it, in the status' colour."""
     return Text(one_line(status if text is None else text), STYLES.get(status, ""))
 
 
@@ -126,23 +133,23 @@ def styled(status: str, text: str | None = None) -> Text:
 
 
 def one_line(text: str) -> str:
-    """`text` on one line, without anything that would move the cursor."""
+    """Return `text` on one line, without control characters."""
     return " ".join("".join(map(_visible, text)).split())
 
 
 def lines_of(text: str) -> list[str]:
-    """`text` as lines that are safe to print."""
+    """Split `text` into lines without control characters."""
     return ["".join(map(_visible, line.expandtabs())) for line in text.split("\n")]
 
 
-def short(text: str, characters: int) -> str:
-    """`text` on one line of at most so many characters."""
+def shorten(text: str, characters: int) -> str:
+    """Return `text` on one line, cut to `characters`."""
     line = one_line(text)
     return line if len(line) <= characters else line[: characters - 1] + "…"
 
 
 def duration(seconds: float | str | None) -> str:
-    """Seconds as people read them: `0.031 s`, `4.2 s`, `3 min 05 s`, `2 h 10 min`."""
+    """Format seconds: `0.031 s`, `4.2 s`, `3 min 05 s`, `2 h 10 min`; empty for None and empty text."""
     if seconds is None or seconds == "":
         return ""
     seconds = float(seconds)
@@ -157,7 +164,7 @@ def duration(seconds: float | str | None) -> str:
 
 
 def size(count_bytes: float) -> str:
-    """Bytes as people read them."""
+    """Format a number of bytes: `7 bytes`, `12.3 MB`."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count_bytes < 1_000 or unit == "GB":
             break
@@ -166,7 +173,12 @@ def size(count_bytes: float) -> str:
 
 
 def ago(iso: str | None, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> str:
-    """A moment of the past, ISO 8601, as people speak of it; what is no moment stays as it is."""
+    """Format a time in the past: `30 s ago`, `2 days ago`.
+
+    Args:
+        iso: the time in ISO 8601; any other text is returned unchanged.
+        now: the clock, in UTC.
+    """
     if not iso:
         return ""
     try:
@@ -181,16 +193,16 @@ def ago(iso: str | None, now: Callable[[], datetime] = lambda: datetime.now(UTC)
     return f"{seconds / 86_400:.0f} days ago"
 
 
-def members(values: Mapping[str, Any]) -> str:
-    """An object in a line: `count=25 success=true`."""
+def key_values(values: Mapping[str, Any]) -> str:
+    """Format an object as one line: `count=25 success=true`."""
     return " ".join(
         f"{name}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
         for name, value in values.items()
     )
 
 
-def parsed(text: str | None) -> Any:
-    """A field of a record that holds JSON; what doesn't is taken as text."""
+def parse_json(text: str | None) -> Any:
+    """Decode JSON; text that is not JSON is returned unchanged."""
     if text is None:
         return None
     try:

@@ -1,6 +1,6 @@
-"""`fullsend runs`, `fullsend show`, `fullsend logs` and `fullsend cancel`."""
+"""`fullsend runs`, `fullsend show` and `fullsend logs`."""
 
-import asyncio
+import json
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -9,26 +9,49 @@ from rich.console import Console
 from rich.text import Text
 
 from services.cli import connection, output
-from services.cli.output import Column, CommandError
-from services.cli.records.record import TEXTS, Record, show_record, status_of
-from services.executor.cancellation import cancel as ask_for_the_end
+from services.cli.output import AsJson, Column, RunId
+from services.cli.records.record import (
+    LARGE_FIELDS,
+    ListedArtifact,
+    Record,
+    artifacts_in,
+    decode,
+    load_text,
+    queued_record,
+    record_of,
+    reference_in,
+    status_of,
+)
 from services.executor.outcome import Status
-from services.executor.store import Cancelled, Claim, Line, Store, moment
+from services.executor.store import Line, Store, moment
+from shared.errors import ArtifactError
 
 COLUMNS = [
-    Column("RUN"),
-    Column("STATUS"),
-    Column("TOOL", drop=3),
-    Column("ATTEMPT", right=True, drop=2),
-    Column("TRIGGER", drop=1),
-    Column("STARTED", drop=4),
-    Column("TOOK", right=True),
-    Column("OUTCOME"),
-]
+    Column("RUN"), Column("STATUS"), Column("TOOL", drop=3), Column("ATTEMPT", right=True, drop=2),
+    Column("TRIGGER", drop=1), Column("STARTED", drop=4), Column("TOOK", right=True), Column("OUTCOME"),
+]  # fmt: skip
+FACTS = {
+    "tool": "tool", "entry_point": "entry point", "seed": "seed", "environment_digest": "environment",
+    "run_digest": "run digest", "cached_from": "cached from", "trigger": "trigger",
+    "triggered_by": "triggered by", "request_id": "request", "scheduled_for": "scheduled for",
+    "attempt": "attempt", "worker": "worker", "queued_at": "queued", "started_at": "started",
+    "finished_at": "finished",
+}  # fmt: skip
+MOMENTS = frozenset({"scheduled_for", "queued_at", "started_at", "finished_at"})
+DOCUMENTS = {
+    "params": "Parameters", "result_summary": "Result summary", "result": "Result",
+    "partial_results": "Partial results",
+}  # fmt: skip
+SHOWN_OTHERWISE = frozenset({
+    *FACTS, *DOCUMENTS, "run_id", "experiment_id", "status", "tool_digest", "timestamp", "duration_seconds",
+    "error", "error_type", "traceback", "attempts", "exit", "lease", "retry_at", "artifacts", "cached",
+})  # fmt: skip
+ARTIFACT_COLUMNS = [Column("NAME"), Column("SIZE", right=True), Column("MEDIA TYPE"), Column("WHERE")]
+SHOWN_MAX_BYTES = 1_000_000
+"""`show` does not print a stored value that is larger than this."""
+
 LOG_WAIT_MS = 500
 
-RunId = Annotated[str, typer.Argument(metavar="RUN_ID", help="As `fullsend runs` lists it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for another program.")]
 LINE_STYLES = {"stderr": "yellow", "executor": "dim", "stacks": "dim"}
 
 
@@ -37,18 +60,18 @@ LINE_STYLES = {"stderr": "yellow", "executor": "dim", "stacks": "dim"}
 
 def runs(
     experiment_id: Annotated[
-        str | None, typer.Argument(metavar="ID", help="Only the runs of this experiment.")
+        str | None, typer.Argument(metavar="ID", help="List only the runs of this experiment.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at most.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="List at most this many runs.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """List what ran and what runs, newest first."""
+    """List queued, running and ended runs, the newest first."""
 
     async def act(store: Store) -> list[Record]:
         begun = await store.history.recent(experiment_id, limit)
         known = {record["run_id"] for record in begun}
         waiting = [
-            _queued(claim)
+            queued_record(claim)
             for claim in await store.queue.waiting()
             if claim.order.run_id not in known and experiment_id in (None, claim.order.experiment_id)
         ]
@@ -57,24 +80,13 @@ def runs(
 
     found = connection.with_store(act)
     if as_json:
-        output.print_json([_decoded(record) for record in found])
+        output.print_json([decode(record) for record in found])
         return
     out = output.console()
     if not found and out.is_terminal:
         out.print("no runs" + (f" of {experiment_id}" if experiment_id else ""))
         return
     output.table(COLUMNS, [_row(record, out) for record in found], out)
-
-
-def _queued(claim: Claim) -> Record:
-    order = claim.order
-    return {
-        "run_id": order.run_id,
-        "experiment_id": order.experiment_id,
-        "status": "queued",
-        "attempt": str(order.attempt),
-        "trigger": order.trigger,
-    }
 
 
 def _row(record: Record, out: Console) -> list[output.Cell]:
@@ -94,15 +106,15 @@ def _row(record: Record, out: Console) -> list[output.Cell]:
 def _outcome(record: Record) -> str:
     if "error" in record:
         return f"{record.get('error_type', 'Error')}: {record['error']}"
-    summary = output.parsed(record.get("result_summary"))
-    return output.members(summary) if isinstance(summary, dict) else ""
+    summary = output.parse_json(record.get("result_summary"))
+    return output.key_values(summary) if isinstance(summary, dict) else ""
 
 
 # -- show -----------------------------------------------------------------------------
 
 
 def show(run_id: RunId, as_json: AsJson = False) -> None:
-    """Show everything that is known about a run."""
+    """Show the record of a run: status, parameters, result, error and artifacts."""
 
     async def act(store: Store) -> Record:
         return await record_of(store, run_id)
@@ -110,26 +122,127 @@ def show(run_id: RunId, as_json: AsJson = False) -> None:
     chosen = connection.settings()
     record = connection.with_store(act, chosen)
     if as_json:
-        output.print_json(_decoded(record))
+        output.print_json(decode(record))
     else:
         show_record(record, output.console(), chosen.artifacts)
 
 
-async def record_of(store: Store, run_id: str) -> Record:
-    """The record of a run, or what is known of one that waits.  Raises CommandError when there is none."""
-    record = await store.runs.record(run_id)
-    if record:
-        return {"run_id": run_id, **record}
-    for claim in await store.queue.waiting():
-        if claim.order.run_id == run_id:
-            return _queued(claim)
-    raise CommandError(f"there is no run {run_id!r}; `fullsend runs` lists those that there are")
+def show_record(record: Record, out: Console, place: str) -> None:
+    """Print everything in a record, the most important first.
+
+    Args:
+        record: the record.
+        out: where to print.
+        place: of the artifact store, which holds the large values.
+    """
+    status = status_of(record)
+    head = Text(record["run_id"], "bold") + Text("  ") + output.styled(status)
+    if "duration_seconds" in record:
+        head += Text(f" after {output.duration(record['duration_seconds'])}")
+    out.print(head)
+    _facts(record, out)
+    if "error" in record:
+        _section("Error", f"{record.get('error_type', 'Error')}: {record['error']}", out, "red")
+    _attempts(output.parse_json(record.get("attempts")), out)
+    if traceback := _text(record, "traceback", place):
+        _section("Traceback", traceback, out)
+    _exit(output.parse_json(record.get("exit")), out)
+    for name, title in DOCUMENTS.items():
+        value = output.parse_json(_text(record, name, place))
+        if value not in (None, {}, []):
+            _section(title, _pretty(value), out)
+    _artifacts(record, out)
 
 
-def _decoded(record: Record) -> dict[str, Any]:
-    """The record with its JSON fields as what they stand for."""
-    members = {name: value if name in TEXTS else output.parsed(value) for name, value in record.items()}
-    return {**members, "status": status_of(record)}
+def _text(record: Record, name: str, place: str) -> str | None:
+    """Return a field's text; if it is stored and can't be loaded, say where it is and how to fetch it."""
+    reference = reference_in(record, name)
+    if reference is None:
+        return record.get(name)
+    try:
+        return load_text(reference, place, SHOWN_MAX_BYTES)
+    except ArtifactError as exc:
+        return f"{reference}\nis not shown: {exc}\nfullsend artifacts get {reference} -o {LARGE_FIELDS[name]}"
+
+
+def _artifacts(record: Record, out: Console) -> None:
+    try:
+        found = artifacts_in(record)
+    except ArtifactError as exc:
+        _section("Artifacts", str(exc), out, "red")
+        return
+    rows = [_artifact(one) for one in found]
+    if rows:
+        out.print()
+        out.print(Text("Artifacts", "bold"))
+        output.table(ARTIFACT_COLUMNS, rows, out)
+
+
+def _artifact(one: ListedArtifact) -> list[output.Cell]:
+    if one.artifact is None:
+        return [one.name, "", "", output.styled("problem", one.problem)]
+    artifact = one.artifact
+    where = f"cas://{artifact.sha256}" if one.is_stored else "inline"
+    return [one.name, output.size(artifact.size_bytes), artifact.media_type, where]
+
+
+def _facts(record: Record, out: Console) -> None:
+    facts = {title: _fact(name, record[name]) for name, title in FACTS.items() if record.get(name)}
+    if "tool_digest" in record and "tool" in facts:
+        facts["tool"] += f" ({record['tool_digest'][:12]})"
+    if status_of(record) == "retrying":
+        due = datetime.fromtimestamp(int(record["retry_at"]) / 1_000, UTC)
+        facts["next attempt"] = due.isoformat(timespec="milliseconds")
+    others = {name: value for name, value in record.items() if name not in SHOWN_OTHERWISE and value}
+    for title, value in {**facts, **others}.items():
+        out.print(Text(f"  {title:<14}", "dim") + Text(output.one_line(value)))
+
+
+def _fact(name: str, value: str) -> str:
+    if name == "environment_digest":
+        return value[:12]
+    return f"{value}  ({output.ago(value)})" if name in MOMENTS else value
+
+
+def _attempts(attempts: Any, out: Console) -> None:
+    """Print the attempts before the last one."""
+    if not isinstance(attempts, list) or not attempts:
+        return
+    lines = [
+        f"{one.get('attempt', '?')}  {one.get('at', '')}  {one.get('error_type', '')}: {one.get('error', '')}"
+        for one in attempts
+        if isinstance(one, dict)
+    ]
+    _section("Failed attempts", "\n".join(map(output.one_line, lines)), out)
+
+
+def _exit(exit_: Any, out: Console) -> None:
+    """Print how the process ended and what it used."""
+    if not isinstance(exit_, dict) or not exit_:
+        return
+    shown = {
+        name: round(value, 3) if isinstance(value, float) else value
+        for name, value in exit_.items()
+        if name not in ("stacks", "last_lines")
+    }
+    if "peak_rss_bytes" in shown:
+        shown["peak_rss"] = output.size(shown.pop("peak_rss_bytes"))
+    _section("Exit", output.key_values(shown) or "unknown", out)
+    if exit_.get("last_lines"):
+        _section("Last lines printed", "\n".join(exit_["last_lines"]), out)
+    if exit_.get("stacks"):
+        _section("Stack traces at the end", exit_["stacks"].strip("\n"), out)
+
+
+def _pretty(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
+
+
+def _section(title: str, text: str, out: Console, style: str = "") -> None:
+    out.print()
+    out.print(Text(title, "bold"))
+    for line in output.lines_of(text):
+        out.print(Text(f"  {line}", style))
 
 
 # -- logs -----------------------------------------------------------------------------
@@ -137,14 +250,12 @@ def _decoded(record: Record) -> dict[str, Any]:
 
 def logs(
     run_id: RunId,
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on with what it prints until it has ended.")
-    ] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue until the run ends.")] = False,
     times: Annotated[
-        bool, typer.Option("--times", help="Put the time (UTC) and the stream before each line.")
+        bool, typer.Option("--times", help="Print the time (UTC) and the stream before each line.")
     ] = False,
 ) -> None:
-    """Print what a run's tool printed, to stdout and stderr alike."""
+    """Print the output of a run's tool: stdout and stderr together."""
     out = output.console()
 
     async def act(store: Store) -> None:
@@ -157,7 +268,7 @@ def logs(
                 cursor = line.cursor
             if ended and not lines:
                 return
-            # Asked before the last look: what was printed is stored before the end is.
+            # The log is stored before the end: after the status says so, one more read finds the rest.
             ended = ended or await store.history.status(run_id) not in (None, Status.RUNNING)
 
     connection.with_store(act)
@@ -168,42 +279,6 @@ def _print_line(line: Line, out: Console, times: bool) -> None:
     if not out.is_terminal:
         print(head + line.text, flush=True)
         return
-    text = Text(head, "dim") + Text.from_ansi(line.text)  # its colours, and nothing else that terminals obey
+    text = Text(head, "dim") + Text.from_ansi(line.text)  # keeps colours, drops other control sequences
     text.stylize(LINE_STYLES.get(line.stream, ""))
     out.print(text)
-
-
-LOOK_SECONDS = 0.1
-
-
-def cancel(
-    run_id: RunId,
-    wait: Annotated[bool, typer.Option(help="Wait until a run under way has ended.")] = True,
-) -> None:
-    """End a run: one that waits never starts, one under way is ended and keeps what it had yielded."""
-
-    async def act(store: Store) -> str:
-        answer = await ask_for_the_end(store, run_id)
-        if answer is Cancelled.OVER:
-            raise CommandError(await _why_over(store, run_id))
-        if answer is Cancelled.CANCELLING and wait:
-            return f"{run_id} is {await _end_of(store, run_id)}"
-        return f"{run_id} is {'being ended' if answer is Cancelled.CANCELLING else 'cancelled'}"
-
-    output.console().print(connection.with_store(act), highlight=False, markup=False)
-
-
-async def _end_of(store: Store, run_id: str) -> str:
-    """The status that a run under way ends with."""
-    while True:
-        status = await store.history.status(run_id)
-        if status not in (None, Status.RUNNING):
-            return str(status)
-        await asyncio.sleep(LOOK_SECONDS)
-
-
-async def _why_over(store: Store, run_id: str) -> str:
-    status = await store.history.status(run_id)
-    if status is None:
-        return f"there is no run {run_id!r}; `fullsend runs` lists those that there are"
-    return f"{run_id} is {status} already"

@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.text import Text
 
 from services.cli import connection, output
-from services.cli.output import Column
+from services.cli.output import AsJson, Column
 from services.executor.loader import type_name
 from services.executor.store import Store
 from shared.errors import ContractError
@@ -19,12 +18,12 @@ Registered = dict[str, Any]
 
 
 def tools(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for another program.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """List the registered tools and their parameters.
+    """List the registered tools, their parameters and their errors.
 
-    Says what is wrong with those that break the contract. Workers register what they find in their
-    tools folder. To try a file before: `python -m services.executor.loader --test tools/FILE.py`.
+    Workers register the tools in their tools folder. To check a file before that, run
+    `python -m services.executor.loader --test tools/FILE.py`.
     """
     found = connection.with_store(all_registered)
     if as_json:
@@ -32,7 +31,7 @@ def tools(
         return
     out = output.console()
     if not found and out.is_terminal:
-        out.print("no tools are registered; a worker registers those that it finds in its tools folder")
+        out.print("no tools are registered; a worker registers the tools in its tools folder")
         return
     rows = [
         [
@@ -47,13 +46,17 @@ def tools(
 
 
 async def all_registered(store: Store) -> list[Registered]:
-    """Every tool that is registered, by name."""
+    """Return all registered tools, sorted by name."""
     found = [_registered(name, fields) async for name, fields in store.experiments.scan_tools()]
     return sorted(found, key=lambda one: str(one["name"]))
 
 
 def signature(schema: object) -> str:
-    """Parameters on a line: `param1: string, param2: integer = 10`."""
+    """Return a JSON schema of parameters as one line: `param1: string, param2: integer = 10`.
+
+    A parameter that may be left out without a default ends with `= ...`; a final `...` means that the tool
+    takes other parameters too.  A schema that can't be read gives an empty line.
+    """
     if not isinstance(schema, Mapping) or not isinstance(schema.get("properties"), Mapping):
         return ""
     required = schema.get("required")
@@ -79,7 +82,7 @@ def _registered(name: str, fields: Mapping[str, str] | ContractError) -> Registe
         "status": "unknown", "description": "", "error": "", "path": "", "digest": "",
         **fields,
         "name": name,
-        "parameters": output.parsed(fields.get("parameters")),
+        "parameters": output.parse_json(fields.get("parameters")),
     }  # fmt: skip
 
 

@@ -74,9 +74,9 @@ async def test_the_life_of_what_a_run_kept(
     assert large == ["200.0 kB", "application/octet-stream", "stored", f"cas://{address(LARGE)}", "-"]
     assert row_of(listed, "note.txt")[1:] == ["7 bytes", "text/plain", "inline", "data:", "-"]
     assert verified.code == 0
-    assert verified.out.startswith("1 run, 3 blobs of ")
-    assert "1 inline artifact read: all sound" in verified.out
-    assert "0 blobs deleted, 0 bytes freed; 3 kept" in swept.out
+    assert verified.out.startswith("verified 1 run, 3 blobs of ")
+    assert "1 inline artifact: no problems" in verified.out
+    assert "0 blobs deleted, 0 bytes freed; 3 referenced" in swept.out
     assert (shell.directory / "here.bin").read_bytes() == LARGE
     assert (fetched.out, fetched.code) == ("", 0)
     assert "y" * 200_000 in shown.out
@@ -181,7 +181,7 @@ async def test_get_replaces_a_file_only_when_told_to(
     kept = there.read_text()
     forced = await here.fullsend("artifacts", "get", run_id, "a", "-o", "mine", "--force")
 
-    assert "is there already; --force replaces it" in refused.error
+    assert "exists; use --force to replace it" in refused.error
     assert kept == "mine"
     assert forced.code == 0
     assert there.read_bytes() == NOTE
@@ -313,7 +313,7 @@ async def test_show_gives_the_command_for_what_it_does_not_show(
     [command] = [line for line in shown.lines if "artifacts get" in line]
     fetched = await here.fullsend(*shlex.split(command)[1:])
 
-    assert "is not shown: 1.0 MB, more than is shown" in shown.out
+    assert "is not shown: it is too large (1.0 MB)" in shown.out
     assert len(shown.out) < 2_000
     assert fetched.code == 0
     assert json.loads((here.directory / "result.json").read_text()) == "z" * 1_000_000
@@ -346,7 +346,7 @@ async def test_a_result_that_is_a_reference_is_a_text_and_not_what_it_refers_to(
 
     assert f"cas://{address(b'not this')}" in shown.out
     assert "not this" not in shown.out
-    assert "answered from exp:1-0" in shown.out
+    assert "cached from   exp:1-0" in shown.out
 
 
 # -- streams --------------------------------------------------------------------------

@@ -41,7 +41,7 @@ async def test_a_run_that_has_ended_otherwise_cant_be_cancelled(
         run_id = (await neighbour.run("exp_1"))["run_id"]
         done = await shell.fullsend("cancel", run_id)
 
-    assert done.error == f"error: {run_id} is completed already"
+    assert done.error == f"error: {run_id} is already completed"
 
 
 async def test_a_run_that_never_was_is_said_to_be_none(shell: Shell, store: Store) -> None:

@@ -93,7 +93,7 @@ async def test_publish_leaves_a_schedule_that_the_file_does_not_have_and_says_so
 
     done = await shell.fullsend("publish", experiment_file("exp_1").name)
 
-    assert "schedules:exp_1 stays, though the file has no schedule" in done.out
+    assert "the file has no schedule, but schedules:exp_1 still applies" in done.out
     assert await redis.get("schedules:exp_1") == "0 9 * * *"
 
 
@@ -137,7 +137,7 @@ async def test_trigger_without_an_executor_says_so_and_fails(
     done = await shell.fullsend("trigger", "exp_1")
 
     assert done.code == 1
-    assert "no executor listens, so nothing was sent" in done.error
+    assert "no worker is running, so nothing was sent" in done.error
 
 
 async def test_trigger_waits_for_the_result_and_prints_it(
@@ -184,7 +184,7 @@ async def test_trigger_with_wait_gives_up_in_time_and_the_run_goes_on(
         door.touch()
         result = await neighbour.result("exp_1")
 
-    assert "has not ended within 0.2 s; it goes on" in done.error
+    assert "did not end within 0.2 s and continues" in done.error
     assert result["status"] == "success"
 
 

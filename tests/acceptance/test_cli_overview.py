@@ -88,13 +88,13 @@ async def test_doctor_finds_what_is_wrong(shell: Shell, neighbour: Neighbour) ->
 
     assert done.code == as_json.code == 1
     for finding in (
-        "problem  workers  none is alive, so nothing runs",
+        "problem  workers  no worker is alive, so nothing runs",
         "problem  experiments:exp_odd  can't be read: experiments:exp_odd has none of the fields",
-        "warning  experiments:exp_1  says `schedule: 0 9 * * *`, but there is no schedules:exp_1",
+        "warning  experiments:exp_1  says `schedule: 0 9 * * *`, but schedules:exp_1 does not exist",
         "problem  schedules:exp_none  there is no such experiment",
         "problem  schedules:exp_1_  Cron expression 'nonsense'",
         "problem  tools:broken  no function",
-        f"warning  tools  {shell.directory / 'tools'} is not there",
+        f"warning  tools  the tools folder {shell.directory / 'tools'} does not exist",
     ):
         assert finding in done.out
     assert {one["level"] for one in json.loads(as_json.out)["findings"]} == {"ok", "warning", "problem"}
@@ -124,8 +124,8 @@ async def test_doctor_finds_what_has_come_to_a_standstill(
     await neighbour.publish("exp_busy", "greet", state="running")
     await store.queue.create_group()
     await store.queue.enqueue(Order("exp_busy", "trigger"))
-    await redis.xadd(keys.queue("low"), {"order": "{}"}, id=f"{now_ms - 600_000}-0")
-    await redis.zadd(keys.workers(), {"w_gone": now_ms - 90_000})
+    await redis.xadd(keys.queue("low"), {"order": "{}"}, id=f"{now_ms - 3_660_000}-0")
+    await redis.zadd(keys.workers(), {"w_gone": now_ms - 7_200_000})
     await redis.hset(keys.run("exp_busy:1-0"), mapping={"status": "lost"})
     await redis.hset(keys.run("exp_busy:2-0"), mapping={"status": "completed"})
     await redis.set(keys.open_runs("exp_odd"), "x")
@@ -135,9 +135,9 @@ async def test_doctor_finds_what_has_come_to_a_standstill(
 
     for finding in (
         f"problem  {keys.open_runs('exp_odd')}  is a Redis string; expected a zset",
-        "warning  workers  w_gone counts as dead since 1 min 3",
-        "warning  queue  an order has waited for 10 min 0",
-        "warning  runs  1 of the last 2 were lost with their workers: exp_busy:1-0",
+        "warning  workers  w_gone has been silent for 2 h 0",
+        "warning  queue  the oldest order has waited for 1 h 0",
+        "warning  runs  1 of the last 2 runs were lost with their workers: exp_busy:1-0",
         "warning  experiments:exp_stuck  is `running`, but no run of it is open",
     ):
         assert finding in done.out
@@ -174,12 +174,12 @@ async def test_doctor_says_when_it_is_no_worker_that_answers(shell: Shell, body:
         done = await shell.fullsend("doctor", "--url", address)
 
     assert done.code == 1
-    assert f"problem  http://{address}  does not answer as a worker does: " in done.out
+    assert f"problem  http://{address}  does not answer like a worker: " in done.out
 
 
 async def test_doctor_says_when_nobody_answers(shell: Shell, store: Store) -> None:
     done = await shell.fullsend("doctor", "--url", f"http://me:secret@127.0.0.1:{free_port()}")
 
     assert done.code == 1
-    assert "does not answer as a worker does: [Errno 111] Connection refused" in done.out
+    assert "does not answer like a worker: [Errno 111] Connection refused" in done.out
     assert "secret" not in done.out

@@ -64,7 +64,7 @@ async def test_show_tells_everything_about_a_failed_run(
 
     assert shown.lines[0].startswith(f"{result['run_id']}  failed after ")
     for part in (
-        "asked for by  a test",
+        "triggered by  a test",
         "  ValueError: it slipped",
         f'File "{path}", line 5, in stumble',
         "Partial results",
@@ -87,7 +87,7 @@ async def test_show_tells_how_a_killed_run_died(
     shown = await shell.fullsend("show", result["run_id"])
 
     assert shown.lines[0].startswith(f"{result['run_id']}  timeout after ")
-    assert "Stacks when it was ended" in shown.out
+    assert "Stack traces at the end" in shown.out
     assert f'File "{path}"' in shown.out
     assert "signal=SIG" in shown.out
 
@@ -147,11 +147,11 @@ async def test_watch_shows_what_happens_and_can_be_gone_on_with(
     assert "success in" in live
     assert "greeting=hello Ada times=1" in live
     assert done.code == 130
-    assert done.err.splitlines()[-1] == f"go on with: fullsend watch --since {live.split()[0]}"
+    assert done.err.splitlines()[-1] == f"continue with: fullsend watch --since {live.split()[0]}"
     assert "Traceback" not in done.err
 
 
 async def test_watch_refuses_a_cursor_that_is_none(shell: Shell) -> None:
     done = await shell.fullsend("watch", "--since", "yesterday")
 
-    assert "--since 'yesterday' is no cursor" in done.error
+    assert "--since 'yesterday' is not a cursor" in done.error

@@ -77,7 +77,7 @@ async def test_other_commands_find_the_server_of_the_demo(shell: Shell) -> None:
 async def test_the_demo_is_live_on_a_terminal_and_gives_it_back(shell: Shell) -> None:
     async with on_terminal(shell.directory, str(FULLSEND), "demo", "--forever") as (demo, shown):
         await eventually(
-            lambda: _contains(shown, "✓", "━", "under way"), "a run that has ended, and one under way"
+            lambda: _contains(shown, "✓", "━", "running"), "a run that has ended, and one under way"
         )
         demo.send_signal(signal.SIGINT)
         code = await demo.wait()

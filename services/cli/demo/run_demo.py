@@ -1,4 +1,4 @@
-"""`fullsend demo`."""
+"""`fullsend demo`: runs the sample experiments with a server of its own, and shows what happens."""
 
 import asyncio
 import contextlib
@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Protocol, Self
 
 import typer
 
 from services.cli import connection, experiments, output
-from services.cli.demo.display import Facts, LiveScreen, PlainScreen, Screen
-from services.cli.demo.tracker import Board
+from services.cli.demo.display import LiveDisplay, PlainDisplay
+from services.cli.demo.tracker import Run, RunTracker
 from services.cli.output import CommandError
 from services.executor import config
 from services.executor.config import Mode, Settings
 from services.executor.service import Service
-from services.executor.store import Store
+from services.executor.store import Entry, Store
 from shared import log
 from shared.connection import server
 from shared.embedded import DEFAULT_DIRECTORY
@@ -28,7 +28,7 @@ from shared.messages import State
 PROJECT = Path(__file__).resolve().parents[3]
 LOG_FILE = DEFAULT_DIRECTORY / "demo.log"
 CYCLE_SECONDS = 1.5
-TURNS = 2
+RUNS_PER_CYCLE = 2
 RUNS_OF_EACH = 3
 LONGEST_SECONDS = 45.0
 GRACE_SECONDS = 2.0
@@ -37,66 +37,103 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def demo(
-    forever: Annotated[bool, typer.Option("--forever", help="Go on until Ctrl-C.")] = False,
+    forever: Annotated[bool, typer.Option("--forever", help="Continue until Ctrl-C.")] = False,
 ) -> None:
-    """Watch sample experiments run, with a server of their own.
+    """Run sample experiments with an embedded server, and watch them.
 
-    Starts a server (its data in .fullsend/), publishes config/experiments/*.yaml and runs all of them in
-    turns: some finish, some fail, hang or are retried, on purpose. Ends by itself after about 20
-    seconds, or with Ctrl-C. Needs no Redis and no network.
+    Starts a server with its data in .fullsend/, publishes config/experiments/*.yaml and runs these
+    experiments in turn. Some finish; some fail, hang or are retried on purpose. The demo ends after about
+    20 seconds, or with Ctrl-C. It needs neither Redis nor a network.
     """
     out = output.console()
-    animated = out.is_terminal and not out.is_dumb_terminal
-    run_demo(LiveScreen(out) if animated else PlainScreen(out), forever=forever)
+    is_live = out.is_terminal and not out.is_dumb_terminal
+    run_demo(LiveDisplay(out) if is_live else PlainDisplay(out), forever=forever)
 
 
-def run_demo(screen: Screen, *, forever: bool = False) -> None:
-    """Run the demo on `screen` until it has shown everything, or until it is interrupted."""
-    stage = set_up()
-    with Interruption() as interruption, server(stage.settings.redis_url) as url, _log_file(stage.settings):
-        performance = _Performance(stage, url, screen, interruption)
-        asyncio.run(connection.on(url, stage.settings, lambda store: performance.run(store, forever)))
+class Display(Protocol):
+    """Shows the demo.  One task calls all methods; none of them waits."""
+
+    def begin(self, tracker: RunTracker, places: str) -> None:
+        """Start to show what the tracker knows; `places` are the server, the tools and the log."""
+
+    def update(self, entry: Entry, run: Run) -> None:
+        """Show an entry about a run; the tracker has read it."""
+
+    def refresh(self) -> None:
+        """Show that time has passed."""
+
+    def stopping(self) -> None:
+        """Show that no more runs start."""
+
+    def close(self) -> None:
+        """Release the terminal, also after an error."""
+
+    def summarize(self) -> None:
+        """Print the summary."""
 
 
-# -- the stage ------------------------------------------------------------------------
+def run_demo(display: Display, *, forever: bool = False) -> None:
+    """Run the demo until each experiment has run a few times, or until a signal.
+
+    Args:
+        display: shows it.
+        forever: whether only a signal ends it.
+
+    Raises:
+        CommandError: there are no experiments, or the log can't be written.
+    """
+    setup = set_up()
+
+    async def run(url: str) -> None:
+        async with connection.store_at(url, setup.settings) as store:
+            await _Demo(setup, url, display, signals).run(store, forever)
+
+    with DeferredSignals() as signals, server(setup.settings.redis_url) as url, _log_file(setup.settings):
+        asyncio.run(run(url))
+
+
+# -- what is run ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """What is run, and how."""
+class Setup:
+    """The experiments of the demo, and the settings of its service."""
 
     publications: list[experiments.Publication]
     settings: Settings
 
-    def facts(self, url: str) -> Facts:
-        """What the viewer is told about it."""
-        return Facts(len(self.publications), url, _near(self.settings.tools_path), str(LOG_FILE))
+    def places(self, url: str) -> str:
+        """Return where the server, the tools and the log are."""
+        return f"server {url}, tools {_relative(self.settings.tools_path)}, log {LOG_FILE}"
 
 
-def set_up() -> Stage:
-    """The experiments of this directory, otherwise those that come with the project."""
-    for root in (Path(), PROJECT):
-        files = sorted((root / "config" / "experiments").glob("*.yaml"))
-        if files:
-            break
-    else:
-        raise CommandError(f"there are no experiments, neither in config/experiments nor in {PROJECT}")
+def set_up() -> Setup:
+    """Read the experiments of this directory, or those of the project if there are none."""
+    root, files = _find_experiments()
     chosen = {} if root == Path() else {"tools_path": PROJECT / "tools"}
     settings = config.load(
         redis_url="embedded",
         schedule_mode=(Mode.TRIGGER, Mode.SPEEDRUN),
         speedrun_interval=CYCLE_SECONDS,
-        speedrun_max_per_cycle=TURNS,
+        speedrun_max_per_cycle=RUNS_PER_CYCLE,
         concurrency=8,
         shutdown_grace=GRACE_SECONDS,
         **chosen,
     )
-    return Stage(experiments.read_files(files, State.READY), settings)
+    return Setup(experiments.read_files(files, State.READY), settings)
+
+
+def _find_experiments() -> tuple[Path, list[Path]]:
+    folder = Path("config", "experiments")
+    for root in (Path(), PROJECT):
+        if files := sorted((root / folder).glob("*.yaml")):
+            return root, files
+    raise CommandError(f"there are no experiments, neither in {folder} nor in {PROJECT / folder}")
 
 
 @contextlib.contextmanager
 def _log_file(settings: Settings) -> Iterator[None]:
-    """The service's log goes to a file while the block runs: the terminal is taken."""
+    """Write the service's log to a file inside the block: the terminal shows the demo."""
     try:
         file = LOG_FILE.open("w", encoding="utf-8")
     except OSError as exc:
@@ -107,94 +144,91 @@ def _log_file(settings: Settings) -> Iterator[None]:
         log.configure(level=settings.log_level)
 
 
-def _near(path: Path) -> str:
-    """`path` as seen from here, when that is shorter."""
+def _relative(path: Path) -> str:
+    """Return `path` relative to this directory if it is below it."""
     path = path.resolve()
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-# -- the performance ------------------------------------------------------------------
+# -- running --------------------------------------------------------------------------
 
 
-class Interruption:
-    """Notes the signals that would end this process, so that it ends in its own time.
+class DeferredSignals:
+    """Records the signals that would end this process, so that the demo can stop by itself.
 
-    Between the start of the server and its stop, none of them may get through:
-    it would leave the server behind.
+    A signal that interrupts the start or the stop of the embedded server would leave it running.
     """
 
     def __init__(self) -> None:
-        self.noted = False
+        self.received = False
         self.wake: Callable[[], object] = lambda: None
 
-    def __enter__(self) -> "Interruption":
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
 
-    def _note(self, _number: int, _frame: FrameType | None) -> None:
-        self.noted = True
+    def _receive(self, _number: int, _frame: FrameType | None) -> None:
+        self.received = True
         self.wake()
 
 
-class _Performance:
-    """The service at work, and the screen that shows it."""
+class _Demo:
+    """Runs the service and shows what it does."""
 
-    def __init__(self, stage: Stage, url: str, screen: Screen, interruption: Interruption) -> None:
-        self._stage = stage
+    def __init__(self, setup: Setup, url: str, display: Display, signals: DeferredSignals) -> None:
+        self._setup = setup
         self._url = url
-        self._screen = screen
-        self._interruption = interruption
-        tools = {one.experiment.id: one.experiment.tool for one in stage.publications}
-        self._board = Board(tools)
+        self._display = display
+        self._signals = signals
+        self._tracker = RunTracker({one.experiment.id: one.experiment.tool for one in setup.publications})
         self._cursor = ""
 
     async def run(self, store: Store, forever: bool) -> None:
-        """Publish, run, show; returns when the service has stopped."""
+        """Publish the experiments, run and show them; return when the service has stopped."""
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
-        self._interruption.wake = lambda: loop.call_soon_threadsafe(stop.set)
-        if self._interruption.noted:
+        self._signals.wake = lambda: loop.call_soon_threadsafe(stop.set)
+        if self._signals.received:
             return
-        for one in self._stage.publications:
+        for one in self._setup.publications:
             await experiments.store_publication(store, one)
         self._cursor = await store.journal.end()
-        self._screen.begin(self._board, self._stage.facts(self._url))
+        self._display.begin(self._tracker, self._setup.places(self._url))
+        deadline = loop.time() + (float("inf") if forever else LONGEST_SECONDS)
         try:
-            await self._serve(
-                store, stop, loop.time() + (float("inf") if forever else LONGEST_SECONDS), forever
-            )
+            await self._serve(store, stop, deadline, forever)
         finally:
-            self._interruption.wake = lambda: None
-            self._screen.close()
-        self._screen.sum_up()
+            self._signals.wake = lambda: None
+            self._display.close()
+        self._display.summarize()
 
     async def _serve(self, store: Store, stop: asyncio.Event, deadline: float, forever: bool) -> None:
-        service = Service(self._stage.settings, self._url, os.environ)
+        service = Service(self._setup.settings, self._url, os.environ)
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(service.run(stop), name="service")
             stopping = False
             while not serving.done():
-                await self._hear(store)
+                await self._show_news(store)
                 if not forever and self._is_over(deadline):
                     stop.set()
                 if stop.is_set() and not stopping:
-                    self._screen.stopping()
+                    self._display.stopping()
                     stopping = True
                 await asyncio.wait([serving], timeout=FRAME_SECONDS)
-        await self._hear(store)
+        await self._show_news(store)
 
     def _is_over(self, deadline: float) -> bool:
-        return self._board.has_ended_each(RUNS_OF_EACH) or asyncio.get_running_loop().time() > deadline
+        return self._tracker.each_has_ended(RUNS_OF_EACH) or asyncio.get_running_loop().time() > deadline
 
-    async def _hear(self, store: Store) -> None:
-        """Take in what was said since, and show it."""
+    async def _show_news(self, store: Store) -> None:
+        """Read the new entries of the journal, and show them."""
         while entries := await store.journal.read(self._cursor):
             for entry in entries:
                 self._cursor = entry.cursor
-                run = self._board.take(entry)
+                run = self._tracker.read(entry)
                 if run is not None:
-                    self._screen.heard(entry, run)
-        self._screen.refresh()
+                    self._display.update(entry, run)
+        self._display.refresh()

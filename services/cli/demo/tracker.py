@@ -1,4 +1,4 @@
-"""What the demo knows: runs under way, runs that ended, a tally for each experiment.  Pure."""
+"""Follows the demo's runs through the journal, and counts how those of each experiment end.  Pure."""
 
 import statistics
 from collections import deque
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from services.cli.output import members
+from services.cli.output import key_values
 from services.cli.watch import failure
 from services.executor.outcome import Status
 from services.executor.store import Entry
@@ -16,7 +16,7 @@ ENDED_KEPT = 50
 
 
 class Phase(StrEnum):
-    """Where a run is."""
+    """What a run is doing, or how it ended."""
 
     RUNNING = "running"
     RETRYING = "retrying"
@@ -27,7 +27,16 @@ class Phase(StrEnum):
 
 @dataclass(slots=True)
 class Run:
-    """A run as it is to be seen.  Times are unix seconds; `note` is its last message, result or error."""
+    """A run as the demo shows it.
+
+    Attributes:
+        started: when its last attempt started, in Unix seconds.
+        done: how far it is, out of `total`; the unit is the tool's.
+        total: None if unknown.
+        note: its last message, its result or its error.
+        due: when the next attempt starts, in Unix seconds.
+        seconds: how long it took.
+    """
 
     run_id: str
     experiment_id: str
@@ -44,7 +53,7 @@ class Run:
 
 @dataclass(slots=True)
 class Tally:
-    """What an experiment's runs came to."""
+    """How the runs of an experiment ended; `seconds` holds the time that each took."""
 
     tool: str = ""
     finished: int = 0
@@ -61,55 +70,55 @@ class Tally:
 
     @property
     def median_seconds(self) -> float | None:
-        """How long a run takes, None before the first has ended."""
+        """The median time of a run; None before the first has ended."""
         return statistics.median(self.seconds) if self.seconds else None
 
 
-class Board:
-    """Takes in the journal, entry by entry.
+class RunTracker:
+    """Reads the journal entry by entry.
 
     Args:
-        experiments: id and tool of those that are to be waited for.
+        experiments: the tool of each experiment that `each_has_ended` waits for, by id.
     """
 
     def __init__(self, experiments: Mapping[str, str]) -> None:
-        self.awaited = tuple(experiments)
+        self.expected = tuple(experiments)
         self.tallies = {experiment_id: Tally(tool) for experiment_id, tool in experiments.items()}
-        self.under_way: dict[str, Run] = {}
+        self.running: dict[str, Run] = {}
         self.ended: deque[Run] = deque(maxlen=ENDED_KEPT)
 
-    def take(self, entry: Entry) -> Run | None:
-        """Note what was said; returns the run it was said of, if it was about one."""
+    def read(self, entry: Entry) -> Run | None:
+        """Apply an entry; return its run, or None if the entry is about no run."""
         data = entry.data
         run_id, experiment_id = data.get("run_id"), data.get("experiment_id")
         if not isinstance(run_id, str) or not isinstance(experiment_id, str):
             return None
-        run = self.under_way.setdefault(run_id, Run(run_id, experiment_id, started=_time(data)))
+        run = self.running.setdefault(run_id, Run(run_id, experiment_id, started=_time(data)))
         if entry.kind == "result":
             self._end(run, data)
         else:
-            self._go_on(run, data)
+            self._update(run, data)
         return run
 
-    def has_ended_each(self, times: int) -> bool:
-        """Whether each of the experiments that are waited for had so many runs that ended."""
-        return all(self.tallies[experiment_id].ended >= times for experiment_id in self.awaited)
+    def each_has_ended(self, times: int) -> bool:
+        """Whether each expected experiment has had at least so many runs that ended."""
+        return all(self.tallies[experiment_id].ended >= times for experiment_id in self.expected)
 
     def total(self) -> Tally:
-        """All experiments together."""
-        whole = Tally()
+        """Return the counts of all experiments together."""
+        total = Tally()
         for one in self.tallies.values():
-            whole.finished += one.finished
-            whole.failed += one.failed
-            whole.killed += one.killed
-            whole.retries += one.retries
-        return whole
+            total.finished += one.finished
+            total.failed += one.failed
+            total.killed += one.killed
+            total.retries += one.retries
+        return total
 
     def latest(self, count: int) -> Iterable[Run]:
-        """The runs that ended last, the very last first."""
+        """Return the runs that ended last, the latest first."""
         return [run for run, _ in zip(reversed(self.ended), range(count), strict=False)]
 
-    def _go_on(self, run: Run, data: Mapping[str, Any]) -> None:
+    def _update(self, run: Run, data: Mapping[str, Any]) -> None:
         match data.get("event"):
             case "run_started":
                 run.phase, run.attempt, run.tool = Phase.RUNNING, data["attempt"], data.get("tool") or ""
@@ -126,7 +135,7 @@ class Board:
         tally = self._tally(run)
         run.seconds = data.get("duration", 0.0)
         if data.get("type") == "experiment_completed":
-            run.phase, run.note = Phase.FINISHED, members(data.get("result_summary", {}))
+            run.phase, run.note = Phase.FINISHED, key_values(data.get("result_summary", {}))
             tally.finished += 1
         else:
             run.note = tally.last_error = failure(data)
@@ -135,7 +144,7 @@ class Board:
             else:
                 run.phase, tally.failed = Phase.FAILED, tally.failed + 1
         tally.seconds.append(run.seconds)
-        del self.under_way[run.run_id]
+        del self.running[run.run_id]
         self.ended.append(run)
 
     def _tally(self, run: Run) -> Tally:

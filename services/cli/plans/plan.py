@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from services.cli import connection, output
-from services.cli.output import CommandError
+from services.cli.output import AsJson, CommandError
 from services.cli.plans import plan_output, run_plan
 from services.cli.plans.plan_output import (
     case_counts,
@@ -46,7 +46,6 @@ Directory = Annotated[
     typer.Option(metavar="DIR", help="The plan's directory; by default a new one in .fullsend/plans."),
 ]
 Estimated = Annotated[bool, typer.Option("--estimate", help="Say what it will take, and run nothing.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for another program.")]
 
 app = typer.Typer()
 
@@ -200,7 +199,7 @@ def _all_standings() -> Iterator[tuple[Plan, Standing]]:
         try:
             yield _standing(Plan.open(directory))
         except PlanError as exc:
-            output.error(str(exc))
+            output.print_error(str(exc))
 
 
 def _standing(found: Plan) -> tuple[Plan, Standing]:

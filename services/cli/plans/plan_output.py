@@ -229,7 +229,9 @@ def show_plan(found: Plan, standing: Standing) -> None:
 def show_failures(results: Sequence[TaskResult]) -> None:
     failed = [one for one in results if one.error_type and one.task_status != "cancelled"]
     for one in failed[:FAILURES_TOLD]:
-        print(output.short(f"case {one.index} {one.task_status}: {one.error_type}: {one.error_message}", 200))
+        print(
+            output.shorten(f"case {one.index} {one.task_status}: {one.error_type}: {one.error_message}", 200)
+        )
     if len(failed) > FAILURES_TOLD:
         print(f"and {len(failed) - FAILURES_TOLD} more that did not succeed")
 

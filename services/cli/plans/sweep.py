@@ -9,9 +9,9 @@ from typing import Annotated, Any, Final
 import typer
 
 from services.cli import output
-from services.cli.output import Column, CommandError
+from services.cli.output import AsJson, Column, CommandError
 from services.cli.plans import plan, run_plan
-from services.cli.plans.plan import AsJson, Directory, Estimated, Where
+from services.cli.plans.plan import Directory, Estimated, Where
 from services.cli.plans.run_plan import BackendName
 from services.planner.documents import manifest_of
 from services.planner.evaluation import grouped

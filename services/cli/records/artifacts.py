@@ -1,4 +1,4 @@
-"""`fullsend artifacts`: what runs kept, to look at and to take away."""
+"""`fullsend artifacts ls` and `fullsend artifacts get`."""
 
 import hashlib
 import os
@@ -14,10 +14,9 @@ import typer
 from rich.console import Console
 
 from services.cli import connection, output
-from services.cli.output import Column, CommandError
+from services.cli.output import AsJson, Column, CommandError
 from services.cli.records import artifacts_admin
-from services.cli.records.record import Listed, artifacts_in, open_store, with_artifacts
-from services.cli.runs import AsJson, record_of
+from services.cli.records.record import ListedArtifact, artifacts_in, open_store, record_of, with_artifacts
 from services.executor.artifacts import (
     Artifact,
     Blobs,
@@ -40,7 +39,7 @@ ARTIFACT_COLUMNS: Final = [
 ]
 BLOB_COLUMNS: Final = [Column("REFERENCE"), Column("SIZE", right=True), Column("STORED")]
 SHORT_CHARACTERS: Final = 20
-NAMES_TOLD: Final = 20
+NAMES_SHOWN: Final = 20
 STDOUT: Final = "-"
 _INLINE: Final = re.compile(r"data:[^,]*,")
 
@@ -49,9 +48,10 @@ app = typer.Typer()
 
 @app.callback(invoke_without_command=True)
 def artifacts(context: typer.Context) -> None:
-    """List, fetch, check and clear away what runs have kept.
+    """List, fetch, verify and delete artifacts of runs.
 
-    Small artifacts are in a run's record, large ones in the store that ARTIFACTS names.
+    A run's record holds small artifacts. The artifact store, set by ARTIFACTS, holds large ones, large
+    results and the code of tools.
     """
     if context.invoked_subcommand is None:
         print(context.get_help())
@@ -63,14 +63,17 @@ def artifacts(context: typer.Context) -> None:
 @app.command()
 def ls(
     run_id: Annotated[
-        str | None, typer.Argument(metavar="RUN_ID", help="The run whose artifacts are listed.")
+        str | None, typer.Argument(metavar="RUN_ID", help="List the artifacts of this run.")
     ] = None,
-    blobs: Annotated[bool, typer.Option("--blobs", help="List everything that is in the store.")] = False,
+    blobs: Annotated[bool, typer.Option("--blobs", help="List every blob in the artifact store.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the artifacts of a run; without one, say what the store holds."""
+    """List the artifacts of a run, or describe the artifact store.
+
+    Without RUN_ID, prints the store's place, its number of blobs and their total size.
+    """
     if run_id is not None and blobs:
-        raise CommandError("--blobs lists the whole store; leave out the run")
+        raise CommandError("--blobs lists the whole artifact store; do not give a run")
     if run_id is not None:
         _list_run(run_id, as_json)
         return
@@ -79,7 +82,7 @@ def ls(
     if blobs:
         _list_blobs(found, as_json)
     else:
-        _tell_store(store, found, as_json)
+        _describe_store(store, found, as_json)
 
 
 def _list_run(run_id: str, as_json: bool) -> None:
@@ -93,7 +96,7 @@ def _list_run(run_id: str, as_json: bool) -> None:
         output.table(ARTIFACT_COLUMNS, [_row(one, out) for one in found], out)
 
 
-def _row(one: Listed, out: Console) -> list[output.Cell]:
+def _row(one: ListedArtifact, out: Console) -> list[output.Cell]:
     if one.artifact is None:
         return [one.name, "", "", "", "", output.styled("problem", one.problem)]
     return [
@@ -107,14 +110,14 @@ def _row(one: Listed, out: Console) -> list[output.Cell]:
 
 
 def _reference(artifact: Artifact, *, whole: bool) -> str:
-    """A reference that fits into a line; never the content itself."""
+    """Return the reference, cut unless `whole`; for an inline artifact only its scheme."""
     if isinstance(artifact.reference, InlineReference):
         return "data:"
     text = str(artifact.reference)
-    return text if whole else output.short(text, SHORT_CHARACTERS)
+    return text if whole else output.shorten(text, SHORT_CHARACTERS)
 
 
-def _described(one: Listed) -> dict[str, Any]:
+def _described(one: ListedArtifact) -> dict[str, Any]:
     if one.artifact is None:
         return {"name": one.name, "problem": one.problem}
     return {"name": one.name, **one.artifact.to_json(), "stored": one.is_stored}
@@ -136,7 +139,7 @@ def _list_blobs(found: list[StoredBlob], as_json: bool) -> None:
     output.table(BLOB_COLUMNS, rows, out)
 
 
-def _tell_store(store: Blobs, found: list[StoredBlob], as_json: bool) -> None:
+def _describe_store(store: Blobs, found: list[StoredBlob], as_json: bool) -> None:
     size_bytes = sum(one.size_bytes for one in found)
     if as_json:
         members = {"type": str(store.storage_type), "blobs": len(found), "bytes": size_bytes}
@@ -152,80 +155,81 @@ def _tell_store(store: Blobs, found: list[StoredBlob], as_json: bool) -> None:
 @app.command()
 def get(
     source: Annotated[
-        str, typer.Argument(metavar="RUN_ID|REFERENCE", help="A run, or a reference: cas://..., data:...")
+        str, typer.Argument(metavar="RUN_ID|REFERENCE", help="A run's id, or cas://..., or data:...")
     ],
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Of the artifact, as `ls` lists it.")
+        str | None, typer.Argument(metavar="NAME", help="The artifact's name, as `ls` lists it.")
     ] = None,
     to: Annotated[
         str | None,
-        typer.Option("--output", "-o", metavar="FILE", help="A file, a directory, or - for stdout."),
+        typer.Option("--output", "-o", metavar="FILE", help="Write to a file, a directory, or - for stdout."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
-    """Fetch an artifact, verified on the way.
+    """Fetch and verify an artifact.
 
-    Without -o it goes to stdout; where that is a terminal, to a file in this directory that is called
-    like the last part of the artifact's name. What is corrupt leaves no file and is an error.
+    Without -o, it is written to stdout. If stdout is a terminal, it is written to a file in this
+    directory, named like the last part of the artifact's name. A corrupt artifact is an error and leaves
+    no file.
     """
-    with _saying(source):
+    with _error_context(source):
         keeper = Keeper(open_store(connection.settings().artifacts))
-        artifact = _referred(source, keeper.blobs) if name is None else _named(source, name)
+        artifact = _by_reference(source, keeper.blobs) if name is None else _by_name(source, name)
         if to == STDOUT or (to is None and not sys.stdout.isatty()):
             _print(keeper, artifact)
             return
         path = _target(artifact.name, to, force)
         keeper.copy_to(artifact, path)
-    told = f"{path}: {output.size(artifact.size_bytes)}, SHA-256 {artifact.sha256}"
-    print(output.one_line(told), file=sys.stderr)
+    text = f"{path}: {output.size(artifact.size_bytes)}, SHA-256 {artifact.sha256}"
+    print(output.one_line(text), file=sys.stderr)
 
 
 @contextmanager
-def _saying(source: str) -> Iterator[None]:
-    """Errors about the content say whose it is."""
+def _error_context(source: str) -> Iterator[None]:
+    """Prefix errors about an artifact with its run."""
     try:
         yield
     except ArtifactError as exc:
-        whose = "" if _is_reference(source) else f"{source}: "
-        raise CommandError(f"{whose}{exc}") from exc
+        prefix = "" if _is_reference(source) else f"{source}: "
+        raise CommandError(f"{prefix}{exc}") from exc
 
 
 def _is_reference(source: str) -> bool:
-    """Whether it is one, and not the id of an experiment's run that is called like one."""
+    """Whether `source` is a reference; the id of an experiment may begin with `data:` too."""
     return source.startswith("cas://") or _INLINE.match(source) is not None
 
 
-def _named(run_id: str, name: str) -> Artifact:
+def _by_name(run_id: str, name: str) -> Artifact:
     if _is_reference(run_id):
-        raise CommandError("a reference says it all; leave out the name, or give the run's id instead")
+        raise CommandError("a reference takes no name; leave out NAME, or give a run's id")
     found = {one.name: one for one in _artifacts_of(run_id)}
     if name not in found:
-        raise CommandError(f"{run_id} has no artifact {name!r}; {_told(list(found))}")
+        raise CommandError(f"{run_id} has no artifact {name!r}; {_names(list(found))}")
     artifact = found[name].artifact
     if artifact is None:
         raise ArtifactError(found[name].problem)
     return artifact
 
 
-def _told(names: list[str]) -> str:
+def _names(names: list[str]) -> str:
     if not names:
-        return "it has none"
-    more = f" and {len(names) - NAMES_TOLD} more" if len(names) > NAMES_TOLD else ""
-    return f"it has {', '.join(map(repr, names[:NAMES_TOLD]))}{more}"
+        return "it has no artifacts"
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return f"it has {', '.join(map(repr, names[:NAMES_SHOWN]))}{more}"
 
 
-def _artifacts_of(run_id: str) -> list[Listed]:
+def _artifacts_of(run_id: str) -> list[ListedArtifact]:
     async def act(store: Store) -> dict[str, str]:
         return await with_artifacts(store, run_id, await record_of(store, run_id))
 
     return artifacts_in(connection.with_store(act))
 
 
-def _referred(source: str, blobs: Blobs) -> Artifact:
-    """The artifact that a reference leads to, called by its digest."""
+def _by_reference(source: str, blobs: Blobs) -> Artifact:
+    """Return the artifact of a reference; its name is its digest."""
     if not _is_reference(source):
         names = [one.name for one in _artifacts_of(source)]
-        raise CommandError(f"which artifact of {source}? {_told(names)}")
+        raise CommandError(f"give the NAME of an artifact of {source}; {_names(names)}")
     reference = parse_reference(source)
     if isinstance(reference, InlineReference):
         content = reference.decode()
@@ -244,7 +248,11 @@ def _print(keeper: Keeper, artifact: Artifact) -> None:
 
 
 def _target(name: str, to: str | None, force: bool) -> Path:
-    """The file to write.  Raises CommandError when it is there, or can't be one."""
+    """Return the file to write.
+
+    Raises:
+        CommandError: it exists, or is not a regular file.
+    """
     path = Path(_file_name(name)) if to is None else Path(to)
     if to is not None and path.is_dir():
         path /= _file_name(name)
@@ -253,17 +261,21 @@ def _target(name: str, to: str | None, force: bool) -> Path:
     except OSError:
         return path
     if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
-        raise CommandError(f"{path} is not a regular file; redirect `-o -` to write into it")
+        raise CommandError(f"{path} is not a regular file; to write into it, redirect `-o -`")
     if not force:
-        raise CommandError(f"{path} is there already; --force replaces it, -o FILE writes elsewhere")
+        raise CommandError(f"{path} exists; use --force to replace it, or -o FILE to write elsewhere")
     return path
 
 
 def _file_name(name: str) -> str:
-    """The last part of an artifact's name, which anybody may have chosen: no path, and nothing hidden."""
+    """Return the last part of an artifact's name as a file name.
+
+    Raises:
+        CommandError: it would be a path or a hidden file; tools choose these names.
+    """
     last = re.split(r"[/\\]", name)[-1]
     if not last or last.startswith(".") or not last.isprintable():
-        raise CommandError(f"{name!r} is no name for a file here; choose one with -o FILE")
+        raise CommandError(f"{name!r} is not usable as a file name; choose one with -o FILE")
     return last
 
 

@@ -7,10 +7,9 @@ from typing import Annotated, Any, Final
 import typer
 
 from services.cli import connection, output
-from services.cli.output import CommandError
-from services.cli.records.record import open_store, with_artifacts
-from services.cli.records.verify import Checked, Inspection
-from services.cli.runs import AsJson, record_of
+from services.cli.output import AsJson, CommandError
+from services.cli.records.record import open_store, record_of, with_artifacts
+from services.cli.records.verify import Checked, Verification
 from services.executor.artifacts import Blobs, Collected, StoredBlob, collect
 from services.executor.store import Referred, Store
 from services.executor.tools.bundles import MAX_BYTES, paths_in
@@ -22,12 +21,12 @@ _AGE: Final = re.compile(r"(\d+(?:\.\d+)?)([smhdw])|0")
 
 
 def counted(count: int, what: str) -> str:
-    """So many of something: `1 blob`, `2,000 blobs`."""
+    """Format a count with its noun: `1 blob`, `2,000 blobs`."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def blob_described(one: StoredBlob) -> dict[str, Any]:
-    """A blob for another program."""
+    """Return a blob as JSON for other programs."""
     stored_at = one.modified_at.isoformat()
     return {"reference": f"cas://{one.sha256}", "size_bytes": one.size_bytes, "stored_at": stored_at}
 
@@ -37,57 +36,58 @@ def blob_described(one: StoredBlob) -> dict[str, Any]:
 
 def verify(
     run_ids: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN_ID", help="Runs, as `fullsend runs` lists them.")
+        list[str] | None, typer.Argument(metavar="RUN_ID", help="Run ids, as `fullsend runs` lists them.")
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="All runs that have a record, and all that is in the store.")
+        bool, typer.Option("--all", help="Verify all runs with a record, and every blob in the store.")
     ] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Read everything that runs refer to, and say what is missing or isn't what it was.
+    """Verify everything that runs refer to, and report what is missing or corrupt.
 
-    That is artifacts, results, partial results, tracebacks and parameters by reference, and the tools'
-    code. The exit code is 1 when anything is wrong.
+    Reads artifacts, results, partial results, tracebacks, references in parameters, and the code of
+    tools. The exit code is 1 if there is a problem.
     """
     if bool(run_ids) == everything:
-        raise CommandError("name the runs to verify, or say --all")
+        raise CommandError("give the runs to verify, or --all")
     chosen = connection.settings()
-    inspection = Inspection(open_store(chosen.artifacts))
+    verification = Verification(open_store(chosen.artifacts))
 
     async def act(store: Store) -> None:
         for run_id in run_ids or ():
             record = await record_of(store, run_id)
-            inspection.take(run_id, await with_artifacts(store, run_id, record))
+            verification.add(run_id, await with_artifacts(store, run_id, record))
         if everything:
             async for run_id, record in store.references.records():
-                inspection.take(run_id, await with_artifacts(store, run_id, record))
+                verification.add(run_id, await with_artifacts(store, run_id, record))
 
     connection.with_store(act, chosen)
-    return _told(inspection, everything, as_json)
+    return _report(verification, everything, as_json)
 
 
-def _told(inspection: Inspection, everything: bool, as_json: bool) -> int:
+def _report(verification: Verification, everything: bool, as_json: bool) -> int:
+    """Print the problems as they are found, then a summary; return the exit code."""
     problems = []
-    for problem in inspection.problems(everything):
+    for problem in verification.problems(everything):
         problems.append(problem)
         if not as_json:
             print(output.one_line(str(problem)), flush=True)
-    checked = inspection.checked
+    checked = verification.checked
     if as_json:
         members = {"runs": checked.runs, "inline": checked.inline, "blobs": checked.blobs}
         described = [problem.to_json() for problem in problems]
         output.print_json({**members, "bytes": checked.size_bytes, "problems": described})
     else:
-        print(_closing(checked, len(problems)))
+        print(_verify_summary(checked, len(problems)))
     return 1 if problems else 0
 
 
-def _closing(checked: Checked, problems: int) -> str:
-    read = (
-        f"{counted(checked.runs, 'run')}, {counted(checked.blobs, 'blob')} of "
-        f"{output.size(checked.size_bytes)} and {counted(checked.inline, 'inline artifact')} read"
+def _verify_summary(checked: Checked, problems: int) -> str:
+    return (
+        f"verified {counted(checked.runs, 'run')}, {counted(checked.blobs, 'blob')} of "
+        f"{output.size(checked.size_bytes)} and {counted(checked.inline, 'inline artifact')}: "
+        f"{counted(problems, 'problem') if problems else 'no problems'}"
     )
-    return f"{read}: {counted(problems, 'problem') if problems else 'all sound'}"
 
 
 # -- gc -------------------------------------------------------------------------------
@@ -99,34 +99,33 @@ def gc(
     ] = False,
     older_than: Annotated[
         str,
-        typer.Option(metavar="AGE", help="Leave alone what was stored less than that ago: 30m, 12h, 1d."),
+        typer.Option(metavar="AGE", help="Delete only blobs older than this: 30m, 12h, 1d."),
     ] = "1d",
     force: Annotated[
-        bool, typer.Option("--force", help="Also when nothing in Redis refers to anything in the store.")
+        bool, typer.Option("--force", help="Delete even if Redis refers to nothing in the store.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete from the store what nothing refers to any more.
+    """Delete unreferenced blobs from the artifact store.
 
-    Kept is what Redis mentions: records, runs under way or waiting, experiments, the cache, and the code
-    of tools. A store belongs to ONE Redis (and one of its databases): what the records of another one, or
-    files elsewhere, refer to is not known here, and is deleted.
+    A blob is kept if Redis refers to it: in records, running or queued runs, experiments, the result
+    cache, or the code of tools. A store belongs to ONE Redis, and to one database of it. References in
+    another Redis or in files elsewhere are not known, so their blobs are deleted.
 
-    A run stores before its record says so, and may be held up in between while Redis is away. So what was
-    stored less than AGE ago is left alone, whoever refers to it: a day, unless --older-than says
-    otherwise. If not all of Redis can be read, nothing is deleted.
+    A run stores a blob before its record refers to it, and Redis may be away in between. For that reason,
+    blobs younger than AGE are kept. If any part of Redis can't be read, nothing is deleted.
     """
-    age_seconds = _seconds(older_than)
+    age_seconds = _parse_age(older_than)
     chosen = connection.settings()
     blobs = open_store(chosen.artifacts)
     started = datetime.now(UTC)
 
     def referenced() -> frozenset[str]:
-        found = connection.with_store(_referred, chosen)
-        marked = found.addresses | found.code | _files_of(found.code, blobs)
-        if not force and not any(map(blobs.exists, marked)):
-            _refuse_strangers(blobs, connection.address(chosen), started - timedelta(seconds=age_seconds))
-        return marked
+        found = connection.with_store(_references, chosen)
+        addresses = found.addresses | found.code | _package_files(found.code, blobs)
+        if not force and not any(map(blobs.exists, addresses)):
+            _refuse_foreign(blobs, connection.address(chosen), started - timedelta(seconds=age_seconds))
+        return addresses
 
     collected = collect(blobs, referenced, older_than_seconds=age_seconds, dry_run=dry_run)
     if as_json:
@@ -135,38 +134,39 @@ def gc(
     if dry_run:
         for one in sorted(collected.deleted, key=lambda blob: blob.modified_at):
             print(f"cas://{one.sha256}  {output.size(one.size_bytes)}  stored {_age(one, started)}")
-    print(output.one_line(_summary(blobs, collected, older_than, dry_run)))
+    print(output.one_line(_gc_summary(blobs, collected, older_than, dry_run)))
 
 
-async def _referred(store: Store) -> Referred:
+async def _references(store: Store) -> Referred:
     return await store.references.all()
 
 
-def _files_of(code: frozenset[str], blobs: Blobs) -> frozenset[str]:
-    """The files of those tools that are packages."""
+def _package_files(code: frozenset[str], blobs: Blobs) -> frozenset[str]:
+    """Return the addresses of the files of all tools that are packages."""
     found: set[str] = set()
     for digest in code:
         try:
             if blobs.size(digest) <= MAX_BYTES:
                 found.update(paths_in(blobs.read(digest, MAX_BYTES)).values())
         except (ArtifactNotFoundError, ArtifactCorruptError):
-            continue  # nobody can find these files again by it; whoever stores it again, stores them too
+            continue  # a broken list leads to no file; storing the tool again stores its files again
     return frozenset(found)
 
 
-def _refuse_strangers(blobs: Blobs, url: str, cutoff: datetime) -> None:
-    """Raises CommandError when all that is old enough would go."""
+def _refuse_foreign(blobs: Blobs, url: str, cutoff: datetime) -> None:
+    """Raise CommandError if everything stored before `cutoff` would be deleted."""
     if any(one.modified_at <= cutoff for one in blobs.all()):
         raise CommandError(
-            f"nothing in Redis ({without_password(url)}) refers to anything in {blobs.base}: does the store "
-            "belong to another one? Nothing was deleted; --force deletes all the same"
+            f"nothing in Redis ({without_password(url)}) refers to {blobs.base}; the store may belong to "
+            "another Redis. Nothing was deleted; use --force to delete anyway"
         )
 
 
-def _seconds(age: str) -> float:
+def _parse_age(age: str) -> float:
+    """Return an age such as `30m` in seconds."""
     found = _AGE.fullmatch(age)
     if found is None:
-        raise CommandError(f"--older-than {age!r} is no age; 90s, 30m, 12h, 1d or 0 is expected")
+        raise CommandError(f"--older-than {age!r} is not an age; expected one like 90s, 30m, 12h, 1d or 0")
     return float(found[1]) * _UNITS[found[2]] if found[1] else 0.0
 
 
@@ -174,12 +174,12 @@ def _age(one: StoredBlob, now: datetime) -> str:
     return output.ago(one.modified_at.isoformat(), lambda: now)
 
 
-def _summary(blobs: Blobs, collected: Collected, older_than: str, dry_run: bool) -> str:
+def _gc_summary(blobs: Blobs, collected: Collected, older_than: str, dry_run: bool) -> str:
     deleted = counted(len(collected.deleted), "blob")
     return (
         f"{blobs.base}: {deleted} {'would be ' if dry_run else ''}deleted, "
         f"{output.size(collected.freed_bytes)} {'would be ' if dry_run else ''}freed; "
-        f"{collected.kept:,} kept, {collected.young:,} younger than {older_than} left alone"
+        f"{collected.kept:,} referenced, {collected.young:,} younger than {older_than}"
     )
 
 

@@ -1,4 +1,4 @@
-"""What differs between the records of two runs."""
+"""Compares the records of two runs, and JSON values member by member."""
 
 import hashlib
 import json
@@ -6,13 +6,19 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from services.cli.output import parsed
-from services.cli.records.record import Listed, Record, artifacts_in, reference_in, status_of
+from services.cli.output import parse_json
+from services.cli.records.record import ListedArtifact, Record, artifacts_in, reference_in, status_of
 from shared.errors import ArtifactError
+
+Load = Callable[[str], str]
+"""Returns the text that a reference leads to.  Raises ArtifactError."""
+
+Difference = tuple[str, Any, Any]
+"""The path where two values differ, and both values."""
 
 
 class _Absent:
-    """Stands for what isn't there; unlike None, which may be."""
+    """The value of a missing member; None is a value that JSON may hold."""
 
     def __repr__(self) -> str:
         return "(absent)"
@@ -21,33 +27,28 @@ class _Absent:
 ABSENT: Final = _Absent()
 
 
-def differences(one: Any, other: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Each place where the two differ, as `rows[3].x`, with both values; `ABSENT` for what one doesn't have.
+def differences(one: Any, other: Any, path: str = "") -> Iterator[Difference]:
+    """Yield each path where two JSON values differ, such as `rows[3].x`, with both values there.
 
-    As in a run's identity, `1`, `1.0` and `true` differ.
+    A value that only one of them has is `ABSENT` in the other.  `1`, `1.0` and `true` differ, as they do
+    in a run's digest.
     """
     match one, other:
         case dict(), dict():
             for name in sorted({*one, *other}):
-                inner = f"{place}.{name}" if place else name
+                inner = f"{path}.{name}" if path else name
                 yield from differences(one.get(name, ABSENT), other.get(name, ABSENT), inner)
         case list(), list():
             for at in range(max(len(one), len(other))):
-                yield from differences(_at(one, at), _at(other, at), f"{place}[{at}]")
+                yield from differences(_at(one, at), _at(other, at), f"{path}[{at}]")
         case _:
             if type(one) is not type(other) or one != other:
-                yield place, one, other
+                yield path, one, other
 
 
 def _at(values: list[Any], at: int) -> Any:
     return values[at] if at < len(values) else ABSENT
 
-
-Load = Callable[[str], str]
-"""The text behind a reference to the store.  Raises ArtifactError."""
-
-Place = tuple[str, Any, Any]
-"""Where two values differ, and both of them."""
 
 IDENTITY: Final = (
     "run_digest", "tool", "tool_digest", "entry_point", "params", "seed", "environment_digest",
@@ -56,22 +57,29 @@ END: Final = ("status", "error_type", "error")
 
 
 @dataclass(frozen=True, slots=True)
-class Values:
-    """How two large values differ: place by place, or only that they do and why it can't be told how."""
+class FieldComparison:
+    """How a large field of two records differs.
+
+    Attributes:
+        same: whether it does not.
+        differences: between the two values; empty if they can't be loaded.
+        digests: SHA-256 of both.
+        reason: why the values can't be loaded; empty if they can.
+    """
 
     same: bool
-    places: list[Place] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
     digests: tuple[str, str] = ("", "")
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """An artifact of both runs, or of one."""
+class ArtifactPair:
+    """An artifact of both runs, or of one of them."""
 
     name: str
-    one: Listed | None
-    other: Listed | None
+    one: ListedArtifact | None
+    other: ListedArtifact | None
 
     @property
     def verdict(self) -> str:
@@ -84,46 +92,62 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All that differs between two runs."""
+    """All differences between two runs.
 
-    identity: list[Place]
-    end: list[Place]
-    values: Mapping[str, Values]
-    artifacts: list[Pair]
+    Attributes:
+        identity: in what was computed: code, parameters, seed, environment.
+        end: in status and error.
+        fields: in the result and the partial results, by name.
+        artifacts: all artifacts, also equal ones.
+    """
+
+    identity: list[Difference]
+    end: list[Difference]
+    fields: Mapping[str, FieldComparison]
+    artifacts: list[ArtifactPair]
 
     @property
     def same(self) -> bool:
-        """Whether the two are the same computation and came to the same, in whatever time."""
+        """Whether both computed the same and ended alike; their times don't count."""
         return (
             not self.identity
             and not self.end
-            and all(values.same for values in self.values.values())
+            and all(one.same for one in self.fields.values())
             and all(pair.verdict == "same" for pair in self.artifacts)
         )
 
 
 def compare(one: Record, other: Record, load: Load) -> Comparison:
-    """What differs between two records.  Raises ArtifactError when one has no readable list of artifacts."""
+    """Compare two records.
+
+    Args:
+        one: the first.
+        other: the second.
+        load: loads the values that are in the artifact store.
+
+    Raises:
+        ArtifactError: the list of artifacts of one of them can't be read.
+    """
     return Comparison(
         identity=_identity(one, other),
         end=list(differences(_end(one), _end(other))),
-        values={name: _values(one, other, name, load) for name in ("result", "partial_results")},
-        artifacts=_pairs(one, other),
+        fields={name: _compare_field(one, other, name, load) for name in ("result", "partial_results")},
+        artifacts=_artifact_pairs(one, other),
     )
 
 
-def _identity(one: Record, other: Record) -> list[Place]:
-    """The same code is the same tool, whether it was asked for by name or by its digest."""
-    places = list(differences(_members(one, IDENTITY), _members(other, IDENTITY)))
+def _identity(one: Record, other: Record) -> list[Difference]:
+    """Compare the identity; a tool has other names, with and without its digest, for the same code."""
+    found = list(differences(_members(one, IDENTITY), _members(other, IDENTITY)))
     same_code = "tool_digest" in one and one["tool_digest"] == other.get("tool_digest")
-    return [place for place in places if not (same_code and place[0] == "tool")]
+    return [difference for difference in found if not (same_code and difference[0] == "tool")]
 
 
 def _members(record: Record, names: tuple[str, ...]) -> dict[str, Any]:
-    """Fields by name; `params` is the only one that is taken apart, and is called `parameters`."""
+    """Return fields by name; `params` is decoded and called `parameters`."""
     found: dict[str, Any] = {name: record[name] for name in names if name in record and name != "params"}
     if "params" in names:
-        found["parameters"] = parsed(record.get("params")) or {}
+        found["parameters"] = parse_json(record.get("params")) or {}
     return found
 
 
@@ -131,19 +155,19 @@ def _end(record: Record) -> dict[str, Any]:
     return _members({**record, "status": status_of(record)}, END)
 
 
-def _values(one: Record, other: Record, name: str, load: Load) -> Values:
+def _compare_field(one: Record, other: Record, name: str, load: Load) -> FieldComparison:
     digests = _digest(one, name), _digest(other, name)
     if digests[0] == digests[1]:
-        return Values(True, digests=digests)
+        return FieldComparison(True, digests=digests)
     try:
-        places = list(differences(_value(one, name, load), _value(other, name, load)))
+        found = list(differences(_value(one, name, load), _value(other, name, load)))
     except ArtifactError as exc:
-        return Values(False, digests=digests, reason=str(exc))
-    return Values(not places, places, digests)
+        return FieldComparison(False, digests=digests, reason=str(exc))
+    return FieldComparison(not found, found, digests)
 
 
 def _digest(record: Record, name: str) -> str:
-    """SHA-256 of a field's text, wherever that is; empty when there is none."""
+    """Return the SHA-256 of a field's text, in the record or stored; empty if there is none."""
     reference = reference_in(record, name)
     if reference is not None:
         return reference.sha256
@@ -160,7 +184,7 @@ def _value(record: Record, name: str, load: Load) -> Any:
         return text
 
 
-def _pairs(one: Record, other: Record) -> list[Pair]:
+def _artifact_pairs(one: Record, other: Record) -> list[ArtifactPair]:
     ones = {listed.name: listed for listed in artifacts_in(one)}
     others = {listed.name: listed for listed in artifacts_in(other)}
-    return [Pair(name, ones.get(name), others.get(name)) for name in sorted({*ones, *others})]
+    return [ArtifactPair(name, ones.get(name), others.get(name)) for name in sorted({*ones, *others})]

@@ -1,11 +1,11 @@
-"""Whether all that runs refer to is there, and is what it was."""
+"""Verifies the blobs that runs refer to, for `fullsend artifacts verify`."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from services.cli.records.record import Listed, artifacts_in
+from services.cli.records.record import ListedArtifact, artifacts_in
 from services.executor.artifacts import Artifact, Blobs, CasReference, Keeper, addresses_in
 from services.executor.tools.bundles import MAX_BYTES, paths_in
 from shared.errors import ArtifactCorruptError, ArtifactError, ArtifactNotFoundError
@@ -16,11 +16,11 @@ TEXTS: Final = {
     "partial_results": "the partial results",
     "traceback": "the traceback",
 }
-"""Fields of a record that are a reference, or may name some, and what a person calls them."""
+"""Fields of a record that may hold references, and their names in messages."""
 
 
 class Kind(StrEnum):
-    """What can be wrong."""
+    """What is wrong with a blob."""
 
     MISSING = "missing"
     CORRUPT = "corrupt"
@@ -30,7 +30,15 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that is not as it was.  `others` is how many more references lead to the same."""
+    """A missing or damaged blob.
+
+    Attributes:
+        kind: what is wrong.
+        run_id: a run that refers to the blob; empty if none does.
+        what: the part of the run that refers to it.
+        text: details.
+        others: the number of further references to it.
+    """
 
     kind: Kind
     run_id: str
@@ -44,7 +52,7 @@ class Problem:
         return f"{self.kind}: {whose}{self.what}{more}: {self.text}"
 
     def to_json(self) -> dict[str, Any]:
-        """The same for another program."""
+        """Return the problem as JSON for other programs."""
         return {
             "problem": str(self.kind),
             "run_id": self.run_id or None,
@@ -56,7 +64,7 @@ class Problem:
 
 @dataclass(slots=True)
 class Checked:
-    """How much was looked at."""
+    """How much was verified; `blobs` of `size_bytes` in all, and `inline` artifacts in records."""
 
     runs: int = 0
     inline: int = 0
@@ -65,11 +73,11 @@ class Checked:
 
 
 Mention = tuple[str, str]
-"""A run, and what of it leads to a blob."""
+"""A run's id, and the part of the run that refers to a blob."""
 
 
-class Inspection:
-    """Gathers what runs refer to, then reads each blob once, however many lead to it."""
+class Verification:
+    """Collects the references of runs, then reads each blob once, however many refer to it."""
 
     def __init__(self, blobs: Blobs) -> None:
         self.checked = Checked()
@@ -80,8 +88,8 @@ class Inspection:
         self._code: dict[str, list[Mention]] = {}
         self._found: list[Problem] = []
 
-    def take(self, run_id: str, record: Mapping[str, str]) -> None:
-        """Note what the record of a run refers to; what is in it is checked at once."""
+    def add(self, run_id: str, record: Mapping[str, str]) -> None:
+        """Collect the references in a run's record, and verify its inline artifacts."""
         if run_id in self._runs:
             return
         self._runs.add(run_id)
@@ -89,16 +97,16 @@ class Inspection:
         for field, what in TEXTS.items():
             for sha256 in addresses_in(record.get(field, "")):
                 self._mention(sha256, None, (run_id, what))
-        # Records of older versions have the digest of code that nobody kept.
+        # Records without a run digest come from versions that did not store the code.
         if "run_digest" in record and record.get("tool_digest"):
             self._code.setdefault(record["tool_digest"], []).append((run_id, "the tool's code"))
         try:
             for one in artifacts_in(record):
-                self._take_artifact(run_id, one)
+                self._add_artifact(run_id, one)
         except ArtifactError as exc:
             self._found.append(Problem(Kind.UNREADABLE, run_id, "the artifacts", str(exc)))
 
-    def _take_artifact(self, run_id: str, one: Listed) -> None:
+    def _add_artifact(self, run_id: str, one: ListedArtifact) -> None:
         artifact, what = one.artifact, f"artifact {one.name!r}"
         if artifact is None:
             self._found.append(Problem(Kind.UNREADABLE, run_id, what, one.problem))
@@ -117,21 +125,25 @@ class Inspection:
     def _mention(self, sha256: str, size_bytes: int | None, mention: Mention) -> None:
         self._mentions.setdefault(sha256, {}).setdefault(size_bytes, []).append(mention)
 
-    # -- reading --------------------------------------------------------------------------
+    # -- reading ----------------------------------------------------------------------
 
     def problems(self, everything: bool) -> Iterator[Problem]:
-        """All that is wrong, as it is found; with `everything`, also in blobs that no run refers to."""
+        """Read the blobs, and yield each problem when it is found.
+
+        Args:
+            everything: whether to read also blobs that no run refers to.
+        """
         yield from self._found
-        yield from self._with_code()
+        yield from self._add_code()
         for sha256, mentions in sorted(self._mentions.items()):
             yield from self._read(sha256, mentions)
         if everything:
             for blob in self._blobs.all():
                 if blob.sha256 not in self._mentions:
-                    yield from self._read(blob.sha256, {None: [("", "nothing refers to it")]})
+                    yield from self._read(blob.sha256, {None: [("", "unreferenced")]})
 
-    def _with_code(self) -> Iterator[Problem]:
-        """Note the tools' code, file by file where it is a package."""
+    def _add_code(self) -> Iterator[Problem]:
+        """Collect the code of tools, of packages each file; yield what can't be read."""
         for digest, mentions in sorted(self._code.items()):
             try:
                 for path, sha256 in self._paths(digest).items():

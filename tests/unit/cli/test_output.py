@@ -72,8 +72,8 @@ def test_nothing_printed_can_move_the_cursor() -> None:
 
 
 def test_a_short_text_is_cut_with_an_ellipsis() -> None:
-    assert output.short("one two three", 8) == "one two…"
-    assert output.short("one two", 8) == "one two"
+    assert output.shorten("one two three", 8) == "one two…"
+    assert output.shorten("one two", 8) == "one two"
 
 
 def test_without_a_terminal_a_table_is_padded_and_complete(capsys: pytest.CaptureFixture[str]) -> None:
