@@ -33,8 +33,8 @@ class OnFailed(StrEnum):
 
 def aggregate(
     tool: Annotated[str, typer.Argument(metavar="TOOL", help="The tool's name, or NAME@sha256:DIGEST.")],
-    run_ids: Annotated[list[str], typer.Argument(metavar="RUN_ID...", help="The runs to aggregate.")],
-    function: Annotated[str, typer.Option(help="The tool's function to call.")] = "aggregate",
+    run_ids: Annotated[list[str], typer.Argument(metavar="RUN_ID", help="The runs to aggregate.")],
+    function: Annotated[str, typer.Option(metavar="NAME", help="The tool's function.")] = "aggregate",
     target: Annotated[
         str, typer.Option(metavar="JSON|@FILE", help="The data that the function compares the runs with.")
     ] = "null",
@@ -43,10 +43,11 @@ def aggregate(
     ] = OnFailed.FAIL,
     as_json: AsJson = False,
 ) -> None:
-    """Compute a tool's function over the results of runs, without running them again.
+    """Call a tool's function with the results of runs.
 
-    The function is called as `function(replicates, target_data)` in an isolated process. It returns an
-    object with a finite number `loss` and, optionally, `diagnostics` and `outputs`.
+    The runs are not run again. The function is called as `function(replicates, target_data)` in an
+    isolated process. It returns an object with a finite number `loss` and, optionally, `diagnostics`
+    and `outputs`.
     """
     log.configure(level="error")
     chosen = connection.settings()

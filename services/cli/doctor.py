@@ -34,7 +34,7 @@ def doctor(
     ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Check settings, Redis, workers, tools, experiments and schedules.
+    """Check settings, Redis, workers, tools and experiments.
 
     Prints each setting and its source, then a finding for each check. The exit code is 1 if any finding
     is a problem; warnings do not count.

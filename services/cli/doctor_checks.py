@@ -196,7 +196,7 @@ async def _is_stuck(store: Store, experiment_id: str) -> bool:
 
 def _schedules(schedules: list[ScheduleRow]) -> list[Finding]:
     active = sum(one.state == "active" for one in schedules)
-    found = [ok("schedules", f"{active} active, {len(schedules) - active} not")]
+    found = [ok("schedules", f"{active} active, {len(schedules) - active} off or invalid")]
     for one in schedules:
         if one.problem:
             level = Level.PROBLEM if one.broken else Level.WARNING

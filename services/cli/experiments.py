@@ -161,7 +161,7 @@ def trigger(
     wait: Annotated[
         bool,
         typer.Option(
-            "--wait", help="Wait until the run ends and print its result. Exit code 1 if it does not succeed."
+            "--wait", help="Wait until the run ends, and print its result. The exit code is 1 if it fails."
         ),
     ] = False,
     timeout: Annotated[

@@ -15,7 +15,7 @@ from services.cli.plans import plan, sweep
 from services.cli.records import artifacts, diff
 from services.executor.main import serve
 from shared import log
-from shared.errors import FullsendError, SettingsError
+from shared.errors import FullsendError, PlanError, SettingsError
 
 WRONG_SETTINGS = 2
 INTERRUPTED = 130
@@ -116,10 +116,10 @@ def _report_error(exc: Exception) -> int:
             hint = f" (see `{context.command_path} --help`)" if context else ""
             output.print_error(exc.format_message() + hint)
             return exc.exit_code
-        case SettingsError():
+        case SettingsError() | PlanError():  # one line for each mistake
             for mistake in str(exc).splitlines():
                 output.print_error(mistake)
-            return WRONG_SETTINGS
+            return WRONG_SETTINGS if isinstance(exc, SettingsError) else 1
         case FullsendError():
             output.print_error(str(exc))
             return 1

@@ -45,6 +45,7 @@ DOCUMENTS = {
 SHOWN_OTHERWISE = frozenset({
     *FACTS, *DOCUMENTS, "run_id", "experiment_id", "status", "tool_digest", "timestamp", "duration_seconds",
     "error", "error_type", "traceback", "attempts", "exit", "lease", "retry_at", "artifacts", "cached",
+    "logged",
 })  # fmt: skip
 ARTIFACT_COLUMNS = [Column("NAME"), Column("SIZE", right=True), Column("MEDIA TYPE"), Column("WHERE")]
 SHOWN_MAX_BYTES = 1_000_000
@@ -62,7 +63,9 @@ def runs(
     experiment_id: Annotated[
         str | None, typer.Argument(metavar="ID", help="List only the runs of this experiment.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="List at most this many runs.")] = 20,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, metavar="N", help="List at most N runs.")
+    ] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List queued, running and ended runs, the newest first."""
@@ -114,7 +117,10 @@ def _outcome(record: Record) -> str:
 
 
 def show(run_id: RunId, as_json: AsJson = False) -> None:
-    """Show the record of a run: status, parameters, result, error and artifacts."""
+    """Show the record of a run.
+
+    Prints status, parameters, result, error, traceback, artifacts, and how the process ended.
+    """
 
     async def act(store: Store) -> Record:
         return await record_of(store, run_id)

@@ -130,8 +130,8 @@ async def test_a_plan_is_cancelled_from_another_process_and_goes_on_later(here: 
     assert process.returncode == 1
     assert survivors(below) == []
     assert "stopped    cancelled by `fullsend plan cancel`" in out.decode().splitlines()
-    assert "go on with: fullsend plan resume p" in out.decode().splitlines()
-    assert again.error == "error: nobody executes p; it is stopped"
+    assert "continue with: fullsend plan resume p" in out.decode().splitlines()
+    assert again.error == "error: p is not running; its state is stopped"
     assert json.loads(done.out)["done"] == 6
 
 
@@ -144,7 +144,7 @@ async def test_ctrl_c_ends_a_plan_and_keeps_what_has_ended(here: Shell) -> None:
         out, err = await process.communicate()
 
     assert process.returncode == 130, (out, err)
-    assert "ending what runs; once more ends it at once" in err.decode()
+    assert "stopping the running cases; press Ctrl-C again to exit at once" in err.decode()
     assert (await status(here, "once"))["state"] == "stopped"
     assert not (here.directory / "once" / "report").exists()
 
@@ -157,7 +157,7 @@ async def test_a_second_ctrl_c_ends_it_at_once(here: Shell) -> None:
         below = family(process.pid)
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
-        while b"once more" not in await process.stderr.readline():
+        while b"exit at once" not in await process.stderr.readline():
             pass
         process.send_signal(signal.SIGINT)
         await process.communicate()
@@ -176,7 +176,7 @@ async def test_a_killed_plan_is_stale_and_can_be_cancelled(here: Shell) -> None:
     cancelled = await here.fullsend("plan", "cancel", "p")
 
     assert "state      stale" in stale.lines
-    assert "noted as running by a process that is gone" in stale.out
+    assert "were running in a process that is gone" in stale.out
     assert cancelled.lines[0].startswith("p is stopped: ")
     assert (await status(here, "p"))["stale"] == 0
 
@@ -190,9 +190,7 @@ async def test_a_moved_plan_is_reported_as_before(here: Shell) -> None:
 
     done = await here.fullsend("plan", "report", "q")
 
-    assert done.lines == [
-        "report     q/report/report.html, and beside it cases.csv, cases.parquet, report.json"
-    ]
+    assert done.lines == ["report     q/report/report.html; beside it: cases.csv, cases.parquet, report.json"]
     assert {path.name: path.read_bytes() for path in (here.directory / "q" / "report").iterdir()} == before
 
 
@@ -238,7 +236,7 @@ async def test_what_cant_be_run_says_why(here: Shell) -> None:
 
     assert no_file.error == "error: other.yaml: there is no such file"
     assert "Tool 'nothing' not found" in no_tool.err.splitlines()[-1]
-    assert no_tool.err.splitlines()[-1].endswith("afterwards: fullsend plan resume p")
+    assert no_tool.err.splitlines()[-1].endswith("then continue with: fullsend plan resume p")
     assert "p is not empty" in taken.error
     assert "error: " in no_redis.err
 

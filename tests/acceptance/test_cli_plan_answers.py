@@ -93,7 +93,7 @@ async def test_local_runs_no_more_at_once_than_it_may_and_says_so(here: Shell) -
     expected = await here.fullsend("plan", "run", "plan.json", "--estimate", "--json")
     done = await here.fullsend("plan", "run", "plan.json")
 
-    told = "the plan wants 500 cases at once; local runs 32 at most"
+    told = "the plan asks for 500 cases at once; local runs at most 32"
     assert told in json.loads(expected.out)["notes"]
     assert (done.code, told in done.err.splitlines()) == (0, True)
 

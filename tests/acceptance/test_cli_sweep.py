@@ -53,5 +53,5 @@ async def test_values_that_mean_nothing_are_refused(here: Shell) -> None:
     empty = await here.fullsend("sweep", "ring", "--kappa", ",")
     twice = await here.fullsend("sweep", "ring", "--kappa", "1,1", "--estimate")
 
-    assert empty.error == "error: --kappa ',' has no values; they are like 0.5,1,2"
+    assert empty.error == "error: --kappa ',' has no values; expected a list like 0.5,1,2"
     assert twice.error.startswith("error: ")

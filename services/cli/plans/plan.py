@@ -1,7 +1,6 @@
 """`fullsend plan`."""
 
 import asyncio
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from services.cli.plans.plan_output import (
     show_plan,
     show_report,
 )
-from services.cli.plans.run_plan import BackendName, Carried, local_capacity, store_of
+from services.cli.plans.run_plan import BackendName, PlanRun, local_capacity, store_of
 from services.planner.backends.fleet import Crew
 from services.planner.documents import read_manifest
 from services.planner.models import RunManifest
@@ -36,25 +35,30 @@ from shared.errors import PlanError
 
 LOOK_SECONDS: Final = 0.1
 
-PlanId = Annotated[str, typer.Argument(metavar="ID", help="A plan's id, or how it begins, or its directory.")]
+PlanId = Annotated[
+    str, typer.Argument(metavar="ID", help="A plan's id, the beginning of its id, or its directory.")
+]
 Where = Annotated[BackendName, typer.Option("--backend", help="Where the cases run.")]
 Concurrency = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Cases at once, in place of the plan's own number.")
+    int | None,
+    typer.Option(min=1, metavar="N", help="Run this many cases at once, instead of the plan's number."),
 ]
 Directory = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="The plan's directory; by default a new one in .fullsend/plans."),
 ]
-Estimated = Annotated[bool, typer.Option("--estimate", help="Say what it will take, and run nothing.")]
+EstimateOnly = Annotated[
+    bool, typer.Option("--estimate", help="Print an estimate of runs and time; run nothing.")
+]
 
 app = typer.Typer()
 
 
 @app.callback(invoke_without_command=True)
 def plan(context: typer.Context) -> None:
-    """Run many cases of one tool from one file, and go on where it stopped.
+    """Run many cases of one tool from a manifest.
 
-    A plan keeps what becomes of it in a directory of its own, from which it is resumed and reported.
+    Each plan keeps its state and its results in a directory, so that it can be resumed.
     """
     if context.invoked_subcommand is None:
         print(context.get_help())
@@ -66,48 +70,49 @@ def run(
     backend: Where = BackendName.LOCAL,
     concurrency: Concurrency = None,
     directory: Directory = None,
-    estimate: Estimated = False,
+    estimate: EstimateOnly = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a plan to its end, and write its report.
+    """Run a plan and write its report.
 
-    Ctrl-C ends what runs and keeps what has ended; a second one ends at once. `fullsend plan resume`
-    goes on from there in either case, also after a crash.
+    Ctrl-C ends running cases and keeps the results of ended ones; a second Ctrl-C exits at once. After
+    either, and after a crash, `fullsend plan resume` continues the plan.
     """
     manifest = _with_concurrency(read_manifest(file), concurrency)
     if estimate:
-        tell_estimate(manifest, backend, directory, as_json)
+        print_estimate(manifest, backend, directory, as_json)
     else:
-        finish(run_plan.carry_out(Plan.create(manifest, directory), backend), as_json)
+        finish(run_plan.execute(Plan.create(manifest, directory), backend), as_json)
 
 
 @app.command()
 def resume(
     plan_id: PlanId,
-    failed: Annotated[bool, typer.Option(help="Run cases again that did not succeed.")] = True,
+    failed: Annotated[bool, typer.Option(help="Also run again the cases that did not succeed.")] = True,
     backend: Annotated[
-        BackendName | None, typer.Option(help="Where the cases run; by default where they ran before.")
+        BackendName | None, typer.Option(help="Where the cases run; by default, where they ran before.")
     ] = None,
     concurrency: Concurrency = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run what is left of a plan: cases that have not ended, and those that did not succeed.
+    """Continue a plan that was interrupted.
 
-    Each gets the seed it had. What came before is kept.
+    Runs the cases that have not ended and those that did not succeed. Each case keeps its seed. The
+    results of earlier runs are kept.
     """
     found = find_plan(plan_id)
     found = Plan(found.directory, _with_concurrency(found.manifest, concurrency))
-    finish(run_plan.carry_out(found, backend or _backend_before(found), failed=failed), as_json)
+    finish(run_plan.execute(found, backend or _backend_before(found), failed=failed), as_json)
 
 
 @app.command()
 def status(
     plan_id: Annotated[
-        str | None, typer.Argument(metavar="ID", help="One plan; without it, all of this directory.")
+        str | None, typer.Argument(metavar="ID", help="Show this plan; by default, all in .fullsend/plans.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show how far a plan is, or all plans are."""
+    """Show the state and the progress of plans."""
     standings = list(_all_standings()) if plan_id is None else [_standing(find_plan(plan_id))]
     if as_json:
         members = [plan_json(*one) for one in standings]
@@ -121,31 +126,39 @@ def status(
 @app.command()
 def cancel(
     plan_id: PlanId,
-    wait: Annotated[bool, typer.Option(help="Wait until it has ended.")] = True,
+    wait: Annotated[bool, typer.Option(help="Wait until the plan has stopped.")] = True,
 ) -> None:
-    """Have a plan end that another process executes; what has ended is kept."""
+    """Stop a plan that runs in another process.
+
+    The results of ended cases are kept.
+    """
     found = find_plan(plan_id)
     if not found.cancel("cancelled by `fullsend plan cancel`"):
-        raise CommandError(f"nobody executes {found.plan_id}; it is {found.standing().state}")
+        raise CommandError(f"{found.plan_id} is not running; its state is {found.standing().state}")
     standing = found.standing()
     while wait and standing.state is PlanState.RUNNING:
         time.sleep(LOOK_SECONDS)
         standing = found.standing()
-    what = "being ended" if standing.state is PlanState.RUNNING else standing.state
-    output.console().print(f"{found.plan_id} is {what}: {case_counts(standing)}")
+    state = "stopping" if standing.state is PlanState.RUNNING else standing.state
+    output.console().print(f"{found.plan_id} is {state}: {case_counts(standing)}")
 
 
 @app.command()
 def report(plan_id: PlanId, as_json: AsJson = False) -> None:
-    """Write a plan's report again, from what its runs have left behind."""
-    show_report(run_plan.reported(find_plan(plan_id)), as_json)
+    """Write a plan's report again from its results.
+
+    Runs no case.
+    """
+    show_report(run_plan.write_report_again(find_plan(plan_id)), as_json)
 
 
 # -- running --------------------------------------------------------------------------
 
 
-def tell_estimate(manifest: RunManifest, backend: BackendName, directory: Path | None, as_json: bool) -> None:
-    """Say what a plan will take."""
+def print_estimate(
+    manifest: RunManifest, backend: BackendName, directory: Path | None, as_json: bool
+) -> None:
+    """Print how many runs and how much time a plan will take."""
     expected = estimate_plan(manifest, backend, directory)
     if as_json:
         output.print_json(expected.to_json())
@@ -153,48 +166,48 @@ def tell_estimate(manifest: RunManifest, backend: BackendName, directory: Path |
         print("\n".join(expected.lines()))
 
 
-def finish(carried: Carried, as_json: bool) -> None:
-    """Say what carrying out a plan came to.
+def finish(run: PlanRun, as_json: bool) -> None:
+    """Print the result of running a plan, and exit.
 
     Raises:
-        typer.Exit: neither all of it succeeded, nor do its success criteria hold.
+        typer.Exit: a case did not succeed or was not run, and the success criteria do not hold.
     """
-    standing = carried.plan.standing()
+    standing = run.plan.standing()
     if as_json:
-        output.print_json({**plan_json(carried.plan, standing), "report": report_paths(carried.report)})
+        output.print_json({**plan_json(run.plan, standing), "report": report_paths(run.report)})
     else:
-        _tell_end(carried, standing)
-    code = _exit_code(carried, standing)
-    if carried.is_cut_short:
-        exit_now(code)  # a thread may still be reading or drawing
+        _print_end(run, standing)
+    code = _exit_code(run, standing)
+    if run.is_cut_short:
+        exit_now(code)  # a thread may still read results or draw the report
     if code:
         raise typer.Exit(code)
 
 
-def _tell_end(carried: Carried, standing: Standing) -> None:
-    changed = code_warning(carried.results)
-    for warning in (*([changed] if changed else []), *carried.notes):
+def _print_end(run: PlanRun, standing: Standing) -> None:
+    changed = code_warning(run.results)
+    for warning in (*([changed] if changed else []), *run.notes):
         print(f"warning: {output.one_line(warning)}", file=sys.stderr)
-    show_failures(carried.results)
-    show_plan(carried.plan, standing)
-    if carried.report:
-        show_report(carried.report, as_json=False)
+    show_failures(run.results)
+    show_plan(run.plan, standing)
+    if run.report:
+        show_report(run.report, as_json=False)
     if standing.left:
-        print(f"go on with: fullsend plan resume {carried.plan.place}")
-    elif carried.is_cut_short:
-        print(f"write its report with: fullsend plan report {carried.plan.place}")
+        print(f"continue with: fullsend plan resume {run.plan.place}")
+    elif run.is_cut_short:
+        print(f"write the report with: fullsend plan report {run.plan.place}")
 
 
-def _exit_code(carried: Carried, standing: Standing) -> int:
-    if carried.signal is not None:
-        return 128 + carried.signal
-    if carried.is_cut_short:
+def _exit_code(run: PlanRun, standing: Standing) -> int:
+    if run.signal is not None:
+        return 128 + run.signal
+    if run.is_cut_short:
         return 1
-    return 0 if carried.is_accomplished or not (standing.failed or standing.left) else 1
+    return 0 if run.is_accomplished or not (standing.failed or standing.left) else 1
 
 
 def _all_standings() -> Iterator[tuple[Plan, Standing]]:
-    """Of all plans that can be read; says which can't."""
+    """Yield all plans that can be read; print an error for each other one."""
     for directory in plans_in():
         try:
             yield _standing(Plan.open(directory))
@@ -218,17 +231,35 @@ def _with_concurrency(manifest: RunManifest, concurrency: int | None) -> RunMani
     return manifest.model_copy(update={"execution_policy": policy})
 
 
-ALL_AT_ONCE: Final = 1_000
-"""On the fleet: what the executors can take is the limit."""
+def find_plan(name: str) -> Plan:
+    """Return a plan by its id, by an unambiguous beginning of its id, or by its directory.
+
+    Raises:
+        CommandError: there is no such plan, or there are several.
+    """
+    known = {directory.name: directory for directory in plans_in()}
+    if name in known:
+        return Plan.open(known[name])
+    if Path(name).is_dir():
+        return Plan.open(Path(name))
+    matching = [directory for plan_id, directory in known.items() if plan_id.startswith(name)]
+    if len(matching) == 1:
+        return Plan.open(matching[0])
+    if matching:
+        raise CommandError(f"{name!r} is ambiguous: {', '.join(one.name for one in matching)}")
+    raise CommandError(f"there is no plan {name!r} in {PLANS}; `fullsend plan status` lists the plans")
+
+
+# -- estimates ------------------------------------------------------------------------
 
 
 def estimate_plan(manifest: RunManifest, backend: BackendName, directory: Path | None = None) -> Estimate:
-    """What a plan will take there, by what earlier runs of its tool took.
+    """Estimate a plan from recorded runs of its tool.
 
     Args:
         manifest: the plan.
-        backend: where its cases are going to run; of the fleet, Redis knows runs too.
-        directory: of the plan; those beside it are looked at.
+        backend: where its cases will run; for the fleet, runs in Redis count as well.
+        directory: of the plan; the plans beside it count as well.
     """
     log.configure(level="error")
     beside = directory.absolute().parent if directory is not None else PLANS.absolute()
@@ -245,28 +276,8 @@ def estimate_plan(manifest: RunManifest, backend: BackendName, directory: Path |
     return estimate(manifest, seconds, backend, capacity, notes)
 
 
-def places_at_once(backend: BackendName) -> int:
-    """Cases at once where nobody says how many: one for each CPU here, and all that the executors take."""
-    return len(os.sched_getaffinity(0)) if backend is BackendName.LOCAL else ALL_AT_ONCE
-
-
-def find_plan(name: str) -> Plan:
-    """The plan of this id, or of an id that begins so and no other does, or in this directory."""
-    known = {directory.name: directory for directory in plans_in()}
-    if name in known:
-        return Plan.open(known[name])
-    if Path(name).is_dir():
-        return Plan.open(Path(name))
-    matching = [directory for plan_id, directory in known.items() if plan_id.startswith(name)]
-    if len(matching) == 1:
-        return Plan.open(matching[0])
-    if matching:
-        raise CommandError(f"{name!r} may be {', '.join(one.name for one in matching)}")
-    raise CommandError(f"there is no plan {name!r} in {PLANS}; `fullsend plan status` lists those there are")
-
-
 async def _ask_fleet(tool: str, known: frozenset[str], notes: list[str]) -> tuple[int, Recorded]:
-    """How many cases at once the executors take, and what they have recorded of a tool."""
+    """Return how many cases the workers run at once, and the runs of a tool that they recorded."""
     async with store_of(connection.settings()) as store:
         crew = Crew(store, notes.append)
         await crew.count()

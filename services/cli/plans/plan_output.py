@@ -32,8 +32,7 @@ LINE_SECONDS: Final = 5.0
 BAR_WIDTH: Final = 30
 NARROW_BAR_WIDTH: Final = 10
 NAME_WIDTH: Final = 8
-"""A name that has less room than that is left out."""
-
+"""With less room than this, the name is left out."""
 
 COLUMNS: Final = [
     Column("PLAN"), Column("STATE"), Column("DONE", right=True), Column("FAILED", right=True),
@@ -41,17 +40,17 @@ COLUMNS: Final = [
     Column("TO GO", drop=3), Column("BEGUN", drop=2),
 ]  # fmt: skip
 
-FAILURES_TOLD: Final = 5
+FAILURES_SHOWN: Final = 5
 
 
 class ProgressDisplay:
-    """Shows how far a plan is on standard error, from the begin of the block to its end.
+    """Shows a plan's progress on standard error inside a `with` block: a bar on a terminal, else lines.
 
-    Standard output stays free for what the plan comes to.
+    Standard output is left to the plan's result.
 
     Args:
         name: of the plan.
-        pace: says how far it is; called from a thread of its own.
+        pace: returns its progress; called from another thread.
     """
 
     def __init__(self, name: str, pace: Callable[[], Pace]) -> None:
@@ -63,14 +62,14 @@ class ProgressDisplay:
         self._lines: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        # Not the console's own opinion: FORCE_COLOR has it take a file for a terminal.
+        # Not `self._console.is_terminal`: with FORCE_COLOR it is true for a file.
         if sys.stderr.isatty() and not self._console.is_dumb_terminal:
             self._live = Live(
                 console=self._console, get_renderable=self._bar, refresh_per_second=8, transient=False
             )
             self._live.start()
         else:
-            self._lines = threading.Thread(target=self._tell, name="progress", daemon=True)
+            self._lines = threading.Thread(target=self._print_lines, name="progress", daemon=True)
             self._lines.start()
         return self
 
@@ -83,7 +82,7 @@ class ProgressDisplay:
         self.stop()
 
     def stop(self) -> None:
-        """Show the last state, and leave the terminal as it was."""
+        """Show the final progress, and restore the terminal."""
         self._over.set()
         if self._live is not None:
             self._live.stop()
@@ -93,16 +92,16 @@ class ProgressDisplay:
             self._lines = None
 
     def say(self, text: str) -> None:
-        """A line beside the progress."""
+        """Print a message beside the progress."""
         self._console.print(output.one_line(text), soft_wrap=True)
 
     # -- a terminal -------------------------------------------------------------------
 
     def _bar(self) -> Table:
-        """One line, however narrow the terminal is: what doesn't fit is cut, the name first."""
+        """Lay out one line; on a narrow terminal, the name is cut first, then the bar."""
         pace = self._pace()
-        told = Text(progress_line(pace), "red" if pace.failed else "", no_wrap=True, overflow="ellipsis")
-        row, room = Table.grid(padding=(0, 1, 0, 0)), self._console.width - told.cell_len - 1
+        text = Text(progress_line(pace), "red" if pace.failed else "", no_wrap=True, overflow="ellipsis")
+        row, room = Table.grid(padding=(0, 1, 0, 0)), self._console.width - text.cell_len - 1
         cells: list[RenderableType] = []
         name_width = room - NARROW_BAR_WIDTH - 1
         if name_width >= NAME_WIDTH:
@@ -113,19 +112,19 @@ class ProgressDisplay:
         if room >= NARROW_BAR_WIDTH:
             width = min(BAR_WIDTH, room)
             cells.append(ProgressBar(total=pace.total, completed=pace.done + pace.failed, width=width))
-        row.add_row(*cells, told)
+        row.add_row(*cells, text)
         return row
 
     # -- lines ------------------------------------------------------------------------
 
-    def _tell(self) -> None:
-        """A line whenever something has changed, five seconds apart, and one at the end."""
-        told, due = "", time.monotonic() + LINE_SECONDS
+    def _print_lines(self) -> None:
+        """Print a line every few seconds if the progress has changed, and one at the end."""
+        last, due = "", time.monotonic() + LINE_SECONDS
         while not self._over.wait(LOOK_SECONDS):
             line = progress_line(self._pace())
-            if time.monotonic() >= due and line != told:
+            if time.monotonic() >= due and line != last:
                 self._print(line)
-                told, due = line, time.monotonic() + LINE_SECONDS
+                last, due = line, time.monotonic() + LINE_SECONDS
         self._print(progress_line(self._pace()))
 
     def _print(self, line: str) -> None:
@@ -133,7 +132,7 @@ class ProgressDisplay:
 
 
 def progress_line(pace: Pace) -> str:
-    """How far it is, in a line."""
+    """Return a plan's progress as one line."""
     parts = [f"{pace.done} of {pace.total} done", f"{pace.failed} failed", f"{pace.running} running"]
     if pace.rate_per_second is not None:
         parts.append(rate(pace.rate_per_second))
@@ -143,54 +142,54 @@ def progress_line(pace: Pace) -> str:
 
 
 def rate(per_second: float) -> str:
-    """Cases in a time, as people read it."""
+    """Format cases per second: `12.3 a second`, `4.0 a minute`."""
     return f"{per_second:.1f} a second" if per_second >= 1 else f"{per_second * 60:.1f} a minute"
 
 
 # -- Ctrl-C ---------------------------------------------------------------------------
 
 
-ONCE_MORE = "ending what runs; once more ends it at once"
+STOPPING = "stopping the running cases; press Ctrl-C again to exit at once"
 
 
 @contextlib.contextmanager
 def interruptible(
     token: CancellationToken, say: Callable[[str], None], restore: Callable[[], None] = lambda: None
 ) -> Iterator[list[int]]:
-    """In the block the first signal cancels the token, and the second ends this process.
+    """Inside the block, the first SIGINT or SIGTERM cancels the token and the second ends this process.
 
     Args:
-        token: of what is under way.
-        say: tells the user.
-        restore: leaves the terminal as it was.
+        token: of the plan.
+        say: prints a message.
+        restore: restores the terminal.
 
     Yields:
-        What came.
+        The signals received so far.
     """
-    loop, came = asyncio.get_running_loop(), list[int]()
+    loop, received = asyncio.get_running_loop(), list[int]()
 
     def interrupt(number: int) -> None:
-        if came:
+        if received:
             restore()
-            exit_now(128 + number)  # the subprocesses end with it; what is left is noted as running
-        came.append(number)
+            exit_now(128 + number)  # subprocesses die with this process; their cases become stale
+        received.append(number)
         token.cancel("interrupted")
-        say(ONCE_MORE)
+        say(STOPPING)
 
     signals = (signal.SIGINT, signal.SIGTERM)
     for number in signals:
         loop.add_signal_handler(number, interrupt, number)
     try:
-        yield came
+        yield received
     finally:
         for number in signals:
             loop.remove_signal_handler(number)
 
 
 def exit_now(code: int) -> None:
-    """End this process, and don't wait for threads, which nothing else ends."""
+    """End this process without waiting for its threads, which can't be stopped."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or never there
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or None
             stream.flush()
     os._exit(code)
 
@@ -199,15 +198,17 @@ def exit_now(code: int) -> None:
 
 
 def case_counts(standing: Standing) -> str:
+    """Return how many cases are done, failed, running and stale, as one line."""
     parts = [f"{standing.done} of {standing.total} done", f"{standing.failed} failed"]
     if standing.running:
         parts.append(f"{standing.running} running")
     if standing.stale:
-        parts.append(f"{standing.stale} noted as running by a process that is gone")
+        parts.append(f"{standing.stale} were running in a process that is gone")
     return ", ".join(parts)
 
 
 def show_plan(found: Plan, standing: Standing) -> None:
+    """Print one plan, a line for each fact."""
     sitting = standing.sitting
     lines = {
         "plan": found.plan_id,
@@ -218,7 +219,7 @@ def show_plan(found: Plan, standing: Standing) -> None:
         "to go": output.duration(standing.eta_seconds),
         "stopped": (sitting.stopped or "") if sitting else "",
         "tool": found.manifest.tool,
-        "directory": _near(found.directory),
+        "directory": _relative(found.directory),
     }
     out = output.console()
     for name, text in lines.items():
@@ -227,16 +228,18 @@ def show_plan(found: Plan, standing: Standing) -> None:
 
 
 def show_failures(results: Sequence[TaskResult]) -> None:
+    """Print the errors of the first few cases that did not succeed."""
     failed = [one for one in results if one.error_type and one.task_status != "cancelled"]
-    for one in failed[:FAILURES_TOLD]:
+    for one in failed[:FAILURES_SHOWN]:
         print(
             output.shorten(f"case {one.index} {one.task_status}: {one.error_type}: {one.error_message}", 200)
         )
-    if len(failed) > FAILURES_TOLD:
-        print(f"and {len(failed) - FAILURES_TOLD} more that did not succeed")
+    if len(failed) > FAILURES_SHOWN:
+        print(f"and {len(failed) - FAILURES_SHOWN} more cases that did not succeed")
 
 
 def plan_row(found: Plan, standing: Standing) -> list[output.Cell]:
+    """Return a plan as a row under `COLUMNS`."""
     sitting = standing.sitting
     return [
         found.plan_id,
@@ -252,26 +255,29 @@ def plan_row(found: Plan, standing: Standing) -> list[output.Cell]:
 
 
 def plan_json(found: Plan, standing: Standing) -> dict[str, Any]:
-    counted = {"plan_id": found.plan_id, "directory": str(found.directory), "tool": found.manifest.tool}
+    """Return a plan as JSON for other programs."""
+    plan = {"plan_id": found.plan_id, "directory": str(found.directory), "tool": found.manifest.tool}
     members: dict[str, Any] = json.loads(json.dumps(asdict(standing), default=str))
     sitting = members.pop("sitting")
-    return {**counted, **members, "sitting": sitting}
+    return {**plan, **members, "sitting": sitting}
 
 
 def show_report(files: dict[str, Path], as_json: bool) -> None:
+    """Print where the files of a report are."""
     if as_json:
         output.print_json(report_paths(files))
     elif page := files.get("report.html"):
         others = ", ".join(path.name for path in files.values() if path.name != page.name)
-        print(f"{'report':<11}{_near(page)}, and beside it {others}")
+        print(f"{'report':<11}{_relative(page)}; beside it: {others}")
 
 
 def report_paths(files: dict[str, Path]) -> dict[str, str]:
+    """Return the files of a report as JSON for other programs."""
     return {kind: str(path) for kind, path in files.items()}
 
 
-def _near(path: Path) -> str:
-    """A path as one would write it here."""
+def _relative(path: Path) -> str:
+    """Return `path` relative to this directory if it is below it."""
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Carries plans out for the commands: backend, progress, Ctrl-C, evaluations, report."""
+"""Runs plans for the commands: opens the backend, shows progress, evaluates, writes the report."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,6 @@ from services.cli.output import CommandError
 from services.cli.plans.plan_output import ProgressDisplay, exit_now, interruptible
 from services.executor.artifacts import open_blobs
 from services.executor.config import Settings
-from services.executor.service import retention
 from services.executor.store import Store
 from services.planner.aggregation import Aggregator
 from services.planner.backends import Backend, backend_class, local
@@ -28,7 +27,6 @@ from services.planner.report import write_report
 from services.planner.runtime import Workbench
 from services.planner.tasks import RunExecutionResult, TaskResult, TaskStatus
 from shared import log
-from shared.connection import connect, connect_patiently
 from shared.errors import ToolError
 from shared.threads import in_thread
 
@@ -43,17 +41,17 @@ class BackendName(StrEnum):
 
 
 @dataclass(slots=True)
-class Carried:
-    """What carrying out a plan came to.
+class PlanRun:
+    """The result of running a plan.
 
     Attributes:
-        plan: that was carried out.
-        results: of all its cases, as far as they were looked at.
-        report: the files that were written, by kind; empty after an interruption.
-        notes: what makes it doubtful.
+        plan: the plan.
+        results: of its cases, as far as they were read.
+        report: the files that were written, by name; empty after an interruption.
+        notes: warnings.
         is_accomplished: whether the plan's success criteria hold.
-        is_cut_short: whether somebody wanted the end before all was done.
-        signal: the signal that ended it, if one did.
+        is_cut_short: whether it was interrupted or cancelled.
+        signal: the signal that interrupted it, if any.
     """
 
     plan: Plan
@@ -65,57 +63,59 @@ class Carried:
     signal: int | None = None
 
 
-def carry_out(plan: Plan, backend: BackendName, *, failed: bool = True) -> Carried:
-    """Run what is left of a plan, showing its progress, and write its report.
+def execute(plan: Plan, backend: BackendName, *, failed: bool = True) -> PlanRun:
+    """Run the cases of a plan that are left, show the progress, and write the report.
 
     Args:
-        plan: new, or taken up before.
+        plan: a new plan, or one that was run before.
         backend: where its cases run.
-        failed: whether cases that did not succeed are run again.
+        failed: whether to run cases again that did not succeed.
+
+    Raises:
+        FullsendError: the plan can't be run.
     """
     log.configure(level="error")
-    return asyncio.run(_carried_out(plan, backend, connection.settings(), failed))
+    return asyncio.run(_execute(plan, backend, connection.settings(), failed))
 
 
-def reported(plan: Plan) -> dict[str, Path]:
-    """Write a plan's report from what its runs left behind, without running any."""
+def write_report_again(plan: Plan) -> dict[str, Path]:
+    """Write a plan's report from its results, without running anything; return its files by name."""
     log.configure(level="error")
-    return asyncio.run(_reported(plan, connection.settings()))
+    return asyncio.run(_write_report_again(plan, connection.settings()))
 
 
-async def _carried_out(plan: Plan, name: BackendName, chosen: Settings, failed: bool) -> Carried:
-    # First of all alone: to open the fleet for a plan cancels what an earlier planner left there.
+async def _execute(plan: Plan, name: BackendName, chosen: Settings, failed: bool) -> PlanRun:
+    # The lock comes first: opening the fleet cancels the runs that an earlier process left there.
     with plan.alone() as turn:
-        token, progress, carried = CancellationToken(), Progress(len(plan.manifest.cases)), Carried(plan)
+        token, progress, run = CancellationToken(), Progress(len(plan.manifest.cases)), PlanRun(plan)
         with (
             ProgressDisplay(plan.plan_id, progress.now) as display,
-            interruptible(token, display.say, display.stop) as came,
+            interruptible(token, display.say, display.stop) as signals,
         ):
             try:
                 async with turn.sit(name, token, failed=failed) as seat:
-                    sitting = _Sitting(carried, turn, seat, progress, display)
-                    await sitting.go_through(name, chosen, failed)
+                    await _Execution(run, turn, seat, progress, display).finish(name, chosen, failed)
             except CutShortError:
-                carried.is_cut_short = True
-    carried.signal = came[0] if came else None
-    return carried
+                run.is_cut_short = True
+    run.signal = signals[0] if signals else None
+    return run
 
 
 @dataclass(frozen=True, slots=True)
-class _Sitting:
-    """One sitting, step by step; each step is given up as soon as somebody wants the end."""
+class _Execution:
+    """Executes a plan once; every step ends early if the plan is cancelled."""
 
-    carried: Carried
+    run: PlanRun
     turn: Turn
     seat: Seat
     progress: Progress
     display: ProgressDisplay
 
-    async def go_through(self, name: BackendName, chosen: Settings, failed: bool) -> None:
-        """All that there is to do.  Raises `CutShortError` if it is given up."""
-        carried, token, plan = self.carried, self.seat.token, self.carried.plan
+    async def finish(self, name: BackendName, chosen: Settings, failed: bool) -> None:
+        """Run the cases that are left, and write the report.  Raises `CutShortError` if cancelled."""
+        run, token, plan = self.run, self.seat.token, self.run.plan
         work = await unless_cancelled(token, in_thread(self.turn.work, failed=failed))
-        carried.results = work.before
+        run.results = work.before
         succeeded = sum(one.task_status is TaskStatus.SUCCEEDED for one in work.settled)
         criteria = CancellationToken()
         async with contextlib.AsyncExitStack() as stack:
@@ -127,41 +127,40 @@ class _Sitting:
             self.progress.begin(succeeded, len(work.settled) - succeeded)
             judged = replace(work, criteria=evaluations.stopper)
             result = await perform(self.seat, judged, backend, criteria, self.progress, ())
-            carried.results = result.task_results
-            self._judge(result, evaluations)
+            run.results = result.task_results
+            self._record_criteria(result, evaluations)
             self.display.stop()
-            carried.report = await unless_cancelled(token, _written(plan, evaluations))
-            self._judge(result, evaluations)  # the last evaluations were made for the report
+            run.report = await unless_cancelled(token, _write_report(plan, evaluations))
+            self._record_criteria(result, evaluations)  # writing the report made the last evaluations
 
-    def _judge(self, result: RunExecutionResult, evaluations: Evaluations) -> None:
-        """Keep what the criteria say by now."""
-        self.carried.notes = evaluations.notes
-        self.carried.is_accomplished = isinstance(result.stopped or evaluations.reason, Accomplished)
+    def _record_criteria(self, result: RunExecutionResult, evaluations: Evaluations) -> None:
+        self.run.notes = evaluations.notes
+        self.run.is_accomplished = isinstance(result.stopped or evaluations.reason, Accomplished)
 
 
 # -- reports --------------------------------------------------------------------------
 
 
-async def _reported(plan: Plan, chosen: Settings) -> dict[str, Path]:
+async def _write_report_again(plan: Plan, chosen: Settings) -> dict[str, Path]:
     token = CancellationToken()
-    with interruptible(token, lambda line: print(line, file=sys.stderr, flush=True)) as came:
+    with interruptible(token, lambda line: print(line, file=sys.stderr, flush=True)) as signals:
         try:
-            return await unless_cancelled(token, _written_again(plan, chosen))
+            return await unless_cancelled(token, _evaluate_and_write(plan, chosen))
         except CutShortError:
-            exit_now(128 + came[0])
+            exit_now(128 + signals[0])
             raise
 
 
-async def _written_again(plan: Plan, chosen: Settings) -> dict[str, Path]:
+async def _evaluate_and_write(plan: Plan, chosen: Settings) -> dict[str, Path]:
     ended = await in_thread(plan.settled, failed=False)
     async with (
         evaluating(plan, chosen) as bench,
         Evaluations(plan.manifest, Aggregator(bench), already=ended) as evaluations,
     ):
-        return await _written(plan, evaluations)
+        return await _write_report(plan, evaluations)
 
 
-async def _written(plan: Plan, evaluations: Evaluations) -> dict[str, Path]:
+async def _write_report(plan: Plan, evaluations: Evaluations) -> dict[str, Path]:
     results = await in_thread(plan.results)
     made = await evaluations.finish(results)
     directory, manifest = plan.report_directory, plan.manifest
@@ -179,15 +178,15 @@ async def opened(
     tell: Tell,
     token: CancellationToken,
 ) -> tuple[Backend, Workbench]:
-    """The backend of a plan, and a workbench for what it produces; open until the stack is unwound.
+    """Open a plan's backend, and a workbench for evaluations, until the stack is closed.
 
     Raises:
         CutShortError: the token was cancelled meanwhile.
-        CommandError: the plan's tool can't be used.
+        CommandError: the plan's tool can't be loaded.
     """
     if name is BackendName.LOCAL:
         capacity = local_capacity(plan.manifest.execution_policy.concurrency, tell)
-        # A place of their own, so that evaluations need not wait until a case has ended.
+        # One place more, so that an evaluation does not wait until a case has ended.
         bench = workbench(plan, chosen, capacity + (plan.manifest.evaluator is not None))
         backend = await stack.enter_async_context(backend_class(name)(bench, capacity))
         await unless_cancelled(token, _check_tool(plan, bench, tell))
@@ -197,23 +196,19 @@ async def opened(
 
 
 def local_capacity(concurrency: int, tell: Tell) -> int:
-    """How many cases run at once in this process; says so if they are fewer than a plan wants."""
+    """Return how many cases run at once in this process; warn if that is fewer than the plan's number."""
     capacity = local.local_capacity(concurrency)
     if capacity < concurrency:
-        tell(f"the plan wants {concurrency:,} cases at once; {BackendName.LOCAL} runs {capacity} at most")
+        tell(f"the plan asks for {concurrency:,} cases at once; {BackendName.LOCAL} runs at most {capacity}")
     return capacity
 
 
 @contextlib.asynccontextmanager
 async def store_of(chosen: Settings) -> AsyncIterator[Store]:
-    """The Redis that the executors share."""
+    """Connect to the Redis that the workers share."""
     url = await in_thread(connection.address, chosen, connection.STARTING_SECONDS)
-    client, patient = connect(url), connect_patiently(url)
-    try:
-        yield Store.on(client, patient, retention(chosen))
-    finally:
-        await client.aclose()
-        await patient.aclose()
+    async with connection.store_at(url, chosen) as store:
+        yield store
 
 
 @contextlib.asynccontextmanager
@@ -229,7 +224,7 @@ async def _fleet(plan: Plan, chosen: Settings, tell: Tell) -> AsyncIterator[Back
 
 @contextlib.asynccontextmanager
 async def evaluating(plan: Plan, chosen: Settings) -> AsyncIterator[Workbench]:
-    """A workbench that is open if the plan has an evaluator; without one it needs no process."""
+    """Yield a workbench for evaluations; it starts processes only if the plan has an evaluator."""
     bench = workbench(plan, chosen, 2)
     if plan.manifest.evaluator is None:
         yield bench
@@ -242,17 +237,21 @@ async def evaluating(plan: Plan, chosen: Settings) -> AsyncIterator[Workbench]:
 
 
 def workbench(plan: Plan, chosen: Settings, capacity: int) -> Workbench:
-    """One that keeps what it produces with the plan, and finds bundles where everybody does."""
+    """Create a workbench that keeps artifacts in the plan's directory, and code in the common store."""
     here = replace(places(chosen), artifacts=str(plan.artifacts))
     return Workbench(here, capacity, os.environ, open_blobs(chosen.artifacts))
 
 
 async def _check_tool(plan: Plan, bench: Workbench, tell: Tell) -> None:
-    """Say now, and not once for each case, that the tool can't be used, or is not what it was before."""
+    """Load the plan's tool once before all cases; warn if its code has changed since the first run.
+
+    Raises:
+        CommandError: the tool can't be loaded.
+    """
     try:
         tool = await bench.loader.load(plan.manifest.tool, bench.defaults.timeout_seconds)
     except ToolError as exc:
-        raise CommandError(f"{exc}; afterwards: fullsend plan resume {plan.place}") from None
+        raise CommandError(f"{exc}; then continue with: fullsend plan resume {plan.place}") from None
     before = await in_thread(plan.registry.fact, "tool_digest")
     if before not in (None, tool.module.digest):
-        tell(f"the code of {plan.manifest.tool} has changed since this plan's first run; results may differ")
+        tell(f"the code of {plan.manifest.tool} has changed since the plan's first run; results may differ")

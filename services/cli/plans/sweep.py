@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Annotated, Any, Final
@@ -11,7 +12,7 @@ import typer
 from services.cli import output
 from services.cli.output import AsJson, Column, CommandError
 from services.cli.plans import plan, run_plan
-from services.cli.plans.plan import Directory, Estimated, Where
+from services.cli.plans.plan import Directory, EstimateOnly, Where
 from services.cli.plans.run_plan import BackendName
 from services.planner.documents import manifest_of
 from services.planner.evaluation import grouped
@@ -20,7 +21,9 @@ from services.planner.results import at_hand
 from services.planner.tasks import TaskResult, TaskStatus
 
 TOOL: Final = "ring_simulation"
-FOUND: Final = [
+FLEET_CONCURRENCY: Final = 1_000
+"""More than workers can take: the fleet uses all their slots."""
+RESULT_COLUMNS: Final = [
     Column("RUNS", right=True), Column("SETTLED", right=True), Column("DEFAULTS", right=True),
     Column("PAID", right=True),
 ]  # fmt: skip
@@ -30,7 +33,7 @@ app = typer.Typer()
 
 @app.callback(invoke_without_command=True)
 def sweep(context: typer.Context) -> None:
-    """Run a tool over every combination of some values, as a plan."""
+    """Run a tool for every combination of parameter values."""
     if context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -38,25 +41,31 @@ def sweep(context: typer.Context) -> None:
 @app.command()
 def ring(
     kappa: Annotated[str, typer.Option(metavar="A,B,...", help="Money per debt.")] = "0.25,0.5,1,2",
-    concentration: Annotated[str, typer.Option(metavar="A,B,...", help="How equal debts are.")] = "0.2,1,5",
-    replicates: Annotated[int, typer.Option(min=1, metavar="N", help="Runs of each, seeds apart.")] = 5,
-    mu: Annotated[str | None, typer.Option(metavar="A,B,...", help="How late debts are due.")] = None,
-    n_agents: Annotated[str | None, typer.Option(metavar="A,B,...", help="How many agents.")] = None,
-    days: Annotated[str | None, typer.Option(metavar="A,B,...", help="Until the last debt is due.")] = None,
+    concentration: Annotated[str, typer.Option(metavar="A,B,...", help="Equality of debts.")] = "0.2,1,5",
+    replicates: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Runs of each combination, with different seeds.")
+    ] = 5,
+    mu: Annotated[str | None, typer.Option(metavar="A,B,...", help="Lateness of due dates.")] = None,
+    n_agents: Annotated[str | None, typer.Option(metavar="A,B,...", help="Number of agents.")] = None,
+    days: Annotated[str | None, typer.Option(metavar="A,B,...", help="Days until the last due date.")] = None,
     default_handling: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="`fail-fast` or `expel-agent`.")
     ] = None,
     backend: Where = BackendName.LOCAL,
     concurrency: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Runs at once; by default one for each CPU.")
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Runs at once; by default one for each CPU, on the fleet 1,000."
+        ),
     ] = None,
     directory: Directory = None,
-    estimate: Estimated = False,
+    estimate: EstimateOnly = False,
     as_json: AsJson = False,
 ) -> None:
-    """Simulate rings of debtors over a grid: how much money, how unequal the debts, how late.
+    """Simulate rings of debtors, as a plan.
 
-    See `tools/ring_simulation.py` for what the parameters mean. What is not given is left to the tool.
+    `tools/ring_simulation.py` explains the parameters. The tool's defaults apply to parameters that are
+    not given.
     """
     given = {
         "kappa": kappa,
@@ -73,23 +82,27 @@ def ring(
             "workflow_id": "ring",
             "tool": TOOL,
             "sweep": {"dimensions": dimensions, "replicates": replicates},
-            "execution_policy": {"concurrency": concurrency or plan.places_at_once(backend)},
+            "execution_policy": {"concurrency": concurrency or _default_concurrency(backend)},
         },
     )
     if estimate:
-        plan.tell_estimate(manifest, backend, directory, as_json)
+        plan.print_estimate(manifest, backend, directory, as_json)
         return
-    carried = run_plan.carry_out(Plan.create(manifest, directory), backend)
-    if carried.results and not as_json:
-        _show(list(dimensions), carried.results)
-    plan.finish(carried, as_json)
+    done = run_plan.execute(Plan.create(manifest, directory), backend)
+    if done.results and not as_json:
+        _show(list(dimensions), done.results)
+    plan.finish(done, as_json)
+
+
+def _default_concurrency(backend: BackendName) -> int:
+    return len(os.sched_getaffinity(0)) if backend is BackendName.LOCAL else FLEET_CONCURRENCY
 
 
 def _values(name: str, text: str) -> list[Any]:
-    """A list as a manifest would have it: numbers are numbers, and whatever isn't is a text."""
+    """Parse the values of a dimension: finite numbers, and text."""
     values = [part.strip() for part in text.split(",") if part.strip()]
     if not values:
-        raise CommandError(f"--{name.replace('_', '-')} {text!r} has no values; they are like 0.5,1,2")
+        raise CommandError(f"--{name.replace('_', '-')} {text!r} has no values; expected a list like 0.5,1,2")
     return [_value(part) for part in values]
 
 
@@ -101,20 +114,20 @@ def _value(text: str) -> Any:
     return number if isinstance(number, int | float) and math.isfinite(number) else text
 
 
-# -- what was found -------------------------------------------------------------------
+# -- results --------------------------------------------------------------------------
 
 
 def _show(names: Sequence[str], results: Sequence[TaskResult]) -> None:
-    """A line for each combination: how many rings settled, and what their debtors paid."""
+    """Print a row for each combination: how many rings settled, and what share of the debts was paid."""
     shown = [name for name in names if len({str(one.case.parameters[name]) for one in results}) > 1]
     rows = [_row(shown, group) for group in grouped(results)]
     columns = [Column(name.upper(), right=True) for name in shown]
-    output.table([*columns, *FOUND], rows, output.console())
+    output.table([*columns, *RESULT_COLUMNS], rows, output.console())
     print()
 
 
 def _row(names: Sequence[str], group: Sequence[TaskResult]) -> list[output.Cell]:
-    """Of one combination: its values, and shares and means over the runs that succeeded."""
+    """Return the values of one combination, and means over its runs that succeeded."""
     found = [at_hand(one) for one in group if one.task_status is TaskStatus.SUCCEEDED]
     rings: list[Mapping[str, Any]] = [one for one in found if isinstance(one, Mapping)]
     means = ["", "", ""]

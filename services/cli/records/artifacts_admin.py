@@ -43,7 +43,7 @@ def verify(
     ] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Verify everything that runs refer to, and report what is missing or corrupt.
+    """Verify that nothing that runs refer to is missing or corrupt.
 
     Reads artifacts, results, partial results, tracebacks, references in parameters, and the code of
     tools. The exit code is 1 if there is a problem.

@@ -49,7 +49,7 @@ def diff(
         bool, typer.Option("--code", help="Also print a unified diff of the tools' code.")
     ] = False,
     lines: Annotated[
-        int, typer.Option("--lines", "-n", min=0, help="Print at most this many differences per section.")
+        int, typer.Option("--lines", "-n", min=0, metavar="N", help="Print at most N lines per section.")
     ] = 20,
     as_json: AsJson = False,
 ) -> int:
