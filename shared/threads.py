@@ -1,4 +1,4 @@
-"""Threads for what waits on a disk or a network: bounded, and waited for by nobody at the end."""
+"""Threads for calls that wait for a disk or a network.  Nothing waits for them when the process ends."""
 
 import asyncio
 import contextlib
@@ -12,11 +12,10 @@ T = TypeVar("T")
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What `function` returns or raises, from a thread of its own.
+    """Call `function` in a thread of its own, and return its result or raise its error.
 
-    Whoever cancels this is no longer kept waiting, but nothing ends a thread: it goes on
-    alone.  It is a daemon, so that it keeps no process from ending, unlike those of
-    `asyncio.to_thread`.
+    Cancelling this returns at once, but does not end the thread.  It is a daemon thread: unlike those of
+    `asyncio.to_thread`, it does not keep the process from ending.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
@@ -30,7 +29,7 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
             tell(_succeed, answer, value)
 
     def tell(settle: Callable[..., None], *what: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants to know any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(settle, *what)
 
     context = contextvars.copy_context()
@@ -39,13 +38,13 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
 
 
 class Threads:
-    """Runs blocking calls in threads, at most `count` of them at once."""
+    """Runs blocking calls in threads, at most `count` at once."""
 
     def __init__(self, count: int) -> None:
         self._places = asyncio.Semaphore(count)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What `function` returns or raises."""
+        """Call `function` in a thread, and return its result or raise its error."""
         async with self._places:
             return await in_thread(function, *args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""What a run produces besides its messages: artifacts, and results too large for its record."""
+"""The results of a run: its artifacts, its steps, and values that are too large for its record."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol, TypeVar
@@ -23,23 +23,23 @@ MAX_NAME_CHARACTERS = 200
 HEAD_CHARACTERS = 2_000
 STORING: Final = Backoff(0.5, 4.0, max_attempts=5)
 MAX_INLINE_BYTES = 4_000_000
-"""Of all inline artifacts of an attempt together: what is more goes to the store, however small each is."""
+"""The size of all inline artifacts of an attempt together; further ones are put into the store."""
 
 
 class Memory(Protocol):
-    """Remembers what the attempts of one run have done and kept."""
+    """Keeps the steps and artifacts of all attempts of one run."""
 
     async def recall(self, key: str) -> Any | None:
-        """The result of a step as `{"value": ...}`, or None when it was not done."""
+        """Return the result of a step as `{"value": ...}`; None if the step was not done."""
 
     async def record(self, key: str, value: Any) -> None:
-        """Keep what a step came to."""
+        """Keep the result of a step."""
 
     async def list_artifact(self, name: str, described: Mapping[str, Any]) -> None:
-        """Note that the run has this artifact, in place of an earlier one of that name."""
+        """List an artifact of the run, in place of an earlier one of that name."""
 
     async def artifacts(self) -> Mapping[str, Any]:
-        """What the run's attempts have kept so far, by name."""
+        """Return the artifacts that the run has, by name."""
 
 
 class Then(Protocol):
@@ -55,14 +55,14 @@ async def at_once(ask: Callable[[], Awaitable[T]]) -> T:
 
 
 class Products(NothingKept):
-    """Keeps what one attempt hands over, while it runs and at its end.
+    """Keeps the results of one attempt, while it runs and at its end.
 
     Args:
-        keeper: where it is kept.
-        memory: remembers it for the run's later attempts, and for its record.
-        threads: what storing waits in.
-        then: what the memory is told, it is told when this allows it.
-        backoff: for a result that can't be stored.
+        keeper: keeps the content.
+        memory: lists it for later attempts of the run and for its record.
+        threads: for storing.
+        then: delays what is written to the memory until that is allowed.
+        backoff: between attempts to store a result.
     """
 
     def __init__(
@@ -84,15 +84,15 @@ class Products(NothingKept):
     # -- while the tool runs ----------------------------------------------------------
 
     async def recall(self, key: str) -> Any | None:
-        """What an earlier attempt recorded for this step."""
+        """Return what an earlier attempt recorded for this step."""
         return await until_available("recall", lambda: self._memory.recall(key))
 
     async def record(self, key: str, value: Any) -> None:
-        """Remember the step for later attempts."""
+        """Record the step for later attempts."""
         await self._then(lambda: until_available("record", lambda: self._memory.record(key, value)))
 
     async def keep(self, capture: Capture) -> str:
-        """Keep an artifact and list it, and only then say so.  Raises `ArtifactError`."""
+        """Keep and list an artifact; return its reference.  Raises `ArtifactError`."""
         self._check(capture.name)
         artifact = await self._threads.run(self._stored, capture)
         name, described = artifact.name, artifact.to_json()
@@ -126,14 +126,14 @@ class Products(NothingKept):
     # -- at its end -------------------------------------------------------------------
 
     async def complete(self, outcome: Outcome, *, is_first: bool) -> Outcome:
-        """The outcome with the run's artifacts, and with references in place of what is too large.
+        """Return the outcome with the run's artifacts, and with references in place of large values.
 
-        What can't be stored never changes how a run ended, unless it is the result itself: that
-        is tried for a while, and then the run has failed, for good, because its tool has done its work.
+        Details that can't be stored don't change how the run ended.  A result that can't be stored, after
+        several attempts, makes the run fail; it is not retried, because the tool has done its work.
 
         Args:
-            outcome: what the attempt came to.
-            is_first: whether no attempt before this one can have kept anything.
+            outcome: that of the attempt.
+            is_first: whether no earlier attempt can have kept anything.
         """
         artifacts: Mapping[str, Any] = {}
         if self._names or not is_first:
@@ -157,13 +157,13 @@ class Products(NothingKept):
             return replace(unstored, artifacts=artifacts, exit=outcome.exit)
         return replace(outcome, artifacts=artifacts, shown={"result": text})
 
-    async def _detail(self, text: str, written: Callable[[str], str]) -> str:
-        """The text or its reference; where it can't be stored, its head, as such a text is `written`."""
+    async def _detail(self, text: str, encode: Callable[[str], str]) -> str:
+        """Return the text, its reference, or its start if it can't be stored, as `encode` writes a text."""
         try:
             return text if self._is_inline(text) else await self._reference(text)
         except ArtifactError as exc:
             log.warning("details.not_stored", error=str(exc))
-            return written(f"{text[:HEAD_CHARACTERS]}... (the rest could not be stored: {exc})")
+            return encode(f"{text[:HEAD_CHARACTERS]}... (the rest could not be stored: {exc})")
 
     def _is_inline(self, text: str) -> bool:
         if len(text) * 4 <= self._keeper.inline_max_bytes:  # UTF-8 has four bytes a character at most

@@ -1,4 +1,4 @@
-"""What a run produced: artifacts and large results, listed in its record, whatever became of the run."""
+"""The artifacts and large results of runs, however the runs ended."""
 
 import asyncio
 import base64
@@ -21,12 +21,12 @@ INLINE_MAX_BYTES = 64_000
 
 @pytest.fixture
 def blobs(tmp_path: Path) -> LocalBlobs:
-    """Where the service under test keeps what is large."""
+    """The store of the service under test."""
     return LocalBlobs(tmp_path / "artifacts")
 
 
 async def artifacts(neighbour: Neighbour, result: dict[str, Any]) -> dict[str, Any]:
-    """The artifacts in the record of the run that this result is about."""
+    """Return the artifacts in the record of the run of this result."""
     record = await neighbour.record(result["run_id"])
     found: dict[str, Any] = json.loads(record["artifacts"])
     return found
@@ -99,7 +99,7 @@ async def test_the_artifacts_of_a_run_that_fails_are_listed(
     assert list(json.loads(record["artifacts"])) == ["before.txt"]
 
 
-async def test_what_an_earlier_attempt_kept_is_listed_as_well(
+async def test_artifacts_of_earlier_attempts_are_listed(
     serve: Serve, neighbour: Neighbour, tools: Tools
 ) -> None:
     tools(
@@ -165,9 +165,7 @@ async def test_an_artifact_that_cant_be_kept_is_an_error_that_says_why(
 
 
 @pytest.mark.parametrize("name", ["", "a\nb", "x" * 201])
-async def test_a_name_that_nobody_could_use_is_refused(
-    serve: Serve, neighbour: Neighbour, tools: Tools, name: str
-) -> None:
+async def test_a_bad_name_is_refused(serve: Serve, neighbour: Neighbour, tools: Tools, name: str) -> None:
     tools("tool", "from shared import toolkit\ndef tool(name): toolkit.artifact(name, b'')\n")
     await neighbour.publish("exp_1", "tool", params={"name": name}, max_attempts=1)
 
@@ -177,7 +175,9 @@ async def test_a_name_that_nobody_could_use_is_refused(
     assert "can't be an artifact's name" in result["error"]
 
 
-async def test_many_small_artifacts_dont_fill_redis(serve: Serve, neighbour: Neighbour, tools: Tools) -> None:
+async def test_many_small_artifacts_do_not_fill_redis(
+    serve: Serve, neighbour: Neighbour, tools: Tools
+) -> None:
     tools(
         "tool",
         """
@@ -262,7 +262,7 @@ COUNTED = """
         ("hangs", "ToolTimeoutError", "timeout"),
     ],
 )
-async def test_a_store_that_takes_nothing_repeats_no_tool_and_changes_no_end(
+async def test_a_store_that_fails_repeats_no_tool_and_changes_no_outcome(
     serve: Serve, neighbour: Neighbour, tools: Tools, tmp_path: Path,
     kind: str, error_type: str, status: str,
 ) -> None:  # fmt: skip
@@ -353,7 +353,7 @@ async def test_an_unknown_bundle_is_not_found(serve: Serve, neighbour: Neighbour
     assert f"Tool 'tool@sha256:{'0' * 64}' not found" in result["error"]
 
 
-async def test_what_a_tool_imports_beside_it_belongs_to_its_code(
+async def test_files_that_a_tool_imports_from_its_folder_belong_to_its_code(
     serve: Serve, neighbour: Neighbour, tools: Tools
 ) -> None:
     tools("tool", "import beside\ndef tool(): return beside.VALUE\n")
@@ -389,7 +389,7 @@ async def test_two_tools_with_the_same_code_are_two_tools(
     assert [one["result_summary"]["value"] for one in results] == ["one", "two"]
 
 
-async def test_a_store_that_doesnt_answer_holds_up_no_run_and_no_end(
+async def test_a_store_that_does_not_answer_delays_no_run(
     work: Work, neighbour: Neighbour, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:

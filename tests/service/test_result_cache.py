@@ -1,4 +1,4 @@
-"""A repeat is answered from the store: same code, same parameters, same seed, and all of it still sound."""
+"""A run is answered from the result cache: same code, parameters and seed, and intact artifacts."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def tool(calls, fail=False, size=100_000, n=1):
 
 
 class Calls:
-    """How often the tool was really called."""
+    """Counts the calls of the tool."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,7 +41,7 @@ async def publish(neighbour: Neighbour, calls: Calls, name: str = "exp_1", **fie
     await neighbour.publish(name, "tool", params=params, **{"cache": "true", **fields})
 
 
-async def test_a_repeat_is_answered_from_the_store(serve: Serve, neighbour: Neighbour, calls: Calls) -> None:
+async def test_a_repeat_is_answered_from_the_cache(serve: Serve, neighbour: Neighbour, calls: Calls) -> None:
     await publish(neighbour, calls)
     await publish(neighbour, calls, "exp_2")
 
@@ -58,7 +58,7 @@ async def test_a_repeat_is_answered_from_the_store(serve: Serve, neighbour: Neig
         }
 
 
-async def test_another_parameter_seed_or_code_is_no_repeat(
+async def test_another_parameter_seed_or_code_is_not_a_repeat(
     serve: Serve, neighbour: Neighbour, calls: Calls, tools: Tools
 ) -> None:
     await publish(neighbour, calls)
@@ -78,7 +78,7 @@ async def test_another_parameter_seed_or_code_is_no_repeat(
     assert len(set(digests)) == 4
 
 
-async def test_without_the_experiments_wish_every_run_runs(
+async def test_without_the_policy_every_run_calls_the_tool(
     serve: Serve, neighbour: Neighbour, calls: Calls
 ) -> None:
     await publish(neighbour, calls, cache="false")
@@ -90,9 +90,7 @@ async def test_without_the_experiments_wish_every_run_runs(
     assert calls.count == 2
 
 
-async def test_a_failure_is_never_answered_from_the_store(
-    serve: Serve, neighbour: Neighbour, calls: Calls
-) -> None:
+async def test_a_failure_is_not_cached(serve: Serve, neighbour: Neighbour, calls: Calls) -> None:
     await publish(neighbour, calls, params={"fail": True})
 
     async with serve():
@@ -104,7 +102,7 @@ async def test_a_failure_is_never_answered_from_the_store(
 
 @pytest.mark.parametrize("what", ["result", "artifact"])
 @pytest.mark.parametrize("harm", ["gone", "corrupt", "truncated"])
-async def test_a_blob_that_is_not_sound_is_never_an_answer(
+async def test_a_damaged_blob_is_never_an_answer(
     serve: Serve, neighbour: Neighbour, calls: Calls, tmp_path: Path, what: str, harm: str
 ) -> None:
     await publish(neighbour, calls)
@@ -134,7 +132,9 @@ def spoil(store: Path, reference: str, harm: str) -> None:
         path.write_bytes(content[:-1] + (b"?" if harm == "corrupt" else b""))
 
 
-async def test_what_is_remembered_may_be_rubbish(serve: Serve, neighbour: Neighbour, calls: Calls) -> None:
+async def test_a_cache_entry_that_cannot_be_read_is_ignored(
+    serve: Serve, neighbour: Neighbour, calls: Calls
+) -> None:
     await publish(neighbour, calls)
 
     async with serve():
@@ -152,7 +152,7 @@ async def test_what_is_remembered_may_be_rubbish(serve: Serve, neighbour: Neighb
 
 
 def _rubbish(sound: dict[str, Any]) -> list[str]:
-    """What a hand, or another program, may have put there."""
+    """Return values that somebody else may have stored there."""
     edited = [{**sound, "result": "42"}, {**sound, "items": "abc"}, {**sound, "result": "NaN"}]
     return [
         "[1]",

@@ -1,4 +1,4 @@
-"""What a tool may be: every kind of function, looked up and called as it is on disk."""
+"""Tools of every kind, as they are in the folder."""
 
 import json
 from pathlib import Path
@@ -114,7 +114,7 @@ async def test_a_tool_may_import_its_neighbours(serve: Serve, neighbour: Neighbo
 # -- tools that can't be found ---------------------------------------------------------
 
 
-async def test_a_tool_that_is_not_there_is_quoted(serve: Serve, neighbour: Neighbour, tools: Tools) -> None:
+async def test_a_missing_tool_is_named(serve: Serve, neighbour: Neighbour, tools: Tools) -> None:
     await neighbour.publish("exp_1", "linkedin_scraper")
 
     async with serve():
@@ -200,7 +200,7 @@ TWO = """
     ("params", "named"),
     [({}, "city"), ({"city": "Lisbon", "town": 1}, "town"), ({"Count": 3}, "Count"), ({"count": 3}, "city")],
 )
-async def test_parameters_that_do_not_fit_are_named_before_anything_happens(
+async def test_wrong_parameters_are_named_before_the_tool_is_called(
     serve: Serve, neighbour: Neighbour, tools: Tools, tmp_path: Path, params: dict[str, object], named: str
 ) -> None:
     tools("tool", TWO % str(tmp_path / "called"))

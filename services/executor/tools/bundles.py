@@ -1,9 +1,9 @@
-"""A tool's code, addressed by content: one file, several that lie side by side, or a package.
+"""Bundles: the code of a tool, addressed by its content.  It is one file, several files, or a package.
 
-The digest of a file is its SHA-256.  The digest of several is the SHA-256 of their
-*manifest*, a line `<sha256>  <relative path>` for each, sorted: it covers contents
-and paths, not times or permissions.  Manifest and files are kept as artifacts are, so
-that `name@sha256:<digest>`, a *bundle reference*, finds the code as it was.
+The digest of one file is its SHA-256.  The digest of several files is the SHA-256 of their *manifest*,
+which has a line `<sha256>  <relative path>` for each, sorted; it covers contents and paths, but not
+times or permissions.  Manifest and files are stored as artifacts, so that the *bundle reference*
+`name@sha256:<digest>` finds the code again.
 """
 
 import contextlib
@@ -32,9 +32,10 @@ _LEFT_OUT = ("__pycache__",)
 
 @dataclass(frozen=True)
 class Bundle:
-    """A tool's code: contents by relative path.
+    """The code of a tool.
 
-    A package's paths are relative to it, those of a file and its neighbours to their folder.
+    Attributes:
+        files: contents by path, relative to the package, or to the folder of the file.
     """
 
     name: str
@@ -42,17 +43,17 @@ class Bundle:
 
     @property
     def is_package(self) -> bool:
-        """Whether it is a directory with an `__init__.py`."""
+        """Whether the code is a directory with an `__init__.py`."""
         return ENTRY in self.files
 
     @property
     def main(self) -> bytes:
-        """The file that defines the tool."""
+        """The content of the file that defines the tool."""
         return self.files[ENTRY if self.is_package else f"{self.name}.py"]
 
     @property
     def manifest(self) -> bytes:
-        """A line for each file; empty for a single file, which speaks for itself."""
+        """The manifest; empty for a single file."""
         if not self.is_package and len(self.files) == 1:
             return b""
         lines = [f"{_sha256(content)}  {path}\n" for path, content in sorted(self.files.items())]
@@ -60,25 +61,25 @@ class Bundle:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the single file, or of the manifest."""
+        """The SHA-256 of the single file or of the manifest."""
         return _sha256(self.manifest or self.main)
 
     @cached_property
     def main_digest(self) -> str:
-        """SHA-256 of the file that defines the tool."""
+        """The SHA-256 of the file that defines the tool."""
         return _sha256(self.main)
 
     @property
     def reference(self) -> str:
-        """What finds exactly this code again."""
+        """The bundle reference of this code."""
         return f"{self.name}@sha256:{self.digest}"
 
 
 def parse(reference: str) -> tuple[str, str] | None:
-    """Name and digest in a bundle reference; None if it is a plain name.
+    """Return name and digest in a bundle reference; None for a plain name.
 
     Raises:
-        ToolNotFoundError: it has an `@` and is no reference all the same.
+        ToolNotFoundError: it has an `@` but is not a bundle reference.
     """
     if "@" not in reference:
         return None
@@ -89,38 +90,38 @@ def parse(reference: str) -> tuple[str, str] | None:
 
 
 def read(name: str, path: Path, neighbours: Sequence[str] = ()) -> Bundle:
-    """The code at `path`, a file or a package directory, as it is on disk now.
+    """Return the code in a file or a package directory as it is now.
 
     Args:
         name: of the tool.
-        path: of its file or directory.
-        neighbours: further files that belong to a file's code, relative to its folder; those that are
-            gone are left out.
+        path: the file or directory.
+        neighbours: other files that belong to the code of a file, relative to its folder; missing ones
+            are left out.
 
     Raises:
-        ToolError: it is too large, or holds what is no file.
+        ToolError: the code is too large, or contains something other than regular files.
         OSError: it can't be read.
     """
     if path.is_dir():
         return Bundle(name, _package(path))
     files = {f"{name}.py": path, **{one: path.parent / one for one in neighbours}}
-    there = {one: file for one, file in files.items() if file == path or file.is_file()}
-    _check_size(path, sum(file.stat().st_size for file in there.values()))
-    return Bundle(name, {one: file.read_bytes() for one, file in there.items()})
+    existing = {one: file for one, file in files.items() if file == path or file.is_file()}
+    _check_size(path, sum(file.stat().st_size for file in existing.values()))
+    return Bundle(name, {one: file.read_bytes() for one, file in existing.items()})
 
 
 def files_of(package: Path) -> list[Path]:
-    """The files of a package that belong to its code, sorted: none that Python wrote or that is hidden."""
+    """Return the files of a package, sorted, without hidden files and those that Python writes."""
     paths = (path for path in package.rglob("*") if not _is_left_out(path.relative_to(package)))
     return sorted(path for path in paths if path.is_symlink() or not path.is_dir())
 
 
 class Bundles:
-    """Every bundle that was run, kept.
+    """Keeps bundles, and writes them to disk for import.
 
     Args:
-        blobs: where contents and manifests are kept.
-        folder: where packages, and bundles that were asked for by reference, are laid out for import.
+        blobs: keeps contents and manifests.
+        folder: where packages and referenced bundles are written for import.
     """
 
     def __init__(self, blobs: Blobs, folder: Path) -> None:
@@ -128,18 +129,18 @@ class Bundles:
         self._folder = folder.absolute()
 
     def keep(self, bundle: Bundle) -> None:
-        """Keep the code for those who ask for it by reference.  Raises `ArtifactError`."""
+        """Keep the code, so that its reference finds it.  Raises `ArtifactError`."""
         for content in bundle.files.values():
             self._blobs.put(content)
         if bundle.manifest:
             self._blobs.put(bundle.manifest)
 
     def restore(self, name: str, digest: str) -> Bundle:
-        """The code that had this digest.
+        """Return the code with this digest.
 
         Raises:
-            ToolNotFoundError: it was never kept, or has no file for a tool of this name.
-            ArtifactError: what is kept is corrupt, or can't be reached.
+            ToolNotFoundError: it was never kept, or it is the code of a tool with another name.
+            ArtifactError: it is corrupt or can't be read.
         """
         reference = f"{name}@sha256:{digest}"
         try:
@@ -154,15 +155,12 @@ class Bundles:
         return Bundle(name, files)
 
     def entry(self, bundle: Bundle) -> Path:
-        """The file to import once the bundle is laid out: nothing else is in its directory."""
+        """Return the file to import after `lay_out`; its directory contains only the bundle."""
         place = self._place(bundle)
         return place / bundle.name / ENTRY if bundle.is_package else place / f"{bundle.name}.py"
 
     def lay_out(self, bundle: Bundle) -> None:
-        """See that the bundle, and nothing else, is where `entry` says; whatever was done to it.
-
-        Raises `OSError`.
-        """
+        """Write the bundle for import, unless it is there already, unchanged.  Raises `OSError`."""
         place = self._place(bundle)
         if self._is_laid_out(bundle):
             os.utime(place)
@@ -174,13 +172,13 @@ class Bundles:
             draft.chmod(0o755)
             self._put_in_place(draft, place)
         except OSError:
-            if not self._is_laid_out(bundle):  # else another worker was first
+            if not self._is_laid_out(bundle):  # else another worker has written it
                 raise
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
     def prune(self, unused_seconds: float) -> None:
-        """Remove what was laid out and not asked for since that long; it can be laid out again."""
+        """Delete the written bundles that were not used for this long; they can be written again."""
         for place in self._folder.iterdir() if self._folder.is_dir() else ():
             with contextlib.suppress(OSError):
                 if time.time() - place.lstat().st_mtime > unused_seconds:
@@ -202,7 +200,7 @@ class Bundles:
 
     @staticmethod
     def _put_in_place(draft: Path, place: Path) -> None:
-        """Rename the draft; what is there and isn't what it should be makes way for it."""
+        """Rename the draft to its place; a damaged bundle that is there is removed."""
         if place.is_symlink() or place.exists():
             old = Path(tempfile.mkdtemp(prefix=".", dir=place.parent))
             place.rename(old / "old")
@@ -213,7 +211,7 @@ class Bundles:
 
 
 def paths_in(content: bytes) -> dict[str, str]:
-    """Digests by relative path when `content` is a manifest; nothing when it is anything else."""
+    """Return the digests by relative path in a manifest; empty if `content` is not a manifest."""
     found = [_MANIFEST_LINE.fullmatch(line) for line in content.decode(errors="replace").splitlines()]
     paths = {match[2]: match[1] for match in found if match is not None}
     return paths if paths and len(paths) == len(found) and all(map(_is_inside, paths)) else {}
@@ -230,11 +228,11 @@ def _package(path: Path) -> dict[str, bytes]:
         raise ToolError(f"{path} has {len(files):,} files; a tool's package may have {MAX_FILES:,}")
     odd = next((file for file in files if file.is_symlink() or not file.is_file()), None)
     if odd is not None:
-        raise ToolError(f"{odd} is not a plain file; a tool's package holds nothing else")
+        raise ToolError(f"{odd} is not a regular file; a tool's package may contain nothing else")
     unprintable = next((file for file in files if not str(file).isprintable()), None)
     if unprintable is not None:
         raise ToolError(
-            f"{str(unprintable)!a} can't be a file of a tool's package: it has unprintable letters"
+            f"{str(unprintable)!a} can't be a file of a tool's package: it has unprintable characters"
         )
     _check_size(path, sum(file.stat().st_size for file in files))
     return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}

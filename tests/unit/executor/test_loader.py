@@ -1,4 +1,4 @@
-"""Tool name -> tool: which file it is, and that it is looked at once for each of its forms."""
+"""Loading tools: finding the code of a name, and describing each form of it once."""
 
 import asyncio
 import hashlib
@@ -18,7 +18,7 @@ from shared.errors import ToolError, ToolNotFoundError
 
 
 class Describer:
-    """Stands for the child that looks at a module: says its name, or what is told to be wrong."""
+    """Describes modules instead of a child process: by their names, or with an error that the test sets."""
 
     def __init__(self) -> None:
         self.asked: list[Module] = []
@@ -35,7 +35,7 @@ class Describer:
 
 
 class OwnEnvironment:
-    """Stands for the installer: the service's own environment will do."""
+    """An installer whose only environment is that of the service."""
 
     async def ensure(self, requirements: Requirements) -> Environment:
         return Environment(Path(sys.executable), "")
@@ -79,7 +79,7 @@ def test_a_tool_is_the_file_of_its_name(name: str, folder: Path, loader: Loader)
     assert loader.find(name) == Module(name, folder / f"{name}.py", hashlib.sha256(b"x = 1\n").hexdigest())
 
 
-def test_a_tool_that_is_not_there_is_told_as_the_publisher_reads_it(folder: Path, loader: Loader) -> None:
+def test_a_missing_tool_is_not_found_under_the_name_that_was_given(folder: Path, loader: Loader) -> None:
     assert refusal(loader, "nothing") == f"Tool 'nothing' not found: there is no {folder}/nothing.py"
 
 
@@ -156,7 +156,7 @@ def test_a_link_inside_the_folder_is_a_tool_of_its_own_name(folder: Path, loader
 @pytest.mark.parametrize(
     "make", [lambda path: path.mkdir(), lambda path: path.symlink_to("nowhere"), os.mkfifo]
 )
-def test_what_is_no_file_is_no_tool(make: object, folder: Path, loader: Loader) -> None:
+def test_only_a_regular_file_is_a_tool(make: object, folder: Path, loader: Loader) -> None:
     make(folder / "tool.py")  # type: ignore[operator]
 
     assert "there is no" in refusal(loader, "tool")
@@ -180,7 +180,7 @@ def test_all_names_are_listed_in_order(folder: Path, loader: Loader) -> None:
     assert loader.names() == ["a", "b", "c-d"]
 
 
-def test_a_folder_that_is_not_there_has_no_tools(tmp_path: Path, describer: Describer, kept: Bundles) -> None:
+def test_a_missing_folder_has_no_tools(tmp_path: Path, describer: Describer, kept: Bundles) -> None:
     loader = Loader(tmp_path / "nowhere", describer, OwnEnvironment(), kept)
 
     assert loader.names() == []
@@ -200,7 +200,7 @@ def test_a_changed_file_is_another_form(folder: Path, loader: Loader) -> None:
     assert len(digests) == 5
 
 
-def test_a_file_changed_behind_the_clocks_back_is_another_form(folder: Path, loader: Loader) -> None:
+def test_a_file_that_changed_but_not_its_time_is_another_form(folder: Path, loader: Loader) -> None:
     path = folder / "tool.py"
     digests = set()
     for text in ("a = 1\n", "a = 2\n"):
@@ -220,7 +220,7 @@ def test_a_replaced_file_is_another_form(folder: Path, loader: Loader) -> None:
     assert loader.find("tool").digest != first.digest
 
 
-def test_a_removed_file_is_no_tool_any_more(folder: Path, loader: Loader) -> None:
+def test_a_removed_file_is_not_found(folder: Path, loader: Loader) -> None:
     (folder / "tool.py").write_text("")
     loader.find("tool")
     (folder / "tool.py").unlink()
@@ -264,7 +264,9 @@ async def test_equal_files_are_described_by_their_own_names(
     assert (one.description.name, two.description.name) == ("one", "two")
 
 
-async def test_what_is_wrong_is_looked_at_again(folder: Path, loader: Loader, describer: Describer) -> None:
+async def test_a_tool_with_an_error_is_described_again(
+    folder: Path, loader: Loader, describer: Describer
+) -> None:
     (folder / "tool.py").write_text("")
     describer.fault = ToolError("tool.py has no function 'tool'")
     for _ in range(2):
@@ -280,7 +282,7 @@ async def test_what_is_wrong_is_looked_at_again(folder: Path, loader: Loader, de
 
 
 def package(folder: Path, name: str = "tool", **files: str) -> Path:
-    """A package with these files, `.py` left out of their names."""
+    """Create a package with these files, given without `.py`."""
     (folder / name).mkdir()
     for file, text in {"__init__": "", **files}.items():
         (folder / name / f"{file}.py").write_text(text)
@@ -311,7 +313,7 @@ def test_any_changed_file_makes_a_package_another_form(folder: Path, loader: Loa
     assert len(set(digests)) == 4
 
 
-def test_times_and_what_python_writes_make_no_other_form(folder: Path, loader: Loader) -> None:
+def test_times_and_bytecode_do_not_change_the_form(folder: Path, loader: Loader) -> None:
     path = package(folder, inner="a = 1\n")
     digest = loader.find("tool").digest
     os.utime(path / "inner.py", (1_000_000_000, 1_000_000_000))
@@ -329,7 +331,7 @@ def test_a_file_and_a_package_of_one_name_are_refused(folder: Path, loader: Load
         loader.find("tool")
 
 
-def test_a_package_that_holds_a_link_is_refused(folder: Path, loader: Loader) -> None:
+def test_a_package_that_contains_a_link_is_refused(folder: Path, loader: Loader) -> None:
     (package(folder) / "secret").symlink_to("/etc/passwd")
 
     with pytest.raises(ToolError, match="secret is not a plain file"):
@@ -361,7 +363,7 @@ async def test_a_reference_outlives_the_tool(folder: Path, loader: Loader) -> No
 @pytest.mark.parametrize(
     "reference", [f"tool@sha256:{'0' * 64}", "tool@sha256:12", "tool@", "@sha256:", "tool@md5:" + "0" * 64]
 )
-async def test_a_reference_to_nothing_is_not_found(reference: str, loader: Loader) -> None:
+async def test_an_unknown_reference_is_not_found(reference: str, loader: Loader) -> None:
     with pytest.raises(ToolNotFoundError, match=f"Tool '{reference}' not found"):
         await loader.load(reference, 5.0)
 
@@ -378,7 +380,9 @@ async def test_a_corrupt_bundle_is_never_run(folder: Path, loader: Loader, tmp_p
         await loader.load(f"tool@sha256:{digest}", 5.0)
 
 
-async def test_a_store_that_fails_holds_up_no_tool(folder: Path, loader: Loader, tmp_path: Path) -> None:
+async def test_a_store_that_fails_does_not_keep_a_tool_from_loading(
+    folder: Path, loader: Loader, tmp_path: Path
+) -> None:
     (tmp_path / "blobs").write_text("no directory")
     (folder / "tool.py").write_text("a = 1\n")
 
@@ -386,9 +390,7 @@ async def test_a_store_that_fails_holds_up_no_tool(folder: Path, loader: Loader,
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "a/b", "..", ".", "a b", ""])
-async def test_a_reference_leads_nowhere_but_to_code(
-    name: str, folder: Path, loader: Loader, tmp_path: Path
-) -> None:
+async def test_a_reference_finds_only_code(name: str, folder: Path, loader: Loader, tmp_path: Path) -> None:
     (folder / "tool.py").write_text("a = 1\n")
     digest = (await loader.load("tool", 5.0)).module.digest
     before = sorted(tmp_path.rglob("*"))
@@ -399,9 +401,7 @@ async def test_a_reference_leads_nowhere_but_to_code(
 
 
 @pytest.mark.parametrize("path", ["../x.py", "/x.py", "a/../../x.py", "a//x.py", "."])
-async def test_a_manifest_leads_nowhere_but_to_code(
-    path: str, loader: Loader, kept: Bundles, tmp_path: Path
-) -> None:
+async def test_a_manifest_finds_only_code(path: str, loader: Loader, kept: Bundles, tmp_path: Path) -> None:
     blobs = LocalBlobs(tmp_path / "blobs")
     content = blobs.put(b"planted = 1\n").sha256
     manifest = f"{content}  __init__.py\n{content}  {path}\n".encode()
@@ -425,7 +425,7 @@ async def test_the_code_of_another_tool_is_not_found_under_this_name(
 
 
 @pytest.mark.parametrize("harm", ["changed", "added", "removed", "linked"])
-async def test_a_laid_out_package_that_was_touched_is_laid_out_anew(
+async def test_a_package_whose_copy_was_changed_is_written_again(
     harm: str, folder: Path, loader: Loader, tmp_path: Path
 ) -> None:
     package(folder, inner="a = 1\n")
@@ -447,7 +447,7 @@ async def test_a_laid_out_package_that_was_touched_is_laid_out_anew(
     assert not inner.is_symlink()
 
 
-async def test_copies_that_nobody_asked_for_are_removed(folder: Path, loader: Loader, kept: Bundles) -> None:
+async def test_unused_copies_are_removed(folder: Path, loader: Loader, kept: Bundles) -> None:
     package(folder)
     place = (await loader.load("tool", 5.0)).module.path
     kept.prune(3_600)
@@ -461,7 +461,7 @@ async def test_copies_that_nobody_asked_for_are_removed(folder: Path, loader: Lo
 # -- what is known already --------------------------------------------------------------
 
 
-async def test_code_is_recognised_by_its_digest_without_asking_a_child(
+async def test_code_is_recognised_by_its_digest_without_a_process(
     folder: Path, loader: Loader, describer: Describer
 ) -> None:
     for text in ("def tool(): pass\n", "def tool(): return 1\n"):
@@ -480,7 +480,7 @@ async def test_a_package_is_recognised(folder: Path, loader: Loader) -> None:
     assert await loader.recognises("tool", loader.find("tool").digest)
 
 
-async def test_what_asks_for_an_environment_is_not_recognised(folder: Path, loader: Loader) -> None:
+async def test_code_that_needs_an_environment_is_not_recognised(folder: Path, loader: Loader) -> None:
     (folder / "tool.py").write_text('# /// script\n# dependencies = ["x"]\n# ///\ndef tool(): pass\n')
 
     assert not await loader.recognises("tool", loader.find("tool").digest)

@@ -23,14 +23,14 @@ def tool(required: tuple[str, ...] = (), known: tuple[str, ...] = (), any_others
     )
 
 
-def test_params_that_fit_are_fine() -> None:
+def test_matching_parameters_are_accepted() -> None:
     tool().check({})
     tool(("a",), ("a", "b")).check({"a": None})
     tool(("a",), ("a", "b")).check({"a": 1, "b": 2})
     tool(("a",), ("a",), any_others=True).check({"a": 1, "z": 2})
 
 
-def test_every_misfit_is_named() -> None:
+def test_every_missing_and_unknown_parameter_is_named() -> None:
     with pytest.raises(ToolParameterError) as refused:
         tool(("a", "b"), ("a", "b", "c")).check({"b": 1, "y": 2, "z": 3})
 

@@ -1,4 +1,4 @@
-"""What a tool asks for in its PEP 723 block, read without running it."""
+"""The needs in a tool's PEP 723 block, which is read and not run."""
 
 from typing import Any
 
@@ -53,7 +53,7 @@ def test_everything_that_can_be_asked_for_is_read() -> None:
     }
 
 
-def test_other_tables_are_left_to_others() -> None:
+def test_other_tables_are_ignored() -> None:
     text = block('requires-python = ">=3.11"', 'dependencies = ["httpx"]', "[tool.other]", "x = 1")
 
     assert needs_of(PLACE, text).environment == ()
@@ -73,7 +73,7 @@ def test_a_block_is_found_in_any_file(change: Any) -> None:
     assert needs_of(PLACE, change(block("[tool.fullsend]", "memory_mb = 5"))).memory_mb == 5
 
 
-def test_a_block_that_is_only_quoted_is_none() -> None:
+def test_an_indented_block_is_ignored() -> None:
     assert needs_of(PLACE, "    # /// script\n    # [tool.fullsend]\n    # x = 1\n    # ///\n") == ToolNeeds()
 
 
@@ -102,7 +102,7 @@ def test_a_block_that_is_not_toml_is_refused(line: str) -> None:
         ("environment = [1]", "member 'environment.0' is '1': expected a text"),
     ],
 )
-def test_a_need_that_makes_no_sense_is_named(line: str, expected: str) -> None:
+def test_a_bad_value_is_named(line: str, expected: str) -> None:
     assert refusal(block("[tool.fullsend]", line)).startswith(f"{PLACE} {expected}")
 
 
@@ -110,13 +110,13 @@ def test_a_need_that_makes_no_sense_is_named(line: str, expected: str) -> None:
     "lines",
     [("tool = 5",), ("tool = ['a']",), ("[tool]", "fullsend = 5"), ("[[tool.fullsend]]", "memory_mb = 5")],
 )
-def test_a_table_that_is_none_is_refused(lines: tuple[str, ...]) -> None:
+def test_another_value_than_a_table_is_refused(lines: tuple[str, ...]) -> None:
     assert refusal(block(*lines)).startswith(f"{PLACE} is a")
     assert refusal(block(*lines)).endswith("; expected a table")
 
 
 @pytest.mark.timeout(20)
-def test_a_hostile_file_is_read_in_no_time() -> None:
+def test_a_hostile_file_is_read_quickly() -> None:
     assert needs_of(PLACE, "# /// script\n" + "#\n" * 200_000) == ToolNeeds()
     assert needs_of(PLACE, "# /// script\n" * 100_000) == ToolNeeds()
     assert needs_of(PLACE, "# /// script\n# ///\n\n" * 100_000) == ToolNeeds()

@@ -1,4 +1,4 @@
-"""The experiment chooses, then the tool, then the settings."""
+"""The experiment's policy counts most, then the tool's needs, then the settings."""
 
 from services.executor.isolation.calls import Level, Limits
 from services.executor.policy import Defaults, ToolNeeds, process_limits, retry_backoff, shared_limits
@@ -10,7 +10,7 @@ DEFAULTS = Defaults(
 )
 
 
-def test_the_experiments_word_is_stronger_than_the_tools_and_that_than_the_settings() -> None:
+def test_the_experiment_overrides_the_tool_and_the_tool_overrides_the_settings() -> None:
     said, needs = Policy(timeout_seconds=5, isolation="spawn"), ToolNeeds(timeout_seconds=9, isolation="fork")
 
     assert [DEFAULTS.timeout(one, other) for one, other in _combined(said, needs)] == [5, 9, 300]
@@ -21,22 +21,22 @@ def test_the_experiments_word_is_stronger_than_the_tools_and_that_than_the_setti
     ]
 
 
-def test_limits_of_a_runs_processes_are_the_experiments_or_the_tools() -> None:
+def test_process_limits_are_the_experiments_or_the_tools() -> None:
     limits = process_limits(Policy(memory_mb=1, processes=4), ToolNeeds(memory_mb=9, open_files=7))
 
     assert limits == Limits(memory_bytes=1_000_000, open_files=7, processes=4)
 
 
-def test_retries_are_ordered_whatever_the_experiment_says() -> None:
+def test_the_longest_pause_is_at_least_the_first() -> None:
     assert DEFAULTS.retries(Policy(max_attempts=7, backoff_min=60)) == retry_backoff(7, 60, 60)
     assert DEFAULTS.retries(Policy()) == DEFAULTS.backoff
 
 
-def test_a_tool_sees_what_is_allowed_for_all_and_what_it_asks_for() -> None:
+def test_a_tool_sees_the_variables_of_all_tools_and_those_that_it_asks_for() -> None:
     assert DEFAULTS.environ(ToolNeeds(environment=("KEY", "MISSING"))) == {"ALL": "1", "KEY": "2"}
 
 
-def test_a_chosen_key_is_never_an_experiments_or_a_tools_own() -> None:
+def test_a_chosen_key_differs_from_every_experiments_and_tools_own() -> None:
     order = Order("exp", "cron", serial=True)
     found = shared_limits(
         order, Policy(max_concurrent=2, limit_key="tool:t"), "t", ToolNeeds(max_per_minute=60)

@@ -223,7 +223,7 @@ def test_a_request_is_answered_with_its_id(outcome: Outcome) -> None:
     assert "request_id" not in result(outcome)
 
 
-def test_a_tool_that_is_not_there_is_told_as_the_publisher_reads_it() -> None:
+def test_a_missing_tool_is_not_found_under_the_name_that_was_given() -> None:
     message = result(Outcome.of_error(ToolNotFoundError("a_tool", "there is no tools/a_tool.py")))
 
     assert message["error_type"] == "ToolNotFoundError"

@@ -1,4 +1,4 @@
-"""Blocking calls: their answers, how many there are at once, and that nobody waits for them at the end."""
+"""Blocking calls in threads: their results, their limit, and the end of the process."""
 
 import asyncio
 import subprocess
@@ -10,13 +10,13 @@ import pytest
 from shared.threads import Threads, in_thread
 
 
-async def test_what_a_call_returns_or_raises_arrives() -> None:
+async def test_a_result_or_an_error_is_passed_on() -> None:
     assert await in_thread(divmod, 7, 2) == (3, 1)
     with pytest.raises(KeyError, match="gone"):
         await in_thread(dict[str, int]().__getitem__, "gone")
 
 
-async def test_no_more_calls_than_places_at_once() -> None:
+async def test_calls_are_limited() -> None:
     threads, gate, running = Threads(2), threading.Event(), []
 
     def work(number: int) -> int:
@@ -34,7 +34,7 @@ async def test_no_more_calls_than_places_at_once() -> None:
     assert at_once == 2
 
 
-async def test_a_call_that_nobody_waits_for_any_more_ends_in_silence() -> None:
+async def test_a_cancelled_call_ends_without_an_error() -> None:
     begun, gate = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -51,7 +51,7 @@ async def test_a_call_that_nobody_waits_for_any_more_ends_in_silence() -> None:
     gate.set()
 
 
-def test_a_call_that_never_ends_keeps_no_process_from_ending() -> None:
+def test_a_call_that_never_ends_does_not_keep_the_process_from_ending() -> None:
     program = """
 import asyncio, threading
 from shared.threads import in_thread
