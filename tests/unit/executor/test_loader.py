@@ -334,7 +334,7 @@ def test_a_file_and_a_package_of_one_name_are_refused(folder: Path, loader: Load
 def test_a_package_that_contains_a_link_is_refused(folder: Path, loader: Loader) -> None:
     (package(folder) / "secret").symlink_to("/etc/passwd")
 
-    with pytest.raises(ToolError, match="secret is not a plain file"):
+    with pytest.raises(ToolError, match="secret is not a regular file"):
         loader.find("tool")
 
 
