@@ -30,7 +30,7 @@ from services.executor.scheduler import CronScheduler
 from services.executor.store import Retention, Store
 from services.executor.store.orders import NORMAL
 from shared import keys
-from shared.connection import connect, connect_patiently
+from shared.connection import connect, connect_blocking
 from shared.embedded import EmbeddedServer
 
 OFTEN, OFTEN_SECONDS = "* * * * * */5", 5
@@ -73,7 +73,7 @@ async def scheduler(total: int, due: int, check_interval_seconds: float) -> Asyn
     with tempfile.TemporaryDirectory(prefix="schedules-") as folder:
         server = EmbeddedServer.acquire(Path(folder))
         redis: Any = connect(server.url)
-        client, patient = connect(server.url), connect_patiently(server.url)
+        client, patient = connect(server.url), connect_blocking(server.url)
         await _write(redis, total, due)
         store = Store.on(client, patient, Retention(record_ms=1, metrics=1, journal=1, log_lines=1))
         task = asyncio.create_task(CronScheduler(store, check_interval_seconds).run())

@@ -1,4 +1,4 @@
-"""Connect to Redis: the address from the settings, time-outs that fit what is waited for."""
+"""Connections to Redis: addresses, clients for commands and for blocking reads, and Sentinel."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 SENTINEL_TIMEOUT_SECONDS = 1.0
 
 _DRIVER = DriverInfo(lib_version=redis.__version__)
-"""What redis-py says of itself; for each connection, it would look its version up in its metadata."""
+"""Sent to the server.  Without it, redis-py looks up its version in its metadata for each connection."""
 
 _SENTINEL = re.compile(r"(?:\[(?P<ipv6>[0-9a-fA-F:.]+)\]|(?P<name>[^\s:\[\]]+))(?::(?P<port>\d+))?")
 
@@ -63,18 +63,18 @@ def _is_behind_sentinels(url: str) -> bool:
 
 
 def is_embedded(url: str) -> bool:
-    """Whether `url` asks for the embedded server."""
+    """Return whether `url` stands for the embedded server."""
     return url == "embedded" or url.startswith("embedded:")
 
 
 def embedded_directory(url: str) -> Path:
-    """Where the embedded server that `url` asks for keeps its data."""
+    """Return the directory in which the embedded server of `url` keeps its data."""
     return Path(url.removeprefix("embedded").removeprefix(":") or DEFAULT_DIRECTORY)
 
 
 @contextlib.contextmanager
 def server(url: str) -> Iterator[str]:
-    """The address to connect to while the block runs; holds the embedded server if that is asked for."""
+    """Yield the address to connect to; an embedded server runs at least as long as the block."""
     if not is_embedded(url):
         yield url
         return
@@ -86,10 +86,10 @@ def server(url: str) -> Iterator[str]:
 
 
 def running_server(url: str) -> str:
-    """The address to connect to, without starting anything.
+    """Return the address to connect to.  Starts no server.
 
     Raises:
-        StoreUnavailableError: the embedded server of that directory isn't running.
+        StoreUnavailableError: the embedded server of that directory does not run.
     """
     if not is_embedded(url):
         return url
@@ -103,20 +103,24 @@ def running_server(url: str) -> str:
 
 
 def connect(url: str, *, connections: int = 16) -> Redis:
-    """A client for commands.  Opens nothing until it is used; who asks, keeps the time.
+    """Return a client for commands.  It connects when it is used, and its commands have no time-out.
 
-    A dead connection is tried again once or twice within a fraction of a
-    second; what is still down then is the caller's to wait for.
+    A command on a broken connection is tried again twice within a fraction of a second.  The caller
+    handles longer outages and time-outs.
+
+    Args:
+        url: the address of the server.
+        connections: the largest number of connections.
     """
     return _client(url, connections, retries=2)
 
 
-def connect_patiently(url: str) -> Redis:
-    """A client for what may rightly take for ever: a blocking read, a subscription.
+def connect_blocking(url: str) -> Redis:
+    """Return a client for blocking reads and subscriptions, which may wait for any time.
 
-    redis-py's default socket time-out would end an idle subscription after
-    five seconds; TCP keep-alive finds the dead peers instead.  Nothing is tried
-    again unseen: who was cut off has to look for what it missed.
+    redis-py's default socket time-out would end an idle subscription after five seconds; TCP
+    keep-alive detects dead peers instead.  Nothing is tried again automatically, because after a
+    broken connection the caller has to find out what it has missed.
     """
     return _client(url, 8, retries=0)
 
@@ -129,17 +133,17 @@ def _client(url: str, connections: int, retries: int) -> Redis:
 
 
 def _with_ours(options: dict[str, Any], connections: int, retries: int) -> dict[str, Any]:
-    """What an address asks for, and what we do: ours is stronger, for we rely on it."""
+    """The options in an address, overridden by those that the callers rely on."""
     keep_secret(options.get("password") or "")
     if options.get("connection_class") is not UnixDomainSocketConnection:
         options["socket_keepalive"] = True
         options["socket_connect_timeout"] = CONNECT_TIMEOUT_SECONDS
     return options | {
         "socket_timeout": None,
-        "protocol": 2,  # in the other one, answers have other shapes
+        "protocol": 2,  # answers have other shapes in protocol 3
         "driver_info": _DRIVER,
         "decode_responses": True,
-        "encoding_errors": "surrogateescape",  # neighbours' bytes come back as they were
+        "encoding_errors": "surrogateescape",  # neighbours' bytes are written back unchanged
         "retry": Retry(ExponentialBackoff(cap=0.2, base=0.05), retries=retries),
         "max_connections": connections,
         "timeout": None,
@@ -150,13 +154,16 @@ def _with_ours(options: dict[str, Any], connections: int, retries: int) -> dict[
 
 
 class _Sentinels(Sentinel):
-    """Knows which server is the master now."""
+    """Finds the server that is the master now."""
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
-        """The address of the master, as the first sentinel says that answers.
+        """Return the address of the master, from the first sentinel that answers and knows it.
 
-        redis-py's own would wait for one that is frozen until its socket times
-        out, and its time-outs lose a cancellation now and then.
+        redis-py's method waits for the socket time-out of a frozen sentinel, and sometimes loses a
+        cancellation.
+
+        Raises:
+            MasterNotFoundError: no sentinel knows it; has the reason of each one.
         """
         reasons = []
         for sentinel in list(self.sentinels):
@@ -171,7 +178,7 @@ class _Sentinels(Sentinel):
                 self.sentinels.remove(sentinel)
                 self.sentinels.insert(0, sentinel)
                 return state["ip"], state["port"]
-            what = f"{service_name!r} is down" if state else f"it knows no {service_name!r}"
+            what = f"{service_name!r} is down" if state else f"it does not know {service_name!r}"
             reasons.append(f"{_place(sentinel)}: {what}")
         raise MasterNotFoundError(f"no sentinel names the master of {service_name!r}: {'; '.join(reasons)}")
 
@@ -182,7 +189,7 @@ def _place(sentinel: Any) -> str:
 
 
 class _MasterPool(SentinelConnectionPool, BlockingConnectionPool):
-    """Connections to whichever server is the master; waits for a free one instead of refusing."""
+    """Connections to the current master; waits for a free connection when all are in use."""
 
     def __init__(self, service_name: str, sentinels: _Sentinels, **options: Any) -> None:
         super().__init__(service_name, sentinels, **options)  # type: ignore[no-untyped-call]
@@ -191,10 +198,10 @@ class _MasterPool(SentinelConnectionPool, BlockingConnectionPool):
         _pools.add(self)
 
     async def get_master_address(self) -> tuple[str, int]:
-        """The address of the master; what is still waited for from another server is given up.
+        """Return the address of the master, and close connections that lead to another server.
 
-        On a former master that hangs, a subscription would wait for ever.  So all
-        pools give up as soon as one of them learns of the new master.
+        A subscription to a former master that hangs would wait for ever.  Therefore all pools of
+        this event loop close their old connections as soon as one of them learns of a new master.
         """
         self._loop = asyncio.get_running_loop()
         address: tuple[str, int] = await super().get_master_address()  # type: ignore[no-untyped-call]
@@ -209,7 +216,7 @@ class _MasterPool(SentinelConnectionPool, BlockingConnectionPool):
                 await connection.disconnect()
 
     async def aclose(self) -> None:
-        """Also leave the sentinels."""
+        """Close the connections to the master and to the sentinels."""
         await super().aclose()
         await self.sentinel_manager.aclose()
 
@@ -220,8 +227,8 @@ _pools: weakref.WeakSet[_MasterPool] = weakref.WeakSet()
 def _master_pool(url: str, connections: int, retries: int) -> _MasterPool:
     """The pool for `redis+sentinel://[USER:PASSWORD@]HOST[:PORT],.../SERVICE[/DB][?OPTIONS]`.
 
-    User, password and options are the server's; for the sentinels there are the
-    options `sentinel_username` and `sentinel_password`.
+    User, password and options are those of the server.  The options `sentinel_username` and
+    `sentinel_password` are for the sentinels.
     """
     parts = urlsplit(url)
     who, at, places = parts.netloc.rpartition("@")
@@ -237,7 +244,7 @@ def _master_pool(url: str, connections: int, retries: int) -> _MasterPool:
         "socket_timeout": None,
         "protocol": 2,
         "driver_info": _DRIVER,
-        "retry": Retry(NoBackoff(), retries=0),  # the next one is asked instead
+        "retry": Retry(NoBackoff(), retries=0),  # the next sentinel is asked instead
         "username": options.pop("sentinel_username", None),
         "password": options.pop("sentinel_password", None),
     }
@@ -260,7 +267,7 @@ def _sentinel(place: str) -> tuple[str, int]:
 
 
 def without_password(url: str) -> str:
-    """`url` as it may be shown and logged."""
+    """Return `url` with passwords masked, for messages and logs."""
     url = re.sub(r"([?&](?:sentinel_)?password=)[^&]*", r"\1***", url)
     head, at, tail = url.rpartition("@")
     scheme, slashes, _ = head.partition("://")

@@ -1,12 +1,11 @@
-"""The error tree.  A message says what is wrong, where, and what to do next.
+"""The errors of the project.  A message says what is wrong, where, and what to do next.
 
-The class names are part of the Redis contract: neighbours read them as
-`error_type`, so none is renamed.
+The class names are part of the Redis contract: neighbours read them as `error_type`.
 """
 
 
 class FullsendError(Exception):
-    """Anything this project raises on purpose."""
+    """The base class of all errors that this project raises."""
 
 
 class ContractError(FullsendError):
@@ -18,95 +17,95 @@ class ExperimentNotFoundError(ContractError):
 
 
 class ExperimentArchivedError(FullsendError):
-    """The experiment is archived, so none of its runs may start or go on."""
+    """The experiment is archived; its runs must not start or continue."""
 
 
 class ScheduleError(ContractError):
-    """A cron expression or a time zone that means nothing; says which part and why."""
+    """A cron expression or a time zone is wrong; names the part and the reason."""
 
 
 class SettingsError(FullsendError):
-    """The service was configured wrongly; one line per mistake."""
+    """The settings are wrong; one line per mistake."""
 
 
 class StoreError(FullsendError):
-    """Redis answered what the executor can't work with; says what was asked and what came back."""
+    """Redis gave an answer that the executor can't use; has the command and the answer."""
 
 
 class StoreUnavailableError(StoreError):
-    """Redis can't be reached, or refuses to do its work for now."""
+    """Redis can't be reached, or refuses commands for now."""
 
 
 class ToolError(FullsendError):
-    """The tool breaks the tool contract, or was called in a way that can't work."""
+    """A tool breaks the tool contract, or can't be called as asked."""
 
 
 class ToolNotFoundError(ToolError):
-    """No such tool.  The publisher reads the name out of the quotes and has the tool built."""
+    """There is no such tool.  Publishers read its name from the quotes, to have the tool built."""
 
     def __init__(self, name: str, reason: str = "") -> None:
         super().__init__(f"Tool '{name}' not found" + (f": {reason}" if reason else ""))
 
 
 class ToolParameterError(ToolError):
-    """Parameters that don't fit the tool's signature; names each one."""
+    """Parameters do not fit the tool's signature; names each one."""
 
 
 class ToolResultError(ToolError):
-    """The tool returned what JSON can't hold, or more than a result may be."""
+    """The tool returned a value that JSON can't hold, or a result that is too large."""
 
 
 class ToolEnvironmentError(ToolError):
-    """The environment that the tool's own dependencies need can't be made; has uv's own words."""
+    """The environment with the tool's dependencies can't be built; has uv's output."""
 
 
 class SandboxUnavailableError(ToolError):
-    """The tool is to be confined and nothing here can do it; says what is missing and what to do."""
+    """The tool can't be confined on this machine; says what is missing and what to do."""
 
 
 class ToolTimeoutError(ToolError):
-    """The attempt went over its time limit and its processes were ended."""
+    """The attempt exceeded its time limit and its processes were killed."""
 
 
 class ToolCrashedError(ToolError):
-    """The tool's process ended before it answered; says how."""
+    """The tool's process ended before it answered; says how it ended."""
 
 
 class ToolRetryExhaustedError(ToolError):
-    """Every allowed attempt met a transient error; carries the last one."""
+    """All allowed attempts failed with transient errors; has the last one."""
 
 
 class ArtifactError(FullsendError):
-    """An artifact can't be kept, found or read; says which and where."""
+    """An artifact can't be stored, found or read; names it and its location."""
 
 
 class ArtifactNotFoundError(ArtifactError, FileNotFoundError):
-    """There is no such artifact; names the full place that was looked at."""
+    """There is no such artifact; names its full location."""
 
 
 class ArtifactCorruptError(ArtifactError):
-    """What is stored is not what its address says; it is never handed out as a result."""
+    """The stored content does not match its address; it is never returned as a result."""
 
 
 class PlanError(FullsendError):
-    """A plan can't be read, made or executed; says what, where and what to do."""
+    """A plan can't be read, made or executed; says what is wrong, where, and what to do."""
 
 
 class ExecutorException(PlanError):
-    """A manifest that nothing can be executed of."""
+    """Nothing in a manifest can be executed."""
 
 
 class AggregationError(FullsendError):
-    """Runs can't be aggregated; says over which run or function it failed."""
+    """Runs can't be aggregated; names the run or the function that failed."""
 
 
 class ReplicateFailedError(AggregationError):
-    """One of the runs to be aggregated had failed; names it."""
+    """One of the runs to aggregate has failed; names it."""
 
 
 class NonFiniteLossError(AggregationError):
-    """The aggregating function returned a loss that is no finite number."""
+    """The aggregating function returned a loss that is not a finite number."""
 
 
 class ArtifactReferenceError(ArtifactError):
-    """A reference that can't be read, or that leads out of its base."""
+    """A reference can't be read, or leads out of its base directory."""

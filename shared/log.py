@@ -1,6 +1,6 @@
-"""Set up structlog: JSON lines for machines, colours for a terminal, no secret in either.
+"""Logs with structlog: JSON lines for machines, coloured lines for a terminal, and no secrets in either.
 
-Event names are `noun.past_verb` constants; what varies is in the fields.
+The name of an event is `noun.past_verb`; values are in its fields.
 """
 
 import io
@@ -22,10 +22,12 @@ _SECRET_NAME = re.compile(
 _URL_PASSWORD = re.compile(r"(?<=://)[^/?#\s]*@|(?<=[?&]password=)[^&#\s]*")
 _MASK = "***"
 SHORTEST_SECRET = 6
+"""Shorter secrets are not masked, because they occur in too many texts."""
 SHORTEST_LINE = 8
-"""Of a secret of several lines, such as a key in PEM: those that are shorter turn up anywhere."""
+"""The same for the lines of a secret with several lines, such as a key in PEM."""
 
-_known_secrets: set[str] = set()
+known_secrets: set[str] = set()
+"""The secrets that are masked in every log line; see `keep_secret`."""
 
 
 def configure(
@@ -35,13 +37,13 @@ def configure(
     file: TextIO | None = None,
     for_good: bool = False,
 ) -> None:
-    """Send every log line to stderr, or to `file`.
+    """Write all log lines to stderr, or to `file`.
 
     Args:
         level: the lowest level that is written.
-        readable: colours instead of JSON; by default when the lines go to a terminal.
-        file: instead of stderr.
-        for_good: this is not called again, so that loggers needn't ask for each line how it is to be written.
+        readable: write coloured lines instead of JSON; by default, if the lines go to a terminal.
+        file: where to write instead of stderr.
+        for_good: this is the last call, so loggers may cache the configuration.
     """
     file = file or sys.stderr
     if readable is None:
@@ -65,23 +67,23 @@ def configure(
 
 
 def keep_secret(value: str) -> None:
-    """Mask `value` wherever it turns up in a log line from now on; short ones would mask half the log."""
+    """Mask `value` in all later log lines, unless it is shorter than `SHORTEST_SECRET`."""
     if len(value) >= SHORTEST_SECRET:
-        _known_secrets.add(value)
+        known_secrets.add(value)
 
 
 def masked(text: str) -> str:
-    """`text` without passwords in addresses and without any known secret."""
+    """Return `text` with passwords in addresses and known secrets masked."""
     if "://" in text or "password=" in text:
         text = _URL_PASSWORD.sub(_masked_part, text)
-    if _known_secrets:
-        for secret in sorted(_known_secrets, key=len, reverse=True):  # one may begin with another
+    if known_secrets:
+        for secret in sorted(known_secrets, key=len, reverse=True):  # one may be part of another
             text = text.replace(secret, _MASK)
     return text
 
 
 def masking(secrets: Iterable[str]) -> Callable[[str], str]:
-    """What masks these secrets in a text, also line by line; short ones would mask half of it."""
+    """Return a function that masks `secrets` in a text, and the lines of secrets with several lines."""
     whole = {secret for secret in secrets if len(secret) >= SHORTEST_SECRET}
     if not whole:
         return unmasked
@@ -98,12 +100,12 @@ def masking(secrets: Iterable[str]) -> Callable[[str], str]:
 
 
 def unmasked(text: str) -> str:
-    """The text as it is: the mask of those who have no secrets."""
+    """Return the text unchanged; the function that `masking` returns if there are no secrets."""
     return text
 
 
 def masked_within(value: Any, mask: Callable[[str], str]) -> Any:
-    """What JSON holds, masked in all its texts and names."""
+    """Return a JSON value with `mask` applied to all its texts and keys."""
     if mask is unmasked:
         return value
     match value:
@@ -120,14 +122,14 @@ def masked_within(value: Any, mask: Callable[[str], str]) -> Any:
 def _add_timestamp(
     _logger: object, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    """ISO 8601 in UTC."""
+    """Add the time as ISO 8601 in UTC."""
     now = time.time_ns()
     event["timestamp"] = f"{iso_second(now // 1_000_000_000)}.{now // 1_000 % 1_000_000:06d}Z"
     return event
 
 
 def _json_line(logger: object, method: str, event: MutableMapping[str, Any]) -> str:
-    """Most lines hold no secret, which is told at once from the whole of a line."""
+    """The line as JSON.  Most lines hold no secret, and one look at the whole line shows that."""
     if _is_flat(event):
         line = json_text(event)
         if not _may_hold_a_secret(line):
@@ -139,13 +141,13 @@ _FLAT = frozenset({str, int, float, bool, type(None)})
 
 
 def _is_flat(event: Mapping[str, Any]) -> bool:
-    """Whether it holds nothing that has names of its own, and no name of a secret."""
+    """Whether all values are scalars, and no name is that of a secret."""
     return _FLAT.issuperset(map(type, event.values())) and not any(map(_names_a_secret, event))
 
 
 def _may_hold_a_secret(line: str) -> bool:
     return (
-        "://" in line or "password=" in line or any(_as_in_json(secret) in line for secret in _known_secrets)
+        "://" in line or "password=" in line or any(_as_in_json(secret) in line for secret in known_secrets)
     )
 
 
@@ -161,7 +163,7 @@ def _masked_part(found: re.Match[str]) -> str:
     return f"{_MASK}@" if ":" in user else found[0]
 
 
-# Local variables would be written as they are: no mask knows what is in their text.
+# Without local variables, because secrets in them can't be recognized.
 _dict_tracebacks = structlog.processors.ExceptionRenderer(
     structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 )

@@ -1,10 +1,9 @@
-"""What a tool may say to the executor while it runs: `from shared import toolkit`.
+"""Functions with which a running tool reports to the executor: `from shared import toolkit`.
 
-Standard library only, Python 3.9 and later.  Run by hand, outside the executor,
-everything here does something harmless: progress, metrics and partial items are
-printed to stderr, `once` simply calls, and `run` describes a run that nobody
-recorded.  Only the process that the executor calls is heard; in processes that a
-tool starts itself, these functions behave as if run by hand.
+They need only the standard library of Python 3.9 or later.  Outside the executor they do something
+harmless: progress, metrics and partial items are printed to stderr, `once` only calls its function,
+and `run` describes a run that is not recorded.  The executor is connected to the process in which it
+calls the tool; in processes that the tool starts, these functions behave as outside the executor.
 """
 
 from __future__ import annotations
@@ -20,12 +19,16 @@ _executor: Any = None
 
 
 def progress(done: float, total: float | None = None, message: str = "") -> None:
-    """Say how far the run is: `done` of `total` units of whatever the tool counts.
+    """Report that `done` of `total` units are done, in whatever unit the tool counts.
 
-    May be called as often as is convenient; of several within a moment the
-    executor passes on the last.
+    May be called at any rate; of several calls in quick succession, the executor publishes the last.
+
+    Args:
+        done: the units that are done.
+        total: all units; None if unknown.
+        message: what the tool is doing.
     """
-    if _is_heard():
+    if _is_connected():
         _executor.progress(done, total, message)
     else:
         _print(
@@ -36,34 +39,44 @@ def progress(done: float, total: float | None = None, message: str = "") -> None
 
 
 def metric(name: str, value: float, **tags: Any) -> None:
-    """Report a named value; the tags say what it belongs to."""
-    if _is_heard():
+    """Report a metric.
+
+    Args:
+        name: the name of the metric.
+        value: its value.
+        tags: what the value belongs to.
+    """
+    if _is_connected():
         _executor.metric(name, value, tags)
     else:
         _print(f"metric {name}={value}" + "".join(f" {tag}={tags[tag]}" for tag in tags))
 
 
 def partial(item: Any) -> None:
-    """Hand over one item of the result now: it is kept even if the run fails later.
+    """Report one item of the result now.  It is kept even if the run fails later.
 
-    A generator tool does this with every item that it yields.
+    For a tool that is a generator, this is done with every item that it yields.
     """
-    if _is_heard():
+    if _is_connected():
         _executor.partial(item)
     else:
         _print(f"partial {item!r}")
 
 
 def artifact(name: str, content: bytes | str | os.PathLike[str], media_type: str | None = None) -> str | None:
-    """Keep bytes, or the file at a path as it is now, as an artifact of the run.
+    """Store bytes, or the present content of a file, as an artifact of the run.
 
-    When this returns, it is kept, whatever becomes of the run.  Of several with the
-    same name the last one counts.  Without a media type, the name's ending tells it.
+    The artifact is stored when this returns, even if the run fails later.
+
+    Args:
+        name: the name of the artifact; an earlier one of the same name is replaced.
+        content: the bytes, or the path of a file.
+        media_type: the type of the content; by default, from the ending of the name.
 
     Returns:
-        Its reference (`data:` when it is small, else `cas://`); None where nothing is kept.
+        The artifact's reference (`data:` for a small one, otherwise `cas://`); None outside the executor.
     """
-    if _is_heard():
+    if _is_connected():
         reference: str | None = _executor.artifact(name, content, media_type)
         return reference
     size = len(content) if isinstance(content, bytes) else os.path.getsize(content)
@@ -72,15 +85,18 @@ def artifact(name: str, content: bytes | str | os.PathLike[str], media_type: str
 
 
 def artifact_path(reference: str) -> str:
-    """The path of a file with the content of an artifact that this call was given by reference.
+    """Return the path of a file with the content of an artifact that a parameter refers to.
 
-    The file is the call's own and is removed after it.
+    The file belongs to this call and is removed after it.
+
+    Raises:
+        FileNotFoundError: outside the executor, unless the content is in the reference.
     """
-    if _is_heard():
+    if _is_connected():
         path: str = _executor.fetch(reference)
         return path
     if not reference.startswith("data:"):
-        raise FileNotFoundError(f"{reference!r:.80} can be read in a run of the executor only")
+        raise FileNotFoundError(f"{reference!r:.80} can only be read in a run of the executor")
     path = os.path.join(run.temp_directory, f"artifact-{time.monotonic_ns()}")
     with open(path, "wb") as file:
         file.write(_inline(reference))
@@ -88,7 +104,7 @@ def artifact_path(reference: str) -> str:
 
 
 def read_artifact(reference: str) -> bytes:
-    """The content of an artifact that this call was given by reference."""
+    """Return the content of an artifact that a parameter refers to."""
     if reference.startswith("data:"):
         return _inline(reference)
     with open(artifact_path(reference), "rb") as file:
@@ -96,26 +112,30 @@ def read_artifact(reference: str) -> bytes:
 
 
 def once(key: str, function: Callable[[], T]) -> T:
-    """Call `function` unless an earlier attempt of this run did; either way, return its result.
+    """Return the result of `function`, which is called only once per run.
 
-    For a step that a retry must not repeat.  The result is recorded as JSON, so
-    a later attempt gets lists for tuples.  The record is written right after the
-    call: only a crash between the two can make a retry repeat the step.
+    For a step that a retry must not repeat: a later attempt gets the recorded result.  The result is
+    recorded as JSON right after the call, so a tuple comes back as a list.  Only a crash between the
+    call and the record makes a retry repeat the step.
+
+    Args:
+        key: the name of the step.
+        function: the step; its result must be a JSON value.
     """
-    if _is_heard():
+    if _is_connected():
         result: T = _executor.once(key, function)
         return result
     return function()
 
 
 class _Run:
-    """The run under way, as far as the tool may know it."""
+    """The current run."""
 
     _directory = ""
 
     @property
     def id(self) -> str:
-        """The same for every attempt of a run."""
+        """The id of the run; all its attempts have the same."""
         return str(_fact("run_id", "by-hand"))
 
     @property
@@ -125,28 +145,28 @@ class _Run:
 
     @property
     def attempt(self) -> int:
-        """1 for the first attempt."""
+        """The number of the attempt, from 1."""
         return int(_fact("attempt", 1))
 
     @property
     def seed(self) -> int | None:
-        """The seed of the run's random generators, if it was given one."""
+        """The seed of the run's random generators, or None."""
         seed: int | None = _fact("seed", None)
         return seed
 
     @property
     def temp_directory(self) -> str:
-        """A directory of this attempt alone, removed after it; also the working directory."""
+        """The working directory: it belongs to this attempt and is removed after it."""
         return str(_fact("temp", None) or self._directory_by_hand())
 
     @property
     def deadline(self) -> float:
-        """When the attempt will be ended, on the clock of `time.monotonic()`; infinity without a limit."""
+        """The time limit of the attempt, on the clock of `time.monotonic()`; infinity if there is none."""
         return float(_fact("deadline", float("inf")))
 
     @property
     def remaining_seconds(self) -> float:
-        """How long the attempt may still take."""
+        """Seconds until the deadline, at least 0."""
         return max(0.0, self.deadline - time.monotonic())
 
     def _directory_by_hand(self) -> str:
@@ -164,17 +184,17 @@ run = _Run()
 
 
 def _attach(executor: Any) -> None:
-    """Called by the executor's side of the process when it lets a tool import this module."""
+    """Connect this module to the executor; the executor's part of the process calls this."""
     global _executor
     _executor = executor
 
 
-def _is_heard() -> bool:
+def _is_connected() -> bool:
     return _executor is not None and _executor.run is not None
 
 
 def _fact(name: str, otherwise: Any) -> Any:
-    return _executor.run.get(name, otherwise) if _is_heard() else otherwise
+    return _executor.run.get(name, otherwise) if _is_connected() else otherwise
 
 
 def _inline(reference: str) -> bytes:

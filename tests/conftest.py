@@ -20,7 +20,7 @@ from services.executor.config import load
 from services.executor.service import Service
 from services.executor.store import Retention, Store
 from shared import embedded, keys
-from shared.connection import connect, connect_patiently
+from shared.connection import connect, connect_blocking
 from shared.embedded import EmbeddedServer
 
 PATIENCE_SECONDS = 30.0
@@ -65,7 +65,7 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 @pytest.fixture
 async def store(redis_url: str) -> AsyncIterator[Store]:
     """A store on the test's server."""
-    client, patient = connect(redis_url), connect_patiently(redis_url)
+    client, patient = connect(redis_url), connect_blocking(redis_url)
     yield Store.on(client, patient, KEPT)
     await client.aclose()
     await patient.aclose()
@@ -168,7 +168,7 @@ class Neighbour:
 @pytest.fixture
 async def neighbour(redis_url: str, redis: Redis) -> AsyncIterator[Neighbour]:
     """Another service on the same Redis."""
-    patient = connect_patiently(redis_url)
+    patient = connect_blocking(redis_url)
     one = Neighbour(patient)
     listening = asyncio.Event()
     task = asyncio.create_task(one.listen(listening))

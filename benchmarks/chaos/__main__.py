@@ -26,7 +26,7 @@ from benchmarks.chaos.ledger import Ledger, Notes
 from benchmarks.chaos.producers import TOOL, Producer, end_schedules, prepare
 from benchmarks.chaos.world import Fleet, Server, adopt_orphans
 from services.executor.store import Retention, Store
-from shared.connection import connect, connect_patiently
+from shared.connection import connect, connect_blocking
 
 KEPT = Path(tempfile.gettempdir()) / "chaos-failed"
 
@@ -39,7 +39,7 @@ async def run(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     server = Server(asked.server, folder, asked.port)
     await server.start()
     # What was cut off during a PUBLISH must not be said again unseen: it may have been heard.
-    redis: Any = connect_patiently(server.url)
+    redis: Any = connect_blocking(server.url)
     fleet = Fleet(asked.executors, server.url, folder)
     began = time.monotonic()
     try:

@@ -10,7 +10,7 @@ from benchmarks.peers.figures import percentile
 from benchmarks.scale.curve import Figures
 from benchmarks.scale.ground import EXPERIMENT, Ground, ScaleError
 from shared import keys
-from shared.connection import connect_patiently
+from shared.connection import connect_blocking
 
 ANSWER_SECONDS = 60.0
 
@@ -75,7 +75,7 @@ class Neighbour:
 @contextlib.asynccontextmanager
 async def neighbour(on: Ground) -> AsyncIterator[Neighbour]:
     """One that hears all results from now on."""
-    async with connect_patiently(on.url) as patient, patient.pubsub() as heard:
+    async with connect_blocking(on.url) as patient, patient.pubsub() as heard:
         await heard.subscribe(keys.RESULTS)
         await heard.get_message(timeout=ANSWER_SECONDS)
         yield Neighbour(on, heard)

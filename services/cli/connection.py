@@ -10,7 +10,7 @@ from services.executor import config
 from services.executor.service import retention
 from services.executor.store import Entry, Store
 from services.planner.runtime import Places
-from shared.connection import connect, connect_patiently, is_embedded, running_server
+from shared.connection import connect, connect_blocking, is_embedded, running_server
 from shared.errors import StoreUnavailableError
 
 Reply = TypeVar("Reply")
@@ -86,7 +86,7 @@ def with_store(
 @contextlib.asynccontextmanager
 async def store_at(url: str, chosen: config.Settings) -> AsyncIterator[Store]:
     """Connect to the store at `url`; the connections are closed at the end of the block."""
-    client, patient = connect(url), connect_patiently(url)
+    client, patient = connect(url), connect_blocking(url)
     try:
         yield Store.on(client, patient, retention(chosen))
     finally:

@@ -30,7 +30,7 @@ from services.executor.tools.bundles import Bundles
 from services.executor.tools.registry import Registry, fingerprint_of
 from services.executor.triggers import Triggers
 from shared.backoff import until_available
-from shared.connection import connect, connect_patiently, without_password
+from shared.connection import connect, connect_blocking, without_password
 
 if TYPE_CHECKING:
     from services.executor.observe import Observer
@@ -58,7 +58,7 @@ class Service:
         self._settings = settings
         self._url = url
         self._client = connect(url)
-        self._patient = connect_patiently(url)
+        self._patient = connect_blocking(url)
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         capacity = settings.concurrency + 1  # the registry looks at a tool while all slots are taken
         self._pool = Pool(

@@ -188,7 +188,7 @@ async def test_a_service_says_which_sentinels_it_asked_in_vain(work: Work, clust
         code = await one.ended()
 
     assert "no sentinel names the master of 'other'" in line["error"]
-    assert f"127.0.0.1:{cluster.sentinel.port}: it knows no 'other'" in line["error"]
+    assert f"127.0.0.1:{cluster.sentinel.port}: it does not know 'other'" in line["error"]
     assert code == 0
     assert not any("hunter22" in str(line) for line in one.lines)
 

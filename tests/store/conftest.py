@@ -14,7 +14,7 @@ from services.executor.store import Begun, Claim, Finished, Limit, NotedSchedule
 from services.executor.store.deliveries import GROUP
 from services.executor.store.queue import QUEUES
 from shared import keys
-from shared.connection import connect, connect_patiently
+from shared.connection import connect, connect_blocking
 from shared.messages import State
 from tests.conftest import KEPT, Neighbour
 from tests.service.trouble import Server
@@ -256,7 +256,7 @@ def own_server(tmp_path: Path) -> Iterator[Server]:
 @contextlib.asynccontextmanager
 async def store_on(url: str, **kept: int) -> AsyncIterator[Store]:
     """Another store, on any server; `kept` differs from the usual retention."""
-    client, patient = connect(url), connect_patiently(url)
+    client, patient = connect(url), connect_blocking(url)
     try:
         yield Store.on(client, patient, replace(KEPT, **kept))
     finally:

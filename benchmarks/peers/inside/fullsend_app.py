@@ -15,7 +15,7 @@ from benchmarks.peers.inside.fullsend_tools import TOOLS
 from services.executor.artifacts import open_blobs
 from services.executor.store import Order, Retention, Store
 from shared import keys
-from shared.connection import connect, connect_patiently
+from shared.connection import connect, connect_blocking
 
 UNHEARD_SECONDS = 0.01
 
@@ -86,7 +86,7 @@ class Client:
 async def client() -> AsyncIterator[Client]:
     """What the driver uses; the experiments are there."""
     redis: Any = connect(asked.REDIS_URL)
-    patient: Any = connect_patiently(asked.REDIS_URL)
+    patient: Any = connect_blocking(asked.REDIS_URL)
     await _publish(redis)
     store = Store.on(redis, patient, Retention(record_ms=600_000, metrics=1, journal=1, log_lines=1))
     async with redis, patient, patient.pubsub() as heard:

@@ -19,7 +19,7 @@ from services.planner.models import ExecutionPolicy, RunManifest, TestCase
 from services.planner.plan import Plan
 from services.planner.tasks import RunExecutionResult
 from shared import keys
-from shared.connection import connect, connect_patiently
+from shared.connection import connect, connect_blocking
 from shared.errors import PlanError
 from tests.conftest import KEPT, Tools, eventually
 from tests.planner.backends.conftest import Executors, MakeFleet, execution, written
@@ -42,7 +42,7 @@ HOLD = """
 @pytest.fixture
 async def another_store(redis_url: str) -> AsyncIterator[Store]:
     """A store of another process."""
-    client, patient = connect(redis_url), connect_patiently(redis_url)
+    client, patient = connect(redis_url), connect_blocking(redis_url)
     yield Store.on(client, patient, KEPT)
     await client.aclose()
     await patient.aclose()
@@ -100,13 +100,13 @@ PLANNER = """
 import asyncio, sys
 from services.executor.store import Store
 from services.planner.backends.fleet import FleetBackend
-from shared.connection import connect, connect_patiently
+from shared.connection import connect, connect_blocking
 from tests.conftest import KEPT
 from tests.planner.backends.conftest import execution
 from tests.planner.backends.test_lease import under_way
 
 async def main(url):
-    store = Store.on(connect(url), connect_patiently(url), KEPT)
+    store = Store.on(connect(url), connect_blocking(url), KEPT)
     async with FleetBackend(
         store, storage_type="local", storage_base="/nowhere", plan_id="p1", capacity=5, lease_seconds=600
     ) as backend:
