@@ -9,7 +9,7 @@ import pytest
 import redis.exceptions
 
 from services.executor.store import Store
-from services.executor.store.pipelined import Pipelined
+from services.executor.store.resp import SharedConnection
 from shared import keys
 from shared.connection import connect
 from shared.errors import StoreUnavailableError
@@ -99,9 +99,9 @@ async def test_a_server_that_accepts_and_says_nothing_is_not_waited_for_ever(tmp
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(tmp_path / "silent"))
         silent.listen()
-        pipelined = Pipelined(client, limit_seconds=0.2)
+        connection = SharedConnection(client, limit_seconds=0.2)
 
         for _ in range(2):
             with pytest.raises((redis.exceptions.TimeoutError, TimeoutError)):
-                await pipelined.ask("PING")
+                await connection.execute("PING")
     await client.aclose()

@@ -27,7 +27,7 @@ from typing import Any, Final
 import redis.exceptions
 from redis.asyncio import Redis
 
-from services.executor.store.pipelined import Pipelined
+from services.executor.store.resp import Argument, SharedConnection
 from shared.backoff import Backoff
 from shared.errors import StoreError, StoreUnavailableError
 
@@ -47,8 +47,6 @@ _PASSING = re.compile(
     r"|command not allowed when used memory|can't write against a read only replica"
     r"|no permissions to (?:run|access)|user executing the script can't"
 )
-
-Argument = str | int | float
 
 
 class Script:
@@ -124,7 +122,7 @@ class Scripts:
     def __init__(self, client: Redis) -> None:
         # Any: redis-py annotates for both protocols, bytes and text at once; the methods above are exact.
         self.client: Any = client
-        self._pipelined = Pipelined(client, COMMAND_TIMEOUT_SECONDS)
+        self._connection = SharedConnection(client, COMMAND_TIMEOUT_SECONDS)
 
     async def call(
         self,
@@ -153,11 +151,11 @@ class Scripts:
             attempt += 1
             try:
                 try:
-                    return await self._pipelined.ask("EVALSHA", script.digest, *packed)
+                    return await self._connection.execute("EVALSHA", script.digest, *packed)
                 except redis.exceptions.NoScriptError:
                     # A restarted server, another one, or SCRIPT FLUSH. With SCRIPT LOAD and EVALSHA, the
                     # script could be forgotten again in between.
-                    return await self._pipelined.ask("EVAL", script.text, *packed)
+                    return await self._connection.execute("EVAL", script.text, *packed)
             except (redis.exceptions.RedisError, OSError) as exc:
                 is_last = not asks_again or LOST_ANSWER.is_exhausted(attempt)
                 if is_last or not isinstance(exc, redis.exceptions.ConnectionError):
