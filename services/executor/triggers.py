@@ -25,7 +25,7 @@ import structlog
 from services.executor import report
 from services.executor.intake import Intake
 from services.executor.store import NORMAL, Order, Position, Store
-from services.executor.store.subscriptions import Message
+from services.executor.store.pubsub import Message
 from shared import keys
 from shared.backoff import Outage, until_available
 from shared.errors import ContractError, StoreError

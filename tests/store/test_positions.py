@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from services.executor.store import Position, Store
-from services.executor.store.subscriptions import Message
+from services.executor.store.pubsub import Message
 from shared import keys
 from tests.conftest import eventually
 from tests.store.conftest import Ear, journal, together

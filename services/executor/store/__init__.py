@@ -10,23 +10,19 @@ from typing import Self
 
 from redis.asyncio import Redis
 
-from services.executor.store.awaited import Awaited, Standing
-from services.executor.store.cached import Cached
+from services.executor.store.checkpoints import Cached, RunEffects
 from services.executor.store.deliveries import Deliveries
 from services.executor.store.due_times import Decision, DueTime, DueTimes, Fired, FoundDue, NotedSchedule
-from services.executor.store.effects import RunEffects
 from services.executor.store.experiments import Experiments, Stored
-from services.executor.store.history import History, Line, moment
-from services.executor.store.journal import Entry, Journal
-from services.executor.store.limits import Limit
+from services.executor.store.gc_roots import References, Referred
+from services.executor.store.history import Entry, History, Journal, Line, moment
 from services.executor.store.orders import NORMAL, Claim, Order
-from services.executor.store.queue import Depth, Position, Queue
-from services.executor.store.references import References, Referred
+from services.executor.store.pubsub import Subscriptions, Triggers
+from services.executor.store.queue import Depth, Limit, Position, Queue
 from services.executor.store.runs import Begun, Cancelled, Finished, Retention, Runs
 from services.executor.store.scripts import Scripts
 from services.executor.store.server import Facts, Server
-from services.executor.store.subscriptions import Subscriptions
-from services.executor.store.triggers import Triggers
+from services.executor.store.submissions import Awaited, Standing
 from services.executor.store.workers import Workers
 
 __all__ = [

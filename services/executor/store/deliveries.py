@@ -7,10 +7,9 @@ from typing import Any
 import structlog
 from msgspec.structs import replace
 
-from services.executor.store.arguments import flat
 from services.executor.store.experiments import Experiments, Stored, read_stored
 from services.executor.store.orders import Claim, Order
-from services.executor.store.scripts import Script, Scripts
+from services.executor.store.scripts import Script, Scripts, flat
 from shared import keys
 from shared.documents import iso, json_text
 from shared.errors import ContractError

@@ -7,13 +7,12 @@ from typing import Any
 
 import structlog
 
-from services.executor.store.arguments import Fields, flat, mark_of
+from services.executor.store.checkpoints import RunEffects
 from services.executor.store.deliveries import GROUP
-from services.executor.store.effects import RunEffects
 from services.executor.store.experiments import Experiments, Stored
-from services.executor.store.limits import Limit
 from services.executor.store.orders import Claim, Order
-from services.executor.store.scripts import Script, Scripts, asking
+from services.executor.store.queue import Limit
+from services.executor.store.scripts import Fields, Script, Scripts, asking, flat, mark_of
 from shared import keys
 from shared.documents import json_text
 from shared.messages import State

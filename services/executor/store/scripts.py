@@ -20,7 +20,7 @@ import asyncio
 import contextlib
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ from redis.asyncio import Redis
 
 from services.executor.store.resp import Argument, SharedConnection
 from shared.backoff import Backoff
+from shared.documents import json_text
 from shared.errors import StoreError, StoreUnavailableError
 
 COMMAND_TIMEOUT_SECONDS = 15.0
@@ -271,3 +272,25 @@ _REFUSALS = (
     redis.exceptions.NoPermissionError,
     redis.exceptions.ClusterDownError,
 )
+
+
+Fields = Mapping[str, Any]
+
+
+def flat(fields: Fields) -> list[str]:
+    """Names and values in turn, as HSET takes them; None is left out, other values as JSON."""
+    parts: list[str] = []
+    for name, value in fields.items():
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            value = json_text(value)
+        elif not value.isascii():  # a tool may print half surrogate pairs, which Redis can't hold
+            value = value.encode(errors="replace").decode()
+        parts += (name, value)
+    return parts
+
+
+def mark_of(texts: Iterable[str]) -> str:
+    """What tells a batch from the one before it, and not from itself when it is sent again."""
+    return hashlib.blake2b("\n".join(texts).encode(), digest_size=12).hexdigest()

@@ -3,7 +3,7 @@
 import asyncio
 
 from services.executor.store import Position
-from services.executor.store.subscriptions import Message
+from services.executor.store.pubsub import Message
 from services.executor.triggers import Admissions
 from tests.conftest import eventually
 

@@ -1,7 +1,7 @@
 """Every worker gives a message the same position, whenever it began to listen."""
 
 from services.executor.store import Position
-from services.executor.store.subscriptions import Message
+from services.executor.store.pubsub import Message
 from services.executor.triggers import Positions
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.executor.store import Order, Store, references
+from services.executor.store import Order, Store, gc_roots
 from shared import keys
 from shared.errors import StoreError, StoreUnavailableError
 from tests.store.conftest import Worker
@@ -68,7 +68,7 @@ async def test_orders_refer_wherever_they_wait(store: Store, redis: Any, worker:
 async def test_more_orders_than_are_read_at_once_are_all_read(
     store: Store, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(references, "ENTRIES_AT_ONCE", 2)
+    monkeypatch.setattr(gc_roots, "ENTRIES_AT_ONCE", 2)
     expected = {f"{number:064x}" for number in range(10**20, 10**20 + 7)}
     for sha256 in expected:
         await worker.queued(params={"of": f"cas://{sha256}"})
