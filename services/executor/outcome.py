@@ -1,4 +1,4 @@
-"""What an attempt came to, and what follows it.  Faults of a tool become data only here.  Pure."""
+"""The outcome of an attempt, and whether another follows.  Faults of a tool become data only here.  Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -36,10 +36,12 @@ class Status(StrEnum):
 
 
 class Outcome(Struct, frozen=True):
-    """What an attempt came to, in the words of the contract.
+    """The outcome of an attempt, in the terms of the contract.
 
-    `artifacts` is what the run has kept so far, `shown` the texts of large fields as
-    the record has them, `cached_from` the run that this one was answered from.
+    Attributes:
+        artifacts: those that the run has kept so far, by name.
+        shown: the texts of large fields as the record has them, by name.
+        cached_from: the id of the earlier run whose result this is.
     """
 
     status: Status
@@ -59,11 +61,11 @@ class Outcome(Struct, frozen=True):
 
     @classmethod
     def of_error(cls, exc: Exception, status: Status = Status.FAILED) -> Self:
-        """A failure that was found before the tool was called."""
+        """Return the outcome of an attempt that failed before the tool was called."""
         return cls(status, error=str(exc), error_type=type(exc).__name__)
 
     def exhausted(self, attempts: int) -> Self:
-        """The same failure after the last of `attempts`."""
+        """Return the outcome of the last of `attempts` that all failed."""
         return replace(
             self,
             error=f"gave up after {attempts} attempts, the last with {self.error_type}: {self.error}",
@@ -71,7 +73,7 @@ class Outcome(Struct, frozen=True):
         )
 
     def masked(self, mask: Callable[[str], str]) -> Self:
-        """The same without what `mask` takes out of texts."""
+        """Return the outcome with `mask` applied to all its texts."""
         if mask is unmasked:
             return self
         shown = [masked_within(getattr(self, name), mask) for name in ("error", "traceback")]
@@ -86,19 +88,19 @@ class Outcome(Struct, frozen=True):
 
     @property
     def partial_count(self) -> int | None:
-        """How many items of the result were kept, None when there are none."""
+        """The number of partial results that were kept; None if there are none."""
         if self.status is Status.COMPLETED or self.partial_results is None:
             return None
         return len(self.partial_results) if isinstance(self.partial_results, list | dict) else 1
 
 
 def judge(answer: Answer, partials: Sequence[Any], dropped: int = 0) -> Outcome:
-    """The outcome of an attempt.
+    """Return the outcome of an attempt.
 
     Args:
         answer: what the isolation reports.
-        partials: items that the tool had yielded or set aside before it ended.
-        dropped: how many more there were.
+        partials: partial results that the tool reported before it ended.
+        dropped: the number of further ones that were not kept.
     """
     kept = list(partials) or None
     outcome = _judged(answer, kept)
@@ -184,7 +186,7 @@ def retry_or_give_up(
 
 
 def summary(result: Any) -> dict[str, Any]:
-    """A result in a few lines: short values as they are, lists and objects as their length."""
+    """Return a short form of a result: short values unchanged, lists and objects as their lengths."""
     if isinstance(result, list):
         return {"count": len(result)}
     if not isinstance(result, dict):
@@ -208,7 +210,7 @@ def _brief(value: Any) -> Any:
 
 
 def _peak(rss_bytes: int | None) -> dict[str, Any] | None:
-    """Of a process that lives on: the peak memory of the run, where that was watched."""
+    """Return the peak memory of a run in a process that lives on, if it was measured."""
     return {"peak_rss_bytes": rss_bytes} if rss_bytes else None
 
 

@@ -21,7 +21,7 @@ from shared.log import masking
 
 
 class Destination:
-    """A store that notes what it gets, and waits or fails when told to."""
+    """A store that records what it gets, and waits or fails on demand."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []
@@ -60,7 +60,7 @@ def emitter(destination: Destination) -> Emitter:
     return Emitter("exp_1", "exp_1:1-1", destination.emit, destination.log)
 
 
-async def test_what_must_not_be_stored_is_taken_out_of_all_that_is_said(destination: Destination) -> None:
+async def test_secrets_are_masked_in_all_reports(destination: Destination) -> None:
     emitter = Emitter("exp_1", "exp_1:1-1", destination.emit, destination.log, masking(["hunter22"]))
 
     progress, metric = await emitted(
@@ -84,7 +84,7 @@ async def test_what_must_not_be_stored_is_taken_out_of_all_that_is_said(destinat
 
 
 async def emitted(emitter: Emitter, destination: Destination, *told: Event) -> list[dict[str, Any]]:
-    """What became of `told`, without the times."""
+    """Return the events that the reports became, without their times."""
     for one in told:
         emitter.report(one)
     await emitter.drain()
@@ -99,7 +99,7 @@ def event_of(name: str, /, **members: Any) -> dict[str, Any]:
 # -- shapes ---------------------------------------------------------------------------
 
 
-def test_an_event_has_its_time_and_leaves_out_what_is_none() -> None:
+def test_an_event_has_a_time_and_no_members_that_are_none() -> None:
     made = event("e", "e:1", "progress", done=1, total=None)
 
     assert made.pop("timestamp") > 1.7e9
@@ -132,7 +132,7 @@ async def test_a_metric_may_have_any_name(name: str, emitter: Emitter, destinati
 
 
 @pytest.mark.parametrize("tag", ["name", "value", "event", "run_id", "experiment_id", "timestamp", "self"])
-async def test_a_tag_does_not_hide_what_the_event_is(
+async def test_a_tag_does_not_replace_a_member_of_the_event(
     tag: str, emitter: Emitter, destination: Destination
 ) -> None:
     [told] = await emitted(emitter, destination, Metric("sent", 3, {tag: "other", "kept": 1}))
@@ -174,7 +174,7 @@ async def test_a_single_partial_item_is_kept_however_large(emitter: Emitter) -> 
     assert (len(emitter.partials), emitter.partials_dropped) == (1, 1)
 
 
-async def test_what_is_printed_goes_to_the_log(emitter: Emitter, destination: Destination) -> None:
+async def test_printed_lines_are_sent_to_the_log(emitter: Emitter, destination: Destination) -> None:
     told = await emitted(emitter, destination, LogLine(1.5, "stderr", "x"), LogLine(2, "stdout", ""))
 
     assert told == []
@@ -230,7 +230,7 @@ async def test_to_drain_is_to_have_everything_stored(emitter: Emitter, destinati
     assert (len(destination.events), len(destination.lines)) == (1, 1)
 
 
-async def test_what_is_dropped_is_not_sent(emitter: Emitter, destination: Destination) -> None:
+async def test_dropped_reports_are_not_sent(emitter: Emitter, destination: Destination) -> None:
     destination.open.clear()
     emitter.report(Progress(1, None, ""))
     await destination.asked.wait()
@@ -242,7 +242,7 @@ async def test_what_is_dropped_is_not_sent(emitter: Emitter, destination: Destin
     assert destination.events == []
 
 
-async def test_an_attempt_that_was_taken_away_is_told_of_once_and_says_no_more(
+async def test_after_the_run_was_taken_over_no_more_events_are_sent(
     emitter: Emitter, destination: Destination
 ) -> None:
     destination.takes = False
@@ -258,7 +258,7 @@ async def test_an_attempt_that_was_taken_away_is_told_of_once_and_says_no_more(
 
 
 @pytest.mark.parametrize("told", [Progress(1, None, ""), LogLine(1, "stdout", "x")])
-async def test_what_the_store_refuses_for_good_costs_no_more_than_itself(
+async def test_a_batch_that_the_store_refuses_is_dropped_alone(
     told: Event, emitter: Emitter, destination: Destination
 ) -> None:
     destination.faults.append(StoreError("emit: WRONGTYPE"))

@@ -82,14 +82,14 @@ def test_a_cancelled_run_is_cancelled() -> None:
     assert (outcome.status, outcome.error_type) == (Status.CANCELLED, "RunCancelledError")
 
 
-def test_only_what_the_tool_says_is_retryable() -> None:
+def test_an_error_is_retryable_only_if_the_tool_says_so() -> None:
     ended: list[Answer] = [TimedOut(1, EXIT), Died("", EXIT), Cancelled(EXIT), Returned(1), Raised("E", "")]
 
     assert not any(judge(answer, []).retryable for answer in ended)
 
 
 @pytest.mark.parametrize("answer", [Raised("E", ""), TimedOut(1, EXIT), Died("", EXIT), Cancelled(EXIT)])
-def test_what_had_been_yielded_is_kept(answer: Answer) -> None:
+def test_partial_results_are_kept(answer: Answer) -> None:
     kept = judge(answer, [1, 2, 3])
 
     assert (kept.partial_results, kept.partial_count) == ([1, 2, 3], 3)
@@ -114,7 +114,7 @@ def test_a_success_has_no_partial_results() -> None:
     assert judge(Returned([1], items=1), [1]).partial_count is None
 
 
-def test_an_exit_shows_what_is_known_also_when_it_is_zero() -> None:
+def test_an_exit_shows_all_known_members_even_zero() -> None:
     outcome = judge(Died("it left", Exit(exit_code=0, cpu_seconds=0.0, peak_rss_bytes=0)), [])
 
     assert outcome.exit == {"exit_code": 0, "cpu_seconds": 0.0, "peak_rss_bytes": 0}
