@@ -1,8 +1,7 @@
-"""Every Redis key and channel, one function or constant each, its type in the docstring.
+"""Every Redis key and channel: a function or a constant each, with the Redis type in its docstring.
 
-The first part is the contract with the neighbours and can't be changed from
-here; everything else lives under `fullsend:executor:` and is written by the
-executor alone.
+The first part is the contract with neighbours, which may not change.  All other keys are under
+`fullsend:executor:`, and only the executor writes them.
 """
 
 from typing import Final
@@ -16,10 +15,10 @@ SCHEDULES_CHANGED: Final = "fullsend:schedules"
 """Channel: a schedule was written."""
 
 METRICS: Final = "fullsend:metrics"
-"""Channel: every metric event, as it happens."""
+"""Channel: every metric event."""
 
 RESULTS: Final = "fullsend:experiment_results"
-"""Channel: one message for each run that ended."""
+"""Channel: a message for each run that has ended."""
 
 EXPERIMENT_PATTERN: Final = "experiments:*"
 SCHEDULE_PATTERN: Final = "schedules:*"
@@ -36,7 +35,7 @@ def schedule(experiment_id: str) -> str:
 
 
 def tool(name: str) -> str:
-    """Hash: what is known about a tool."""
+    """Hash: the description of a tool."""
     return f"tools:{name}"
 
 
@@ -46,7 +45,7 @@ def run(run_id: str) -> str:
 
 
 def run_pattern(experiment_id: str) -> str:
-    """Pattern: the records of one experiment's runs (and of experiments whose id extends it)."""
+    """Pattern: the records of an experiment's runs; `a` matches runs of `a:b` as well."""
     return run(f"{escape(experiment_id)}:*")
 
 
@@ -59,12 +58,12 @@ def metrics(experiment_id: str) -> str:
 
 
 def queue(priority: str) -> str:
-    """Stream: queued runs of one priority; an entry's id becomes the run's timestamp."""
+    """Stream: queued runs of one priority; the id of an entry becomes the timestamp of the run."""
     return f"fullsend:executor:queue:{priority}"
 
 
 def retries() -> str:
-    """Sorted set: orders whose next attempt is due at the score (ms)."""
+    """Sorted set: orders of next attempts, by when they are due (ms)."""
     return "fullsend:executor:retries"
 
 
@@ -84,37 +83,32 @@ def turns() -> str:
 
 
 def cycle() -> str:
-    """String: present while a speedrun cycle is not over; expires with it."""
+    """String: exists during a speedrun cycle, and expires at its end."""
     return "fullsend:executor:cycle"
 
 
 def workers() -> str:
-    """Sorted set: worker names by when their last heartbeat expires (ms)."""
+    """Sorted set: workers by when their last heartbeat expires (ms)."""
     return "fullsend:executor:workers"
 
 
 def silence(worker: str) -> str:
-    """String: present after a worker was silent for too long itself; expires."""
+    """String: exists after a heartbeat of this worker came too late; expires."""
     return f"fullsend:executor:silence:{worker}"
 
 
-def announced(call: str) -> str:
-    """String: present after a call to announce something got through; expires."""
-    return f"fullsend:executor:announced:{call}"
-
-
 def listeners() -> str:
-    """Sorted set: workers that identify triggers, by when they count as gone (ms)."""
+    """Sorted set: workers that listen for triggers, by when they count as gone (ms)."""
     return "fullsend:executor:listeners"
 
 
 def holders(limit: str) -> str:
-    """Set: ids of the runs that take up a concurrency limit."""
+    """Set: ids of the runs that hold room under a concurrency limit."""
     return f"fullsend:executor:holders:{limit}"
 
 
 def rate(limit: str) -> str:
-    """String: when the next run under a rate limit is due (ms); expires when that has passed."""
+    """String: when the next run under a rate limit is due (ms); expires then."""
     return f"fullsend:executor:rate:{limit}"
 
 
@@ -124,17 +118,17 @@ def blocked(limit: str) -> str:
 
 
 def nudges() -> str:
-    """Sorted set: limits with blocked orders, by when one is let try again in any case (ms)."""
+    """Sorted set: limits with blocked orders, by when one order is queued again in any case (ms)."""
     return "fullsend:executor:nudges"
 
 
 def ears() -> str:
-    """Set: channels of the connections on which workers have joined the order of triggers."""
+    """Set: the ears of all workers that have joined the order of triggers."""
     return "fullsend:executor:ears"
 
 
 def ear(connection: str) -> str:
-    """Channel: heard on one connection only, to tell whether it still is."""
+    """Channel: one connection subscribes to it; without a subscriber, the connection is gone."""
     return f"fullsend:executor:ear:{connection}"
 
 
@@ -144,37 +138,37 @@ def open_runs(experiment_id: str) -> str:
 
 
 def planner(experiment_id: str) -> str:
-    """String: JSON, the planner whose runs an experiment's are, while it executes their plan; expires."""
+    """String: JSON, the planner that executes the plan whose runs have this experiment's id; expires."""
     return f"fullsend:executor:planner:{experiment_id}"
 
 
 def admitted(marker: str) -> str:
-    """String used as a bitmap: bit n is set when the n-th trigger since the marker was admitted."""
+    """Bitmap: bit n is set when the n-th trigger after the marker was admitted or refused; expires."""
     return f"fullsend:executor:admitted:{marker}"
 
 
 def request(experiment_id: str, request_id: str) -> str:
-    """String: timestamp of the run that a sender's `request_id` became."""
+    """String: the timestamp of the run that has a sender's `request_id`; expires."""
     return f"fullsend:executor:request:{len(experiment_id)}:{experiment_id}:{request_id}"
 
 
 def logs(run_id: str) -> str:
-    """Stream: what a run's tool printed, capped."""
+    """Stream: the lines that a run printed, capped; expires."""
     return f"fullsend:executor:logs:{run_id}"
 
 
-def effects(run_id: str) -> str:
-    """Hash: steps of a run that a retry must not repeat, with what they came to."""
-    return f"fullsend:executor:effects:{run_id}"
+def checkpoints(run_id: str) -> str:
+    """Hash: the results (JSON) of the steps of a run that a retry must not repeat, by step; expires."""
+    return f"fullsend:executor:checkpoints:{run_id}"
 
 
 def artifacts(run_id: str) -> str:
-    """Hash: what a run's attempts have kept so far, by name, as the record will list it."""
+    """Hash: the artifacts (JSON) of a run's attempts so far, by name; expires."""
     return f"fullsend:executor:artifacts:{run_id}"
 
 
 def cached(digest: str) -> str:
-    """String: JSON, the completed run that others with the same `run_digest` may be answered with."""
+    """String: JSON, the completed run that answers later runs with the same `run_digest`; expires."""
     return f"fullsend:executor:cached:{digest}"
 
 
@@ -184,13 +178,10 @@ def journal() -> str:
 
 
 MARKERS: Final = "fullsend:executor:markers"
-"""Channel: workers mark positions in the order of triggers here."""
+"""Channel: markers in the order of triggers."""
 
 CANCEL: Final = "fullsend:executor:cancel"
-"""Channel: a run id to be cancelled."""
-
-DOORBELL: Final = "fullsend:executor:doorbell"
-"""Channel: something became due earlier than a sleeping worker knows."""
+"""Channel: the id of a run to cancel."""
 
 
 def escape(literal: str) -> str:

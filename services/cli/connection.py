@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from services.executor import config
 from services.executor.service import retention
-from services.executor.store import Entry, Store
+from services.executor.store import JournalEntry, Store
 from services.planner.runtime import Places
 from shared.connection import connect, connect_blocking, is_embedded, running_server
 from shared.errors import StoreUnavailableError
@@ -94,7 +94,7 @@ async def store_at(url: str, chosen: config.Settings) -> AsyncIterator[Store]:
         await patient.aclose()
 
 
-async def follow(store: Store, cursor: str, redis_url: str) -> AsyncIterator[Entry]:
+async def follow(store: Store, cursor: str, redis_url: str) -> AsyncIterator[JournalEntry]:
     """Yield the journal's entries after `cursor`, without end; wait while the server is away.
 
     Raises:

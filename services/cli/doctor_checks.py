@@ -15,7 +15,7 @@ from services.cli.schedules import ScheduleRow, read_all_schedules
 from services.cli.tools import all_registered
 from services.executor.config import Settings
 from services.executor.outcome import Status
-from services.executor.store import Facts, Store
+from services.executor.store import ServerFacts, Store
 from shared import keys
 from shared.connection import without_password
 from shared.messages import Experiment, State
@@ -84,7 +84,7 @@ async def findings(store: Store, settings: Settings, url: str) -> AsyncIterator[
         yield one
 
 
-def _server(facts: Facts, url: str) -> list[Finding]:
+def _server(facts: ServerFacts, url: str) -> list[Finding]:
     text = (
         f"{facts.version} at {without_password(url)} answers in {facts.latency_ms:.2f} ms; "
         f"{output.size(facts.memory_bytes)} in use; persistence: {facts.persistence or 'none'}"
@@ -126,7 +126,7 @@ async def _keys(store: Store) -> list[Finding]:
     ids = [experiment_id async for experiment_id, _ in store.experiments.scan()]
     return [
         problem(one.key, f"is a Redis {one.found}; expected a {one.expected}; delete the key")
-        for one in await store.server.misfits(ids)
+        for one in await store.server.wrong_types(ids)
     ]
 
 

@@ -20,7 +20,7 @@ from services.cli.watch import describe, failure
 from services.executor.cancellation import cancel as request_cancellation
 from services.executor.outcome import Status
 from services.executor.scheduling.cron import Cron
-from services.executor.store import Cancelled, Entry, Store
+from services.executor.store import Cancelled, JournalEntry, Store
 from shared.documents import json_object, validated
 from shared.errors import ContractError, ScheduleError
 from shared.messages import Experiment, Schedule, State, read_experiment_file
@@ -255,7 +255,7 @@ async def _await_end(store: Store, cursor: str, run_id: str, timeout_seconds: fl
         ) from None
 
 
-def _print_result(entry: Entry) -> None:
+def _print_result(entry: JournalEntry) -> None:
     data = entry.data
     if data.get("type") != "experiment_completed":
         raise CommandError(f"{data['run_id']} ended as {data.get('status', 'failed')}: {failure(data)}")

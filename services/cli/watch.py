@@ -13,7 +13,7 @@ from rich.text import Text
 
 from services.cli import connection, output
 from services.cli.output import CommandError, duration, key_values, one_line
-from services.executor.store import Entry, Store
+from services.executor.store import JournalEntry, Store
 
 STYLES: Final = {
     "started": "cyan", "progress": "dim", "metric": "blue", "retrying": "yellow", "error": "red",
@@ -59,7 +59,7 @@ def watch(
     connection.with_store(act, settings, connection.STARTING_SECONDS)
 
 
-def _print_entry(entry: Entry, out: Console, as_json: bool) -> None:
+def _print_entry(entry: JournalEntry, out: Console, as_json: bool) -> None:
     if as_json:
         line = {"cursor": entry.cursor, "kind": entry.kind, **entry.data}
         print(json.dumps(line, ensure_ascii=False), flush=True)
@@ -82,7 +82,7 @@ def _print_entry(entry: Entry, out: Console, as_json: bool) -> None:
 # -- in words -------------------------------------------------------------------------
 
 
-def describe(entry: Entry) -> tuple[str, str]:
+def describe(entry: JournalEntry) -> tuple[str, str]:
     """Return what an entry of the journal reports, as one word, and the details."""
     return _result(entry.data) if entry.kind == "result" else _event(entry.data)
 

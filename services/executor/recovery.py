@@ -192,7 +192,7 @@ class Recovery:
     async def _bury(self, claim: Claim, order: Order, reason: str) -> None:
         now = time.time()
         error = WorkerDiedError(f"worker {claim.worker} died during the run; {reason}")
-        artifacts = await until_available("artifacts", self._store.runs.effects(order.run_id).artifacts)
+        artifacts = await until_available("artifacts", self._store.runs.checkpoints(order.run_id).artifacts)
         outcome = replace(Outcome.of_error(error, Status.LOST), artifacts=artifacts)
         stored = await self._store.experiments.read(order.experiment_id)
         fields = report.end_fields(order, outcome, now, now)

@@ -10,7 +10,7 @@ import structlog
 
 from services.executor.artifacts import Artifact, CasReference, Keeper, parse_reference
 from services.executor.outcome import Outcome, Status
-from services.executor.store import Cached
+from services.executor.store import CachedRuns
 from shared.backoff import until_available
 from shared.canonical_json import digest_of
 from shared.errors import FullsendError
@@ -78,7 +78,7 @@ class ResultCache:
         threads: for reading these.
     """
 
-    known: Cached
+    known: CachedRuns
     keeper: Keeper
     threads: Threads
 

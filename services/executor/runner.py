@@ -84,7 +84,7 @@ class Runner:
         self._caller = caller
         self._keeper = keeper
         self._threads = Threads(STORING_THREADS)
-        self._cache = ResultCache(store.cached, keeper, self._threads)
+        self._cache = ResultCache(store.cached_runs, keeper, self._threads)
         self._defaults = defaults
         self._options = functools.lru_cache(OPTIONS_KEPT)(defaults.options)
         self._dice = dice
@@ -154,7 +154,7 @@ class Runner:
 
     async def _perform(self, work: Work | Fault, beginning: Beginning, running: Running) -> Outcome:
         order = work.claim.order
-        memory = self._store.runs.effects(order.run_id)
+        memory = self._store.runs.checkpoints(order.run_id)
         products = Products(self._keeper, memory, self._threads, beginning.then)
         is_first = order.attempt == 1 and not order.losses
         if isinstance(work, Fault):

@@ -282,7 +282,7 @@ async def test_a_planner_killed_on_the_fleet_leaves_nothing_that_runs_twice(
             second = await shell.fullsend("plan", "resume", "p")
             process.kill()
         plan = Plan.open(tmp_path / "p")
-        left = await store.awaited.open_runs(f"plan:{plan.name}")
+        left = await store.submissions.open_runs(f"plan:{plan.name}")
         async with shell.called("plan", "resume", "p", "--json") as process:
             await eventually(lambda: _are_over(store, left), "the end of the runs left behind")
             (tmp_path / "gate").touch()
@@ -293,7 +293,7 @@ async def test_a_planner_killed_on_the_fleet_leaves_nothing_that_runs_twice(
         assert len(left) == 2
         assert [await store.history.status(one) for one in left] == ["cancelled"] * 2
         assert (json.loads(out)["state"], json.loads(out)["sitting"]["backend"]) == ("completed", "fleet")
-        assert await store.awaited.open_runs(f"plan:{plan.name}") == []
+        assert await store.submissions.open_runs(f"plan:{plan.name}") == []
 
 
 async def _are_over(store: Store, run_ids: list[str]) -> bool:

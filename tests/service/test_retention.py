@@ -143,7 +143,7 @@ async def test_in_the_end_nothing_is_left_of_a_run(serve: Serve, neighbour: Neig
 
 
 def _is_kept_with_the_record(name: str) -> bool:
-    kinds = ("experiment_runs:", "metrics:", "fullsend:executor:logs:", "fullsend:executor:effects:")
+    kinds = ("experiment_runs:", "metrics:", "fullsend:executor:logs:", "fullsend:executor:checkpoints:")
     return name.startswith(kinds)
 
 

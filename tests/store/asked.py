@@ -37,7 +37,7 @@ WRITES: dict[str, Ask] = {
     "retry": lambda run: run.retry(60),
     "requeue": lambda run: run.requeue(),
     "log": lambda run: run.worker.store.runs.log(run.id, [{"text": "x"}]),
-    "record": lambda run: run.worker.store.runs.effects(run.id).record("step", 1),
+    "record": lambda run: run.worker.store.runs.checkpoints(run.id).record("step", 1),
     "refuse": lambda run: run.worker.store.triggers.refuse(
         Position("m", 2), {"experiment_id": "e", "status": "x"}
     ),
@@ -56,7 +56,7 @@ WRITES: dict[str, Ask] = {
 }
 READS: dict[str, Ask] = {
     "record": lambda run: run.worker.store.runs.record(run.id),
-    "recall": lambda run: run.worker.store.runs.effects(run.id).recall("step"),
+    "recall": lambda run: run.worker.store.runs.checkpoints(run.id).recall("step"),
     "experiment": lambda run: run.worker.store.experiments.read(EXPERIMENT),
     "schedules": lambda run: read_schedules(run.worker.store),
     "tools": lambda run: run.worker.store.experiments.read_tools(["t"]),

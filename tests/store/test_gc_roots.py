@@ -17,7 +17,7 @@ ARTIFACT = {"reference": CAS, "size_bytes": 3, "sha256": A, "media_type": "text/
 
 
 async def test_an_empty_server_refers_to_nothing(store: Store) -> None:
-    found = await store.references.all()
+    found = await store.gc_roots.all()
 
     assert (found.addresses, found.code) == (frozenset(), frozenset())
 
@@ -31,7 +31,7 @@ async def test_an_empty_server_refers_to_nothing(store: Store) -> None:
         ("experiment_runs:exp:1-0", {"status": "running", "params": json.dumps({"of": CAS})}),
         ("experiment_runs:exp:1-0", {"artifacts": json.dumps({"a.bin": ARTIFACT})}),
         ("fullsend:executor:artifacts:exp:1-0", {"a.bin": json.dumps(ARTIFACT)}),
-        ("fullsend:executor:effects:exp:1-0", {"step": json.dumps([CAS])}),
+        ("fullsend:executor:checkpoints:exp:1-0", {"step": json.dumps([CAS])}),
         ("experiments:exp", {"tool": "t", "params": json.dumps({"of": CAS})}),
         ("experiments:exp", {"spec": f"execution:\n  params:\n    of: {CAS}\n"}),
     ],
@@ -39,21 +39,21 @@ async def test_an_empty_server_refers_to_nothing(store: Store) -> None:
 async def test_a_reference_in_a_hash_is_found(store: Store, redis: Any, key: str, fields: Any) -> None:
     await redis.hset(key, mapping=fields)
 
-    assert (await store.references.all()).addresses == {A}
+    assert (await store.gc_roots.all()).addresses == {A}
 
 
 @pytest.mark.parametrize("key", ["fullsend:executor:cached:" + "0" * 64, "experiments:exp"])
 async def test_a_reference_in_a_string_is_found(store: Store, redis: Any, key: str) -> None:
     await redis.set(key, json.dumps({"result": CAS}))
 
-    assert (await store.references.all()).addresses == {A}
+    assert (await store.gc_roots.all()).addresses == {A}
 
 
 @pytest.mark.parametrize("text", [f"cas:\\/\\/{A}", f"cas%3a%2f%2f{A}", f"sha256/aa/{A}", A, f"x@sha256:{A}"])
 async def test_a_reference_counts_however_it_is_written(store: Store, redis: Any, text: str) -> None:
     await redis.hset("experiment_runs:exp:1-0", "result", text)
 
-    assert (await store.references.all()).addresses == {A}
+    assert (await store.gc_roots.all()).addresses == {A}
 
 
 async def test_orders_refer_wherever_they_wait(store: Store, redis: Any, worker: Worker) -> None:
@@ -62,7 +62,7 @@ async def test_orders_refer_wherever_they_wait(store: Store, redis: Any, worker:
     await redis.zadd(keys.retries(), {Order("exp", "t", params={"of": f"cas://{C}"}).to_json(): 1})
     await redis.rpush(keys.blocked("limit"), Order("exp", "t", params={"of": f"cas://{D}"}).to_json())
 
-    assert (await store.references.all()).addresses == {A, B, C, D}
+    assert (await store.gc_roots.all()).addresses == {A, B, C, D}
 
 
 async def test_more_orders_than_are_read_at_once_are_all_read(
@@ -73,7 +73,7 @@ async def test_more_orders_than_are_read_at_once_are_all_read(
     for sha256 in expected:
         await worker.queued(params={"of": f"cas://{sha256}"})
 
-    assert (await store.references.all()).addresses == expected
+    assert (await store.gc_roots.all()).addresses == expected
 
 
 async def test_code_is_known_as_such(store: Store, redis: Any) -> None:
@@ -81,7 +81,7 @@ async def test_code_is_known_as_such(store: Store, redis: Any) -> None:
     await redis.hset("experiment_runs:exp:1-0", mapping={"tool_digest": B, "run_digest": D})
     await redis.hset("experiments:exp", mapping={"tool": f"t@sha256:{C}"})
 
-    found = await store.references.all()
+    found = await store.gc_roots.all()
 
     assert found.code == {A, B, C}
     assert found.addresses == {A, B, C, D}
@@ -100,15 +100,15 @@ async def test_a_record_of_another_type_is_read_all_the_same(store: Store, redis
         case _:
             await redis.xadd(key, {"a": CAS})
 
-    assert (await store.references.all()).addresses == {A}
-    assert [pair async for pair in store.references.records()] == []
+    assert (await store.gc_roots.all()).addresses == {A}
+    assert [pair async for pair in store.gc_roots.records()] == []
 
 
 async def test_what_is_no_root_refers_to_nothing(store: Store, redis: Any) -> None:
     await redis.rpush("metrics:exp", CAS)
     await redis.set("somebody:elses", CAS)
 
-    assert (await store.references.all()).addresses == frozenset()
+    assert (await store.gc_roots.all()).addresses == frozenset()
 
 
 async def test_every_record_of_many_is_read(store: Store, redis: Any) -> None:
@@ -117,7 +117,7 @@ async def test_every_record_of_many_is_read(store: Store, redis: Any) -> None:
             pipe.hset(f"experiment_runs:exp:{number}-0", "result", f"cas://{number:064x}")
         await pipe.execute()
 
-    found, records = await asyncio.gather(store.references.all(), _records(store))
+    found, records = await asyncio.gather(store.gc_roots.all(), _records(store))
 
     assert len(found.addresses) == 2_500
     assert {run_id: fields["result"] for run_id, fields in records} == {
@@ -126,7 +126,7 @@ async def test_every_record_of_many_is_read(store: Store, redis: Any) -> None:
 
 
 async def _records(store: Store) -> list[tuple[str, dict[str, str]]]:
-    return [pair async for pair in store.references.records()]
+    return [pair async for pair in store.gc_roots.records()]
 
 
 async def test_what_cant_be_read_is_an_error_and_not_left_out(store: Store, redis: Any) -> None:
@@ -135,14 +135,14 @@ async def test_what_cant_be_read_is_an_error_and_not_left_out(store: Store, redi
     await redis.execute_command("ACL", "SETUSER", "default", "-lrange")
 
     with pytest.raises(StoreUnavailableError, match="no permissions"):
-        await store.references.all()
+        await store.gc_roots.all()
 
 
 async def test_a_type_that_nobody_knows_is_an_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     async def answer(*_: Any) -> Any:
         return [["ReJSON-RL", ""]]
 
-    monkeypatch.setattr(store.references._scripts, "call", answer)
+    monkeypatch.setattr(store.gc_roots._scripts, "call", answer)
 
     with pytest.raises(StoreError, match="ReJSON-RL"):
-        await store.references.all()
+        await store.gc_roots.all()

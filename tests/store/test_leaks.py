@@ -60,7 +60,7 @@ async def perform(worker: Worker, claim: Claim) -> None:
     if kind == 1:
         await worker.store.runs.emit(claim, [event_of(claim, "progress")])
         await worker.store.runs.log(run.id, [{"at": "1.0", "stream": "stdout", "text": "x"}])
-        await worker.store.runs.effects(run.id).record("step", 1)
+        await worker.store.runs.checkpoints(run.id).record("step", 1)
     if kind == 2 and claim.order.attempt == 1:
         await run.retry()
     elif kind == 3 and claim.order.losses == 0:

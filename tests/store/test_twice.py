@@ -168,9 +168,9 @@ async def test_a_turn_is_given_once(store: Store, redis: Any) -> None:
 
 
 async def test_a_planner_takes_a_plan_and_leaves_it_once(store: Store, redis: Any) -> None:
-    assert [await store.awaited.lease(EXPERIMENT, name, 60) for name in "ab"] == ["", "a"]
-    assert await store.awaited.lease(EXPERIMENT, "b", 60, gone="a") == ""
-    assert await store.awaited.lease(EXPERIMENT, "b", 0) == ""
+    assert [await store.submissions.lease(EXPERIMENT, name, 60) for name in "ab"] == ["", "a"]
+    assert await store.submissions.lease(EXPERIMENT, "b", 60, gone="a") == ""
+    assert await store.submissions.lease(EXPERIMENT, "b", 0) == ""
 
     assert not await redis.exists(keys.planner(EXPERIMENT))
 
@@ -184,7 +184,7 @@ async def test_a_worker_beats_and_leaves_once(store: Store, worker: Worker) -> N
 
 
 async def test_no_script_is_left_out(twice: dict[str, int], worker: Worker, redis: Any) -> None:
-    """Reads are the same however often they are sent; `publish` and `cancel` say what is then the case."""
+    """Reads are the same however often they are sent; `cancel` returns what is then the case."""
     run = await worker.begun(request_id="r")
     await worker.store.runs.emit(run.claim, [event_of(run.claim, "progress")])
     await run.retry()
@@ -203,7 +203,7 @@ async def test_no_script_is_left_out(twice: dict[str, int], worker: Worker, redi
     await worker.store.queue.claim("w1", 5, 10)
     await worker.store.workers.heartbeat("w", 60, listening=False)
     await worker.store.workers.forget("w")
-    await worker.store.awaited.lease("e", "p", 60)
+    await worker.store.submissions.lease("e", "p", 60)
 
     included = {"types", "events", "state", "limits", "room", "held", "queued", "documents", "claims"}
-    assert {path.stem for path in FOLDER.glob("*.lua")} - included - set(twice) <= {"publish", "cancel"}
+    assert {path.stem for path in FOLDER.glob("*.lua")} - included - set(twice) <= {"cancel"}

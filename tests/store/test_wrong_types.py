@@ -32,7 +32,7 @@ ASKED: dict[str, Ask] = WRITES | {
     "promote": lambda run: run.worker.store.queue.promote(),
     "cancel": lambda run: cancel(run.worker.store, run.id),
     "forget": lambda run: run.worker.store.workers.forget("w1"),
-    "lease": lambda run: run.worker.store.awaited.lease(EXPERIMENT, "p", 60),
+    "lease": lambda run: run.worker.store.submissions.lease(EXPERIMENT, "p", 60),
     "note_schedules": lambda run: run.worker.store.due_times.note([NotedSchedule("scheduled", "y", 6)]),
     "fire": lambda run: run.worker.store.due_times.fire(
         Decision("scheduled", 5, 6, [Order("scheduled", "cron")], "allow")

@@ -15,7 +15,7 @@ from services.cli import output
 from services.cli.demo.tracker import Phase, Run, RunTracker, Tally
 from services.cli.output import Cell, Column, duration, one_line, shorten
 from services.cli.watch import describe
-from services.executor.store import Entry
+from services.executor.store import JournalEntry
 
 MARKS = {
     Phase.RUNNING: ("▶", "cyan"),
@@ -60,7 +60,7 @@ class LiveDisplay:
         self.tracker, self._places, self._began = tracker, places, self._clock()
         self._live.start()
 
-    def update(self, entry: Entry, run: Run) -> None:
+    def update(self, entry: JournalEntry, run: Run) -> None:
         """Do nothing: the next frame shows the run."""
 
     def refresh(self) -> None:
@@ -119,7 +119,7 @@ class PlainDisplay:
             flush=True,
         )
 
-    def update(self, entry: Entry, run: Run) -> None:
+    def update(self, entry: JournalEntry, run: Run) -> None:
         """Print a line, unless the entry is about minor progress."""
         if entry.kind == "result":
             self._quarters.pop(run.run_id, None)

@@ -19,7 +19,7 @@ from services.cli.output import CommandError
 from services.executor import config
 from services.executor.config import Mode, Settings
 from services.executor.service import Service
-from services.executor.store import Entry, Store
+from services.executor.store import JournalEntry, Store
 from shared import log
 from shared.connection import server
 from shared.embedded import DEFAULT_DIRECTORY
@@ -56,7 +56,7 @@ class Display(Protocol):
     def begin(self, tracker: RunTracker, places: str) -> None:
         """Start to show what the tracker knows; `places` are the server, the tools and the log."""
 
-    def update(self, entry: Entry, run: Run) -> None:
+    def update(self, entry: JournalEntry, run: Run) -> None:
         """Show an entry about a run; the tracker has read it."""
 
     def refresh(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from services.cli.output import key_values
 from services.cli.watch import failure
 from services.executor.outcome import Status
-from services.executor.store import Entry
+from services.executor.store import JournalEntry
 
 ENDED_KEPT = 50
 
@@ -87,7 +87,7 @@ class RunTracker:
         self.running: dict[str, Run] = {}
         self.ended: deque[Run] = deque(maxlen=ENDED_KEPT)
 
-    def read(self, entry: Entry) -> Run | None:
+    def read(self, entry: JournalEntry) -> Run | None:
         """Apply an entry; return its run, or None if the entry is about no run."""
         data = entry.data
         run_id, experiment_id = data.get("run_id"), data.get("experiment_id")

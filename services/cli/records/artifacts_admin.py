@@ -11,7 +11,7 @@ from services.cli.output import AsJson, CommandError
 from services.cli.records.record import open_store, record_of, with_artifacts
 from services.cli.records.verify import Checked, Verification
 from services.executor.artifacts import Blobs, Collected, StoredBlob, collect
-from services.executor.store import Referred, Store
+from services.executor.store import ReferencedDigests, Store
 from services.executor.tools.bundles import MAX_BYTES, paths_in
 from shared.connection import without_password
 from shared.errors import ArtifactCorruptError, ArtifactNotFoundError
@@ -58,7 +58,7 @@ def verify(
             record = await record_of(store, run_id)
             verification.add(run_id, await with_artifacts(store, run_id, record))
         if everything:
-            async for run_id, record in store.references.records():
+            async for run_id, record in store.gc_roots.records():
                 verification.add(run_id, await with_artifacts(store, run_id, record))
 
     connection.with_store(act, chosen)
@@ -137,8 +137,8 @@ def gc(
     print(output.one_line(_gc_summary(blobs, collected, older_than, dry_run)))
 
 
-async def _references(store: Store) -> Referred:
-    return await store.references.all()
+async def _references(store: Store) -> ReferencedDigests:
+    return await store.gc_roots.all()
 
 
 def _package_files(code: frozenset[str], blobs: Blobs) -> frozenset[str]:

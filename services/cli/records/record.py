@@ -141,7 +141,7 @@ async def with_artifacts(store: Store, run_id: str, record: dict[str, str]) -> d
     if "artifacts" in record or "status" not in record:
         return record
     try:
-        found = await store.runs.effects(run_id).artifacts()
+        found = await store.runs.checkpoints(run_id).artifacts()
     except ValueError as exc:
         raise ArtifactError(f"the artifacts of {run_id} are not JSON: {exc}") from None
     return {**record, "artifacts": json.dumps(found)} if found else record

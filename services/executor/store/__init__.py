@@ -1,8 +1,7 @@
-"""The only code that talks Redis commands: one typed method for each transition.
+"""The only code that sends commands to Redis: one typed method for each transition.
 
-Each script in `lua/` is one transition: atomic, one round trip.  Every one of
-them may be sent twice (a time-out does not tell whether it was done), so each
-is fenced or finds its own trace.
+Each script in `lua/` is one transition, atomic and in one round trip.  Every script may be sent twice, since
+a time-out does not tell whether it was executed: it checks a lease, or recognizes what it has done before.
 """
 
 from dataclasses import dataclass
@@ -10,58 +9,57 @@ from typing import Self
 
 from redis.asyncio import Redis
 
-from services.executor.store.checkpoints import Cached, RunEffects
+from services.executor.store.checkpoints import CachedRuns, Checkpoints
 from services.executor.store.deliveries import Deliveries
+from services.executor.store.deployment import Server, ServerFacts, Workers
 from services.executor.store.due_times import Decision, DueTime, DueTimes, Fired, FoundDue, NotedSchedule
 from services.executor.store.experiments import Experiments, Stored
-from services.executor.store.gc_roots import References, Referred
-from services.executor.store.history import Entry, History, Journal, Line, moment
+from services.executor.store.gc_roots import GcRoots, ReferencedDigests
+from services.executor.store.history import History, Journal, JournalEntry, LogLine, moment
 from services.executor.store.orders import NORMAL, Claim, Order
-from services.executor.store.pubsub import Subscriptions, Triggers
+from services.executor.store.pubsub import Subscriptions, TriggerOrder
 from services.executor.store.queue import Depth, Limit, Position, Queue
 from services.executor.store.runs import Begun, Cancelled, Finished, Retention, Runs
 from services.executor.store.scripts import Scripts
-from services.executor.store.server import Facts, Server
-from services.executor.store.submissions import Awaited, Standing
-from services.executor.store.workers import Workers
+from services.executor.store.submissions import RunProgress, Submissions
 
 __all__ = [
     "NORMAL",
-    "Awaited",
     "Begun",
-    "Cached",
+    "CachedRuns",
     "Cancelled",
+    "Checkpoints",
     "Claim",
     "Decision",
     "Deliveries",
     "Depth",
     "DueTime",
     "DueTimes",
-    "Entry",
     "Experiments",
-    "Facts",
     "Finished",
     "Fired",
     "FoundDue",
+    "GcRoots",
     "History",
     "Journal",
+    "JournalEntry",
     "Limit",
-    "Line",
+    "LogLine",
     "NotedSchedule",
     "Order",
     "Position",
     "Queue",
-    "References",
-    "Referred",
+    "ReferencedDigests",
     "Retention",
-    "RunEffects",
+    "RunProgress",
     "Runs",
     "Server",
-    "Standing",
+    "ServerFacts",
     "Store",
     "Stored",
+    "Submissions",
     "Subscriptions",
-    "Triggers",
+    "TriggerOrder",
     "Workers",
     "moment",
 ]
@@ -75,15 +73,15 @@ class Store:
     runs: Runs
     experiments: Experiments
     due_times: DueTimes
-    triggers: Triggers
+    triggers: TriggerOrder
     workers: Workers
     subscriptions: Subscriptions
     journal: Journal
     history: History
     server: Server
-    cached: Cached
-    references: References
-    awaited: Awaited
+    cached_runs: CachedRuns
+    gc_roots: GcRoots
+    submissions: Submissions
 
     @classmethod
     def on(cls, client: Redis, patient: Redis, retention: Retention) -> Self:
@@ -96,13 +94,13 @@ class Store:
             runs=Runs(scripts, experiments, retention),
             experiments=experiments,
             due_times=DueTimes(scripts, deliveries),
-            triggers=Triggers(scripts, retention.journal),
+            triggers=TriggerOrder(scripts, retention.journal),
             workers=Workers(scripts),
             subscriptions=Subscriptions(patient),
             journal=Journal(scripts, patient),
             history=History(scripts, patient),
             server=Server(scripts),
-            cached=Cached(scripts, retention.record_ms),
-            references=References(scripts),
-            awaited=Awaited(scripts),
+            cached_runs=CachedRuns(scripts, retention.record_ms),
+            gc_roots=GcRoots(scripts),
+            submissions=Submissions(scripts),
         )

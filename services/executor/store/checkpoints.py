@@ -1,4 +1,4 @@
-"""What outlives the attempts of a run: steps that a retry must not repeat, and artifacts that were kept."""
+"""Results that need not be computed again: the steps and artifacts of a run, and completed runs."""
 
 import contextlib
 import json
@@ -15,34 +15,36 @@ from shared.errors import StoreError, StoreUnavailableError
 log = structlog.get_logger()
 
 
-class RunEffects:
-    """The recorded steps and artifacts of one run."""
+class Checkpoints:
+    """The completed steps and the artifacts of one run, which its attempts share."""
 
     def __init__(self, scripts: Scripts, run_id: str, kept_ms: int) -> None:
         self._scripts = scripts
-        self._steps = keys.effects(run_id)
+        self._steps = keys.checkpoints(run_id)
         self._artifacts = keys.artifacts(run_id)
         self._kept_ms = kept_ms
 
     async def recall(self, key: str) -> Any | None:
-        """The result of step `key` as `{"value": ...}`, or None when it was not done."""
+        """The result of step `key` as `{"value": ...}`; None if the step has not completed."""
         async with asking("recall"):
             text = await self._scripts.client.hget(self._steps, key)
         return None if text is None else {"value": json.loads(text)}
 
     async def record(self, key: str, value: Any) -> None:
-        """Keep what step `key` came to."""
+        """Keep the result of step `key`."""
         await self._set("record", self._steps, key, value)
 
     async def list_artifact(self, name: str, described: Mapping[str, Any]) -> None:
-        """Note that the run has this artifact, in place of an earlier one of that name."""
+        """Record that the run has this artifact; replaces an earlier one of that name."""
         await self._set("artifact", self._artifacts, name, described)
 
     async def artifacts(self) -> dict[str, Any]:
-        """What the run's attempts have kept so far, by name; what somebody has spoilt is left out.
+        """The artifacts that the run's attempts have kept so far, by name.
+
+        What can't be read is logged and left out: it must not keep a run from its end.
 
         Raises:
-            StoreUnavailableError: nothing else may keep a run from its end.
+            StoreUnavailableError: Redis can't be reached or refuses for now.
         """
         try:
             async with asking("artifacts"):
@@ -55,7 +57,7 @@ class RunEffects:
         return {name: one for name in sorted(found) if (one := self._described(name, found[name]))}
 
     def _described(self, name: str, text: str) -> Any | None:
-        """An artifact as it was listed, None if nobody can read it."""
+        """An artifact as it was recorded; None if the text is no JSON object."""
         with contextlib.suppress(ValueError, RecursionError):
             described = json.loads(text)
             if isinstance(described, dict):
@@ -70,15 +72,15 @@ class RunEffects:
             await pipe.execute()
 
 
-class Cached:
-    """What is known by `run_digest`; kept as long as records are."""
+class CachedRuns:
+    """Completed runs whose results answer later runs with the same digest; kept as long as records."""
 
     def __init__(self, scripts: Scripts, kept_ms: int) -> None:
         self._scripts = scripts
         self._kept_ms = kept_ms
 
     async def find(self, digest: str) -> dict[str, Any] | None:
-        """What was remembered under the digest; None if nothing was, or nothing that can be read."""
+        """The members of the run with this digest; None if there is none, or if it can't be read."""
         async with asking("cached"):
             text = await self._scripts.client.get(keys.cached(digest))
         try:

@@ -16,7 +16,6 @@ REMEMBERED = 1_000
 REMEMBERED_CHARACTERS = 10_000
 
 READ = Script("read", keys=("names[]",))
-_PUBLISH = Script("publish", keys=("experiment", "schedule"), args=("file", "state", "now", "schedule_text"))
 
 
 class Stored(Struct, frozen=True):
@@ -113,19 +112,27 @@ class Experiments:
             now: ISO 8601, for `created_at` and `updated_at`.
 
         Returns:
-            True when a schedule stays that the file doesn't have.
+            Whether a schedule stays although the file has none.
         """
-        _, stays = await self._scripts.call(
-            _PUBLISH,
-            [keys.experiment(experiment.id), keys.schedule(experiment.id)],
-            [
-                text,
-                experiment.state.value,
-                now,
-                schedule.to_json() if schedule else "",
-            ],
-        )
-        return bool(stays)
+        key = keys.experiment(experiment.id)
+
+        async def store(pipe: Any) -> None:
+            is_hash = await pipe.type(key) == "hash"
+            pipe.multi()
+            if not is_hash:
+                pipe.delete(key)
+            # Fields of another shape must not contradict the file.
+            pipe.hdel(key, "tool", "params", "execution")
+            pipe.hset(key, mapping={"spec": text, "state": experiment.state.value, "updated_at": now})
+            pipe.hsetnx(key, "created_at", now)
+            if schedule:
+                pipe.set(keys.schedule(experiment.id), schedule.to_json())
+                pipe.publish(keys.SCHEDULES_CHANGED, schedule.to_json())
+            pipe.exists(keys.schedule(experiment.id))
+
+        async with asking("publish"):
+            *_, has_schedule = await self._scripts.client.transaction(store, key)
+        return bool(has_schedule) and schedule is None
 
     async def scan_tools(self) -> AsyncIterator[tuple[str, Mapping[str, str] | ContractError]]:
         """Every tool that is registered, or what is wrong with its key, in no order."""

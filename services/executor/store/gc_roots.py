@@ -1,8 +1,7 @@
-"""What the executor's keys say of a store of artifacts; for those who look after that store.
+"""The artifacts that keys of the executor refer to; garbage collection deletes all others.
 
-Reads only.  What isn't found here may be deleted, so nothing is left out that
-could be meant: every SHA-256 in a text counts, in whatever words, and a key of
-an unexpected type is read like any other.
+Everything that may be a reference counts, therefore: every SHA-256 in any text, and in keys of any type.
+Reads only.
 """
 
 import re
@@ -24,13 +23,13 @@ ENTRIES_AT_ONCE: Final = 1_000
 PLACES: Final = (
     keys.EXPERIMENT_PATTERN,
     keys.tool("*"),
-    *(*QUEUES, keys.retries(), keys.blocked("*"), *QUEUES),  # orders go back and forth between these
-    keys.effects("*"),
+    *(*QUEUES, keys.retries(), keys.blocked("*"), *QUEUES),  # orders move between these in both directions
+    keys.checkpoints("*"),
     keys.artifacts("*"),
     keys.cached("*"),
     keys.run("*"),
 )
-"""Where references are, in the order in which they travel: what has left one is found in a later one."""
+"""Where references are, in the order in which they move: one that leaves a place is found in a later one."""
 
 _ADDRESS: Final = re.compile(r"[0-9a-f]{64}(?![0-9a-f])")
 _PINNED: Final = re.compile(r"@sha256:([0-9a-f]{64})")
@@ -38,25 +37,30 @@ _CODE_FIELDS: Final = ("tool_digest", "digest")
 
 
 @dataclass(frozen=True, slots=True)
-class Referred:
-    """SHA-256 digests that may be addresses.  `code` are those of tools: a file each, or a manifest."""
+class ReferencedDigests:
+    """SHA-256 digests that are mentioned.
+
+    Attributes:
+        addresses: may be addresses of artifacts.
+        code: may be addresses of tools: a file each, or a manifest.
+    """
 
     addresses: frozenset[str]
     code: frozenset[str]
 
 
-class References:
-    """Reads what records and all that leads to them refer to."""
+class GcRoots:
+    """Finds the digests that records refer to, and everything that becomes a record."""
 
     def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
         self._client: Any = scripts.client
 
-    async def all(self) -> Referred:
+    async def all(self) -> ReferencedDigests:
         """Every digest that is mentioned anywhere.
 
         Raises:
-            StoreUnavailableError, StoreError: not everything could be read.
+            StoreError: not everything could be read.
         """
         addresses: set[str] = set()
         code: set[str] = set()
@@ -68,10 +72,10 @@ class References:
                 async for text in self._texts(name, kind, content):
                     addresses.update(_ADDRESS.findall(text))
                     code.update(_PINNED.findall(text))
-        return Referred(frozenset(addresses), frozenset(code))
+        return ReferencedDigests(frozenset(addresses), frozenset(code))
 
     async def records(self) -> AsyncIterator[tuple[str, dict[str, str]]]:
-        """Every record of a run under the run's id, some maybe twice, in no order."""
+        """Every record, with the id of its run, in no order; some may come twice."""
         prefix = len(keys.run(""))
         async for name, kind, content in self._read(keys.run("*")):
             if kind == "hash":
@@ -80,7 +84,7 @@ class References:
     # -- steps -------------------------------------------------------------------------
 
     async def _read(self, place: str) -> AsyncIterator[tuple[str, str, Any]]:
-        """Name, type and, for a hash or a string, content of each key at a place; none that is not there."""
+        """Name and type of each key that exists at a place, and the content of a hash or a string."""
         async for names in self._names(place):
             for start in range(0, len(names), READ_AT_ONCE):
                 some = names[start : start + READ_AT_ONCE]
@@ -115,7 +119,7 @@ class References:
                 for text in await self._members(name, kind):
                     yield text
             case _:
-                raise StoreError(f"references: {name} is a Redis {kind}, and nobody knows what it refers to")
+                raise StoreError(f"references: {name} is a Redis {kind}, in which references can't be found")
 
     async def _entries(self, name: str) -> AsyncIterator[str]:
         after = "-"

@@ -1,4 +1,4 @@
-"""What runs left behind, for people to look at: their records, newest first, and what they printed."""
+"""The past, for people to look at: records of runs, the lines that they printed, and the journal."""
 
 import heapq
 import json
@@ -16,7 +16,7 @@ OVERVIEW = (
     "status", "tool", "attempt", "trigger", "queued_at", "started_at", "finished_at", "duration_seconds",
     "result_summary", "error", "error_type", "worker", "lease", "retry_at",
 )  # fmt: skip
-"""The fields of a record that a list of runs needs; results can be large."""
+"""The fields of a record that a list of runs needs, without results, which can be large."""
 
 TOOK = ("status", "tool", "duration_seconds", "cached")
 
@@ -25,8 +25,15 @@ _TIMESTAMP = re.compile(r"(\d+)-(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One line that a run printed.  `at` is unix seconds; reading after `cursor` goes on behind it."""
+class LogLine:
+    """One line that a run printed.
+
+    Attributes:
+        cursor: its position; reading goes on after it.
+        at: when it was printed, unix seconds.
+        stream: stdout or stderr.
+        text: the line.
+    """
 
     cursor: str
     at: float
@@ -35,19 +42,19 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Took:
-    """How long a run took: the seconds of its last attempt."""
+class RunDuration:
+    """How long the last attempt of a run took."""
 
     experiment_id: str
     seconds: float
 
 
 class History:
-    """Reads only.
+    """Reads records and logs of runs.
 
     Args:
         scripts: for commands.
-        patient: a client whose blocking reads may take for ever.
+        patient: a client whose reads have no time limit.
     """
 
     def __init__(self, scripts: Scripts, patient: Redis) -> None:
@@ -58,11 +65,11 @@ class History:
         """The newest `limit` runs, of one experiment or of all: `run_id`, `experiment_id` and `OVERVIEW`."""
         return [_overview(*one) for one in await self._newest(experiment_id, limit, OVERVIEW)]
 
-    async def completed(self, tool: str, limit: int) -> list[Took]:
-        """How long runs of a tool took that completed, not out of the cache; of the newest `limit`."""
+    async def completed(self, tool: str, limit: int) -> list[RunDuration]:
+        """The durations of runs of `tool` among the newest `limit` that completed and were not cached."""
         found = await self._newest(None, limit, TOOK)
         return [
-            Took(run_id.rpartition(":")[0], float(seconds))
+            RunDuration(run_id.rpartition(":")[0], float(seconds))
             for run_id, (status, name, seconds, cached) in found
             if (status, name, cached) == ("completed", tool, None) and seconds
         ]
@@ -73,14 +80,14 @@ class History:
             status: str | None = await self._scripts.client.hget(keys.run(run_id), "status")
         return status
 
-    async def lines(self, run_id: str, cursor: str = "0-0", wait_ms: int | None = None) -> list[Line]:
-        """What the run printed after `cursor`, oldest first; waits up to `wait_ms` when there is nothing."""
+    async def lines(self, run_id: str, cursor: str = "0-0", wait_ms: int | None = None) -> list[LogLine]:
+        """The lines of the run after `cursor`, oldest first; waits up to `wait_ms` for the first."""
         async with asking("logs"):
             answer = await self._patient.xread(
                 {keys.logs(run_id): cursor}, count=LINES_AT_ONCE, block=wait_ms
             )
         return [
-            Line(entry, float(fields["at"]), fields["stream"], fields["text"])
+            LogLine(entry, float(fields["at"]), fields["stream"], fields["text"])
             for _, entries in answer or ()
             for entry, fields in entries
         ]
@@ -97,7 +104,7 @@ class History:
         return [
             (run_id, record)
             for run_id, record in zip(newest, records, strict=True)
-            if isinstance(record, list) and any(record)  # else it expired meanwhile, or is no hash
+            if isinstance(record, list) and any(record)  # it may have expired, or be no hash
         ]
 
     async def _run_ids(self, experiment_id: str | None) -> set[str]:
@@ -113,15 +120,15 @@ class History:
 
 
 def _is_run_of(experiment_id: str | None, run_id: str) -> bool:
-    """Whether it is a run's id, and that experiment's: `a` must not list the runs of `a:b`."""
+    """Whether it is the id of a run of this experiment; a run of `a:b` is none of `a`."""
     owner, _, timestamp = run_id.rpartition(":")
     return _TIMESTAMP.fullmatch(timestamp) is not None and experiment_id in (None, owner)
 
 
 def moment(run_id: str) -> tuple[int, int]:
-    """When a run was queued: ms, and a number that tells those of the same ms apart."""
+    """When a run was queued: milliseconds, and a number that distinguishes runs of one millisecond."""
     match = _TIMESTAMP.fullmatch(run_id.rpartition(":")[2])
-    assert match is not None, "only ids that end with a timestamp are collected"
+    assert match is not None, "the id of a run ends with a timestamp"
     return int(match[1]), int(match[2])
 
 
@@ -134,8 +141,14 @@ READ_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One message.  `kind` is `metric` or `result`; reading after `cursor` goes on behind it."""
+class JournalEntry:
+    """One message that was published.
+
+    Attributes:
+        cursor: its position; reading goes on after it.
+        kind: `metric` or `result`.
+        data: the message.
+    """
 
     cursor: str
     kind: str
@@ -143,11 +156,11 @@ class Entry:
 
 
 class Journal:
-    """Reads what was said, from any point on.
+    """Reads the journal: every metric event and every result, in order.
 
     Args:
         scripts: for commands.
-        patient: a client whose blocking reads may take for ever.
+        patient: a client whose reads have no time limit.
     """
 
     def __init__(self, scripts: Scripts, patient: Redis) -> None:
@@ -155,17 +168,17 @@ class Journal:
         self._patient: Any = patient
 
     async def end(self) -> str:
-        """The cursor behind all that was said so far."""
+        """The cursor after the last message."""
         async with asking("journal"):
             last = await self._scripts.client.xrevrange(keys.journal(), count=1)
         return str(last[0][0]) if last else "0-0"
 
-    async def read(self, cursor: str, wait_ms: int | None = None) -> list[Entry]:
-        """What was said after `cursor`, oldest first; waits up to `wait_ms` when there is nothing."""
+    async def read(self, cursor: str, wait_ms: int | None = None) -> list[JournalEntry]:
+        """The messages after `cursor`, oldest first; waits up to `wait_ms` for the first."""
         async with asking("journal"):
             answer = await self._patient.xread({keys.journal(): cursor}, count=READ_AT_ONCE, block=wait_ms)
         return [
-            Entry(entry, fields["kind"], json.loads(fields["data"]))
+            JournalEntry(entry, fields["kind"], json.loads(fields["data"]))
             for _, entries in answer or ()
             for entry, fields in entries
         ]

@@ -1,4 +1,4 @@
-"""Pub/sub: a subscription that is confirmed before it is used, and that breaks loudly."""
+"""Pub/sub: subscriptions, and the order of triggers that all workers agree on."""
 
 import contextlib
 import math
@@ -17,7 +17,7 @@ from shared.documents import json_text
 
 
 class Message(Struct, frozen=True):
-    """What came on a channel."""
+    """A message on a channel."""
 
     channel: str
     data: str
@@ -70,7 +70,11 @@ class Messages:
 
 
 class Subscriptions:
-    """Subscribes on a client whose reads may take for ever."""
+    """Subscribes to channels.
+
+    Args:
+        patient: a client whose reads have no time limit.
+    """
 
     def __init__(self, patient: Redis) -> None:
         self._patient = patient
@@ -79,12 +83,12 @@ class Subscriptions:
     async def to(self, channels: Sequence[str]) -> AsyncIterator[Messages]:
         """Messages of `channels`, in the order in which Redis passed them on.
 
-        On entry the subscription is confirmed: what is published from then on
-        is heard.  A subscription that breaks is not mended unseen, because
-        messages are missed meanwhile.
+        On entry, Redis has confirmed the subscription: every message that is published from then on
+        arrives.  A subscription that is cut off raises an error, and is not made again silently,
+        since messages are missed in between.
 
         Raises:
-            StoreUnavailableError: on entry or while reading.
+            StoreUnavailableError: on entry or while reading, when Redis can't be reached or refuses.
         """
         pool: Any = self._patient.connection_pool
         async with asking("subscribe"):
@@ -95,7 +99,7 @@ class Subscriptions:
                 await messages.subscribe(channels)
             yield messages
         finally:
-            with contextlib.suppress(Exception):  # it is being given up; why, is already known
+            with contextlib.suppress(Exception):  # the error that ended the subscription is raised already
                 try:
                     await connection.disconnect(nowait=True)
                 finally:
@@ -110,29 +114,31 @@ _JOIN = Script(
 _REFUSE = Script(
     "refuse", keys=("admitted", "journal"), args=("bit", "bitmap_kept_ms", "result", "journal_cap")
 )
-_ANNOUNCE = Script("announce", keys=("journal", "mark"), args=("result", "journal_cap", "mark_kept_ms"))
 
 
-class Triggers:
-    """The workers' agreement on the order of messages."""
+class TriggerOrder:
+    """The order of triggers, on which the workers agree (see `join.lua`)."""
 
     def __init__(self, scripts: Scripts, journal_kept: int) -> None:
         self._scripts = scripts
         self._journal_kept = journal_kept
 
     async def send(self, channel: str, message: Mapping[str, Any]) -> int:
-        """Ask for a run as any neighbour would; returns how many heard it."""
+        """Publish a trigger as any neighbour would; returns how many subscribers received it."""
         async with asking("trigger"):
             return int(await self._scripts.client.publish(channel, json_text(message)))
 
     async def join(self, worker: str, ear: str, marker: str, ttl_seconds: float) -> bool:
-        """Publish `marker`; True when what was heard before it is still to be admitted, as it says itself.
+        """Publish a marker from which all workers count the triggers.
 
         Args:
             worker: its name.
-            ear: the channel that it hears on the connection of its subscription.
+            ear: the channel of the connection on which the worker has subscribed.
             marker: a text that was never used before.
-            ttl_seconds: how long it counts as listening; 0 when it leaves.
+            ttl_seconds: how long the worker counts as listening; 0 when it leaves.
+
+        Returns:
+            Whether the triggers that the worker heard before the marker are still to be admitted.
         """
         answer = await self._scripts.call(
             _JOIN,
@@ -142,18 +148,18 @@ class Triggers:
         return bool(answer)
 
     async def refuse(self, position: Position, result: Mapping[str, Any]) -> bool:
-        """Publish `result` for a message that can't be a run; False when another worker had."""
-        answer = await self._scripts.call(
-            _REFUSE,
-            [keys.admitted(position.marker), keys.journal()],
-            [position.count, BITMAP_KEPT_MS, json_text(result), self._journal_kept],
-        )
-        return bool(answer)
+        """Publish `result` for a message that can't become a run; False if another worker had done so."""
+        return await self._publish_once(position, BITMAP_KEPT_MS, result)
 
     async def announce(self, result: Mapping[str, Any]) -> None:
         """Publish `result` about a key that can't be read."""
-        await self._scripts.call(
-            _ANNOUNCE,
-            [keys.journal(), keys.announced(secrets.token_hex(8))],
-            [json_text(result), self._journal_kept, RESENT_WITHIN_MS],
+        # With a position of its own, the call can be sent twice.
+        await self._publish_once(Position(secrets.token_hex(8), 0), RESENT_WITHIN_MS, result)
+
+    async def _publish_once(self, position: Position, kept_ms: int, result: Mapping[str, Any]) -> bool:
+        answer = await self._scripts.call(
+            _REFUSE,
+            [keys.admitted(position.marker), keys.journal()],
+            [position.count, kept_ms, json_text(result), self._journal_kept],
         )
+        return bool(answer)

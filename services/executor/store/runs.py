@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from services.executor.store.checkpoints import RunEffects
+from services.executor.store.checkpoints import Checkpoints
 from services.executor.store.deliveries import GROUP
 from services.executor.store.experiments import Experiments, Stored
 from services.executor.store.orders import Claim, Order
@@ -288,9 +288,9 @@ class Runs:
             asked = await pipe.execute()
         return {run_id for run_id, mark in zip(run_ids, asked, strict=True) if mark}
 
-    def effects(self, run_id: str) -> RunEffects:
-        """The steps of a run that a retry must not repeat."""
-        return RunEffects(self._scripts, run_id, self._keep.record_ms)
+    def checkpoints(self, run_id: str) -> Checkpoints:
+        """The completed steps and the artifacts of a run, which its attempts share."""
+        return Checkpoints(self._scripts, run_id, self._keep.record_ms)
 
     async def log(self, run_id: str, lines: Sequence[Fields]) -> None:
         """Append to what a run printed; the oldest lines go when there are too many."""

@@ -1,4 +1,4 @@
-"""Runs that somebody waits for: queued once, looked at many at a time."""
+"""Runs that a planner submits: each is queued once, and the progress of many is read at a time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,25 +12,33 @@ _LEASE = Script("lease", keys=("holder",), args=("planner", "ttl_ms", "gone"))
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a run is: `is_open` until it has ended; `status` of its record, None without one."""
+class RunProgress:
+    """How far a run has come.
+
+    Attributes:
+        is_open: whether it has not ended yet.
+        status: of its record; None if it has no record.
+    """
 
     is_open: bool
     status: str | None
 
 
-class Awaited:
-    """The runs under one experiment's id, for the one who has queued them."""
+class Submissions:
+    """The runs that a planner submits under one experiment's id."""
 
     def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
 
     async def submit(self, order: Order, token: str) -> str:
-        """Queue one run; its timestamp.
+        """Queue one run.
 
         Args:
             order: without a timestamp.
-            token: a text that was never used before; with it, sending the order again is sending it once.
+            token: a text that was never used before; an order that is sent twice with it is queued once.
+
+        Returns:
+            The timestamp of the run.
         """
         timestamp, *_ = await self._scripts.call(
             ENQUEUE,
@@ -45,18 +53,21 @@ class Awaited:
         return str(timestamp)
 
     async def forget(self, experiment_id: str, token: str) -> None:
-        """The order that was submitted with `token` won't be sent again."""
+        """Forget a token: the order that was submitted with it will not be sent again."""
         async with asking("forget"):
             await self._scripts.client.unlink(keys.request(experiment_id, token))
 
     async def lease(self, experiment_id: str, planner: str, ttl_seconds: float, gone: str = "") -> str:
-        """Have or keep the runs under an id for one planner alone; empty, or the other one who has them.
+        """Reserve the runs under an experiment's id for one planner.
 
         Args:
             experiment_id: whose runs these are.
-            planner: a text that nobody else uses.
-            ttl_seconds: when another one may have them, if this isn't asked for again; 0 gives them up.
-            gone: another one, who is known to be dead.
+            planner: a text that no other planner uses.
+            ttl_seconds: when another planner may have them, unless this is called again; 0 gives them up.
+            gone: another planner that is known to be dead.
+
+        Returns:
+            The other planner that has them, or "" if this planner has them.
         """
         key, ttl_ms = keys.planner(experiment_id), round(ttl_seconds * 1_000)
         return str(await self._scripts.call(_LEASE, [key], [planner, ttl_ms, gone]))
@@ -67,17 +78,17 @@ class Awaited:
             timestamps = await self._scripts.client.zrange(keys.open_runs(experiment_id), 0, -1)
         return [f"{experiment_id}:{one}" for one in sorted(timestamps)]
 
-    async def standing(self, experiment_id: str, run_ids: Sequence[str]) -> dict[str, Standing]:
-        """Where each of the runs is, all at one moment."""
+    async def progress(self, experiment_id: str, run_ids: Sequence[str]) -> dict[str, RunProgress]:
+        """The progress of each of the runs, all at one moment."""
         if not run_ids:
             return {}
         timestamps = [run_id.rpartition(":")[2] for run_id in run_ids]
-        async with asking("standing"), self._scripts.client.pipeline(transaction=True) as pipe:
+        async with asking("progress"), self._scripts.client.pipeline(transaction=True) as pipe:
             pipe.zmscore(keys.open_runs(experiment_id), timestamps)
             for run_id in run_ids:
                 pipe.hget(keys.run(run_id), "status")
             scores, *statuses = await pipe.execute()
         return {
-            run_id: Standing(score is not None, status)
+            run_id: RunProgress(score is not None, status)
             for run_id, score, status in zip(run_ids, scores, statuses, strict=True)
         }

@@ -216,14 +216,14 @@ class FleetBackend:
 
     async def _performed(self, one: Awaiting, order: Order) -> ExecutionResult:
         """Queue the run and wait for its end."""
-        awaited = self._store.awaited
+        submissions = self._store.submissions
         with self._ears.expecting():
-            timestamp = await until_available("order", lambda: awaited.submit(order, one.token))
+            timestamp = await until_available("order", lambda: submissions.submit(order, one.token))
             run_id = f"{self.experiment_id}:{timestamp}"
             self._ears.attend(run_id, one)
         try:
             with contextlib.suppress(StoreError):  # it expires
-                await awaited.forget(self.experiment_id, one.token)
+                await submissions.forget(self.experiment_id, one.token)
             return await self._ended(one, run_id)
         finally:
             self._ears.leave(run_id)
@@ -269,7 +269,7 @@ class FleetBackend:
 
     async def _clear(self) -> None:
         """Cancel what a dead planner has left."""
-        for run_id in await self._store.awaited.open_runs(self.experiment_id):
+        for run_id in await self._store.submissions.open_runs(self.experiment_id):
             answer = await cancel_run(self._store, run_id)
             log.info("run.left_behind", run_id=run_id, answer=answer.value)
 

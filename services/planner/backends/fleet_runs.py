@@ -13,7 +13,7 @@ import structlog
 from services.executor.cancellation import RunCancelledError
 from services.executor.isolation.calls import Event, Metric, Progress, Report
 from services.executor.outcome import Status
-from services.executor.store import Entry, Standing, Store
+from services.executor.store import JournalEntry, RunProgress, Store
 from services.planner.execution import ErrorInfo, Execution, ExecutionResult, result_of_record
 from shared.backoff import Outage
 from shared.errors import ExperimentNotFoundError, FullsendError, StoreError
@@ -66,7 +66,7 @@ class Awaiting:
         self.is_admitted = True
         self._changed.set()
 
-    def hear(self, entry: Entry) -> None:
+    def hear(self, entry: JournalEntry) -> None:
         """Take in what was said about its run."""
         if entry.kind == "result":
             self.is_over = True
@@ -81,7 +81,7 @@ class Awaiting:
             log.exception("report.broke", run_id=self.call.options.run_id)
             self._report = None
 
-    def stands(self, where: Standing) -> None:
+    def stands(self, where: RunProgress) -> None:
         """Take in where its run is."""
         if where.is_open:
             return
@@ -105,7 +105,7 @@ class Ears:
         self._cursor = ""
         self._attended: dict[str, Awaiting] = {}
         self._expected = 0
-        self._early: dict[str, list[Entry]] = {}
+        self._early: dict[str, list[JournalEntry]] = {}
         self._due = asyncio.Event()
 
     async def open(self) -> None:
@@ -161,7 +161,7 @@ class Ears:
                     await self._due.wait()
             self._due.clear()
             try:
-                found = await self._store.awaited.standing(self._experiment_id, list(self._attended))
+                found = await self._store.submissions.progress(self._experiment_id, list(self._attended))
             except StoreError as exc:
                 await asyncio.sleep(outage.failed(exc))
                 self.look_now()
@@ -171,7 +171,7 @@ class Ears:
                 if run_id in self._attended:
                     self._attended[run_id].stands(where)
 
-    def _pass_on(self, entry: Entry) -> None:
+    def _pass_on(self, entry: JournalEntry) -> None:
         if entry.data.get("experiment_id") != self._experiment_id:
             return
         run_id = str(entry.data.get("run_id"))

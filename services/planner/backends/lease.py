@@ -82,7 +82,7 @@ class Lease:
                 await self._ask(0)
 
     async def _ask(self, seconds: float, gone: str = "") -> str:
-        return await self._store.awaited.lease(self._experiment_id, self._text, seconds, gone)
+        return await self._store.submissions.lease(self._experiment_id, self._text, seconds, gone)
 
     def _told(self, other: str) -> str:
         plan = self._experiment_id.partition(":")[2]

@@ -11,7 +11,7 @@ import pytest
 
 from services.executor import work
 from services.executor.outcome import Status
-from services.executor.store import Begun, Claim, Entry, Order, Store, Stored
+from services.executor.store import Begun, Claim, JournalEntry, Order, Store, Stored
 from services.planner.backends.fleet import NOBODY, SOMEBODY, FleetBackend
 from shared import keys
 from tests.conftest import Neighbour, Serve, Tools, eventually
@@ -73,7 +73,7 @@ async def test_every_call_has_its_turn(
     most = 0
     async with executors(), fleet(capacity=3) as backend, asked(backend, 60) as calls:
         while not all(one.done() for one in calls):
-            most = max(most, len(await store.awaited.open_runs("plan:p1")))
+            most = max(most, len(await store.submissions.open_runs("plan:p1")))
         results = [one.result() for one in calls]
 
     assert [json.loads(str(one.result)) for one in results] == [{"n": n} for n in range(60)]
@@ -173,7 +173,7 @@ async def test_leaving_ends_runs_that_nobody_would_take(store: Store, fleet: Mak
     results = await asyncio.gather(*calls)
 
     assert [one.status for one in results] == [Status.CANCELLED] * 9
-    assert await store.awaited.open_runs("plan:p1") == []
+    assert await store.submissions.open_runs("plan:p1") == []
 
 
 # -- trouble --------------------------------------------------------------------------
@@ -186,7 +186,7 @@ class Deaf:
         """Nothing was said."""
         return "0-0"
 
-    async def read(self, cursor: str, wait_ms: int | None = None) -> list[Entry]:
+    async def read(self, cursor: str, wait_ms: int | None = None) -> list[JournalEntry]:
         """Nothing is said."""
         await asyncio.Event().wait()
         return []

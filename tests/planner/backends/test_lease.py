@@ -57,7 +57,7 @@ async def under_way(store: Store, count: int = 1) -> list[str]:
     """Wait until so many runs of the plan are queued."""
 
     async def found() -> list[str]:
-        ids = await store.awaited.open_runs("plan:p1")
+        ids = await store.submissions.open_runs("plan:p1")
         return ids if len(ids) >= count else []
 
     return list(await eventually(found, "the runs"))
@@ -127,15 +127,15 @@ async def test_what_a_killed_planner_left_is_cancelled_at_once(
         assert planner.stdout is not None
         while await asyncio.to_thread(planner.stdout.readline) != "queued\n":
             assert planner.poll() is None
-        left = await store.awaited.open_runs("plan:p1")
+        left = await store.submissions.open_runs("plan:p1")
         with pytest.raises(PlanError, match=f"by process {planner.pid} since"):
             await fleet().__aenter__()
         async with fleet("another"):
             pass
-        untouched = await store.awaited.open_runs("plan:p1")
+        untouched = await store.submissions.open_runs("plan:p1")
         planner.send_signal(signal.SIGKILL)
     async with fleet():
-        still_open = await store.awaited.open_runs("plan:p1")
+        still_open = await store.submissions.open_runs("plan:p1")
 
     assert (len(left), left, still_open) == (5, untouched, [])
     assert [(await store.runs.record(one))["status"] for one in left] == ["cancelled"] * 5

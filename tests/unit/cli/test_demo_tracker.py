@@ -9,34 +9,34 @@ from rich.console import Console
 from services.cli.demo import display
 from services.cli.demo.tracker import Phase, RunTracker
 from services.cli.watch import describe
-from services.executor.store import Entry
+from services.executor.store import JournalEntry
 
 PLACES = "server redis://127.0.0.1:1/0, tools tools, log .fullsend/demo.log"
 
 
-def metric(event: str, run: str = "exp_1:1-0", **members: Any) -> Entry:
+def metric(event: str, run: str = "exp_1:1-0", **members: Any) -> JournalEntry:
     """Return an event of a run, at second 100."""
     base = {"experiment_id": run.rpartition(":")[0], "run_id": run, "event": event, "timestamp": 100.0}
-    return Entry("1-0", "metric", base | members)
+    return JournalEntry("1-0", "metric", base | members)
 
 
-def ended(run: str = "exp_1:1-0", **members: Any) -> Entry:
+def ended(run: str = "exp_1:1-0", **members: Any) -> JournalEntry:
     """Return the result of a run."""
     base = {"experiment_id": run.rpartition(":")[0], "run_id": run, "duration": 2.0}
-    return Entry("2-0", "result", base | members)
+    return JournalEntry("2-0", "result", base | members)
 
 
-def succeeded(run: str = "exp_1:1-0", **members: Any) -> Entry:
+def succeeded(run: str = "exp_1:1-0", **members: Any) -> JournalEntry:
     """Return the result of a run that succeeded."""
     return ended(run, type="experiment_completed", result_summary={"count": 2}, **members)
 
 
-def failed(run: str = "exp_1:1-0", status: str = "failed", **members: Any) -> Entry:
+def failed(run: str = "exp_1:1-0", status: str = "failed", **members: Any) -> JournalEntry:
     """Return the result of a run that failed."""
     return ended(run, type="experiment_failed", status=status, error="no", error_type="SomeError", **members)
 
 
-def tracker_after(*entries: Entry) -> RunTracker:
+def tracker_after(*entries: JournalEntry) -> RunTracker:
     """Return a tracker of two experiments that has read the entries."""
     tracker = RunTracker({"exp_1": "some_tool", "exp_2": "other_tool"})
     for entry in entries:
@@ -92,7 +92,7 @@ def test_a_run_between_attempts_shows_when_the_next_one_starts() -> None:
         (failed(status="lost"), Phase.FAILED, (0, 1, 0)),
     ],
 )
-def test_the_end_of_a_run_is_counted(entry: Entry, phase: Phase, counts: tuple[int, int, int]) -> None:
+def test_the_end_of_a_run_is_counted(entry: JournalEntry, phase: Phase, counts: tuple[int, int, int]) -> None:
     tracker = tracker_after(metric("run_started", attempt=1, tool="t"), entry)
 
     tally = tracker.tallies["exp_1"]
@@ -104,7 +104,7 @@ def test_the_end_of_a_run_is_counted(entry: Entry, phase: Phase, counts: tuple[i
 
 def test_an_entry_about_no_run_is_skipped() -> None:
     tracker = tracker_after()
-    entry = Entry("1-0", "result", {"experiment_id": None, "run_id": None, "error": "no"})
+    entry = JournalEntry("1-0", "result", {"experiment_id": None, "run_id": None, "error": "no"})
 
     assert tracker.read(entry) is None
     assert tracker.running == {}
@@ -161,10 +161,10 @@ def test_the_view_fits_the_terminal(width: int, height: int) -> None:
         (succeeded(), ("result", "success in 2.0 s count=2")),
         (failed(status="timeout"), ("result", "timeout after 2.0 s, SomeError: no")),
         (
-            Entry("1-0", "result", {"error": "bad\nkey", "error_type": "ContractError"}),
+            JournalEntry("1-0", "result", {"error": "bad\nkey", "error_type": "ContractError"}),
             ("result", "failed, ContractError: bad key"),
         ),
     ],
 )  # fmt: skip
-def test_every_entry_is_described_in_words(entry: Entry, words: tuple[str, str]) -> None:
+def test_every_entry_is_described_in_words(entry: JournalEntry, words: tuple[str, str]) -> None:
     assert describe(entry) == words

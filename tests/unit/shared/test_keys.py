@@ -14,7 +14,6 @@ CHANNELS = {
     "RESULTS": "fullsend:experiment_results",
     "MARKERS": "fullsend:executor:markers",
     "CANCEL": "fullsend:executor:cancel",
-    "DOORBELL": "fullsend:executor:doorbell",
 }
 PATTERNS = {"EXPERIMENT_PATTERN": "experiments:*", "SCHEDULE_PATTERN": "schedules:*"}
 KEYS: dict[Callable[..., str], str] = {
@@ -32,7 +31,6 @@ KEYS: dict[Callable[..., str], str] = {
     keys.cycle: "fullsend:executor:cycle",
     keys.workers: "fullsend:executor:workers",
     keys.silence: "fullsend:executor:silence:a:b",
-    keys.announced: "fullsend:executor:announced:a:b",
     keys.listeners: "fullsend:executor:listeners",
     keys.holders: "fullsend:executor:holders:a:b",
     keys.rate: "fullsend:executor:rate:a:b",
@@ -45,7 +43,7 @@ KEYS: dict[Callable[..., str], str] = {
     keys.admitted: "fullsend:executor:admitted:a:b",
     keys.request: "fullsend:executor:request:3:a:b:a:b",
     keys.logs: "fullsend:executor:logs:a:b",
-    keys.effects: "fullsend:executor:effects:a:b",
+    keys.checkpoints: "fullsend:executor:checkpoints:a:b",
     keys.artifacts: "fullsend:executor:artifacts:a:b",
     keys.cached: "fullsend:executor:cached:a:b",
     keys.journal: "fullsend:executor:journal",
@@ -83,7 +81,7 @@ def test_what_is_not_the_contracts_is_under_the_executors_own_name() -> None:
         "metrics",
         "fullsend",
     }
-    assert len(set(own)) == len(own) == len(KEYS) - 6 + 3
+    assert len(set(own)) == len(own) == len(KEYS) - 6 + 2
 
 
 @pytest.mark.parametrize("char", list("\\*?[]^-"))

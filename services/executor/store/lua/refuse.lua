@@ -1,11 +1,11 @@
--- Answers a message that can't be a run, once.
+-- Publishes a result for a message that can't become a run, once.
 --
 -- KEYS  admitted journal
 --   admitted  a bitmap
 -- ARGV  bit bitmap_kept_ms result journal_cap
 --   bit     of the message in the bitmap
 --   result  JSON
--- returns 1 when it is answered, 0 when another worker had answered
+-- returns 1 when it is published, 0 when it was published before
 -- include events.lua
 local mute = silenced('fullsend:experiment_results')
 if mute then return mute end
