@@ -1,14 +1,19 @@
 """A tool is described once, and again when its registration may be out of date."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import Neighbour, Serve, Tools, eventually
+from tests.ports import free_port
 from tests.service.trouble import Log
 
+PROCESSES = "fullsend_pool_processes"
 ONE = "def {name}(number: int): return number\n"
 OTHER = "def {name}(text: str): return text\n"
 BROKEN = "import nowhere_to_be_found\n"
@@ -28,14 +33,22 @@ OWN_PYTHON = """
 Change = Callable[[Neighbour], Awaitable[Any]]
 
 
-async def started(serve: Serve, log: Log, tools: int) -> dict[str, int]:
-    """Run a service until so many tools are recognised or registered; return the counts of its processes."""
+async def started(serve: Serve, log: Log, tools: int) -> float:
+    """Run a service until so many tools are recognised or registered; return the number of its processes."""
     log.lines.clear()
-    async with serve() as service:
+    port = free_port()
+    async with serve(health_port=port):
         [line] = await log.said("tools.recognised")
         if line["tools"] < tools:
             await log.said("tool.registered", tools - line["tools"])
-        return service._pool.counts()
+        return await asyncio.to_thread(processes, port)
+
+
+def processes(port: int) -> float:
+    """Return the number of tool processes of the worker with this health port."""
+    with urlopen(f"http://127.0.0.1:{port}/metrics") as response:
+        families = list(text_string_to_metric_families(response.read().decode()))
+    return sum(one.value for family in families for one in family.samples if one.name == PROCESSES)
 
 
 async def parameters(neighbour: Neighbour, name: str) -> set[str]:
@@ -53,11 +66,11 @@ async def test_a_second_start_describes_only_the_new_tool(
     before = [await neighbour.redis.hgetall(f"tools:{name}") for name in names]
     tools("zz_new", ONE.format(name="zz_new"))
 
-    processes = await started(serve, log, 6)
+    count = await started(serve, log, 6)
 
     assert log.of("tools.recognised", tools=5, of=6)
     assert [line["tool"] for line in log.of("tool.registered")] == ["zz_new"]
-    assert sum(processes.values()) == 1
+    assert count == 1
     assert [await neighbour.redis.hgetall(f"tools:{name}") for name in names] == before
 
 
