@@ -54,7 +54,7 @@ async def at_once(ask: Callable[[], Awaitable[T]]) -> T:
     return await ask()
 
 
-class Products(NothingKept):
+class AttemptResults(NothingKept):
     """Keeps the results of one attempt, while it runs and at its end.
 
     Args:

@@ -18,7 +18,7 @@ from services.executor.metrics import Emitter
 from services.executor.outcome import GiveUp, Outcome, Retry, Status, judge, retry_or_give_up
 from services.executor.policy import Defaults, RunOptions
 from services.executor.result_cache import ResultCache
-from services.executor.results import Products
+from services.executor.results import AttemptResults
 from services.executor.running import Running
 from services.executor.store import Begun, Claim, Finished, Limit, Order, Store, Stored
 from services.executor.work import Fault, Work, prepare
@@ -155,7 +155,7 @@ class Runner:
     async def _perform(self, work: Work | Fault, beginning: Beginning, running: Running) -> Outcome:
         order = work.claim.order
         memory = self._store.runs.checkpoints(order.run_id)
-        products = Products(self._keeper, memory, self._threads, beginning.then)
+        products = AttemptResults(self._keeper, memory, self._threads, beginning.then)
         is_first = order.attempt == 1 and not order.losses
         if isinstance(work, Fault):
             return await products.complete(work.outcome, is_first=is_first)
@@ -168,7 +168,7 @@ class Runner:
         return await products.complete(outcome, is_first=is_first)
 
     async def _called(
-        self, work: Work, products: Products, beginning: Beginning, cancel: asyncio.Event
+        self, work: Work, products: AttemptResults, beginning: Beginning, cancel: asyncio.Event
     ) -> Outcome:
         options = self._options(work.experiment.policy, work.tool.needs)
         emitter = self._emitter(work.claim, beginning, options.mask)

@@ -11,7 +11,7 @@ from services.executor.artifacts import CasReference, parse_reference
 from services.executor.isolation.calls import Call, Capture, Event, NothingKept, Report
 from services.executor.loader import Tool
 from services.executor.outcome import Outcome, Status, judge
-from services.executor.results import Products
+from services.executor.results import AttemptResults
 from services.planner.execution import ExecutionResult
 from services.planner.runtime import Recollection, Workbench
 from shared.canonical_json import digest_of
@@ -98,7 +98,7 @@ class Aggregator:
         tool = await self._bench.loader.load(task.tool, timeout_seconds)
         inputs = await in_thread(_inputs, used)
         given = {f"{one.run_id}/{name}": (one, ref) for one in used for name, ref in one.artifacts.items()}
-        products = _Handed(Products(self._bench.keeper, Recollection(), self._bench.threads), given)
+        products = _Handed(AttemptResults(self._bench.keeper, Recollection(), self._bench.threads), given)
         outcome = await self._called(task, tool, inputs, products, report)
         if products.problem is not None:
             raise products.problem
@@ -152,7 +152,7 @@ class _Input:
 class _Handed(NothingKept):
     """Keeps what the function keeps, and hands it the artifacts that it was given, and no others."""
 
-    def __init__(self, kept: Products, given: Mapping[str, tuple[ExecutionResult, str]]) -> None:
+    def __init__(self, kept: AttemptResults, given: Mapping[str, tuple[ExecutionResult, str]]) -> None:
         self.kept = kept
         self.problem: ArtifactError | None = None
         self._given = given

@@ -10,7 +10,7 @@ from services.executor.loader import Tool
 from services.executor.outcome import Outcome, Status, judge
 from services.executor.policy import ToolNeeds
 from services.executor.result_cache import Identity
-from services.executor.results import Products
+from services.executor.results import AttemptResults
 from services.executor.work import load, outcome_of
 from services.planner.backends import Opened, check
 from services.planner.execution import Execution, ExecutionResult, error_of
@@ -67,7 +67,7 @@ class LocalBackend:
         """Call the tool once; whatever it does, this returns."""
         started = time.monotonic()
         bench, options = self._bench, call.options
-        products = Products(bench.keeper, Recollection(), bench.threads)
+        products = AttemptResults(bench.keeper, Recollection(), bench.threads)
         identity: Identity | None = None
         limit_seconds = bench.defaults.timeout(options.policy, NO_NEEDS)
         try:
@@ -107,7 +107,7 @@ class LocalBackend:
         self,
         tool: Tool,
         call: Execution,
-        products: Products,
+        products: AttemptResults,
         report: Report | None,
         cancel: asyncio.Event | None,
     ) -> Outcome:

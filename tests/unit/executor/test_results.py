@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from services.executor.artifacts import Keeper
 from services.executor.artifacts.local_blobs import LocalBlobs
 from services.executor.outcome import Outcome, Status
-from services.executor.results import Products
+from services.executor.results import AttemptResults
 from shared.backoff import Backoff
 from shared.threads import Threads
 
@@ -42,14 +42,14 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path / "blobs"
 
 
-def products(directory: Path, backoff: Backoff) -> Products:
+def results(directory: Path, backoff: Backoff) -> AttemptResults:
     keeper = Keeper(LocalBlobs(directory), inline_max_bytes=10)
-    return Products(keeper, NoMemory(), Threads(1), backoff=backoff)
+    return AttemptResults(keeper, NoMemory(), Threads(1), backoff=backoff)
 
 
 async def test_a_result_that_cannot_be_stored_is_a_failure_that_is_not_retried(directory: Path) -> None:
     with capture_logs() as lines:
-        outcome = await products(directory, Backoff(0.001, max_attempts=3)).complete(LARGE, is_first=True)
+        outcome = await results(directory, Backoff(0.001, max_attempts=3)).complete(LARGE, is_first=True)
 
     assert (outcome.status, outcome.error_type, outcome.retryable) == (Status.FAILED, "ArtifactError", False)
     assert [line["again_in_seconds"] for line in lines] == [0.001, 0.002]
@@ -58,6 +58,6 @@ async def test_a_result_that_cannot_be_stored_is_a_failure_that_is_not_retried(d
 async def test_a_result_is_stored_once_the_store_takes_it(directory: Path) -> None:
     threading.Timer(0.05, directory.unlink).start()
 
-    outcome = await products(directory, Backoff(0.01, 0.01)).complete(LARGE, is_first=True)
+    outcome = await results(directory, Backoff(0.01, 0.01)).complete(LARGE, is_first=True)
 
     assert outcome.shown["result"].startswith("cas://")
