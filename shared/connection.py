@@ -239,23 +239,27 @@ def _master_pool(url: str, connections: int, retries: int) -> _MasterPool:
         raise ValueError(f"the database must be a number, not {db!r}")
     options: dict[str, Any] = dict(parse_url(f"redis://{who}{at}sentinels/{db}?{parts.query}"))
     del options["host"]
-    sentinel_options: dict[str, Any] = {
+    if parts.scheme.startswith("rediss"):
+        options["ssl"] = True
+    known = [_sentinel(place) for place in places.split(",")]
+    sentinel_options = _sentinel_options(options)
+    sentinels = _Sentinels(known, sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
+    return _MasterPool(unquote(service), sentinels, **_with_ours(options, connections, retries))
+
+
+def _sentinel_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of connections to sentinels; takes those that are only for them out of `options`."""
+    password = options.pop("sentinel_password", None)
+    keep_secret(password or "")
+    return {
         "socket_connect_timeout": SENTINEL_TIMEOUT_SECONDS,
         "socket_timeout": None,
         "protocol": 2,
         "driver_info": _DRIVER,
         "retry": Retry(NoBackoff(), retries=0),  # the next sentinel is asked instead
         "username": options.pop("sentinel_username", None),
-        "password": options.pop("sentinel_password", None),
-    }
-    keep_secret(sentinel_options["password"] or "")
-    if parts.scheme.startswith("rediss"):
-        options["ssl"] = True
-        sentinel_options |= {name: one for name, one in options.items() if name.startswith("ssl")}
-    known = [_sentinel(place) for place in places.split(",")]
-    sentinels = _Sentinels(known, sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
-    options = _with_ours(options, connections, retries)
-    return _MasterPool(unquote(service), sentinels, **options)
+        "password": password,
+    } | {name: one for name, one in options.items() if name.startswith("ssl")}
 
 
 def _sentinel(place: str) -> tuple[str, int]:

@@ -1,6 +1,7 @@
 """Settings: environment > .env > config/schedule.yaml > defaults."""
 
 from enum import StrEnum
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -232,3 +233,31 @@ def test_bytes_that_are_not_utf_8_are_kept_in_a_path(monkeypatch: pytest.MonkeyP
 def test_settings_can_not_be_changed() -> None:
     with pytest.raises(ValidationError):
         load().concurrency = 5
+
+
+def test_the_manual_lists_every_setting_with_its_member_and_default() -> None:
+    manual = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
+    rows = [
+        [cell.strip().replace("`", "") for cell in line.split("|")[1:4]]
+        for line in manual.splitlines()
+        if line.startswith("| `")
+    ]
+    listed = {
+        name.strip().lower(): (member.strip(), default.strip())
+        for names, members, defaults in rows
+        for name, member, default in zip_longest(
+            names.split(","), members.split(","), defaults.split(","), fillvalue=""
+        )
+    }
+
+    assert {name: default for name, (_, default) in listed.items() if name in NAMES} == {
+        name: written(default_of(name)) for name in NAMES
+    }
+    assert {member: name for name, (member, _) in listed.items() if member and name in NAMES} == FILE_MEMBERS
+
+
+def written(default: Any) -> str:
+    """A default as the manual shows it."""
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
+    return f"{default:.0f}" if isinstance(default, float) else str(default)
