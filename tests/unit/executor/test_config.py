@@ -67,7 +67,7 @@ def in_file(member: str, text: str) -> str:
 
 
 @pytest.mark.parametrize("field", sorted(NAMES))
-def test_the_environment_is_stronger_than_the_env_file(
+def test_the_environment_overrides_the_env_file(
     field: str, env_file: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (_, first), (second_text, second), (third_text, third), _ = values_of(field)
@@ -81,7 +81,7 @@ def test_the_environment_is_stronger_than_the_env_file(
 
 
 @pytest.mark.parametrize(("member", "field"), FILE_MEMBERS.items())
-def test_the_env_file_is_stronger_than_the_settings_file(
+def test_the_env_file_overrides_the_settings_file(
     member: str, field: str, file: Write, env_file: Write
 ) -> None:
     (first_text, first), (second_text, second), *_ = values_of(field)
@@ -93,7 +93,9 @@ def test_the_env_file_is_stronger_than_the_settings_file(
 
 
 @pytest.mark.parametrize("field", sorted(NAMES))
-def test_an_empty_variable_says_nothing(field: str, env_file: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_counts_as_not_set(
+    field: str, env_file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(field.upper(), "")
     assert getattr(load(), field) == default_of(field)
 
@@ -117,14 +119,14 @@ def test_the_members_of_the_file_are_those_of_the_contract() -> None:
     assert list(FILE_MEMBERS) == names.split()
 
 
-def test_the_file_that_ships_says_what_the_defaults_say(file: Write) -> None:
+def test_the_file_in_the_repository_has_the_defaults(file: Write) -> None:
     defaults = load()
     file((Path(__file__).parents[3] / "config" / "schedule.yaml").read_text())
 
     assert load() == defaults
 
 
-def test_each_setting_is_traced_to_where_it_was_made(
+def test_the_origin_of_each_setting_is_known(
     file: Write, env_file: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file("mode: cron\nretry: {max_attempts: 5, backoff_max: 60}\n")
@@ -171,7 +173,7 @@ def test_a_list_of_channels_may_be_a_list_or_a_text(file: Write) -> None:
 @pytest.mark.parametrize(
     "text", ["", "# nothing\n", "mode:\n", "retry:\nspeedrun: {}\n", "retry: {max_attempts: }"]
 )
-def test_a_file_may_leave_out_anything(text: str, file: Write) -> None:
+def test_every_member_of_the_file_is_optional(text: str, file: Write) -> None:
     file(text)
 
     assert load() == Settings()
@@ -181,7 +183,7 @@ def test_a_file_may_leave_out_anything(text: str, file: Write) -> None:
 @pytest.mark.parametrize(
     "url", ["redis://h:1/0", "rediss://:pw@h", "unix:///run/r.sock", "embedded", "embedded:a b"]
 )
-def test_every_kind_of_address_is_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_kind_of_address_is_accepted(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", url)
 
     assert load().redis_url == url
@@ -204,7 +206,7 @@ def test_other_lines_of_the_env_file_are_left_alone(env_file: Write) -> None:
     assert (load().concurrency, load().warm_processes) == (5, 6)
 
 
-def test_an_env_file_that_is_a_directory_is_no_env_file() -> None:
+def test_a_directory_with_the_name_of_the_env_file_is_ignored() -> None:
     """A virtual environment may have this name."""
     config.ENV_FILE.mkdir()
 

@@ -1,4 +1,4 @@
-"""A wrong setting is one readable line that says where it was made."""
+"""A wrong setting is reported in one line, with the place it was made in."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def refusal(**overrides: Any) -> list[str]:
     return str(refused.value).splitlines()
 
 
-def test_a_mistake_in_the_environment_is_named_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_in_the_environment_is_reported_with_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONCURRENCY", "many")
     monkeypatch.setenv("schedule_mode", "trigger,crom")
 
@@ -29,7 +29,9 @@ def test_a_mistake_in_the_environment_is_named_as_such(monkeypatch: pytest.Monke
     ]
 
 
-def test_a_mistake_in_the_env_file_is_named_as_such(env_file: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_in_the_env_file_is_reported_with_the_file(
+    env_file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     env_file("SPEEDRUN_INTERVAL=0\nspeedrun_max_per_cycle=0\n")
     monkeypatch.setenv("SPEEDRUN_INTERVAL", "")
 
@@ -39,7 +41,7 @@ def test_a_mistake_in_the_env_file_is_named_as_such(env_file: Write, monkeypatch
     ]
 
 
-def test_a_mistake_in_the_settings_file_is_named_by_its_member(
+def test_a_mistake_in_the_settings_file_is_reported_with_its_member(
     file: Write, env_file: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file("mode: 5\nretry: {max_attempts: none}\ntimeouts: {tool_execution: .inf}")
@@ -53,7 +55,7 @@ def test_a_mistake_in_the_settings_file_is_named_by_its_member(
     ]
 
 
-def test_a_mistake_of_the_caller_is_not_blamed_on_a_file() -> None:
+def test_a_mistake_of_the_caller_is_not_attributed_to_a_file() -> None:
     assert refusal(concurrency=0) == ["concurrency=0: expected a whole number >= 1"]
 
 
@@ -73,7 +75,7 @@ def test_a_wrong_address_is_shown_without_its_password(
     assert "hunter2" not in line
 
 
-def test_bounds_that_contradict_each_other_are_both_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_bounds_that_contradict_each_other_are_both_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETRY_BACKOFF_MIN", "31")
 
     assert refusal() == ["RETRY_BACKOFF_MIN (31) is more than RETRY_BACKOFF_MAX (30)"]
@@ -102,7 +104,7 @@ def test_bounds_that_contradict_each_other_are_both_named(monkeypatch: pytest.Mo
         ("METRICS_KEPT", "0"),
     ],
 )
-def test_a_value_that_makes_no_sense_is_one_line(
+def test_a_wrong_value_is_reported_in_one_line(
     variable: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -111,7 +113,7 @@ def test_a_value_that_makes_no_sense_is_one_line(
     assert line.startswith(f"{variable}=")
 
 
-def test_an_unknown_member_of_the_file_is_named_with_those_there_are(file: Write) -> None:
+def test_an_unknown_member_of_the_file_is_reported_with_the_known_ones(file: Write) -> None:
     file("mod: cron\nretry: {attempts: 3}\nspeedrun: 5\n1: 2")
     lines = refusal()
 
@@ -186,7 +188,7 @@ def test_the_mistakes_of_all_sources_are_reported_together(
     ]
 
 
-def test_a_mistake_shows_no_value_of_a_list_twice(env_file: Write) -> None:
+def test_only_the_wrong_item_of_a_list_is_shown(env_file: Write) -> None:
     env_file("SCHEDULE_MODE=trigger,crom\n")
 
     assert refusal() == [".env: SCHEDULE_MODE=crom: expected 'trigger', 'cron' or 'speedrun'"]

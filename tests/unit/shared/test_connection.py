@@ -1,4 +1,4 @@
-"""Addresses of a server: what is taken, what is refused, and what is shown of them."""
+"""Addresses of servers, how they are shown, and connections to them."""
 
 from pathlib import Path
 from typing import Any
@@ -53,16 +53,16 @@ REFUSED = [
 ]
 
 
-# -- what is taken --------------------------------------------------------------------
+# -- addresses ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("url", TAKEN)
-def test_an_address_of_a_server_is_taken(url: str) -> None:
+def test_an_address_of_a_server_is_accepted(url: str) -> None:
     assert check_url(url) == url
 
 
 @pytest.mark.parametrize("url", REFUSED)
-def test_what_is_no_address_is_refused_in_one_line(url: str) -> None:
+def test_a_wrong_address_is_refused_in_one_line(url: str) -> None:
     with pytest.raises(ValueError, match=r"^'.*' is not an address") as refused:
         check_url(url)
 
@@ -106,7 +106,7 @@ def test_the_password_is_kept_out_of_the_log() -> None:
 
 
 @pytest.mark.parametrize("options", ["protocol=3", "protocol=2", "max_connections=3", "socket_timeout=0.001"])
-async def test_what_the_address_asks_for_does_not_change_how_answers_are_read(
+async def test_options_in_the_address_do_not_change_the_shape_of_answers(
     redis_url: str, options: str
 ) -> None:
     for client in (connect(f"{redis_url}?{options}"), connect_blocking(f"{redis_url}?{options}")):
@@ -119,7 +119,7 @@ async def test_what_the_address_asks_for_does_not_change_how_answers_are_read(
         assert answer == [["stream", [("1-1", {"a": "1"})]]]
 
 
-async def test_bytes_that_are_not_utf_8_come_back_as_they_were(redis: Any) -> None:
+async def test_bytes_that_are_not_utf_8_are_written_back_unchanged(redis: Any) -> None:
     await redis.execute_command("SET", b"caf\xe9", b"\xff\x00\xfe")
     [key] = await redis.keys("*")
     value = await redis.get(key)
@@ -146,12 +146,12 @@ def test_an_embedded_server_has_a_directory(url: str, directory: str) -> None:
     assert embedded_directory(url) == Path(directory)
 
 
-def test_any_other_server_is_left_alone() -> None:
+def test_other_servers_are_left_alone() -> None:
     with server("redis://nowhere:1") as url:
         assert url == running_server("redis://nowhere:1") == "redis://nowhere:1"
 
 
-def test_an_embedded_server_is_held_for_a_block(tmp_path: Path) -> None:
+def test_an_embedded_server_runs_while_the_block_does(tmp_path: Path) -> None:
     with server(f"embedded:{tmp_path}") as url:
         assert running_server(f"embedded:{tmp_path}") == url
 
@@ -161,7 +161,7 @@ def test_an_embedded_server_is_held_for_a_block(tmp_path: Path) -> None:
         running_server(f"embedded:{tmp_path}")
 
 
-def test_a_block_that_fails_leaves_no_server(tmp_path: Path) -> None:
+def test_a_failed_block_leaves_no_server(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), server(f"embedded:{tmp_path}"):
         raise ZeroDivisionError
 

@@ -1,15 +1,18 @@
-"""Records are read from what people write, and every mistake is reported in the words of the project."""
+"""Records are read from texts, with every mistake in the project's words; times are written as texts."""
 
 import math
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
-from shared.documents import mistakes
+from shared.documents import iso, mistakes
 from shared.messages import WireRecord
 
 
@@ -79,13 +82,13 @@ def test_a_text_is_refused_whatever_it_says(value: str) -> None:
     assert refusal({"seats": 1, "row": value}) == "row: expected 'front' or 'back'"
 
 
-def test_a_text_that_is_not_utf_8_is_refused_like_another() -> None:
+def test_a_text_that_is_not_utf_8_is_refused() -> None:
     assert refusal({"seats": "\ud800"}).startswith("seats: ")
     assert refusal({"seats": 1, "row": "\ud800"}) == "row: expected a text"
     assert read({"seats": 1, "\ud800": 1}) == Ticket(seats=1)
 
 
-def test_all_mistakes_are_told_in_the_order_of_the_members() -> None:
+def test_all_mistakes_are_reported_in_the_order_of_the_members() -> None:
     members = {"row": "middle", "names": ["a", 5], "price": "inf", "printed": 5, "paid": 7, "more": 1}
 
     assert refusal(members, StrictTicket) == (
@@ -116,11 +119,11 @@ def test_all_mistakes_are_told_in_the_order_of_the_members() -> None:
     ],
     ids=lambda one: f"{one!r:.20}",
 )
-def test_what_does_not_fit_is_refused_by_its_name(name: str, value: object) -> None:
+def test_a_wrong_member_is_refused_by_its_name(name: str, value: object) -> None:
     assert refusal({"seats": 1, name: value}).startswith(f"{name}: ")
 
 
-def test_a_choice_is_read_by_its_value_and_refused_with_the_choices() -> None:
+def test_a_wrong_choice_is_refused_with_the_choices() -> None:
     assert read({"seats": 1, "colour": "red"}).colour is Colour.RED
     assert read({"seats": 1, "colour": Colour.BLUE}).colour is Colour.BLUE
     assert refusal({"seats": 1, "colour": "green"}) == "colour: expected 'red' or 'blue'"
@@ -146,3 +149,17 @@ def test_a_record_can_not_be_changed() -> None:
     ticket = Ticket(seats=1)
     with pytest.raises(ValidationError):
         ticket.seats = 2
+
+
+# -- times ----------------------------------------------------------------------------
+
+
+@given(st.integers(0, 4_000_000_000_000))
+def test_a_millisecond_is_written_as_the_standard_library_does(ms: int) -> None:
+    written = datetime.fromtimestamp(ms / 1_000, UTC).isoformat(timespec="milliseconds")
+
+    assert iso(ms / 1_000) == written
+
+
+def test_a_time_is_rounded_up_to_the_next_second() -> None:
+    assert iso(59.9999999) == "1970-01-01T00:01:00.000+00:00"

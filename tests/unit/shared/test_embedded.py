@@ -1,4 +1,4 @@
-"""The embedded server: who comes first starts it, who leaves last stops it."""
+"""The embedded server is started by its first user and stopped by its last one."""
 
 import os
 import threading
@@ -31,7 +31,7 @@ def new_user() -> Iterator[NewUser]:
 # -- one process ----------------------------------------------------------------------
 
 
-def test_the_first_to_come_starts_it_and_the_last_to_leave_stops_it(tmp_path: Path) -> None:
+def test_the_first_user_starts_the_server_and_the_last_one_stops_it(tmp_path: Path) -> None:
     first = EmbeddedServer.acquire(tmp_path)
     second = EmbeddedServer.acquire(tmp_path)
     pid = pid_of(first.url)
@@ -44,7 +44,7 @@ def test_the_first_to_come_starts_it_and_the_last_to_leave_stops_it(tmp_path: Pa
     assert not is_running(pid)
 
 
-def test_to_leave_twice_is_to_leave_once(tmp_path: Path) -> None:
+def test_a_second_release_does_nothing(tmp_path: Path) -> None:
     first, second = EmbeddedServer.acquire(tmp_path), EmbeddedServer.acquire(tmp_path)
 
     first.release()
@@ -54,7 +54,7 @@ def test_to_leave_twice_is_to_leave_once(tmp_path: Path) -> None:
     second.release()
 
 
-def test_what_was_written_is_there_the_next_time(tmp_path: Path) -> None:
+def test_data_survive_a_restart(tmp_path: Path) -> None:
     held = EmbeddedServer.acquire(tmp_path)
     with redis.Redis.from_url(held.url) as client:
         client.set("key", "value")
@@ -67,7 +67,7 @@ def test_what_was_written_is_there_the_next_time(tmp_path: Path) -> None:
     held.release()
 
 
-def test_directories_have_servers_of_their_own(tmp_path: Path) -> None:
+def test_each_directory_has_its_own_server(tmp_path: Path) -> None:
     one, other = EmbeddedServer.acquire(tmp_path / "one"), EmbeddedServer.acquire(tmp_path / "other")
 
     assert one.url != other.url
@@ -121,7 +121,7 @@ def test_processes_share_it(tmp_path: Path, new_user: NewUser) -> None:
     assert running_url(tmp_path) is None
 
 
-def test_a_user_that_was_killed_is_no_user(tmp_path: Path, new_user: NewUser) -> None:
+def test_a_killed_process_counts_as_gone(tmp_path: Path, new_user: NewUser) -> None:
     user = new_user(tmp_path)
     held = EmbeddedServer.acquire(tmp_path)
     pid = pid_of(held.url)
@@ -133,7 +133,7 @@ def test_a_user_that_was_killed_is_no_user(tmp_path: Path, new_user: NewUser) ->
     assert not is_running(pid)
 
 
-def test_a_server_whose_users_were_all_killed_is_used_again(tmp_path: Path, new_user: NewUser) -> None:
+def test_a_server_is_used_again_after_all_its_users_were_killed(tmp_path: Path, new_user: NewUser) -> None:
     user = new_user(tmp_path)
     user.kill()
 
@@ -144,14 +144,14 @@ def test_a_server_whose_users_were_all_killed_is_used_again(tmp_path: Path, new_
     assert running_url(tmp_path) is None
 
 
-def test_a_signal_to_the_terminal_does_not_reach_it(tmp_path: Path) -> None:
+def test_ctrl_c_in_the_terminal_does_not_reach_the_server(tmp_path: Path) -> None:
     held = EmbeddedServer.acquire(tmp_path)
 
     assert os.getpgid(pid_of(held.url)) != os.getpgid(0)
     held.release()
 
 
-def test_all_who_come_at_once_get_the_same(tmp_path: Path) -> None:
+def test_processes_that_start_at_the_same_time_share_one_server(tmp_path: Path) -> None:
     held: list[EmbeddedServer] = []
     threads = [
         threading.Thread(target=lambda: held.append(EmbeddedServer.acquire(tmp_path))) for _ in range(8)

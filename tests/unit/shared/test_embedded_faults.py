@@ -16,7 +16,7 @@ from tests.ports import free_port
 from tests.unit.shared.users import is_running, pid_of
 
 
-def test_a_server_that_died_is_started_again(tmp_path: Path) -> None:
+def test_a_dead_server_is_started_again(tmp_path: Path) -> None:
     first = EmbeddedServer.acquire(tmp_path)
     os.kill(pid_of(first.url), signal.SIGKILL)
     second = EmbeddedServer.acquire(tmp_path)
@@ -28,7 +28,7 @@ def test_a_server_that_died_is_started_again(tmp_path: Path) -> None:
     second.release()
 
 
-def test_a_server_that_died_can_be_left(tmp_path: Path) -> None:
+def test_a_dead_server_can_be_released(tmp_path: Path) -> None:
     held = EmbeddedServer.acquire(tmp_path)
     pid = pid_of(held.url)
     os.kill(pid, signal.SIGKILL)
@@ -39,7 +39,7 @@ def test_a_server_that_died_can_be_left(tmp_path: Path) -> None:
     assert not Path(f"/proc/{pid}").exists()  # nor is it a zombie
 
 
-def test_a_server_that_hangs_gets_no_second_one_beside_it(tmp_path: Path) -> None:
+def test_no_second_server_is_started_beside_one_that_hangs(tmp_path: Path) -> None:
     held = EmbeddedServer.acquire(tmp_path)
     pid = pid_of(held.url)
     os.kill(pid, signal.SIGSTOP)
@@ -52,7 +52,7 @@ def test_a_server_that_hangs_gets_no_second_one_beside_it(tmp_path: Path) -> Non
     assert not is_running(pid)
 
 
-def test_a_server_that_hangs_when_the_last_one_leaves_is_killed(tmp_path: Path) -> None:
+def test_a_server_that_hangs_is_killed_by_the_last_release(tmp_path: Path) -> None:
     held = EmbeddedServer.acquire(tmp_path, answer_timeout_seconds=0.2)
     pid = pid_of(held.url)
     os.kill(pid, signal.SIGSTOP)
@@ -77,7 +77,7 @@ def test_a_server_that_hangs_when_the_last_one_leaves_is_killed(tmp_path: Path) 
         '{"url": "redis://127.0.0.1:99999999/0"}',
     ],
 )
-def test_a_stale_note_of_a_server_is_ignored(tmp_path: Path, text: str) -> None:
+def test_a_stale_server_file_is_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / "server.json").write_text(text)
 
     assert running_url(tmp_path) is None
@@ -86,7 +86,7 @@ def test_a_stale_note_of_a_server_is_ignored(tmp_path: Path, text: str) -> None:
     held.release()
 
 
-def test_the_server_of_another_directory_is_not_taken_for_ones_own(tmp_path: Path) -> None:
+def test_the_server_of_another_directory_is_not_used(tmp_path: Path) -> None:
     other = EmbeddedServer.acquire(tmp_path / "other")
     own = tmp_path / "own"
     own.mkdir()
@@ -100,7 +100,7 @@ def test_the_server_of_another_directory_is_not_taken_for_ones_own(tmp_path: Pat
     other.release()
 
 
-def test_something_else_on_the_port_is_not_taken_for_the_server(tmp_path: Path) -> None:
+def test_another_program_on_the_port_is_not_used(tmp_path: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -121,7 +121,7 @@ def test_something_else_on_the_port_is_not_taken_for_the_server(tmp_path: Path) 
         thread.join()
 
 
-def test_a_port_that_was_taken_meanwhile_is_given_up(tmp_path: Path) -> None:
+def test_another_port_is_chosen_if_the_first_is_taken(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -134,7 +134,7 @@ def test_a_port_that_was_taken_meanwhile_is_given_up(tmp_path: Path) -> None:
     held.release()
 
 
-def test_the_port_of_another_directorys_server_is_given_up(tmp_path: Path) -> None:
+def test_another_port_is_chosen_if_another_directorys_server_has_the_first(tmp_path: Path) -> None:
     other = EmbeddedServer.acquire(tmp_path / "other")
     free = free_port()
     ports = iter([int(other.url.rpartition(":")[2].partition("/")[0]), free])
@@ -146,7 +146,7 @@ def test_the_port_of_another_directorys_server_is_given_up(tmp_path: Path) -> No
     other.release()
 
 
-def test_a_server_that_does_not_start_has_the_last_word(tmp_path: Path) -> None:
+def test_the_error_of_a_failed_start_has_the_last_log_lines(tmp_path: Path) -> None:
     manifest = tmp_path / "appendonlydir" / "appendonly.aof.manifest"
     manifest.parent.mkdir()
     manifest.write_text("nonsense\n")
@@ -181,7 +181,7 @@ def test_a_server_that_can_not_write_its_log_is_one_clear_error(tmp_path: Path) 
         EmbeddedServer.acquire(tmp_path)
 
 
-def test_after_a_failed_start_another_can_be_made(tmp_path: Path) -> None:
+def test_a_start_works_after_a_failed_one(tmp_path: Path) -> None:
     (tmp_path / "valkey.log").mkdir()
     with pytest.raises(StoreUnavailableError):
         EmbeddedServer.acquire(tmp_path)

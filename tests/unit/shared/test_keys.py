@@ -63,7 +63,7 @@ def test_a_key_is_what_neighbours_know(key: Callable[..., str], text: str) -> No
     assert key(*named) == text
 
 
-def test_no_key_is_left_unpinned() -> None:
+def test_every_key_is_pinned() -> None:
     functions = {one for _, one in inspect.getmembers(keys, inspect.isfunction)}
 
     assert functions - {keys.escape} == set(KEYS)

@@ -1,4 +1,4 @@
-"""Log lines: one JSON object each for machines, readable on a terminal, and no secret in either."""
+"""Log lines are JSON objects, or readable on a terminal, and hold no secrets."""
 
 import asyncio
 import io
@@ -82,7 +82,7 @@ def test_a_terminal_gets_readable_lines(lines: Lines) -> None:
     assert not lines.getvalue().startswith("{")
 
 
-def test_what_is_below_the_level_is_not_written(lines: Lines) -> None:
+def test_events_below_the_level_are_not_written(lines: Lines) -> None:
     logs.configure(file=lines, level="warning")
     log = structlog.get_logger()
     log.info("run.started")
@@ -100,7 +100,7 @@ def test_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     assert captured.out == ""
 
 
-async def test_what_is_bound_in_a_task_is_on_its_lines_only(log: Any, lines: Lines) -> None:
+async def test_fields_bound_in_a_task_are_only_on_its_own_lines(log: Any, lines: Lines) -> None:
     async def run(run_id: str) -> None:
         with structlog.contextvars.bound_contextvars(run_id=run_id):
             log.info("run.started")
@@ -115,7 +115,7 @@ async def test_what_is_bound_in_a_task_is_on_its_lines_only(log: Any, lines: Lin
     assert [line.get("run_id") for line in lines.all()] == ["a:1", "b:2", "a:1", "b:2", None]
 
 
-def test_what_json_does_not_hold_is_written_as_text(log: Any, lines: Lines) -> None:
+def test_values_that_json_does_not_have_are_written_as_text(log: Any, lines: Lines) -> None:
     log.info("run.failed", path=Path("/tmp/x"), names={"a"}, raw=b"x", keyed={1: 2, (3, 4): 5})
 
     line = lines.last()
@@ -178,7 +178,7 @@ def test_an_address_without_a_password_is_shown(log: Any, lines: Lines) -> None:
     assert lines.last()["url"] == text
 
 
-def test_a_known_secret_is_masked_wherever_it_turns_up(log: Any, lines: Lines) -> None:
+def test_a_known_secret_is_masked_everywhere(log: Any, lines: Lines) -> None:
     logs.keep_secret("hunter2-hunter2")
     log.info("got hunter2-hunter2", a="x hunter2-hunter2 y", b=[{"c": "hunter2-hunter2"}])
 
@@ -186,7 +186,7 @@ def test_a_known_secret_is_masked_wherever_it_turns_up(log: Any, lines: Lines) -
     assert (line["event"], line["a"], line["b"]) == ("got ***", "x *** y", [{"c": "***"}])
 
 
-def test_no_rest_is_left_of_a_secret_that_begins_with_another(log: Any, lines: Lines) -> None:
+def test_a_secret_that_begins_with_another_is_masked_completely(log: Any, lines: Lines) -> None:
     for secret in ("hunter", "hunter2-tail", "hunter2"):
         logs.keep_secret(secret)
     log.info("tool.called", error="it was hunter2-tail")
@@ -194,7 +194,7 @@ def test_no_rest_is_left_of_a_secret_that_begins_with_another(log: Any, lines: L
     assert lines.last()["error"] == "it was ***"
 
 
-def test_a_short_text_is_no_secret(log: Any, lines: Lines) -> None:
+def test_a_short_text_does_not_count_as_a_secret(log: Any, lines: Lines) -> None:
     logs.keep_secret("a")
     logs.keep_secret("")
     log.info("tool.called", error="a banana")
@@ -256,13 +256,13 @@ def test_a_readable_line_has_no_secret(readable: Any, lines: Lines) -> None:
 
 
 @pytest.mark.timeout(10)
-def test_a_long_text_is_masked_in_no_time(log: Any, lines: Lines) -> None:
+def test_a_long_text_is_masked_quickly(log: Any, lines: Lines) -> None:
     log.info("tool.printed", text="://" + "a:" * 200_000, addresses="://:" * 100_000)
 
     assert len(lines.all()) == 1
 
 
-def test_nothing_is_masked_in_the_callers_own_values(log: Any) -> None:
+def test_masking_does_not_change_the_callers_values(log: Any) -> None:
     params = {"token": "hunter2", "deep": [{"url": "redis://:hunter2@host"}]}
     log.info("tool.called", params=params)
 
@@ -286,7 +286,7 @@ def test_a_short_secret_is_not_masked() -> None:
     assert logs.masking(["hunter", "to"])("to hunter") == "to ***"
 
 
-def test_what_json_holds_is_masked_in_its_texts_and_names() -> None:
+def test_a_json_value_is_masked_in_its_texts_and_keys() -> None:
     mask = logs.masking(["hunter22"])
 
     found = logs.masked_within({"hunter22": ["a hunter22", 1, None, {"x": ("hunter22",)}]}, mask)

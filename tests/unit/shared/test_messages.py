@@ -1,4 +1,4 @@
-"""Experiments, in every shape and by every TYPE in which neighbours write them."""
+"""Experiments are read in every shape and Redis type that neighbours write."""
 
 import json
 from typing import Any
@@ -61,7 +61,7 @@ def test_a_flat_hash_has_its_params_as_json_text() -> None:
 
 
 @pytest.mark.parametrize("params", ["", "{}"])
-def test_empty_params_are_no_params(params: str) -> None:
+def test_empty_params_count_as_not_given(params: str) -> None:
     assert in_hash(tool="t", params=params).params == {}
 
 
@@ -95,7 +95,7 @@ def test_a_spec_hash_has_the_whole_file_as_yaml_text() -> None:
     assert experiment.document is None
 
 
-def test_the_state_of_the_hash_is_stronger_than_that_of_the_file_in_it() -> None:
+def test_the_state_of_a_hash_overrides_the_state_in_its_spec() -> None:
     assert in_hash(spec=SPEC, state="ready").state is State.READY
 
 
@@ -166,7 +166,7 @@ def test_a_policy_may_be_beside_the_execution() -> None:
     assert in_string({"execution": {"tool": "t"}, **POLICY}).policy.model_dump() == POLICY
 
 
-def test_the_policy_in_the_execution_is_the_stronger() -> None:
+def test_the_policy_in_the_execution_overrides_the_one_beside_it() -> None:
     experiment = in_string({"max_attempts": 2, "execution": {"tool": "t", "max_attempts": 5}})
 
     assert experiment.policy.max_attempts == 5
@@ -209,7 +209,7 @@ def test_an_id_that_is_not_utf_8_is_refused(experiment_id: str) -> None:
         read_experiment(experiment_id, "hash", {"tool": "t"})
 
 
-def test_an_id_may_be_neither_empty_nor_endless() -> None:
+def test_an_id_must_have_1_to_512_characters() -> None:
     with pytest.raises(ContractError, match="member 'id' is '': must be a non-empty text"):
         read_experiment("", "hash", {"tool": "t"})
     with pytest.raises(ContractError, match=r"member 'id' is 'xxx.*must not be longer than 512 characters"):
@@ -219,7 +219,7 @@ def test_an_id_may_be_neither_empty_nor_endless() -> None:
 # -- a file ---------------------------------------------------------------------------
 
 
-def test_a_file_names_its_experiment_itself() -> None:
+def test_a_file_has_the_id_of_its_experiment() -> None:
     experiment = read_experiment_file("a.yaml", SPEC)
 
     assert (experiment.id, experiment.tool, experiment.state) == ("another", "t", State.DRAFT)
@@ -265,7 +265,7 @@ def test_a_document_in_another_state_is_still_utf_8() -> None:
     assert json.loads(moved.document.encode()) == {**json.loads(text), "state": "run"}
 
 
-def test_bytes_of_a_document_that_are_not_utf_8_come_back_as_they_were() -> None:
+def test_bytes_of_a_document_that_are_not_utf_8_are_kept() -> None:
     raw = b'{"tool": "t", "note": "caf\xe9"}'
     moved = read_experiment("exp_1", "string", raw.decode(errors="surrogateescape")).with_state(State.RUN)
 

@@ -1,4 +1,4 @@
-"""What can't be read is refused with the key, the field and what was expected."""
+"""Unreadable content is refused with the key, the member and what was expected."""
 
 import json
 
@@ -25,7 +25,7 @@ def test_another_type_is_named(redis_type: str) -> None:
     )
 
 
-def test_a_hash_without_any_known_field_is_told_which_are_known() -> None:
+def test_a_hash_without_a_known_field_is_refused_with_the_known_ones() -> None:
     assert refusal("hash", {"state": "ready"}) == (
         "experiments:exp_1 has none of the fields 'tool', 'execution', 'spec'; one of them is expected"
     )
@@ -35,7 +35,7 @@ def test_a_hash_without_any_known_field_is_told_which_are_known() -> None:
     ("content", "kind"),
     [("[]", "a list"), ('"x"', "a text"), ("5", "a number"), ("null", "null"), ("true", "true or false")],
 )
-def test_a_string_with_other_json_is_refused_with_what_it_is(content: str, kind: str) -> None:
+def test_a_string_with_other_json_is_refused_with_its_kind(content: str, kind: str) -> None:
     assert refusal("string", content) == f"experiments:exp_1 is {kind}; expected a JSON object"
 
 
@@ -63,7 +63,7 @@ def test_an_execution_that_is_not_an_object_is_refused(value: object) -> None:
 
 
 @pytest.mark.parametrize("value", [None, "", 5, [], {}, True])
-def test_a_tool_that_is_no_name_is_refused(value: object) -> None:
+def test_a_tool_must_be_a_name(value: object) -> None:
     assert (
         document_refusal(tool=value)
         == f"experiments:exp_1 member 'tool' is '{value}': must be the name of a tool"
@@ -79,7 +79,7 @@ def test_params_that_are_not_an_object_are_refused(value: object, kind: str) -> 
 
 
 @pytest.mark.parametrize("value", ["READY", "done", 0, False, 5, [], {"a": 1}])
-def test_an_unknown_state_is_refused_with_those_there_are(value: object) -> None:
+def test_an_unknown_state_is_refused_with_the_known_ones(value: object) -> None:
     assert document_refusal(state=value) == (
         f"experiments:exp_1 member 'state' is {str(value)!r}: "
         "expected draft, ready, running, run, completed, failed, paused or archived"
@@ -122,7 +122,7 @@ def test_a_schedule_or_a_zone_that_is_not_a_text_is_refused(name: str, value: ob
         ("burst", 0),
     ],
 )
-def test_a_policy_that_makes_no_sense_is_refused_with_its_name(name: str, value: object) -> None:
+def test_a_wrong_policy_member_is_refused_by_its_name(name: str, value: object) -> None:
     expected = f"experiments:exp_1 member '{name}' is {str(value)!r}: "
 
     assert document_refusal(**{name: value}).startswith(expected)
@@ -130,7 +130,7 @@ def test_a_policy_that_makes_no_sense_is_refused_with_its_name(name: str, value:
     assert document_refusal(execution={"tool": "t", name: value}).startswith(expected)
 
 
-def test_a_long_value_is_shown_in_short() -> None:
+def test_a_long_value_is_shortened_in_messages() -> None:
     assert len(document_refusal(state="x" * 100_000)) < 300
     assert len(refusal("string", "x" * 100_000)) < 300
 

@@ -1,4 +1,4 @@
-"""Whatever is written, a reader reads it or says that it can't."""
+"""A reader reads or refuses any content; it never fails otherwise."""
 
 import json
 import math

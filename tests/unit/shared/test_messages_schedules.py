@@ -1,4 +1,4 @@
-"""Schedules, in every shape and by every TYPE in which neighbours write them."""
+"""Schedules are read in every shape and Redis type that neighbours write."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def test_a_string_may_be_json(name: str) -> None:
     assert schedule == WEEKLY.model_copy(update={"timezone": "America/Los_Angeles"})
 
 
-def test_cron_is_stronger_than_schedule() -> None:
+def test_cron_overrides_schedule() -> None:
     assert in_json(schedule="* * * * *", cron="0 9 * * MON") == WEEKLY
 
 
@@ -58,7 +58,7 @@ def test_a_hash_without_a_state_is_active() -> None:
 
 
 @pytest.mark.parametrize("zone", [None, ""])
-def test_no_zone_is_no_zone(zone: str | None) -> None:
+def test_an_empty_zone_counts_as_not_given(zone: str | None) -> None:
     assert in_json(cron="0 9 * * MON", timezone=zone) == WEEKLY
     assert read_schedule("exp_1", "hash", {"cron": "0 9 * * MON", "timezone": ""}) == WEEKLY
 
@@ -71,12 +71,12 @@ def test_a_hash_that_is_not_active_is_not_enabled(state: str) -> None:
 @pytest.mark.parametrize(
     ("enabled", "expected"), [(False, False), (True, True), (None, True), ("false", False), (0, False)]
 )
-def test_json_says_whether_it_is_enabled(enabled: object, expected: bool) -> None:
+def test_json_can_be_disabled(enabled: object, expected: bool) -> None:
     assert in_json(cron="0 9 * * MON", enabled=enabled).enabled is expected
 
 
 @pytest.mark.parametrize("state", [{}, {"state": "active"}])
-def test_a_hash_that_says_it_is_not_enabled_is_not(state: dict[str, str]) -> None:
+def test_a_hash_can_be_disabled(state: dict[str, str]) -> None:
     assert not read_schedule("exp_1", "hash", {"cron": "0 9 * * MON", "enabled": "false", **state}).enabled
 
 
@@ -96,14 +96,14 @@ def test_a_message_names_its_experiment(name: str) -> None:
 # -- faults ---------------------------------------------------------------------------
 
 
-def test_an_unknown_state_of_a_hash_is_refused_with_those_there_are() -> None:
+def test_an_unknown_state_of_a_hash_is_refused_with_the_known_ones() -> None:
     message = refusal("hash", {"cron": "0 9 * * MON", "state": "activ"})
 
     assert message == "schedules:exp_1 member 'state' is 'activ': expected active, paused or completed"
 
 
 @pytest.mark.parametrize("content", ["{}", '{"cron": ""}', '{"cron": null}', '{"timezone": "UTC"}'])
-def test_a_schedule_without_an_expression_is_told_so(content: str) -> None:
+def test_a_schedule_without_an_expression_is_refused(content: str) -> None:
     assert refusal("string", content) == "schedules:exp_1 has no 'cron'"
     assert refusal("hash", {"timezone": "UTC"}) == "schedules:exp_1 has no 'cron'"
 
@@ -131,7 +131,7 @@ def test_broken_json_is_not_taken_for_an_expression() -> None:
 
 
 @pytest.mark.parametrize("experiment_id", ["", "a\nb", "a\udcff"])
-def test_a_key_whose_id_is_none_is_refused(experiment_id: str) -> None:
+def test_a_key_with_a_wrong_id_is_refused(experiment_id: str) -> None:
     with pytest.raises(ContractError, match="member 'experiment_id' is"):
         read_schedule(experiment_id, "string", "0 9 * * MON")
 

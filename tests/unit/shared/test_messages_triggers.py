@@ -41,18 +41,18 @@ def test_unknown_members_are_ignored() -> None:
 
 
 @pytest.mark.parametrize("name", ["request_id", "params", "triggered_by", "traceparent"])
-def test_null_stands_for_an_optional_member_that_is_not_there(name: str) -> None:
+def test_null_means_that_an_optional_member_is_not_given(name: str) -> None:
     assert read_trigger(json.dumps({"experiment_id": "a", name: None})) == Trigger(experiment_id="a")
 
 
-def test_the_last_of_two_members_of_one_name_counts() -> None:
+def test_the_last_of_two_members_with_the_same_name_counts() -> None:
     assert read_trigger('{"experiment_id": "a", "experiment_id": "b"}').experiment_id == "b"
 
 
 @pytest.mark.parametrize(
     "data", ["", "run exp_123", "{'experiment_id': 'a'}", '{"experiment_id": "a"', b"\xff\xfe"]
 )
-def test_what_is_not_json_is_refused_with_its_beginning(data: bytes | str) -> None:
+def test_a_message_that_is_not_json_is_refused_with_its_beginning(data: bytes | str) -> None:
     assert refusal(data).startswith("trigger is not JSON: ")
     assert "it starts with " in refusal(data)
 
@@ -60,18 +60,18 @@ def test_what_is_not_json_is_refused_with_its_beginning(data: bytes | str) -> No
 @pytest.mark.parametrize(
     ("data", "kind"), [("[]", "a list"), ('"exp_123"', "a text"), ("123", "a number"), ("null", "null")]
 )
-def test_what_is_not_an_object_is_refused_with_what_it_is(data: str, kind: str) -> None:
+def test_a_message_that_is_not_an_object_is_refused_with_its_kind(data: str, kind: str) -> None:
     assert refusal(data) == f"trigger is {kind}; expected a JSON object"
 
 
 @pytest.mark.parametrize("data", ["{}", '{"experiment_id": null}', '{"id": "a"}'])
-def test_a_trigger_without_an_id_is_told_so(data: str) -> None:
+def test_a_trigger_without_an_id_is_refused(data: str) -> None:
     assert refusal(data) == "trigger has no 'experiment_id'"
 
 
 @pytest.mark.parametrize("value", ["", 5, [], {}, True, "a\nb", "x" * 513])
 @pytest.mark.parametrize("name", ["experiment_id", "request_id"])
-def test_an_id_that_is_none_is_refused(name: str, value: object) -> None:
+def test_a_wrong_id_is_refused(name: str, value: object) -> None:
     message = refusal(json.dumps({"experiment_id": "a", name: value}))
 
     assert message.startswith(f"trigger member '{name}' is ")
@@ -107,5 +107,5 @@ def test_a_number_that_json_does_not_have_is_refused(number: str) -> None:
     assert f"{number} is not a JSON number" in refusal(text)
 
 
-def test_half_a_surrogate_pair_in_params_is_kept() -> None:
+def test_an_unpaired_surrogate_in_params_is_kept() -> None:
     assert read_trigger('{"experiment_id": "a", "params": {"a": "\\ud83d"}}').params == {"a": "\ud83d"}

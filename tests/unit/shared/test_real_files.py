@@ -1,4 +1,4 @@
-"""The publishing service's real files, published in all the ways in which it publishes."""
+"""The publishing service's real files are read in every way in which it publishes them."""
 
 import json
 from collections.abc import Callable
