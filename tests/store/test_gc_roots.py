@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from services.executor.store import Order, Store, gc_roots
+from services.executor.store import GcRoots, Order, Store
+from services.executor.store.scripts import Scripts
 from shared import keys
 from shared.errors import StoreError, StoreUnavailableError
 from tests.store.conftest import Worker
@@ -65,15 +66,13 @@ async def test_orders_refer_wherever_they_wait(store: Store, redis: Any, worker:
     assert (await store.gc_roots.all()).addresses == {A, B, C, D}
 
 
-async def test_more_orders_than_are_read_at_once_are_all_read(
-    store: Store, worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gc_roots, "ENTRIES_AT_ONCE", 2)
+async def test_more_orders_than_are_read_at_once_are_all_read(worker: Worker, redis: Any) -> None:
     expected = {f"{number:064x}" for number in range(10**20, 10**20 + 7)}
     for sha256 in expected:
         await worker.queued(params={"of": f"cas://{sha256}"})
+    roots = GcRoots(Scripts(redis), entries_at_once=2)
 
-    assert (await store.gc_roots.all()).addresses == expected
+    assert (await roots.all()).addresses == expected
 
 
 async def test_code_is_known_as_such(store: Store, redis: Any) -> None:
@@ -138,11 +137,10 @@ async def test_what_cant_be_read_is_an_error_and_not_left_out(store: Store, redi
         await store.gc_roots.all()
 
 
-async def test_a_type_that_nobody_knows_is_an_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def answer(*_: Any) -> Any:
-        return [["ReJSON-RL", ""]]
-
-    monkeypatch.setattr(store.gc_roots._scripts, "call", answer)
+async def test_a_key_of_a_type_in_which_references_cant_be_found_is_an_error(redis: Any) -> None:
+    class Module(Scripts):
+        async def call(self, *_: Any, **__: Any) -> Any:
+            return [["ReJSON-RL", ""]]
 
     with pytest.raises(StoreError, match="ReJSON-RL"):
-        await store.gc_roots.all()
+        await GcRoots(Module(redis)).all()

@@ -3,6 +3,7 @@
 from typing import Any
 
 from services.executor.store import Finished
+from shared.connection import connect
 from tests.service.trouble import Server
 from tests.store.conftest import Ear, Worker, orders, publish, state_of, store_on
 
@@ -27,7 +28,7 @@ async def test_a_run_goes_on_over_a_power_cut(own_server: Server) -> None:
     await own_server.start()
     async with store_on(own_server.url) as store:
         await store.queue.create_group()
-        client: Any = store.due_times._scripts.client
+        client: Any = connect(own_server.url)
         await publish(client, "string")
         worker = Worker(store)
         run = await worker.begun()
@@ -39,3 +40,4 @@ async def test_a_run_goes_on_over_a_power_cut(own_server: Server) -> None:
         assert await state_of(client) == "run"
         assert (await worker.claim()).entry == waiting
         assert len(await orders(client)) == 1
+        await client.aclose()

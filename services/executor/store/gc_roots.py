@@ -52,9 +52,10 @@ class ReferencedDigests:
 class GcRoots:
     """Finds the digests that records refer to, and everything that becomes a record."""
 
-    def __init__(self, scripts: Scripts) -> None:
+    def __init__(self, scripts: Scripts, entries_at_once: int = ENTRIES_AT_ONCE) -> None:
         self._scripts = scripts
         self._client: Any = scripts.client
+        self._entries_at_once = entries_at_once
 
     async def all(self) -> ReferencedDigests:
         """Every digest that is mentioned anywhere.
@@ -125,11 +126,11 @@ class GcRoots:
         after = "-"
         while True:
             async with asking("references"):
-                entries = await self._client.xrange(name, min=after, count=ENTRIES_AT_ONCE)
+                entries = await self._client.xrange(name, min=after, count=self._entries_at_once)
             for _, fields in entries:
                 for text in (fields or {}).values():
                     yield text
-            if len(entries) < ENTRIES_AT_ONCE:
+            if len(entries) < self._entries_at_once:
                 return
             after = f"({entries[-1][0]}"
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from services.executor.store.orders import Order
 from services.executor.store.queue import ENQUEUE, REQUEST_ID_KEPT_MS
-from services.executor.store.scripts import Script, Scripts, asking
+from services.executor.store.scripts import Scripts, asking
 from shared import keys
-
-_LEASE = Script("lease", keys=("holder",), args=("planner", "ttl_ms", "gone"))
+from shared.errors import StoreError
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,26 @@ class Submissions:
             The other planner that has them, or "" if this planner has them.
         """
         key, ttl_ms = keys.planner(experiment_id), round(ttl_seconds * 1_000)
-        return str(await self._scripts.call(_LEASE, [key], [planner, ttl_ms, gone]))
+
+        async def take(pipe: Any) -> str:
+            kind = await pipe.type(key)
+            if kind not in ("string", "none"):
+                raise StoreError(f"WRONGTYPE {key} is a Redis {kind}; expected a string")
+            holder, left_ms = await pipe.get(key), await pipe.pttl(key)
+            pipe.multi()
+            if holder not in (None, planner, gone):
+                if ttl_ms and left_ms < 0:  # somebody else wrote the key, and it would never expire
+                    pipe.pexpire(key, ttl_ms)
+                return str(holder)
+            if ttl_ms:
+                pipe.set(key, planner, px=ttl_ms)
+            else:
+                pipe.delete(key)
+            return ""
+
+        async with asking("lease"):
+            other: str = await self._scripts.client.transaction(take, key, value_from_callable=True)
+        return other
 
     async def open_runs(self, experiment_id: str) -> list[str]:
         """The ids of the runs that have not ended, oldest first."""
