@@ -1,4 +1,4 @@
-"""Everything that can be asked of the store, as a table."""
+"""The methods of the store, as a table."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any

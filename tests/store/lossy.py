@@ -1,10 +1,10 @@
-"""A way to a server on which answers are lost."""
+"""A proxy in front of a server, which loses answers."""
 
 import asyncio
 
 
 class Lossy:
-    """A way to a server on which the answer to a script can be lost, together with the connection."""
+    """A proxy in front of a server that can drop the answer to a script, together with the connection."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -15,16 +15,16 @@ class Lossy:
         self.url = ""
 
     async def start(self) -> None:
-        """From here on, `url` is the way."""
+        """Start; `url` is the address of the proxy from now on."""
         self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.url = f"redis://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}/0"
 
     def lose_next(self) -> None:
-        """The server will do what the next script says, and its answer will not arrive."""
+        """Drop the answer to the next script, which the server executes."""
         self._loses_next = True
 
     async def stop(self) -> None:
-        """Close the way."""
+        """Stop."""
         assert self._listener is not None
         self._listener.close()
         for pipe in self._pipes:
@@ -52,7 +52,7 @@ class Lossy:
         from_server: asyncio.StreamReader,
         to_server: asyncio.StreamWriter,
     ) -> None:
-        """Until one side has enough, or an answer was lost.  Answers may come in pieces."""
+        """Pass bytes on until one side closes, or an answer was dropped.  Answers may come in pieces."""
         is_script = asyncio.Event()
         pipes = (
             asyncio.create_task(self._ask(reader, to_server, is_script)),

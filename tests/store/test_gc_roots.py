@@ -1,4 +1,4 @@
-"""What the executor's keys refer to in a store of artifacts: all of it, whatever key it is in."""
+"""Every reference to an artifact is found, in whatever key it is."""
 
 import asyncio
 import json
@@ -57,7 +57,9 @@ async def test_a_reference_counts_however_it_is_written(store: Store, redis: Any
     assert (await store.gc_roots.all()).addresses == {A}
 
 
-async def test_orders_refer_wherever_they_wait(store: Store, redis: Any, worker: Worker) -> None:
+async def test_a_reference_in_an_order_is_found_wherever_the_order_waits(
+    store: Store, redis: Any, worker: Worker
+) -> None:
     await worker.queued(params={"of": CAS})
     await worker.queued(params={"of": f"cas://{B}"}, priority="high")
     await redis.zadd(keys.retries(), {Order("exp", "t", params={"of": f"cas://{C}"}).to_json(): 1})
@@ -66,7 +68,7 @@ async def test_orders_refer_wherever_they_wait(store: Store, redis: Any, worker:
     assert (await store.gc_roots.all()).addresses == {A, B, C, D}
 
 
-async def test_more_orders_than_are_read_at_once_are_all_read(worker: Worker, redis: Any) -> None:
+async def test_a_queue_that_is_longer_than_one_read_is_read_completely(worker: Worker, redis: Any) -> None:
     expected = {f"{number:064x}" for number in range(10**20, 10**20 + 7)}
     for sha256 in expected:
         await worker.queued(params={"of": f"cas://{sha256}"})
@@ -75,7 +77,7 @@ async def test_more_orders_than_are_read_at_once_are_all_read(worker: Worker, re
     assert (await roots.all()).addresses == expected
 
 
-async def test_code_is_known_as_such(store: Store, redis: Any) -> None:
+async def test_digests_of_code_are_listed_as_code(store: Store, redis: Any) -> None:
     await redis.hset("tools:t", mapping={"digest": A})
     await redis.hset("experiment_runs:exp:1-0", mapping={"tool_digest": B, "run_digest": D})
     await redis.hset("experiments:exp", mapping={"tool": f"t@sha256:{C}"})
@@ -87,7 +89,7 @@ async def test_code_is_known_as_such(store: Store, redis: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["list", "set", "zset", "stream"])
-async def test_a_record_of_another_type_is_read_all_the_same(store: Store, redis: Any, kind: str) -> None:
+async def test_a_record_of_another_type_is_read_as_well(store: Store, redis: Any, kind: str) -> None:
     key = "experiment_runs:exp:1-0"
     match kind:
         case "list":
@@ -103,7 +105,7 @@ async def test_a_record_of_another_type_is_read_all_the_same(store: Store, redis
     assert [pair async for pair in store.gc_roots.records()] == []
 
 
-async def test_what_is_no_root_refers_to_nothing(store: Store, redis: Any) -> None:
+async def test_keys_that_are_no_roots_are_not_read(store: Store, redis: Any) -> None:
     await redis.rpush("metrics:exp", CAS)
     await redis.set("somebody:elses", CAS)
 
@@ -128,7 +130,7 @@ async def _records(store: Store) -> list[tuple[str, dict[str, str]]]:
     return [pair async for pair in store.gc_roots.records()]
 
 
-async def test_what_cant_be_read_is_an_error_and_not_left_out(store: Store, redis: Any) -> None:
+async def test_a_key_that_cant_be_read_is_an_error(store: Store, redis: Any) -> None:
     await redis.hset("experiment_runs:exp:1-0", "result", CAS)
     await redis.rpush(keys.blocked("limit"), CAS)
     await redis.execute_command("ACL", "SETUSER", "default", "-lrange")

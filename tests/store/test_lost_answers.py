@@ -1,4 +1,4 @@
-"""An answer that is lost on its way: redis-py asks again unseen, and nothing happens twice."""
+"""A call whose answer is lost is sent again, and nothing happens twice."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -35,7 +35,7 @@ async def way(redis_url: str) -> AsyncIterator[Lossy]:
 
 @pytest.fixture
 async def worker(way: Lossy) -> AsyncIterator[Worker]:
-    """A worker on a way that loses answers."""
+    """A worker behind a proxy that loses answers."""
     async with store_on(way.url) as store:
         await store.queue.create_group()
         yield Worker(store)
@@ -92,10 +92,8 @@ async def test_a_run_goes_back_once(worker: Worker, way: Lossy, redis: Any) -> N
     assert (way.lost, len(await orders(redis)), await pending(redis)) == (1, 1, 0)
 
 
-async def test_orders_that_were_handed_out_in_an_answer_that_was_lost_are_found(
-    worker: Worker, way: Lossy
-) -> None:
-    """The one answer that must not be asked for again unseen: the second would have other orders."""
+async def test_orders_that_were_handed_out_in_a_lost_answer_are_found(worker: Worker, way: Lossy) -> None:
+    """A claim is not sent again: the second answer would contain other orders."""
     await worker.queued()
     assert (await worker.claim()) in await worker.store.queue.claims_of("w1")
     queued = [await worker.queued(), await worker.queued()]

@@ -1,4 +1,4 @@
-"""A server that forgot the scripts, or was started again, is asked like any other."""
+"""A server that has forgotten the scripts, or was restarted, works like any other."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ async def test_forgotten_scripts_are_sent_again(worker: Worker, redis: Any, ear:
     assert (await ear.names()).count("completed") == 1
 
 
-async def test_a_run_goes_on_over_a_power_cut(own_server: Server) -> None:
+async def test_a_run_survives_a_power_cut_of_the_server(own_server: Server) -> None:
     await own_server.start()
     async with store_on(own_server.url) as store:
         await store.queue.create_group()

@@ -1,4 +1,4 @@
-"""Many workers do whatever comes to mind with the same claims: no run ends twice, and none is lost."""
+"""Many workers act at random on the same claims: no run ends twice, and none is lost."""
 
 import asyncio
 import random
@@ -16,7 +16,7 @@ RUNS, WORKERS, SECONDS = 60, 8, 1.5
 
 
 class Chaos(Worker):
-    """A worker that acts at random, also on claims that were never its own or aren't any more."""
+    """A worker that acts at random, also on claims of other workers."""
 
     def __init__(
         self, worker: Worker, name: str, seen: list[tuple[Claim, Stored]], dice: random.Random

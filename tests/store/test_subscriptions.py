@@ -1,4 +1,4 @@
-"""A subscription that breaks is not made anew behind the back of whoever publishes."""
+"""Subscriptions are confirmed, and a subscription that was cut off is not made again silently."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from shared.errors import StoreUnavailableError
 
 
 async def subscribed(redis: Any) -> int:
-    """How often somebody has subscribed until now."""
+    """The number of SUBSCRIBE commands so far."""
     stats = await redis.info("commandstats")
     return int(stats["cmdstat_subscribe"]["calls"])
 
 
-async def test_a_subscription_that_was_cut_is_not_made_anew_unseen(store: Store, redis: Any) -> None:
+async def test_a_subscription_that_was_cut_off_raises_and_is_not_made_again(store: Store, redis: Any) -> None:
     async with store.subscriptions.to(("a channel",)) as messages:
         [client] = await redis.client_list(_type="pubsub")
         await redis.client_kill_filter(_id=client["id"])
@@ -24,7 +24,9 @@ async def test_a_subscription_that_was_cut_is_not_made_anew_unseen(store: Store,
     assert await subscribed(redis) == 1
 
 
-async def test_all_that_somebody_was_told_is_heard_is_heard_before_the_end(store: Store, redis: Any) -> None:
+async def test_every_message_that_a_publisher_counted_as_received_arrives_before_the_end(
+    store: Store, redis: Any
+) -> None:
     async with store.subscriptions.to(("here", "there")) as messages:
         told = [await redis.publish("here", "before")]
         await messages.leave(("here", "there"))
@@ -35,7 +37,7 @@ async def test_all_that_somebody_was_told_is_heard_is_heard_before_the_end(store
     assert len(heard) == sum(told)
 
 
-async def test_what_is_refused_is_told_as_what_it_is(store: Store, redis: Any) -> None:
+async def test_a_subscription_without_permission_is_refused(store: Store, redis: Any) -> None:
     await redis.acl_setuser(
         "default", enabled=True, nopass=True, keys=["*"], categories=["+@all"], channels=[]
     )
@@ -50,7 +52,7 @@ async def test_what_is_refused_is_told_as_what_it_is(store: Store, redis: Any) -
 async def test_messages_that_arrive_faster_than_they_are_read_wait_in_the_server(
     count: int, size: int, store: Store, redis: Any
 ) -> None:
-    """Not in the memory of the worker; none is lost."""
+    """They take no memory of the worker, and none is lost."""
     async with store.subscriptions.to(("here",)) as messages:
         async with redis.pipeline(transaction=False) as pipe:
             for number in range(count):

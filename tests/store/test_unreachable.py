@@ -1,4 +1,4 @@
-"""A server that is not there, or goes while it is asked, is one error, and is used again when it is back."""
+"""A server that can't be reached is one error for every method, and is used again when it is back."""
 
 import asyncio
 import socket
@@ -24,7 +24,7 @@ from tests.store.conftest import (
 
 
 @pytest.mark.parametrize("ask", [*WRITES.values(), *READS.values()], ids=[*WRITES, *READS])
-async def test_a_server_that_is_not_there_is_one_error(ask: Ask, run: Run, own_server: Server) -> None:
+async def test_every_method_raises_one_error_without_a_server(ask: Ask, run: Run, own_server: Server) -> None:
     async with store_on(own_server.url) as store:
         message = await refused(ask, Run(Worker(store), run.claim, run.stored))
 
@@ -32,7 +32,7 @@ async def test_a_server_that_is_not_there_is_one_error(ask: Ask, run: Run, own_s
 
 
 @pytest.mark.parametrize("ask", [*WRITES.values(), *READS.values()], ids=[*WRITES, *READS])
-async def test_a_cut_connection_is_made_again(ask: Ask, run: Run, redis: Any) -> None:
+async def test_a_connection_that_was_cut_off_is_made_again(ask: Ask, run: Run, redis: Any) -> None:
     if ask is WRITES["begin"]:
         claim = await run.worker.claim()
         ask = lambda run: run.worker.begin(claim)  # noqa: E731
@@ -44,7 +44,7 @@ async def test_a_cut_connection_is_made_again(ask: Ask, run: Run, redis: Any) ->
         await ask(run)
 
 
-async def test_a_claim_that_is_cut_off_says_so(worker: Worker, redis: Any) -> None:
+async def test_a_claim_that_is_cut_off_raises(worker: Worker, redis: Any) -> None:
     claiming = asyncio.create_task(worker.store.queue.claim("w1", 1, 60_000))
     while not int((await redis.info("clients"))["blocked_clients"]):
         await asyncio.sleep(0)
@@ -54,7 +54,7 @@ async def test_a_claim_that_is_cut_off_says_so(worker: Worker, redis: Any) -> No
         await claiming
 
 
-async def test_a_claim_says_so_when_its_server_becomes_a_replica(worker: Worker, redis: Any) -> None:
+async def test_a_claim_raises_when_its_server_becomes_a_replica(worker: Worker, redis: Any) -> None:
     claiming = asyncio.create_task(worker.store.queue.claim("w1", 1, 60_000))
     while not int((await redis.info("clients"))["blocked_clients"]):
         await asyncio.sleep(0)
@@ -64,7 +64,7 @@ async def test_a_claim_says_so_when_its_server_becomes_a_replica(worker: Worker,
         await claiming
 
 
-async def test_a_subscription_that_is_cut_off_says_so(store: Store, redis: Any) -> None:
+async def test_a_subscription_that_is_cut_off_raises(store: Store, redis: Any) -> None:
     async with store.subscriptions.to((keys.MARKERS,)) as messages:
         hearing: Any = asyncio.ensure_future(anext(messages))
         await asyncio.sleep(0)
@@ -94,7 +94,7 @@ async def test_a_server_that_comes_back_is_used_again(own_server: Server) -> Non
         assert await eventually(finished) == "finished"
 
 
-async def test_a_server_that_accepts_and_says_nothing_is_not_waited_for_ever(tmp_path: Path) -> None:
+async def test_a_server_that_accepts_connections_and_never_answers_is_given_up(tmp_path: Path) -> None:
     client = connect(f"unix://{tmp_path / 'silent'}?db=1")
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(tmp_path / "silent"))

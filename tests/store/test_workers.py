@@ -1,4 +1,4 @@
-"""Who works, who is dead, and what becomes of the dead's claims."""
+"""Heartbeats, dead workers and their claims."""
 
 import time
 from typing import Any
@@ -17,7 +17,7 @@ async def beat(store: Store, name: str, ttl_seconds: float = LONG, *, listening:
     return await store.workers.heartbeat(name, ttl_seconds, listening=listening)
 
 
-async def test_a_worker_lives_while_it_says_so(store: Store) -> None:
+async def test_a_worker_is_alive_until_its_heartbeat_expires(store: Store) -> None:
     assert await beat(store, "w1") == []
     assert await beat(store, "w2") == []
 
@@ -32,7 +32,7 @@ async def test_a_worker_that_listens_is_among_the_listeners(store: Store) -> Non
     assert await store.workers.listening() == ["w1"]
 
 
-async def test_a_silent_worker_is_told_to_the_others(store: Store) -> None:
+async def test_the_other_workers_learn_of_a_silent_worker(store: Store) -> None:
     await beat(store, "dead", SHORT, listening=True)
 
     async def found() -> list[str]:
@@ -43,7 +43,7 @@ async def test_a_silent_worker_is_told_to_the_others(store: Store) -> None:
     assert await store.workers.listening() == []
 
 
-async def test_a_dead_worker_is_told_until_it_is_forgotten(store: Store, worker: Worker) -> None:
+async def test_a_dead_worker_is_listed_until_it_is_forgotten(store: Store, worker: Worker) -> None:
     await beat(store, "dead", SHORT)
     while not await beat(store, "w1"):
         pass
@@ -53,7 +53,7 @@ async def test_a_dead_worker_is_told_until_it_is_forgotten(store: Store, worker:
     assert await beat(store, "w1") == []
 
 
-async def test_a_dead_worker_that_still_holds_something_is_not_forgotten(
+async def test_a_dead_worker_that_still_holds_a_claim_is_not_forgotten(
     store: Store, worker: Worker, redis: Any
 ) -> None:
     dead = Worker(store, "dead")
@@ -83,7 +83,7 @@ async def test_a_worker_that_leaves_is_gone_at_once(store: Store, worker: Worker
     assert await store.workers.forget("w1")
 
 
-async def test_one_of_many_takes_over_what_a_dead_worker_held(
+async def test_one_of_many_workers_takes_over_the_claim_of_a_dead_worker(
     store: Store, worker: Worker, redis: Any
 ) -> None:
     dead = Worker(store, "dead")
@@ -103,8 +103,8 @@ async def test_one_of_many_takes_over_what_a_dead_worker_held(
     assert await redis.xlen(QUEUE) == 30
 
 
-async def test_who_was_silent_itself_does_not_blame_the_others(store: Store) -> None:
-    """When Redis was away, all were silent: the first one back must not take the others' runs."""
+async def test_a_worker_that_was_silent_itself_takes_no_other_worker_for_dead(store: Store) -> None:
+    """While Redis is away, all workers are silent; the first one back must not take the others' runs."""
     for name in ("w1", "w2", "w3"):
         await beat(store, name, SHORT)
 
@@ -121,7 +121,7 @@ async def test_who_was_silent_itself_does_not_blame_the_others(store: Store) -> 
     assert await eventually(blamed) == ["w3"]
 
 
-async def test_who_comes_new_blames_the_dead_at_once(store: Store) -> None:
+async def test_a_new_worker_learns_of_dead_workers_at_once(store: Store) -> None:
     await beat(store, "dead", SHORT)
 
     async def expired() -> bool:
@@ -132,7 +132,7 @@ async def test_who_comes_new_blames_the_dead_at_once(store: Store) -> None:
     assert await beat(store, "new") == ["dead"]
 
 
-async def test_death_is_told_by_the_servers_clock(
+async def test_heartbeats_expire_by_the_clock_of_the_server(
     store: Store, redis: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = time.time

@@ -285,12 +285,12 @@ def flat(fields: Fields) -> list[str]:
             continue
         if not isinstance(value, str):
             value = json_text(value)
-        elif not value.isascii():  # a tool may print half surrogate pairs, which Redis can't hold
+        elif not value.isascii():  # a tool may print lone surrogates, which are no UTF-8
             value = value.encode(errors="replace").decode()
         parts += (name, value)
     return parts
 
 
 def mark_of(texts: Iterable[str]) -> str:
-    """What tells a batch from the one before it, and not from itself when it is sent again."""
+    """Identifies a batch of texts; the mark is the same when the batch is sent again."""
     return hashlib.blake2b("\n".join(texts).encode(), digest_size=12).hexdigest()
