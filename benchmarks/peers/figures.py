@@ -7,7 +7,7 @@ from typing import Any
 
 NS = 1_000_000_000
 EARLY_SHARE = 0.05
-"""A start so little of a slot's distance before the next slot is that one's, and too early."""
+"""A start this close before a due time, as a share of the period, belongs to it and is too early."""
 
 Rounds = Mapping[str, Sequence[Mapping[str, Any]]]
 """By system, what each round found."""
@@ -44,23 +44,23 @@ def spread(rounds: Sequence[Mapping[str, Any]], name: str) -> Spread | None:
 
 
 def lateness_ms(stamps: Sequence[int], period_seconds: int) -> list[float]:
-    """How late each start was for its slot by the wall clock; below 0 when it was early."""
+    """How late each start was after its due time by the wall clock; below 0 when it was early."""
     period = period_seconds * NS
     late = [(stamp % period, period) for stamp in stamps]
     return [(one - whole if one > whole * (1 - EARLY_SHARE) else one) / 1e6 for one, whole in late]
 
 
-def slots_since(stamps: Sequence[int], period_seconds: int, begun: int) -> list[int]:
-    """The starts for slots after `begun`: some systems also run, when they come up, what was due before."""
+def due_since(stamps: Sequence[int], period_seconds: int, begun: int) -> list[int]:
+    """The starts for due times after `begun`; some systems also run what was due before they started."""
     late = lateness_ms(stamps, period_seconds)
     return [stamp for stamp, ms in zip(stamps, late, strict=True) if stamp - ms * 1e6 >= begun]
 
 
 def missed(stamps: Sequence[int], period_seconds: int) -> int:
-    """Slots between the first start and the last in which nothing started."""
+    """Due times between the first start and the last at which nothing started."""
     period = period_seconds * NS
-    slots = {int((stamp + period * EARLY_SHARE) // period) for stamp in stamps}
-    return max(slots) - min(slots) + 1 - len(slots) if slots else 0
+    due_times = {int((stamp + period * EARLY_SHARE) // period) for stamp in stamps}
+    return max(due_times) - min(due_times) + 1 - len(due_times) if due_times else 0
 
 
 def ratios(rounds: Rounds, name: str, of: str, to: str) -> list[float]:

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from benchmarks.peers import processes
-from benchmarks.peers.figures import lateness_ms, missed, percentile, slots_since
+from benchmarks.peers.figures import due_since, lateness_ms, missed, percentile
 from benchmarks.peers.inside.asked import DEADLINE_SECONDS
 from benchmarks.peers.measures import COARSE_SECONDS, START_PATIENCE_SECONDS, Figures
 from benchmarks.peers.stage import Stage, stage
@@ -113,7 +113,7 @@ async def cron(system: System, server: Path, seconds: float) -> Figures:
         begun = on.start()
         await asyncio.sleep(seconds)
         found = {
-            word: slots_since([at for _, at in on.lines(word)], period_seconds, begun)
+            word: due_since([at for _, at in on.lines(word)], period_seconds, begun)
             for word, period_seconds in SCHEDULES.items()
         }
     figures: Figures = {}
@@ -125,6 +125,6 @@ async def cron(system: System, server: Path, seconds: float) -> Figures:
                 f"{word}_p99_ms": percentile(late, 99),
                 f"{word}_early": sum(one < 0 for one in late),
                 f"{word}_missed": missed(found[word], period_seconds),
-                f"{word}_slots": len(late),
+                f"{word}_due_times": len(late),
             }
     return figures

@@ -64,7 +64,7 @@ async def killed(
 
 
 async def cron(systems: Sequence[System], server: Path, seconds: float, say: Say) -> dict[str, Figures]:
-    """Of one system after the other: their slots are at the same moments."""
+    """Measure one system after the other, since their schedules are due at the same moments."""
     known = [one for one in systems if Case.CRON in one.commands]
     return {one.name: await tried(one, "cron", mishaps.cron(one, server, seconds), say) for one in known}
 

@@ -15,13 +15,14 @@ from tests.ports import free_port
 
 async def test_schedules_says_when_each_runs_and_what_is_wrong(shell: Shell, neighbour: Neighbour) -> None:
     redis = neighbour.redis
-    for name in ("exp_good", "exp_cron", "exp_paused"):
+    for name in ("exp_good", "exp_cron", "exp_paused", "exp_seconds"):
         await neighbour.publish(name, "greet")
     await redis.hset("experiments:exp_paused", "state", "paused")
     await redis.set("schedules:exp_good", '{"cron": "0 12 1 JAN ? 0", "timezone": "Asia/Tokyo"}')
     await redis.set("schedules:exp_cron", "every now and then")
     await redis.set("schedules:exp_none", "0 9 * * *")
     await redis.set("schedules:exp_paused", "0 9 * * *")
+    await redis.set("schedules:exp_seconds", "*/10 * * * * *")
     await redis.rpush("schedules:exp_list", "0 9 * * *")
 
     done, as_json = await asyncio.gather(shell.fullsend("schedules"), shell.fullsend("schedules", "--json"))
@@ -34,6 +35,7 @@ async def test_schedules_says_when_each_runs_and_what_is_wrong(shell: Shell, nei
     assert row_of(done, "exp_cron")[1] == "invalid"
     assert row_of(done, "exp_none")[-1] == "there is no such experiment"
     assert row_of(done, "exp_paused")[-1] == "the experiment is paused, so cron does not run it"
+    assert row_of(done, "exp_seconds")[-1].startswith("it fires every second of some minutes")
     assert "expected a string or a hash" in row_of(done, "exp_list")[-1]
     by_id = {one["experiment_id"]: one for one in json.loads(as_json.out)}
     assert by_id["exp_good"]["timezone"] == "Asia/Tokyo"

@@ -15,12 +15,12 @@ from benchmarks.peers.environments import ROOT
 from benchmarks.peers.figures import (
     NS,
     Spread,
+    due_since,
     lateness_ms,
     missed,
     percentile,
     rate,
     ratios,
-    slots_since,
     spread,
 )
 from benchmarks.peers.measures import latencies
@@ -86,7 +86,7 @@ def test_a_start_for_a_slot_before_the_service_came_does_not_count() -> None:
     begun = 90 * NS
     stamps = [91 * NS, 120 * NS + 7, 180 * NS - 5]
 
-    assert slots_since(stamps, 60, begun) == stamps[1:]
+    assert due_since(stamps, 60, begun) == stamps[1:]
 
 
 def test_slots_without_a_start_are_missed_also_when_the_next_is_early() -> None:

@@ -376,7 +376,7 @@ async def test_slots_and_the_queue_are_counted(watch: Watch, neighbour: Neighbou
     assert left == 0
 
 
-async def test_a_cron_slot_has_a_lateness(watch: Watch, neighbour: Neighbour) -> None:
+async def test_a_due_time_of_cron_has_a_lateness(watch: Watch, neighbour: Neighbour) -> None:
     await neighbour.publish("exp_1", "echo")
     await neighbour.redis.set("schedules:exp_1", "* * * * * *")
     async with watch(schedule_mode="cron") as metrics:

@@ -1,4 +1,4 @@
-"""The demo loop: everything that is ready, in turns."""
+"""Speedrun: all experiments that are ready run in turn."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Speedrun turns: a cycle is given once, to those that waited longest."""
+"""Turns of speedrun: a cycle is made once, and those that waited longest get a turn."""
 
 import itertools
 from collections import Counter

@@ -32,7 +32,7 @@ async def hang(path: str, kind: str, seconds: float, timeout: Timeout = LIMIT) -
 
 
 async def minute(cron: Cron = EVERY_MINUTE) -> None:
-    """A slot of the schedule."""
+    """One due time of the schedule."""
     jobs.note(asked.CRON_NOTES, "minute")
 
 

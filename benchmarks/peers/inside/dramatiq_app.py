@@ -28,7 +28,7 @@ actors["hang"] = dramatiq.actor(jobs.hang, actor_name="hang", time_limit=limit_m
 
 
 def minute() -> None:
-    """A slot of the schedule."""
+    """One due time of the schedule."""
     jobs.note(asked.CRON_NOTES, "minute")
 
 

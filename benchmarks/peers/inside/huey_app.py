@@ -15,7 +15,7 @@ tasks["hang"] = huey.task(timeout=asked.DEADLINE_SECONDS)(jobs.hang)
 
 
 def minute() -> None:
-    """A slot of the schedule."""
+    """One due time of the schedule."""
     jobs.note(asked.CRON_NOTES, "minute")
 
 

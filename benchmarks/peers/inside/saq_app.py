@@ -40,12 +40,12 @@ def hang(ctx: Any, *, path: str, kind: str, seconds: float) -> int:
 
 
 async def second(ctx: Any) -> None:
-    """A slot of the schedule."""
+    """One due time of the schedule."""
     jobs.note(asked.CRON_NOTES, "second")
 
 
 async def minute(ctx: Any) -> None:
-    """A slot of the schedule."""
+    """One due time of the schedule."""
     jobs.note(asked.CRON_NOTES, "minute")
 
 

@@ -48,12 +48,12 @@ if asked.CRON_NOTES:
 
     @worker.cron("* * * * * * *", silent=True)
     async def second() -> None:
-        """A slot of the schedule."""
+        """One due time of the schedule."""
         jobs.note(asked.CRON_NOTES, "second")
 
     @worker.cron("* * * * *", silent=True)
     async def minute() -> None:
-        """A slot of the schedule."""
+        """One due time of the schedule."""
         jobs.note(asked.CRON_NOTES, "minute")
 
 

@@ -41,8 +41,8 @@ else:
 tasks = {name: broker.register_task(one, name) for name, one in functions.items()}
 tasks["hang"] = broker.register_task(jobs.hang, "hang", timeout=asked.DEADLINE_SECONDS)
 if asked.CRON_NOTES:
-    slot = {"cron": "* * * * *", "args": [asked.CRON_NOTES, "minute"]}
-    tasks["note"] = broker.register_task(jobs.note, "note", schedule=[slot])
+    schedule = {"cron": "* * * * *", "args": [asked.CRON_NOTES, "minute"]}
+    tasks["note"] = broker.register_task(jobs.note, "note", schedule=[schedule])
 
 
 class Client:

@@ -1,0 +1,1 @@
+"""When runs are due: cron expressions, due times that were missed, and speedrun."""

@@ -1,4 +1,4 @@
-"""Speedrun: everything that is ready gets its turn, again and again."""
+"""Speedrun: all experiments that are ready run in turn, in an endless loop."""
 
 import asyncio
 import secrets
@@ -16,12 +16,12 @@ LONGEST_PAUSE_SECONDS = 1.0
 
 
 class Speedrun:
-    """Runs everything that is ready, in turns, again and again.
+    """Queues all experiments that are ready, in turn, again and again.
 
     Args:
         store: where experiments are.
         interval_seconds: from one cycle to the next, for all workers together.
-        turns: how many experiments a cycle takes.
+        turns: how many experiments get a turn in a cycle.
     """
 
     def __init__(self, store: Store, interval_seconds: float, turns: int) -> None:
@@ -31,7 +31,7 @@ class Speedrun:
         self._turns = turns
 
     async def run(self) -> None:
-        """Give turns until cancelled."""
+        """Queue runs until cancelled."""
         outage = Outage("speedrun", LONGEST_PAUSE_SECONDS)
         while True:
             try:
@@ -43,7 +43,7 @@ class Speedrun:
             await asyncio.sleep(wait_seconds)
 
     async def _cycle(self) -> float:
-        """Make the next cycle, unless another worker does; returns seconds until the one after."""
+        """Make the next cycle, unless another worker does; return the seconds until the one after."""
         left_seconds = await self._store.due_times.cycle(self._name)
         if left_seconds:
             return min(left_seconds, self._interval_seconds)
