@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -23,7 +22,7 @@ from services.executor import report
 from services.executor.intake import Intake
 from services.executor.scheduling.cron import Cron, cron_of, explain
 from services.executor.scheduling.misfires import Misfires
-from services.executor.store import Decision, FoundDue, NotedSchedule, Position, Store
+from services.executor.store import Decision, Fired, FoundDue, NotedSchedule, Position, Store
 from shared import keys
 from shared.backoff import Outage, until_available
 from shared.documents import iso
@@ -32,6 +31,10 @@ from shared.messages import Schedule, read_schedule_message
 
 log = structlog.get_logger()
 
+AHEAD_MS = 100
+"""Due times are read and decided this long before, and a single call is left for the due time."""
+STALE_SECONDS = 0.5
+"""A decision made ahead isn't used this long after the due time."""
 LONGEST_PAUSE_SECONDS = 1.0
 NOTED_AT_ONCE = 200
 COMPUTED_AT_ONCE = 10
@@ -158,56 +161,63 @@ class CronScheduler:
             await _wait(self._noted, min(seconds, self._check_interval_seconds))
 
     async def _fire_due(self) -> float:
-        """Fire what is due now; return the seconds until something else is.
-
-        They are counted from Redis' clock as it was before its answer came, so the wait is a little
-        too long rather than too short.
-        """
-        found = await self._store.due_times.due(self._read_at_once)
-        answered_at = time.monotonic()
+        """Fire what is due in a moment or since; return the seconds until there is more to do."""
+        found = await self._store.due_times.due(AHEAD_MS, self._read_at_once)
+        # Redis' clock has gone on while its answer came: by this, nothing is fired early.
+        ahead_seconds = found.now_us / 1_000_000 - time.monotonic()
         decisions = await self._decided(found)
         for start in range(0, len(decisions), FIRED_AT_ONCE):
             together = decisions[start : start + FIRED_AT_ONCE]
-            answers = await asyncio.gather(*map(self._fire_one, together), return_exceptions=True)
-            for answer in answers:
-                if answer is not None:
-                    raise answer
+            wait_seconds = together[-1].due_ms / 1_000 - ahead_seconds - time.monotonic()
+            if together[-1].digest and wait_seconds < -STALE_SECONDS:
+                return 0.0
+            await asyncio.sleep(max(0.0, wait_seconds))
+            if not await self._fire_together(together):
+                return 0.0
         if len(found.due) >= self._read_at_once:
             return 0.0
         next_ms = [found.following_ms, *(one.next_ms for one in decisions)]
-        seconds = min((one_ms / 1_000 for one_ms in next_ms if one_ms is not None), default=math.inf)
-        return seconds - found.now_us / 1_000_000 - (time.monotonic() - answered_at)
+        first_ms = min((one_ms for one_ms in next_ms if one_ms is not None), default=math.inf)
+        return (first_ms - AHEAD_MS) / 1_000 - ahead_seconds - time.monotonic()
 
     async def _decided(self, found: FoundDue) -> list[Decision]:
-        """What becomes of due times.  Those whose schedule was changed without a message have others now."""
+        """Decide what becomes of due times; a schedule that was changed without a message has others now."""
         decisions: list[Decision] = []
-        changed: dict[str, Schedule | ContractError | None] = {}
         for one in found.due:
             text, cron = _noted(one.experiment_id, one.schedule)
             if one.noted in (text, None):
                 decisions.append(self._misfires.decide(one, cron, found.now_us // 1_000))
             else:
-                changed[one.experiment_id] = one.schedule
-        await self._note({name: one for name, one in changed.items() if one is not None}, tell)
-        for name in [name for name, one in changed.items() if one is None]:
-            await self._note_one(name)
+                await self._note_one(one.experiment_id)
         return decisions
 
-    async def _fire_one(self, decision: Decision) -> None:
+    async def _fire_together(self, decisions: Sequence[Decision]) -> bool:
+        """Fire these at the same time; False if some have to be read and decided again."""
+        answers = await asyncio.gather(*map(self._fire_one, decisions), return_exceptions=True)
+        is_complete = True
+        # Logged when all are fired: a line takes as long as the begin of a run.
+        for decision, fired in zip(decisions, answers, strict=True):
+            if isinstance(fired, BaseException):
+                raise fired
+            if fired.what in ("changed", "early"):
+                is_complete = False
+            elif fired.what != "taken":
+                log.info(
+                    f"due_time.{fired.what}",
+                    experiment_id=decision.experiment_id,
+                    scheduled_for=iso(decision.due_ms / 1_000),
+                    late_ms=fired.late_ms,
+                    runs=len(decision.orders) if fired.what == "fired" else 0,
+                )
+        return is_complete
+
+    async def _fire_one(self, decision: Decision) -> Fired:
         if self._hands is None:
-            fired = await self._store.due_times.fire(decision)
-        else:
-            with self._hands.intake.reserved() as room:
-                fired = await self._store.due_times.fire(decision, self._hands.worker, room)
-            await self._hands.intake.take(fired.claims)
-        if fired.what not in ("taken", "early"):
-            log.info(
-                f"due_time.{fired.what}",
-                experiment_id=decision.experiment_id,
-                scheduled_for=iso(decision.due_ms / 1_000),
-                late_ms=fired.late_ms,
-                runs=len(decision.orders) if fired.what == "fired" else 0,
-            )
+            return await self._store.due_times.fire(decision)
+        with self._hands.intake.reserved() as room:
+            fired = await self._store.due_times.fire(decision, self._hands.worker, room)
+        await self._hands.intake.take(fired.claims)
+        return fired
 
     # schedules
 
@@ -365,21 +375,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """`python -m services.executor.scheduler --test EXPRESSION [--timezone ZONE] [--id EXPERIMENT]`."""
     parser = argparse.ArgumentParser(
         prog="python -m services.executor.scheduler",
-        description="Says what a cron expression means and when it is due next.",
+        description="Says what a cron expression means and its next due times.",
     )
     parser.add_argument("--test", metavar="EXPRESSION", required=True, help='such as "0 9 * * MON"')
     parser.add_argument("--timezone", metavar="ZONE", help="an IANA name such as Europe/Berlin; default UTC")
     parser.add_argument("--id", metavar="EXPERIMENT", help="the experiment's id, from which an H is hashed")
     parser.add_argument(
-        "--count",
-        type=int,
-        default=5,
-        choices=range(1, 1_001),
-        metavar="N",
-        help="due times to list (default 5)",
+        "--count", type=int, default=5, choices=range(1, 1_001), metavar="N", help="how many (default 5)"
     )
     asked = parser.parse_args(argv)
-    now_ms = round(datetime.now(UTC).timestamp() * 1_000)
+    now_ms = round(time.time() * 1_000)
     try:
         print(explain(asked.test, asked.timezone, now_ms, asked.count, asked.id))
     except ScheduleError as exc:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
@@ -53,7 +53,44 @@ async def are_queued(redis: Any, count: int) -> None:
     await eventually(there, "the runs")
 
 
+def once_decided(
+    store: Store, monkeypatch: pytest.MonkeyPatch, then: Callable[[], Awaitable[Any]]
+) -> asyncio.Event:
+    """Have something done when a due time has been read for the first time; set when it is done."""
+    due, is_done = store.due_times.due, asyncio.Event()
+
+    async def read(*arguments: int) -> FoundDue:
+        found = await due(*arguments)
+        if found.due and not is_done.is_set():
+            is_done.set()
+            await then()
+        return found
+
+    monkeypatch.setattr(store.due_times, "due", read)
+    return is_done
+
+
 # -- by what is written -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", ["deleted", "changed", "paused"])
+async def test_what_is_written_between_the_decision_and_the_due_time_counts(
+    change: str, store: Store, neighbour: Neighbour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {
+        "deleted": lambda: neighbour.redis.delete("schedules:exp_1"),
+        "changed": lambda: neighbour.redis.set("schedules:exp_1", SELDOM),
+        "paused": lambda: neighbour.publish("exp_1", "echo", state="paused"),
+    }
+    await neighbour.publish("exp_2", "echo", overlap="allow")
+    await neighbour.redis.set("schedules:exp_2", EVERY_SECOND)
+    is_done = once_decided(store, monkeypatch, changes[change])
+
+    async with scheduler(store):
+        await is_done.wait()
+        await are_queued(neighbour.redis, 2)
+
+    assert {one["experiment_id"] for one in await queued(neighbour.redis)} == {"exp_2"}
 
 
 async def test_a_schedule_that_was_deleted_without_a_message_does_not_fire(
@@ -117,10 +154,10 @@ async def test_a_due_time_is_not_lost_when_the_last_run_ends_while_it_is_decided
     """The experiment is read as `running`, and no run of it is open any more when it is fired."""
     due = store.due_times.due
 
-    async def read_just_before_the_end(most: int) -> FoundDue:
+    async def read_just_before_the_end(*arguments: int) -> FoundDue:
         await neighbour.redis.hset("experiments:exp_1", "state", "running")
         await neighbour.redis.zadd(keys.open_runs("exp_1"), {"1-0": 1})
-        found = await due(most)
+        found = await due(*arguments)
         await neighbour.redis.delete(keys.open_runs("exp_1"))
         await neighbour.redis.hset("experiments:exp_1", "state", "run")
         return found

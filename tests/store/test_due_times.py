@@ -251,7 +251,7 @@ async def test_what_is_due_is_found_earliest_first_with_the_next_due_time(store:
 
 async def test_no_more_is_read_than_was_asked_for(store: Store) -> None:
     await store.due_times.note([NotedSchedule(f"e{number}", "x", number) for number in range(10)])
-    found = await store.due_times.due(6)
+    found = await store.due_times.due(0, 6)
 
     assert [one.due_ms for one in found.due] == list(range(6))
     assert found.following_ms == 6
@@ -279,6 +279,51 @@ async def test_a_due_time_of_nothing_is_found_as_such(store: Store, redis: Any) 
 
     assert (one.noted, one.schedule, one.stored.experiment) == ("", None, None)
     assert (await found(store)).noted is None
+
+
+async def test_what_is_due_soon_is_found_ahead(store: Store) -> None:
+    now_ms = await store.due_times.now_ms()
+    await store.due_times.note([NotedSchedule("soon", "x", now_ms + 50_000)])
+
+    assert (await store.due_times.due()).due == []
+    assert [one.due_ms for one in (await store.due_times.due(50_000)).due] == [now_ms + 50_000]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_a_decision_holds_while_nothing_is_written(shape: str, store: Store, redis: Any) -> None:
+    await publish(redis, shape)
+    await redis.hset(keys.schedule(EXPERIMENT), mapping={"cron": "0 9 * * *"})
+    await noted(store)
+    digest = (await found(store)).digest
+
+    assert (await store.due_times.fire(replace(decision(), digest=digest))).what == "fired"
+
+
+CHANGES: dict[str, tuple[Any, ...]] = {
+    "another schedule": ("set", keys.schedule(EXPERIMENT), "0 10 * * *"),
+    "no schedule": ("delete", keys.schedule(EXPERIMENT)),
+    "another state": ("hset", keys.experiment(EXPERIMENT), "state", "paused"),
+    "one field more": ("hset", keys.experiment(EXPERIMENT), "catch_up", "all"),
+    "no experiment": ("delete", keys.experiment(EXPERIMENT)),
+    "an open run": ("zadd", keys.open_runs(EXPERIMENT), {"1-0": 1}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_decision_does_not_count_once_something_else_is_written(
+    change: str, store: Store, redis: Any
+) -> None:
+    await publish(redis, "flat")
+    await redis.set(keys.schedule(EXPERIMENT), "0 9 * * *")
+    await noted(store)
+    digest = (await found(store)).digest
+    command, *arguments = CHANGES[change]
+    await getattr(redis, command)(*arguments)
+    before = await everything(redis)
+
+    assert (await store.due_times.fire(replace(decision(), digest=digest))).what == "changed"
+    assert (await found(store)).digest != digest
+    assert await everything(redis) == before
 
 
 # -- handed out -----------------------------------------------------------------------

@@ -36,12 +36,16 @@ class Misfires:
     on_time_ms: int = 1_000
 
     def decide(self, found: DueTime, cron: Cron | None, now_ms: int) -> Decision:
-        """Decide by what is written now; without a `cron`, the schedule has no due times any more."""
+        """Decide by what is written now; without a `cron`, the schedule has no due times any more.
+
+        Before the due time, it is decided as it will be then.
+        """
+        digest = found.digest if now_ms < found.due_ms else ""
         if cron is None:
-            return Decision(found.experiment_id, found.due_ms, None, (), "")
+            return Decision(found.experiment_id, found.due_ms, None, (), "", digest)
         experiment = found.stored.experiment
         policy = experiment.policy if experiment else Policy()
-        catch_up = self.catch_up(cron, found.due_ms, now_ms, policy)
+        catch_up = self.catch_up(cron, found.due_ms, max(now_ms, found.due_ms), policy)
         state = experiment.state if experiment else None
         # An experiment that can't be read is run, to be reported.  One that is running is left alone
         # unless a run of ours is open: then `overlap` decides.
@@ -56,7 +60,7 @@ class Misfires:
             )
             for one_ms in (catch_up.run_ms if is_run else ())
         ]
-        return Decision(found.experiment_id, found.due_ms, catch_up.next_ms, orders, catch_up.overlap)
+        return Decision(found.experiment_id, found.due_ms, catch_up.next_ms, orders, catch_up.overlap, digest)
 
     def catch_up(self, cron: Cron, due_ms: int, now_ms: int, policy: Policy) -> CatchUp:
         """Which of the due times from `due_ms` to `now_ms` become runs.

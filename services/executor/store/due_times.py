@@ -19,11 +19,11 @@ _NOTE_SCHEDULES = Script(
     keys=("due_times", "noted_schedules"),
     args=("experiments[]", "texts[]", "next_ms[]"),
 )
-_DUE = Script("due", keys=("due_times", "noted_schedules"), args=("most", "open_runs_prefix"))
+_DUE = Script("due", keys=("due_times", "noted_schedules"), args=("within_ms", "most", "open_runs_prefix"))
 _FIRE = Script(
     "fire",
     keys=("due_times", "queue", "open_runs"),
-    args=("experiment", "due_ms", "next_ms", "overlap", "group", "worker", "room", "orders[]"),
+    args=("experiment", "due_ms", "next_ms", "overlap", "digest", "group", "worker", "room", "orders[]"),
 )
 _SPEEDRUN = Script(
     "speedrun",
@@ -43,9 +43,10 @@ class NotedSchedule:
 
 @dataclass(frozen=True, slots=True)
 class DueTime:
-    """A due time (UTC ms) that has come, and everything that decides about it, read at one moment.
+    """A due time (UTC ms), and everything that decides about it, read at one moment.
 
-    `noted` is the schedule's text as `note` noted it, or ""; None if it can't be read.
+    `noted` is the schedule's text as `note` noted it, or ""; None if it can't be read.  `digest` is the
+    same as long as the schedule, the experiment and whether runs are open.
     """
 
     experiment_id: str
@@ -54,11 +55,12 @@ class DueTime:
     schedule: Schedule | ContractError | None
     stored: Stored
     has_open_runs: bool
+    digest: str
 
     @classmethod
     def read(cls, answer: Any) -> Self:
         """Read what `due.lua` returns for one."""
-        experiment_id, due, noted, schedule, experiment, is_open = answer
+        experiment_id, due, noted, schedule, experiment, is_open, digest = answer
         return cls(
             experiment_id,
             int(due),
@@ -66,12 +68,13 @@ class DueTime:
             read_stored_schedule(experiment_id, *schedule),
             read_stored(experiment_id, *experiment),
             bool(is_open),
+            digest,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class FoundDue:
-    """What is due now, the first due time after it (UTC ms), and Redis' clock (microseconds)."""
+    """What is due, the first due time after it (UTC ms), and Redis' clock (microseconds)."""
 
     due: Sequence[DueTime]
     following_ms: int | None
@@ -80,21 +83,25 @@ class FoundDue:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What becomes of a due time: `orders` are queued as `overlap` says, and `next_ms` is due next."""
+    """What becomes of a due time: `orders` are queued as `overlap` says, and `next_ms` is due next.
+
+    If it was decided before the due time, `digest` is that of what was decided by.
+    """
 
     experiment_id: str
     due_ms: int
     next_ms: int | None
     orders: Sequence[Order]
     overlap: str
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Fired:
     """What became of a due time, and how late (ms, by Redis' clock).
 
-    `what` is `fired`, `skipped` (by overlap), `dropped` (there were no orders), `taken` (by another
-    worker) or `early` (the clock was set back).
+    `what` is `fired`, `skipped` (by overlap) or `dropped` (there were no orders).  Or nothing was done:
+    `taken` (by another worker), `changed` (what was decided by) or `early`.
     """
 
     what: str
@@ -162,10 +169,10 @@ class DueTimes:
         async with asking("has_open_runs"):
             return bool(await self._scripts.client.exists(keys.open_runs(experiment_id)))
 
-    async def due(self, most: int = 100) -> FoundDue:
-        """What is due now by Redis' clock, at most `most`, earliest first."""
+    async def due(self, within_ms: int = 0, most: int = 100) -> FoundDue:
+        """What is due within `within_ms` by Redis' clock, at most `most`, earliest first."""
         found, following, now_us = await self._scripts.call(
-            _DUE, [keys.due_times(), keys.noted_schedules()], [most, keys.open_runs("")]
+            _DUE, [keys.due_times(), keys.noted_schedules()], [within_ms, most, keys.open_runs("")]
         )
         return FoundDue([DueTime.read(one) for one in found], int(following) if following else None, now_us)
 
@@ -183,6 +190,7 @@ class DueTimes:
                 decision.due_ms,
                 _text(decision.next_ms),
                 decision.overlap,
+                decision.digest,
                 GROUP,
                 worker,
                 room,

@@ -1,16 +1,18 @@
--- Queues the runs of a due time, once, and moves the schedule on to its next due time. Hands orders out to a
--- worker with room, as enqueue.lua does.
+-- Queues the runs of a due time, once, and moves the schedule on to its next due time, as was decided. Hands orders
+-- out to a worker with room, as enqueue.lua does.
 --
 -- KEYS  due_times queue open_runs
--- ARGV  experiment due_ms next_ms overlap group worker room orders[]
+-- ARGV  experiment due_ms next_ms overlap digest group worker room orders[]
 --   next_ms  the next due time, or "" when there is none
 --   overlap  skip | queue | allow
+--   digest   of what was decided by (see deciding.lua), or "" not to compare it
 --   room     how many orders the worker takes
 --   orders   JSON, one for each run
 -- returns {what, now (microseconds), claims, experiments (see claims.lua)}; what is "fired" | "skipped" (the last
 --         run is still open) | "dropped" (nothing was to be queued); or nothing was done: "taken" (another
---         worker was first) | "early"
+--         worker was first) | "changed" (what was decided by) | "early"
 -- include types.lua
+-- include deciding.lua
 -- include claims.lua
 -- include queued.lua
 local wrong = misfit(due_times, 'zset', queue, 'stream')
@@ -21,6 +23,7 @@ local function answer(what) return {what, now, {}, {}} end
 
 local waiting = redis.call('ZSCORE', due_times, experiment)
 if not waiting or tonumber(waiting) ~= tonumber(due_ms) then return answer('taken') end
+if digest ~= '' and select(4, deciding(experiment, open_runs)) ~= digest then return answer('changed') end
 if now < tonumber(due_ms) * 1000 then return answer('early') end
 
 if next_ms == '' then
