@@ -112,7 +112,7 @@ async def test_a_folder_that_can_not_be_written_is_a_failure_with_its_name(works
 
     message = await failure_of(workshop.environments(), ONE)
 
-    assert message.startswith("the tool's environment can't be kept")
+    assert message.startswith("the tool's environment can't be stored")
     assert str(workshop.folder) in message
 
 

@@ -331,7 +331,7 @@ async def test_an_artifact_behind_a_link_to_another_place_is_not_taken(bench: Be
     )
 
     assert isinstance(answer, Raised)
-    assert "is not a file in the place for artifacts" in answer.message
+    assert "is not a file in the directory for artifacts" in answer.message
     assert shelf.contents == []
 
 

@@ -1,4 +1,4 @@
-"""Runs tools in subprocesses that can be killed: nothing a tool does reaches the service.
+"""Runs tools in subprocesses that can be killed, so that nothing a tool does reaches the service.
 
-`pool.Pool` is the door; `calls` holds what goes in and what comes out.
+Use `pool.Pool`; `calls` has the values that go in and come out.
 """

@@ -1,4 +1,4 @@
-"""What goes into an isolated call and what comes out: plain values, no process in sight."""
+"""The values that go into a call of a tool and come out of it."""
 
 import os
 import stat
@@ -14,7 +14,7 @@ from services.executor.isolation.sandbox import Sandbox
 
 
 class Level(StrEnum):
-    """How much a run shares with the runs before it."""
+    """How much a run shares with earlier runs of its tool."""
 
     WARM = "warm"
     FORK = "fork"
@@ -25,12 +25,16 @@ class Level(StrEnum):
 class Module:
     """A tool's code as it was when it was looked up.
 
-    `digest` is the SHA-256 of the file, of a package that of its manifest; a process
-    serves one digest only.  `main` is the SHA-256 of a package's `__init__.py`, at `path`.
-    `python` is the interpreter of the tool's own environment, `environment`
-    that environment's digest; empty for the service's own interpreter.
-    `sandbox` is what its processes are kept from, while they import it already.
-    `key` is what two modules must have in common to be served by the same process.
+    Args:
+        name: the tool's name.
+        path: its file; for a package, its `__init__.py`.
+        digest: the SHA-256 of the file, or of a package's manifest.  A process serves one digest only.
+        python: the interpreter of the tool's own environment; None for the service's own interpreter.
+        environment: that environment's digest, or empty.
+        sandbox: what its processes are confined to, already during the import.
+        main: the SHA-256 of a package's `__init__.py`.
+
+    Modules with the same `key` are served by the same process.
     """
 
     name: str
@@ -43,7 +47,7 @@ class Module:
     key: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Every call asks for the key several times, so it is made once."""
+        """Make the key once, because each call needs it several times."""
         code = (self.name, str(self.path), self.digest)
         key = (*code, str(self.python or ""), self.environment, self.sandbox.value)
         object.__setattr__(self, "key", key)
@@ -51,7 +55,7 @@ class Module:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one run may use, its whole process tree together; None means no limit."""
+    """What one run may use, its whole process tree together; None is no limit."""
 
     memory_bytes: int | None = None
     cpu_seconds: int | None = None
@@ -61,13 +65,22 @@ class Limits:
 
 
 NO_LIMITS = Limits()
-"""Most runs have none, and then this very object says so."""
+"""Most runs have no limits.  They have this very object, which is quick to recognize."""
 
 
 class Call(msgspec.Struct, frozen=True):
-    """One attempt of one run: which code, with what, for how long.
+    """One attempt of one run.
 
-    `entry` names another function of the module than the one that makes it a tool.
+    Args:
+        module: the tool's code.
+        run_id, experiment_id, attempt: what the toolkit shows to the tool.
+        params: the keyword arguments, of JSON's types.
+        timeout_seconds: the time limit, which includes the import.
+        level: what kind of process runs it.
+        limits: what it may use.
+        seed: seeds the random generators; None for system entropy.
+        environ: variables besides those of the pool.
+        entry: another function of the module than the tool's own.
     """
 
     module: Module
@@ -83,12 +96,12 @@ class Call(msgspec.Struct, frozen=True):
     entry: str = ""
 
 
-# -- what a tool says while it runs ---------------------------------------------------
+# -- what a tool reports while it runs --------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`done` of `total` units of work; `total` is None when the tool can't know it."""
+    """`done` of `total` units of work; `total` is None if it is unknown."""
 
     done: float
     total: float | None
@@ -106,14 +119,14 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """One item of the result, kept even when the run fails later."""
+    """One item of the result, kept even if the run fails later."""
 
     item: Any
 
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """One line that the tool, or anything below it, printed.  `at` is unix seconds."""
+    """One line that the tool, or a process that it started, printed; `at` is in Unix seconds."""
 
     at: float
     stream: str
@@ -122,15 +135,15 @@ class LogLine:
 
 Event = Progress | Metric | Partial | LogLine
 Report = Callable[[Event], None]
-"""Receives events in the order they happened; must not block."""
+"""Receives events in the order in which they happened; must not block."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """A file that the tool wants kept, captured at the moment it said so.
+    """A copy of a file that the tool wants to keep as an artifact.
 
-    The tool waits until it is kept, and the file is gone afterwards.  `size_bytes`
-    and `sha256` are the tool's word.
+    The tool waits until it is kept, and then the copy is removed.  The executor has not verified
+    `size_bytes` and `sha256`.
     """
 
     name: str
@@ -140,53 +153,53 @@ class Capture:
     media_type: str | None = None
 
     def open(self) -> BinaryIO:
-        """The content.  Refusal or OSError if the tool has put anything but a file in its place."""
+        """The content.  Refusal or OSError if the tool has put something else in its place."""
         file = os.fdopen(os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
         found = Path(f"/proc/self/fd/{file.fileno()}").readlink()
         if found != self.path or not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             file.close()
-            raise Refusal(f"artifact '{self.name}' is not a file in the place for artifacts")
+            raise Refusal(f"artifact '{self.name}' is not a file in the directory for artifacts")
         return file
 
 
 class Refusal(Exception):
-    """What a tool asks for can't be had, however often it asks."""
+    """A request of a tool that can't be fulfilled, however often it is repeated."""
 
 
 class Effects(Protocol):
-    """What outlives an attempt: steps that a retry must not repeat, and artifacts.
+    """What is kept beyond an attempt: steps that a retry must not repeat, and artifacts.
 
-    A `Refusal` reaches the tool as a ValueError with the same words, whatever else these
-    raise as a ConnectionError, which is worth a retry unless the tool knows better.
+    The tool receives a `Refusal` as a ValueError with the same message, and any other exception as a
+    ConnectionError, which is retried unless the tool handles it.
     """
 
     async def recall(self, key: str) -> Any | None:
-        """The recorded result of `toolkit.once` under `key` wrapped as `{"value": ...}`, or None."""
+        """The result that `toolkit.once` has recorded under `key`, as `{"value": ...}`, or None."""
 
     async def record(self, key: str, value: Any) -> None:
         """Keep `value` under `key` for the later attempts of this run."""
 
     async def keep(self, capture: Capture) -> str | None:
-        """Keep an artifact; its reference, None where nothing is kept."""
+        """Keep an artifact and return its reference, or None if nothing is kept."""
 
     async def fetch(self, reference: str, path: Path) -> None:
-        """Write what `reference` names into the new file at `path`, if this call may have it."""
+        """Write the artifact `reference` to the new file `path`.  Refusal if this call may not have it."""
 
 
 class NothingKept:
-    """For calls that nobody records: every step is done anew, and no artifact is kept."""
+    """For calls that are not recorded: each step is done again, and no artifact is kept."""
 
     async def recall(self, key: str) -> Any | None:
-        """None: no step was done."""
+        """None: no step is recorded."""
 
     async def record(self, key: str, value: Any) -> None:
-        """Forget it."""
+        """Do nothing."""
 
     async def keep(self, capture: Capture) -> str | None:
-        """None: it is not kept."""
+        """None: nothing is kept."""
 
     async def fetch(self, reference: str, path: Path) -> None:
-        """Refuse: there is nothing."""
+        """Refuse: there are no artifacts."""
         raise Refusal(f"{reference:.80} is not an artifact that this call was given")
 
 
@@ -195,7 +208,7 @@ class NothingKept:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How the process of an attempt ended, and what it had used by then."""
+    """How the process of an attempt ended, and what it had used."""
 
     exit_code: int | None = None
     signal: str | None = None
@@ -207,10 +220,9 @@ class Exit:
 
 
 class Returned(msgspec.Struct, frozen=True):
-    """The tool returned.  `items` counts the result when it is a list or came from a generator.
+    """The tool returned.  `items` is the length of a result that is a list or came from a generator.
 
-    `peak_rss_bytes` is the most that its processes were seen to hold; only a run whose
-    memory or processes are limited is looked at.
+    `peak_rss_bytes` is the most memory that was measured, in runs with a limit on memory or processes.
     """
 
     value: Any
@@ -219,7 +231,7 @@ class Returned(msgspec.Struct, frozen=True):
 
 
 class Raised(msgspec.Struct, frozen=True):
-    """The tool raised, or its result or import broke the contract; `traceback` has no frame of ours.
+    """The tool raised, or its result or import broke the contract; `traceback` has only the tool's frames.
 
     `peak_rss_bytes` as in `Returned`.
     """
@@ -237,7 +249,7 @@ class Raised(msgspec.Struct, frozen=True):
 class Died:
     """The process ended before it answered.  `reason` is a sentence for the record.
 
-    `innocent` when it went down with the process that had started it, whoever's fault that was.
+    It is `innocent` if it ended together with its parent, which is not the fault of this call.
     """
 
     reason: str
@@ -247,7 +259,7 @@ class Died:
 
 @dataclass(frozen=True, slots=True)
 class TimedOut:
-    """The attempt went over its limit and its process tree was ended."""
+    """The attempt exceeded its time limit, and its process tree was ended."""
 
     timeout_seconds: float
     exit: Exit
@@ -255,7 +267,7 @@ class TimedOut:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """Somebody asked for the attempt's end; its process tree is gone."""
+    """The attempt was cancelled, and its process tree was ended."""
 
     exit: Exit
 
@@ -265,11 +277,11 @@ Answer = Returned | Raised | Died | TimedOut | Cancelled
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a tool says of itself, read by a child.
+    """What a tool says about itself, read in a subprocess.
 
-    `parameters` is a JSON Schema object: `properties` (type, default,
-    description), `required`, `additionalProperties`.  `neighbours` are the files beside
-    the tool's own, relative to its folder, that its import has imported; none for a package.
+    `parameters` is a JSON Schema object: `properties` (type, default, description), `required`,
+    `additionalProperties`.  `neighbours` are the files in the tool's folder, relative to it, that its
+    import has imported; none for a package.
     """
 
     name: str

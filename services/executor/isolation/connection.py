@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from services.executor.isolation.common import protocol
+from services.executor.isolation.common.protocol import HEADER_BYTES
 
 READ_BYTES = 262_144
 DRAIN_READS = 16
@@ -71,24 +72,23 @@ class Decoder:
 
     def feed(self, data: bytes) -> list[dict[str, Any]]:
         """The messages that `data` completes."""
-        header_bytes = protocol.HEADER_BYTES
-        if not self._buffer and len(data) >= header_bytes and self._length(data) == len(data) - header_bytes:
-            return [decode_message(data[header_bytes:])]
+        if not self._buffer and len(data) >= HEADER_BYTES and self._length(data) == len(data) - HEADER_BYTES:
+            return [decode_message(data[HEADER_BYTES:])]
         buffer = self._buffer
         buffer += data
         messages = []
         start = 0
-        while len(buffer) - start >= header_bytes:
-            end = start + header_bytes + self._length(buffer[start : start + header_bytes])
+        while len(buffer) - start >= HEADER_BYTES:
+            end = start + HEADER_BYTES + self._length(buffer[start : start + HEADER_BYTES])
             if len(buffer) < end:
                 break
-            messages.append(decode_message(bytes(buffer[start + header_bytes : end])))
+            messages.append(decode_message(bytes(buffer[start + HEADER_BYTES : end])))
             start = end
         del buffer[:start]
         return messages
 
     def _length(self, data: bytes | bytearray) -> int:
-        length = int.from_bytes(data[: protocol.HEADER_BYTES], "big")
+        length = int.from_bytes(data[:HEADER_BYTES], "big")
         if length > self.limit_bytes:
             raise protocol.ProtocolBroken(
                 f"a frame of {length} bytes was announced, and {self.limit_bytes} are allowed"

@@ -38,7 +38,7 @@ def exit_of(
     stacks: str,
     last_lines: Iterable[str],
 ) -> Exit:
-    """The end of a process with this status of wait(2); of the dump of its stacks the tool's part is kept."""
+    """How a process ended, from its status as in wait(2) and what it left; with the tool's stacks only."""
     code, number = decode_status(status)
     return Exit(
         code,
@@ -51,18 +51,18 @@ def exit_of(
 
 
 def without_ours(stacks: str) -> str:
-    """A dump of faulthandler without the frames of the executor's side of the process."""
+    """A dump of faulthandler without the frames of the executor's code."""
     ours = tuple(f'File "{folder}{os.sep}' for folder in OURS)
     return "\n".join(line for line in stacks.splitlines() if not line.strip().startswith(ours))
 
 
 def died_with_parent(exit_: Exit) -> bool:
-    """Whether nothing is known of its end, because the process that had started it was gone first."""
+    """Whether nothing is known about its end, because its parent was gone first."""
     return exit_.exit_code is None and exit_.signal is None and not exit_.oom_killed
 
 
 def reason(exit_: Exit) -> str:
-    """The sentence for a process that ended and nobody here wanted it to."""
+    """The sentence for a process that ended although the executor had not requested it."""
     if exit_.oom_killed:
         return "its process was killed by the kernel: memory had run out, the machine's or its container's"
     if exit_.signal == "SIGXCPU":
@@ -72,4 +72,4 @@ def reason(exit_: Exit) -> str:
         return f"its process was ended by {exit_.signal}" + (f" ({meaning})" if meaning else "")
     if exit_.exit_code is not None:
         return f"its process ended itself with exit code {exit_.exit_code} before it answered"
-    return "the process that had started it was gone, and it with that one"
+    return "its process ended together with the process that had started it"

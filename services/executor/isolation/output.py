@@ -1,4 +1,4 @@
-"""What a process prints, line by line, at a pace that the service can bear."""
+"""Reads what a process prints, line by line, at a limited rate."""
 
 import asyncio
 import contextvars
@@ -14,9 +14,9 @@ KEPT_LINES = 20
 
 
 class Pipe:
-    """One stream of one process.  What is not read stays in the pipe and holds up whoever writes.
+    """One stream of one process.  What is not read stays in the pipe and blocks the writer.
 
-    It is read when it is drained, and from `follow` on whenever there is something.
+    It is read when it is drained, and after `follow` whenever something is written.
     """
 
     def __init__(self, stream: str, bytes_per_second: int, emit: Callable[[float, str, str], None]) -> None:
@@ -34,7 +34,7 @@ class Pipe:
         self._is_followed = False
 
     def take_write_end(self) -> int:
-        """The other end, which from now on is the caller's to close."""
+        """The other end, which the caller has to close."""
         descriptor, self._write_end = self._write_end, -1
         return descriptor
 
@@ -43,12 +43,12 @@ class Pipe:
         return self._fd
 
     def follow(self) -> None:
-        """Read what is written as it is written."""
+        """From now on, read whenever something is written."""
         if not self._is_followed:
             self._is_followed = True
             self._loop = asyncio.get_running_loop()
             self._counted_at = time.monotonic()
-            # As in `Connection`: not in the context of the run that the process is started for.
+            # In an empty context, as in `Connection`.
             contextvars.Context().run(self._loop.add_reader, self._fd, self._read)
 
     def _read(self) -> None:
@@ -60,7 +60,7 @@ class Pipe:
         self._spend(size)
 
     def _take(self) -> int:
-        """Read once; how many bytes there were, 0 when nobody can write any more."""
+        """Read once; return the number of bytes, 0 if nobody can write any more, -1 if there are none."""
         try:
             data = os.read(self._fd, READ_BYTES)
         except BlockingIOError:
@@ -70,7 +70,7 @@ class Pipe:
         return len(data)
 
     def _spend(self, size: int) -> None:
-        """Whoever prints more than its share per second is not read until its debt is paid."""
+        """Stop reading for a while if more was printed than the limit per second allows."""
         now = time.monotonic()
         earned = (now - self._counted_at) * self._bytes_per_second
         self._counted_at = now
@@ -84,13 +84,13 @@ class Pipe:
         self._loop.add_reader(self._fd, self._read)
 
     def drain(self) -> None:
-        """Read what is in the pipe now, a pipe's capacity at most."""
+        """Read what is in the pipe now, at most a pipe's capacity."""
         for _ in range(2):
             if self._take() < READ_BYTES:
                 break
 
     def end_line(self) -> None:
-        """What was printed without a newline is a line after all."""
+        """Treat what was printed without a newline as a line."""
         if self.rest:
             self._line(self.rest)
         self.rest, self._cutting = b"", False
@@ -109,7 +109,7 @@ class Pipe:
     def _line(self, line: bytes) -> None:
         if self._cutting:
             return
-        # A progress bar redraws itself with carriage returns; what counts is its last state.
+        # A progress bar redraws itself with carriage returns; only its last state is kept.
         line = line.rstrip(b"\r").rpartition(b"\r")[2]
         if len(line) > MAX_LINE_BYTES:
             text = (
@@ -150,7 +150,7 @@ class Output:
             self._poll.register(pipe.fileno(), select.POLLIN)
 
     def follow(self) -> None:
-        """From now on, pass on what is printed as it is printed, whether or not anybody drains it."""
+        """From now on, pass on what is printed when it is printed, not only when it is drained."""
         for pipe in self.pipes:
             pipe.follow()
 
@@ -173,12 +173,12 @@ class Output:
                 pipe.end_line()
 
     def stacks(self) -> str:
-        """The stacks that the process wrote when it was told to end."""
+        """The stacks that the process wrote before it was ended."""
         size = os.fstat(self.stacks_fd).st_size
         return os.pread(self.stacks_fd, min(size, 262_144), 0).decode("utf-8", "replace")
 
     def close(self) -> None:
-        """Read no more; whoever still writes gets SIGPIPE."""
+        """Read no more; a process that still writes gets SIGPIPE."""
         for pipe in self.pipes:
             pipe.close()
         self.pipes.clear()

@@ -1,9 +1,8 @@
-"""What a confined tool may reach, and by what means this machine can hold it to that.
+"""What a confined tool may reach, and how this machine can confine it.
 
-With Landlock the tool's process confines itself before it imports the tool
-(`common/confine.py`); on a kernel without it, bubblewrap starts the fork server
-in a file system that has nothing else in it.  Where there is neither, a tool
-that is to be confined is refused: it never runs unconfined.
+With Landlock, the tool's process confines itself before it imports the tool (`common/confine.py`).  On a
+kernel without Landlock, bubblewrap starts the fork server in a file system that holds nothing else.  If
+there is neither, a tool that is to be confined is refused: it never runs unconfined.
 """
 
 import functools
@@ -21,7 +20,7 @@ from services.executor.isolation.common import confine, seccomp
 from shared.errors import SandboxUnavailableError
 
 _HERE = Path(__file__).parent
-# What a tool's process loads of the executor: its own side of the conversation, and the toolkit.
+# The code of the executor that a tool's process loads, and the toolkit.
 OURS = (_HERE / "child", _HERE / "common", _HERE.parents[2] / "shared" / "toolkit.py")
 
 LIBRARIES = (
@@ -33,7 +32,7 @@ HOST_NAMES = (
     "/etc/hosts", "/etc/host.conf", "/etc/resolv.conf", "/run/systemd/resolve", "/etc/nsswitch.conf",
     "/etc/gai.conf", "/etc/services", "/etc/protocols",
 )  # fmt: skip
-# Never the folders above them, which hold private keys.
+# Not the folders above them, which hold private keys.
 CERTIFICATES = (
     "/etc/ssl/certs", "/etc/ssl/cert.pem", "/etc/ssl/openssl.cnf", "/etc/pki/tls/certs",
     "/etc/pki/tls/cert.pem", "/etc/pki/tls/openssl.cnf", "/etc/pki/ca-trust/extracted",
@@ -41,7 +40,7 @@ CERTIFICATES = (
     "/usr/local/share/ca-certificates",
 )  # fmt: skip
 CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
-# How many processors and how much memory there are, also inside a container.
+# The number of processors and the size of memory, also in a container.
 MACHINE = (
     "/sys/devices/system/cpu", "/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/memory.max",
     "/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us",
@@ -52,16 +51,16 @@ PROC = (
     "/proc/version", "/proc/sys/vm/overcommit_memory",
 )  # fmt: skip
 
-# Where an interpreter shares its prefix with the whole system, only its own files there are readable.
+# If an interpreter shares its prefix with the whole system, only its own files there are readable.
 SHARED_PREFIXES = (Path("/"), Path("/usr"), Path("/usr/local"))
-# Of any other prefix, only these: it may be a project's folder, with secrets in it.
+# In any other prefix, only these are readable: it may be a project's folder, with secrets in it.
 PREFIX_PARTS = ("bin", "include", "lib", "lib64", "libexec", "pyvenv.cfg", "share", "ssl")
 
 PROBE_SECONDS = 10.0
 
 
 class Sandbox(StrEnum):
-    """How much a tool is kept from."""
+    """What tools are confined to: nothing, their files, or their files without the network."""
 
     OFF = "off"
     FILES = "files"
@@ -70,21 +69,21 @@ class Sandbox(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Landlock:
-    """The kernel confines processes; `abi` is the version of Landlock it has."""
+    """The kernel confines processes; `abi` is its version of Landlock."""
 
     abi: int
 
 
 @dataclass(frozen=True, slots=True)
 class Bubblewrap:
-    """The kernel doesn't, and this program can start processes in namespaces of their own."""
+    """The kernel can't confine processes, but this program starts them in namespaces of their own."""
 
     program: Path
 
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """Nothing here can confine a process; `reason` says what is missing."""
+    """Nothing on this machine can confine a process; `reason` says what is missing."""
 
     reason: str
 
@@ -94,7 +93,7 @@ Kind = Landlock | Bubblewrap | Unavailable
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """What one process may reach: it reads `readable`, writes `writable`, and nothing else."""
+    """What one process may reach: it may read `readable`, write `writable`, and nothing else."""
 
     level: Sandbox
     kind: Kind
@@ -103,7 +102,7 @@ class Confinement:
     network: bool
 
     def to_json(self) -> dict[str, Any]:
-        """What the process applies to itself: the argument of `confine.apply`."""
+        """The argument of `confine.apply`, which the process applies to itself."""
         return {
             "level": self.level.value,
             "landlock_abi": self.kind.abi if isinstance(self.kind, Landlock) else 0,
@@ -115,12 +114,12 @@ class Confinement:
 
 @functools.cache
 def detect() -> Kind:
-    """The best means that this machine has.  May start a process: not for the event loop's thread."""
+    """How this machine can confine processes.  May start a process, so it must not run on the event loop."""
     return best_kind(confine.landlock_abi(), filters=seccomp.is_supported())
 
 
 def best_kind(abi: int, *, filters: bool) -> Kind:
-    """The best means on a machine with this version of Landlock, 0 for none, and filters for system calls."""
+    """How a machine can confine processes that has this version of Landlock (0: none) and maybe filters."""
     if abi and filters:
         return Landlock(abi)
     missing = "filters for system calls" if abi else "Landlock"
@@ -146,13 +145,13 @@ def confinement(
     """What a tool's process may reach at `level`.
 
     Args:
-        level: how much the tool is kept from.
-        prefixes: of the interpreter, as `prefixes_of` finds them.
+        level: what the tool is confined to.
+        prefixes: those of the interpreter, see `prefixes_of`.
         tools: the folder of the tool's file and its neighbours.
-        temp: the one place that the process may write to; it exists when the process confines itself.
+        temp: the only directory that the process may write to; it must exist when the process is confined.
         environment: the folder of the tool's own environment, if it has one.
-        also: what the operator lets tools read and execute besides.
-        kind: by what means; what `detect` says by default.
+        also: what else the operator lets tools read and execute.
+        kind: how it is confined; by default, what `detect` returns.
 
     Raises:
         SandboxUnavailableError: nothing here can confine a process.
@@ -166,7 +165,7 @@ def confinement(
             _hold_proc()
             proc = tuple(map(Path, PROC))
         case Bubblewrap():
-            pass  # mounts a /proc of its own
+            pass  # it mounts its own /proc
         case Unavailable(reason):
             raise SandboxUnavailableError(
                 f"sandbox {level.value!r} can't be enforced here: {reason}; use a kernel from 5.13 on with "
@@ -192,8 +191,8 @@ def of_tool(
 ) -> Confinement:
     """The confinement of the process that serves the tool in `file` under `python`.
 
-    `environ` is what the tool will see; certificates that it names are readable.
-    The other arguments and the errors are those of `confinement`.
+    `environ` is the tool's environment; the certificates that it names are readable.  The other arguments
+    and the errors are those of `confinement`.
     """
     named = [part for name in CERTIFICATE_VARIABLES for part in environ.get(name, "").split(os.pathsep)]
     return confinement(
@@ -208,7 +207,7 @@ def of_tool(
 
 
 def stricter(*levels: Sandbox | None) -> Sandbox:
-    """The strictest of several wishes: a tool may ask for less than the operator allows, not for more."""
+    """The strictest of several levels: a tool may restrict itself further than the operator does."""
     order = list(Sandbox)
     return max((level for level in levels if level is not None), key=order.index, default=Sandbox.OFF)
 
@@ -223,15 +222,15 @@ def prefixes_of(python: Path) -> tuple[Path, ...]:
 
 
 def command(confined: Confinement) -> list[str]:
-    """What to put before a fork server's command so that all its processes are confined; often nothing.
+    """The prefix of a fork server's command that confines all its processes; with Landlock, there is none.
 
-    With bubblewrap every process of that fork server shares the confinement, so
-    it must be started for one confinement alone.  Its process ids are its own.
+    With bubblewrap, all processes of the fork server share the confinement, so it must serve only one.  It
+    has its own namespace of process ids.
     """
     if not isinstance(confined.kind, Bubblewrap):
         return []
     options = ["--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--proc", "/proc", "--dev", "/dev"]
-    # Root owns the kernel's settings, also without capabilities.
+    # Root owns the kernel's settings, even without capabilities.
     options += ["--remount-ro", "/proc"]
     if confined.network:
         options.append("--share-net")
@@ -243,7 +242,7 @@ def command(confined: Confinement) -> list[str]:
 
 
 def _home_in(config: Path) -> Path | None:
-    """The folder of the interpreter that a virtual environment was made with."""
+    """The folder of the interpreter that a virtual environment was made with, or None."""
     try:
         lines = config.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -261,7 +260,7 @@ def _interpreters(prefixes: tuple[Path, ...]) -> tuple[Path, ...]:
 
 
 def _interpreter(prefix: Path) -> Iterator[Path]:
-    """The files of one prefix; a shared one's libraries are the system's."""
+    """The files of an interpreter in one prefix; the libraries of a shared prefix are the system's."""
     if prefix in SHARED_PREFIXES:
         yield from sorted((prefix / "bin").glob("python*"))
     else:
@@ -270,28 +269,28 @@ def _interpreter(prefix: Path) -> Iterator[Path]:
 
 @functools.cache
 def _system() -> tuple[Path, ...]:
-    """What any program needs, and nothing that a user or a service keeps for itself."""
+    """What any program needs, and nothing private to a user or a service."""
     named = (*LIBRARIES, *TIME, *HOST_NAMES, *CERTIFICATES, *MACHINE, *mimetypes.knownfiles)
     return (*map(Path, named), *sorted(Path("/etc").glob("python3*")))
 
 
 def _existing(paths: Iterable[Path]) -> tuple[Path, ...]:
-    """Those that are there, once each, as the process can find them from wherever it is."""
+    """Those that exist, once each, as absolute paths."""
     return tuple(dict.fromkeys(path.absolute() for path in paths if path.exists()))
 
 
 @functools.cache
 def _hold_proc() -> tuple[int, ...]:
-    """Keep these entries of /proc as they are, for as long as this process lives.
+    """Hold the inodes of these entries of /proc open while this process lives.
 
-    A rule of Landlock belongs to an entry's inode, and /proc makes new inodes
-    once nobody holds the old ones: then a process loses what it was allowed.
+    A rule of Landlock belongs to an entry's inode, and /proc makes new inodes once nobody holds the old
+    ones.  Then a process would lose what it is allowed.
     """
     return tuple(os.open(path, os.O_PATH | os.O_CLOEXEC) for path in PROC if Path(path).exists())
 
 
 def _probe(program: str) -> str:
-    """Why bubblewrap can't make its namespaces here; empty if it can."""
+    """Why bubblewrap can't create namespaces here; empty if it can."""
     trial = [program, "--unshare-all", "--ro-bind", "/", "/", program, "--version"]
     try:
         done = subprocess.run(trial, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)

@@ -8,6 +8,7 @@ import socket
 from typing import Any
 
 from ..common import protocol
+from ..common.protocol import HEADER_BYTES
 
 CHUNK_BYTES = 8_192
 LARGE_CHUNK_BYTES = 1_048_576
@@ -47,7 +48,7 @@ class Channel:
     def send(self, payload: bytes) -> None:
         """Send one message that is already JSON."""
         with self._sending:
-            self.sock.sendall(protocol.encode_frame(payload))
+            self.sock.sendall(len(payload).to_bytes(HEADER_BYTES, "big") + payload)
 
     def notify(self, method: str, params: Any) -> None:
         """Send a notification, which has no answer."""
@@ -89,13 +90,13 @@ class Channel:
     def take(self) -> dict[str, Any] | None:
         """The next message if it has arrived completely."""
         buffer = self._buffer
-        if len(buffer) < protocol.HEADER_BYTES:
+        if len(buffer) < HEADER_BYTES:
             return None
-        end = protocol.HEADER_BYTES + int.from_bytes(buffer[: protocol.HEADER_BYTES], "big")
+        end = HEADER_BYTES + int.from_bytes(buffer[:HEADER_BYTES], "big")
         self._missing = end - len(buffer)
         if self._missing > 0:
             return None
-        message: dict[str, Any] = protocol.decode(buffer[protocol.HEADER_BYTES : end].decode())
+        message: dict[str, Any] = protocol.decode(buffer[HEADER_BYTES:end].decode())
         if self._missing:
             del buffer[:end]
         else:

@@ -18,7 +18,7 @@ from typing import Any, Callable, NoReturn
 from ..common import process_tree, protocol
 from . import after_fork, importer, supervisor
 from .channel import Channel
-from .tool import Tool
+from .tool import LoadedTool
 
 MAIN_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
 INTERPRETER_OPTIONS = ["-I", "-S", "-X", "utf8"]
@@ -35,7 +35,7 @@ class Loop:
         self.stacks = stacks
         self.targets = (STDOUT, STDERR, stacks)
         self.supervisor: supervisor.Supervisor | None = None
-        self.tool: Tool | None = None
+        self.tool: LoadedTool | None = None
         self.methods: dict[str, Callable[[Any, dict[str, Any]], None]] = {
             "call": self._call,
             "describe": self._describe,
@@ -154,7 +154,7 @@ class Loop:
     # -- requests to a tool's process ------------------------------------------------
 
     def _load(self, request_id: Any, params: dict[str, Any]) -> None:
-        self.tool = Tool(params, self.channel)
+        self.tool = LoadedTool(params, self.channel)
         self.channel.respond(request_id, self.tool.load())
 
     def _describe(self, request_id: Any, params: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from .channel import Channel
 from .reporter import Reporter, too_large
 
 
-class Tool:
+class LoadedTool:
     """The tool that this process serves."""
 
     def __init__(self, params: dict[str, Any], channel: Channel) -> None:

@@ -1,15 +1,15 @@
-"""Takes from this process, for good, what its tool may not have.
+"""Confines this process, for good, to what its tool may reach.
 
-Applied in the forked process before the tool is imported; the kernel holds it
-against the process and everything it starts, whoever runs it.  Three mechanisms,
-each for what the others can't do: capabilities are given up, so that root is a
-user like any other; Landlock decides by place which files may be read and
-written, and keeps processes apart; a filter of system calls (`seccomp`) refuses
-what reaches around Landlock, and the network.
+Applied in the forked process before the tool is imported.  The kernel enforces it for the process and for
+everything that it starts.  There are three mechanisms, each for what the others can't do:
 
-Known to remain: names, sizes and modes of files elsewhere can be asked for,
-though no content and no listing; before Landlock's version 6 (Linux 6.12) a
-signal reaches other processes of the same user.
+- capabilities are dropped, so that root is a user like any other;
+- Landlock decides by path which files may be read and written, and separates processes;
+- a filter of system calls (`seccomp`) refuses what gets around Landlock, and the network.
+
+What remains possible: a tool can ask for names, sizes and modes of other files, but not for their contents
+nor for listings.  Before version 6 of Landlock (Linux 6.12), it can send signals to other processes of the
+same user.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 REMOVE_DIR, REMOVE_FILE = 1 << 4, 1 << 5
 MAKE_CHAR, MAKE_DIR, MAKE_REG, MAKE_SOCK, MAKE_FIFO, MAKE_BLOCK, MAKE_SYM = (1 << bit for bit in range(6, 13))
 REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
-# How many of the rights above each version knows; the last one is that of all later versions.
+# The number of the rights above that each version knows; the last one holds for all later versions.
 _KNOWN_RIGHTS = (13, 14, 15, 15, 16)
 _ALL_TCP, _ALL_SCOPES = 0b11, 0b11
 _TCP_VERSION, _SCOPES_VERSION = 4, 6
@@ -53,20 +53,20 @@ _LEVELS = ("files", "files+network")
 
 
 class NotConfined(Exception):
-    """The process could not be confined, so no tool may be imported in it; says which step failed."""
+    """The process can't be confined, so no tool may be imported in it; says which step failed."""
 
 
 def landlock_abi() -> int:
-    """The version of Landlock that this kernel enforces; 0 for none."""
+    """The version of Landlock that this kernel enforces; 0 if none."""
     number, size, flags = ctypes.c_long(_CREATE_RULESET), ctypes.c_size_t(0), ctypes.c_uint(_ASK_VERSION)
     return max(0, int(_libc.syscall(number, None, size, flags)))
 
 
 def apply(spec: dict[str, Any]) -> None:
-    """Confine this process as `spec` says (`Confinement.to_json`); it can't be undone.
+    """Confine this process as `spec` says (`Confinement.to_json`).  It can't be undone.
 
-    Applied again, what both allow is left.  The process must have a single
-    thread.  Raises NotConfined; the process must then serve no tool.
+    Applied again, only what both allow remains.  The process must have a single thread.  Raises NotConfined,
+    and then the process must not serve a tool.
     """
     if spec["level"] == "off":
         return
@@ -81,8 +81,10 @@ def apply(spec: dict[str, Any]) -> None:
 def _apply(readable: list[str], writable: list[str], network: bool, wanted_abi: int) -> None:
     threads = os.stat("/proc/self/task").st_nlink - 2
     if threads > 1:
-        # Landlock binds the calling thread only.
-        raise NotConfined(f"the process has {threads} threads already; a confined one begins with one")
+        # Landlock confines the calling thread only.
+        raise NotConfined(
+            f"the process has {threads} threads already, but only one with a single thread can be confined"
+        )
     abi = min(wanted_abi, landlock_abi())
     if wanted_abi and not abi:
         raise NotConfined("the kernel has no Landlock any more")
@@ -98,7 +100,7 @@ def _apply(readable: list[str], writable: list[str], network: bool, wanted_abi: 
 
 
 def _drop_capabilities() -> None:
-    """Make root an ordinary user, also after an exec."""
+    """Make root an ordinary user, even after an exec."""
     with contextlib.suppress(OSError):
         for capability in range(_MAX_CAPABILITIES):
             _call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
@@ -111,7 +113,7 @@ def _drop_capabilities() -> None:
 
 
 def _restrict(readable: list[str], writable: list[str], network: bool, abi: int) -> None:
-    """Allow these places and no others, and nothing to processes outside of this one's descent."""
+    """Allow these paths and no others, and no access to processes that this one has not started."""
     ruleset = _create_ruleset(network, abi)
     try:
         for path in readable:
@@ -131,7 +133,7 @@ def _handled(abi: int) -> int:
 
 
 def _create_ruleset(network: bool, abi: int) -> int:
-    """Everything that `abi` knows of is refused unless a rule allows it: struct landlock_ruleset_attr."""
+    """A struct landlock_ruleset_attr that refuses all rights `abi` knows unless a rule allows them."""
     attributes = struct.pack("=Q", _handled(abi))
     if abi >= _TCP_VERSION:
         attributes += struct.pack("=Q", 0 if network else _ALL_TCP)
@@ -165,10 +167,10 @@ def _add_rule(ruleset: int, place: int, rights: int, abi: int) -> None:
 
 
 def _allow_own_process(ruleset: int, abi: int) -> None:
-    """Allow reading what /proc says of this process: not of its parent, nor of its children.
+    """Allow reading the entry of /proc for this process, but not for its parent nor its children.
 
-    The descriptor stays open.  A rule belongs to the entry's inode, and /proc
-    makes new inodes once nobody holds the old ones.
+    The descriptor stays open.  A rule belongs to the entry's inode, and /proc makes new inodes once nobody
+    holds the old ones.
     """
     try:
         place = os.open(f"/proc/{os.getpid()}", os.O_PATH | os.O_CLOEXEC)
@@ -185,7 +187,7 @@ def _syscall(number: int, *arguments: Any) -> int:
 
 
 def _call(function: str, *arguments: Any) -> int:
-    """Call the C library's `function`; OSError that names it when it fails."""
+    """Call a function of the C library.  If it fails, the OSError names it."""
     result: int = getattr(_libc, function)(*arguments)
     if result < 0:
         code = ctypes.get_errno()

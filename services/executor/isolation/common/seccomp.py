@@ -1,13 +1,12 @@
-"""The filter that refuses the system calls which reach around Landlock.
+"""A filter that refuses the system calls that get around Landlock.
 
-Landlock decides who may open, create, rename and remove which file.  What it
-leaves open is closed here, by number and argument, because a filter can't
-follow a pointer: so it can't tell a path in the temp directory from any other,
-and refuses what changes a file's mode, owner or times everywhere.
+Landlock decides who may open, create, rename and remove which file.  This filter refuses, by number and
+argument, what Landlock does not see.  A filter can't follow a pointer, so it can't tell a path in the temp
+directory from any other, and refuses to change the mode, owner or times of any file.
 
-Everything refused is EPERM, which Python raises as PermissionError.  A call that
-is newer than this table is ENOSYS: programs then do what they did before it
-existed.  So is `clone3`, whose flags lie behind a pointer; `clone` takes its place.
+What is refused fails with EPERM, which Python raises as PermissionError.  A call that is newer than this
+table fails with ENOSYS, and then programs do what they did before it existed.  So does `clone3`, whose flags
+are behind a pointer; programs use `clone` instead.
 
 The program is classic BPF as in the kernel's Documentation/userspace-api/seccomp_filter.rst.
 """
@@ -25,14 +24,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 PR_SET_SECCOMP = 22
 MODE_FILTER = 2
 
-# On x86_64 and on aarch64; None where the machine has no such call.  From 424 on they agree.
+# On x86_64 and on aarch64; None if the machine has no such call.  From 424 on, the numbers are the same.
 Numbers = Dict[str, Tuple[Optional[int], Optional[int]]]
-# Argument, mask, value: holds if the argument's bits under the mask are the value.
+# Argument, mask, value: true if the argument's bits under the mask are the value.
 Condition = Tuple[int, int, int]
-# struct sock_filter: operation, where to jump if it is true and if it is false, value.
+# struct sock_filter: operation, how far to jump if it is true and if it is false, value.
 Instruction = Tuple[int, int, int, int]
 
-# Landlock doesn't see them, and they change what lies outside of the temp directory.
+# Landlock doesn't see these, and they change files outside of the temp directory.
 METADATA: Numbers = {
     "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452),
     "chown": (92, None), "lchown": (94, None), "fchown": (93, 55), "fchownat": (260, 54),
@@ -43,7 +42,7 @@ METADATA: Numbers = {
 }  # fmt: skip
 
 ALWAYS: Numbers = {
-    # Files by another way than a path that is opened; names of files that come and go elsewhere.
+    # Access to files without opening a path; watching files elsewhere come and go.
     "open_by_handle_at": (304, 265), "name_to_handle_at": (303, 264),
     "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
     "inotify_init": (253, None), "inotify_init1": (294, 26), "inotify_add_watch": (254, 27),
@@ -83,7 +82,7 @@ CONDITIONAL: Numbers = {
 }  # fmt: skip
 LAST_KNOWN = 469
 
-# What `uname -m` says: its column above, and its name for the kernel's auditing.
+# For what `uname -m` prints: the column above, and the kernel's audit name.
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
 KILL, ALLOW, ERRNO = 0x80000000, 0x7FFF0000, 0x00050000
@@ -97,7 +96,7 @@ _UNIX, _INET, _INET6, _NETLINK, _NETLINK_ROUTE = 1, 2, 10, 16, 0
 _STREAM, _SEQPACKET, _SOCKET_KIND = 1, 5, 0xF
 _TRUNCATE_READING = (0o1003, 0o1000)
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
-# The letters of ioctls that change a file or its file system through a descriptor that only reads.
+# The letters of ioctls that change a file or its file system through a read-only descriptor.
 _IOCTL_LETTER, _IOCTL_LETTERS = 0xFF00, (ord("f"), ord("v"), ord("X"), 0x94)
 
 
@@ -105,13 +104,13 @@ def is_supported(machine: Optional[str] = None) -> bool:
     """Whether a machine's calls are in the table, by default this one's, and the kernel takes filters."""
     if sys.byteorder != "little" or (machine or _machine()) not in MACHINES or sys.maxsize < 2**32:
         return False
-    # Without a program, a kernel that takes filters complains of its address.
+    # A kernel that takes filters reports EFAULT for a missing program.
     _libc.prctl(PR_SET_SECCOMP, MODE_FILTER, None, 0, 0)
     return ctypes.get_errno() == errno.EFAULT
 
 
 def install(*, network: bool, landlock_abi: int) -> None:
-    """Filter the calls of this process and of all it starts, for good.  Raises OSError."""
+    """Filter the calls of this process and of all that it starts, for good.  Raises OSError."""
     code = program(_machine(), network=network, landlock_abi=landlock_abi)
     buffer = ctypes.create_string_buffer(code, len(code))
     # struct sock_fprog: how many instructions, and where they are.
@@ -121,10 +120,10 @@ def install(*, network: bool, landlock_abi: int) -> None:
 
 
 def program(machine: str, *, network: bool, landlock_abi: int) -> bytes:
-    """The filter as the kernel takes it.
+    """The filter's program, as the kernel takes it.
 
-    `landlock_abi` is what else guards the files: 0 for mounts that are read-only,
-    otherwise the version of Landlock, of which the first two don't see truncation.
+    `landlock_abi` tells what else protects the files: 0 for read-only mounts, otherwise the version of
+    Landlock.  Its first two versions don't see truncation.
     """
     column, audited_as = MACHINES[machine]
     refused = dict(ALWAYS)
@@ -150,11 +149,11 @@ def _conditions(truncates: bool) -> dict[str, List[Instruction]]:
     """The calls that depend on an argument."""
     own = _only_if([(0, _ALL, 0)])
     conditions = {
-        # A socket of the file system or of a bus is a way to have others do things.
+        # Through a socket in the file system or of a bus, a tool could have others act for it.
         "socket": _only_if(
             [(0, _ALL, _INET)], [(0, _ALL, _INET6)], [(0, _ALL, _NETLINK), (2, _ALL, _NETLINK_ROUTE)]
         ),
-        # Not datagrams: these can be sent from a pair to any other socket.
+        # No datagrams: a pair can send them to any other socket.
         "socketpair": _only_if(
             *([(0, _ALL, _UNIX), (1, _SOCKET_KIND, kind)] for kind in (_STREAM, _SEQPACKET))
         ),
@@ -163,7 +162,7 @@ def _conditions(truncates: bool) -> dict[str, List[Instruction]]:
             *([(1, _IOCTL_LETTER, letter << 8)] for letter in _IOCTL_LETTERS),
             *([(1, _ALL, command)] for command in (_TIOCSTI, _TIOCLINUX)),
         ),
-        # Of this process, named as 0, and of no other.
+        # Only for this process, named as 0.
         **dict.fromkeys(
             ("prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr",
              "migrate_pages", "move_pages"), own),
@@ -181,7 +180,7 @@ def _conditions(truncates: bool) -> dict[str, List[Instruction]]:
 
 
 def _prologue(audited_as: int) -> List[Instruction]:
-    """End a process that calls as another machine would, and refuse what the table doesn't know.
+    """Kill a process that uses another machine's calls, and refuse calls that the table doesn't know.
 
     The second test includes x32, whose numbers begin at 2**30.
     """
@@ -196,7 +195,7 @@ def _prologue(audited_as: int) -> List[Instruction]:
 
 
 def _rule(number: int | None, body: List[Instruction]) -> List[Instruction]:
-    """`body`, which returns, for the call of that number; the number stays loaded for the next rule."""
+    """`body` for the call of that number.  It has to return; for others, the number stays loaded."""
     return [] if number is None else [(_JUMP_EQUAL, 0, len(body), number), *body]
 
 
@@ -209,7 +208,7 @@ def _unless(*alternatives: Sequence[Condition]) -> List[Instruction]:
 
 
 def _judge(alternatives: Iterable[Sequence[Condition]], met: int, otherwise: int) -> List[Instruction]:
-    """Return `met` if all conditions of one alternative hold: (argument, mask, value)."""
+    """Return `met` if all conditions of one alternative hold."""
     code: List[Instruction] = []
     for conditions in alternatives:
         code += _all_hold(conditions, met)

@@ -1,1 +1,1 @@
-"""What a tool depends on: its own environment, built once with uv and kept."""
+"""A tool's own dependencies: virtual environments that are built once with uv and kept."""

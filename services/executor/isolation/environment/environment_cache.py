@@ -1,12 +1,12 @@
-"""Environments on disk: which are finished, who may build or remove, and what is left over.
+"""The environments on disk.
 
     DIGEST.json     names the folder of the finished environment; its mtime is the last use
-    DIGEST.lock     held by whoever builds or removes, in whatever process
-    DIGEST.NONCE/   an environment; unfinished or given up, unless DIGEST.json names it
+    DIGEST.lock     is held by the process that builds or removes the environment
+    DIGEST.NONCE/   an environment; unfinished or abandoned, unless DIGEST.json names it
 
-An environment is built where it stays, since what is installed remembers its
-place, and under a name that was never used, so that nobody who is late can write
-into it.  It counts from the moment its DIGEST.json appears, which is one rename.
+An environment is built where it stays, because installed packages remember their path, and under a name that
+was never used, so that no late process can write into it.  It is finished when its DIGEST.json appears, by
+one rename.
 """
 
 import asyncio
@@ -27,14 +27,14 @@ _OURS = re.compile(r"([0-9a-f]{64})\.(?:json|lock|retired|new|[0-9a-f]{8})")
 _FOLDER = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{8}")
 
 
-class Shelf:
-    """All environments in one folder, shared with every process that uses the same folder."""
+class EnvironmentCache:
+    """The environments in one folder, which several processes may share."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
 
     def find(self, digest: str) -> Path | None:
-        """The interpreter of a finished and usable environment, which counts as used now; else None."""
+        """The interpreter of a finished, usable environment, which counts as used now; otherwise None."""
         folder = self._finished(digest)
         if folder is None:
             return None
@@ -42,7 +42,7 @@ class Shelf:
         return python if self.touch(digest, python) else None
 
     def touch(self, digest: str, python: Path) -> bool:
-        """Record that an environment is used now; False if it is gone or damaged."""
+        """Record that an environment is used now.  Returns False if it is gone or damaged."""
         try:
             os.utime(self._marker(digest))
         except OSError:
@@ -51,9 +51,9 @@ class Shelf:
 
     @contextlib.asynccontextmanager
     async def locked(self, digest: str) -> AsyncIterator[None]:
-        """Wait until nobody else builds or removes this environment, and keep others from it."""
+        """Hold the lock on an environment: nobody else builds or removes it meanwhile."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        # The holder may be another process: there is no event to wait for.
+        # The holder may be another process, so there is no event to wait for.
         while (lock := self._try_lock(digest)) is None:  # noqa: ASYNC110
             await asyncio.sleep(LOCK_POLL_SECONDS)
         try:
@@ -62,17 +62,17 @@ class Shelf:
             os.close(lock)
 
     def new_folder(self, digest: str) -> Path:
-        """Where to build: a name that was never used.  For the holder of the lock, as all that follows."""
+        """A folder to build in, with a name that was never used.  Needs the lock, as the next two do."""
         return self._folder / f"{digest}.{secrets.token_hex(4)}"
 
     def publish(self, digest: str, folder: Path, about: Mapping[str, Any]) -> None:
-        """From now on, this folder is the environment; `about` is for people who look."""
+        """Make this folder the environment; `about` is for people who read the file."""
         new = self._folder / f"{digest}.new"
         new.write_text(json.dumps({"folder": folder.name, **about}, indent=2) + "\n")
         new.replace(self._marker(digest))
 
     def sweep(self, digest: str) -> None:
-        """Remove what dead builders and removers left, unless somebody runs in it."""
+        """Remove what dead processes left of builds and removals, unless a process uses it."""
         for suffix in ("new", "retired"):
             (self._folder / f"{digest}.{suffix}").unlink(missing_ok=True)
         finished = self._finished(digest)
@@ -81,9 +81,9 @@ class Shelf:
             shutil.rmtree(folder, ignore_errors=True)
 
     def prune(self, unused_for_seconds: float) -> list[str]:
-        """Remove the environments that nobody has used for so long; their digests.
+        """Remove the environments that nobody has used for so long, and return their digests.
 
-        One that is being built, or that any process runs in, stays.  Left-overs go as well.
+        One that is being built, or that a process uses, stays.  What is left of dead builds is removed.
         """
         removed: list[str] = []
         for digest in self._digests():
@@ -114,14 +114,14 @@ class Shelf:
         return self._folder / name if ours else None
 
     def _retire(self, digest: str, too_old: float) -> bool:
-        """Withdraw an environment that was last used before `too_old` and in which nobody runs."""
+        """Withdraw an environment that was last used before `too_old`, unless a process uses it."""
         marker, retired = self._marker(digest), self._folder / f"{digest}.retired"
         folder = self._finished(digest)
         try:
             if marker.stat().st_mtime > too_old or (folder and in_use([folder])):
                 return False
             marker.rename(retired)
-            # Whoever touched it before it was renamed may rely on it; nobody can do so now.
+            # A process that touched it before the rename may rely on it; after it, nobody can touch it.
             if retired.stat().st_mtime > too_old:
                 retired.rename(marker)
                 return False
@@ -139,26 +139,26 @@ class Shelf:
     # -- locks ------------------------------------------------------------------------
 
     def _try_lock(self, digest: str) -> int | None:
-        """The lock's descriptor, or None while somebody else has it; closing it gives it back."""
+        """The descriptor of the lock, or None if another holds it.  Closing it releases the lock."""
         path = self._folder / f"{digest}.lock"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         with contextlib.suppress(BlockingIOError, FileNotFoundError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its last holder may have removed the file that was opened here.
+            # The last holder may have removed the file that was opened here.
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
         os.close(descriptor)
         return None
 
     def _drop_lock(self, digest: str) -> None:
-        """Remove the lock's file, held by the caller, if nothing else is left of the environment."""
+        """Remove the file of the lock if nothing else is left of the environment.  The caller holds it."""
         lock = self._folder / f"{digest}.lock"
         if set(self._folder.glob(f"{digest}.*")) == {lock}:
             lock.unlink()
 
 
 def in_use(folders: Iterable[Path]) -> set[Path]:
-    """Those of the folders that the command line of any living process names."""
+    """The folders that are named on the command line of a process."""
     wanted = {folder: os.fsencode(folder) + b"/" for folder in folders}
     found: set[Path] = set()
     for command_line in _command_lines() if wanted else ():

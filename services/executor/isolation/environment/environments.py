@@ -1,4 +1,4 @@
-"""A tool's own environment: built once with uv for whoever asks for the same, and kept until unused."""
+"""Environments of tools: built once with uv, shared by tools with the same requirements, and kept."""
 
 import asyncio
 import sys
@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from services.executor.isolation.environment.environment_cache import Shelf
+from services.executor.isolation.environment.environment_cache import EnvironmentCache
 from services.executor.isolation.environment.requirements import Requirements
 from services.executor.isolation.environment.uv import Interpreter, Uv
 from services.executor.isolation.environment.uv_settings import masked, uv_settings
@@ -34,7 +34,7 @@ class Environment:
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """A build that failed, and until when (monotonic) nobody tries again."""
+    """A build that failed; it is not repeated before `until`, in monotonic seconds."""
 
     message: str
     until: float
@@ -42,23 +42,23 @@ class _Failure:
 
 @dataclass(slots=True)
 class _Preparation:
-    """An environment on its way, and how many wait for it."""
+    """An environment that is being prepared, and the number of callers that wait for it."""
 
     task: asyncio.Task[Environment | _Failure]
     waiters: int = 0
 
 
 class Environments:
-    """Makes environments when they are first asked for, and keeps them for everybody after.
+    """Prepares environments when they are first needed, and keeps them.
 
     Args:
-        folder: where they are kept; processes may share it.
+        folder: where they are kept; several processes may share it.
         uv: the uv binary.
-        environ: the service's own environment; uv gets what it needs to reach packages.
-        python: the interpreter to build with where the tool doesn't need another.
-        timeout_seconds: for one build.
-        retry_seconds: how long a failure counts before the next attempt.
-        clock: monotonic seconds.
+        environ: the service's environment; uv gets the variables that it needs to reach packages.
+        python: the interpreter to build with, unless the tool needs another.
+        timeout_seconds: the time limit of one build.
+        retry_seconds: a build that failed is not repeated for so long.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Environments:
     ) -> None:
         self._settings = uv_settings(environ)
         self._uv = Uv(uv, self._settings)
-        self._shelf = Shelf(folder)
+        self._cache = EnvironmentCache(folder)
         self._own = Environment(python, "")
         self._timeout_seconds = timeout_seconds
         self._retry_seconds = retry_seconds
@@ -86,58 +86,57 @@ class Environments:
         self._interpreters: dict[str | None, Interpreter] = {}
 
     async def ensure(self, requirements: Requirements) -> Environment:
-        """The environment that has `requirements`, built if need be.
+        """The environment that has `requirements`; it is built if there is none.
 
-        Without dependencies, the service's own will do where its interpreter fits.
-        Whoever asks for the same waits for the same build, which ends when
-        nobody waits for it any more.
+        Without dependencies, it is the service's own if that has a fitting interpreter.  All callers with
+        the same requirements wait for one build, which is ended when nobody waits for it any more.
 
         Raises:
-            ToolEnvironmentError: no interpreter fits, or the build failed; has uv's own words.
+            ToolEnvironmentError: no interpreter fits, or the build failed; with the message of uv.
         """
         if requirements.is_empty:
             return self._own
         ready = self._ready.get(requirements)
-        if ready is not None and (ready is self._own or self._shelf.touch(ready.digest, ready.python)):
+        if ready is not None and (ready is self._own or self._cache.touch(ready.digest, ready.python)):
             return ready
-        answer = self._lately_failed(requirements) or await self._prepared(requirements)
+        answer = self._recent_failure(requirements) or await self._prepared(requirements)
         if isinstance(answer, _Failure):
             raise ToolEnvironmentError(answer.message)
         return answer
 
     async def prune(self, unused_for_seconds: float) -> list[str]:
-        """Remove the environments that nobody has used for so long; their digests.
+        """Remove the environments that nobody has used for so long, and return their digests.
 
-        One that is being built, or that any process on this machine runs in, stays.
+        One that is being built, or that a process on this machine uses, stays.
         """
-        removed = await asyncio.to_thread(self._shelf.prune, unused_for_seconds)
+        removed = await asyncio.to_thread(self._cache.prune, unused_for_seconds)
         for requirements in [key for key, ready in self._ready.items() if ready.digest in removed]:
             del self._ready[requirements]
         if removed:
             log.info("environment.pruned", digests=removed)
         return removed
 
-    def _lately_failed(self, requirements: Requirements) -> _Failure | None:
+    def _recent_failure(self, requirements: Requirements) -> _Failure | None:
         now = self._clock()
         for stale in [key for key, failure in self._failed.items() if failure.until <= now]:
             del self._failed[stale]
         return self._failed.get(requirements)
 
     async def _prepared(self, requirements: Requirements) -> Environment | _Failure:
-        """Wait for the preparation, with everybody else who does; the last one to leave ends it."""
+        """Wait for the preparation, together with other callers; the last one that leaves ends it."""
         preparation = self._preparations.get(requirements)
         if preparation is None:
             preparation = _Preparation(asyncio.create_task(self._prepare(requirements)))
             self._preparations[requirements] = preparation
         preparation.waiters += 1
         try:
-            # Unlike awaiting the task, this leaves it alone when one who waits is cancelled.
+            # Unlike awaiting the task, this does not cancel it when a waiting caller is cancelled.
             await asyncio.wait([preparation.task])
         finally:
             preparation.waiters -= 1
             if not preparation.waiters:
                 del self._preparations[requirements]
-                await _ended(preparation.task)
+                await _end(preparation.task)
         return preparation.task.result()
 
     async def _prepare(self, requirements: Requirements) -> Environment | _Failure:
@@ -146,7 +145,7 @@ class Environments:
         except ToolEnvironmentError as exc:
             return self._remember_failure(requirements, str(exc))
         except OSError as exc:
-            return self._remember_failure(requirements, f"the tool's environment can't be kept: {exc}")
+            return self._remember_failure(requirements, f"the tool's environment can't be stored: {exc}")
         self._ready[requirements] = environment
         return environment
 
@@ -161,10 +160,10 @@ class Environments:
         if not requirements.dependencies and interpreter == self._interpreters[None]:
             return self._own
         digest = requirements.digest(interpreter.identity)
-        python = self._shelf.find(digest)
+        python = self._cache.find(digest)
         if python is None:
-            async with self._shelf.locked(digest), self._slots:
-                python = self._shelf.find(digest) or await self._build(digest, requirements, interpreter)
+            async with self._cache.locked(digest), self._slots:
+                python = self._cache.find(digest) or await self._build(digest, requirements, interpreter)
         return Environment(python, digest)
 
     async def _interpreter(self, requires_python: str | None) -> Interpreter:
@@ -179,8 +178,8 @@ class Environments:
         return found
 
     async def _build(self, digest: str, requirements: Requirements, interpreter: Interpreter) -> Path:
-        """Build an environment and publish it, or leave nothing; for the holder of its lock."""
-        folder = self._shelf.new_folder(digest)
+        """Build an environment and publish it, or leave nothing.  The caller holds its lock."""
+        folder = self._cache.new_folder(digest)
         began = self._clock()
         try:
             async with asyncio.timeout(self._timeout_seconds):
@@ -188,13 +187,13 @@ class Environments:
                     folder, interpreter.python, requirements.dependencies, requirements.exclude_newer
                 )
             about = {"dependencies": self._shown(requirements), "python": interpreter.version}
-            self._shelf.publish(digest, folder, about)
+            self._cache.publish(digest, folder, about)
         except TimeoutError:
             raise ToolEnvironmentError(
                 f"building the tool's environment took more than {self._timeout_seconds:g} s and was ended"
             ) from None
         finally:
-            await asyncio.to_thread(self._shelf.sweep, digest)
+            await asyncio.to_thread(self._cache.sweep, digest)
         log.info("environment.built", digest=digest, seconds=round(self._clock() - began, 3))
         return folder / "bin" / "python"
 
@@ -202,7 +201,7 @@ class Environments:
         return [masked(dependency, self._settings.secrets) for dependency in requirements.dependencies]
 
 
-async def _ended(task: asyncio.Task[Any]) -> None:
-    """End a task and wait until it is over."""
+async def _end(task: asyncio.Task[Any]) -> None:
+    """Cancel a task and wait until it is over."""
     task.cancel()
     await asyncio.wait([task])

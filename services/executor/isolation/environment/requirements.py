@@ -1,4 +1,4 @@
-"""What a tool needs to be installed, read from the PEP 723 block of its file."""
+"""The dependencies of a tool, read from the PEP 723 block of its file."""
 
 import contextlib
 import hashlib
@@ -12,17 +12,17 @@ from typing import Any
 from services.executor.isolation.environment.uv_settings import masked
 from shared.errors import ToolError
 
-# Part of every digest: what environments are made of and how they are laid out.
+# Part of every digest.  It changes when environments are built in another way.
 LAYOUT = 1
 _FIELDS = ("dependencies", "requires-python", "tool")
 
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """What a tool needs to be installed, each part in its normal form.
+    """The dependencies of a tool, each in its normal form.
 
-    `exclude_newer` is a date, a time or an age, in uv's notation: packages
-    uploaded later don't count.
+    `exclude_newer` is a date, a time or an age, in uv's notation: packages that were uploaded later are
+    ignored.
     """
 
     dependencies: tuple[str, ...] = ()
@@ -31,23 +31,27 @@ class Requirements:
 
     @property
     def is_empty(self) -> bool:
-        """Whether any environment will do."""
+        """Whether the service's own environment is enough."""
         return not self.dependencies and self.requires_python is None
 
     def digest(self, interpreter: str) -> str:
-        """The key of the environment that these requirements make for an interpreter of this identity."""
+        """The digest of the environment with these requirements, for an interpreter of this identity."""
         parts = [LAYOUT, interpreter, self.requires_python, self.exclude_newer, *self.dependencies]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def requirements_of(place: str, text: str) -> Requirements:
-    """What the PEP 723 block of a module asks of its environment; nothing if there is no block.
+    """The requirements in the PEP 723 block of a module; empty if there is no block.
 
-    Of uv's own table, `exclude-newer` counts; the rest is refused rather than
-    ignored, because it would change what is installed.
+    Of uv's own table, only `exclude-newer` is supported.  Anything else there is an error, because it would
+    change what is installed.
+
+    Args:
+        place: the name of the file, for messages.
+        text: its content.
 
     Raises:
-        ToolError: the block can't be read, or asks for what can't be; says where and why.
+        ToolError: the block can't be read or is invalid; says where and why.
     """
     block = block_of(place, text)
     unknown = block.keys() - set(_FIELDS)
@@ -63,7 +67,7 @@ def requirements_of(place: str, text: str) -> Requirements:
 
 
 def block_of(place: str, text: str) -> dict[str, Any]:
-    """The PEP 723 block of a module as a table; empty if it has none.  Raises ToolError."""
+    """The PEP 723 block of a module as a table; empty if it has none.  ToolError if it can't be read."""
     blocks = _script_blocks(text)
     if not blocks:
         return {}
@@ -78,7 +82,7 @@ def block_of(place: str, text: str) -> dict[str, Any]:
 def _script_blocks(text: str) -> list[list[str]]:
     """The lines of each PEP 723 block of type `script`.
 
-    In one pass: PEP 723's own expression takes for ever on a file that opens many.
+    Found in one pass: PEP 723's regular expression takes forever on a file that begins many blocks.
     """
     blocks: list[list[str]] = []
     block: list[str] | None = None
@@ -104,7 +108,7 @@ def _dependencies(place: str, given: Any) -> tuple[str, ...]:
 def _normal(place: str, given: Any) -> str:
     if not isinstance(given, str):
         raise ToolError(f"{place} must be a string, not {given!r:.80}")
-    # Here, as below: most tools ask for no packages, and a worker then needs nothing that reads them.
+    # Imported here, as below, because most tools have no dependencies.
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.utils import canonicalize_name
 
@@ -113,10 +117,10 @@ def _normal(place: str, given: Any) -> str:
         requirement = Requirement(given)
     except InvalidRequirement as exc:
         reason = masked(str(exc).splitlines()[0])
-        raise ToolError(f"{place}: {shown} is no requirement: {reason}") from None
-    # uv would put variables of the service there.
+        raise ToolError(f"{place}: {shown} is not a requirement: {reason}") from None
+    # uv would replace them by the service's variables.
     if "${" in given:
-        raise ToolError(f"{place}: {shown}: a requirement can't have variables in it")
+        raise ToolError(f"{place}: {shown}: a requirement must not contain variables")
     requirement.name = canonicalize_name(requirement.name)
     requirement.extras = {canonicalize_name(extra) for extra in requirement.extras}
     return str(requirement)
@@ -130,7 +134,7 @@ def _requires_python(place: str, given: Any) -> str | None:
     with contextlib.suppress(InvalidSpecifier):
         if isinstance(given, str):
             return str(SpecifierSet(given)) or None
-    raise ToolError(f"{place}: requires-python {given!r:.80} is no version specifier like '>=3.11'")
+    raise ToolError(f"{place}: requires-python {given!r:.80} is not a version specifier like '>=3.11'")
 
 
 def _exclude_newer(place: str, block: Mapping[str, Any]) -> str | None:

@@ -1,9 +1,8 @@
-"""Runs a command on a leash: `python -I -S /.../supervise.py COMMAND [ARGUMENT...]`.
+"""Runs a command and ends its whole process tree: `python -I -S .../supervise.py COMMAND [ARGUMENT...]`.
 
-Standard input is the leash.  When its other end is closed, or dies, the command
-and everything below it is ended; so is whatever the command left behind when it
-ended by itself.  The exit status is the command's own.  Run by path, never
-imported: standard library only.
+When standard input is closed, or the process that holds its other end dies, the command and everything below
+it is killed.  When the command ends by itself, whatever it left behind is killed, too.  The exit status is
+the command's.  Run by path, never imported: standard library only.
 """
 
 import importlib
@@ -16,19 +15,19 @@ from typing import Any
 
 PACKAGE = "_fullsend"
 NOT_STARTED = 127
-LEASH = 0
+STDIN = 0
 
 
 def main(command: list[str]) -> int:
-    """Run the command to its end or to the leash's; the exit status."""
-    tree = _tree()
+    """Run the command until it ends or standard input is closed; return the exit status."""
+    tree = _process_tree()
     tree.adopt_orphans()
     pid = _start(command, tree)
     _await_end(pid)
     return _end_all(pid, tree)
 
 
-def _tree() -> Any:
+def _process_tree() -> Any:
     package = types.ModuleType(PACKAGE)
     package.__path__ = [__file__.rpartition("/")[0] + "/../common"]
     sys.modules[PACKAGE] = package
@@ -41,9 +40,9 @@ def _start(command: list[str], tree: Any) -> int:
         return pid
     try:
         tree.die_with_parent()
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what is ignored stays so
-        os.dup2(os.open(os.devnull, os.O_RDONLY), LEASH)
-        os.execv(command[0], command)  # noqa: S606  it has no shell on purpose
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and an exec keeps that
+        os.dup2(os.open(os.devnull, os.O_RDONLY), STDIN)
+        os.execv(command[0], command)  # noqa: S606 - it needs no shell
     except OSError as error:
         os.write(2, f"error: {command[0]} can't be started: {error.strerror}\n".encode())
     finally:
@@ -51,17 +50,17 @@ def _start(command: list[str], tree: Any) -> int:
 
 
 def _await_end(pid: int) -> None:
-    """Return when the command has ended or the leash is gone."""
+    """Return when the command has ended or standard input is closed."""
     descriptor = os.pidfd_open(pid)
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    poll.register(LEASH, select.POLLIN)
+    poll.register(STDIN, select.POLLIN)
     poll.poll()
     os.close(descriptor)
 
 
 def _end_all(pid: int, tree: Any) -> int:
-    """End what still lives below this process, and bury all of it; the exit status of `pid`."""
+    """Kill everything that lives below this process and reap it; return the exit status of `pid`."""
     code = 0
     while True:
         for child in tree.children(os.getpid()):
@@ -77,7 +76,7 @@ def _end_all(pid: int, tree: Any) -> int:
 
 
 def _has_ended(pid: int) -> bool:
-    """Whether a child of this process has ended and only waits to be buried."""
+    """Whether a child of this process has ended and was not reaped yet."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 

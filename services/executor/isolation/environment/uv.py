@@ -1,4 +1,4 @@
-"""uv as the executor uses it: which interpreters there are, and a virtual environment made to order."""
+"""Runs uv: finds interpreters and builds virtual environments."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ OUTPUT_TAIL_BYTES = 262_144
 MESSAGE_HEAD_CHARACTERS = 1_000
 MESSAGE_TAIL_CHARACTERS = 3_000
 QUERY_SECONDS = 60.0
-# What `child` runs under.
+# The oldest that `child` runs under.
 OLDEST_PYTHON = "3.9"
 _QUERY = """\
 import json, sys, sysconfig
@@ -42,7 +42,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """A Python on this machine; what is installed for one fits all that have the same `identity`."""
+    """A Python on this machine.  Packages that are installed for one fit all with the same `identity`."""
 
     python: Path
     version: str
@@ -50,8 +50,8 @@ class Interpreter:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """A command's end: its exit status, and the beginning and the end of what it printed."""
+class CommandResult:
+    """The exit status of a command, and the beginning and the end of what it printed."""
 
     exit_code: int
     output: str
@@ -59,7 +59,7 @@ class Finished:
 
 
 class Uv:
-    """One uv binary, with the settings that reach this machine's packages."""
+    """One uv binary, with the settings to reach packages from this machine."""
 
     def __init__(self, binary: Path, settings: UvSettings) -> None:
         self._binary = binary
@@ -68,15 +68,15 @@ class Uv:
     async def build(
         self, folder: Path, python: Path, dependencies: Sequence[str], exclude_newer: str | None = None
     ) -> None:
-        """Make a virtual environment of `python` in `folder` that has `dependencies`.
+        """Make a virtual environment of `python` in `folder`, with `dependencies`.
 
-        Raises ToolEnvironmentError with uv's own words.  Cancelled, it ends uv
-        and everything uv has started, and leaves what is in the folder.
+        Raises ToolEnvironmentError with the message of uv.  Cancelling ends uv and everything that it has
+        started, and leaves the folder as it is.
         """
         made = await self._run("venv", "--quiet", "--no-project", "--python", str(python), str(folder))
         if made.exit_code:
             raise ToolEnvironmentError(
-                f"uv can't make a virtual environment of {python}: {self._words(made)}"
+                f"uv can't make a virtual environment of {python}: {self._message(made)}"
             )
         if dependencies:
             options = [f"--exclude-newer={exclude_newer}"] if exclude_newer else []
@@ -89,19 +89,19 @@ class Uv:
         if not installed.exit_code:
             return
         if _UNREACHABLE.search(installed.errors):
-            # What is in uv's cache is enough, often; without the network it has to be told so.
+            # Often, uv's cache is enough.  Without the network, uv uses it only if it is told to.
             again = await self._run(*command, "--offline", *arguments)
             if not again.exit_code:
-                log.warning("environment.built_offline", reason=self._words(installed))
+                log.warning("environment.built_offline", reason=self._message(installed))
                 return
-        raise ToolEnvironmentError(f"uv can't install the tool's dependencies: {self._words(installed)}")
+        raise ToolEnvironmentError(f"uv can't install the tool's dependencies: {self._message(installed)}")
 
     async def choose(self, requires_python: str, preferred: Interpreter) -> Interpreter:
-        """The interpreter that `requires_python` allows: the preferred one, else the newest that uv finds.
+        """The interpreter that `requires_python` allows: the preferred one, or the newest that uv finds.
 
-        Raises ToolEnvironmentError if there is none; none is ever downloaded.
+        None is downloaded.  Raises ToolEnvironmentError if there is none.
         """
-        # Here, for a worker needs it only where a tool chooses its Python.
+        # Imported here, because only tools that choose their Python need it.
         from packaging.specifiers import SpecifierSet
         from packaging.version import Version
 
@@ -115,51 +115,51 @@ class Uv:
                 return await self.identify(known[version])
         versions = ", ".join(str(version) for version in sorted({*known, Version(preferred.version)}))
         raise ToolEnvironmentError(
-            f"the tool needs Python {requires_python}, and none of this machine's interpreters fits "
+            f"the tool needs Python {requires_python}, but none of this machine's interpreters fits "
             f"({versions}); install one where uv finds it, or change requires-python"
         )
 
     async def _installed(self) -> "dict[Version, Path]":
-        """The CPythons that uv finds, by version; the first of each, as uv prefers them."""
+        """The CPythons that uv finds, by version; of each version, the one that uv lists first."""
         listed = await self._query(
             self._binary, "python", "list", "--only-installed", "--all-versions", "--output-format", "json"
         )
         if listed.exit_code:
-            raise ToolEnvironmentError(f"uv can't list the interpreters: {self._words(listed)}")
+            raise ToolEnvironmentError(f"uv can't list the interpreters: {self._message(listed)}")
         try:
             return _usable(json.loads(listed.output))
         except (ValueError, KeyError, TypeError) as exc:
             raise ToolEnvironmentError(f"uv's list of interpreters can't be read: {exc!r}") from exc
 
     async def identify(self, python: Path) -> Interpreter:
-        """Ask an interpreter who it is."""
+        """Ask an interpreter for its version and identity."""
         said = await self._query(python, "-I", "-S", "-c", _QUERY)
         if said.exit_code:
-            raise ToolEnvironmentError(f"{python} can't be used: {self._words(said)}")
+            raise ToolEnvironmentError(f"{python} can't be used: {self._message(said)}")
         executable, *identity = json.loads(said.output)
         return Interpreter(Path(executable), identity[1], " ".join(map(str, identity)))
 
     # -- processes --------------------------------------------------------------------
 
-    async def _run(self, *arguments: str) -> Finished:
-        return await leashed([str(self._binary), *arguments], self._settings.environ)
+    async def _run(self, *arguments: str) -> CommandResult:
+        return await run_supervised([str(self._binary), *arguments], self._settings.environ)
 
-    async def _query(self, program: Path, *arguments: str) -> Finished:
-        """Ask something that is answered at once, or never."""
+    async def _query(self, program: Path, *arguments: str) -> CommandResult:
+        """Run a command that answers within QUERY_SECONDS."""
         try:
             async with asyncio.timeout(QUERY_SECONDS):
-                return await leashed([str(program), *arguments], self._settings.environ)
+                return await run_supervised([str(program), *arguments], self._settings.environ)
         except TimeoutError:
             raise ToolEnvironmentError(f"{program} didn't answer within {QUERY_SECONDS:g} s") from None
 
-    def _words(self, finished: Finished) -> str:
-        """What it said of its failure, without what leads up to it and without secrets."""
+    def _message(self, finished: CommandResult) -> str:
+        """The error message of a command, without secrets and without the lines before it."""
         text = finished.errors.strip()
         start = re.search(r"^(error:|\s*\u00d7)", text, re.MULTILINE)
         text = masked(text[start.start() :] if start else text, self._settings.secrets).strip()
         if len(text) > MESSAGE_HEAD_CHARACTERS + MESSAGE_TAIL_CHARACTERS:
             text = f"{text[:MESSAGE_HEAD_CHARACTERS]}\n[...]\n{text[-MESSAGE_TAIL_CHARACTERS:]}"
-        return text.removeprefix("error: ") or f"it ended with status {finished.exit_code} and said nothing"
+        return text.removeprefix("error: ") or f"it ended with status {finished.exit_code} and no message"
 
 
 def _usable(listed: Sequence[Mapping[str, Any]]) -> "dict[Version, Path]":
@@ -175,8 +175,8 @@ def _usable(listed: Sequence[Mapping[str, Any]]) -> "dict[Version, Path]":
     return found
 
 
-async def leashed(command: Sequence[str], environ: Mapping[str, str]) -> Finished:
-    """Run a command whose whole process tree ends with this call, or with this process."""
+async def run_supervised(command: Sequence[str], environ: Mapping[str, str]) -> CommandResult:
+    """Run a command; its whole process tree ends when this call ends, or this process."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-I", "-S", str(SUPERVISE), *command,
         stdin=asyncio.subprocess.PIPE,
@@ -196,11 +196,11 @@ async def leashed(command: Sequence[str], environ: Mapping[str, str]) -> Finishe
     finally:
         process.stdin.close()
         await process.wait()
-    return Finished(process.returncode or 0, output.result(), errors.result())
+    return CommandResult(process.returncode or 0, output.result(), errors.result())
 
 
 async def _ends_of(stream: asyncio.StreamReader) -> str:
-    """The beginning and the end of what is printed, however much it is."""
+    """The beginning and the end of what is printed; the rest is dropped."""
     head = tail = b""
     while chunk := await stream.read(65_536):
         room_bytes = OUTPUT_HEAD_BYTES - len(head)

@@ -1,7 +1,7 @@
-"""How this machine's Python packages are reached, in the words of uv: its own settings, else pip's.
+"""The settings for uv: its own, or pip's, translated.
 
-uv reads neither pip.conf nor PIP_*, so where nobody has set uv up, pip's settings
-are translated (https://docs.astral.sh/uv/pip/compatibility/ names the differences).
+uv reads neither pip.conf nor PIP_*.  So unless uv is configured on this machine, pip's settings are
+translated (see https://docs.astral.sh/uv/pip/compatibility/ for the differences).
 """
 
 import configparser
@@ -22,7 +22,7 @@ _PASSED = {
     "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
     "http_proxy", "https_proxy", "all_proxy", "no_proxy",
 }  # fmt: skip
-# Which environment is built, and with which interpreter, isn't for the surroundings to say.
+# The executor decides which environment is built with which interpreter.
 _NOT_PASSED = re.compile(r"UV_(PYTHON|SYSTEM_PYTHON|PROJECT.*|PUBLISH_.*|VENV_.*|WORKING_DIR.*)")
 _OURS = {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
 _SECRET_NAME = re.compile(r"PASSWORD|TOKEN|SECRET|CREDENTIAL")
@@ -32,7 +32,7 @@ _QUERY_OF_URL = re.compile(r"(://[^\s?'\"`()]+\?)[^\s'\"`()]+")
 
 @dataclass(frozen=True, slots=True)
 class UvSettings:
-    """What every call of uv gets: its environment, its options, and what no message may show."""
+    """What each call of uv gets, and the secrets that no message may show."""
 
     environ: Mapping[str, str] = field(repr=False)
     install_options: tuple[str, ...] = ()
@@ -40,10 +40,9 @@ class UvSettings:
 
 
 def uv_settings(environ: Mapping[str, str], pip_files: Iterable[Path] | None = None) -> UvSettings:
-    """The settings for a service whose environment is `environ`.
+    """The settings for a service with the environment `environ`.
 
-    `pip_files` are pip's configuration files, the strongest last; by default
-    those that pip itself would read.
+    `pip_files` are pip's configuration files in rising precedence; by default, those that pip reads.
     """
     passed = {name: value for name, value in environ.items() if _is_passed(name)}
     options: tuple[str, ...] = ()
@@ -83,7 +82,7 @@ def _secrets(environ: Mapping[str, str]) -> list[str]:
 
 
 def _has_own_file(environ: Mapping[str, str]) -> bool:
-    """Whether the operator has written a uv.toml; then pip's settings aren't for uv."""
+    """Whether the operator has written a uv.toml.  Then pip's settings are not translated."""
     if environ.get("UV_CONFIG_FILE"):
         return True
     system = environ.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":")
@@ -96,7 +95,7 @@ def _config_home(environ: Mapping[str, str]) -> Path:
 
 
 def _pip_files(environ: Mapping[str, str]) -> list[Path]:
-    """Where pip looks, the strongest last (https://pip.pypa.io/en/stable/topics/configuration/)."""
+    """The files that pip reads, in rising precedence (https://pip.pypa.io/en/stable/topics/configuration/)."""
     chosen = environ.get("PIP_CONFIG_FILE", "")
     if chosen == os.devnull:
         return []
@@ -112,7 +111,7 @@ def _pip_files(environ: Mapping[str, str]) -> list[Path]:
 
 
 def _pip_options(environ: Mapping[str, str], files: Iterable[Path]) -> dict[str, str]:
-    """What pip would go by: its files' [global] and [install], and over them PIP_*."""
+    """pip's options: [global] and [install] in its files, overridden by PIP_*."""
     parser = configparser.RawConfigParser(strict=False)
     for file in files:
         try:
@@ -130,13 +129,13 @@ def _pip_options(environ: Mapping[str, str], files: Iterable[Path]) -> dict[str,
 
 
 def _translated(pip: Mapping[str, str], own: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """pip's settings as variables for uv and options of `uv pip install`; what uv was told itself stays."""
+    """pip's options as variables for uv and options of `uv pip install`.  Variables that uv has stay."""
     found: dict[str, str] = {}
     if "index-url" in pip and "UV_INDEX_URL" not in own:
         found["UV_DEFAULT_INDEX"] = pip["index-url"].strip()
     if pip.get("extra-index-url", "").split() and not {"UV_INDEX", "UV_EXTRA_INDEX_URL"} & own.keys():
         found["UV_INDEX"] = " ".join(pip["extra-index-url"].split())
-        # pip takes all indexes for one; that is what whoever configured it relies on.
+        # pip treats all indexes as one, and its users rely on that.
         found["UV_INDEX_STRATEGY"] = "unsafe-best-match"
     places = [place for place in pip.get("find-links", "").split() if "://" in place or Path(place).exists()]
     if places:
