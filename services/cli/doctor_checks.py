@@ -144,7 +144,7 @@ async def _runs(store: Store) -> Finding:
 async def _tools(store: Store, settings: Settings) -> AsyncIterator[Finding]:
     folder = settings.tools_path.resolve()
     if folder.is_dir():
-        yield ok("tools", f"{folder} holds {len(list(folder.glob('*.py')))} modules")
+        yield ok("tools", f"modules in {folder}: {len(list(folder.glob('*.py')))}")
     else:
         yield warning("tools", f"the tools folder {folder} does not exist; set TOOLS_PATH")
     registered = await all_registered(store)

@@ -46,7 +46,7 @@ class ScheduleRow:
 def schedules(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for another program.")] = False,
 ) -> None:
-    """List schedules in words, with the next due time of each, and what is wrong with it."""
+    """List schedules in words, with next due times and problems."""
     found = connection.with_store(read_all_schedules)
     if as_json:
         output.print_json([asdict(one) for one in found])

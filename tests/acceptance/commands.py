@@ -175,10 +175,21 @@ class Shell:
     directory: Path
     variables: Mapping[str, str]
 
+    def with_variables(self, **variables: str) -> "Shell":
+        """The same directory with further variables."""
+        return Shell(self.directory, {**self.variables, **variables})
+
     async def fullsend(self, *arguments: str) -> Done:
         """`fullsend ARGUMENTS`, to its end."""
         async with self.called(*arguments) as process:
             return await _done(process)
+
+    async def raw(self, *arguments: str) -> tuple[int, bytes, bytes]:
+        """`fullsend ARGUMENTS`, to its end; the exit code, and both outputs as bytes."""
+        async with self.called(*arguments) as process:
+            out, err = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, out, err
 
     async def python(self, *arguments: str) -> Done:
         """`python ARGUMENTS`, to its end."""

@@ -1,4 +1,4 @@
-"""The command `fullsend` as a whole: where it finds its server, and how it fails."""
+"""The command `fullsend`: how it finds its server, and how it reports errors."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests.conftest import Neighbour, Tools
 # -- the server of the directory ------------------------------------------------------
 
 
-async def test_a_worker_brings_the_server_that_the_other_commands_find(tmp_path: Path, tools: Tools) -> None:
+async def test_other_commands_find_the_embedded_server_of_a_worker(tmp_path: Path, tools: Tools) -> None:
     """The ten lines of README.md."""
     tools("greet", GREET)
     (tmp_path / "hello.yaml").write_text(
@@ -39,7 +39,7 @@ async def test_a_worker_brings_the_server_that_the_other_commands_find(tmp_path:
 # -- what goes wrong ------------------------------------------------------------------
 
 
-async def test_an_unreachable_server_is_one_line(tmp_path: Path) -> None:
+async def test_an_unreachable_server_is_an_error_of_one_line(tmp_path: Path) -> None:
     shell = Shell(tmp_path, {"REDIS_URL": "redis://127.0.0.1:1/0"})
 
     done = await shell.fullsend("runs")
@@ -48,7 +48,7 @@ async def test_an_unreachable_server_is_one_line(tmp_path: Path) -> None:
     assert "Redis can't be reached" in done.error
 
 
-async def test_wrong_settings_are_one_line_each(tmp_path: Path) -> None:
+async def test_each_wrong_setting_is_an_error_of_one_line(tmp_path: Path) -> None:
     shell = Shell(tmp_path, {"CONCURRENCY": "many", "RETRY_MAX_ATTEMPTS": "0"})
 
     done = await shell.fullsend("worker")
@@ -59,14 +59,14 @@ async def test_wrong_settings_are_one_line_each(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["fly"], ["runs", "--colour"], ["runs", "-n", "many"], ["show"]])
-async def test_wrong_usage_is_one_line(tmp_path: Path, arguments: list[str]) -> None:
+async def test_wrong_usage_is_an_error_of_one_line(tmp_path: Path, arguments: list[str]) -> None:
     done = await Shell(tmp_path, {}).fullsend(*arguments)
 
     assert done.code == 2
     assert "--help`)" in done.error
 
 
-async def test_help_names_every_command_and_what_it_does(tmp_path: Path) -> None:
+async def test_help_lists_every_command(tmp_path: Path) -> None:
     done = await Shell(tmp_path, {}).fullsend("--help")
     bare = await Shell(tmp_path, {}).fullsend()
 
@@ -80,7 +80,17 @@ async def test_help_names_every_command_and_what_it_does(tmp_path: Path) -> None
         assert len(line.split()) > 3
 
 
-async def test_a_reader_that_went_away_is_no_error(shell: Shell, neighbour: Neighbour) -> None:
+@pytest.mark.parametrize("group", [(), ("artifacts",), ("plan",), ("sweep",)])
+async def test_the_list_of_commands_cuts_no_description(tmp_path: Path, group: tuple[str, ...]) -> None:
+    done = await Shell(tmp_path, {}).fullsend(*group, "--help")
+
+    commands = done.lines[done.lines.index("Commands:") + 1 :]
+    assert commands
+    assert [line for line in commands if not line.endswith(".")] == []
+    assert [line for line in commands if line.endswith("...")] == []
+
+
+async def test_a_closed_pipe_is_not_reported(shell: Shell, neighbour: Neighbour) -> None:
     await neighbour.publish("exp_1", "greet")
     reader, writer = os.pipe()
     os.close(reader)
@@ -99,7 +109,7 @@ async def test_a_reader_that_went_away_is_no_error(shell: Shell, neighbour: Neig
     assert command.returncode != 0
 
 
-async def test_what_neighbours_wrote_can_not_move_the_cursor(shell: Shell, neighbour: Neighbour) -> None:
+async def test_output_contains_no_control_sequences_from_redis(shell: Shell, neighbour: Neighbour) -> None:
     tool = {"name": "odd", "status": "active", "description": "\x1b[2J\x1b]0;owned\x07 fine \udcff"}
     await neighbour.redis.hset("tools:odd", mapping=tool)
 

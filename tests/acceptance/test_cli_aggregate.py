@@ -1,4 +1,4 @@
-"""`fullsend aggregate`: over runs of the service, by a person in a shell."""
+"""`fullsend aggregate`."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def aggregate(replicates, target_data):
 
 @pytest.fixture
 async def run_ids(neighbour: Neighbour, serve: Serve, tools: Tools, tmp_path: Path) -> list[str]:
-    """Three runs of which the last one failed; one artifact is inline, two are in the store."""
+    """Three runs, the last of which failed; one artifact is inline, two are stored."""
     tools("sample", TOOL)
     await neighbour.publish("exp", "sample")
     params = ({"n": 3}, {"n": 40_000}, {"n": 40_000, "fail": True})
@@ -33,7 +33,7 @@ async def run_ids(neighbour: Neighbour, serve: Serve, tools: Tools, tmp_path: Pa
         return [(await neighbour.run("exp", params=one))["run_id"] for one in params]
 
 
-async def test_runs_are_aggregated_by_the_tools_own_function(shell: Shell, run_ids: list[str]) -> None:
+async def test_a_tools_function_aggregates_runs(shell: Shell, run_ids: list[str]) -> None:
     done = await shell.fullsend("aggregate", "sample", *run_ids[:2], "--target", "40000", "--json")
 
     found = json.loads(done.out)
@@ -41,7 +41,7 @@ async def test_runs_are_aggregated_by_the_tools_own_function(shell: Shell, run_i
     assert found["diagnostics"] == {"counts": [3, 40_000]}
 
 
-async def test_a_failed_run_stops_it_unless_it_may_be_left_out(
+async def test_a_failed_run_is_an_error_unless_it_is_skipped(
     shell: Shell, run_ids: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "target.json").write_text("40003")
@@ -55,7 +55,7 @@ async def test_a_failed_run_stops_it_unless_it_may_be_left_out(
     assert skipped.lines[:3] == ["loss        0", "replicates  2", f"skipped     {run_ids[2]}"]
 
 
-async def test_what_cant_be_aggregated_says_why(shell: Shell, run_ids: list[str]) -> None:
+async def test_impossible_aggregations_are_refused_with_the_reason(shell: Shell, run_ids: list[str]) -> None:
     unknown = await shell.fullsend("aggregate", "sample", "exp:1-0")
     rubbish = await shell.fullsend("aggregate", "sample", run_ids[0], "--target", "{")
     nothing = await shell.fullsend("aggregate", "sample", run_ids[0], "--function", "nothing")

@@ -5,9 +5,7 @@ from tests.acceptance.commands import Shell
 from tests.conftest import Neighbour, Serve, Tools
 
 
-async def test_a_run_under_way_is_ended(
-    shell: Shell, neighbour: Neighbour, serve: Serve, tools: Tools
-) -> None:
+async def test_a_running_run_is_ended(shell: Shell, neighbour: Neighbour, serve: Serve, tools: Tools) -> None:
     tools("wait", "import time\ndef wait(): time.sleep(60)\n")
     await neighbour.publish("exp_1", "wait")
     async with serve():
@@ -21,9 +19,7 @@ async def test_a_run_under_way_is_ended(
     assert (await neighbour.record(started["run_id"]))["status"] == "cancelled"
 
 
-async def test_a_run_in_the_queue_is_cancelled_at_once(
-    shell: Shell, neighbour: Neighbour, store: Store
-) -> None:
+async def test_a_queued_run_is_cancelled_at_once(shell: Shell, neighbour: Neighbour, store: Store) -> None:
     timestamp = await store.queue.enqueue(Order("exp_1", trigger="trigger"))
 
     done = await shell.fullsend("cancel", f"exp_1:{timestamp}")
@@ -32,7 +28,7 @@ async def test_a_run_in_the_queue_is_cancelled_at_once(
     assert (await neighbour.result("exp_1"))["status"] == "cancelled"
 
 
-async def test_a_run_that_has_ended_otherwise_cant_be_cancelled(
+async def test_an_ended_run_cant_be_cancelled(
     shell: Shell, neighbour: Neighbour, serve: Serve, tools: Tools
 ) -> None:
     tools("quick", "def quick(): return 1\n")
@@ -44,7 +40,7 @@ async def test_a_run_that_has_ended_otherwise_cant_be_cancelled(
     assert done.error == f"error: {run_id} is already completed"
 
 
-async def test_a_run_that_never_was_is_said_to_be_none(shell: Shell, store: Store) -> None:
+async def test_an_unknown_run_cant_be_cancelled(shell: Shell, store: Store) -> None:
     done = await shell.fullsend("cancel", "exp_1:1-0")
 
     assert done.error.startswith("error: there is no run 'exp_1:1-0'")

@@ -1,4 +1,4 @@
-"""`fullsend diff`: in what two runs differ, and an exit code that says whether they do."""
+"""`fullsend diff`."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,6 @@ import pytest
 
 from services.executor.artifacts import Artifact, InlineReference, Keeper, LocalBlobs
 from tests.acceptance.commands import Done, Shell
-from tests.acceptance.inside import Inside
 from tests.conftest import Neighbour, Serve, Tools
 
 A, B = "exp:1700000000000-0", "exp:1700000001000-0"
@@ -29,28 +28,28 @@ END = {"status": "completed", "result": '{"x": 1}', "duration_seconds": "1.0", "
 
 @pytest.fixture
 def blobs(tmp_path: Path) -> LocalBlobs:
-    """The store of the service under test."""
+    """The artifact store of the service under test."""
     return LocalBlobs(tmp_path / "artifacts")
 
 
 @pytest.fixture
-def here(tmp_path: Path, redis_url: str) -> Inside:
-    """Where the commands are called."""
-    return Inside(tmp_path, {"REDIS_URL": redis_url, "ARTIFACTS": str(tmp_path / "artifacts")})
+def shell(tmp_path: Path, redis_url: str) -> Shell:
+    """The directory in which the commands run."""
+    return Shell(tmp_path, {"REDIS_URL": redis_url, "ARTIFACTS": str(tmp_path / "artifacts")})
 
 
 async def two(neighbour: Neighbour, **changed: str | None) -> None:
-    """Two records of the same run, the second one with these fields changed; None takes a field away."""
+    """Write two equal records, the second with these fields changed; None removes a field."""
     record = IDENTITY | END
     other = {name: value for name, value in (record | changed).items() if value is not None}
     await neighbour.redis.hset(f"experiment_runs:{A}", mapping=record)
     await neighbour.redis.hset(f"experiment_runs:{B}", mapping=other)
 
 
-async def compared(here: Inside, *arguments: str) -> tuple[Done, Any]:
-    """What the command says to people, and to programs."""
-    done = await here.fullsend("diff", A, B, *arguments)
-    as_json = await here.fullsend("diff", A, B, "--json")
+async def compared(shell: Shell, *arguments: str) -> tuple[Done, Any]:
+    """Run the command without and with --json."""
+    done = await shell.fullsend("diff", A, B, *arguments)
+    as_json = await shell.fullsend("diff", A, B, "--json")
     assert done.code == as_json.code
     return done, json.loads(as_json.out)
 
@@ -58,8 +57,8 @@ async def compared(here: Inside, *arguments: str) -> tuple[Done, Any]:
 # -- with a worker --------------------------------------------------------------------
 
 
-async def test_two_real_runs_are_told_apart(
-    here: Inside, neighbour: Neighbour, serve: Serve, tools: Tools
+async def test_differences_between_real_runs_are_printed(
+    shell: Shell, neighbour: Neighbour, serve: Serve, tools: Tools
 ) -> None:
     tools("compute", COMPUTE)
     await neighbour.publish("exp", "compute", params={"n": 1})
@@ -70,9 +69,9 @@ async def test_two_real_runs_are_told_apart(
         tools("compute", COMPUTE + "        # changed\n")
         recoded = (await neighbour.run("exp"))["run_id"]
 
-    same = await here.fullsend("diff", one, again)
-    differs = await Shell(here.directory, here.variables).fullsend("diff", one, other)
-    code = await here.fullsend("diff", one, recoded, "--code")
+    same = await shell.fullsend("diff", one, again)
+    differs = await shell.fullsend("diff", one, other)
+    code = await shell.fullsend("diff", one, recoded, "--code")
 
     assert same.code == 0
     assert same.lines[-1] == "no difference"
@@ -91,10 +90,10 @@ async def test_two_real_runs_are_told_apart(
 # -- what counts ----------------------------------------------------------------------
 
 
-async def test_a_run_does_not_differ_from_itself(here: Inside, neighbour: Neighbour) -> None:
+async def test_a_run_does_not_differ_from_itself(shell: Shell, neighbour: Neighbour) -> None:
     await two(neighbour)
 
-    done = await here.fullsend("diff", A, A)
+    done = await shell.fullsend("diff", A, A)
 
     assert done.code == 0
 
@@ -111,11 +110,11 @@ async def test_a_run_does_not_differ_from_itself(here: Inside, neighbour: Neighb
     ],
 )
 async def test_each_member_of_the_identity_counts(
-    here: Inside, neighbour: Neighbour, field: str, value: str, path: str, values: tuple[Any, Any]
+    shell: Shell, neighbour: Neighbour, field: str, value: str, path: str, values: tuple[Any, Any]
 ) -> None:
     await two(neighbour, **{field: value})
 
-    done, told = await compared(here)
+    done, told = await compared(shell)
 
     assert done.code == 1
     assert told["identity"] == [{"path": path, "a": values[0], "b": values[1]}]
@@ -123,12 +122,12 @@ async def test_each_member_of_the_identity_counts(
 
 
 @pytest.mark.parametrize(("field", "shown"), [("seed", '"7"'), ("environment_digest", "7")])
-async def test_what_only_one_has_is_absent_from_the_other(
-    here: Inside, neighbour: Neighbour, field: str, shown: str
+async def test_a_field_of_only_one_run_is_absent_in_the_other(
+    shell: Shell, neighbour: Neighbour, field: str, shown: str
 ) -> None:
     await two(neighbour, **{field: "7"})
 
-    done, told = await compared(here)
+    done, told = await compared(shell)
 
     assert told["identity"] == [{"path": field, "b": "7"}]
     assert f"  {field}: (absent) -> {shown}" in done.lines
@@ -142,71 +141,69 @@ async def test_what_only_one_has_is_absent_from_the_other(
         ({"error_type": "OtherError"}, "error_type"),
     ],
 )
-async def test_the_end_counts(
-    here: Inside, neighbour: Neighbour, changed: dict[str, str | None], expected: str
+async def test_status_and_error_count(
+    shell: Shell, neighbour: Neighbour, changed: dict[str, str | None], expected: str
 ) -> None:
     await two(neighbour, **changed)
 
-    done, told = await compared(here)
+    done, told = await compared(shell)
 
     assert done.code == 1
     assert expected in [one["path"] for one in told["end"]]
 
 
-async def test_time_and_attempts_are_told_and_do_not_count(here: Inside, neighbour: Neighbour) -> None:
+async def test_time_and_attempts_are_printed_but_do_not_count(shell: Shell, neighbour: Neighbour) -> None:
     await two(neighbour, duration_seconds="2.5", attempt="3")
 
-    done, told = await compared(here)
+    done, told = await compared(shell)
 
     assert done.code == 0
     assert done.lines[1] == f"B  {B}  completed after 2.5 s (2.5 times as long), 3 attempts"
     assert (told["duration_ratio"], told["attempts"]) == (2.5, [1, 3])
 
 
-async def test_the_same_code_asked_for_by_its_digest_is_the_same_tool(
-    here: Inside, neighbour: Neighbour
-) -> None:
+async def test_a_tool_named_with_its_digest_is_the_same_tool(shell: Shell, neighbour: Neighbour) -> None:
     await two(neighbour, tool=f"compute@sha256:{'1' * 64}")
 
-    assert (await here.fullsend("diff", A, B)).code == 0
+    assert (await shell.fullsend("diff", A, B)).code == 0
 
 
 # -- results --------------------------------------------------------------------------
 
 
-async def test_only_so_many_values_are_shown(here: Inside, neighbour: Neighbour) -> None:
+async def test_the_number_of_differences_shown_is_limited(shell: Shell, neighbour: Neighbour) -> None:
     await two(neighbour, result=json.dumps({f"x{number}": 0 for number in range(100)}))
 
-    done, told = await compared(here, "--lines", "3")
+    done, told = await compared(shell, "--lines", "3")
 
     assert done.lines[done.lines.index("Result") + 4] == "  and 98 more"
     assert len(told["result"]["differences"]) == 101
 
 
 async def test_a_stored_result_is_compared_value_by_value(
-    here: Inside, neighbour: Neighbour, blobs: LocalBlobs
+    shell: Shell, neighbour: Neighbour, blobs: LocalBlobs
 ) -> None:
     reference = "cas://" + blobs.put(b'{"x": 2}').sha256
     await two(neighbour, result=reference)
 
-    _, told = await compared(here)
+    _, told = await compared(shell)
 
     assert told["result"] == {"same": False, "differences": [{"path": "x", "a": 1, "b": 2}]}
 
 
 @pytest.mark.parametrize("content", [b'{"x": 1}', b'{"x":1}'])
-async def test_a_stored_result_may_be_the_same_as_one_in_a_record(
-    here: Inside, neighbour: Neighbour, blobs: LocalBlobs, content: bytes
+async def test_a_stored_result_may_equal_an_inline_one(
+    shell: Shell, neighbour: Neighbour, blobs: LocalBlobs, content: bytes
 ) -> None:
     await two(neighbour, result=f"cas://{blobs.put(content).sha256}")
 
-    assert (await here.fullsend("diff", A, B)).code == 0
+    assert (await shell.fullsend("diff", A, B)).code == 0
 
 
-async def test_results_that_cant_be_loaded_are_compared_by_digest(here: Inside, neighbour: Neighbour) -> None:
+async def test_results_that_cant_be_loaded_are_compared_by_digest(shell: Shell, neighbour: Neighbour) -> None:
     await two(neighbour, result=f"cas://{'9' * 64}")
 
-    done, told = await compared(here)
+    done, told = await compared(shell)
 
     assert done.code == 1
     assert "no such blob" in told["result"]["reason"]
@@ -214,26 +211,26 @@ async def test_results_that_cant_be_loaded_are_compared_by_digest(here: Inside, 
     assert "not compared: " in done.out
 
 
-async def test_the_same_large_result_is_not_even_loaded(here: Inside, neighbour: Neighbour) -> None:
+async def test_an_equal_stored_result_is_not_loaded(shell: Shell, neighbour: Neighbour) -> None:
     await two(neighbour)
     for run_id in (A, B):
         await neighbour.redis.hset(f"experiment_runs:{run_id}", "result", f"cas://{'9' * 64}")
 
-    assert (await here.fullsend("diff", A, B)).code == 0
+    assert (await shell.fullsend("diff", A, B)).code == 0
 
 
 # -- artifacts ------------------------------------------------------------------------
 
 
-async def test_artifacts_are_told_apart_wherever_they_are(
-    here: Inside, neighbour: Neighbour, blobs: LocalBlobs
+async def test_artifacts_are_compared_by_content_wherever_they_are_stored(
+    shell: Shell, neighbour: Neighbour, blobs: LocalBlobs
 ) -> None:
     stored, inline = Keeper(blobs, inline_max_bytes=0), Keeper(blobs)
     await two(neighbour)
     await _list(neighbour, A, inline.keep("same", b"1"), inline.keep("other", b"1"), inline.keep("a", b""))
     await _list(neighbour, B, stored.keep("same", b"1"), inline.keep("other", b"22"), inline.keep("b", b""))
 
-    done, told = await compared(here)
+    done, told = await compared(shell)
 
     assert told["artifacts"] == {"a": "only in A", "b": "only in B", "other": "differs", "same": "same"}
     assert "  only in A: a, 0 bytes e3b0c44298fc" in done.lines
@@ -245,15 +242,13 @@ async def _list(neighbour: Neighbour, run_id: str, *artifacts: Artifact) -> None
     await neighbour.redis.hset(f"experiment_runs:{run_id}", "artifacts", described)
 
 
-async def test_what_is_said_of_an_artifact_and_cant_be_read_differs(
-    here: Inside, neighbour: Neighbour
-) -> None:
+async def test_an_unreadable_artifact_entry_differs(shell: Shell, neighbour: Neighbour) -> None:
     await two(neighbour)
     for run_id in (A, B):
         bad = json.dumps({"a": {"reference": str(InlineReference.of(b"", "a/b"))}})
         await neighbour.redis.hset(f"experiment_runs:{run_id}", "artifacts", bad)
 
-    done, told = await compared(here)
+    done, told = await compared(shell)
 
     assert told["artifacts"] == {"a": "differs"}
     assert "'size_bytes' is missing" in done.out
@@ -263,14 +258,14 @@ async def test_what_is_said_of_an_artifact_and_cant_be_read_differs(
 
 
 async def test_the_files_of_packages_are_compared(
-    here: Inside, neighbour: Neighbour, blobs: LocalBlobs
+    shell: Shell, neighbour: Neighbour, blobs: LocalBlobs
 ) -> None:
     one = _package(blobs, {"__init__.py": b"same\n", "a.py": b"x = 1\n", "gone.py": b"y\n", "b": b"\0"})
     other = _package(blobs, {"__init__.py": b"same\n", "a.py": b"x = 2\n", "b": b"\0\0"})
     await two(neighbour, tool_digest=other)
     await neighbour.redis.hset(f"experiment_runs:{A}", "tool_digest", one)
 
-    done = await here.fullsend("diff", A, B, "--code")
+    done = await shell.fullsend("diff", A, B, "--code")
 
     shown = done.lines[done.lines.index("--- A/a.py") :]
     assert shown == [
@@ -286,24 +281,24 @@ def _package(blobs: LocalBlobs, files: dict[str, bytes]) -> str:
     return blobs.put(lines.encode()).sha256
 
 
-async def test_code_that_was_not_kept_is_told_by_its_digests(here: Inside, neighbour: Neighbour) -> None:
+async def test_code_that_was_not_stored_is_compared_by_its_digest(shell: Shell, neighbour: Neighbour) -> None:
     await two(neighbour, tool_digest="2" * 64)
 
-    done = await here.fullsend("diff", A, B, "--code")
+    done = await shell.fullsend("diff", A, B, "--code")
 
     assert done.code == 1
     assert "  tool_digest: 111111111111 -> 222222222222" in done.lines
     assert "the code can't be compared: Tool 'compute@sha256:" in done.lines[-1]
 
 
-async def test_json_stays_json_beside_a_diff_of_the_code(
-    here: Inside, neighbour: Neighbour, blobs: LocalBlobs
+async def test_with_json_the_diff_of_the_code_goes_to_stderr(
+    shell: Shell, neighbour: Neighbour, blobs: LocalBlobs
 ) -> None:
     one, other = blobs.put(b"x = 1\n").sha256, blobs.put(b"x = 2\n").sha256
     await two(neighbour, tool_digest=other)
     await neighbour.redis.hset(f"experiment_runs:{A}", "tool_digest", one)
 
-    done = await here.fullsend("diff", A, B, "--json", "--code")
+    done = await shell.fullsend("diff", A, B, "--json", "--code")
 
     assert json.loads(done.out)["same"] is False
     assert "+x = 2" in done.err
@@ -312,14 +307,14 @@ async def test_json_stays_json_beside_a_diff_of_the_code(
 # -- trouble --------------------------------------------------------------------------
 
 
-async def test_trouble_is_not_a_difference(here: Inside, neighbour: Neighbour) -> None:
+async def test_errors_have_an_exit_code_of_their_own(shell: Shell, neighbour: Neighbour) -> None:
     await two(neighbour)
 
-    missing = await here.fullsend("diff", A, "exp:3-0")
-    away = await here.with_variables(REDIS_URL="redis://127.0.0.1:1/0").fullsend("diff", A, B)
+    missing = await shell.fullsend("diff", A, "exp:3-0")
+    away = await shell.with_variables(REDIS_URL="redis://127.0.0.1:1/0").fullsend("diff", A, B)
     unreadable = await neighbour.redis.hset(f"experiment_runs:{B}", "artifacts", "[1]")
-    rubbish = await here.fullsend("diff", A, B)
-    misused = await here.fullsend("diff", A)
+    rubbish = await shell.fullsend("diff", A, B)
+    misused = await shell.fullsend("diff", A)
 
     assert unreadable == 1
     assert [done.code for done in (missing, away, rubbish, misused)] == [2, 2, 2, 2]
@@ -328,7 +323,7 @@ async def test_trouble_is_not_a_difference(here: Inside, neighbour: Neighbour) -
     assert "artifacts are not an object" in rubbish.error
 
 
-async def test_the_help_says_what_the_exit_codes_mean(here: Inside) -> None:
-    done = await here.fullsend("diff", "--help")
+async def test_the_help_explains_the_exit_codes(shell: Shell) -> None:
+    done = await shell.fullsend("diff", "--help")
 
     assert "0 if the runs are the same, 1 if they differ and 2" in " ".join(done.out.split())

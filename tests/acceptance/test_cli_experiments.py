@@ -57,7 +57,7 @@ async def test_publish_stores_the_file_and_its_schedule_and_announces_it(
     assert json.loads(announced.data) == schedule
 
 
-async def test_publish_takes_the_state_of_the_file_unless_another_is_asked_for(
+async def test_publish_stores_the_state_of_the_file_unless_another_is_given(
     shell: Shell, experiment_file: ExperimentFile, redis: Any
 ) -> None:
     path = experiment_file("exp_1", extra="  state: draft\n")
@@ -86,7 +86,7 @@ async def test_publishing_again_replaces_every_shape_and_keeps_the_creation_date
     assert set(second) == {"spec", "state", "created_at", "updated_at"}
 
 
-async def test_publish_leaves_a_schedule_that_the_file_does_not_have_and_says_so(
+async def test_publish_keeps_an_old_schedule_and_reports_it(
     shell: Shell, experiment_file: ExperimentFile, redis: Any
 ) -> None:
     await redis.set("schedules:exp_1", "0 9 * * *")
@@ -97,7 +97,7 @@ async def test_publish_leaves_a_schedule_that_the_file_does_not_have_and_says_so
     assert await redis.get("schedules:exp_1") == "0 9 * * *"
 
 
-async def test_publish_names_every_bad_file_and_stores_nothing(
+async def test_publish_reports_every_bad_file_and_stores_nothing(
     shell: Shell, experiment_file: ExperimentFile, redis: Any
 ) -> None:
     good = experiment_file("exp_good")
@@ -129,9 +129,7 @@ async def test_publish_names_every_bad_file_and_stores_nothing(
 # -- trigger --------------------------------------------------------------------------
 
 
-async def test_trigger_without_an_executor_says_so_and_fails(
-    shell: Shell, neighbour: Neighbour, store: Store
-) -> None:
+async def test_trigger_fails_without_a_worker(shell: Shell, neighbour: Neighbour, store: Store) -> None:
     await neighbour.publish("exp_1", "greet")
 
     done = await shell.fullsend("trigger", "exp_1")
@@ -172,7 +170,7 @@ async def test_trigger_with_wait_fails_when_the_run_fails(
     assert done.error.endswith("ended as failed: ValueError: it slipped")
 
 
-async def test_trigger_with_wait_gives_up_in_time_and_the_run_goes_on(
+async def test_trigger_with_wait_stops_waiting_in_time_and_the_run_continues(
     shell: Shell, neighbour: Neighbour, serve: Serve, tools: Tools
 ) -> None:
     tools("wait", WAIT)
@@ -188,7 +186,7 @@ async def test_trigger_with_wait_gives_up_in_time_and_the_run_goes_on(
     assert result["status"] == "success"
 
 
-async def test_trigger_refuses_what_can_not_become_a_run(shell: Shell, neighbour: Neighbour) -> None:
+async def test_trigger_refuses_impossible_runs(shell: Shell, neighbour: Neighbour) -> None:
     await neighbour.publish("exp_old", "greet", state="archived")
     await neighbour.redis.hset("experiments:exp_odd", "execution", "[]")
 

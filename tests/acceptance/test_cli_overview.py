@@ -13,7 +13,7 @@ from tests.conftest import Neighbour, Serve, Tools, eventually
 from tests.ports import free_port
 
 
-async def test_schedules_says_when_each_runs_and_what_is_wrong(shell: Shell, neighbour: Neighbour) -> None:
+async def test_schedules_lists_next_times_and_problems(shell: Shell, neighbour: Neighbour) -> None:
     redis = neighbour.redis
     for name in ("exp_good", "exp_cron", "exp_paused", "exp_seconds"):
         await neighbour.publish(name, "greet")
@@ -41,7 +41,7 @@ async def test_schedules_says_when_each_runs_and_what_is_wrong(shell: Shell, nei
     assert by_id["exp_good"]["timezone"] == "Asia/Tokyo"
 
 
-async def test_tools_lists_what_workers_found_and_what_is_wrong_with_it(
+async def test_tools_lists_registered_tools_and_their_errors(
     shell: Shell, neighbour: Neighbour, serve: Serve, tools: Tools
 ) -> None:
     tools("greet", GREET)
@@ -57,7 +57,7 @@ async def test_tools_lists_what_workers_found_and_what_is_wrong_with_it(
     assert "No module named 'no_such_module'" in done.out
 
 
-async def test_doctor_finds_nothing_wrong_where_nothing_is(
+async def test_doctor_finds_no_problem_in_a_sound_setup(
     shell: Shell, neighbour: Neighbour, serve: Serve, tools: Tools, redis_url: str
 ) -> None:
     tools("greet", GREET)
@@ -78,7 +78,7 @@ async def test_doctor_finds_nothing_wrong_where_nothing_is(
     assert any("workers  1 alive" in line for line in findings)
 
 
-async def test_doctor_finds_what_is_wrong(shell: Shell, neighbour: Neighbour) -> None:
+async def test_doctor_finds_problems(shell: Shell, neighbour: Neighbour) -> None:
     redis = neighbour.redis
     await neighbour.publish("exp_1", "greet", schedule="0 9 * * *")
     await redis.hset("experiments:exp_odd", "hypothesis", "a hash without a tool")
@@ -102,7 +102,7 @@ async def test_doctor_finds_what_is_wrong(shell: Shell, neighbour: Neighbour) ->
     assert {one["level"] for one in json.loads(as_json.out)["findings"]} == {"ok", "warning", "problem"}
 
 
-async def test_doctor_reports_wrong_settings_and_an_absent_server(shell: Shell) -> None:
+async def test_doctor_reports_wrong_settings_and_an_unreachable_server(shell: Shell) -> None:
     lost = Shell(shell.directory, {"REDIS_URL": "redis://:secret@127.0.0.1:1/0"})
     wrong = Shell(shell.directory, {"CONCURRENCY": "many", "RETRY_MAX_ATTEMPTS": "0"})
 
@@ -117,9 +117,7 @@ async def test_doctor_reports_wrong_settings_and_an_absent_server(shell: Shell) 
     assert "problem  settings  RETRY_MAX_ATTEMPTS=0" in mistaken.out
 
 
-async def test_doctor_finds_what_has_come_to_a_standstill(
-    shell: Shell, neighbour: Neighbour, store: Store
-) -> None:
+async def test_doctor_finds_what_is_stuck(shell: Shell, neighbour: Neighbour, store: Store) -> None:
     redis = neighbour.redis
     now_ms = await store.due_times.now_ms()
     await neighbour.publish("exp_stuck", "greet", state="running")
@@ -146,7 +144,7 @@ async def test_doctor_finds_what_has_come_to_a_standstill(
     assert "exp_busy  is `running`" not in done.out
 
 
-async def test_doctor_reads_what_a_worker_says_of_itself(
+async def test_doctor_reads_the_health_of_a_worker(
     shell: Shell, neighbour: Neighbour, serve: Serve, tools: Tools
 ) -> None:
     tools("greet", GREET)
@@ -165,7 +163,9 @@ async def test_doctor_reads_what_a_worker_says_of_itself(
 
 
 @pytest.mark.parametrize("body", [b"hello", b"[]", b"{}", b'{"alive": true}', b"\xff"])
-async def test_doctor_says_when_it_is_no_worker_that_answers(shell: Shell, body: bytes, store: Store) -> None:
+async def test_doctor_reports_an_answer_that_is_not_from_a_worker(
+    shell: Shell, body: bytes, store: Store
+) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.0 200 OK\r\n\r\n" + body)
@@ -179,7 +179,7 @@ async def test_doctor_says_when_it_is_no_worker_that_answers(shell: Shell, body:
     assert f"problem  http://{address}  does not answer like a worker: " in done.out
 
 
-async def test_doctor_says_when_nobody_answers(shell: Shell, store: Store) -> None:
+async def test_doctor_reports_a_worker_that_does_not_answer(shell: Shell, store: Store) -> None:
     done = await shell.fullsend("doctor", "--url", f"http://me:secret@127.0.0.1:{free_port()}")
 
     assert done.code == 1

@@ -40,14 +40,14 @@ def aggregate(replicates, target_data):
 
 @pytest.fixture
 def here(tmp_path: Path) -> Shell:
-    """A directory with a tool, and no Redis anywhere."""
+    """A directory with a tool, without Redis."""
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools" / "work.py").write_text(TOOL)
     return Shell(tmp_path, {})
 
 
 def write(shell: Shell, cases: int = 4, **members: Any) -> None:
-    """A manifest of so many cases, as `plan.yaml`."""
+    """Write a manifest of so many cases to `plan.yaml`."""
     given = members.pop("parameters", {})
     manifest = {
         "workflow_id": "my plan",
@@ -60,12 +60,12 @@ def write(shell: Shell, cases: int = 4, **members: Any) -> None:
 
 
 async def status(shell: Shell, plan: str) -> dict[str, Any]:
-    """What `plan status` says of a plan."""
+    """The output of `plan status --json`."""
     found: dict[str, Any] = json.loads((await shell.fullsend("plan", "status", plan, "--json")).out)
     return found
 
 
-async def test_a_plan_runs_and_says_where_its_report_is(here: Shell) -> None:
+async def test_a_plan_runs_and_names_its_report(here: Shell) -> None:
     write(here, evaluator={})
 
     done = await here.fullsend("plan", "run", "plan.yaml")
@@ -87,7 +87,7 @@ async def test_a_plan_runs_and_says_where_its_report_is(here: Shell) -> None:
     assert done.err.splitlines()[-1] == f"{said['plan']}: 4 of 4 done, 0 failed, 0 running"
 
 
-async def test_failed_cases_are_told_and_run_again_with_their_seeds(here: Shell) -> None:
+async def test_failed_cases_are_reported_and_run_again_with_their_seeds(here: Shell) -> None:
     write(here, parameters={"fail_if": str(here.directory / "stumble")})
     (here.directory / "stumble").touch()
 
@@ -109,7 +109,7 @@ async def test_failed_cases_are_told_and_run_again_with_their_seeds(here: Shell)
     assert len({one.case.seed for one in history if one.index == 2}) == 1
 
 
-async def test_a_plan_is_cancelled_from_another_process_and_goes_on_later(here: Shell) -> None:
+async def test_a_plan_is_cancelled_from_another_process_and_resumed_later(here: Shell) -> None:
     gate = here.directory / "gate"
     write(here, cases=6, parameters={"wait": str(gate)})
 
@@ -135,7 +135,7 @@ async def test_a_plan_is_cancelled_from_another_process_and_goes_on_later(here: 
     assert json.loads(done.out)["done"] == 6
 
 
-async def test_ctrl_c_ends_a_plan_and_keeps_what_has_ended(here: Shell) -> None:
+async def test_ctrl_c_stops_a_plan_and_keeps_its_results(here: Shell) -> None:
     write(here, parameters={"wait": str(here.directory / "gate")})
 
     async with here.called("plan", "run", "plan.yaml", "--directory", "once") as process:
@@ -149,7 +149,7 @@ async def test_ctrl_c_ends_a_plan_and_keeps_what_has_ended(here: Shell) -> None:
     assert not (here.directory / "once" / "report").exists()
 
 
-async def test_a_second_ctrl_c_ends_it_at_once(here: Shell) -> None:
+async def test_a_second_ctrl_c_exits_at_once(here: Shell) -> None:
     write(here, parameters={"wait": str(here.directory / "gate"), "is_deaf": True})
 
     async with here.called("plan", "run", "plan.yaml", "--directory", "p") as process:
@@ -194,7 +194,7 @@ async def test_a_moved_plan_is_reported_as_before(here: Shell) -> None:
     assert {path.name: path.read_bytes() for path in (here.directory / "q" / "report").iterdir()} == before
 
 
-async def test_plans_are_listed_and_found_by_how_they_begin(here: Shell) -> None:
+async def test_plans_are_listed_and_found_by_the_beginning_of_their_id(here: Shell) -> None:
     write(here)
     await here.fullsend("plan", "run", "plan.yaml")
     listed = await here.fullsend("plan", "status")
@@ -227,7 +227,7 @@ async def test_an_estimate_comes_from_what_earlier_plans_took(here: Shell) -> No
     assert len(list((here.directory / ".fullsend" / "plans").iterdir())) == 1
 
 
-async def test_what_cant_be_run_says_why(here: Shell) -> None:
+async def test_impossible_plans_are_refused_with_the_reason(here: Shell) -> None:
     write(here, tool="nothing", budget={"max_runs": 1})
     no_file = await here.fullsend("plan", "run", "other.yaml")
     no_tool = await here.fullsend("plan", "run", "plan.yaml", "--directory", "p")
@@ -254,7 +254,7 @@ async def test_a_budget_stops_a_plan_for_good(here: Shell) -> None:
     )
 
 
-async def test_the_fleet_comes_to_the_same(shell: Shell, serve: Serve, tmp_path: Path) -> None:
+async def test_the_fleet_gives_the_same_results(shell: Shell, serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "tools").mkdir(exist_ok=True)
     (tmp_path / "tools" / "work.py").write_text(textwrap.dedent(TOOL))
     write(shell, evaluator={})

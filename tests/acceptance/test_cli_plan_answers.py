@@ -1,4 +1,4 @@
-"""What `fullsend plan run` answers: exit codes, limits, warnings, and estimates from all that is recorded."""
+"""`fullsend plan run`: exit codes, limits, warnings and estimates."""
 
 import json
 from pathlib import Path
@@ -28,14 +28,14 @@ def aggregate(replicates, target_data):
 
 @pytest.fixture
 def here(tmp_path: Path) -> Shell:
-    """A directory with a tool, and no Redis anywhere."""
+    """A directory with a tool, without Redis."""
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools" / "work.py").write_text(TOOL)
     return Shell(tmp_path, {})
 
 
 def write(shell: Shell, cases: list[dict[str, Any]], **members: Any) -> None:
-    """A manifest of cases with these parameters, as `plan.json`."""
+    """Write a manifest of cases with these parameters to `plan.json`."""
     given = [{"parameters": {"n": number, **one}} for number, one in enumerate(cases)]
     manifest = {"workflow_id": "plan", "tool": "work", "cases": given, **members}
     (shell.directory / "plan.json").write_text(json.dumps(manifest))
@@ -65,7 +65,7 @@ async def test_a_plan_whose_success_criteria_hold_is_a_success(
     assert (here.directory / "p" / "report" / "report.html").exists()
 
 
-async def test_a_successful_plan_that_is_resumed_is_still_one(here: Shell) -> None:
+async def test_a_successful_plan_is_still_successful_after_a_resume(here: Shell) -> None:
     write(here, [{"fail": True}, {}, {}, {}], evaluator={"success_criteria": ["succeeded >= 2"]})
     await here.fullsend("plan", "run", "plan.json", "--directory", "p")
 
@@ -75,7 +75,7 @@ async def test_a_successful_plan_that_is_resumed_is_still_one(here: Shell) -> No
     assert Plan.open(here.directory / "p").standing().left == 1
 
 
-async def test_criteria_that_see_no_results_are_warned_of(here: Shell) -> None:
+async def test_a_warning_names_results_that_criteria_did_not_see(here: Shell) -> None:
     write(here, [{"much": 100_000}, {"much": 100_000}], evaluator={"failure_criteria": ["result.n > 9"]})
 
     done = await here.fullsend("plan", "run", "plan.json", "--directory", "p")
@@ -87,7 +87,7 @@ async def test_criteria_that_see_no_results_are_warned_of(here: Shell) -> None:
     assert json.loads(fetched.out)["n"] == 0
 
 
-async def test_local_runs_no_more_at_once_than_it_may_and_says_so(here: Shell) -> None:
+async def test_local_warns_if_it_runs_fewer_cases_at_once_than_the_plan_asks_for(here: Shell) -> None:
     write(here, [{}, {}], execution_policy={"concurrency": 500})
 
     expected = await here.fullsend("plan", "run", "plan.json", "--estimate", "--json")
@@ -98,7 +98,7 @@ async def test_local_runs_no_more_at_once_than_it_may_and_says_so(here: Shell) -
     assert (done.code, told in done.err.splitlines()) == (0, True)
 
 
-async def test_places_that_are_none_for_a_plan_are_named(here: Shell) -> None:
+async def test_unusable_files_and_directories_are_named(here: Shell) -> None:
     write(here, [{}])
     in_file = await here.fullsend("plan", "run", "plan.json", "--directory", "plan.json/p")
     (here.directory / "half.json").write_text('{"workflow_id": "\\ud83d"}')
@@ -112,7 +112,7 @@ async def test_places_that_are_none_for_a_plan_are_named(here: Shell) -> None:
     )
 
 
-async def test_plans_beside_the_one_to_be_made_are_looked_at(here: Shell) -> None:
+async def test_an_estimate_uses_plans_beside_the_given_directory(here: Shell) -> None:
     write(here, [{}, {}, {}])
     await here.fullsend("plan", "run", "plan.json", "--directory", "elsewhere/one")
     without = await here.fullsend("plan", "run", "plan.json", "--estimate")
@@ -124,7 +124,7 @@ async def test_plans_beside_the_one_to_be_made_are_looked_at(here: Shell) -> Non
     )
 
 
-async def test_the_fleets_estimate_knows_what_executors_recorded(
+async def test_an_estimate_for_the_fleet_uses_runs_in_redis(
     shell: Shell, serve: Serve, tmp_path: Path
 ) -> None:
     (tmp_path / "tools").mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The progress of a plan on a real terminal of 80 columns, and elsewhere."""
+"""The progress of a plan on terminals of several widths, and without a terminal."""
 
 import asyncio
 import fcntl
@@ -31,7 +31,7 @@ def work(n):
 
 @pytest.fixture
 def here(tmp_path: Path) -> Shell:
-    """A directory with a plan that takes two seconds, and no Redis anywhere."""
+    """A directory with a plan that takes two seconds, without Redis."""
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools" / "work.py").write_text(TOOL)
     manifest = {
@@ -58,7 +58,7 @@ async def test_the_bar_is_one_line_on_a_terminal(here: Shell, width: int) -> Non
         assert any("to go" in line for line in bars)
 
 
-async def test_a_terminal_is_left_as_it_was(here: Shell) -> None:
+async def test_the_terminal_is_restored(here: Shell) -> None:
     shown = await on_a_terminal(here, WIDTH, "plan", "run", "plan.json")
 
     hidden, visible = shown.rfind("\x1b[?25l"), shown.rfind("\x1b[?25h")
@@ -87,7 +87,7 @@ async def test_a_dumb_terminal_gets_plain_lines(here: Shell) -> None:
 
 
 async def on_a_terminal(shell: Shell, width: int, *arguments: str) -> str:
-    """What a command writes to standard error, which is a terminal of this width."""
+    """Run a command whose standard error is a terminal of this width; what it writes there."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
     variables = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
@@ -105,7 +105,7 @@ async def on_a_terminal(shell: Shell, width: int, *arguments: str) -> str:
 
 
 def _all_of(terminal: int) -> str:
-    """All that is written to a terminal, until nobody has it open any more."""
+    """Read what is written to a terminal until it is closed."""
     content = bytearray()
     with os.fdopen(terminal, "rb", buffering=0) as file:
         while chunk := _read(file.fileno()):

@@ -1,4 +1,4 @@
-"""`fullsend plan` ends promptly whatever it is doing, with the right exit code, and goes on later."""
+"""`fullsend plan` stops promptly whatever it does, with the right exit code, and can be resumed."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from tests.acceptance.commands import Running, Shell, family, survivors
 from tests.conftest import eventually
 
 PROMPTLY_SECONDS: Final = 15
-"""On a machine that does something else; what is waited for takes ten minutes."""
+"""Generous, for a loaded machine; the tool would block for ten minutes."""
 
 CANCEL: Final = 0
 EXIT_CODES: Final = {signal.SIGINT: 130, signal.SIGTERM: 143, CANCEL: 1}
@@ -48,7 +48,7 @@ pytestmark = pytest.mark.parametrize("wish", EXIT_CODES, ids=("ctrl_c", "sigterm
 
 @pytest.fixture
 def here(tmp_path: Path) -> Shell:
-    """A directory with a tool and a plan for it, and no Redis anywhere."""
+    """A directory with a tool and a plan, without Redis."""
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools" / "work.py").write_text(TOOL.format(here=str(tmp_path)))
     manifest = {
@@ -62,9 +62,7 @@ def here(tmp_path: Path) -> Shell:
 
 
 @pytest.mark.parametrize(("what", "state"), [("import", "stopped"), ("aggregate", "completed")])
-async def test_a_plan_ends_while_its_tool_keeps_it_waiting(
-    here: Shell, wish: int, what: str, state: str
-) -> None:
+async def test_a_plan_stops_while_its_tool_blocks(here: Shell, wish: int, what: str, state: str) -> None:
     slow, begun = here.directory / f"slow.{what}", here.directory / f"begun.{what}"
     slow.touch()
 
@@ -87,7 +85,7 @@ async def test_a_plan_ends_while_its_tool_keeps_it_waiting(
     assert [one["loss"] for one in report["evaluations"]] == [3]
 
 
-async def test_a_plan_ends_while_its_report_waits_for_a_disk(here: Shell, wish: int) -> None:
+async def test_a_plan_stops_while_its_report_waits_for_a_disk(here: Shell, wish: int) -> None:
     await here.fullsend("plan", "run", "plan.json", "--directory", "p")
 
     async with here.called("plan", "resume", "p") as process:
@@ -108,7 +106,7 @@ async def test_a_plan_ends_while_its_report_waits_for_a_disk(here: Shell, wish: 
     assert resumed.code == 0, resumed
 
 
-async def test_a_plan_ends_while_redis_is_silent(here: Shell, wish: int) -> None:
+async def test_a_plan_stops_while_redis_does_not_answer(here: Shell, wish: int) -> None:
     async with _silent_redis() as (url, called):
         shell = Shell(here.directory, {"REDIS_URL": url})
         command = ("plan", "run", "plan.json", "--directory", "p", "--backend", "fleet")
@@ -126,7 +124,7 @@ async def test_a_plan_ends_while_redis_is_silent(here: Shell, wish: int) -> None
 
 
 async def _ended_by(shell: Shell, process: Running, wish: int) -> None:
-    """Have the command end, and wait for it."""
+    """Stop the command, and wait until it has ended."""
     async with asyncio.timeout(PROMPTLY_SECONDS):
         if wish == CANCEL:
             cancelled = await shell.fullsend("plan", "cancel", "p")
@@ -151,7 +149,7 @@ async def _is_there(path: Path) -> bool:
 
 @contextlib.asynccontextmanager
 async def _silent_redis() -> AsyncIterator[tuple[str, asyncio.Event]]:
-    """A server that hears everything and never answers; its URL, and that somebody has called."""
+    """A server that never answers; its URL, and an event that is set at the first connection."""
     called, over = asyncio.Event(), asyncio.Event()
 
     async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

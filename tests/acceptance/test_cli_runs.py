@@ -11,7 +11,7 @@ from tests.conftest import Neighbour, Serve, Tools
 # -- runs, show, logs -----------------------------------------------------------------
 
 
-async def test_runs_lists_the_newest_first_and_only_those_of_the_experiment(
+async def test_runs_lists_the_newest_first_and_can_be_limited_to_an_experiment(
     shell: Shell, neighbour: Neighbour, serve: Serve, tools: Tools
 ) -> None:
     tools("greet", GREET)
@@ -40,7 +40,7 @@ async def test_runs_lists_the_newest_first_and_only_those_of_the_experiment(
     assert record["result_summary"] == {"greeting": "hello Ada", "times": 1}
 
 
-async def test_runs_lists_what_waits_in_the_queue(shell: Shell, neighbour: Neighbour, store: Store) -> None:
+async def test_runs_lists_queued_runs(shell: Shell, neighbour: Neighbour, store: Store) -> None:
     timestamp = await store.queue.enqueue(Order("exp_1", trigger="trigger"))
 
     listed = await shell.fullsend("runs")
@@ -50,7 +50,7 @@ async def test_runs_lists_what_waits_in_the_queue(shell: Shell, neighbour: Neigh
     assert shown.lines[0] == f"exp_1:{timestamp}  queued"
 
 
-async def test_show_tells_everything_about_a_failed_run(
+async def test_show_prints_the_record_of_a_failed_run(
     shell: Shell, neighbour: Neighbour, serve: Serve, tools: Tools
 ) -> None:
     path = tools("stumble", STUMBLE)
@@ -76,7 +76,7 @@ async def test_show_tells_everything_about_a_failed_run(
     assert record["error_type"] == "ValueError"
 
 
-async def test_show_tells_how_a_killed_run_died(
+async def test_show_prints_how_a_killed_run_ended(
     shell: Shell, neighbour: Neighbour, serve: Serve, tools: Tools
 ) -> None:
     path = tools("wait", WAIT)
@@ -92,7 +92,7 @@ async def test_show_tells_how_a_killed_run_died(
     assert "signal=SIG" in shown.out
 
 
-async def test_show_and_logs_of_a_run_that_is_not_there_fail_in_a_line(shell: Shell) -> None:
+async def test_show_and_logs_of_an_unknown_run_fail(shell: Shell) -> None:
     shown, logged = await asyncio.gather(
         shell.fullsend("show", "exp_1:1-0"), shell.fullsend("logs", "exp_1:1-0")
     )
@@ -101,7 +101,7 @@ async def test_show_and_logs_of_a_run_that_is_not_there_fail_in_a_line(shell: Sh
     assert "there is no run 'exp_1:1-0'" in logged.error
 
 
-async def test_logs_follows_what_a_run_prints_to_its_end(
+async def test_logs_follows_a_run_to_its_end(
     shell: Shell, neighbour: Neighbour, serve: Serve, tools: Tools
 ) -> None:
     tools("wait", WAIT)
@@ -129,7 +129,7 @@ async def test_logs_follows_what_a_run_prints_to_its_end(
 # -- watch ----------------------------------------------------------------------------
 
 
-async def test_watch_shows_what_happens_and_can_be_gone_on_with(
+async def test_watch_shows_entries_and_can_be_continued(
     shell: Shell, neighbour: Neighbour, serve: Serve, tools: Tools
 ) -> None:
     tools("greet", GREET)
@@ -151,7 +151,7 @@ async def test_watch_shows_what_happens_and_can_be_gone_on_with(
     assert "Traceback" not in done.err
 
 
-async def test_watch_refuses_a_cursor_that_is_none(shell: Shell) -> None:
+async def test_watch_refuses_a_wrong_cursor(shell: Shell) -> None:
     done = await shell.fullsend("watch", "--since", "yesterday")
 
     assert "--since 'yesterday' is not a cursor" in done.error

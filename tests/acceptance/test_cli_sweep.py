@@ -1,4 +1,4 @@
-"""`fullsend sweep ring`: the grid, its table, its plan."""
+"""`fullsend sweep ring`."""
 
 import csv
 import json
@@ -15,13 +15,13 @@ TOOLS = Path(__file__).parents[2] / "tools"
 
 @pytest.fixture
 def here(tmp_path: Path) -> Shell:
-    """A directory with the tool, and no Redis anywhere."""
+    """A directory with the tool, without Redis."""
     (tmp_path / "tools").mkdir()
     shutil.copy(TOOLS / "ring_simulation.py", tmp_path / "tools")
     return Shell(tmp_path, {})
 
 
-async def test_a_sweep_shows_what_it_found_and_is_a_plan(here: Shell) -> None:
+async def test_a_sweep_prints_its_results_and_is_a_plan(here: Shell) -> None:
     done = await here.fullsend(
         "sweep", "ring", "--kappa", "0.25,2", "--concentration", "1,5", "--replicates", "2",
         "--n-agents", "10", "--directory", "p",
@@ -40,7 +40,7 @@ async def test_a_sweep_shows_what_it_found_and_is_a_plan(here: Shell) -> None:
         assert [row["param.kappa"] for row in csv.DictReader(file)] == ["0.25"] * 4 + ["2"] * 4
 
 
-async def test_the_numbers_of_the_issue_make_sixty_runs(here: Shell) -> None:
+async def test_three_values_by_four_values_by_five_replicates_are_sixty_runs(here: Shell) -> None:
     done = await here.fullsend(
         "sweep", "ring", "--kappa", "0.25,0.5,1,2", "--concentration", "0.2,1,5", "--replicates", "5",
         "--estimate", "--json",
@@ -49,7 +49,7 @@ async def test_the_numbers_of_the_issue_make_sixty_runs(here: Shell) -> None:
     assert json.loads(done.out)["cases"] == 60
 
 
-async def test_values_that_mean_nothing_are_refused(here: Shell) -> None:
+async def test_empty_and_repeated_values_are_refused(here: Shell) -> None:
     empty = await here.fullsend("sweep", "ring", "--kappa", ",")
     twice = await here.fullsend("sweep", "ring", "--kappa", "1,1", "--estimate")
 

@@ -1,4 +1,4 @@
-"""`fullsend demo`: what `make demo` shows to somebody who has just cloned the project."""
+"""`fullsend demo`, which `make demo` runs."""
 
 import asyncio
 import contextlib
@@ -24,11 +24,11 @@ HIDE_CURSOR, SHOW_CURSOR = b"\x1b[?25l", b"\x1b[?25h"
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
-    """An empty directory; the demo finds the experiments that come with the project."""
+    """An empty directory; the demo uses the project's experiments."""
     return Shell(tmp_path, {})
 
 
-async def test_the_demo_shows_everything_and_ends_by_itself(shell: Shell) -> None:
+async def test_the_demo_shows_every_kind_of_end_and_stops_by_itself(shell: Shell) -> None:
     async with shell.started(str(FULLSEND), "demo") as demo:
         await line_with(demo, "killed", "exp_demo_hang")
         processes = family(demo.pid)
@@ -45,7 +45,7 @@ async def test_the_demo_shows_everything_and_ends_by_itself(shell: Shell) -> Non
     assert survivors(processes) == []
 
 
-async def test_the_demo_ends_cleanly_when_it_is_interrupted_and_works_again_in_the_same_directory(
+async def test_the_demo_stops_cleanly_on_ctrl_c_and_runs_again_in_the_same_directory(
     shell: Shell,
 ) -> None:
     async with shell.started(str(FULLSEND), "demo", "--forever") as first:
@@ -74,7 +74,7 @@ async def test_other_commands_find_the_server_of_the_demo(shell: Shell) -> None:
     assert '"count": 3' in done.lines[-1]
 
 
-async def test_the_demo_is_live_on_a_terminal_and_gives_it_back(shell: Shell) -> None:
+async def test_the_demo_is_live_on_a_terminal_and_restores_it(shell: Shell) -> None:
     async with on_terminal(shell.directory, str(FULLSEND), "demo", "--forever") as (demo, shown):
         await eventually(
             lambda: _contains(shown, "✓", "━", "running"), "a run that has ended, and one under way"
@@ -91,8 +91,8 @@ async def test_the_demo_is_live_on_a_terminal_and_gives_it_back(shell: Shell) ->
     assert b"service.stopped" in (shell.directory / ".fullsend" / "demo.log").read_bytes()
 
 
-async def test_a_signal_while_the_server_starts_leaves_nothing_behind(shell: Shell) -> None:
-    """Whenever it comes; here, right after the first process below the demo has appeared."""
+async def test_a_signal_while_the_server_starts_leaves_no_process_behind(shell: Shell) -> None:
+    """The signal comes right after the demo's first child process has appeared."""
     async with shell.started(str(FULLSEND), "demo") as demo:
 
         async def has_child() -> bool:
@@ -111,7 +111,7 @@ async def test_a_signal_while_the_server_starts_leaves_nothing_behind(shell: She
 async def on_terminal(
     directory: Path, *command: str
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, bytearray]]:
-    """A command on a terminal of its own, and what it has shown there so far."""
+    """Run a command on a terminal of its own; the process, and its output so far."""
     ours, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
     loop, shown = asyncio.get_running_loop(), bytearray()

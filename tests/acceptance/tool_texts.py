@@ -1,4 +1,4 @@
-"""Tools for the tests of the commands: one that answers, one that fails, one that waits at a door."""
+"""Tools for the tests of the commands: one that succeeds, one that fails, one that waits for a file."""
 
 GREET = """
     def greet(name: str, times: int = 1) -> dict:

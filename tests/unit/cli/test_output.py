@@ -1,4 +1,4 @@
-"""Values in words, and tables."""
+"""Formatting of values and tables."""
 
 import io
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ ROWS = [
 
 
 def on_terminal(width: int) -> str:
-    """The table as a terminal of that width shows it."""
+    """The table on a terminal of this width."""
     out = io.StringIO()
     Console(file=out, width=width, force_terminal=True, color_system=None, legacy_windows=False).print(
         output.rich_table(COLUMNS, ROWS, width)
@@ -37,7 +37,7 @@ def on_terminal(width: int) -> str:
         (7_800, "2 h 10 min"),
     ],
 )
-def test_durations_read_like_speech(seconds: float | str | None, words: str) -> None:
+def test_durations_have_units(seconds: float | str | None, words: str) -> None:
     assert output.duration(seconds) == words
 
 
@@ -54,7 +54,7 @@ def test_durations_read_like_speech(seconds: float | str | None, words: str) -> 
         (None, ""),
     ],
 )
-def test_moments_of_the_past_read_like_speech(iso: str | None, words: str) -> None:
+def test_times_in_the_past_are_relative(iso: str | None, words: str) -> None:
     assert output.ago(iso, lambda: datetime(2026, 1, 1, 12, tzinfo=UTC)) == words
 
 
@@ -66,12 +66,12 @@ def test_sizes_have_units(count_bytes: float, words: str) -> None:
     assert output.size(count_bytes) == words
 
 
-def test_nothing_printed_can_move_the_cursor() -> None:
+def test_control_characters_are_replaced() -> None:
     assert output.one_line("a\x1b[2J\tb\nc\udcff\x07") == "a�[2J b c��"
     assert output.lines_of("a\n\tb\x1b") == ["a", "        b�"]
 
 
-def test_a_short_text_is_cut_with_an_ellipsis() -> None:
+def test_a_long_text_is_cut_with_an_ellipsis() -> None:
     assert output.shorten("one two three", 8) == "one two…"
     assert output.shorten("one two", 8) == "one two"
 
@@ -93,7 +93,7 @@ def test_on_a_wide_terminal_a_table_is_complete() -> None:
     assert "ValueError: this went wrong in many words" in shown
 
 
-def test_on_a_narrow_terminal_a_table_leaves_out_what_matters_least_and_cuts_the_last_column() -> None:
+def test_on_a_narrow_terminal_a_table_drops_columns_and_cuts_the_last_one() -> None:
     shown = on_terminal(48)
 
     assert "exp_a_long_name" in shown
@@ -104,7 +104,7 @@ def test_on_a_narrow_terminal_a_table_leaves_out_what_matters_least_and_cuts_the
     assert max(map(len, shown.splitlines())) <= 48
 
 
-def test_a_column_without_anything_in_it_is_not_shown_on_a_terminal() -> None:
+def test_an_empty_column_is_not_shown_on_a_terminal() -> None:
     table = output.rich_table(COLUMNS, [["a", "", "1", "x"]], 100)
 
     assert [column.header for column in table.columns] == ["ID", "SECONDS", "ERROR"]

@@ -1,4 +1,4 @@
-"""A tool's parameters on a line."""
+"""A tool's parameters on one line."""
 
 from typing import Any
 
@@ -20,11 +20,11 @@ from services.executor.loader import type_name
         ({}, ""),
     ],
 )
-def test_a_type_is_a_word_or_two(schema: dict[str, Any], words: str) -> None:
+def test_a_type_has_a_short_name(schema: dict[str, Any], words: str) -> None:
     assert type_name(schema) == words
 
 
-def test_a_signature_names_types_defaults_and_what_else_is_taken() -> None:
+def test_a_signature_shows_types_defaults_and_further_parameters() -> None:
     schema = {
         "properties": {"a": {"type": "string"}, "b": {"default": ""}, "c": {}},
         "required": ["a"],
@@ -37,5 +37,5 @@ def test_a_signature_names_types_defaults_and_what_else_is_taken() -> None:
 @pytest.mark.parametrize(
     "schema", [None, "nonsense", [], {"properties": 3}, {"properties": {"a": 1}, "required": 1}]
 )
-def test_what_others_wrote_as_parameters_breaks_nothing(schema: object) -> None:
+def test_a_signature_tolerates_any_schema(schema: object) -> None:
     signature(schema)

@@ -1,4 +1,4 @@
-"""In what two values differ."""
+"""Differences between JSON values."""
 
 from typing import Any
 
@@ -27,10 +27,10 @@ def test_a_value_does_not_differ_from_itself(value: Any) -> None:
         ("(absent)", ABSENT, [("", "(absent)", ABSENT)]),
     ],
 )
-def test_every_place_that_differs_is_named(one: Any, other: Any, expected: Any) -> None:
+def test_every_difference_has_a_path(one: Any, other: Any, expected: Any) -> None:
     assert list(differences(one, other)) == expected
 
 
 @pytest.mark.parametrize(("one", "other"), [(1, 1.0), (1, True), (0, False), ([1], [True]), ("1", 1)])
-def test_numbers_of_other_kinds_differ_as_they_do_in_an_identity(one: Any, other: Any) -> None:
+def test_numbers_of_different_types_differ(one: Any, other: Any) -> None:
     assert len(list(differences({"n": one}, {"n": other}))) == 1

@@ -1,4 +1,4 @@
-"""A store of artifacts and the records that refer to it, sound and spoilt."""
+"""Writes and damages records and blobs for the tests of `fullsend artifacts`."""
 
 import hashlib
 import json
@@ -13,45 +13,45 @@ RUN = "exp:1700000000000-0"
 LARGE, NOTE = b"x" * 200_000, b"a note\n"
 
 
-async def recorded(neighbour: Neighbour, *artifacts: Artifact, run_id: str = RUN, **fields: str) -> str:
-    """A run's record with these artifacts."""
+async def write_record(neighbour: Neighbour, *artifacts: Artifact, run_id: str = RUN, **fields: str) -> str:
+    """Write the record of a run with these artifacts; its id."""
     described = {one.name: one.to_json() for one in artifacts}
     members = {"status": "completed", "artifacts": json.dumps(described), **fields}
     await neighbour.redis.hset(f"experiment_runs:{run_id}", mapping=members)
     return run_id
 
 
-def address(content: bytes) -> str:
-    """The SHA-256 that it is stored under."""
+def sha256_of(content: bytes) -> str:
+    """The digest under which a content is stored."""
     return hashlib.sha256(content).hexdigest()
 
 
-def spoil(blobs: LocalBlobs, content: bytes, instead: bytes | None) -> Path:
-    """Have something else at a blob's place, or nothing."""
-    path = Path(blobs.place(address(content)))
+def damage(blobs: LocalBlobs, content: bytes, instead: bytes | None) -> Path:
+    """Replace the content of a blob, or delete it; its path."""
+    path = Path(blobs.place(sha256_of(content)))
     path.chmod(0o644)
     path.write_bytes(instead) if instead is not None else path.unlink()
     return path
 
 
-def age(blobs: LocalBlobs, days: float = 2) -> None:
-    """Have all that is in the store be that old."""
+def make_old(blobs: LocalBlobs, days: float = 2) -> None:
+    """Set the time of all blobs to so many days ago."""
     moment = time.time() - days * 86_400
     for one in blobs.all():
         os.utime(blobs.place(one.sha256), (moment, moment))
 
 
-def addresses(blobs: LocalBlobs) -> set[str]:
-    """Of all that is in the store."""
+def digests_in(blobs: LocalBlobs) -> set[str]:
+    """The digests of all blobs."""
     return {one.sha256 for one in blobs.all()}
 
 
-def package(blobs: LocalBlobs, files: dict[str, bytes]) -> str:
-    """Keep a tool that is a package; its digest."""
+def store_package(blobs: LocalBlobs, files: dict[str, bytes]) -> str:
+    """Store a tool that is a package; its digest."""
     lines = "".join(f"{blobs.put(content).sha256}  {path}\n" for path, content in sorted(files.items()))
     return blobs.put(lines.encode()).sha256
 
 
-def cas(blobs: LocalBlobs, text: str) -> str:
-    """Keep a text; its reference."""
+def store_text(blobs: LocalBlobs, text: str) -> str:
+    """Store a text; its reference."""
     return f"cas://{blobs.put(text.encode()).sha256}"
