@@ -111,6 +111,14 @@ def is_last(day: date) -> bool:
     return (day + timedelta(days=7)).month != day.month
 
 
+def nearest_weekday(month: date, number: int) -> int:
+    """The day from Monday to Friday nearest to the day `number` in the same month."""
+    length = (month.replace(day=28) + timedelta(days=4)).replace(day=1) - timedelta(days=1)
+    wanted = min(number, length.day)
+    working = (day for day in range(1, length.day + 1) if month.replace(day=day).isoweekday() < 6)
+    return min(working, key=lambda day: (abs(day - wanted), day))
+
+
 def item(low: int, high: int) -> st.SearchStrategy[Part]:
     """One value, range or step out of a field's numbers."""
     number, step = st.integers(low, high), st.integers(1, high - low + 1)
@@ -143,6 +151,7 @@ days = st.one_of(
     .filter(lambda p: p.text != "*/1")
     .map(lambda p: DayRule(p.text, lambda d: d.day in p.numbers)),
     st.just(DayRule("L", lambda d: (d + timedelta(days=1)).day == 1)),
+    st.integers(1, 31).map(lambda n: DayRule(f"{n}W", lambda d: d.day == nearest_weekday(d, n))),
 )
 weekdays = st.one_of(
     item(0, 6)
