@@ -24,6 +24,7 @@ layers: setup-dev
 	$(BIN)/lint-imports
 
 # More workers than processors, because most tests wait most of the time.
+# FULLSEND_TEST_SERVER=/usr/bin/redis-server runs the tests on another server than the one that is installed.
 WORKERS ?= 4
 pytest: setup-dev
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup --durations 15

@@ -1,4 +1,4 @@
-"""Breaks everything at random and checks that no run is lost and none is counted twice.
+"""Causes random faults, and checks that no run is lost and none is counted twice.
 
     python -m benchmarks.chaos --runs 20000 --kills 100 --redis-restarts 10
 
@@ -32,13 +32,13 @@ KEPT = Path(tempfile.gettempdir()) / "chaos-failed"
 
 
 async def run(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """One run of the whole program: all figures, and under `broken` what is not as promised."""
+    """Run the whole program; returns all figures, and the broken promises under `broken`."""
     (folder / "tools").mkdir()
     shutil.copy(TOOL, folder / "tools")
     ledger = Ledger(Notes(folder / "notes.txt"))
     server = Server(asked.server, folder, asked.port)
     await server.start()
-    # What was cut off during a PUBLISH must not be said again unseen: it may have been heard.
+    # A PUBLISH must not be repeated if its connection breaks: it may have been received.
     redis: Any = connect_blocking(server.url)
     fleet = Fleet(asked.executors, server.url, folder)
     began = time.monotonic()
@@ -131,7 +131,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Exit code 0 when every promise was kept, 1 when one was broken."""
+    """Run the command; the exit code is 1 if a promise was broken."""
     asked = _arguments()
     random.seed(asked.seed)
     adopt_orphans()

@@ -1,4 +1,4 @@
-"""The tool of `benchmarks.chaos`: notes that it started, then does well or badly."""
+"""The tool of `benchmarks.chaos`: notes its start, then succeeds or fails."""
 
 import os
 import signal
@@ -8,10 +8,10 @@ from shared import toolkit
 
 
 def chaos_tool(notes: str, token: str, behaviour: str) -> dict[str, str]:
-    """Append `RUN_ID ATTEMPT TOKEN` to the file `notes`, then behave."""
+    """Append `RUN_ID ATTEMPT TOKEN` to the file `notes`, then behave as requested."""
     line = f"{toolkit.run.id} {toolkit.run.attempt} {token}\n".encode()
     file = os.open(notes, os.O_WRONLY | os.O_APPEND)
-    os.write(file, line)  # one write of a short line to the end of a file is atomic
+    os.write(file, line)  # a short append is atomic
     os.close(file)
     match behaviour:
         case "short":

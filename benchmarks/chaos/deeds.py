@@ -1,4 +1,4 @@
-"""What is done to the system: everything bad, in a random order."""
+"""The faults that are caused, in random order."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ PATIENCE_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Tormentor:
-    """Does the deeds, spread over the time that the producers take."""
+    """Causes the faults, spread over the time that the producers take."""
 
     fleet: Fleet
     server: Server
@@ -29,7 +29,7 @@ class Tormentor:
     freeze_seconds: float
 
     async def torment(self, counts: Mapping[str, int], runs: int) -> None:
-        """Each deed as often as `counts` says, while `runs` runs are asked for."""
+        """Cause each fault as often as `counts` says, while `runs` runs are submitted."""
         deeds = [deed for deed, count in counts.items() for _ in range(count)]
         random.shuffle(deeds)
         for position, deed in enumerate(deeds, start=1):
@@ -42,7 +42,7 @@ class Tormentor:
         self.ledger.may_submit = runs
 
     async def _all_listen(self) -> bool:
-        """A PUBLISH that nobody hears is nobody's run, so there is always somebody left to hear it."""
+        """A PUBLISH without a subscriber is lost, so one executor is always left to receive it."""
         self.fleet.check()
         with contextlib.suppress(RedisError, OSError):
             heard_by = dict(await self.redis.pubsub_numsub(keys.MARKERS))
@@ -83,7 +83,7 @@ class Tormentor:
         member.send_signal(signal.SIGCONT)
 
     async def _cut(self) -> None:
-        """One at a time: with all subscriptions cut at once, nobody would be listening."""
+        """Cut one at a time: without any subscription a PUBLISH would be lost."""
         with contextlib.suppress(RedisError, OSError):
             clients = await self.redis.client_list(_type=random.choice(["normal", "pubsub"]))
             await self.redis.client_kill_filter(_id=random.choice(clients)["id"], skipme=True)

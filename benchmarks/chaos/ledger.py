@@ -1,4 +1,4 @@
-"""What was asked for, what the tools noted, and what was done to the system."""
+"""Records the submitted runs, the starts that tools noted, and the faults."""
 
 import time
 from collections import Counter
@@ -10,7 +10,7 @@ PATIENCE_SECONDS = 30.0
 
 
 class Notes:
-    """The file in which each start of the tool is a line: `RUN_ID ATTEMPT TOKEN`."""
+    """The file with a line for each start of the tool: `RUN_ID ATTEMPT TOKEN`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -18,7 +18,7 @@ class Notes:
         path.touch()
 
     def fresh(self) -> set[str]:
-        """The tokens that were noted since the last look."""
+        """The tokens that were noted since the last call."""
         with self.path.open("rb") as file:
             file.seek(self._read)
             text = file.read()
@@ -26,7 +26,7 @@ class Notes:
         return {line.split(b" ")[2].decode() for line in text.splitlines()}
 
     def starts(self) -> Mapping[tuple[str, int], int]:
-        """How often the tool was started for each attempt of each run."""
+        """The number of starts of the tool for each attempt of each run."""
         lines = [line.split(" ") for line in self.path.read_text().splitlines()]
         return Counter((run_id, int(attempt)) for run_id, attempt, _ in lines)
 
@@ -51,16 +51,16 @@ class Ledger:
 
     @property
     def asked_for(self) -> int:
-        """How many runs were asked for, cron's apart."""
+        """The number of submitted runs, without cron's."""
         return len(self.published) + len(self.unsure) + len(self.enqueued)
 
     @property
     def certain(self) -> set[str]:
-        """What was taken by Redis for sure, and must have become a run."""
+        """The tokens that Redis has acknowledged; they must have become runs."""
         return self.published.keys() | self.enqueued
 
     def note_published(self, token: str, at: float, heard: int, listeners: int) -> None:
-        """`heard` of `listeners` executors were sent it."""
+        """Record that `heard` of `listeners` executors received a message."""
         self.published[token] = (at, heard)
         if heard < listeners:
             self._heard_by_few.add(token)

@@ -1,4 +1,4 @@
-"""Runs are asked for in three ways: by PUBLISH, by the queue, and by cron."""
+"""Submits runs in three ways: by PUBLISH, to the queue, and by cron."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ SELDOM = "0 0 1 1 *"
 
 @dataclass(frozen=True, slots=True)
 class Producer:
-    """Asks for one run for each token, now in one way, now in the other, at a pace that can be followed."""
+    """Submits one run for each token, by PUBLISH or to the queue, no faster than they are executed."""
 
     redis: Any
     store: Store
@@ -35,7 +35,7 @@ class Producer:
     listeners: int
 
     async def produce(self, tokens: list[str]) -> None:
-        """Ask for all of them."""
+        """Submit all runs."""
         for token in tokens:
             while self.ledger.asked_for > self.ledger.may_submit:
                 await asyncio.sleep(0.01)
@@ -53,7 +53,7 @@ class Producer:
             try:
                 heard = await self.redis.publish(keys.EXECUTE_NOW, message)
             except (RedisError, OSError):
-                self.ledger.unsure.add(token)  # it may have been heard before the connection broke
+                self.ledger.unsure.add(token)  # it may have been received before the connection broke
                 return
             if heard:
                 self.ledger.note_published(token, said_at, heard, self.listeners)
@@ -61,7 +61,7 @@ class Producer:
             await asyncio.sleep(0.05)
 
     async def _enqueue(self, experiment_id: str, token: str, params: dict[str, str]) -> None:
-        """What is asked for under a `request_id` may be asked for again until somebody answers."""
+        """Retry a submission with a `request_id` until it is acknowledged."""
         priority = random.choice(PRIORITIES)
         order = Order(experiment_id, "enqueue", priority=priority, request_id=token, params=params)
         while True:
@@ -78,17 +78,17 @@ class Producer:
 
 
 async def queued(redis: Any) -> int:
-    """How many orders are in the queues, claimed or not."""
+    """The number of orders in the queues, claimed ones included."""
     return sum([await redis.xlen(keys.queue(priority)) for priority in PRIORITIES])
 
 
 def cron_experiments(count: int) -> list[str]:
-    """The experiments that have schedules."""
+    """The names of the experiments with schedules."""
     return [f"exp_cron_{number}" for number in range(count)]
 
 
 async def prepare(redis: Any, notes: Path, schedules: int) -> None:
-    """The experiments, and schedules that fire every second and miss no due time."""
+    """Write the experiments, and schedules that fire every second and catch up all due times."""
     params = {"notes": str(notes), "token": "cron", "behaviour": "ok"}
     members = {"tool": TOOL.stem, "params": json.dumps(params), "timeout_seconds": "1"}
     for number in range(EXPERIMENTS):
@@ -100,7 +100,7 @@ async def prepare(redis: Any, notes: Path, schedules: int) -> None:
 
 
 async def end_schedules(redis: Any, schedules: int) -> None:
-    """No due times any more."""
+    """Delete the schedules."""
     for experiment_id in cron_experiments(schedules):
         await redis.set(keys.schedule(experiment_id), SELDOM)
         message = {"experiment_id": experiment_id, "cron": SELDOM}

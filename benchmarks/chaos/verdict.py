@@ -1,4 +1,4 @@
-"""What came of it: the promises, and the figures that show whether they were kept."""
+"""The promises, and the figures that show whether they were kept."""
 
 import asyncio
 import contextlib
@@ -28,14 +28,14 @@ Record = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What Redis has when everything has ended."""
+    """The content of Redis after everything has ended."""
 
     records: Sequence[Record]
     results: Counter[str]
     leaked: Sequence[str]
 
     def by_token(self) -> Mapping[str, list[Record]]:
-        """The records of the runs that each token became."""
+        """The run records of each token."""
         found = defaultdict(list)
         for record in self.records:
             if record["trigger"] != "cron":
@@ -43,7 +43,7 @@ class Evidence:
         return found
 
     def due_times(self) -> Mapping[str, Counter[int]]:
-        """How often each due time (unix seconds) of each schedule became a run."""
+        """The number of runs of each due time (Unix seconds) of each schedule."""
         found: dict[str, Counter[int]] = defaultdict(Counter)
         for record in self.records:
             if record["trigger"] == "cron":
@@ -56,13 +56,15 @@ class Evidence:
 
 
 async def settled(redis: Any, fleet: Fleet, ledger: Ledger) -> bool:
-    """Whether, within a long while, all is admitted, nothing is open, and the dead are forgotten."""
+    """Wait until messages are admitted, runs have ended, and dead workers are removed; whether in time."""
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not await redis.publish(keys.EXECUTE_NOW, _last()):
                 await asyncio.sleep(0.05)
             while not await redis.exists(keys.request("exp_0", LAST)) or ledger.on_few_shoulders():
-                await asyncio.sleep(0.05)  # who heard the last one has admitted all that it heard before
+                await asyncio.sleep(
+                    0.05
+                )  # a worker that received the last message has admitted all before it
             while not await _is_still(redis, fleet):
                 await asyncio.sleep(0.1)
     except TimeoutError:
@@ -84,18 +86,18 @@ async def _is_still(redis: Any, fleet: Fleet) -> bool:
 
 
 async def left_behind(ours: int) -> int:
-    """Processes that the executors, which have all ended, left running; `ours` is the server."""
+    """Processes that the ended executors have left; `ours` is the server."""
     until = time.monotonic() + PATIENCE_SECONDS / 10
     while (orphans := children() - {ours}) and time.monotonic() < until:
         await asyncio.sleep(0.05)
     return len(orphans)
 
 
-# -- what there is --------------------------------------------------------------------
+# -- reading --------------------------------------------------------------------------
 
 
 async def gather(redis: Any) -> Evidence:
-    """Everything that was recorded and said."""
+    """Read all records and messages."""
     records: list[Record] = []
     names = [name async for name in redis.scan_iter("experiment_runs:*", count=AT_ONCE)]
     for start in range(0, len(names), AT_ONCE):
@@ -112,7 +114,7 @@ async def gather(redis: Any) -> Evidence:
 
 
 async def _leaked(redis: Any) -> list[str]:
-    """Keys of the executor's own that should have gone, or should go by themselves and won't."""
+    """Keys of the executor that should be deleted, or should expire and do not."""
     lasting = {
         keys.ears(),
         *map(keys.queue, PRIORITIES),
@@ -125,11 +127,11 @@ async def _leaked(redis: Any) -> list[str]:
     return [name async for name in names if name not in lasting and await redis.ttl(name) == -1]
 
 
-# -- what it says ---------------------------------------------------------------------
+# -- figures --------------------------------------------------------------------------
 
 
 def promises(evidence: Evidence, ledger: Ledger) -> dict[str, int]:
-    """Each promise by its name, and how often it was broken."""
+    """The number of violations of each promise."""
     runs, due_times, starts = evidence.by_token(), evidence.due_times(), ledger.notes.starts()
     statuses = Counter(record["status"] for record in evidence.records)
     return {
@@ -146,7 +148,7 @@ def promises(evidence: Evidence, ledger: Ledger) -> dict[str, int]:
 
 
 def lost(evidence: Evidence, ledger: Ledger) -> set[str]:
-    """The tokens that Redis had taken and that became no run."""
+    """The tokens that Redis had acknowledged and that have no run."""
     return ledger.certain - evidence.by_token().keys()
 
 
@@ -155,7 +157,7 @@ def _twice(counts: Iterable[int]) -> int:
 
 
 def _started_too_often(records: Sequence[Record], starts: Mapping[tuple[str, int], int]) -> int:
-    """Attempts that may not be, or whose tool started more often than once and once for each death."""
+    """Attempts beyond the limit, or whose tool started more than once plus once for each worker's death."""
     allowed: Counter[tuple[str, int]] = Counter()
     for record in records:
         allowed.update((record["run_id"], int(one["attempt"])) for one in _deaths(record))
@@ -172,7 +174,7 @@ def _deaths(record: Record) -> list[dict[str, Any]]:
 
 
 def figures(evidence: Evidence, ledger: Ledger) -> dict[str, Any]:
-    """What else is worth knowing."""
+    """Further figures."""
     return {
         "submitted by PUBLISH": len(ledger.published),
         "submitted to the queue": len(ledger.enqueued),
@@ -186,7 +188,7 @@ def figures(evidence: Evidence, ledger: Ledger) -> dict[str, Any]:
 
 
 def recovery_seconds(records: Sequence[Record], killed_at: Mapping[int, float]) -> list[float]:
-    """From each SIGKILL until another worker had taken over a run, shortest first."""
+    """Seconds from each SIGKILL until another worker took over the run, sorted."""
     seconds = []
     for one in (one for record in records for one in _deaths(record)):
         words = one["error"].split(" ")  # worker HOST-PID-NONCE died
@@ -197,7 +199,7 @@ def recovery_seconds(records: Sequence[Record], killed_at: Mapping[int, float]) 
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float]:
-    """Median, 99th percentile and maximum of sorted values; all 0 when there are none."""
+    """Median, 99th percentile and maximum of sorted values; 0 if there are none."""
     if not seconds:
         return {"p50": 0.0, "p99": 0.0, "max": 0.0}
     p99 = seconds[min(len(seconds) - 1, int(len(seconds) * 0.99))]

@@ -1,4 +1,4 @@
-"""What is tormented: a Redis that can be restarted, and the executors on it."""
+"""The system under test: a Redis server that can be restarted, and executors."""
 
 import asyncio
 import contextlib
@@ -40,12 +40,12 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """Of its process."""
+        """The process id."""
         assert self._process is not None, "it was started"
         return self._process.pid
 
     async def start(self) -> None:
-        """Start, and wait until it answers."""
+        """Start it, and wait until it answers."""
         options = f"--port {self._port} --bind 127.0.0.1 --appendonly yes --dir {self._folder}"
         command = [str(self._program), *options.split(" ")]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -58,20 +58,20 @@ class Server:
         await client.aclose()
 
     async def restart(self) -> None:
-        """Stop it as an operator would, leave it down for a moment, start it again."""
+        """Stop it gracefully, wait a moment, and start it again."""
         await self.stop()
         await asyncio.sleep(random.uniform(0.1, 1.0))
         await self.start()
 
     async def stop(self) -> None:
-        """Stop it; what was acknowledged is on disk."""
+        """Stop it; acknowledged writes are on disk."""
         assert self._process is not None, "it was started"
         self._process.terminate()
         await asyncio.to_thread(self._process.wait)
 
 
 class Fleet:
-    """The executors, `size` of them; what they log goes to `executors.log` in `folder`."""
+    """`size` executors; they log to `executors.log` in `folder`."""
 
     def __init__(self, size: int, url: str, folder: Path) -> None:
         self.size = size
@@ -99,27 +99,29 @@ class Fleet:
             self._start_one()
 
     def pick(self) -> subprocess.Popen[bytes]:
-        """One of those that run."""
+        """A random running executor."""
         return random.choice(self.members)
 
     def check(self) -> None:
-        """Raise when an executor ended that nobody ended."""
+        """Raise RuntimeError if an executor has ended by itself."""
         codes = [code for member in self.members if (code := member.poll()) is not None]
         if codes:
             raise RuntimeError(f"an executor ended with exit code {codes[0]}, which nobody had asked for")
 
     def replace(self, member: subprocess.Popen[bytes]) -> None:
-        """Another one takes the place of one that has ended."""
+        """Start another executor in place of one that has ended."""
         self.members.remove(member)
         self._start_one()
 
     async def stop(self) -> int:
-        """End all gracefully; how many exited with another code than 0, or did not exit."""
+        """Stop all gracefully; returns the number of exit codes other than 0."""
         for member in self.members:
             member.send_signal(signal.SIGCONT)
             member.terminate()
         codes = [await asyncio.to_thread(_exit_code, member) for member in self.members]
-        return sum(code not in (0, -signal.SIGTERM) for code in codes)  # one may not have been up yet
+        return sum(
+            code not in (0, -signal.SIGTERM) for code in codes
+        )  # it may have been stopped during its start
 
     def _start_one(self) -> None:
         command = [sys.executable, "-m", "services.executor.main"]
@@ -136,19 +138,19 @@ def _exit_code(member: subprocess.Popen[bytes]) -> int:
 
 
 def adopt_orphans() -> None:
-    """Whatever loses its parent below this program becomes its child, so that it can be counted."""
+    """Make this process the parent of orphans below it, so that they can be counted."""
     pr_set_child_subreaper = 36
     ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0)
 
 
 def children() -> set[int]:
-    """The processes below this one, adopted ones too; a zombie has ended."""
+    """The child processes of this one, orphans included and zombies not."""
     tasks = Path("/proc/self/task").glob("*/children")
     return {int(pid) for task in tasks for pid in task.read_text().split() if _state(pid) not in "ZX"}
 
 
 def _state(pid: str) -> str:
-    """A process' state as in proc(5): `X` when it is gone."""
+    """The state of a process as in proc(5); `X` if it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:

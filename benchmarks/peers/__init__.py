@@ -1,1 +1,1 @@
-"""Side by side with the systems that users would pick instead."""
+"""Comparison with other systems."""

@@ -1,15 +1,27 @@
-"""Side by side with the systems that users would pick instead: `python -m benchmarks.peers`.
+"""Compares the executor with other systems: `python -m benchmarks.peers`.
 
-Each in its own virtual environment (kept in `.bench/`) at its latest release, set up
-as its own documentation recommends for throughput, on a server of its own.  In each
-round everybody is measured once, in an order of chance; what is reported is the
-median of the rounds and how far they lie apart.  Then once: jobs that hang, kill -9,
-schedules.  Figures go into `docs/benchmarks-peers.json`, the tables and pictures that
-are made of them into `docs/benchmarks.md`.
+Each system has its own virtual environment (in `.bench/`) with its latest release and its own server, and is
+set up for throughput as its documentation recommends.  Each round measures every system once, in random
+order; the median of the rounds and their spread are reported.  Hanging jobs, kill -9 and schedules are
+measured once.  Figures are written to `docs/benchmarks-peers.json`, and the tables and pictures that are made
+of them to `docs/benchmarks.md`.
 
-`--quick` measures only ourselves and a bare loop, in a few minutes and without any
-download, changes no document, and exits with 1 when we have fallen behind what
-`benchmarks/peers/floor.toml` asks for.
+What is measured:
+
+- Throughput: 5,000 queued jobs that return the time, from the first start to the last.  Results are stored.
+- Latency: one job at a time on an idle service, 100 ms apart.  The client waits for the result in the fastest
+  way that the system offers.
+- CPU time: of all processes of the service, per job, for 1,000 jobs that are queued at once.
+- Memory: proportional set size (PSS) of all processes of the service after that.
+- A hanging job: its deadline is 2 s, it would end by itself 8 s later, and the service has one slot.
+- kill -9: of the whole service with default settings, 1 s into a job of 5 s; a new one is started at once.
+- Cron: from the due time by the wall clock to the job's first line.
+
+The bare skeleton does the least possible work: it reads a stream, writes the start, calls a warm child over
+a socket pair, and writes the end in one script.
+
+`--quick` measures only the executor and the bare skeleton, in a few minutes and without downloads.  It
+changes no document, and exits with 1 if the executor is worse than `benchmarks/peers/floor.toml` allows.
 """
 
 import argparse
@@ -43,12 +55,12 @@ QUICK_SYSTEMS = (OURS, FORK, SKELETON)
 
 
 def say(line: str) -> None:
-    """For those who watch; the results are in the documents."""
+    """Print a line of progress."""
     print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
 
 
 async def run(asked: argparse.Namespace, systems: Sequence[System]) -> dict[str, Any]:
-    """Measure everything that was asked for; the raw figures, written down after each step."""
+    """Measure what was asked for; returns the raw figures, which are also written after each step."""
     sizes = Sizes(asked.jobs, asked.asked, asked.burst, asked.large, NAPS)
     found: list[dict[str, Any]] = []
     raw: dict[str, Any] = {"about": {}, "systems": described(systems), "rounds": {}}
@@ -70,7 +82,7 @@ async def run(asked: argparse.Namespace, systems: Sequence[System]) -> dict[str,
 
 
 def described(systems: Sequence[System]) -> dict[str, Any]:
-    """What the report says of each besides its figures."""
+    """What the report says about each system besides its figures."""
     return {
         one.name: {
             "version": environments.version(one),
@@ -83,14 +95,14 @@ def described(systems: Sequence[System]) -> dict[str, Any]:
 
 
 def keep(raw: dict[str, Any], asked: argparse.Namespace, done: int) -> None:
-    """Write down what there is so far."""
+    """Write the figures measured so far."""
     raw["about"] = {**surroundings(asked.server), "rounds": done, "jobs": asked.jobs}
     asked.raw.parent.mkdir(parents=True, exist_ok=True)
     asked.raw.write_text(json.dumps(raw, indent=1) + "\n")
 
 
 def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of several runs as those of one; the first says when and where it was."""
+    """The figures of several runs as one; date and machine are those of the first."""
     whole = dict(parts[0])
     for part in parts[1:]:
         for name in ("systems", *rounds.ONCE):
@@ -102,19 +114,19 @@ def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _joined(some: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The figures of each round, from both."""
+    """The figures of each round, from both lists."""
     nothing: dict[str, Any] = {}
     return [{**one, **other} for one, other in itertools.zip_longest(some, others, fillvalue=nothing)]
 
 
 def publish(raw: dict[str, Any], document: Path) -> None:
-    """Pictures beside the document, the tables into it."""
+    """Write the pictures beside the document, and the tables into it."""
     pictures = plots.draw(raw["rounds"], document.parent)
     report.write(document, report.markdown(raw, pictures))
 
 
 def judged(raw: dict[str, Any]) -> int:
-    """Print how we stand to the bare loop; 1 when there is a clear loss."""
+    """Print the ratios to the bare skeleton; returns 1 if one is beyond its threshold."""
     verdicts = floor.judge(raw["rounds"])
     print(f"{'in ratio to the bare skeleton':>44}")
     print("\n".join(map(str, verdicts)))
@@ -122,13 +134,15 @@ def judged(raw: dict[str, Any]) -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """What is to be done, the defaults filled in."""
+    """The command line, with defaults filled in."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.peers",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--quick", action="store_true", help="ourselves against the bare loop")
+    parser.add_argument(
+        "--quick", action="store_true", help="measure only the executor and the bare skeleton"
+    )
     for name in FULL:
         parser.add_argument(
             f"--{name}", type=int, metavar="N", help=f"default {FULL[name]}, quick {QUICK[name]}"
@@ -141,18 +155,18 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--kill-patience", type=float, default=420.0, help="seconds; default 420")
     parser.add_argument("--cron-seconds", type=float, default=185.0, help="for each system; default 185")
-    parser.add_argument("--no-install", action="store_true", help="take the environments as they are")
+    parser.add_argument("--no-install", action="store_true", help="use the environments as they are")
     parser.add_argument(
         "--server", type=Path, default=get_binary_path(), help="a redis-server or valkey-server"
     )
-    parser.add_argument("--raw", type=Path, help="where the figures go")
-    parser.add_argument("--no-document", action="store_true", help="leave docs/benchmarks.md as it is")
+    parser.add_argument("--raw", type=Path, help="file to write the figures to")
+    parser.add_argument("--no-document", action="store_true", help="do not change docs/benchmarks.md")
     parser.add_argument(
         "--report",
         type=Path,
         nargs="+",
         metavar="RAW",
-        help="measure nothing; the document from such figures, also of runs that measured a part each",
+        help="measure nothing; write the document from these figures, which can be parts of one measurement",
     )
     asked = parser.parse_args()
     for name, value in (QUICK if asked.quick else FULL).items():
@@ -164,7 +178,7 @@ def arguments() -> argparse.Namespace:
 
 
 def prepared(asked: argparse.Namespace) -> list[System]:
-    """Those that take part, their environments ready."""
+    """The chosen systems, with their environments installed."""
     names = asked.systems or (QUICK_SYSTEMS if asked.quick else list(BY_NAME))
     systems = [BY_NAME[name] for name in names]
     for venv, system in {one.venv: one for one in systems if not asked.no_install}.items():
@@ -177,14 +191,14 @@ def prepared(asked: argparse.Namespace) -> list[System]:
 
 
 def main() -> int:
-    """Exit code 0 when everything was measured and nothing was lost."""
+    """Run the command; returns the exit code."""
     asked = arguments()
     if asked.report:
         raw = merged([json.loads(one.read_text()) for one in asked.report])
         asked.raw.write_text(json.dumps(raw, indent=1) + "\n")
         publish(raw, DOCUMENT)
         return 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or services would outlive us
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # otherwise services would outlive this process
     adopt_orphans()
     raw = asyncio.run(run(asked, prepared(asked)))
     if asked.quick:

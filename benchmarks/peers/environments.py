@@ -1,4 +1,4 @@
-"""An environment for each system, kept between runs in `.bench/venvs`."""
+"""The virtual environments of the systems, kept in `.bench/venvs`."""
 
 import json
 import subprocess
@@ -14,17 +14,17 @@ LISTED = ("redis", "hiredis", "uvloop", "taskiq-redis", "periodiq", "coredis")
 
 
 def programs(system: System) -> Path:
-    """Where the programs of its environment are."""
+    """The directory of the programs of its environment."""
     place = VENVS / system.venv / "bin"
-    # The environment of the tests has more than users have, and some of it is imported where it is found.
+    # An own environment is preferred: the tests' has packages that users do not have, and some are imported.
     return Path(sys.executable).parent if system.venv == PROJECT and not place.exists() else place
 
 
 def install(system: System) -> None:
-    """Have its environment at the latest releases, and our own as users have it.
+    """Install the latest release of a system, or the executor's own requirements.
 
     Raises:
-        subprocess.CalledProcessError: pip could not; it has said why.
+        subprocess.CalledProcessError: pip has failed, and has printed the reason.
     """
     packages = system.packages or ("--requirement", str(ROOT / "requirements.txt"))
     place = VENVS / system.venv
@@ -35,12 +35,12 @@ def install(system: System) -> None:
 
 
 def is_installed(system: System) -> bool:
-    """Whether it can take part as things are."""
+    """Whether the environment of a system exists."""
     return (programs(system) / "python").exists()
 
 
 def version(system: System) -> str:
-    """Its release, and of the libraries that its speed hangs on."""
+    """The version of a system and of the libraries that matter for its speed."""
     own = _own_distribution(system)
     known = {"fullsend-executor": metadata.version("fullsend-executor")}
     known |= _versions(programs(system) / "python")
@@ -55,7 +55,7 @@ def _own_distribution(system: System) -> str:
 
 
 def _versions(python: Path) -> dict[str, str]:
-    """What is installed there, by name."""
+    """The versions of the packages installed for an interpreter."""
     code = "import json; from importlib.metadata import distributions as d; "
     code += "print(json.dumps({one.metadata['Name'].lower(): one.version for one in d()}))"
     out = subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True).stdout

@@ -1,4 +1,4 @@
-"""No clear loss goes unseen: our figures in ratio to the bare skeleton's, against a file of thresholds."""
+"""Compares the ratios of the executor's figures to the bare skeleton's with thresholds from a file."""
 
 import statistics
 import tomllib
@@ -14,7 +14,7 @@ FILE = Path(__file__).with_name("floor.toml")
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One threshold, and the ratio that was measured; None when nothing was."""
+    """One threshold, and the measured ratio; None if it was not measured."""
 
     system: str
     figure: str
@@ -30,7 +30,7 @@ class Verdict:
         return self.ratio >= self.limit if self.side == "at_least" else self.ratio <= self.limit
 
     def __str__(self) -> str:
-        """A line for people."""
+        """A line of text."""
         found = "not measured" if self.ratio is None else f"{self.ratio:.2f}"
         mark = "" if self.is_kept else "   <-- lost"
         side = self.side.replace("_", " ")
@@ -38,10 +38,10 @@ class Verdict:
 
 
 def judge(rounds: Rounds, file: Path = FILE) -> list[Verdict]:
-    """Every threshold in the file, against the median of the rounds' ratios.
+    """Compare every threshold in the file with the median of the rounds' ratios.
 
     Raises:
-        ValueError: the file has a side other than `at_least` and `at_most`.
+        ValueError: the file has a key other than `at_least` and `at_most`.
     """
     return [
         Verdict(system, figure, side, limit, _median(rounds, figure, system))

@@ -1,4 +1,4 @@
-"""What figures are of: the day, the machine, the server, the interpreter."""
+"""The date, machine, server and interpreter of a measurement."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def surroundings(server: Path) -> dict[str, str]:
-    """As a report names them; `server` is the program."""
+    """Describe them for a report.  `server` is the server's program."""
     kernel = ".".join(platform.release().split(".")[:2])
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),

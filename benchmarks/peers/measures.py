@@ -1,4 +1,4 @@
-"""What is measured of a system in each round.  Figures are raw: seconds, bytes, unix nanoseconds."""
+"""The measurements of a system in each round.  Times of events are Unix nanoseconds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much of everything."""
+    """Numbers of jobs."""
 
     jobs: int
     asked: int
@@ -35,7 +35,7 @@ class Sizes:
 
 
 async def throughput(system: System, server: Path, sizes: Sizes) -> Figures:
-    """Jobs a second, from the first start to the last, of those that waited before the service came."""
+    """Jobs per second between the first and the last start, of jobs queued before the service starts."""
     async with stage(system, Case.BUSY, server) as on:
         filled = await on.say("fill", job="stamp", arguments={}, count=sizes.jobs)
         begun = on.start()
@@ -51,7 +51,7 @@ async def throughput(system: System, server: Path, sizes: Sizes) -> Figures:
 
 
 async def idle(system: System, server: Path, sizes: Sizes) -> Figures:
-    """Start-up, then one job at a time: latency, memory, processor time, large results."""
+    """Start-up time, then latency of single jobs, memory, CPU time, and the time for large results."""
     async with stage(system, Case.BUSY, server) as on:
         figures = await _first_result(on)
         await on.still()
@@ -80,7 +80,7 @@ async def _first_result(on: Stage) -> Figures:
 
 
 async def _cpu_ms_per_job(on: Stage, count: int) -> float:
-    """Processor time of the service for one of many jobs that come at once: steadier than any duration."""
+    """CPU time of the service per job, for many jobs queued at once; it varies less than a duration."""
     before = on.cpu_seconds()
     await on.say("fill", job="stamp", arguments={}, count=count)
     await on.say("drain", patience_seconds=DRAIN_PATIENCE_SECONDS, apart_seconds=COARSE_SECONDS)
@@ -99,7 +99,7 @@ async def _ask(
 
 
 def latencies(asked: Sequence[tuple[int, int, int]]) -> Figures:
-    """From asking to the start and to the result, in ms, of jobs that each say when they began."""
+    """Times from the request to the start and to the result, in ms; each job returns its start."""
     to_start = [(start - begun) / 1e6 for begun, start, _ in asked]
     to_result = [(seen - begun) / 1e6 for begun, _, seen in asked]
     return {
@@ -111,9 +111,9 @@ def latencies(asked: Sequence[tuple[int, int, int]]) -> Figures:
 
 
 async def wide(system: System, server: Path, sizes: Sizes) -> Figures:
-    """Jobs that only wait, fifty at once: seconds from the first start to the last end.
+    """Seconds from the first start to the last end of jobs that only wait, fifty at the same time.
 
-    Done twice, and the second time counts: whoever starts processes on demand has them by then.
+    This is done twice, and the second time counts, when systems that start processes on demand have them.
     """
     async with stage(system, Case.WIDE, server) as on:
         on.start()
@@ -130,5 +130,5 @@ async def wide(system: System, server: Path, sizes: Sizes) -> Figures:
 def _complete(system: System, results: Sequence[Any]) -> Sequence[Any]:
     missing = sum(one is None for one in results)
     if missing:
-        raise StageError(f"{system.name}: {missing} of {len(results)} results never came")
+        raise StageError(f"{system.name}: {missing} of {len(results)} results are missing")
     return results

@@ -1,4 +1,4 @@
-"""What is measured once: jobs that hang, a worker that is killed, schedules."""
+"""What is measured once: hanging jobs, a killed worker, schedules."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ from benchmarks.peers.system import Case, System
 KINDS = ("spin", "sleep", "loop")
 HANG_SECONDS = DEADLINE_SECONDS + 8
 JUDGED_SECONDS = 2.0
-"""So long after the deadline it is looked whether it still burns, and for how long."""
+"""This long after its deadline, the CPU time of a hanging job is measured for `WATCHED_SECONDS`."""
 WATCHED_SECONDS = 2.0
 BURNS_SHARE = 0.2
 GRACE_SECONDS = 1.5
@@ -27,12 +27,11 @@ SCHEDULES = {"second": 1, "minute": 60}
 
 
 async def hung(system: System, kind: str, server: Path) -> Figures:
-    """One job that does not come back, on a service that has room for one; its deadline is two seconds.
+    """A hanging job with a deadline of two seconds, on a service with one slot.
 
-    `killed`: it did not come to its own end, eight seconds after the deadline.
-    `burning`: its process used processor time after the deadline, as much as it got.
-    `slot_free_seconds`: from the deadline until the next job began, None when that was not before the
-    job's own end.
+    `killed`: whether the job was ended before its own end, eight seconds after the deadline.
+    `burning`: whether its process used CPU time after the deadline.
+    `slot_free_seconds`: from the deadline until the next job began; None if that was after the job's own end.
     """
     async with stage(system, Case.SINGLE, server) as on:
         on.start()
@@ -40,7 +39,7 @@ async def hung(system: System, kind: str, server: Path) -> Figures:
         arguments = {"path": str(on.notes), "kind": kind, "seconds": HANG_SECONDS}
         await on.say("fill", job="hang", arguments=arguments, count=1)
         begun = await on.noted("start", 1, START_PATIENCE_SECONDS)
-        assert begun is not None, "a job that hangs has to begin"
+        assert begun is not None, "the hanging job has to begin"
         await on.say("fill", job="stamp", arguments={}, count=1)
         burning = await _burns(on, begun)
         killed = await _killed(on, begun)
@@ -61,7 +60,7 @@ async def _burns(on: Stage, begun: int) -> bool:
 
 
 async def _killed(on: Stage, begun: int) -> bool:
-    """Whether it did not come to its own end; known at once when its process is gone."""
+    """Whether the job did not reach its own end; known at once if its process is gone."""
     [(pid, _)] = on.lines("start")[:1]
     if pid not in on.tree():
         return True
@@ -84,10 +83,10 @@ async def _until(begun: int, seconds: float) -> None:
 
 
 async def killed(system: System, server: Path, patience_seconds: float) -> Figures:
-    """From SIGKILL of the whole service, a new one being started at once, until its job began again.
+    """Seconds from SIGKILL of the whole service, one second into a job of five, until the job began again.
 
-    A job of five seconds, one second into it; as the system comes.  None: not in the
-    time that was waited.
+    The system has its default settings, and is started again at once.  None if the job did not begin again
+    within `patience_seconds`.
     """
     async with stage(system, Case.DEFAULT, server) as on:
         on.start()
@@ -108,7 +107,7 @@ async def killed(system: System, server: Path, patience_seconds: float) -> Figur
 
 
 async def cron(system: System, server: Path, seconds: float) -> Figures:
-    """How late the starts of a schedule for each second and of one for each minute are by the wall clock."""
+    """How late the starts of two schedules, every second and every minute, are by the wall clock."""
     async with stage(system, Case.CRON, server) as on:
         begun = on.start()
         await asyncio.sleep(seconds)

@@ -1,4 +1,4 @@
-"""Two pictures of a run, as SVG that does not change when the figures don't."""
+"""Draws two pictures as SVG; the same figures give the same bytes."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,9 +16,9 @@ Rounds = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def draw(rounds: Rounds, folder: Path) -> list[str]:
-    """Write the pictures into `folder`; their names."""
+    """Write the pictures into `folder`; returns their names."""
     throughput, latency = "benchmarks-throughput.svg", "benchmarks-latency.svg"
-    save(_bars(_found(rounds, "jobs_per_second"), "jobs a second, results stored"), folder / throughput)
+    save(_bars(_found(rounds, "jobs_per_second"), "jobs per second, results stored"), folder / throughput)
     save(_latencies(rounds), folder / latency)
     return [throughput, latency]
 
@@ -30,7 +30,7 @@ def _found(rounds: Rounds, name: str) -> dict[str, Spread]:
 
 
 def _bars(found: Mapping[str, Spread], label: str) -> Figure:
-    """A bar for each median, a line from the least to the most of the rounds."""
+    """A bar for each median, with a line from the minimum to the maximum of the rounds."""
     figure, axes = chart(label)
     medians = [one.median for one in found.values()]
     reach = [
@@ -43,7 +43,9 @@ def _bars(found: Mapping[str, Spread], label: str) -> Figure:
 
 def _latencies(rounds: Rounds) -> Figure:
     """A dot for the median, a line to the 99th percentile."""
-    figure, axes = chart("ms from asking until a job starts on an idle service: p50 to p99, logarithmic")
+    figure, axes = chart(
+        "ms from the request to the start of a job on an idle service: p50 to p99, logarithmic"
+    )
     middle, high = _found(rounds, "to_start_p50_ms"), _found(rounds, "to_start_p99_ms")
     for row, (system, one) in enumerate(reversed(middle.items())):
         axes.plot([one.median, high[system].median], [row, row], color=_colour(system), linewidth=2)
@@ -54,7 +56,7 @@ def _latencies(rounds: Rounds) -> Figure:
 
 
 def chart(label: str) -> tuple[Figure, Any]:
-    """An empty one; `label` says what is measured to the right."""
+    """An empty chart with a label on its horizontal axis."""
     figure = Figure(figsize=SIZE_INCHES, layout="constrained")
     axes = figure.add_subplot()
     axes.set_xlabel(label)
@@ -68,6 +70,6 @@ def _colour(system: str) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """As SVG that is the same for the same figures."""
+    """Write a chart as SVG; the same figures give the same bytes."""
     mpl.rcParams["svg.hashsalt"] = "peers"
     figure.savefig(path, format="svg", metadata={"Date": None})

@@ -1,4 +1,4 @@
-"""The processes of a service: which they are, what they take, and their end."""
+"""Finds, measures and ends the processes of a service."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ END_SECONDS = 10.0
 
 
 def descendants(roots: Iterable[int]) -> set[int]:
-    """The processes below `roots` and these themselves; a zombie has ended."""
+    """The processes `roots` and all below them, without zombies."""
     found: set[int] = set()
     waiting = list(roots)
     while waiting:
@@ -35,12 +35,12 @@ def _children(pid: int) -> list[int]:
 
 
 def _state(pid: int) -> str:
-    """As in proc(5); `X` when it is gone."""
+    """The state as in proc(5); `X` if the process is gone."""
     return _stat(pid)[0]
 
 
 def _stat(pid: int) -> list[str]:
-    """The members of /proc/PID/stat from the state on."""
+    """The fields of /proc/PID/stat from the state on."""
     try:
         return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -48,7 +48,7 @@ def _stat(pid: int) -> list[str]:
 
 
 def tagged(tag: str, pids: Iterable[int]) -> set[int]:
-    """Those that were started with `tag` in their environment, whoever is their parent by now."""
+    """The processes with `tag` in their environment, whoever their parent is."""
     wanted = tag.encode()
     found = set()
     for pid in pids:
@@ -61,12 +61,12 @@ def tagged(tag: str, pids: Iterable[int]) -> set[int]:
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """Processor time that they have used so far, and those of their children that have ended."""
+    """CPU time of the processes so far, and of their children that have ended."""
     return sum(sum(map(int, _stat(pid)[11:15])) for pid in pids) / TICKS_PER_SECOND
 
 
 def pss_bytes(pids: Iterable[int]) -> int:
-    """Their memory, what they share counted once: the sum of the proportional set sizes."""
+    """The sum of the processes' proportional set sizes, which counts shared pages once."""
     return sum(_pss_bytes(pid) for pid in pids)
 
 
@@ -79,10 +79,10 @@ def _pss_bytes(pid: int) -> int:
 
 
 def kill(pids: Collection[int]) -> None:
-    """SIGKILL all of them, as if at once; who is gone already does not matter.
+    """Send SIGKILL to all processes as if at the same moment; processes that have ended are ignored.
 
-    They are stopped first.  Otherwise a parent that has a moment more than its child sees
-    the child end and reports the job as failed: a job that crashed, no job that was lost.
+    They are stopped first.  Otherwise a parent could see the end of its child and report the job as
+    crashed, although the job was lost with the whole service.
     """
     for number in (signal.SIGSTOP, signal.SIGKILL):
         for pid in pids:
@@ -91,9 +91,9 @@ def kill(pids: Collection[int]) -> None:
 
 
 def until_gone(pids: set[int]) -> None:
-    """Wait until they have ended, and take up those that have become our children."""
+    """Wait until the processes have ended."""
     until = time.monotonic() + END_SECONDS
     while any(_state(pid) not in "ZX" for pid in pids):
         if time.monotonic() > until:
-            raise RuntimeError(f"processes that do not end on SIGKILL: {sorted(pids)}")
+            raise RuntimeError(f"processes that did not end after SIGKILL: {sorted(pids)}")
         time.sleep(LOOK_SECONDS)

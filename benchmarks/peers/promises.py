@@ -1,4 +1,4 @@
-"""What we hold ourselves to, and where we stand: ratios of one run, and what is measured once."""
+"""The promised bounds, compared with the figures: ratios of one run, and what is measured once."""
 
 import math
 import statistics
@@ -11,14 +11,14 @@ from benchmarks.peers.systems import DEFAULT, FORK, OURS, SKELETON
 
 NOT_PEERS = frozenset({OURS, FORK, DEFAULT, SKELETON})
 KILLERS = ("rq", "celery")
-"""Peers that isolate their jobs and end one that hangs."""
+"""Peers that isolate jobs and kill hanging ones."""
 
 Raw = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """A figure with its bound; `found` is None when it was not measured."""
+    """A figure with its bound; `found` is None if it was not measured."""
 
     what: str
     bound: str
@@ -27,7 +27,7 @@ class Promise:
 
 
 def promises(raw: Raw) -> list[Promise]:
-    """All of them that a run says something about."""
+    """All promises of which a figure was measured."""
     return [one for one in (*_of_rounds(raw["rounds"]), *_of_mishaps(raw)) if one.found is not None]
 
 
@@ -36,7 +36,9 @@ def _of_rounds(rounds: Rounds) -> Iterator[Promise]:
     killers = [name for name in peers if name in KILLERS]
     speed, start, tail = "jobs_per_second", "to_start_p50_ms", "to_start_p99_ms"
     yield _at_least("jobs/s, to the fastest peer", 1.2, _against(rounds, OURS, peers, speed, max))
-    yield _at_least("jobs/s, to the fastest peer that kills", 4, _against(rounds, OURS, killers, speed, max))
+    yield _at_least(
+        "jobs/s, to the fastest peer that kills hanging jobs", 4, _against(rounds, OURS, killers, speed, max)
+    )
     yield _at_least("jobs/s of `fork`, to rq", 10, _against(rounds, FORK, ["rq"], speed, max))
     yield _at_least("jobs/s, to the bare skeleton", 0.5, _against(rounds, OURS, [SKELETON], speed, max))
     yield _at_most("idle, to start p50, to the quickest peer", 1, _against(rounds, OURS, peers, start, min))
@@ -53,16 +55,18 @@ def _of_mishaps(raw: Raw) -> Iterator[Promise]:
     if loop:
         freed = _or_never(loop["slot_free_seconds"])
         is_kept = freed <= 1 and loop["killed"] and not loop["burning"]
-        yield Promise("deaf C loop: slot free after, s", "at most 1, killed", freed, is_kept)
+        yield Promise(
+            "loop in C that ignores signals: slot free after, s", "at most 1, killed", freed, is_kept
+        )
     if OURS in raw["killed"]:
-        yield _at_most("kill -9: run again after, s", 5, _or_never(raw["killed"][OURS]["again_seconds"]))
+        yield _at_most("kill -9: executed again after, s", 5, _or_never(raw["killed"][OURS]["again_seconds"]))
     cron = raw["cron"].get(OURS, {})
     for word in ("second", "minute"):
-        yield _at_most(f"cron, each {word}: late, p50 ms", 2.7, cron.get(f"{word}_p50_ms"))
-        yield _at_most(f"cron, each {word}: late, p99 ms", 4, cron.get(f"{word}_p99_ms"))
+        yield _at_most(f"cron, every {word}: late, p50 ms", 2.7, cron.get(f"{word}_p50_ms"))
+        yield _at_most(f"cron, every {word}: late, p99 ms", 4, cron.get(f"{word}_p99_ms"))
         strays = cron.get(f"{word}_early"), cron.get(f"{word}_missed")
         if None not in strays:
-            yield _at_most(f"cron, each {word}: early or missed", 0, sum(strays))
+            yield _at_most(f"cron, every {word}: early or missed", 0, sum(strays))
 
 
 def _or_never(seconds: float | None) -> float:
@@ -76,7 +80,7 @@ def _with(rounds: Rounds, name: str) -> list[Mapping[str, Any]]:
 def _against(
     rounds: Rounds, ours: str, peers: Sequence[str], name: str, best: Callable[..., str]
 ) -> float | None:
-    """Our figure to that of the peer that is best by its median, the median of the rounds' ratios."""
+    """The median over the rounds of the ratio of our figure to that of the peer with the best median."""
     medians = {
         peer: statistics.median(found)
         for peer in peers

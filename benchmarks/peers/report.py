@@ -1,4 +1,4 @@
-"""What was measured, as Markdown: tables into `docs/benchmarks.md` between two markers."""
+"""Writes the figures as Markdown tables into `docs/benchmarks.md`, between two markers."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,20 +9,20 @@ from benchmarks.peers.mishaps import KINDS
 from benchmarks.peers.promises import Promise, promises
 
 Markers = tuple[str, str]
-"""A line above and one below what is made by a program in a document."""
+"""The lines before and after the generated part of a document."""
 
 BEGIN, END = "<!-- peers: begin -->", "<!-- peers: end -->"
-NOTHING = "–"  # noqa: RUF001 - a dash, as in any table
+NOTHING = "–"  # noqa: RUF001 - an en dash
 
 Raw = Mapping[str, Any]
-"""All that was measured: `about`, `systems`, `rounds`, `hung`, `killed`, `cron`."""
+"""All figures: `about`, `systems`, `rounds`, `hung`, `killed`, `cron`."""
 
 
 def write(document: Path, text: str, markers: Markers = (BEGIN, END)) -> None:
-    """Put `text` between the markers of a document.
+    """Replace the text between the markers of a document.
 
     Raises:
-        ValueError: it does not have both markers, in this order.
+        ValueError: the document does not have both markers, in this order.
     """
     begin, end = markers
     before, found, rest = document.read_text().partition(begin)
@@ -33,7 +33,7 @@ def write(document: Path, text: str, markers: Markers = (BEGIN, END)) -> None:
 
 
 def markdown(raw: Raw, plots: Sequence[str] = ()) -> str:
-    """Everything that is said about a run."""
+    """The whole report."""
     parts = [_about(raw["about"]), *(f"![{name}]({name})" for name in plots), _speed(raw), _service(raw)]
     if raw["hung"]:
         parts.append(_hung(raw))
@@ -48,8 +48,8 @@ def markdown(raw: Raw, plots: Sequence[str] = ()) -> str:
 def _about(about: Mapping[str, Any]) -> str:
     return (
         f"Measured {about['date']}, rounds: {about['rounds']}; {about['machine']}; "
-        f"{about['server']}; Python {about['python']}. Median, and in brackets the least and the most of the "
-        "rounds' figures."
+        f"{about['server']}; Python {about['python']}. Medians, with the minimum and "
+        "maximum of the rounds in brackets."
     )
 
 
@@ -57,7 +57,7 @@ def _about(about: Mapping[str, Any]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], align: str = "---:") -> str:
-    """A table whose first column is text and whose others are figures, unless `align` says otherwise."""
+    """A table.  `align` aligns all columns but the first; figures are aligned to the right."""
     lines = [head, ["---", *[align] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(one)} |" for one in lines)
 
@@ -69,7 +69,7 @@ def _speed(raw: Raw) -> str:
         "p99": ("to_start_p99_ms", _tenths),
         "to result, p50 ms": ("to_result_p50_ms", _tenths),
         "p99 ": ("to_result_p99_ms", _tenths),
-        "200 of 50 ms, s": ("naps_seconds", _hundredths),
+        "200 jobs of 50 ms, s": ("naps_seconds", _hundredths),
     }
     isolated = {name: str(one["isolated"]) for name, one in raw["systems"].items()}
     rows = _rows(raw["rounds"], columns)
@@ -81,7 +81,7 @@ def _service(raw: Raw) -> str:
     columns = {
         "start to first result, s": ("first_result_seconds", _hundredths),
         "memory (PSS), MB": ("pss_bytes", lambda value: _tenths(value / 1e6)),
-        "processor time for a job, ms": ("cpu_ms_per_job", _hundredths),
+        "CPU time per job, ms": ("cpu_ms_per_job", _hundredths),
         "1 MB returned, ms": ("large_ms", _tenths),
     }
     return table(["system", *columns], _rows(raw["rounds"], columns))
@@ -111,7 +111,12 @@ def _median(raw: Raw, system: str, name: str) -> float:
 
 
 def _hung(raw: Raw) -> str:
-    head = ["a job that hangs: slot free after, s", "spin in Python", "sleep in C", "C loop, deaf to signals"]
+    head = [
+        "a hanging job: slot free after, s",
+        "loop in Python",
+        "sleep in C",
+        "loop in C that ignores signals",
+    ]
     rows = [[system, *(_verdict(kinds.get(kind)) for kind in KINDS)] for system, kinds in raw["hung"].items()]
     return table(head, rows)
 
@@ -121,11 +126,16 @@ def _verdict(found: Mapping[str, Any] | None) -> str:
         return NOTHING
     free = found["slot_free_seconds"]
     words = ["never" if free is None else f"{free:.1f}", "killed" if found["killed"] else "not killed"]
-    return ", ".join([*words, *(["burns on"] if found["burning"] else [])])
+    return ", ".join([*words, *(["keeps using CPU"] if found["burning"] else [])])
 
 
 def _mishaps(raw: Raw) -> str:
-    head = ["system", "after kill -9 again after, s", "cron, each second: p50 / p99 ms", "each minute"]
+    head = [
+        "system",
+        "kill -9: executed again after, s",
+        "cron, every second: late p50 / p99, ms",
+        "every minute",
+    ]
     systems = [name for name in raw["systems"] if name in raw["killed"] or name in raw["cron"]]
     rows = [
         [
@@ -142,7 +152,7 @@ def _again(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return NOTHING
     seconds = found["again_seconds"]
-    return f"not in {found['waited_seconds']:.0f}" if seconds is None else f"{seconds:.1f}"
+    return f"not within {found['waited_seconds']:.0f}" if seconds is None else f"{seconds:.1f}"
 
 
 def _late(found: Mapping[str, Any], word: str) -> str:
@@ -157,12 +167,12 @@ def _late(found: Mapping[str, Any], word: str) -> str:
 
 def _promises(held_to: Sequence[Promise]) -> str:
     rows = [[one.what, one.bound, f"{one.found:.2f}", "yes" if one.is_kept else "no"] for one in held_to]
-    return table(["what we hold ourselves to", "bound", "found", "kept"], rows)
+    return table(["promise", "bound", "found", "kept"], rows)
 
 
 def _settings(systems: Mapping[str, Mapping[str, str]]) -> str:
     rows = [[name, one["version"], one["settings"], one["source"]] for name, one in systems.items()]
-    return table(["system", "versions", "settings", "from"], rows, "---")
+    return table(["system", "versions", "settings", "source of the settings"], rows, "---")
 
 
 def _whole(value: float) -> str:

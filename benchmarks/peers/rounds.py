@@ -1,4 +1,4 @@
-"""Everything in turns: each round measures each system once, so that a machine's moods hit all alike."""
+"""Each round measures each system once, so that changes of the machine's load affect all systems alike."""
 
 import asyncio
 import random
@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 async def one_round(
     systems: Sequence[System], names: Sequence[str], server: Path, sizes: Sizes, say: Say
 ) -> dict[str, Figures]:
-    """The figures of each system; what could not be measured is left out, and said."""
+    """The figures of each system.  A measurement that fails is reported and left out."""
     found: dict[str, Figures] = {system.name: {} for system in systems}
     for name in (one for one in ROUND_MEASURES if one in names):
         case, measure = ROUND_MEASURES[name]
@@ -37,7 +37,7 @@ async def one_round(
 
 
 async def hung(systems: Sequence[System], server: Path, say: Say) -> dict[str, dict[str, Figures]]:
-    """Of each system and each kind of job that hangs."""
+    """The figures of each system and each kind of hanging job."""
     found: dict[str, dict[str, Figures]] = {}
     for system in (one for one in systems if Case.SINGLE in one.commands):
         kinds = {
@@ -51,7 +51,7 @@ async def hung(systems: Sequence[System], server: Path, say: Say) -> dict[str, d
 async def killed(
     systems: Sequence[System], server: Path, patience_seconds: float, say: Say
 ) -> dict[str, Figures]:
-    """Of all systems at once: what there is to do is mostly to wait."""
+    """The figures of all systems, measured at the same time: most of it is waiting."""
     known = [one for one in systems if Case.DEFAULT in one.commands]
     async with asyncio.TaskGroup() as tasks:
         running = {
@@ -64,13 +64,13 @@ async def killed(
 
 
 async def cron(systems: Sequence[System], server: Path, seconds: float, say: Say) -> dict[str, Figures]:
-    """Measure one system after the other, since their schedules are due at the same moments."""
+    """The figures of one system after the other, because their due times are the same."""
     known = [one for one in systems if Case.CRON in one.commands]
     return {one.name: await tried(one, "cron", mishaps.cron(one, server, seconds), say) for one in known}
 
 
 async def tried(system: System, name: str, figures: Awaitable[Figures], say: Say) -> dict[str, Any]:
-    """The figures, or none: one that fails must not spoil hours of measurements of the others."""
+    """The figures, or none if the measurement fails, so that hours of other measurements are not lost."""
     try:
         found = await figures
     except (StageError, AssertionError, OSError, RuntimeError, ValueError):
@@ -81,7 +81,7 @@ async def tried(system: System, name: str, figures: Awaitable[Figures], say: Say
 
 
 def shown(figures: Figures) -> str:
-    """In a line."""
+    """The figures on one line."""
     cells = (
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in figures.items()

@@ -1,4 +1,4 @@
-"""A stage for one measurement: a server of its own, a client, and the service when asked for."""
+"""The set-up of one measurement: a server, a client, and the measured service."""
 
 import asyncio
 import contextlib
@@ -29,16 +29,16 @@ LOOK_SECONDS = 0.002
 STILL_SECONDS = 0.25
 STILL_SHARE = 0.15
 STILL_PATIENCE_SECONDS = 8.0
-"""A service counts as idle when it uses less than this share of a core; some poll all the time."""
+"""How long to wait until a service is idle; some poll all the time."""
 
 
 class StageError(Exception):
-    """What was asked of a system did not come about; the message ends with its last words."""
+    """A system did not do what was requested; the message ends with the last lines of its logs."""
 
 
 @dataclass(slots=True)
 class Stage:
-    """Where one system is measured once.  `notes` is the file that jobs leave lines in."""
+    """One measurement of one system.  `notes` is the file to which jobs write lines."""
 
     system: System
     case: Case
@@ -52,7 +52,7 @@ class Stage:
     _server_pid: int
 
     def start(self) -> int:
-        """Start the service; when that was, in unix nanoseconds."""
+        """Start the service; returns the time, in Unix nanoseconds."""
         begun = time.time_ns()
         for command in self.system.commands[self.case]:
             words = command.format(root=ROOT, url=self.url).split()
@@ -72,10 +72,10 @@ class Stage:
         return begun
 
     async def say(self, verb: str, **arguments: Any) -> dict[str, Any]:
-        """Have the client do something; its answer.
+        """Send a request to the client; returns its answer.
 
         Raises:
-            StageError: it could not, or did not in time.
+            StageError: the request failed, or was not answered in time.
         """
         assert self._client.stdin is not None, "it is a pipe"
         assert self._client.stdout is not None, "it is a pipe"
@@ -98,17 +98,17 @@ class Stage:
         return "\n".join(lines)
 
     def tree(self) -> set[int]:
-        """The processes of the service, also those that have lost their parent."""
+        """The processes of the service, orphans included."""
         below = processes.descendants([one.pid for one in self._services if one.poll() is None])
         others = processes.descendants([os.getpid()]) - {os.getpid(), self._server_pid, self._client.pid}
         return below | processes.tagged(self._tag, others)
 
     def cpu_seconds(self) -> float:
-        """Processor time of the service so far."""
+        """CPU time of the service so far."""
         return processes.cpu_seconds(self.tree())
 
     async def still(self) -> None:
-        """Wait until the service has little to do, or for a while."""
+        """Wait until the service uses less than `STILL_SHARE` of a core, or for `STILL_PATIENCE_SECONDS`."""
         until = time.monotonic() + STILL_PATIENCE_SECONDS
         while time.monotonic() < until:
             before = self.cpu_seconds()
@@ -117,7 +117,7 @@ class Stage:
                 return
 
     async def noted(self, word: str, count: int, patience_seconds: float) -> int | None:
-        """When the `count`-th line with that word was written, or None if it is not in time."""
+        """The time of the `count`-th line with this word, or None if it is not written in time."""
         until = time.monotonic() + patience_seconds
         while len(found := self.lines(word)) < count:
             if time.monotonic() > until:
@@ -126,13 +126,13 @@ class Stage:
         return found[count - 1][1]
 
     def lines(self, word: str) -> list[tuple[int, int]]:
-        """Who left such a line, and when."""
+        """The process id and time of each line with this word."""
         text = self.notes.read_text() if self.notes.exists() else ""
         words = [line.split() for line in text.splitlines() if line.endswith(tuple("0123456789"))]
         return [(int(one[1]), int(one[2])) for one in words if len(one) == 3 and one[0] == word]
 
     async def kill(self) -> None:
-        """SIGKILL the whole service, and wait until nothing is left of it."""
+        """Send SIGKILL to the whole service, and wait until it is gone."""
         while tree := self.tree():
             processes.kill(tree)
             await asyncio.to_thread(processes.until_gone, tree)
@@ -143,7 +143,7 @@ class Stage:
 
 @contextlib.asynccontextmanager
 async def stage(system: System, case: Case, server: Path) -> AsyncIterator[Stage]:
-    """Everything but the service, which is started when the measurement wants it; ended in any case."""
+    """Set up everything except the service, which `Stage.start` starts; everything is ended at the end."""
     tag = f"BENCH_STAGE={uuid.uuid4().hex}"
     with tempfile.TemporaryDirectory(prefix="peers-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -164,7 +164,7 @@ async def stage(system: System, case: Case, server: Path) -> AsyncIterator[Stage
 
 
 def _lay_out(folder: Path) -> None:
-    """Our tools: each a copy of the jobs, under the name of the one that it is."""
+    """Write the executor's tools: copies of the jobs, each named like its function."""
     (folder / "tools").mkdir()
     for name in fullsend_tools.TOOLS:
         shutil.copy(jobs.__file__, folder / "tools" / f"{name}.py")
@@ -195,7 +195,7 @@ async def _client(system: System, folder: Path, environ: dict[str, str]) -> asyn
 
 @contextlib.asynccontextmanager
 async def running(program: Path, folder: Path) -> AsyncIterator[tuple[str, int]]:
-    """A server that keeps nothing, on a port that the kernel chose; its address and process."""
+    """A server without persistence on a free port; yields its address and process id."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])

@@ -1,36 +1,36 @@
-"""One that takes part: where it lives, how it is started, what is to be known of it."""
+"""A measured system: its environment, its commands, and how the report describes it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 PROJECT = "project"
-"""The environment that this program runs in; a system that lives there needs no other."""
+"""The environment of this project; its systems need no other."""
 
 
 class Case(StrEnum):
-    """What a service is started for."""
+    """The purpose for which a service is started."""
 
     BUSY = "busy"
-    """For throughput; also what latency and memory are measured with."""
+    """Throughput; latency and memory are measured with the same settings."""
     WIDE = "wide"
-    """Fifty jobs at once."""
+    """Fifty jobs at the same time."""
     SINGLE = "single"
-    """One job at a time, so that one that hangs takes all the room there is."""
+    """One job at a time, so that a hanging job takes the only slot."""
     DEFAULT = "default"
-    """As it comes."""
+    """Default settings."""
     CRON = "cron"
-    """With two schedules."""
+    """Two schedules."""
 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """One that takes part.
+    """A measured system.
 
-    `commands` are the programs that make up the service, by case, in an environment's
-    `bin`; `{root}` is where this project is, `{url}` the server's address.  `variables`
-    are for all cases, `more` for some.  `venv` names the environment, for which
-    `packages` are installed.  `isolated` says what keeps one job from the next.
+    `commands` are the programs of the service by case, from the environment's `bin`; `{root}` stands for the
+    directory of this project and `{url}` for the server's address.  `variables` are environment variables for
+    all cases, `more` for single cases.  `venv` is the name of the environment, and `packages` are installed
+    in it.  `isolated` says how jobs are isolated from each other.
     """
 
     name: str
@@ -45,6 +45,6 @@ class System:
     more: Mapping[Case, Mapping[str, str]] = field(default_factory=dict)
 
     def environ(self, case: Case) -> dict[str, str]:
-        """What its programs and its client read from the environment."""
+        """The environment variables of its programs and its client."""
         defaults = {"DEFAULTS": "1"} if case is Case.DEFAULT else {}
         return {**self.variables, **defaults, **self.more.get(case, {})}

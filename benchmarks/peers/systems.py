@@ -1,7 +1,7 @@
-"""Who takes part, and how each is set up: as its own documentation recommends for throughput.
+"""The systems, each set up for throughput as its documentation recommends.
 
-Everybody is quiet where there is a switch for that, ourselves excepted.  Where there
-is a number of processes to choose, it is that of two cores.
+Logging is switched off where the system has a switch for it, but not in the executor.  Numbers of processes
+are chosen for two cores.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from benchmarks.peers.system import PROJECT, Case, System
 
 OURS = "fullsend, warm"
 FORK = "fullsend, fork"
-DEFAULT = "fullsend, as it comes"
+DEFAULT = "fullsend, defaults"
 SKELETON = "bare skeleton"
 
 _APPS = "benchmarks.peers.inside"
@@ -21,7 +21,7 @@ _SLOTS: Mapping[Case, Mapping[str, str]] = {Case.WIDE: {"SLOTS": _WIDTH}, Case.S
 
 
 def _cases(busy: str, **others: str | tuple[str, ...]) -> dict[Case, tuple[str, ...]]:
-    """The programs of each case: those of `busy` where nothing else is said."""
+    """The programs of each case; `busy` is the default."""
     said = {Case(name): (one,) if isinstance(one, str) else one for name, one in others.items()}
     return {**dict.fromkeys(Case, (busy,)), **said}
 
@@ -62,7 +62,7 @@ def _rq() -> System:
             cron=(one, f"rq cron -P {{root}} -u {{url}} {_APPS}.rq_cron"),
         ),
         settings="`rq worker-pool -n 2`, the default `Worker`, which forks for each job",
-        source="docs/benchmark.md in rq's repository, `rq worker-pool --help`; a process for each core",
+        source="docs/benchmark.md in rq's repository, `rq worker-pool --help`; one process per core",
         isolated="process per job",
     )
 
@@ -83,8 +83,8 @@ def _celery() -> System:
             cron=f"{worker} -P prefork -c 2 -B -s beat",
         ),
         settings="`-P prefork -c 2`, `worker_prefetch_multiplier=128`; `-P threads` for 50 at once",
-        source="its Optimizing guide (many short tasks: 64 or 128); a process for each core",
-        isolated="process, used again",
+        source="its Optimizing guide (many short tasks: 64 or 128); one process per core",
+        isolated="process, reused",
     )
 
 
@@ -194,7 +194,7 @@ def _huey() -> System:
         ),
         settings="`-k process -w 8`, `notify_result=True`",
         source="`huey_consumer --help` and docstrings; 8 is our choice",
-        isolated="process, used again",
+        isolated="process, reused",
     )
 
 
@@ -213,13 +213,13 @@ def _docket() -> System:
     )
 
 
-def _as_it_comes() -> System:
-    """Ours with nothing set for throughput."""
+def _with_defaults() -> System:
+    """The executor with its default settings."""
     one = _ours(DEFAULT, "warm")
     return replace(
         one,
         commands={Case.BUSY: one.commands[Case.BUSY]},
-        settings="`ISOLATION=warm`, all else as it comes (8 runs at once)",
+        settings="`ISOLATION=warm`, everything else at its default (8 runs at the same time)",
         more={},
     )
 
@@ -233,13 +233,13 @@ def _skeleton() -> System:
         commands={Case.BUSY: (f"python -m {_APPS}.skeleton_app",)},
         settings="stream read, start written, warm child over a socket pair, one finish script; two children",
         source=f"{_APPS.replace('.', '/')}/skeleton_app.py",
-        isolated="process, used again",
+        isolated="process, reused",
     )
 
 
 SYSTEMS = (
     _ours(OURS, "warm"),
-    _as_it_comes(),
+    _with_defaults(),
     _ours(FORK, "fork"),
     _skeleton(),
     _rq(),
@@ -252,7 +252,7 @@ SYSTEMS = (
         "taskiq, stream",
         "stream",
         "--workers 1 --use-process-pool --max-process-pool-processes 2",
-        "process, used again",
+        "process, reused",
         "`RedisStreamBroker`, `--use-process-pool --max-process-pool-processes 2`, uvloop, orjson",
     ),
     _dramatiq(),

@@ -1,14 +1,22 @@
-"""How the executor's cost grows: `python -m benchmarks.scale`.
+"""Measures how the executor's cost grows: `python -m benchmarks.scale`.
 
-One quantity grows at a time: schedules, queued runs, tools, executors, parameters.  At
-each point there are executors as operators start them (`python -m services.executor.main`, all
-at its defaults) on a server of its own that keeps nothing on disk, and a tool that does
-nothing but note which run it is and when it began.  The points of a curve take turns, round
-after round; what is shown is the median.
+One quantity grows at a time: schedules, queued runs, tools, executors, parameters.  Each point has its own
+server without persistence, executors with default settings (`python -m services.executor.main`), and a tool
+that only notes its run and the time of its start.  Each round measures the points of a curve in random order;
+the medians are shown.
 
-The slope is that of the first column between a point and the one before, both
-axes logarithmic: 0 is flat, 1 grows in proportion.  Exit code 1 when a run was lost, started
-twice or early, or when a claim from the longest queue costs more than it may.
+- Schedules: ten of them fire every second, or all if there are fewer; the others are not due for days.
+  Lateness is from the due time by the wall clock to the tool's first line.  The cost of reading all schedules
+  is measured once and counted as if they were read every 60 s, the default of `CRON_CHECK_INTERVAL`.
+- Queue: queued runs of one experiment.  For each run that ends one is added, which is part of the server's
+  time.  The time of a claim is measured alternately with that on a server with 1,000 queued runs.
+- Tools: equal files with different names, whose runs alternate.
+- Executors: on all cores of the machine, which the server and the benchmark use as well.
+- Parameters: the size of the whole message, with at most four runs at the same time.
+
+The slope is that of the first column between a point and the one before, on logarithmic axes: 0 is constant,
+1 is proportional.  The exit code is 1 if a run was lost, started twice or early, or if a claim from the
+longest queue costs more than 1.1 times one with 1,000 queued runs.
 """
 
 import argparse
@@ -39,12 +47,12 @@ CLAIM_RATIO = 1.1
 
 
 def say(line: str) -> None:
-    """For those who watch."""
+    """Print a line of progress."""
     print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
 
 
 async def measured(curve: Curve, asked: argparse.Namespace) -> dict[str, Any]:
-    """All rounds of a curve."""
+    """Measure all rounds of a curve."""
     sizes: Sequence[int] = getattr(asked, curve.name)
     amounts = Amounts(asked.server, asked.runs, asked.asked, asked.seconds)
     rounds: dict[str, list[dict[str, float]]] = {str(size): [] for size in sizes}
@@ -57,7 +65,7 @@ async def measured(curve: Curve, asked: argparse.Namespace) -> dict[str, Any]:
 
 
 async def run(asked: argparse.Namespace) -> dict[str, Any]:
-    """Measure what was asked for, and print each curve when it is there; the raw figures, by curve."""
+    """Measure what was asked for, and print each curve; returns the raw figures by curve."""
     found: dict[str, Any] = {}
     for curve in (one for one in CURVES if one.name in asked.only):
         found[curve.name] = await measured(curve, asked)
@@ -68,19 +76,19 @@ async def run(asked: argparse.Namespace) -> dict[str, Any]:
 
 
 def keep(found: dict[str, Any], path: Path) -> None:
-    """Write down what there is so far; other curves in the file stay."""
+    """Write the figures measured so far; other curves in the file stay."""
     known = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps(known | found, indent=1) + "\n")
 
 
 def publish(raw: dict[str, Any], document: Path) -> None:
-    """Pictures beside the document, the tables into it."""
+    """Write the pictures beside the document, and the tables into it."""
     pictures = plots.draw(CURVES, raw, document.parent)
     write(document, report.markdown(CURVES, raw, pictures), report.MARKERS)
 
 
 def broken(raw: dict[str, Any]) -> list[str]:
-    """The promises that were not kept."""
+    """The broken promises, in words."""
     found = {curve: report.points(curve, raw[curve.name]) for curve in CURVES if curve.name in raw}
     lines = [line for curve, points in found.items() for line in report.broken(curve, points)]
     ratios = {size: one["claim_ratio"] for size, one in found.get(queued.CURVE, {}).items()}
@@ -93,7 +101,7 @@ def broken(raw: dict[str, Any]) -> list[str]:
 
 
 def arguments() -> argparse.Namespace:
-    """What is to be done, the defaults filled in."""
+    """The command line, with defaults filled in."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.scale",
         description=__doc__,
@@ -103,7 +111,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names)
     )
-    parser.add_argument("--quick", action="store_true", help="few and small sizes, to see that it works")
+    parser.add_argument("--quick", action="store_true", help="few and small sizes, as a test of the program")
     for name, value in FULL.items():
         text = f"default {value:g}, quick {QUICK[name]:g}"
         parser.add_argument(f"--{name}", type=type(value), metavar="N", help=text)
@@ -113,9 +121,18 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--server", type=Path, default=get_binary_path(), help="a redis-server or valkey-server"
     )
-    parser.add_argument("--raw", type=Path, metavar="FILE", help="JSON; curves not measured now stay in it")
-    parser.add_argument("--document", type=Path, metavar="FILE", help="put tables and pictures into it")
-    parser.add_argument("--report", type=Path, metavar="RAW", help=f"make {DOCUMENT.name} of such figures")
+    parser.add_argument(
+        "--raw", type=Path, metavar="FILE", help="JSON file for the figures; other curves in it stay"
+    )
+    parser.add_argument(
+        "--document", type=Path, metavar="FILE", help="write the tables and pictures into this document"
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="RAW",
+        help=f"measure nothing; write {DOCUMENT.name} from these figures",
+    )
     asked = parser.parse_args()
     for name, value in (QUICK if asked.quick else FULL).items():
         setattr(asked, name, getattr(asked, name) or value)
@@ -126,12 +143,14 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Exit code 0 when nothing was lost, nothing ran twice, and the longest queue costs no more."""
+    """Run the command; returns the exit code."""
     asked = arguments()
     if asked.report:
         publish(json.loads(asked.report.read_text()), asked.document or DOCUMENT)
         return 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or executors would outlive us
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # otherwise executors would outlive this process
     adopt_orphans()
     raw = asyncio.run(run(asked))
     if asked.document:

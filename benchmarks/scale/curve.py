@@ -1,4 +1,4 @@
-"""What a curve is, and the arithmetic on its points.  Pure."""
+"""The definition of a curve, and arithmetic on its points.  Pure."""
 
 import itertools
 import math
@@ -12,7 +12,7 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """How much is measured at each point: runs of a burst, runs asked for one by one, seconds of watching."""
+    """How much is measured at each point: runs of a burst, single runs, and seconds of observation."""
 
     server: Path
     runs: int
@@ -22,24 +22,24 @@ class Amounts:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One figure in a table, and how it is shown."""
+    """A column of a table, and the format of its figure."""
 
     title: str
     figure: str
     decimals: int = 0
 
     def cell(self, figures: Mapping[str, float]) -> str:
-        """As it is shown; empty where it was not measured."""
+        """The figure as text; empty if it was not measured."""
         value = figures.get(self.figure)
         return "" if value is None else f"{value:,.{self.decimals}f}"
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One quantity that grows, and what that costs.
+    """One quantity that grows, and its costs.
 
-    `cost` is the column whose slope is shown.  `faults` names figures that must be zero.
-    `bent_by` says why it grows where it grows, as a profile showed.
+    `cost` is the column whose slope is shown.  `faults` are the figures that must be zero.
+    `reason` explains the growth, from a profile.
     """
 
     name: str
@@ -51,18 +51,18 @@ class Curve:
     columns: Sequence[Column]
     cost: Column
     faults: Sequence[str]
-    bent_by: str
+    reason: str
 
 
 def medians(rounds: Sequence[Mapping[str, float]], faults: Sequence[str]) -> Figures:
-    """Of each figure over the rounds; of faults the sum, for one is too many."""
+    """The median of each figure over the rounds; of faults the sum, because none is allowed."""
     names = dict.fromkeys(name for one in rounds for name in one)
     found = {name: [one[name] for one in rounds if name in one] for name in names}
     return {name: sum(all_) if name in faults else statistics.median(all_) for name, all_ in found.items()}
 
 
 def slopes(sizes: Sequence[float], costs: Sequence[float]) -> list[float | None]:
-    """Between each point and the one before, both axes logarithmic: 0 is flat, 1 is in proportion."""
+    """The slope from each point to the next on logarithmic axes: 0 is constant, 1 is proportional."""
     steps: list[float | None] = [None]
     points = list(zip(sizes, costs, strict=True))
     for (size, cost), (larger, dearer) in itertools.pairwise(points):

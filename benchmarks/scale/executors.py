@@ -1,4 +1,4 @@
-"""More and more executors on one server."""
+"""A growing number of executors on one server."""
 
 from benchmarks.peers.figures import rate
 from benchmarks.scale.curve import Amounts, Column, Curve, Figures
@@ -8,7 +8,7 @@ WARM_UP_EACH = 50
 
 
 async def measure(count: int, amounts: Amounts) -> Figures:
-    """A burst that all of them share."""
+    """Measure a burst that all executors share."""
     async with ground(amounts.server) as on:
         await on.experiments(1)
         await on.start(count)
@@ -42,18 +42,18 @@ CURVE = Curve(
     quick=(1, 2),
     measure=measure,
     columns=(
-        Column("runs/s in sum", "runs_per_second"),
-        Column("server, us of CPU a run", "server_us_per_run"),
-        Column("scripts a run", "evalsha_per_run", 2),
-        Column("cores that they keep busy", "cores_busy", 2),
+        Column("runs/s, total", "runs_per_second"),
+        Column("server, us of CPU per run", "server_us_per_run"),
+        Column("scripts per run", "evalsha_per_run", 2),
+        Column("cores in use", "cores_busy", 2),
         Column("processes", "processes"),
         Column("PSS, MB", "pss_mb"),
     ),
-    cost=Column("executors, us of CPU a run", "executors_us_per_run"),
+    cost=Column("executors, us of CPU per run", "executors_us_per_run"),
     faults=("not_run", "run_twice"),
-    bent_by=(
-        "What bends it: the cores. What a run takes of the executors' time hardly changes, and of the "
-        "server's it takes rather less, so nobody waits for anybody in Redis; the runs a second stop rising "
-        "where the cores are taken, by the executors, the server or whatever else the machine does."
+    reason=(
+        "The limit is the number of cores. The executors' time per run hardly changes, and the server's "
+        "decreases, so executors do not wait for each other in Redis. The throughput stops growing when all "
+        "cores are in use, by the executors, the server or other processes."
     ),
 )

@@ -26,7 +26,7 @@ LOOK_SECONDS = 0.01
 FILLED_AT_ONCE = 10_000
 EXIT_SECONDS = 60.0
 
-# A run is queued by the function that every script of the store queues runs with.
+# Runs are queued with the same function as in the store's scripts.
 FILL = f"""
 {source("queued.lua")}
 for number = tonumber(ARGV[2]), tonumber(ARGV[3]) do
@@ -39,25 +39,25 @@ EXPERIMENT = "exp_"
 
 
 class ScaleError(Exception):
-    """What was to be measured did not come about."""
+    """The measurement has failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Processor time until now, in seconds; `at` is monotonic."""
+    """CPU time until now, in seconds; `at` is monotonic time."""
 
     executors: float
     server: float
     at: float
 
     def since(self, before: Self) -> Self:
-        """What was used between the two."""
+        """The usage since `before`."""
         return type(self)(self.executors - before.executors, self.server - before.server, self.at - before.at)
 
 
 @dataclass(slots=True, eq=False)
 class Ground:
-    """Where one size of one curve is measured."""
+    """The set-up for one size of one curve."""
 
     redis: Any
     url: str
@@ -70,7 +70,7 @@ class Ground:
     # -- executors ------------------------------------------------------------------------
 
     async def start(self, count: int = 1, **settings: Any) -> None:
-        """Start so many executors, all at their defaults but for `settings`, and wait until they listen."""
+        """Start `count` executors with default settings except `settings`, and wait until they listen."""
         variables = {
             "PATH": os.environ.get("PATH", os.defpath),
             "PYTHONPATH": str(ROOT),
@@ -88,7 +88,7 @@ class Ground:
         await self.until(lambda: self.redis.zcard(keys.listeners()), len(self._executors))
 
     async def stop(self) -> None:
-        """End them gracefully: what runs comes to its end, what is claimed goes back."""
+        """Stop the executors gracefully."""
         for one in self._executors:
             one.terminate()
         for one in self._executors:
@@ -98,7 +98,7 @@ class Ground:
         self._executors.clear()
 
     def kill(self) -> None:
-        """End what is left of them."""
+        """Kill the remaining executors."""
         left = self._tree()
         processes.kill(left)
         processes.until_gone(left)
@@ -108,33 +108,33 @@ class Ground:
     def _tree(self) -> set[int]:
         return processes.descendants([one.pid for one in self._executors if one.poll() is None])
 
-    # -- what they take -------------------------------------------------------------------
+    # -- usage ----------------------------------------------------------------------------
 
     async def usage(self) -> Usage:
-        """Of all executors with their processes, and of the server."""
+        """The usage of all executors with their processes, and of the server."""
         cpu = await self.redis.info("cpu")
         server = cpu["used_cpu_user"] + cpu["used_cpu_sys"]
         return Usage(processes.cpu_seconds(self._tree()), server, time.monotonic())
 
     def size(self) -> dict[str, float]:
-        """How many processes there are, and their memory."""
+        """The number of the executors' processes, and their memory."""
         tree = self._tree()
         return {"processes": len(tree), "pss_mb": processes.pss_bytes(tree) / 1e6}
 
     async def used_memory(self) -> int:
-        """Bytes that the server uses for what it holds."""
+        """The memory that the server uses, in bytes."""
         memory = await self.redis.info("memory")
         return int(memory["used_memory"])
 
-    # -- what is to be done ---------------------------------------------------------------
+    # -- tools and runs ------------------------------------------------------------------
 
     def tool(self, name: str) -> None:
-        """Put a copy of the tool that leaves notes into the folder, under this name."""
+        """Write the tool that makes notes, under this name."""
         (self.folder / "tools").mkdir(exist_ok=True)
         (self.folder / "tools" / f"{name}.py").write_text(Notes.TOOL)
 
     async def experiments(self, count: int, tool: Callable[[int], str] = lambda _: "mark") -> None:
-        """Write so many, each with the tool that `tool` names, which notes their number if told no other."""
+        """Write `count` experiments with the tools that `tool` names; they note their numbers by default."""
         async with self.redis.pipeline(transaction=False) as pipe:
             for number in range(count):
                 params = {"path": str(self.notes.path), "number": number}
@@ -143,7 +143,7 @@ class Ground:
             await pipe.execute()
 
     async def fill(self, count: int, experiments: int = 1, priority: str = NORMAL) -> None:
-        """Queue so many runs, numbered on from those before, of the experiments in turn."""
+        """Queue `count` runs of the experiments in turn; their numbers continue."""
         order = Order("@experiment", "enqueue", params={"number": "@number"}, priority=priority).to_json()
         last = self.queued + count
         while self.queued < last:
@@ -154,34 +154,34 @@ class Ground:
             self.queued = upto
 
     async def left(self) -> int:
-        """Runs that have no end yet, those under way included."""
+        """The number of runs that have not ended."""
         return int(await self.redis.xlen(keys.queue(NORMAL)))
 
     async def done(self) -> int:
-        """Runs of those that were filled in that have come to their end."""
+        """The number of queued runs that have ended."""
         return self.queued - await self.left()
 
     async def drained(self) -> None:
-        """Wait until every run has come to its end."""
+        """Wait until every run has ended."""
         await self.until(self.done, self.queued)
 
     # -- waiting --------------------------------------------------------------------------
 
     async def until(self, count: Callable[[], Any], goal: float, look_seconds: float = LOOK_SECONDS) -> None:
-        """Wait until it is so many.
+        """Wait until `count` returns at least `goal`.
 
         Raises:
-            ScaleError: an executor ended, or it takes very long.
+            ScaleError: an executor has ended, or the time is over.
         """
         patience = time.monotonic() + PATIENCE_SECONDS
         while await count() < goal:
             self.check()
             if time.monotonic() > patience:
-                raise ScaleError(f"not {goal:,} in {PATIENCE_SECONDS:g} s\n{self._last_words()}")
+                raise ScaleError(f"{goal:,} were not reached in {PATIENCE_SECONDS:g} s\n{self._last_words()}")
             await asyncio.sleep(look_seconds)
 
     def check(self) -> None:
-        """Raises `ScaleError` when an executor ended by itself."""
+        """Raise `ScaleError` if an executor has ended."""
         if any(one.poll() is not None for one in self._executors):
             raise ScaleError(f"an executor ended\n{self._last_words()}")
 
@@ -194,7 +194,7 @@ class Ground:
 
 @contextlib.asynccontextmanager
 async def ground(server: Path, options: Mapping[str, str] | None = None) -> AsyncIterator[Ground]:
-    """A server that keeps nothing on disk, and room for executors; all ended in any case."""
+    """A server without persistence and a directory for executors; everything is ended at the end."""
     with tempfile.TemporaryDirectory(prefix="scale-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         async with stage.running(server, folder) as (url, _), connect(url) as redis:

@@ -1,4 +1,4 @@
-"""Asks for runs as another service does: PUBLISH, and the messages about results."""
+"""Triggers runs as another service does, and receives the result messages."""
 
 import contextlib
 import json
@@ -16,17 +16,17 @@ ANSWER_SECONDS = 60.0
 
 
 class Neighbour:
-    """Publishes, and hears what comes of it.  Runs are numbered on from those that `on` has queued."""
+    """Publishes triggers and receives results.  Run numbers continue those that `on` has queued."""
 
     def __init__(self, on: Ground, heard: Any) -> None:
         self._on = on
         self._heard = heard
         self._published_ns: dict[int, int] = {}
         self.seconds: dict[int, float] = {}
-        """From begin to end, as the executor says, of each run by its number."""
+        """The duration of each run by its number, as the executor reports it."""
 
     async def publish(self, experiment: int, size: int = 0) -> int:
-        """Have one run begin; `size` is that of the whole message in bytes, if that is more than it needs."""
+        """Trigger one run; the message is padded to `size` bytes."""
         number = self._on.queued
         self._on.queued += 1
         text = _message(experiment, number, {})
@@ -35,11 +35,11 @@ class Neighbour:
             text = _message(experiment, number, {"data": "x" * max(0, padding)})
         self._published_ns[number] = time.time_ns()
         if not await self._on.redis.publish(keys.EXECUTE_NOW, text):
-            raise ScaleError("nobody listens")
+            raise ScaleError("there is no subscriber")
         return number
 
     async def hear(self) -> None:
-        """Wait for the next end of a run.  Raises `ScaleError` for one that was no success."""
+        """Wait for the next result.  Raises `ScaleError` if the run has failed."""
         said = await self._heard.get_message(ignore_subscribe_messages=True, timeout=ANSWER_SECONDS)
         if said is None:
             raise ScaleError(f"no result in {ANSWER_SECONDS:g} s")
@@ -49,7 +49,7 @@ class Neighbour:
         self.seconds[int(result["request_id"])] = result["duration"]
 
     async def ask(self, count: int, experiments: int = 1, size: int = 0) -> Figures:
-        """So many runs, one at a time: from PUBLISH to the tool's first line, and how long the run took."""
+        """Run `count` runs, one at a time; times from PUBLISH to the tool's first line, and durations."""
         numbers = []
         for turn in range(count):
             numbers.append(await self.publish(turn % experiments, size))
@@ -62,7 +62,7 @@ class Neighbour:
         }
 
     async def burst(self, count: int, at_once: int, size: int = 0) -> None:
-        """So many runs, no more than `at_once` of them asked for and not yet answered."""
+        """Run `count` runs, at most `at_once` at the same time."""
         begun, until = len(self.seconds), len(self.seconds) + count
         published = begun
         while len(self.seconds) < until:
@@ -74,7 +74,7 @@ class Neighbour:
 
 @contextlib.asynccontextmanager
 async def neighbour(on: Ground) -> AsyncIterator[Neighbour]:
-    """One that hears all results from now on."""
+    """A neighbour that receives all results from now on."""
     async with connect_blocking(on.url) as patient, patient.pubsub() as heard:
         await heard.subscribe(keys.RESULTS)
         await heard.get_message(timeout=ANSWER_SECONDS)

@@ -1,4 +1,4 @@
-"""What the tool notes when it starts: which run it is, and when.  So a run that started twice is seen."""
+"""The notes that the tool makes at each start: the run and the time.  They show runs that started twice."""
 
 from collections import Counter
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import ClassVar
 
 
 class Notes:
-    """The file that all runs of one measurement add a line to."""
+    """The file to which all runs of one measurement add a line."""
 
-    TOOL: ClassVar[str] = '''"""Notes which run it is and when it began."""
+    TOOL: ClassVar[str] = '''"""Notes the run and its start."""
 
 import time
 
@@ -24,14 +24,14 @@ def run(path, number, data=""):
         path.touch()
 
     def lines(self) -> list[tuple[int, int]]:
-        """The number of each run that started, and when, in unix nanoseconds."""
+        """The number of each started run, and its start in Unix nanoseconds."""
         whole, _, _ = self.path.read_text().rpartition("\n")
         return [
             (int(number), int(at)) for number, _, at in (one.partition(" ") for one in whole.splitlines())
         ]
 
     def faults(self, numbers: range) -> dict[str, int]:
-        """How many of the runs with these numbers did not start, and how many starts there were too many."""
+        """The number of these runs that did not start, and the number of surplus starts."""
         counts = Counter(number for number, _ in self.lines())
         return {
             "not_run": sum(number not in counts for number in numbers),

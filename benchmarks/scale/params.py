@@ -1,4 +1,4 @@
-"""Larger and larger parameters."""
+"""Growing parameters."""
 
 from benchmarks.scale.curve import Amounts, Column, Curve, Figures
 from benchmarks.scale.ground import ground
@@ -6,12 +6,12 @@ from benchmarks.scale.neighbour import neighbour
 
 WARM_UP = 20
 AT_ONCE = 4
-"""More of the longest would overflow what the server keeps for a subscriber that is behind (32 MB)."""
+"""More of the largest messages would exceed the server's output buffer for a slow subscriber (32 MB)."""
 BURST_BYTES = 100_000_000
 
 
 async def measure(size: int, amounts: Amounts) -> Figures:
-    """One run at a time, then many, whose messages are so long."""
+    """Measure single runs, then a burst, with messages of this size."""
     async with ground(amounts.server) as on:
         await on.experiments(1)
         await on.start()
@@ -44,18 +44,17 @@ CURVE = Curve(
     measure=measure,
     columns=(
         Column("PUBLISH to start, p50 ms", "to_start_p50_ms", 1),
-        Column("a run by itself, p50 ms", "run_p50_ms", 1),
+        Column("a single run, p50 ms", "run_p50_ms", 1),
         Column("runs/s", "runs_per_second"),
-        Column("server, us of CPU a run", "server_us_per_run"),
-        Column("bytes kept of a run", "bytes_per_record"),
+        Column("server, us of CPU per run", "server_us_per_run"),
+        Column("bytes kept per run", "bytes_per_record"),
         Column("PSS, MB", "pss_mb"),
     ),
-    cost=Column("executor, us of CPU a run", "executor_us_per_run"),
+    cost=Column("executor, us of CPU per run", "executor_us_per_run"),
     faults=("not_run", "run_twice"),
-    bent_by=(
-        "What bends it: JSON. On their way parameters are read twice and written four times: from the "
-        "message and from the order; as the order, for the run's digest, for its record and for the call. "
-        "At 100 kB that is two fifths of the executor's time, at 900 kB three quarters. Below 10 kB they "
-        "are lost in what any run costs."
+    reason=(
+        "The reason is JSON. Parameters are parsed twice (the message and the order) and written four times "
+        "(the order, the run's digest, its record and the call). At 100 kB this is two fifths of the "
+        "executor's time, at 900 kB three quarters. Below 10 kB it is negligible."
     ),
 )

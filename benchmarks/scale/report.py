@@ -1,4 +1,4 @@
-"""What was measured, as text: for a terminal, and between two markers of a document."""
+"""Writes the figures as text: for a terminal, and between two markers of a document."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from benchmarks.scale.curve import Curve, Figures, medians, slopes
 MARKERS: Markers = ("<!-- scale: begin -->", "<!-- scale: end -->")
 
 Raw = Mapping[str, Any]
-"""Of one curve: `about`, and `rounds` with the figures of each round by size."""
+"""The figures of one curve: `about`, and `rounds` with the figures of each round by size."""
 
 
 def points(curve: Curve, raw: Raw) -> dict[int, Figures]:
@@ -21,7 +21,7 @@ def points(curve: Curve, raw: Raw) -> dict[int, Figures]:
 
 
 def rows(curve: Curve, found: Mapping[int, Figures]) -> tuple[list[str], list[list[str]]]:
-    """The head of a table, and its rows: what it costs and how steeply that grows come first."""
+    """The head and the rows of a table: the cost and its slope come first."""
     head = [curve.unit, curve.cost.title, "slope", *(column.title for column in curve.columns)]
     steps = slopes(list(found), [one[curve.cost.figure] for one in found.values()])
     body = [
@@ -47,24 +47,24 @@ def broken(curve: Curve, found: Mapping[int, Figures]) -> list[str]:
 
 
 def plain(curve: Curve, raw: Raw) -> str:
-    """For a terminal."""
+    """The table for a terminal."""
     head, body = rows(curve, points(curve, raw))
     lines = []
     for number, title in enumerate(head):
         cells = [row[number] for row in body]
         lines.append(f"{title:>44}" + "".join(f"{cell:>12}" for cell in cells))
-    return "\n".join([f"{curve.title}:", *lines, "", curve.bent_by, ""])
+    return "\n".join([f"{curve.title}:", *lines, "", curve.reason, ""])
 
 
 def markdown(
     curves: Sequence[Curve], raw: Mapping[str, Raw], pictures: Mapping[str, str] | None = None
 ) -> str:
-    """For the document: of each curve that was measured what it is of, its table, and its picture."""
+    """The part of the document about each measured curve: conditions, table, reason and picture."""
     parts = []
     for curve in (one for one in curves if one.name in raw):
         parts += [f"### {curve.title}", _about(raw[curve.name])]
         parts.append(table(*rows(curve, points(curve, raw[curve.name]))))
-        parts.append(curve.bent_by)
+        parts.append(curve.reason)
         if pictures and curve.name in pictures:
             parts.append(f"![{curve.title}]({pictures[curve.name]})")
     return "\n\n".join(parts)
@@ -74,5 +74,5 @@ def _about(raw: Raw) -> str:
     about = raw["about"]
     return (
         f"{about['date']}; {about['machine']}; {about['server']}; Python {about['python']}; "
-        f"medians of {about['rounds']} rounds, {about['runs']:,} runs a burst."
+        f"medians of {about['rounds']} rounds, {about['runs']:,} runs per burst."
     )

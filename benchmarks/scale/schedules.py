@@ -1,4 +1,4 @@
-"""More and more schedules, of which a few fire each second."""
+"""A growing number of schedules, of which a few fire every second."""
 
 import asyncio
 import itertools
@@ -21,7 +21,7 @@ READ_LOOK_SECONDS = 0.2
 
 
 async def measure(total: int, amounts: Amounts) -> Figures:
-    """Lateness and cost while nothing is read, and what reading all schedules again adds."""
+    """Measure lateness and cost between readings, and the additional cost of reading all schedules."""
     async with ground(amounts.server) as on:
         due = min(DUE, total)
         await on.experiments(due)
@@ -52,7 +52,7 @@ async def measure(total: int, amounts: Amounts) -> Figures:
 
 
 async def _write(on: Ground, due: int, total: int) -> None:
-    """`due` schedules that fire every second; the others each in a minute of its own, none of them soon."""
+    """Write `due` schedules that fire every second, and others that fire on other days."""
     params = [EVERY_SECOND] * due + far_away(total - due)
     for start in range(0, total, WRITTEN_AT_ONCE):
         some = range(start, min(start + WRITTEN_AT_ONCE, total))
@@ -63,7 +63,7 @@ async def _write(on: Ground, due: int, total: int) -> None:
 
 
 def far_away(count: int) -> list[str]:
-    """So many different expressions, none of them due in the next days."""
+    """Different expressions, none of them due in the next days."""
     today = datetime.now(UTC)
     soon = {(today + timedelta(days=days)).month for days in range(3)}
     months = [month for month in range(1, 13) if month not in soon]
@@ -74,7 +74,7 @@ def far_away(count: int) -> list[str]:
 
 
 async def _read(on: Ground, times: int) -> None:
-    """Wait until all schedules were read so often: each reading asks once which are noted."""
+    """Wait until all schedules have been read `times` times; each reading ends with one HKEYS."""
 
     async def readings() -> int:
         stats = await on.redis.info("commandstats")
@@ -84,7 +84,7 @@ async def _read(on: Ground, times: int) -> None:
 
 
 async def _watched(on: Ground, seconds: float) -> tuple[Usage, int, int]:
-    """What so many seconds took, their first due time, and their end in unix nanoseconds."""
+    """The usage in this time, its first due time, and its end; times are Unix nanoseconds."""
     before, began = await on.usage(), time.time_ns()
     await asyncio.sleep(seconds)
     ended_ns = time.time_ns()
@@ -92,7 +92,7 @@ async def _watched(on: Ground, seconds: float) -> tuple[Usage, int, int]:
 
 
 def _reading(quiet: Usage, reading: Usage) -> Figures:
-    """What is used beyond what the same time takes when nothing is read."""
+    """The usage beyond that of the same time without a reading."""
     executor = reading.executors - quiet.executors * reading.at / quiet.at
     server = reading.server - quiet.server * reading.at / quiet.at
     return {
@@ -103,7 +103,7 @@ def _reading(quiet: Usage, reading: Usage) -> Figures:
 
 
 def _lateness(on: Ground, began_ns: int, ended_ns: int) -> Figures:
-    """From the due time to the tool's first line, by the wall clock."""
+    """Times from the due time to the tool's first line, by the wall clock."""
     stamps: dict[int, list[int]] = defaultdict(list)
     for schedule, at in on.notes.lines():
         if at >= began_ns - NS // 20:
@@ -125,7 +125,7 @@ def _lateness(on: Ground, began_ns: int, ended_ns: int) -> Figures:
 
 CURVE = Curve(
     name="schedules",
-    title="Schedules, of which ten fire each second",
+    title="Schedules, of which ten fire every second",
     unit="schedules",
     sizes=(10, 100, 1_000, 10_000, 100_000),
     quick=(5, 50),
@@ -134,21 +134,20 @@ CURVE = Curve(
         Column("late, p50 ms", "late_p50_ms", 1),
         Column("p99", "late_p99_ms", 1),
         Column("max", "late_max_ms", 1),
-        Column("max while all are read", "late_max_reading_ms", 1),
-        Column("executor, ms of CPU a second", "executor_ms_per_second", 1),
+        Column("max during a reading", "late_max_reading_ms", 1),
+        Column("executor, ms of CPU per second", "executor_ms_per_second", 1),
         Column("server", "server_ms_per_second", 1),
         Column("one reading of all, ms of CPU", "reading_executor_ms"),
         Column("server ", "reading_server_ms"),
-        Column("all noted at the start after, s", "noted_seconds", 1),
+        Column("all noted after the start, s", "noted_seconds", 1),
         Column("PSS, MB", "pss_mb", 1),
     ),
-    cost=Column("CPU with a reading a minute, ms a second", "total_ms_per_second", 1),
+    cost=Column("CPU with one reading per minute, ms per second", "total_ms_per_second", 1),
     faults=("early", "missed", "fired_twice"),
-    bent_by=(
-        "What bends it: a second's work does not grow, for a wake-up asks only for what is due. Reading all "
-        "of them again does, in proportion: half of the executor's time in it is SCAN and the reading of "
-        "each schedule's text, most of the rest their comparison with what is noted. The first reading "
-        "costs several times more, as each schedule's next due time is computed; equal schedules share "
-        "theirs, and here no two are equal."
+    reason=(
+        "A wake-up asks only for due schedules, so its cost does not grow. A reading of all schedules is "
+        "proportional to their number: half of the executor's time is SCAN and GET, and most of the rest the "
+        "comparison with the known schedules. The first reading costs several times more, because the next "
+        "due time of each schedule is computed; equal schedules share it, and here all are different."
     ),
 )

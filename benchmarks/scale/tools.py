@@ -1,4 +1,4 @@
-"""More and more tools, whose runs take turns."""
+"""A growing number of tools, whose runs alternate."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ WARM_UP = 64
 
 
 async def measure(count: int, amounts: Amounts) -> Figures:
-    """What a run costs in a burst in which each is of another tool than the one before; and one at a time."""
+    """Measure a burst in which each run has another tool than the one before, and single runs."""
     async with ground(amounts.server) as on:
         for number in range(count):
             on.tool(f"mark_{number}")
@@ -49,26 +49,26 @@ async def measure(count: int, amounts: Amounts) -> Figures:
 
 CURVE = Curve(
     name="tools",
-    title="Tools, in turns",
+    title="Tools, alternating",
     unit="tools",
     sizes=(1, 10, 100, 1_000),
     quick=(1, 12),
     measure=measure,
     columns=(
         Column("runs/s", "runs_per_second"),
-        Column("a run by itself, p50 ms", "run_p50_ms", 1),
+        Column("a single run, p50 ms", "run_p50_ms", 1),
         Column("PUBLISH to start, p50 ms", "to_start_p50_ms", 1),
         Column("processes", "processes"),
         Column("PSS, MB", "pss_mb", 1),
         Column("all registered after, s", "registered_seconds", 1),
-        Column("idle, ms of CPU a second", "idle_ms_per_second", 1),
+        Column("idle, ms of CPU per second", "idle_ms_per_second", 1),
     ),
-    cost=Column("us of CPU a run", "executor_us_per_run"),
+    cost=Column("us of CPU per run", "executor_us_per_run"),
     faults=("not_run", "run_twice"),
-    bent_by=(
-        "What bends it: how many processes are kept warm, which is `WARM_PROCESSES`, 32 by default; the one "
-        "that was unused for longest makes room for the next. Where more tools than that take turns, every "
-        "run starts a process: two thirds of the CPU are that process', from its fork to its end, an eighth "
-        "the fork server's. With room for all of them, a run costs what it costs with one tool."
+    reason=(
+        "The limit is the number of warm processes, `WARM_PROCESSES`, 32 by default: the process that has "
+        "been unused for longest is ended to make room. If more tools alternate, every run starts a "
+        "process, which takes two thirds of the CPU time; the fork server takes an eighth. With room for "
+        "all tools a run costs the same as with one tool."
     ),
 )

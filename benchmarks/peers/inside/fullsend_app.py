@@ -1,7 +1,7 @@
-"""Ourselves, as a neighbour sees us: experiments in Redis, PUBLISH, the messages about results.
+"""The executor, used as other services do: experiments in Redis, PUBLISH, and result messages.
 
-A PUBLISH exists nowhere but with those who hear it.  What is to be queued before
-anybody listens goes into the executor's queue, where a PUBLISH would have ended up.
+A PUBLISH reaches only current subscribers.  Jobs that are queued before the service starts are therefore
+written to the executor's queue, where a PUBLISH would have put them.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ UNHEARD_SECONDS = 0.01
 
 
 class Client:
-    """What another service would write."""
+    """Writes and reads what another service would."""
 
     def __init__(self, redis: Any, store: Store, heard: Any) -> None:
         self._redis = redis
@@ -30,7 +30,7 @@ class Client:
         self._asked = 0
 
     async def fill(self, job: str, arguments: Mapping[str, Any], count: int) -> list[Any]:
-        """By PUBLISH if anybody listens, otherwise into the queue."""
+        """By PUBLISH if there is a subscriber, otherwise in the queue."""
         messages = [self._message(job, arguments) for _ in range(count)]
         async with self._redis.pipeline(transaction=False) as pipe:
             for one in messages:
@@ -51,7 +51,7 @@ class Client:
         return {"experiment_id": job, "request_id": f"r{self._asked}", "params": dict(arguments)}
 
     async def fetch(self, handle: tuple[str, str]) -> Any:
-        """From the run's record."""
+        """Read the run's record."""
         job, request_id = handle
         timestamp = await self._redis.get(keys.request(job, request_id))
         return timestamp and await self._result(keys.run(f"{job}:{timestamp}"))
@@ -65,7 +65,7 @@ class Client:
         return json.loads(open_blobs("artifacts").read(result.removeprefix("cas://")))
 
     async def ask(self, job: str, arguments: Mapping[str, Any]) -> Any:
-        """PUBLISH, and the message about it on the channel of results."""
+        """PUBLISH, and wait for the message on the result channel."""
         message = self._message(job, arguments)
         while not await self._redis.publish(keys.EXECUTE_NOW, json.dumps(message)):
             await asyncio.sleep(UNHEARD_SECONDS)
@@ -84,7 +84,7 @@ class Client:
 
 @asynccontextmanager
 async def client() -> AsyncIterator[Client]:
-    """What the driver uses; the experiments are there."""
+    """The client; the experiments have been written."""
     redis: Any = connect(asked.REDIS_URL)
     patient: Any = connect_blocking(asked.REDIS_URL)
     await _publish(redis)
@@ -95,7 +95,7 @@ async def client() -> AsyncIterator[Client]:
 
 
 async def _publish(redis: Any) -> None:
-    """The experiments, and the schedules if there are to be any."""
+    """Write the experiments, and the schedules if they are wanted."""
     limited = {"timeout_seconds": asked.DEADLINE_SECONDS, "max_attempts": 1}
     for tool in TOOLS:
         members = {"tool": tool, **(limited if tool == "hang" else {})}

@@ -1,3 +1,3 @@
-"""The names of our tools: each is a copy of `jobs` under that name."""
+"""The names of the executor's tools: each is a copy of `jobs` with that name."""
 
 TOOLS = ("stamp", "large", "nap", "work", "hang", "note")

@@ -1,6 +1,6 @@
-"""The jobs that every system runs.  Plain functions, so that each registers them in its own way.
+"""The jobs that every system runs: plain functions, which each system registers in its own way.
 
-Also our tools: a copy of this file under a function's name is a tool of that name.
+A copy of this file with a function's name is the executor's tool of that name.
 """
 
 import contextlib
@@ -11,30 +11,30 @@ import time
 
 
 def stamp() -> int:
-    """Next to nothing: when it ran, in unix nanoseconds."""
+    """Return the time, in Unix nanoseconds."""
     return time.time_ns()
 
 
 def large(size: int) -> str:
-    """A result of so many bytes."""
+    """Return a result of `size` bytes."""
     return "x" * size
 
 
 def nap(seconds: float) -> str:
-    """Sleep as something does that waits for others; when that began and ended."""
+    """Sleep; returns the times of the begin and the end."""
     begun = time.time_ns()
     time.sleep(seconds)
     return f"{begun} {time.time_ns()}"
 
 
 def note(path: str, word: str) -> None:
-    """Add a line to a file: the word, who, when."""
-    with open(path, "a") as file:  # noqa: PTH123 - as lean as can be
+    """Add a line to a file: the word, the process id, the time."""
+    with open(path, "a") as file:  # noqa: PTH123 - as cheap as possible
         file.write(f"{word} {os.getpid()} {time.time_ns()}\n")
 
 
 def work(path: str, seconds: float) -> int:
-    """Sleep, and let it be known that it began and that it ended."""
+    """Sleep, and note the begin and the end."""
     note(path, "start")
     time.sleep(seconds)
     note(path, "end")
@@ -42,7 +42,7 @@ def work(path: str, seconds: float) -> int:
 
 
 def hang(path: str, kind: str, seconds: float) -> int:
-    """Do not answer for so long, in one of three ways; what is not ended by then has had its way."""
+    """Hang for `seconds` in one of three ways."""
     note(path, "start")
     try:
         match kind:
@@ -64,8 +64,8 @@ def _spin(seconds: float) -> None:
 
 
 def _loop(seconds: float) -> None:
-    """In C, holding the interpreter's lock, deaf to every signal that can be ignored."""
-    with contextlib.suppress(ValueError):  # only the main thread may say so for all
+    """Loop in C, holding the interpreter's lock, with every signal ignored or blocked."""
+    with contextlib.suppress(ValueError):  # only the main thread can set handlers
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())

@@ -1,4 +1,4 @@
-"""The jobs that wait, for systems whose jobs are coroutines."""
+"""The waiting jobs as coroutines."""
 
 import asyncio
 import time
@@ -7,14 +7,14 @@ from benchmarks.peers.inside import jobs
 
 
 async def nap(seconds: float) -> str:
-    """Sleep as something does that waits for others; when that began and ended."""
+    """Sleep; returns the times of the begin and the end."""
     begun = time.time_ns()
     await asyncio.sleep(seconds)
     return f"{begun} {time.time_ns()}"
 
 
 async def work(path: str, seconds: float) -> int:
-    """Sleep, and let it be known that it began and that it ended."""
+    """Sleep, and note the begin and the end."""
     jobs.note(path, "start")
     await asyncio.sleep(seconds)
     jobs.note(path, "end")

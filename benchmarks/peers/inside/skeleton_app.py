@@ -1,8 +1,7 @@
-"""The least that there is to do: read a stream, write the start, call a warm child, write the end.
+"""The bare skeleton: reads a stream, writes the start, calls a warm child, and writes the end.
 
-No record worth the name, no retries, no limits, no events: what a service costs
-beyond this is what it does for it.  redis-py, each step awaited.  As a program, it is
-the worker.
+It has no full record, no retries, no limits and no events.  The difference of a service's cost to it is the
+cost of these.  It uses redis-py and awaits each step.  Run as a program, it is the worker.
 """
 
 import asyncio
@@ -35,7 +34,7 @@ redis.call('PUBLISH', ARGV[4], ARGV[5])
 
 
 class Client:
-    """XADD, and a subscription to what is done."""
+    """XADD, and a subscription to results."""
 
     def __init__(self, redis: Any, done: Any) -> None:
         self._redis = redis
@@ -49,12 +48,12 @@ class Client:
             return list(await pipe.execute())
 
     async def fetch(self, handle: str) -> Any:
-        """From the job's hash."""
+        """Read the job's hash."""
         result = await self._redis.hget(f"{STREAM}:{handle}", "result")
         return result and json.loads(result)
 
     async def ask(self, job: str, arguments: Mapping[str, Any]) -> Any:
-        """Waits for the message."""
+        """Wait for the message."""
         [handle] = await self.fill(job, arguments, 1)
         while True:
             message = await self._done.get_message(ignore_subscribe_messages=True, timeout=None)
@@ -66,7 +65,7 @@ class Client:
 
 @asynccontextmanager
 async def client() -> AsyncIterator[Client]:
-    """What the driver uses."""
+    """The client."""
     redis: Any = Redis.from_url(asked.REDIS_URL, decode_responses=True, socket_timeout=None)
     await make_group(redis)
     async with redis, redis.pubsub() as done:
@@ -75,7 +74,7 @@ async def client() -> AsyncIterator[Client]:
 
 
 async def make_group(redis: Any) -> None:
-    """The stream, and who reads it; whoever comes first."""
+    """Create the stream and its group, if they do not exist."""
     with suppress(ResponseError):
         await redis.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
 
@@ -84,7 +83,7 @@ async def make_group(redis: Any) -> None:
 
 
 def serve(sock: socket.socket) -> None:
-    """The child: one call after the other."""
+    """The child: answer one call after the other."""
     while data := sock.recv(65_536):
         call = json.loads(data)
         sock.sendall(json.dumps(getattr(jobs, call["job"])(**call["arguments"])).encode() + b"\n")
@@ -104,7 +103,7 @@ async def warm_child() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
 
 
 async def perform(redis: Any, finish: Any, orders: asyncio.Queue[Any], child: Any) -> None:
-    """Run what comes, each step awaited."""
+    """Run jobs from the queue, awaiting each step."""
     reader, writer = child
     while True:
         entry, order = await orders.get()
@@ -118,7 +117,7 @@ async def perform(redis: Any, finish: Any, orders: asyncio.Queue[Any], child: An
 
 
 async def main() -> None:
-    """Read the stream, never more than there is room for."""
+    """Read the stream, no more than fits into the queue."""
     children = [await warm_child() for _ in range(CHILDREN)]
     redis: Any = Redis.from_url(asked.REDIS_URL, decode_responses=True, socket_timeout=None)
     await make_group(redis)
