@@ -1,4 +1,4 @@
-"""The whole tool contract: copy this file, rename it and its function, and put your work in the loop."""
+"""The whole tool contract.  Copy this file, rename it and its function, and put your work into the loop."""
 
 import time
 from typing import Any
@@ -7,12 +7,12 @@ from shared import toolkit
 
 
 def example_tool(param1: str, param2: int = 10, pause_seconds: float = 0.0) -> dict[str, Any]:
-    """Go through `param2` items in the name of `param1`.
+    """Process `param2` items and report the progress.
 
     Args:
-        param1: Whose items they are; shown in the progress messages.
-        param2: How many items.
-        pause_seconds: How long each item takes, so that progress and time limits can be watched.
+        param1: Name of the batch, shown in the progress messages.
+        param2: Number of items.
+        pause_seconds: Duration of each item, to try out progress and time limits.
 
     Returns:
         The items, their count, and `success`.

@@ -4,16 +4,16 @@
 # environment = ["GITHUB_TOKEN"]
 # timeout_seconds = 3600
 # ///
-"""Find the people who starred GitHub repositories lately, with what their public profiles say.
+"""Find the latest stargazers of GitHub repositories, with their public profiles.
 
-GitHub lists stargazers oldest first and no further than page 400, so this reads backwards
-from the last page, and for a repository with more stars begins with its event feed, which
-names the latest (among 300 events at most).  Looking a person up costs a request or more of
-the 5,000 that a token has per hour, 60 without; at the limit the run is put off until GitHub
-allows more, and the next attempt doesn't look the same people up again.
+GitHub lists stargazers from the oldest on, up to page 400.  The tool therefore reads backwards from the last
+page.  For a repository with more stars it starts with the event feed, which contains the latest stars (among
+at most 300 events).  Each profile takes one or more of the 5,000 requests per hour of a token (60 without a
+token).  At the limit the run is retried when GitHub allows more requests, and the next attempt does not
+request the same profiles again.
 
-GitHub's Acceptable Use Policies forbid unsolicited bulk mail to addresses found there;
-whoever runs this answers for what is done with the result.
+GitHub's Acceptable Use Policies forbid unsolicited bulk mail to addresses found there; you are responsible
+for your use of the results.
 """
 
 import http.client
@@ -40,11 +40,11 @@ PUSHES_TO_OPEN = 3
 REPOSITORY = re.compile(r"[A-Za-z0-9-]+/[A-Za-z0-9._-]+")
 PROFILE_FIELDS = ("name", "email", "company", "bio", "location")
 GONE = {404, 409, 422, 451}
-"""What GitHub answers for people and commits that can't be seen, or not any more."""
+"""Statuses of people and commits that are not visible or no longer exist."""
 
 
 class GitHubError(Exception):
-    """GitHub refused or didn't answer.  `partial_results` are the leads found before."""
+    """GitHub refused the request or did not answer.  `partial_results` are the leads found before."""
 
     def __init__(
         self, message: str, *, status: int = 0, retryable: bool = False, retry_after: float | None = None
@@ -57,11 +57,11 @@ class GitHubError(Exception):
 
 
 class RateLimitError(GitHubError):
-    """Too many requests for now; `retry_after` says for how many seconds."""
+    """The rate limit is reached for the next `retry_after` seconds."""
 
 
 class Star(NamedTuple):
-    """Who starred which repository when."""
+    """A star: user, repository and time."""
 
     login: str
     repo: str
@@ -69,7 +69,7 @@ class Star(NamedTuple):
 
 
 class Page(NamedTuple):
-    """One answer, and the URLs of its neighbours by relation (`next`, `last`)."""
+    """One page of a response, and the URLs of related pages (`next`, `last`)."""
 
     content: Any
     links: Mapping[str, str]
@@ -144,7 +144,7 @@ def github_stargazer_scraper(
 
 
 def repository_names(repo: str, repos: list[str]) -> list[str]:
-    """The repositories asked for, each once; ValueError for what is not `owner/name`."""
+    """The repositories without duplicates; raises ValueError for names other than `owner/name`."""
     names = list(dict.fromkeys(name for name in [repo, *repos] if name))
     if not names:
         raise ValueError("repo or repos must name at least one repository")
@@ -154,17 +154,17 @@ def repository_names(repo: str, repos: list[str]) -> list[str]:
 
 
 def title_pattern(titles: list[str]) -> re.Pattern[str] | None:
-    """Matches any of `titles` as whole words, in upper or lower case."""
+    """A pattern that matches any of `titles` as whole words, ignoring case."""
     if not titles:
         return None
     return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, titles)) + r")(?!\w)", re.IGNORECASE)
 
 
-# -- who starred ----------------------------------------------------------------------
+# -- stargazers -----------------------------------------------------------------------
 
 
 def latest_stars(api: "GitHub", repo: str, notes: list[str]) -> Iterator[Star]:
-    """Who starred `repo`, newest first; what GitHub keeps back is noted."""
+    """The stars of `repo`, newest first; stars that GitHub does not list are noted."""
     first = api.get(f"/repos/{repo}/stargazers?per_page=100", list, STARS)
     last_url = first.links.get("last", "")
     found = re.search(r"[?&]page=(\d+)", last_url)
@@ -179,7 +179,7 @@ def latest_stars(api: "GitHub", repo: str, notes: list[str]) -> Iterator[Star]:
 
 
 def stars_on(page: Page, repo: str) -> list[Star]:
-    """The stars on a page of stargazers, oldest first; an account that is gone has no user."""
+    """The stars on a page of stargazers, oldest first; a deleted account has no user."""
     entries = [entry for entry in page.content if entry["user"]]
     return [
         Star(entry["user"]["login"], repo, datetime.fromisoformat(entry["starred_at"])) for entry in entries
@@ -187,7 +187,7 @@ def stars_on(page: Page, repo: str) -> list[Star]:
 
 
 def stars_in_events(api: "GitHub", repo: str) -> Iterator[Star]:
-    """The latest stars as the repository's events tell them: a WatchEvent is a star."""
+    """The latest stars from the repository's events: a WatchEvent is a star."""
     target = f"/repos/{repo}/events?per_page=100"
     while target:
         page = api.get(target, list)
@@ -198,7 +198,7 @@ def stars_in_events(api: "GitHub", repo: str) -> Iterator[Star]:
 
 
 def in_turn(sources: Iterable[Iterator[Star]]) -> Iterator[Star]:
-    """One star of each source after the other until all are used up, each person once."""
+    """The stars of all sources in turn, each person once."""
     waiting = deque(sources)
     seen: set[str] = set()
     while waiting:
@@ -210,16 +210,16 @@ def in_turn(sources: Iterable[Iterator[Star]]) -> Iterator[Star]:
             waiting.append(source)
 
 
-# -- who they are ---------------------------------------------------------------------
+# -- profiles -------------------------------------------------------------------------
 
 
 def look_up(
     api: "GitHub", login: str, extract_email: bool, include_commits: bool, titles: re.Pattern[str] | None
 ) -> dict[str, Any] | None:
-    """What is known of a person; None for one who is gone or has no title that is wanted."""
+    """The profile of a person; None if the account is deleted or no wanted title matches."""
     if not extract_email and titles is None:
         return {}
-    # Remembered for the run: the next attempt after a rate limit must get further than this one.
+    # Recorded for the run, so that the next attempt after a rate limit gets further than this one.
     person: dict[str, Any] | None = toolkit.once(f"profile {login}", partial(profile, api, login))
     if person is None:
         return None
@@ -234,18 +234,18 @@ def look_up(
 
 
 def profile(api: "GitHub", login: str) -> dict[str, Any] | None:
-    """The public profile of a person, or None when the account is gone."""
+    """The public profile of a person, or None if the account is deleted."""
     found = api.find(f"/users/{quote(login)}", dict)
     return {field: found.get(field) for field in PROFILE_FIELDS} if found else None
 
 
 def commit_email(api: "GitHub", login: str) -> str | None:
-    """The address a person signs public commits with; not the one that GitHub makes up."""
+    """The address in a person's public commits; not the address that GitHub generates."""
     events = api.find(f"/users/{quote(login)}/events/public?per_page=100", list) or []
     pushes = [event for event in events if event["type"] == "PushEvent"]
     for push in pushes[:PUSHES_TO_OPEN]:
         commit = api.find(f"/repos/{push['repo']['name']}/commits/{push['payload']['head']}", dict)
-        # Whoever pushes a commit need not have written it.
+        # The author of a commit can be another person than the one who pushes it.
         if commit and (commit.get("author") or {}).get("login") == login:
             email: str = commit["commit"]["author"]["email"]
             if "@" in email and not email.endswith("@users.noreply.github.com"):
@@ -254,7 +254,7 @@ def commit_email(api: "GitHub", login: str) -> str | None:
 
 
 def lead(star: Star, person: dict[str, Any], now: datetime) -> dict[str, Any]:
-    """One row of the result; its members can be placeholders of an email."""
+    """One row of the result; its members can be used as placeholders of an email."""
     return {
         "login": star.login,
         "first_name": (person.get("name") or "").partition(" ")[0] or None,
@@ -272,7 +272,7 @@ def lead(star: Star, person: dict[str, Any], now: datetime) -> dict[str, Any]:
 
 
 class EveryStatus(urllib.request.HTTPErrorProcessor):
-    """Hands every answer back as it came; redirects are followed with care below."""
+    """Returns every response unchanged; redirects are followed below."""
 
     def http_response(self, request: Any, response: Any) -> Any:
         return response
@@ -281,7 +281,7 @@ class EveryStatus(urllib.request.HTTPErrorProcessor):
 
 
 class GitHub:
-    """GET requests to one host, which is the only one that sees the token."""
+    """GET requests to one host; the token is sent to no other."""
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
         parts = urlsplit(url)
@@ -297,7 +297,7 @@ class GitHub:
             self.headers["Authorization"] = f"Bearer {token}"
 
     def find(self, target: str, kind: type) -> Any:
-        """The content at `target`, or None when GitHub doesn't show it."""
+        """The content at `target`, or None if it is not visible."""
         try:
             return self.get(target, kind).content
         except GitHubError as exc:
@@ -306,7 +306,7 @@ class GitHub:
             raise
 
     def get(self, target: str, kind: type, accept: str = JSON) -> Page:
-        """The answer at a path or URL, a `kind` in JSON; GitHubError for any other."""
+        """The response at a path or URL, a `kind` in JSON; raises GitHubError otherwise."""
         url = target if "://" in target else self.url + target
         for _ in range(MOST_REDIRECTS):
             status, headers, body = self.ask(url, accept)
@@ -323,7 +323,7 @@ class GitHub:
         return Page(content, {relation: link for link, relation in links})
 
     def ask(self, url: str, accept: str) -> tuple[int, Mapping[str, str], bytes]:
-        """One request: status, headers and body, whatever they are."""
+        """Make one request; returns status, headers and body."""
         if not url.startswith(self.url + "/"):
             raise GitHubError(f"{self.url} refers to another host, {url}, which must not see the token")
         request = urllib.request.Request(url, headers={**self.headers, "Accept": accept})  # noqa: S310 - see __init__
@@ -336,7 +336,7 @@ class GitHub:
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes, url: str) -> GitHubError:
-    """The error for an answer other than 200; how GitHub limits rates is told in
+    """The error for a status other than 200; GitHub's rate limits are described in
     https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api."""
     answer = parsed(body)
     detail = str(answer.get("message")) if isinstance(answer, dict) else body[:200].decode(errors="replace")

@@ -1,10 +1,10 @@
 # /// script
 # requires-python = ">=3.11"
 # ///
-"""Measure URLs: what they answer, how fast, and what goes wrong.
+"""Measure the status, latency and errors of URLs.
 
-A generator: what it has yielded is kept when a later URL runs into the time
-limit.  A URL that fails is data, not a failure of the tool.
+The tool is a generator: yielded findings are kept if a later URL exceeds the time limit.  A URL that fails
+is a finding and does not fail the run.
 """
 
 import http.client
@@ -20,11 +20,11 @@ from shared import toolkit
 
 USER_AGENT = "fullsend-http-probe/1.0"
 BODY_LIMIT_BYTES = 1_000_000
-"""What is read of one answer; a download's length says little about a server's latency."""
+"""At most this much of a response is read: the length of a download says little about a server's latency."""
 
 
 class Answer(NamedTuple):
-    """What came of one request: a status, or an error.  `seconds` is until the body was read."""
+    """The result of one request: a status or an error.  `seconds` includes reading the body."""
 
     seconds: float
     status: int | None = None
@@ -32,7 +32,7 @@ class Answer(NamedTuple):
 
 
 class EveryStatus(urllib.request.HTTPErrorProcessor):
-    """Hands every answer back as it came: a 404 is a finding, and a redirect is not followed."""
+    """Returns every response unchanged: a 404 is a finding, and redirects are not followed."""
 
     def http_response(self, request: Any, response: Any) -> Any:
         return response
@@ -43,23 +43,23 @@ class EveryStatus(urllib.request.HTTPErrorProcessor):
 def http_probe(
     urls: list[str], requests_per_url: int = 5, timeout_seconds: float = 5.0
 ) -> Iterator[dict[str, Any]]:
-    """Ask each URL several times, one request after the other, and yield one finding per URL.
+    """Request each URL several times, one request after the other, and yield one finding per URL.
 
-    Every request has a connection of its own and goes directly to the host,
-    past any proxy, so a latency includes looking up the name, connecting and TLS.
+    Every request opens its own connection directly to the host, without a proxy, so its latency includes
+    the name lookup, the connection and TLS.
 
     Args:
-        urls: Absolute http or https URLs; a bad one fails the run before any request is made.
-        requests_per_url: How often each URL is asked.
-        timeout_seconds: How long one request may take.
+        urls: Absolute http or https URLs; an invalid one fails the run before the first request.
+        requests_per_url: Number of requests per URL.
+        timeout_seconds: Time limit of one request.
 
     Yields:
-        `url`, `ok` (every request was answered below 400), `status` (the latest), `statuses`
-        (how often each), `requests`, `failures` (requests without an answer), `latency_ms`
-        (p50, p90, p99 of the answered ones) and `error` (the latest).
+        `url`, `ok` (every response had a status below 400), `status` (the latest), `statuses` (the number
+        of each), `requests`, `failures` (requests without a response), `latency_ms` (p50, p90, p99 of the
+        responses) and `error` (the latest).
     """
     check(urls, requests_per_url, timeout_seconds)
-    # No proxy: its answer would be measured, not the URL's.
+    # Without a proxy, whose response would be measured in place of the URL's.
     opener = urllib.request.build_opener(EveryStatus, urllib.request.ProxyHandler({}))
     total = len(urls) * requests_per_url
     for position, url in enumerate(urls):
@@ -87,7 +87,7 @@ def check(urls: list[str], requests_per_url: int, timeout_seconds: float) -> Non
 
 
 def what_is_wrong_with(url: object) -> str | None:
-    """Why `url` can't be probed, or None when it can."""
+    """The reason why `url` can't be probed, or None."""
     if not isinstance(url, str):
         return "not a string"
     if not url.isascii() or not url.isprintable() or " " in url:
@@ -107,7 +107,7 @@ def what_is_wrong_with(url: object) -> str | None:
 
 
 def ask(opener: urllib.request.OpenerDirector, url: str, timeout_seconds: float) -> Answer:
-    """Make one request and time it; whatever goes wrong is in the answer."""
+    """Make one request and measure its time; errors are part of the answer."""
     request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT})  # noqa: S310 - http(s) only, see check
     started = time.monotonic()
     deadline = started + timeout_seconds
@@ -121,7 +121,7 @@ def ask(opener: urllib.request.OpenerDirector, url: str, timeout_seconds: float)
 
 
 def read_body(response: http.client.HTTPResponse, deadline: float) -> None:
-    """Read to the end or to the size limit; an error when that is too late or too early."""
+    """Read the body up to the size limit; raises an error if it is late or incomplete."""
     remaining_bytes = BODY_LIMIT_BYTES
     while remaining_bytes > 0 and (chunk := response.read1(min(remaining_bytes, 65_536))):
         remaining_bytes -= len(chunk)
@@ -132,13 +132,13 @@ def read_body(response: http.client.HTTPResponse, deadline: float) -> None:
 
 
 def describe(exc: Exception) -> str:
-    """The error in words; urllib wraps the real one in `reason`."""
+    """The error as text; urllib wraps the original error in `reason`."""
     reason = getattr(exc, "reason", exc)
     return f"{type(reason).__name__}: {reason}" if isinstance(reason, Exception) else str(reason)
 
 
 def summarise(url: str, answers: list[Answer]) -> dict[str, Any]:
-    """One finding out of all answers of one URL."""
+    """The finding for one URL from all its answers."""
     statuses = [answer.status for answer in answers if answer.status is not None]
     errors = [answer.error for answer in answers if answer.error is not None]
     latencies_ms = [answer.seconds * 1000 for answer in answers if answer.status is not None]
@@ -157,6 +157,6 @@ def summarise(url: str, answers: list[Answer]) -> dict[str, Any]:
 
 
 def percentile(values: list[float], rank: int) -> float:
-    """The smallest value that at least `rank` percent of all don't exceed (nearest-rank method)."""
+    """The percentile of the values, by the nearest-rank method."""
     ordered = sorted(values)
     return round(ordered[math.ceil(rank / 100 * len(ordered)) - 1], 3)

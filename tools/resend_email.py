@@ -5,10 +5,10 @@
 # ///
 """Send one personal email to each recipient through Resend, and never the same one twice.
 
-Up to 100 emails go out in one request (https://resend.com/docs/api-reference/emails/send-batch-emails).
-Two things keep a retry from repeating them: the executor remembers the batches that were
-sent, and each request carries an idempotency key made of the run and the batch's number,
-by which Resend knows a batch again whose answer was lost.
+One request sends up to 100 emails (https://resend.com/docs/api-reference/emails/send-batch-emails).  A retry
+does not repeat them for two reasons: the executor records the batches that were sent, and each request has an
+idempotency key made of the run and the batch's number, with which Resend recognises a batch whose response
+was lost.
 """
 
 import hashlib
@@ -35,11 +35,11 @@ ADDRESS = re.compile(rf'(?P<bare>{_BARE})|(?:[^<>,;"]*|"[^"]*" )<(?P<named>{_BAR
 
 
 class InvalidEmailError(ValueError):
-    """Something that was asked for can't be sent; nothing was."""
+    """An email can't be sent; nothing was sent."""
 
 
 class ResendError(Exception):
-    """Resend can't be asked, refused or didn't answer; `partial_results` are the emails sent before."""
+    """Resend refused the request or did not answer; `partial_results` are the emails sent before."""
 
     def __init__(self, message: str, *, retryable: bool = False, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -49,11 +49,11 @@ class ResendError(Exception):
 
 
 class RateLimitError(ResendError):
-    """Too many requests for now; `retry_after` says for how many seconds."""
+    """The rate limit is reached for the next `retry_after` seconds."""
 
 
 class Letter(NamedTuple):
-    """What every recipient gets, before `{{name}}` is filled in."""
+    """The email of all recipients, before `{{name}}` is replaced."""
 
     sender: str
     subject: str
@@ -119,18 +119,18 @@ def resend_email(
 
 
 def idempotency_key(batch_number: int) -> str:
-    """The same in every attempt of this run, another for every other batch and run."""
-    # By hand there are no attempts: each call is meant, though all have the same run id.
+    """The idempotency key of a batch: the same in every attempt of a run."""
+    # Calls by hand all have the same run id, and each of them must send.
     run_id = str(uuid.uuid4()) if toolkit.run.id == "by-hand" else toolkit.run.id
     key = f"{quote(run_id)}/{batch_number}"
-    return key if len(key) <= 256 else hashlib.sha256(key.encode()).hexdigest()  # as long as a key may be
+    return key if len(key) <= 256 else hashlib.sha256(key.encode()).hexdigest()  # Resend's maximum length
 
 
-# -- what is to be sent ---------------------------------------------------------------
+# -- emails ---------------------------------------------------------------------------
 
 
 def checked_letter(sender: str, subject: str, html: str, text: str, template: str, reply_to: str) -> Letter:
-    """The letter, if nothing is wrong with it."""
+    """Check the letter; returns it."""
     if template and (html or text):
         raise InvalidEmailError("template stands for both bodies: leave out html and text, or template")
     if template:
@@ -147,13 +147,13 @@ def checked_letter(sender: str, subject: str, html: str, text: str, template: st
 
 
 def paragraphs(template: str) -> str:
-    """Plain text as HTML: an empty line ends a paragraph, a line break stays one."""
+    """Plain text as HTML: an empty line ends a paragraph, and line breaks are kept."""
     blocks = re.split(r"\n\s*\n", escape(template.strip(), quote=False))
     return "\n".join("<p>" + block.replace("\n", "<br>\n") + "</p>" for block in blocks)
 
 
 def compose(recipients: list[Any], letter: Letter, variables: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One email per recipient as the API takes it; InvalidEmailError tells of all that can't be."""
+    """One email per recipient in the API's form; raises InvalidEmailError with all mistakes."""
     if not isinstance(recipients, list) or not recipients:
         raise InvalidEmailError("recipients must be a list with at least one address")
     emails: dict[str, dict[str, Any]] = {}
@@ -193,13 +193,13 @@ def compose_one(recipient: Any, letter: Letter, variables: Mapping[str, Any]) ->
 
 
 def bare_address(text: object) -> str:
-    """`ada@example.com` out of itself or `Ada <ada@example.com>`; empty for anything else."""
+    """The bare address in `ada@example.com` or `Ada <ada@example.com>`; empty if there is none."""
     found = ADDRESS.fullmatch(text) if isinstance(text, str) and text.isprintable() else None
     return (found["bare"] or found["named"]) if found else ""
 
 
 def fill(template: str, values: Mapping[str, Any]) -> str:
-    """`template` with each placeholder replaced; one without a value is an error, not a gap."""
+    """`template` with its placeholders replaced; a placeholder without a value is an error."""
     if missing := sorted({name for name in PLACEHOLDER.findall(template) if name not in values}):
         raise InvalidEmailError(f"no value for {', '.join(missing)}")
     return PLACEHOLDER.sub(lambda found: str(values[found[1]]), template)
@@ -209,7 +209,7 @@ def fill(template: str, values: Mapping[str, Any]) -> str:
 
 
 class EveryStatus(urllib.request.HTTPErrorProcessor):
-    """Hands every answer back as it came, so that no redirect carries the key to another host."""
+    """Returns every response unchanged, so that no redirect sends the key to another host."""
 
     def http_response(self, request: Any, response: Any) -> Any:
         return response
@@ -218,7 +218,7 @@ class EveryStatus(urllib.request.HTTPErrorProcessor):
 
 
 class Resend:
-    """Sends batches in the name of one API key, which is part of no message."""
+    """Sends batches with one API key, which no message contains."""
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
         parts = urlsplit(url)
@@ -235,17 +235,17 @@ class Resend:
             raise ResendError("RESEND_API_KEY holds characters that no key has: copy it again")
 
     def send(self, batch: list[dict[str, Any]], idempotency_key: str) -> dict[str, list[dict[str, str]]]:
-        """Send one batch: who got an email, and who was rejected for which reason."""
+        """Send one batch; returns the sent emails, and the rejected ones with reasons."""
         headers = {
             "Authorization": f"Bearer {self.key}",
             "Content-Type": "application/json",
             "Idempotency-Key": idempotency_key,
             "User-Agent": "fullsend-resend-email/1.0",
-            # One bad recipient must not keep the other 99 from their email.
+            # One invalid recipient must not prevent the other 99 emails.
             "x-batch-validation": "permissive",
         }
         request = urllib.request.Request(self.url, json.dumps(batch).encode(), headers)  # noqa: S310 - see __init__
-        time.sleep(self.pause_seconds)  # cheaper than a refusal and the attempt that it costs
+        time.sleep(self.pause_seconds)  # a refusal would cost an attempt
         self.pause_seconds = 0.0
         try:
             with self.opener.open(request, timeout=self.timeout_seconds) as response:
@@ -263,7 +263,7 @@ class Resend:
 
 
 def read_outcome(addresses: list[str], body: bytes) -> dict[str, list[dict[str, str]]]:
-    """Match Resend's answer to the batch: ids of the accepted in order, errors by index."""
+    """Match Resend's response to the batch: ids of accepted emails in order, errors by index."""
     try:
         answer = json.loads(body)
         errors = {error["index"]: str(error["message"]) for error in answer.get("errors") or []}
@@ -272,14 +272,14 @@ def read_outcome(addresses: list[str], body: bytes) -> dict[str, list[dict[str, 
         entries = zip(accepted, answer["data"], strict=True)
         sent = [{"email": address, "id": str(entry["id"])} for address, entry in entries]
     except (ValueError, LookupError, TypeError, AttributeError) as exc:
-        # Asking again is safe: the idempotency key gets the same answer and no second email.
+        # A retry is safe: with the idempotency key it returns the same response and sends no second email.
         message = f"Resend answered 200 with something else than it documents: {body[:200]!r}"
         raise ResendError(message, retryable=True) from exc
     return {"sent": sent, "rejected": rejected}
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes) -> ResendError:
-    """The error for an answer other than 200 (https://resend.com/docs/api-reference/errors)."""
+    """The error for a status other than 200 (https://resend.com/docs/api-reference/errors)."""
     try:
         answer = json.loads(body)
         name, detail = str(answer["name"]), str(answer["message"])
@@ -294,6 +294,6 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> ResendError
 
 
 def seconds(headers: Mapping[str, str], name: str, default: float) -> float:
-    """A header that holds a number of seconds, or `default`."""
+    """The number of seconds in a header, or `default`."""
     value = headers.get(name) or ""
     return float(value) if value.isdecimal() else default

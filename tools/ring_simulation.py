@@ -3,16 +3,16 @@
 # ///
 """Simulate payments in a ring of debtors, day by day, until the debts are settled or somebody defaults.
 
-A textbook case of systemic liquidity: every agent owes the next one, so the same money can pay
-all debts one after the other if it is in the right place on the right day.  Money is counted in
-whole cents; what an event records is what moved, and the cash of all agents together never changes.
+A textbook case of systemic liquidity: every agent owes the next one, so the same money can pay all debts one
+after the other if it is in the right place on the right day.  Amounts are whole cents, and the total cash of
+all agents never changes.
 
 Each event has `kind`, `day` and `phase` (`setup` on day 0, then `settlement` and `closing`), and:
 
-    PhaseStarted          nothing else: what follows belongs to the phase
+    PhaseStarted          no further members; the events after it belong to the phase
     CashMinted            agent, amount_cents
     PayableCreated        payable, debtor, creditor, amount_cents, due_day
-    CashTransferred       payable, payer, payee, amount_cents; what it was for follows
+    CashTransferred       payable, payer, payee, amount_cents; its purpose is the next event
     PayableSettled        payable, debtor, creditor, amount_cents, due_day
     PartialSettlement     payable, debtor, creditor, amount_cents (paid), owed_cents
     ObligationDefaulted   payable, debtor, creditor, amount_cents (not paid), owed_cents, due_day
@@ -73,7 +73,7 @@ BALANCE_COLUMNS = ("day", "agent", "cash_cents", "owes_cents", "is_owed_cents", 
 
 
 class ConservationError(RuntimeError):
-    """Cash or debt appeared or vanished: a mistake in this tool, never a finding."""
+    """Cash or debt was created or lost; an error in this tool."""
 
 
 def ring_simulation(
@@ -122,12 +122,12 @@ def ring_simulation(
         `stopped: default` (fail-fast) or `max_days` (some still open); `first_default`;
         the seed, counts, and sums in cents.
     """
-    parameters: Event = dict(locals())  # first of all, so that nothing else is among them
+    parameters: Event = dict(locals())  # before any other local variable exists
     check(parameters)
     shares = liquidity_shares(n_agents, liquidity, liquidity_agent, liquidity_vector)
     parameters["seed"] = choose_seed(seed)
     weights = gamma_weights(random.Random(parameters["seed"]), n_agents, concentration)  # noqa: S311
-    # As the decimal that was written: 0.29 * 100 is 29 cents, not 28.999... of them.
+    # Decimal arithmetic: 0.29 * 100 is 29 cents, not 28.999...
     money_cents = round(Fraction(str(kappa)) * total_debt_cents)
     cash, amounts = hand_out(money_cents, shares), hand_out(total_debt_cents, weights)
     ring = Ring(cash, amounts, due_days(n_agents, days, mu))
@@ -172,7 +172,7 @@ def aggregate(replicates: Sequence[Event], target_data: Mapping[str, float] | No
 
 
 def check(parameters: Event) -> None:
-    """Raise ValueError with the first parameter that is not what it must be."""
+    """Raise ValueError for the first invalid parameter."""
     for key, (kind, lowest, highest) in BOUNDS.items():
         check_number(key, parameters[key], kind, lowest, highest)
     for key, allowed in CHOICES.items():
@@ -209,7 +209,7 @@ def liquidity_shares(n_agents: int, mode: Liquidity, agent: str, vector: object)
 
 
 def choose_seed(seed: int | None) -> int:
-    """The seed asked for, else the run's, else a fresh one."""
+    """The given seed, otherwise the run's, otherwise a random one."""
     chosen = toolkit.run.seed if seed is None else seed
     if chosen is None:
         return random.SystemRandom().randrange(2**32)
@@ -218,7 +218,7 @@ def choose_seed(seed: int | None) -> int:
 
 
 def check_target(target_data: object) -> Mapping[str, float]:
-    """The target by measure, a shortfall of 0 if there is none.  Raises ValueError if it can't be one."""
+    """The target of each measure; a shortfall of 0 by default.  Raises ValueError if it is invalid."""
     if target_data is None:
         return {"shortfall": 0}
     if not isinstance(target_data, dict) or not target_data or not target_data.keys() <= MEASURES.keys():
@@ -229,7 +229,7 @@ def check_target(target_data: object) -> Mapping[str, float]:
     return target_data
 
 
-# -- who owes what, and when ----------------------------------------------------------
+# -- debts ---------------------------------------------------------------------------
 
 
 def gamma_weights(dice: random.Random, count: int, concentration: float) -> list[int]:
@@ -270,7 +270,7 @@ def due_days(n_agents: int, days: int, mu: float) -> list[int]:
 
 
 def name(agent: int) -> str:
-    """What the agent at an index is called."""
+    """The name of the agent at an index."""
     return f"H{agent + 1}"
 
 
@@ -279,7 +279,7 @@ def name(agent: int) -> str:
 
 @dataclass(slots=True)
 class Payable:
-    """A debt of agent `debtor` to the next one; `open_cents` is what is neither paid nor written off."""
+    """A debt of agent `debtor` to the next one; `open_cents` is neither paid nor written off."""
 
     debtor: int
     creditor: int
@@ -290,13 +290,13 @@ class Payable:
 
     @property
     def members(self) -> Event:
-        """How events refer to it."""
+        """Its name in events."""
         parties = {"debtor": name(self.debtor), "creditor": name(self.creditor)}
         return {"payable": f"P{self.debtor + 1}", **parties}
 
 
 class Ring:
-    """The agents' cash and debts, and the record of all that happened to them."""
+    """The agents' cash and debts, and the events."""
 
     def __init__(self, cash_cents: list[int], amounts_cents: list[int], due_days: list[int]) -> None:
         self.cash = [0] * len(cash_cents)
@@ -313,12 +313,12 @@ class Ring:
         self.close()
 
     def start(self, day: int, phase: str) -> None:
-        """Begin a phase; what is recorded from now on belongs to it."""
+        """Begin a phase; the next events belong to it."""
         self.day, self.phase = day, phase
         self.record("PhaseStarted")
 
     def record(self, kind: str, **members: Any) -> None:
-        """Add an event; amounts are also summed by kind, and by day and kind."""
+        """Record an event, and add its amount to the sums by kind, and by day and kind."""
         self.events.append({"kind": kind, "day": self.day, "phase": self.phase, **members})
         for key in (kind, (self.day, kind)):
             self.sums[key] += members.get("amount_cents", 0)
@@ -330,7 +330,7 @@ class Ring:
             self.record("CashMinted", agent=name(agent), amount_cents=cents)
 
     def owe(self, debtor: int, cents: int, due_day: int) -> None:
-        """Create the agent's debt to the next one; a debt of nothing is none."""
+        """Create the agent's debt to the next one, unless it is 0."""
         if cents:
             one = Payable(debtor, (debtor + 1) % len(self.cash), cents, due_day, open_cents=cents)
             self.payables.append(one)
@@ -364,10 +364,10 @@ class Ring:
         self.record("AgentDefaulted", agent=name(one.debtor), payable=one.members["payable"])
         if handling == "expel-agent":
             self.record("ObligationWrittenOff", **one.members, amount_cents=one.open_cents)
-            one.open_cents = 0  # all that it owes: in a ring an agent has one debt
+            one.open_cents = 0  # its only debt, as this is a ring
 
     def close(self) -> None:
-        """Check that nothing got lost, and note everybody's balance."""
+        """Check that nothing was lost, and record all balances."""
         if sum(self.cash) != self.sums["CashMinted"] or min(self.cash) < 0:
             raise ConservationError(f"day {self.day}: the agents' cash is {self.cash}")
         ended_cents = self.sums["CashTransferred"] + self.sums["ObligationWrittenOff"]
@@ -381,12 +381,12 @@ class Ring:
 
     @property
     def open_cents(self) -> int:
-        """What is owed in all."""
+        """The sum of all open debts."""
         return sum(one.open_cents for one in self.payables)
 
 
 def simulate(ring: Ring, handling: Handling, quiet_days: int, max_days: int) -> str:
-    """Let the days pass until the end; return why it is the end."""
+    """Simulate the days until the end; returns the reason for the end."""
     due = defaultdict(list)
     for one in ring.payables:
         due[one.due_day].append(one)
@@ -408,7 +408,7 @@ def simulate(ring: Ring, handling: Handling, quiet_days: int, max_days: int) -> 
 
 
 def settle_day(ring: Ring, day: int, due: Sequence[Payable], handling: Handling) -> bool:
-    """Settle what is due, gross and in order of creation; whether a default stopped it."""
+    """Settle due debts, gross and in order of creation; returns whether a default stopped it."""
     ring.start(day, "settlement")
     stopped = False
     for one in due:
@@ -423,18 +423,18 @@ def settle_day(ring: Ring, day: int, due: Sequence[Payable], handling: Handling)
     return stopped
 
 
-# -- what replicates have in common ---------------------------------------------------
+# -- statistics of replicates ---------------------------------------------------------
 
 
 def margin(sample: Sequence[float]) -> float | None:
-    """Half of the confidence interval of the mean, if the means of such samples are distributed normally."""
+    """Half of the confidence interval of the mean, for normally distributed means."""
     if len(sample) < 2:
         return None
     return quantile(len(sample) - 1) * stdev(sample) / math.sqrt(len(sample))
 
 
 def quantile(freedom: int) -> float:
-    """The t that Student's distribution with so many degrees of freedom lies within, but for 5%."""
+    """The two-sided 95% quantile of Student's distribution with `degrees` degrees of freedom."""
     low, high = 0.0, 13.0  # with one degree of freedom it is 12.7
     for _ in range(50):
         middle = (low + high) / 2
@@ -453,11 +453,11 @@ def within(t: float, freedom: int) -> float:
     return (angle + total) * 2 / math.pi if is_odd else total
 
 
-# -- what is kept ---------------------------------------------------------------------
+# -- results --------------------------------------------------------------------------
 
 
 def report(ring: Ring, parameters: Event, status: str) -> Event:
-    """Keep the artifacts, report the sums, and return the summary."""
+    """Store the artifacts, report the sums as metrics, and return the summary."""
     summary = summarise(ring, parameters["seed"], status)
     toolkit.artifact("events.jsonl", "".join(json.dumps(one) + "\n" for one in ring.events).encode())
     table = io.StringIO()
@@ -470,7 +470,7 @@ def report(ring: Ring, parameters: Event, status: str) -> Event:
 
 
 def summarise(ring: Ring, seed: int, status: str) -> Event:
-    """What the run came to."""
+    """The summary of the run."""
     first = next((one for one in ring.events if one["kind"] == "ObligationDefaulted"), None)
     return {
         "status": status,
@@ -491,7 +491,7 @@ def summarise(ring: Ring, seed: int, status: str) -> Event:
 
 
 def page(ring: Ring, parameters: Event, summary: Event) -> str:
-    """The run as one HTML page that needs nothing else."""
+    """The run as a self-contained HTML page."""
     facts = {**parameters, **summary}
     listed = "".join(f"<dt>{escape(key)}</dt><dd>{escape(str(facts[key]))}</dd>" for key in facts)
     title = escape(f"Ring of {len(ring.cash)} agents: {summary['status']}")
@@ -507,7 +507,7 @@ Blue is settled, red defaulted, grey still open.</figcaption></figure><dl>{liste
 
 
 def picture(ring: Ring) -> str:
-    """The agents on a circle as SVG; hovering tells what a line or a dot stands for."""
+    """The agents on a circle as SVG; lines and dots have tooltips."""
     count, shapes = len(ring.cash), []
     angles = [2 * math.pi * i / count for i in range(count)]
     spots = [(320 + 260 * math.sin(angle), 320 - 260 * math.cos(angle)) for angle in angles]
