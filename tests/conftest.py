@@ -1,4 +1,4 @@
-"""What all tests share: a real server of their own, a store on it, a service in this process."""
+"""What all tests share: a real server, a store on it, a service in this process."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ from services.executor.service import Service
 from services.executor.store import Retention, Store
 from shared import embedded, keys
 from shared.connection import connect, connect_blocking
-from shared.embedded import EmbeddedServer
+from tests.servers import SharedServer
 
 PATIENCE_SECONDS = 30.0
 KEPT = Retention(record_ms=3_600_000, metrics=1_000, journal=1_000, log_lines=1_000)
@@ -46,12 +46,18 @@ def pytest_configure() -> None:
         module.get_binary_path = lambda: other
 
 
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServer]:
+    """The server of this process' tests.  Tests that break a server start one of their own."""
+    server = SharedServer(lambda: tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
 @pytest.fixture
-def redis_url(tmp_path: Path) -> Iterator[str]:
-    """A server with nothing in it, for one test alone."""
-    held = EmbeddedServer.acquire(tmp_path / "redis")
-    yield held.url
-    held.release()
+def redis_url(shared_server: SharedServer) -> str:
+    """A server with nothing in it, for one test at a time."""
+    return shared_server.fresh()
 
 
 @pytest.fixture
