@@ -49,7 +49,7 @@ from services.planner.cases import all_cases
 from services.planner.execution import Execution, ExecutionResult, RunOptions
 from services.planner.models import RunManifest, TestCase
 from services.planner.plan import Plan
-from services.planner.runtime import Places, Workbench
+from services.planner.runtime import RuntimeConfig, ToolRuntime
 from services.planner.scheduler import TaskScheduler
 from services.planner.tasks import RunExecutionResult, TaskStatus
 from shared.messages import Policy
@@ -142,13 +142,13 @@ async def our_backend(directory: Path) -> AsyncIterator[LocalBackend]:
     """The `local` backend with everything below one directory."""
     (directory / "tools").mkdir()
     (directory / "tools" / "noop.py").write_text(SOURCE)
-    places = Places(
+    places = RuntimeConfig(
         tools_path=directory / "tools",
         artifacts=str(directory / "artifacts"),
         bundles_path=directory / "bundles",
         environments_path=directory / "environments",
     )
-    async with LocalBackend(Workbench(places, PROCESSES, os.environ), PROCESSES) as backend:
+    async with LocalBackend(ToolRuntime(places, PROCESSES, os.environ), PROCESSES) as backend:
         yield backend
 
 

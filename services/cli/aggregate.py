@@ -20,7 +20,7 @@ from services.executor.config import Settings
 from services.executor.store import Store
 from services.planner.aggregation import AggregationResult, AggregationTask, Aggregator
 from services.planner.execution import ExecutionResult, result_of_record
-from services.planner.runtime import Workbench
+from services.planner.runtime import ToolRuntime
 from shared import log
 
 
@@ -81,7 +81,7 @@ def _target(text: str) -> Any:
 
 
 async def _aggregate(chosen: Settings, task: AggregationTask) -> AggregationResult:
-    bench = Workbench(places(chosen), 1, os.environ)
+    bench = ToolRuntime(places(chosen), 1, os.environ)
     await bench.open()
     try:
         return await Aggregator(bench).aggregate(task)

@@ -8,9 +8,9 @@ from typing import TypeVar
 
 from services.executor import config
 from services.executor.service import retention
-from services.executor.store import JournalEntry, Store
-from services.planner.runtime import Places
-from shared.connection import connect, connect_blocking, is_embedded, running_server
+from services.executor.store import Entry, Store
+from services.planner.runtime import RuntimeConfig
+from shared.connection import connect, connect_patiently, is_embedded, running_server
 from shared.errors import StoreUnavailableError
 
 Reply = TypeVar("Reply")
@@ -33,9 +33,9 @@ def settings() -> config.Settings:
     return found if "redis_url" in found.model_fields_set else config.load(redis_url="embedded")
 
 
-def places(chosen: config.Settings) -> Places:
+def places(chosen: config.Settings) -> RuntimeConfig:
     """Return the paths and limits in the settings that tools need to run in this process."""
-    return Places(**{name: getattr(chosen, name) for name in Places.__dataclass_fields__})
+    return RuntimeConfig(**{name: getattr(chosen, name) for name in RuntimeConfig.__dataclass_fields__})
 
 
 def address(chosen: config.Settings, wait_seconds: float = 0.0) -> str:

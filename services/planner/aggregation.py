@@ -13,7 +13,7 @@ from services.executor.loader import Tool
 from services.executor.outcome import Outcome, Status, judge
 from services.executor.results import AttemptResults
 from services.planner.execution import ExecutionResult
-from services.planner.runtime import Recollection, Workbench
+from services.planner.runtime import MemoryCheckpoints, ToolRuntime
 from shared.canonical_json import digest_of
 from shared.errors import AggregationError, ArtifactError, NonFiniteLossError, ReplicateFailedError
 from shared.messages import Policy
@@ -76,8 +76,8 @@ class AggregationResult:
 class Aggregator:
     """Runs aggregating functions on a workbench, opened and closed by whoever made it."""
 
-    def __init__(self, bench: Workbench) -> None:
-        self._bench = bench
+    def __init__(self, runtime: ToolRuntime) -> None:
+        self._runtime = runtime
 
     async def aggregate(self, task: AggregationTask, report: Report | None = None) -> AggregationResult:
         """Call the function over the runs.
@@ -94,11 +94,11 @@ class Aggregator:
             ToolError: the tool can't be found or used.
         """
         used, skipped = _sorted_out(task)
-        timeout_seconds = task.timeout_seconds or self._bench.defaults.timeout_seconds
-        tool = await self._bench.loader.load(task.tool, timeout_seconds)
+        timeout_seconds = task.timeout_seconds or self._runtime.defaults.timeout_seconds
+        tool = await self._runtime.loader.load(task.tool, timeout_seconds)
         inputs = await in_thread(_inputs, used)
         given = {f"{one.run_id}/{name}": (one, ref) for one in used for name, ref in one.artifacts.items()}
-        products = _Handed(AttemptResults(self._bench.keeper, Recollection(), self._bench.threads), given)
+        products = _Handed(Products(self._runtime.keeper, MemoryCheckpoints(), self._runtime.threads), given)
         outcome = await self._called(task, tool, inputs, products, report)
         if products.problem is not None:
             raise products.problem
@@ -123,7 +123,7 @@ class Aggregator:
         report: Report | None,
     ) -> Outcome:
         chosen = Policy(timeout_seconds=task.timeout_seconds)
-        options = self._bench.defaults.options(chosen, tool.needs)
+        options = self._runtime.defaults.options(chosen, tool.needs)
         call = Call(
             module=tool.module,
             run_id=f"aggregation:{task.entry_point}",
@@ -136,7 +136,7 @@ class Aggregator:
             environ=options.environ,
             entry=task.entry_point,
         )
-        answer = await self._bench.pool.call(call, report or _unheard, effects=products)
+        answer = await self._runtime.pool.call(call, report or _unheard, effects=products)
         outcome = judge(answer, []).masked(options.mask)
         return await products.kept.complete(outcome, is_first=False)
 

@@ -13,13 +13,13 @@ GRACE_SECONDS = 1.0
 """For work that is cut short to clean up."""
 
 
-class Accomplished(str):
+class GoalReached(str):
     """A reason to end that makes the execution a success: it has found what it was to find."""
 
     __slots__ = ()
 
 
-class CutShortError(PlanError):
+class PlanCancelledError(PlanError):
     """Somebody wanted the end before all was done; says why."""
 
 
@@ -81,14 +81,14 @@ async def unless_cancelled(token: CancellationToken, work: Coroutine[Any, Any, T
     Work that doesn't let itself be ended goes on alone after a while.
 
     Raises:
-        CutShortError: it was ended.
+        PlanCancelledError: it was ended.
     """
     doing, wish = asyncio.ensure_future(work), asyncio.ensure_future(token.wait())
     try:
         if not token.is_cancelled:
             await asyncio.wait([doing, wish], return_when=asyncio.FIRST_COMPLETED)
         if not doing.done():
-            raise CutShortError(token.reason or "cancelled")
+            raise PlanCancelledError(token.reason or "cancelled")
         return doing.result()
     finally:
         for task in (doing, wish):

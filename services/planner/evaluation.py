@@ -12,8 +12,8 @@ import structlog
 from services.planner.aggregation import AggregationTask, Aggregator
 from services.planner.cases import all_cases
 from services.planner.models import Evaluator, RunManifest, TestCase
-from services.planner.runtime import Workbench
-from services.planner.scheduling.early_stop import Stopper, Verdicts, needing_evaluations
+from services.planner.runtime import ToolRuntime
+from services.planner.scheduling.early_stop import CriteriaTracker, Stopper, criteria_needing_evaluations
 from services.planner.tasks import TERMINAL, TaskResult, TaskStatus
 from shared.canonical_json import canonical_json
 from shared.errors import FullsendError, PlanError, ReplicateFailedError
@@ -57,16 +57,16 @@ class Evaluation:
         return asdict(self)
 
 
-def group_of(case: TestCase) -> bytes:
+def group_key(case: TestCase) -> bytes:
     """What replicates of one case have in common, and no other case: all but the seed and the number."""
     return canonical_json([case.dataset, case.scenario, case.parameters])
 
 
-def grouped(results: Iterable[TaskResult]) -> list[list[TaskResult]]:
+def group_replicates(results: Iterable[TaskResult]) -> list[list[TaskResult]]:
     """The replicates of each case in their order, the cases in the order of their first one."""
     groups: dict[bytes, list[TaskResult]] = {}
     for result in sorted(results, key=lambda one: one.index):
-        groups.setdefault(group_of(result.case), []).append(result)
+        groups.setdefault(group_key(result.case), []).append(result)
     return list(groups.values())
 
 
@@ -98,7 +98,7 @@ class Evaluations:
         self._aggregator = aggregator
         self._already = already
         self._on_stop = on_stop
-        self._verdicts = Verdicts(manifest.evaluator)
+        self._verdicts = CriteriaTracker(manifest.evaluator)
         self._reason: str | None = None
         self._sizes: Counter[bytes] = Counter()
         self._ended: dict[bytes, dict[int, TaskResult]] = {}
@@ -119,7 +119,7 @@ class Evaluations:
     async def __aenter__(self) -> Self:
         if self._manifest.evaluator is not None:
             cases = await in_thread(all_cases, self._manifest)
-            self._sizes = Counter(map(group_of, cases))
+            self._sizes = Counter(map(group_key, cases))
             reasons = [self.stopper(result) for result in self._already]
             if any(reasons):
                 self._on_stop(next(filter(None, reasons)))
@@ -137,7 +137,7 @@ class Evaluations:
         """Take a case that ended into account; why the plan is to stop, if it is.  Never waits."""
         reason = self._verdicts.case_ended(result)
         self._reason = self._reason or reason
-        group = group_of(result.case) if self._sizes else b""
+        group = group_key(result.case) if self._sizes else b""
         if self._sizes[group] and result.task_status in TERMINAL - {TaskStatus.CANCELLED}:
             ended = self._ended.setdefault(group, {})
             ended[result.index] = result
@@ -162,7 +162,7 @@ class Evaluations:
         async with asyncio.TaskGroup() as tasks:
             making = [
                 tasks.create_task(self._once(evaluator, replicates, room))
-                for replicates in grouped(results)
+                for replicates in group_replicates(results)
                 if any(one.execution is not None for one in replicates)
             ]
         return tuple(task.result() for task in making)
@@ -259,24 +259,26 @@ async def judging(
 
     Args:
         manifest: the plan.
-        executor: executes its cases; its `bench`, if it has one, evaluates them.
+        executor: executes its cases; its `runtime`, if it has one, evaluates them.
         on_stop: told why the plan may stop, where that is found out between two completions.
         already: results of an earlier execution of the plan that are not executed again.
 
     Raises:
         PlanError: a criterion needs evaluations, and there is nothing to make them with.
     """
-    needing = needing_evaluations(manifest.evaluator)
-    bench = getattr(executor, "bench", None)
+    needing = criteria_needing_evaluations(manifest.evaluator)
+    runtime = getattr(executor, "runtime", None)
     if not needing:
-        verdicts = Verdicts(manifest.evaluator)
+        verdicts = CriteriaTracker(manifest.evaluator)
         reasons = [verdicts.case_ended(result) for result in already]
         if reason := next(filter(None, reasons), None):
             on_stop(reason)
         yield verdicts.case_ended
         _log(verdicts.notes)
-    elif isinstance(bench, Workbench):
-        async with Evaluations(manifest, Aggregator(bench), already=already, on_stop=on_stop) as evaluations:
+    elif isinstance(runtime, ToolRuntime):
+        async with Evaluations(
+            manifest, Aggregator(runtime), already=already, on_stop=on_stop
+        ) as evaluations:
             yield evaluations.stopper
         _log(evaluations.notes)
     else:

@@ -41,14 +41,14 @@ Parameters = dict[str, JsonValue]
 CriterionText = Annotated[str, AfterValidator(lambda text: criterion(text) and text)]
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
     """Nothing is ignored, nothing changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     __test__: ClassVar[bool] = False  # for pytest, which takes a class called TestCase for its own
 
 
-class TestCase(Strict):
+class TestCase(StrictModel):
     """One case: the parameters of one run.
 
     Attributes:
@@ -72,14 +72,14 @@ class TestCase(Strict):
 # -- policy ---------------------------------------------------------------------------
 
 
-class RateLimit(Strict):
+class RateLimit(StrictModel):
     """At most `per_minute` attempts a minute, retries included, `burst` of them at once."""
 
     per_minute: Positive
     burst: Count = 1
 
 
-class RetryPolicy(Strict):
+class RetryPolicy(StrictModel):
     """What follows an attempt that failed in a way that is worth another.
 
     The n-th pause is `backoff_seconds * backoff_multiplier ** (n - 1)`, more or less by the
@@ -92,7 +92,7 @@ class RetryPolicy(Strict):
     jitter: Annotated[Number, Field(ge=0, le=1)] = 0.0
 
 
-class StopConditions(Strict):
+class StopConditions(StrictModel):
     """When a plan ends before all its cases have run; those that are left are cancelled.
 
     Attributes:
@@ -108,7 +108,7 @@ class StopConditions(Strict):
     timeout_per_task: Seconds | None = None
 
 
-class ExecutionPolicy(Strict):
+class ExecutionPolicy(StrictModel):
     """How a plan's cases are executed.
 
     Attributes:
@@ -130,7 +130,7 @@ class ExecutionPolicy(Strict):
     isolation: Literal["warm", "fork", "spawn"] | None = None
 
 
-class Budget(Strict):
+class Budget(StrictModel):
     """What a plan may use; it stops when one of them is used up.
 
     Attributes:
@@ -147,7 +147,7 @@ class Budget(Strict):
 # -- cases ----------------------------------------------------------------------------
 
 
-class Range(Strict):
+class Range(StrictModel):
     """Numbers from `low` to `high`, for designs that choose for themselves.
 
     Attributes:
@@ -181,7 +181,7 @@ Dimension = Annotated[
 ]
 
 
-class Sweep(Strict):
+class Sweep(StrictModel):
     """Cases made from dimensions.
 
     Attributes:
@@ -261,7 +261,7 @@ class Sweep(Strict):
             raise ValueError(f"'pairwise' would have to cover {pairs:,} pairs; at most {MAX_PAIRS:,} are")
 
 
-class Evaluator(Strict):
+class Evaluator(StrictModel):
     """What is computed over the replicates of each case once they have ended.
 
     Attributes:
@@ -279,7 +279,7 @@ class Evaluator(Strict):
     failure_criteria: tuple[CriterionText, ...] = ()
 
 
-class RunManifest(Strict):
+class RunManifest(StrictModel):
     """A plan: many cases of one tool.
 
     Attributes:

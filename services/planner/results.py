@@ -18,7 +18,7 @@ LOADED_MAX_BYTES = 1_000_000
 
 log = structlog.get_logger()
 
-OF_TASK: Final[Mapping[TaskStatus, TestStatus]] = {
+TEST_STATUS_OF_TASK: Final[Mapping[TaskStatus, TestStatus]] = {
     TaskStatus.SUCCEEDED: TestStatus.SUCCESS,
     TaskStatus.FAILED: TestStatus.FAILED,
     TaskStatus.TIMEOUT: TestStatus.TIMEOUT,
@@ -28,7 +28,7 @@ OF_TASK: Final[Mapping[TaskStatus, TestStatus]] = {
     TaskStatus.QUEUED: TestStatus.ERROR,
     TaskStatus.RUNNING: TestStatus.ERROR,
 }
-OF_TEST: Final[Mapping[TestStatus, TaskStatus]] = {
+TASK_STATUS_OF_TEST: Final[Mapping[TestStatus, TaskStatus]] = {
     TestStatus.SUCCESS: TaskStatus.SUCCEEDED,
     TestStatus.FAILED: TaskStatus.FAILED,
     TestStatus.TIMEOUT: TaskStatus.TIMEOUT,
@@ -59,7 +59,7 @@ class ResultConverter:
             workflow_id=task_result.workflow_id,
             execution_id=task_result.task_id,
             timestamp=task_result.created_at,
-            status=OF_TASK[task_result.task_status],
+            status=TEST_STATUS_OF_TASK[task_result.task_status],
             execution_time=task_result.execution_time,
             tokens_used=said.tokens_used,
             cost=said.cost,
@@ -93,7 +93,7 @@ def spent_in(value: Any) -> Spent:
     return Spent(int(_number(value, "tokens_used")), _number(value, "cost"))
 
 
-def spent_by(execution: ExecutionResult | None, said: TestResult | None = None) -> Spent:
+def load_spent(execution: ExecutionResult | None, said: TestResult | None = None) -> Spent:
     """What was used; a stored result is loaded for it, however large it is.
 
     Args:
@@ -141,7 +141,7 @@ def _said(result: TaskResult) -> TestResult:
         workflow_id=result.workflow_id,
         execution_id=result.task_id,
         timestamp=result.created_at,
-        status=OF_TASK[result.task_status],
+        status=TEST_STATUS_OF_TASK[result.task_status],
         execution_time=result.execution_time,
         tokens_used=spent.tokens_used,
         cost=spent.cost,
@@ -155,7 +155,7 @@ def _spent(execution: ExecutionResult | None, value: Any) -> Spent:
     if execution is None or not (isinstance(value, str) and value == execution.result):
         return spent_in(value)
     try:
-        return spent_by(execution)
+        return load_spent(execution)
     except (ArtifactError, OSError) as exc:
         log.warning("result.not_read", run_id=execution.run_id, reason=str(exc))
         return Spent()
@@ -196,7 +196,7 @@ def _loaded(execution: ExecutionResult, reference: str) -> bytes | None:
 
 def _number(value: Any, name: str) -> float:
     said = value.get(name) if isinstance(value, Mapping) else None
-    number = None if isinstance(said, bool) else as_number(said)
+    number = None if isinstance(said, bool) else finite_number(said)
     return number if number is not None and number >= 0 else 0.0
 
 
@@ -209,12 +209,12 @@ def is_stored(result: TaskResult) -> bool:
     return result.execution is not None and (result.execution.result or "").startswith(STORED)
 
 
-def at_hand(result: TaskResult) -> Any:
+def inline_value(result: TaskResult) -> Any:
     """What the tool returned, None where that is nothing, or would have to be loaded first."""
-    return None if is_stored(result) else returned(result)
+    return None if is_stored(result) else returned_value(result)
 
 
-def returned(result: TaskResult) -> Any:
+def returned_value(result: TaskResult) -> Any:
     """What the tool returned, None if nothing; may wait for a disk or a network.
 
     Raises:
@@ -233,7 +233,7 @@ def returned(result: TaskResult) -> Any:
         raise ArtifactError(f"the result of case {result.index} is not JSON: {exc}") from None
 
 
-def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def flattened(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """The members of nested objects by their full names, with dots in between; a dot in a name is `\\.`.
 
     A value that is no object has the name that was given; lists are not taken apart.
@@ -243,18 +243,18 @@ def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         return
     for key, one in value.items():
         part = str(key).replace(".", "\\.")
-        yield from flat(one, f"{name}.{part}" if name else part)
+        yield from flattened(one, f"{name}.{part}" if name else part)
 
 
-def numbers(value: Any) -> Iterator[tuple[str, float]]:
+def numeric_members(value: Any) -> Iterator[tuple[str, float]]:
     """The finite numbers among the members; truth is 1 and falsehood 0."""
-    for name, one in flat(value):
-        number = as_number(one)
+    for name, one in flattened(value):
+        number = finite_number(one)
         if number is not None:
             yield name, number
 
 
-def as_number(value: Any) -> float | None:
+def finite_number(value: Any) -> float | None:
     """`value` as a finite float, None if it is none."""
     if not isinstance(value, int | float):
         return None

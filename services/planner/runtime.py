@@ -24,7 +24,7 @@ STORING_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class RuntimeConfig:
     """Where things are, and what applies where a tool says nothing; the names are those of the settings."""
 
     tools_path: Path = Path("tools")
@@ -39,7 +39,7 @@ class Places:
     sandbox_readable: tuple[Path, ...] = ()
 
 
-class Workbench:
+class ToolRuntime:
     """A pool of warm subprocesses, with the tools and the store that its calls need.
 
     Args:
@@ -50,7 +50,7 @@ class Workbench:
     """
 
     def __init__(
-        self, places: Places, capacity: int, variables: Mapping[str, str], bundles: Blobs | None = None
+        self, places: RuntimeConfig, capacity: int, variables: Mapping[str, str], bundles: Blobs | None = None
     ) -> None:
         self.pool = Pool(
             capacity=capacity,
@@ -84,7 +84,7 @@ class Workbench:
         await self.pool.stop()
 
 
-class Recollection:
+class MemoryCheckpoints:
     """What outlives an attempt, for as long as this process lives."""
 
     def __init__(self) -> None:

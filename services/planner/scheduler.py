@@ -11,16 +11,21 @@ from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
-from services.planner.backends import Source, opened
+from services.planner.backends import BackendSource, open_backend
 from services.planner.cancellation import CancellationToken
 from services.planner.cases import all_cases
 from services.planner.evaluation import judging
 from services.planner.execution import Executor
 from services.planner.models import ExecutionPolicy, RunManifest, TestCase
 from services.planner.results import statistics_of
-from services.planner.scheduling.attempts import ByBackend, ByFunction, Performer, is_of_a_signal
-from services.planner.scheduling.budget import NOTHING, Allowance, Used
-from services.planner.scheduling.dispatcher import SILENT, Course, Listener, Means
+from services.planner.scheduling.attempts import (
+    AttemptRunner,
+    BackendAttemptRunner,
+    FunctionAttemptRunner,
+    is_raised_by_signal,
+)
+from services.planner.scheduling.budget import NOTHING, BudgetTracker, BudgetUse
+from services.planner.scheduling.dispatcher import SILENT, Dispatcher, Hooks, Listener
 from services.planner.scheduling.early_stop import Stopper
 from services.planner.tasks import (
     RunExecutionResult,
@@ -48,7 +53,7 @@ class TaskScheduler:
         backend: executes the cases: one that is ready in the event loop that the plan is executed in, or
             a function that makes one, which is opened for the time of each execution.
         capacity: how many cases at once make sense; None asks the backend each time.
-        task_execution_func: in place of a backend; see `services.planner.scheduling.attempts.ByFunction`.
+        task_execution_func: in place of a backend; see `FunctionAttemptRunner`.
         now_fn: the clock of timestamps and of the rate limit.
         sleep_fn: waits so many seconds; a synchronous one does so in a thread.  Time-outs use neither.
         id_fn: ids of executions and tasks.
@@ -65,7 +70,7 @@ class TaskScheduler:
 
     def __init__(
         self,
-        backend: Source | None = None,
+        backend: BackendSource | None = None,
         *,
         capacity: int | None = None,
         task_execution_func: Callable[[Task], Any] | None = None,
@@ -75,7 +80,7 @@ class TaskScheduler:
         dice: Dice = random.random,
         listener: Listener = SILENT,
         stoppers: Sequence[Stopper] = (),
-        used: Used = NOTHING,
+        used: BudgetUse = NOTHING,
         criteria: Stopper | None = None,
     ) -> None:
         if (backend is None) == (task_execution_func is None):
@@ -86,13 +91,13 @@ class TaskScheduler:
         self._id_fn = id_fn
         self._used = used
         self._criteria = criteria
-        self._means = Means(now_fn, sleep_fn, dice, listener, tuple(stoppers))
+        self._means = Hooks(now_fn, sleep_fn, dice, listener, tuple(stoppers))
 
     def run_manifest(
         self, manifest: RunManifest, token: CancellationToken | None = None
     ) -> RunExecutionResult:
         """The same as `run_manifest_async`, from a thread that waits for it."""
-        return run_to_end(lambda: self.run_manifest_async(manifest, token))
+        return run_blocking(lambda: self.run_manifest_async(manifest, token))
 
     async def run_manifest_async(
         self, manifest: RunManifest, token: CancellationToken | None = None
@@ -113,7 +118,7 @@ class TaskScheduler:
 
     def _executing(self) -> contextlib.AbstractAsyncContextManager[Executor | None]:
         """The backend, None when a function executes the cases."""
-        return contextlib.nullcontext() if self._backend is None else opened(self._backend)
+        return contextlib.nullcontext() if self._backend is None else open_backend(self._backend)
 
     async def _executed(
         self,
@@ -128,9 +133,9 @@ class TaskScheduler:
             for index, case in enumerate(cases)
         ]
         policy = manifest.execution_policy
-        allowance = Allowance(manifest.budget, self._used)
-        performer, places = self._performer(policy, executor), functools.partial(self._places, executor)
-        course = Course(tasks, policy, performer, places, self._means, allowance)
+        tracker = BudgetTracker(manifest.budget, self._used)
+        runner, max_running = self._runner(policy, executor), functools.partial(self._max_running, executor)
+        course = Dispatcher(tasks, policy, runner, max_running, self._means, tracker)
         async with self._judging(manifest, course, executor) as criteria:
             results = await course.run(token, criteria)
         finished_at = self._means.now()
@@ -145,19 +150,19 @@ class TaskScheduler:
         )
 
     def _judging(
-        self, manifest: RunManifest, course: Course, executor: Executor | None
+        self, manifest: RunManifest, course: Dispatcher, executor: Executor | None
     ) -> contextlib.AbstractAsyncContextManager[Stopper]:
         if self._criteria is not None:
             return contextlib.nullcontext(self._criteria)
         return judging(manifest, executor, course.stop)
 
-    def _performer(self, policy: ExecutionPolicy, executor: Executor | None) -> Performer:
+    def _runner(self, policy: ExecutionPolicy, executor: Executor | None) -> AttemptRunner:
         if self._function is not None:
-            return ByFunction(self._function, policy.stop_conditions.timeout_per_task)
+            return FunctionAttemptRunner(self._function, policy.stop_conditions.timeout_per_task)
         assert executor is not None, "the constructor makes sure of it"
-        return ByBackend(executor, policy)
+        return BackendAttemptRunner(executor, policy)
 
-    def _places(self, executor: Executor | None, concurrency: int) -> int:
+    def _max_running(self, executor: Executor | None, concurrency: int) -> int:
         """How many cases at once; a backend's capacity may change meanwhile."""
         capacity = self._capacity
         if capacity is None:
@@ -171,7 +176,7 @@ T = TypeVar("T")
 LOOK_SECONDS = 0.1
 
 
-def run_to_end(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def run_blocking(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine and return what it returns, wherever this is called from.
 
     Inside a running event loop it gets a loop in a thread of its own, and the caller's
@@ -203,7 +208,7 @@ def _run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
                 runner.run(_end_of(running))
             except (KeyboardInterrupt, SystemExit) as exc:
                 # From a task that was started by somebody else's function, and who waits for it has it too.
-                if running.done() or running.cancelling() or is_of_a_signal(exc):
+                if running.done() or running.cancelling() or is_raised_by_signal(exc):
                     raise
         running.result()
     return returned[0]

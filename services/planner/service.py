@@ -6,14 +6,14 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from services.planner.backends import Source
+from services.planner.backends import BackendSource
 from services.planner.backends.local import LocalBackend, local_capacity
 from services.planner.cancellation import CancellationToken
 from services.planner.models import RunManifest
 from services.planner.results import ResultConverter
-from services.planner.runtime import Places, Workbench
-from services.planner.scheduler import TaskScheduler, new_id, run_to_end, utc_now
-from services.planner.scheduling.early_stop import needing_evaluations
+from services.planner.runtime import RuntimeConfig, ToolRuntime
+from services.planner.scheduler import TaskScheduler, new_id, run_blocking, utc_now
+from services.planner.scheduling.early_stop import criteria_needing_evaluations
 from services.planner.tasks import Task, TestResult
 from shared.errors import ExecutorException
 
@@ -22,7 +22,7 @@ class ExecutorService:
     """Executes plans, and returns their results in one form.
 
     Args:
-        task_execution_func: executes the cases; see `services.planner.scheduling.attempts.ByFunction`.
+        task_execution_func: executes the cases; see `FunctionAttemptRunner`.
         backend: executes them instead: one that is ready in the event loop that this is called in,
             or a function that makes one, which is opened for the time of each call.  With
             neither, the tools are called in isolated processes of this machine.
@@ -36,11 +36,11 @@ class ExecutorService:
     def __init__(
         self,
         task_execution_func: Callable[[Task], Any] | None = None,
-        backend: Source | None = None,
+        backend: BackendSource | None = None,
         now_fn: Callable[[], datetime] = utc_now,
         sleep_fn: Callable[[float], Any] = asyncio.sleep,
         id_fn: Callable[[], str] = new_id,
-        places: Places = Places(),  # noqa: B008, it can't be changed
+        places: RuntimeConfig = RuntimeConfig(),  # noqa: B008, it can't be changed
     ) -> None:
         if task_execution_func is not None and backend is not None:
             raise ValueError("a service takes a task_execution_func or a backend, not both")
@@ -58,7 +58,7 @@ class ExecutorService:
 
         May be called in a running event loop too, which stands still meanwhile.
         """
-        return run_to_end(lambda: self.execute_test_plan_async(manifest, token))
+        return run_blocking(lambda: self.execute_test_plan_async(manifest, token))
 
     async def execute_test_plan_async(
         self, manifest: RunManifest, token: CancellationToken | None = None
@@ -91,7 +91,7 @@ class ExecutorService:
             ResultConverter.convert_batch, execution.task_results, manifest.metadata
         )
 
-    def _source(self, manifest: RunManifest) -> Source | None:
+    def _source(self, manifest: RunManifest) -> BackendSource | None:
         """Of the backend for one plan; None when a function executes it."""
         if self._function is not None or self._backend is not None:
             return self._backend
@@ -100,5 +100,5 @@ class ExecutorService:
     def _local(self, manifest: RunManifest) -> LocalBackend:
         capacity = local_capacity(manifest.execution_policy.concurrency)
         # A place of their own, so that evaluations need not wait until a case has ended.
-        evaluating = 1 if needing_evaluations(manifest.evaluator) else 0
-        return LocalBackend(Workbench(self._places, capacity + evaluating, os.environ), capacity)
+        evaluating = 1 if criteria_needing_evaluations(manifest.evaluator) else 0
+        return LocalBackend(ToolRuntime(self._places, capacity + evaluating, os.environ), capacity)

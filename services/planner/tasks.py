@@ -230,7 +230,7 @@ class RunExecutionResult:
         run_id: of this execution.
         task_results: one for each case, in the order of the cases.
         statistics: of them.
-        stopped: why it ended early, in words, `Accomplished` ones if that is a success; None when every
+        stopped: why it ended early, in words, `GoalReached` ones if that is a success; None when every
             case had its turn.
         started_at, finished_at: of the execution.
     """
@@ -244,7 +244,7 @@ class RunExecutionResult:
     finished_at: datetime
 
 
-OF_STATUS: Final[Mapping[Status, TaskStatus]] = {
+TASK_STATUS_OF_RUN: Final[Mapping[Status, TaskStatus]] = {
     Status.COMPLETED: TaskStatus.SUCCEEDED,
     Status.FAILED: TaskStatus.FAILED,
     Status.TIMEOUT: TaskStatus.TIMEOUT,
@@ -259,7 +259,7 @@ NOT_THE_TOOLS_FAULT: Final = frozenset(
 
 def status_of(result: ExecutionResult) -> TaskStatus:
     """The state of a case whose run came to this."""
-    status = OF_STATUS[result.status]
+    status = TASK_STATUS_OF_RUN[result.status]
     if status is TaskStatus.FAILED and result.error is not None and result.error.type in NOT_THE_TOOLS_FAULT:
         return TaskStatus.ERROR
     return status
@@ -275,7 +275,7 @@ HERE: Final = "."
 _MOMENTS: Final = ("created_at", "started_at", "finished_at")
 
 
-def to_text(result: TaskResult, artifacts: str) -> str:
+def result_to_text(result: TaskResult, artifacts: str) -> str:
     """A result as JSON; what a custom function returned and JSON can't hold is kept as its `repr`.
 
     Args:
@@ -285,8 +285,8 @@ def to_text(result: TaskResult, artifacts: str) -> str:
     return json.dumps(to_json(result, artifacts), ensure_ascii=False, separators=(",", ":"), default=repr)
 
 
-def from_text(text: str, artifacts: str) -> TaskResult:
-    """The result that `to_text` made the text of.  Raises `ContractError`."""
+def result_from_text(text: str, artifacts: str) -> TaskResult:
+    """The result that `result_to_text` made the text of.  Raises `ContractError`."""
     try:
         members = json.loads(text)
     except ValueError as exc:

@@ -292,8 +292,8 @@ async def test_a_planner_killed_on_the_fleet_leaves_nothing_that_runs_twice(
         assert process.returncode == 0, err
         assert len(left) == 2
         assert [await store.history.status(one) for one in left] == ["cancelled"] * 2
-        assert (json.loads(out)["state"], json.loads(out)["sitting"]["backend"]) == ("completed", "fleet")
-        assert await store.submissions.open_runs(f"plan:{plan.name}") == []
+        assert (json.loads(out)["state"], json.loads(out)["session"]["backend"]) == ("completed", "fleet")
+        assert await store.awaited.open_runs(f"plan:{plan.name}") == []
 
 
 async def _are_over(store: Store, run_ids: list[str]) -> bool:
@@ -315,4 +315,4 @@ async def _gone(processes: set[tuple[int, str]]) -> bool:
 
 async def _running(shell: Shell) -> bool:
     place = shell.directory / "p"
-    return place.exists() and await asyncio.to_thread(lambda: Plan.open(place).standing().running > 0)
+    return place.exists() and await asyncio.to_thread(lambda: Plan.open(place).status().running > 0)

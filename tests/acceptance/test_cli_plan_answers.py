@@ -59,7 +59,7 @@ async def test_a_plan_whose_success_criteria_hold_is_a_success(
 
     done = await here.fullsend("plan", "run", "plan.json", "--directory", "p")
 
-    standing = Plan.open(here.directory / "p").standing()
+    standing = Plan.open(here.directory / "p").status()
     assert done.code == code, done
     assert standing.done + standing.failed == ended
     assert (here.directory / "p" / "report" / "report.html").exists()
@@ -72,7 +72,7 @@ async def test_a_successful_plan_is_still_successful_after_a_resume(here: Shell)
     again = await here.fullsend("plan", "resume", "p", "--no-failed")
 
     assert again.code == 0, again
-    assert Plan.open(here.directory / "p").standing().left == 1
+    assert Plan.open(here.directory / "p").status().left == 1
 
 
 async def test_a_warning_names_results_that_criteria_did_not_see(here: Shell) -> None:

@@ -76,9 +76,9 @@ async def test_a_plan_stops_while_its_tool_blocks(here: Shell, wish: int, what: 
     resumed = await here.fullsend("plan", "resume", "p")
 
     assert process.returncode == EXIT_CODES[wish]
-    assert (meanwhile["state"], meanwhile["sitting"]["backend"]) == ("running", "local")
+    assert (meanwhile["state"], meanwhile["session"]["backend"]) == ("running", "local")
     assert survivors(below) == []
-    assert (ended["state"], ended["sitting"]["stopped"]) == (state, _reason(wish))
+    assert (ended["state"], ended["session"]["stopped"]) == (state, _reason(wish))
     assert resumed.code == 0, resumed
     assert [one.attempt_count for one in Plan.open(here.directory / "p").results()] == [1] * 3
     report = json.loads((here.directory / "p" / "report" / "report.json").read_text())
@@ -102,7 +102,7 @@ async def test_a_plan_stops_while_its_report_waits_for_a_disk(here: Shell, wish:
 
     assert process.returncode == EXIT_CODES[wish]
     assert meanwhile["state"] == "running"
-    assert (ended["state"], ended["sitting"]["stopped"]) == ("completed", _reason(wish))
+    assert (ended["state"], ended["session"]["stopped"]) == ("completed", _reason(wish))
     assert resumed.code == 0, resumed
 
 
@@ -118,8 +118,8 @@ async def test_a_plan_stops_while_redis_does_not_answer(here: Shell, wish: int) 
     resumed = await here.fullsend("plan", "resume", "p", "--backend", "local")
 
     assert process.returncode == EXIT_CODES[wish]
-    assert (meanwhile["state"], meanwhile["sitting"]["backend"]) == ("running", "fleet")
-    assert (ended["state"], ended["sitting"]["stopped"], ended["left"]) == ("stopped", _reason(wish), 3)
+    assert (meanwhile["state"], meanwhile["session"]["backend"]) == ("running", "fleet")
+    assert (ended["state"], ended["session"]["stopped"], ended["left"]) == ("stopped", _reason(wish), 3)
     assert resumed.code == 0, resumed
 
 

@@ -134,7 +134,7 @@ async def _killed(shell: Shell, plan: Path, dice: random.Random) -> list[int]:
         else:  # while the report is being written
             when, seconds = f"cases = {_ENDED}", dice.uniform(0, REPORT_SECONDS)
         await _kill(shell, command, plan, f"execution_id = {number} AND {when}", seconds)
-        assert Plan.open(plan).standing().state is PlanState.STALE
+        assert Plan.open(plan).status().state is PlanState.STALE
         failed = dice.choice(["--failed", "--no-failed"])
         leaving += [number + 1] if failed == "--no-failed" else []
         command = ["resume", str(plan), failed]

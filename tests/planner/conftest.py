@@ -13,7 +13,7 @@ from services.executor.artifacts import LocalBlobs
 from services.planner.aggregation import Aggregator
 from services.planner.backends.local import LocalBackend
 from services.planner.execution import Execution, ExecutionResult, RunOptions
-from services.planner.runtime import Places, Workbench
+from services.planner.runtime import RuntimeConfig, ToolRuntime
 from shared.messages import Policy
 from tests.planner.scripted import FakeTime
 
@@ -32,16 +32,16 @@ class Laboratory:
         self.tools = folder / "tools"
         self.tools.mkdir(exist_ok=True)
         self.blobs = LocalBlobs(folder / "store")
-        places = Places(
+        places = RuntimeConfig(
             tools_path=self.tools,
             artifacts=str(folder / "store"),
             inline_artifact_max_bytes=inline_max_bytes,
             bundles_path=folder / "bundles",
             environments_path=folder / "environments",
         )
-        self.bench = Workbench(places, 2, os.environ)
-        self.backend = LocalBackend(self.bench, 2)
-        self.aggregator = Aggregator(self.bench)
+        self.runtime = ToolRuntime(places, 2, os.environ)
+        self.backend = LocalBackend(self.runtime, 2)
+        self.aggregator = Aggregator(self.runtime)
         self._runs = 0
 
     def tool(self, name: str, text: str) -> None:

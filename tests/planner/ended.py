@@ -7,10 +7,10 @@ from typing import Any
 from services.executor.outcome import Status
 from services.planner.execution import ErrorInfo, ExecutionResult
 from services.planner.models import TestCase
-from services.planner.tasks import OF_STATUS, TaskResult, TaskStatus
+from services.planner.tasks import TASK_STATUS_OF_RUN, TaskResult, TaskStatus
 
 BEGIN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-STATUS = {after: before for before, after in OF_STATUS.items()}
+STATUS = {after: before for before, after in TASK_STATUS_OF_RUN.items()}
 
 
 def ended(

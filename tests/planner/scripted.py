@@ -99,15 +99,15 @@ class Recorded:
         self.results: list[TaskResult] = []
         self.events: list[Event] = []
 
-    def moved(self, task: Task) -> None:
+    def on_status(self, task: Task) -> None:
         """Note the state."""
         self.moves.append((task.index, task.task_status))
 
-    def ended(self, result: TaskResult) -> None:
+    def on_result(self, result: TaskResult) -> None:
         """Note the result."""
         self.results.append(result)
 
-    def said(self, task: Task, event: Event) -> None:
+    def on_event(self, task: Task, event: Event) -> None:
         """Note the event."""
         self.events.append(event)
 

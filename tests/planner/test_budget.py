@@ -10,7 +10,7 @@ from services.executor.outcome import Status
 from services.planner.execution import Execution, ExecutionResult
 from services.planner.models import Budget, RunManifest
 from services.planner.scheduler import TaskScheduler
-from services.planner.scheduling.budget import Used
+from services.planner.scheduling.budget import BudgetUse
 from services.planner.service import ExecutorService
 from services.planner.tasks import Spent, Task, TaskStatus, TestResult, TestStatus
 from tests.planner.conftest import MakeLaboratory
@@ -229,9 +229,13 @@ async def test_budgets_hold_where_results_are_stored(
 
 @pytest.mark.parametrize(
     ("budget", "used"),
-    [({"max_runs": 5}, Used(runs=3)), ({"max_seconds": 5}, Used(seconds=3)), ({"max_cost": 5}, Used(cost=3))],
+    [
+        ({"max_runs": 5}, BudgetUse(runs=3)),
+        ({"max_seconds": 5}, BudgetUse(seconds=3)),
+        ({"max_cost": 5}, BudgetUse(cost=3)),
+    ],
 )
-async def test_what_was_used_before_counts(time: FakeTime, budget: dict[str, Any], used: Used) -> None:
+async def test_what_was_used_before_counts(time: FakeTime, budget: dict[str, Any], used: BudgetUse) -> None:
     async def one_of_each(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
         await time.sleep(1)
         return result(call, value='{"cost": 1}')
@@ -243,9 +247,13 @@ async def test_what_was_used_before_counts(time: FakeTime, budget: dict[str, Any
 
 @pytest.mark.parametrize(
     ("budget", "used"),
-    [({"max_runs": 5}, Used(runs=5)), ({"max_seconds": 5}, Used(seconds=6)), ({"max_cost": 5}, Used(cost=5))],
+    [
+        ({"max_runs": 5}, BudgetUse(runs=5)),
+        ({"max_seconds": 5}, BudgetUse(seconds=6)),
+        ({"max_cost": 5}, BudgetUse(cost=5)),
+    ],
 )
-async def test_nothing_begins_when_nothing_is_left(budget: dict[str, Any], used: Used) -> None:
+async def test_nothing_begins_when_nothing_is_left(budget: dict[str, Any], used: BudgetUse) -> None:
     backend = Scripted()
 
     found = await execute(backend, budgeted(2, budget), used=used)

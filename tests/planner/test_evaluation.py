@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from services.planner.cancellation import Accomplished
+from services.planner.cancellation import GoalReached
 from services.planner.evaluation import Evaluation, Evaluations
 from services.planner.execution import Execution, RunOptions
 from services.planner.models import Evaluator, RunManifest, TestCase
 from services.planner.report import write_report
 from services.planner.scheduler import TaskScheduler
-from services.planner.scheduling.early_stop import Verdicts
+from services.planner.scheduling.early_stop import CriteriaTracker
 from services.planner.tasks import TaskResult, TaskStatus
 from shared.messages import Policy
 from tests.planner.conftest import Laboratory, MakeLaboratory
@@ -194,7 +194,7 @@ async def test_a_plan_ends_as_soon_as_a_criterion_holds(lab: Laboratory, tmp_pat
 def judged(
     ends: Sequence[TaskResult], success: Sequence[str] = (), failure: Sequence[str] = ()
 ) -> list[bool]:
-    verdicts = Verdicts(Evaluator(success_criteria=tuple(success), failure_criteria=tuple(failure)))
+    verdicts = CriteriaTracker(Evaluator(success_criteria=tuple(success), failure_criteria=tuple(failure)))
     return [verdicts.case_ended(one) is not None for one in ends]
 
 
@@ -234,14 +234,14 @@ def test_the_counts_are_not_hidden_by_what_the_tool_returns() -> None:
     "result", [Stored("cas://" + "0" * 64), 7, "x", [1], None, {"x": None}, {"y": 10**400}]
 )
 def test_results_without_the_member_leave_the_criterion_open(result: Any) -> None:
-    verdicts = Verdicts(Evaluator(failure_criteria=("x < 1",)))
+    verdicts = CriteriaTracker(Evaluator(failure_criteria=("x < 1",)))
 
     assert verdicts.case_ended(ended(0, result)) is None
     assert verdicts.notes[0] == "x < 1: there is no x yet"
 
 
 def test_results_that_no_criterion_can_see_are_counted_and_can_be_fetched() -> None:
-    verdicts = Verdicts(Evaluator(failure_criteria=("x < 1",)))
+    verdicts = CriteriaTracker(Evaluator(failure_criteria=("x < 1",)))
     for index, result in ((3, {"x": 5}), (2, Stored("cas://two")), (1, Stored("cas://one"))):
         verdicts.case_ended(ended(index, result))
 
@@ -251,22 +251,22 @@ def test_results_that_no_criterion_can_see_are_counted_and_can_be_fetched() -> N
 
 
 def test_stored_results_are_no_matter_to_criteria_that_ask_for_none() -> None:
-    verdicts = Verdicts(Evaluator(failure_criteria=("loss < 1", "n > 5")))
+    verdicts = CriteriaTracker(Evaluator(failure_criteria=("loss < 1", "n > 5")))
     verdicts.case_ended(ended(0, Stored("cas://one")))
 
     assert verdicts.notes == ("loss < 1: there is no loss yet",)
 
 
 def test_only_success_criteria_make_it_a_success() -> None:
-    success = Verdicts(Evaluator(success_criteria=("n >= 1",)))
-    failure = Verdicts(Evaluator(failure_criteria=("n >= 1",)))
+    success = CriteriaTracker(Evaluator(success_criteria=("n >= 1",)))
+    failure = CriteriaTracker(Evaluator(failure_criteria=("n >= 1",)))
 
-    assert isinstance(success.case_ended(failed(0)), Accomplished)
-    assert not isinstance(failure.case_ended(ended(0)), Accomplished)
+    assert isinstance(success.case_ended(failed(0)), GoalReached)
+    assert not isinstance(failure.case_ended(ended(0)), GoalReached)
 
 
 def test_a_criterion_that_could_be_judged_once_is_not_noted() -> None:
-    verdicts = Verdicts(Evaluator(failure_criteria=("x < 1", "y < 1 after 9")))
+    verdicts = CriteriaTracker(Evaluator(failure_criteria=("x < 1", "y < 1 after 9")))
     for index in range(2):
         verdicts.case_ended(ended(index, {"x": 5} if index else {}))
 
@@ -278,7 +278,7 @@ def test_a_note_says_why_in_the_end_and_the_same_in_whatever_order_the_cases_end
     ends = [ended(0, {}), ended(1, {"x": 1}), ended(2, {"x": 5}), failed(3)]
     notes = set()
     for order in itertools.permutations(ends):
-        verdicts = Verdicts(Evaluator(failure_criteria=texts))
+        verdicts = CriteriaTracker(Evaluator(failure_criteria=texts))
         for one in order:
             verdicts.case_ended(one)
             verdicts.evaluated(one.index, {}, {})
@@ -294,7 +294,7 @@ def test_a_note_says_why_in_the_end_and_the_same_in_whatever_order_the_cases_end
 
 
 def test_an_evaluation_is_judged_with_its_diagnostics_and_outputs() -> None:
-    verdicts = Verdicts(Evaluator(success_criteria=("diagnostics.a.b == 1 and outputs.c == 'd'",)))
+    verdicts = CriteriaTracker(Evaluator(success_criteria=("diagnostics.a.b == 1 and outputs.c == 'd'",)))
     first = verdicts.evaluated(0.5, {"a": {"b": 2}}, {"c": "d"})
     second = verdicts.evaluated(0.5, {"a": {"b": 1}}, {"c": "d"})
 

@@ -11,9 +11,9 @@ import structlog
 from services.planner.execution import Execution, ExecutionResult
 from services.planner.models import Evaluator, RunManifest, TestCase
 from services.planner.plan import Plan
-from services.planner.runtime import Places
+from services.planner.runtime import RuntimeConfig
 from services.planner.scheduler import TaskScheduler
-from services.planner.scheduling.early_stop import needing_evaluations
+from services.planner.scheduling.early_stop import criteria_needing_evaluations
 from services.planner.service import ExecutorService
 from services.planner.tasks import TaskResult
 from shared.errors import PlanError
@@ -113,7 +113,7 @@ async def test_a_criterion_over_evaluations_stops_a_plan_as_soon_as_one_is_there
 def test_a_service_with_processes_of_its_own_evaluates_too(tmp_path: Path) -> None:
     lab = Laboratory(tmp_path)
     lab.tool("tool", TOOL)
-    places = Places(
+    places = RuntimeConfig(
         tools_path=lab.tools,
         artifacts=str(tmp_path / "store"),
         bundles_path=tmp_path / "bundles",
@@ -149,7 +149,7 @@ async def test_where_nothing_can_evaluate_such_a_criterion_is_refused_at_the_sta
     ],
 )
 def test_what_needs_evaluations_is_known_by_its_names(text: str, needs: bool) -> None:
-    assert needing_evaluations(Evaluator(failure_criteria=(text,))) == ((text,) if needs else ())
+    assert criteria_needing_evaluations(Evaluator(failure_criteria=(text,))) == ((text,) if needs else ())
 
 
 async def test_what_evaluations_find_is_not_taken_from_results(lab: Laboratory) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from services.planner.backends.local import LocalBackend
 from services.planner.plan import Plan
-from services.planner.runtime import Workbench
+from services.planner.runtime import ToolRuntime
 from services.planner.scheduler import TaskScheduler
 from services.planner.service import ExecutorService
 from shared.errors import PlanError
@@ -41,7 +41,7 @@ def test_a_scheduler_opens_what_a_function_makes_for_each_plan(maker: Any, made:
     found = [scheduler.run_manifest(plan(3, concurrency=9)) for _ in range(2)]
 
     assert [states(one) for one in found] == [["succeeded"] * 3] * 2
-    assert [lab.bench.pool.counts()["idle"] for lab in made] == [0, 0]
+    assert [lab.runtime.pool.counts()["idle"] for lab in made] == [0, 0]
 
 
 async def test_a_scheduler_opens_one_in_a_running_loop_too(maker: Any, made: list[Laboratory]) -> None:
@@ -109,10 +109,10 @@ async def test_a_plan_is_not_taken_up_by_a_backend_that_is_not_open(maker: Any, 
 async def test_what_keeps_a_backend_from_opening_is_raised(
     maker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(self: Workbench) -> None:
+    async def broken(self: ToolRuntime) -> None:
         raise PlanError("no process can be started")
 
-    monkeypatch.setattr(Workbench, "open", broken)
+    monkeypatch.setattr(ToolRuntime, "open", broken)
 
     with pytest.raises(PlanError, match="no process can be started"):
         await TaskScheduler(maker).run_manifest_async(plan(1))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.planner.models import RateLimit, RetryPolicy
-from services.planner.scheduling.pace import Pace, retry_pause_seconds
+from services.planner.scheduling.pace import RateLimiter, retry_pause_seconds
 from shared.backoff import DAY_SECONDS
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
@@ -28,20 +28,20 @@ class Clock:
 
 
 def test_a_burst_goes_at_once_and_the_rest_at_the_rate() -> None:
-    pace = Pace(RateLimit(per_minute=60, burst=5), Clock())
+    pace = RateLimiter(RateLimit(per_minute=60, burst=5), Clock())
 
     assert [pace.reserve() for _ in range(8)] == [0, 0, 0, 0, 0, 1, 2, 3]
 
 
 def test_without_a_limit_nobody_waits() -> None:
-    pace = Pace(None, Clock())
+    pace = RateLimiter(None, Clock())
 
     assert [pace.reserve() for _ in range(3)] == [0, 0, 0]
 
 
 def test_a_pause_fills_the_bucket_up_to_the_burst_and_not_further() -> None:
     clock = Clock()
-    pace = Pace(RateLimit(per_minute=60, burst=2), clock)
+    pace = RateLimiter(RateLimit(per_minute=60, burst=2), clock)
     waited = [pace.reserve() for _ in range(2)]
 
     clock.move(3_600)
@@ -51,7 +51,7 @@ def test_a_pause_fills_the_bucket_up_to_the_burst_and_not_further() -> None:
 
 def test_a_clock_that_is_set_back_makes_nobody_wait_longer() -> None:
     clock = Clock()
-    pace = Pace(RateLimit(per_minute=60), clock)
+    pace = RateLimiter(RateLimit(per_minute=60), clock)
     pace.reserve()
 
     clock.move(-86_400)
@@ -70,7 +70,7 @@ def test_no_minute_has_more_than_the_rate_and_a_burst(
     per_minute: float, burst: int, gaps: list[float]
 ) -> None:
     clock = Clock()
-    pace = Pace(RateLimit(per_minute=per_minute, burst=burst), clock)
+    pace = RateLimiter(RateLimit(per_minute=per_minute, burst=burst), clock)
     begins = []
     for gap_seconds in gaps:
         clock.move(gap_seconds)

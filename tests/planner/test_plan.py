@@ -17,9 +17,9 @@ from services.planner.cancellation import CancellationToken
 from services.planner.execution import ErrorInfo, Execution, ExecutionResult
 from services.planner.models import Budget, ExecutionPolicy, RetryPolicy, RunManifest, Sweep, TestCase
 from services.planner.plan import Plan, plans_in
-from services.planner.plan.estimate import in_plans
+from services.planner.plan.estimate import recorded_in_plans
 from services.planner.plan.status import PlanState, Progress
-from services.planner.runtime import Places, Workbench
+from services.planner.runtime import RuntimeConfig, ToolRuntime
 from services.planner.tasks import Task, TaskResult, TaskStatus
 from shared.errors import ArtifactError, ExecutorException, PlanError
 
@@ -87,16 +87,16 @@ class Heard:
         self.ends: list[int] = []
         self.begun: list[int] = []
 
-    def moved(self, task: Task) -> None:
+    def on_status(self, task: Task) -> None:
         if task.task_status is TaskStatus.RUNNING:
             assert task.case.parameters["n"] == task.index
             self.begun.append(task.index)
 
-    def ended(self, result: TaskResult) -> None:
+    def on_result(self, result: TaskResult) -> None:
         assert result.case.parameters["n"] == result.index
         self.ends.append(result.index)
 
-    def said(self, task: Task, event: Event) -> None:
+    def on_event(self, task: Task, event: Event) -> None:
         pass
 
 
@@ -115,7 +115,7 @@ def test_a_plan_holds_every_case_with_its_seed(tmp_path: Path) -> None:
     assert all(case.seed is not None for case in again.manifest.cases)
     assert repr(again.manifest.cases) == repr(plan.manifest.cases)
     assert [one.case for one in again.results()] == list(again.manifest.cases)
-    assert again.standing().state is PlanState.NEW
+    assert again.status().state is PlanState.NEW
 
 
 def test_a_plan_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ async def test_a_plan_that_is_cancelled_can_be_resumed(tmp_path: Path, by_token:
 
     token.cancel("enough") if by_token else plan.cancel("enough")
     stopped = await under_way
-    standing = plan.standing()
+    standing = plan.status()
     again = Scripted()
     await plan.resume(again, CancellationToken())
 
@@ -242,7 +242,7 @@ async def test_a_plan_that_is_cancelled_can_be_resumed(tmp_path: Path, by_token:
     assert token.is_cancelled == by_token
     assert (standing.state, standing.left) == (PlanState.STOPPED, 6)
     assert again.called == list(range(6))
-    assert plan.standing().state is PlanState.COMPLETED
+    assert plan.status().state is PlanState.COMPLETED
     assert not plan.cancel("late")
 
 
@@ -280,7 +280,7 @@ async def test_results_are_the_same_in_whatever_order_and_pieces_a_plan_ran(tmp_
     whole, pieces = (Plan.create(manifest(20), tmp_path / name) for name in ("whole", "pieces"))
     await whole.run(Scripted())
 
-    while pieces.standing().state is not PlanState.COMPLETED:
+    while pieces.status().state is not PlanState.COMPLETED:
         left = random.randrange(1, 6)
 
         def stopper(result: TaskResult) -> str | None:
@@ -290,7 +290,7 @@ async def test_results_are_the_same_in_whatever_order_and_pieces_a_plan_ran(tmp_
 
         await pieces.resume(Scripted(), stoppers=(stopper,))
 
-    assert pieces.registry.last_sitting() is not None
+    assert pieces.registry.last_session() is not None
     one, other = whole.results(), pieces.results()
     assert [(a.case, a.execution and a.execution.seed) for a in one] == [
         (b.case, b.execution and b.execution.seed) for b in other
@@ -303,18 +303,18 @@ async def test_durations_are_those_of_this_tool_in_all_plans(tmp_path: Path) -> 
         await plan.run(Scripted())
     (tmp_path / "b" / "registry.sqlite").write_text("broken")
 
-    assert len(in_plans("tool", tmp_path).seconds) == 2
+    assert len(recorded_in_plans("tool", tmp_path).seconds) == 2
 
 
 async def test_progress_counts_what_was_done_before(tmp_path: Path) -> None:
     plan, clock = Plan.create(manifest(), tmp_path / "p"), [0.0]
     await plan.run(Scripted(odd_fail))
     progress = Progress(6, done=3, clock=lambda: clock[0])
-    before = progress.now()
+    before = progress.snapshot()
 
     await plan.resume(Scripted(lambda n: Status.FAILED if n == 5 else Status.COMPLETED), listener=progress)
     clock[0] = 2.0
-    after = progress.now()
+    after = progress.snapshot()
 
     assert (before.done, before.failed, before.rate_per_second, before.eta_seconds) == (3, 0, None, None)
     assert (after.done, after.failed, after.running, after.total) == (5, 1, 0, 6)
@@ -328,8 +328,10 @@ async def test_a_plan_is_whole_after_its_directory_was_moved(tmp_path: Path) -> 
         "def tool(n): toolkit.artifact('a.txt', str(n).encode() * 100_000); return n\n"
     )
     plan = Plan.create(manifest(2), tmp_path / "p")
-    places = Places(tmp_path / "tools", str(plan.artifacts), environments_path=tmp_path / "environments")
-    async with LocalBackend(Workbench(places, 2, os.environ), 2) as backend:
+    places = RuntimeConfig(
+        tmp_path / "tools", str(plan.artifacts), environments_path=tmp_path / "environments"
+    )
+    async with LocalBackend(ToolRuntime(places, 2, os.environ), 2) as backend:
         await plan.run(backend)
     before = [_artifact(one) for one in plan.results()]
 

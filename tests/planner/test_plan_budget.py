@@ -48,7 +48,7 @@ def after(count: int) -> Any:
 def lost(plan: Plan, count: int, seconds: int = 0) -> None:
     """Note so many attempts that a planner had begun that was killed then, after so many seconds."""
     registry = plan.registry
-    number = registry.begin("local", count)
+    number = registry.begin_session("local", count)
     with registry.connected() as file:
         for index in range(count):
             file.execute(

@@ -8,7 +8,7 @@ import pytest
 from services.executor.store import Store
 from services.planner.models import RunManifest
 from services.planner.plan import Plan
-from services.planner.plan.estimate import in_plans, in_redis
+from services.planner.plan.estimate import recorded_in_plans, recorded_in_redis
 from shared import keys
 
 
@@ -34,13 +34,13 @@ async def records(store: Store, redis: Any) -> Store:
 
 
 async def test_completed_runs_of_the_tool_count_wherever_they_came_from(records: Store) -> None:
-    found = await in_redis(records, "noop")
+    found = await recorded_in_redis(records, "noop")
 
     assert (found.place, sorted(found.seconds)) == ("Redis", [1.5, 2.5, 3.5])
 
 
 async def test_runs_that_a_plans_registry_has_count_once(records: Store) -> None:
-    found = await in_redis(records, "noop", {"plan:known"})
+    found = await recorded_in_redis(records, "noop", {"plan:known"})
 
     assert sorted(found.seconds) == [1.5, 3.5]
 
@@ -52,7 +52,7 @@ def test_plans_are_told_apart_by_their_tools(tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "manifest.json").write_text("{")
 
-    found = in_plans("another", tmp_path)
+    found = recorded_in_plans("another", tmp_path)
 
     assert found.seconds == ()
     assert found.experiments == {f"plan:{plan.name}"}

@@ -17,8 +17,8 @@ import pytest
 from services.planner.models import TestCase
 from services.planner.plan.recorder import Recorder
 from services.planner.plan.registry import Registry
-from services.planner.plan.session import Owner, alone
-from services.planner.plan.status import PlanState, standing
+from services.planner.plan.session import Owner, exclusive_lock
+from services.planner.plan.status import PlanState, plan_status
 from services.planner.tasks import Task, TaskResult, TaskStatus
 from shared.errors import PlanError
 
@@ -52,13 +52,13 @@ async def test_each_attempt_has_a_row_and_the_last_one_counts(tmp_path: Path) ->
     registry = make(tmp_path)
 
     for status in (TaskStatus.FAILED, TaskStatus.SUCCEEDED):
-        number = registry.begin("local", 1)
+        number = registry.begin_session("local", 1)
         async with Recorder(registry, number) as recorder:
-            recorder.moved(task(1))
-            recorder.moved(task(1, 1, TaskStatus.QUEUED))
-            recorder.moved(task(1, 2))
-            recorder.ended(result(1, status, attempts=2))
-        registry.end(number, None)
+            recorder.on_status(task(1))
+            recorder.on_status(task(1, 1, TaskStatus.QUEUED))
+            recorder.on_status(task(1, 2))
+            recorder.on_result(result(1, status, attempts=2))
+        registry.end_session(number, None)
 
     assert _column(registry, "status") == ["retried", "failed", "retried", "succeeded"]
     assert registry.counts() == {"pending": 2, "succeeded": 1}
@@ -70,7 +70,7 @@ async def test_each_attempt_has_a_row_and_the_last_one_counts(tmp_path: Path) ->
 async def test_every_attempt_is_a_run_that_was_used_also_one_whose_end_nobody_saw(tmp_path: Path) -> None:
     clock = [NOON]
     registry = Registry(make(tmp_path).path, now=lambda: clock[0])
-    number = registry.begin("local", 3)
+    number = registry.begin_session("local", 3)
     async with Recorder(registry, number) as recorder:
         for move, seconds in (
             (task(0), 2),
@@ -79,13 +79,13 @@ async def test_every_attempt_is_a_run_that_was_used_also_one_whose_end_nobody_sa
             (result(0, attempts=2), 0),
             (task(1), 4),
         ):
-            recorder.ended(move) if isinstance(move, TaskResult) else recorder.moved(move)
+            recorder.on_result(move) if isinstance(move, TaskResult) else recorder.on_status(move)
             clock[0] += timedelta(seconds=seconds)
-    registry.beat(number)
+    registry.heartbeat(number)
     clock[0] += timedelta(days=1)
 
     before = registry.used()
-    registry.begin("local", 2)
+    registry.begin_session("local", 2)
 
     assert _column(registry, "status") == ["retried", "succeeded", "lost"]
     assert before == registry.used()
@@ -98,24 +98,24 @@ def test_a_registry_without_runs_has_used_nothing(tmp_path: Path) -> None:
 
 async def test_a_case_cancelled_before_it_began_leaves_what_was_known(tmp_path: Path) -> None:
     registry = make(tmp_path)
-    async with Recorder(registry, registry.begin("local", 3)) as recorder:
-        recorder.ended(result(0, TaskStatus.CANCELLED, attempts=0))
-        recorder.ended(result(1, TaskStatus.CANCELLED, attempts=1))
+    async with Recorder(registry, registry.begin_session("local", 3)) as recorder:
+        recorder.on_result(result(0, TaskStatus.CANCELLED, attempts=0))
+        recorder.on_result(result(1, TaskStatus.CANCELLED, attempts=1))
 
     assert [one.task_status for one in registry.results()] == ["pending", "cancelled", "pending"]
 
 
 async def test_many_writers_lose_nothing(tmp_path: Path) -> None:
     registry, sittings, each = make(tmp_path, 100), 6, 100
-    numbers = [registry.begin("local", each) for _ in range(sittings)]
+    numbers = [registry.begin_session("local", each) for _ in range(sittings)]
 
     def write(number: int) -> None:
         async def record() -> None:
             async with Recorder(Registry(registry.path), number) as recorder:
                 for index in range(each):
-                    recorder.moved(task(index))
-                    recorder.ended(result(index))
-                    Registry(registry.path).beat(number) if index % 10 == 0 else None
+                    recorder.on_status(task(index))
+                    recorder.on_result(result(index))
+                    Registry(registry.path).heartbeat(number) if index % 10 == 0 else None
 
         asyncio.run(record())
 
@@ -130,12 +130,12 @@ async def test_many_writers_lose_nothing(tmp_path: Path) -> None:
 
 async def test_trouble_with_the_file_stops_the_plan(tmp_path: Path) -> None:
     registry = make(tmp_path)
-    number = registry.begin("local", 3)
+    number = registry.begin_session("local", 3)
     with closing(sqlite3.connect(registry.path)) as file:
         file.execute("DROP TABLE runs")
 
     async with Recorder(registry, number) as recorder:
-        recorder.moved(task(0))
+        recorder.on_status(task(0))
 
     assert recorder.stopper(result(0)) is not None
     assert str(recorder.trouble).startswith("the registry can't be written: ")
@@ -145,9 +145,9 @@ def test_rows_of_a_vanished_owner_are_stale_then_lost(tmp_path: Path) -> None:
     registry = make(tmp_path)
     _elsewhere(registry, "INSERT INTO runs VALUES (1, 1, 2, 1, 't', 'running', '', NULL, NULL)")
 
-    stale = standing(registry)
-    number = registry.begin("local", 3)
-    after = standing(registry)
+    stale = plan_status(registry)
+    number = registry.begin_session("local", 3)
+    after = plan_status(registry)
 
     assert (stale.state, stale.stale, stale.running, stale.left) == (PlanState.STALE, 1, 0, 3)
     assert (number, after.state, after.stale, after.left) == (2, PlanState.RUNNING, 0, 3)
@@ -159,28 +159,28 @@ def test_rows_of_a_vanished_owner_are_stale_then_lost(tmp_path: Path) -> None:
 
 def test_a_wish_to_end_reaches_the_owner_and_only_the_present_one(tmp_path: Path) -> None:
     registry = make(tmp_path)
-    none = registry.ask_to_end("early")
-    first = registry.begin("local", 3)
-    asked = registry.ask_to_end("enough")
+    none = registry.request_cancel("early")
+    first = registry.begin_session("local", 3)
+    asked = registry.request_cancel("enough")
 
     assert none is None
     assert asked is not None
-    assert registry.beat(first) == "enough"
-    registry.end(first, "enough")
-    assert registry.ask_to_end("late") is None
-    assert registry.beat(registry.begin("local", 3)) is None
+    assert registry.heartbeat(first) == "enough"
+    registry.end_session(first, "enough")
+    assert registry.request_cancel("late") is None
+    assert registry.heartbeat(registry.begin_session("local", 3)) is None
 
 
 def test_a_plan_whose_owner_is_gone_is_ended_by_who_cancels_it(tmp_path: Path) -> None:
     registry = make(tmp_path)
     _elsewhere(registry, "INSERT INTO runs VALUES (1, 1, 2, 1, 't', 'running', '', NULL, NULL)")
 
-    registry.ask_to_end("cancelled")
+    registry.request_cancel("cancelled")
 
-    found = standing(registry)
+    found = plan_status(registry)
     assert (found.state, found.stale) == (PlanState.STOPPED, 0)
-    assert found.sitting is not None
-    assert found.sitting.stopped == "cancelled"
+    assert found.session is not None
+    assert found.session.stopped == "cancelled"
 
 
 def test_an_owner_that_cant_be_looked_at_is_known_by_what_was_heard_of_it() -> None:
@@ -196,7 +196,7 @@ def test_an_owner_that_cant_be_looked_at_is_known_by_what_was_heard_of_it() -> N
 def test_rate_and_time_to_go_are_those_of_the_sitting(tmp_path: Path) -> None:
     clock = [NOON]
     registry = Registry(make(tmp_path, 10).path, now=lambda: clock[0])
-    number = registry.begin("local", 10)
+    number = registry.begin_session("local", 10)
     with closing(sqlite3.connect(registry.path, isolation_level=None)) as file:
         for index in range(4):
             file.execute(
@@ -204,7 +204,7 @@ def test_rate_and_time_to_go_are_those_of_the_sitting(tmp_path: Path) -> None:
             )
 
     clock[0] += timedelta(seconds=8)
-    found = standing(registry)
+    found = plan_status(registry)
 
     assert (found.rate_per_second, found.eta_seconds) == (0.5, 12.0)
     assert (found.total, found.done, found.left) == (10, 4, 6)
@@ -215,11 +215,11 @@ def test_rate_and_time_to_go_are_those_of_the_sitting(tmp_path: Path) -> None:
 
 def test_only_one_holds_the_lock_and_the_other_is_told_who(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
-        stack.enter_context(alone(tmp_path / "lock"))
+        stack.enter_context(exclusive_lock(tmp_path / "lock"))
         with pytest.raises(PlanError, match=rf"being executed by process {os.getpid()} on "):
-            stack.enter_context(alone(tmp_path / "lock"))
+            stack.enter_context(exclusive_lock(tmp_path / "lock"))
 
-    with alone(tmp_path / "lock"):
+    with exclusive_lock(tmp_path / "lock"):
         pass
 
 
@@ -247,7 +247,7 @@ def _elsewhere(registry: Registry, statement: str) -> None:
     """Have another process take the plan up, and vanish."""
     code = (
         "import sqlite3, sys; from pathlib import Path; from services.planner.plan.registry import Registry;"
-        "Registry(Path(sys.argv[1])).begin('local', 3);"
+        "Registry(Path(sys.argv[1])).begin_session('local', 3);"
         "file = sqlite3.connect(sys.argv[1]); file.execute(sys.argv[2]); file.commit()"
     )
     subprocess.run([sys.executable, "-c", code, str(registry.path), statement], check=True, cwd=ROOT)

@@ -11,7 +11,13 @@ from services.executor.artifacts import CasReference, LocalBlobs
 from services.executor.outcome import Status
 from services.planner.execution import ExecutionResult
 from services.planner.models import TestCase
-from services.planner.results import LOADED_MAX_BYTES, OF_TASK, OF_TEST, ResultConverter, statistics_of
+from services.planner.results import (
+    LOADED_MAX_BYTES,
+    TASK_STATUS_OF_TEST,
+    TEST_STATUS_OF_TASK,
+    ResultConverter,
+    statistics_of,
+)
 from services.planner.tasks import Spent, TaskResult, TaskStatus, TestResult, TestStatus
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -51,8 +57,10 @@ def test_eight_states_become_four_and_the_original_is_kept(status: TaskStatus, e
 
 
 def test_the_tables_know_every_state() -> None:
-    assert set(OF_TASK) == set(TaskStatus)
-    assert {OF_TASK[task]: test for test, task in OF_TEST.items()} == {one: one for one in TestStatus}
+    assert set(TEST_STATUS_OF_TASK) == set(TaskStatus)
+    assert {TEST_STATUS_OF_TASK[task]: test for test, task in TASK_STATUS_OF_TEST.items()} == {
+        one: one for one in TestStatus
+    }
 
 
 def test_every_field_is_found() -> None:

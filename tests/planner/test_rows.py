@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from services.executor.outcome import Status
 from services.planner.execution import ErrorInfo, ExecutionResult
 from services.planner.models import TestCase
-from services.planner.tasks import Spent, TaskResult, TaskStatus, TestResult, TestStatus, from_text, to_text
+from services.planner.tasks import (
+    Spent,
+    TaskResult,
+    TaskStatus,
+    TestResult,
+    TestStatus,
+    result_from_text,
+    result_to_text,
+)
 from shared.errors import ContractError
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -52,7 +60,7 @@ task_results = st.builds(
 
 @given(task_results)
 def test_a_result_is_the_same_after_it_was_written(one: TaskResult) -> None:
-    assert from_text(to_text(one, "/plan/artifacts"), "/plan/artifacts") == one
+    assert result_from_text(result_to_text(one, "/plan/artifacts"), "/plan/artifacts") == one
 
 
 @given(executions)
@@ -65,7 +73,10 @@ def test_a_result_moves_with_the_plans_artifacts_and_no_others() -> None:
     inside = replace(RESULT, execution=execution)
     outside = replace(RESULT, execution=execution.moved_to("/fleet"))
 
-    moved = [from_text(to_text(one, "/plan/artifacts"), "/new/artifacts") for one in (inside, outside)]
+    moved = [
+        result_from_text(result_to_text(one, "/plan/artifacts"), "/new/artifacts")
+        for one in (inside, outside)
+    ]
 
     assert [one.execution and one.execution.storage_base for one in moved] == ["/new/artifacts", "/fleet"]
 
@@ -73,7 +84,7 @@ def test_a_result_moves_with_the_plans_artifacts_and_no_others() -> None:
 def test_what_a_custom_function_returned_is_kept_as_far_as_json_can() -> None:
     odd = TestResult("w", "e", NOON, TestStatus.SUCCESS, 1.0, outputs={"n": 1, "odd": {3}})
 
-    read = from_text(to_text(replace(RESULT, test_result=odd), ""), "")
+    read = result_from_text(result_to_text(replace(RESULT, test_result=odd), ""), "")
 
     assert read.test_result is not None
     assert read.test_result.outputs == {"n": 1, "odd": "{3}"}
@@ -82,4 +93,4 @@ def test_what_a_custom_function_returned_is_kept_as_far_as_json_can() -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"index": 3, "execution": {"run_id": "r"}}'])
 def test_a_row_that_cant_be_read_says_so(text: str) -> None:
     with pytest.raises(ContractError, match="can't be read"):
-        from_text(text, "")
+        result_from_text(text, "")

@@ -40,7 +40,7 @@ async def test_cancelling_ends_the_processes_of_real_tools(laboratory: MakeLabor
 
     assert time.monotonic() - started < PROMPT_SECONDS
     assert states(found) == ["cancelled"] * 5
-    assert lab.bench.pool.counts()["busy"] == 0
+    assert lab.runtime.pool.counts()["busy"] == 0
     assert len(listener.pids) == 2
     assert not [pid for pid in listener.pids if _is_alive(pid)]
 
@@ -69,7 +69,7 @@ class Said(Recorded):
         self._all_said = asyncio.Event()
         self._expected = expected
 
-    def said(self, task: Task, event: Any) -> None:
+    def on_event(self, task: Task, event: Any) -> None:
         """Note the process id; stacks that are printed at the end are none."""
         if event.text.strip().isdecimal():
             self.pids.append(int(event.text))

@@ -123,11 +123,11 @@ async def test_a_stopper_that_raises_stops_the_plan() -> None:
 @pytest.mark.parametrize("deaf_to", ["moved", "ended"])
 async def test_a_listener_that_raises_stops_the_plan_and_no_result_is_lost(deaf_to: str) -> None:
     class Deaf(Recorded):
-        def moved(self, task: Task) -> None:
+        def on_status(self, task: Task) -> None:
             if deaf_to == "moved" and task.task_status is TaskStatus.RUNNING:
                 raise OSError("no space left")
 
-        def ended(self, result: TaskResult) -> None:
+        def on_result(self, result: TaskResult) -> None:
             if deaf_to == "ended":
                 raise OSError("no space left")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.planner.cancellation import CancellationToken, CutShortError, unless_cancelled
+from services.planner.cancellation import CancellationToken, PlanCancelledError, unless_cancelled
 from services.planner.models import RunManifest
 from services.planner.plan import Plan
 from services.planner.plan.status import PlanState
@@ -19,35 +19,35 @@ def plan(tmp_path: Path) -> Plan:
 
 
 async def test_a_plan_runs_from_the_moment_that_the_seat_is_taken(plan: Plan) -> None:
-    with plan.alone() as turn:
-        async with turn.sit("local"):
-            meanwhile = plan.standing()
+    with plan.lock() as locked:
+        async with locked.session("local"):
+            meanwhile = plan.status()
 
-    assert (meanwhile.state, meanwhile.sitting and meanwhile.sitting.cases) == (PlanState.RUNNING, 3)
-    assert plan.standing().state is PlanState.STOPPED
+    assert (meanwhile.state, meanwhile.session and meanwhile.session.cases) == (PlanState.RUNNING, 3)
+    assert plan.status().state is PlanState.STOPPED
 
 
 async def test_who_asks_for_the_end_is_heard_while_something_else_is_done(plan: Plan) -> None:
     async def wait() -> None:
-        with plan.alone() as turn:
-            async with turn.sit("local") as taken:
+        with plan.lock() as locked:
+            async with locked.session("local") as taken:
                 plan.cancel("enough")
                 await unless_cancelled(taken.token, asyncio.sleep(600))
 
-    with pytest.raises(CutShortError, match="enough"):
+    with pytest.raises(PlanCancelledError, match="enough"):
         await wait()
 
-    sitting = plan.standing().sitting
+    sitting = plan.status().session
     assert sitting is not None
     assert sitting.stopped == "enough"
 
 
 async def test_what_went_wrong_is_why_the_sitting_ended(plan: Plan) -> None:
-    with plan.alone() as turn, pytest.raises(PlanError):
-        async with turn.sit("local"):
+    with plan.lock() as locked, pytest.raises(PlanError):
+        async with locked.session("local"):
             raise PlanError("no such tool")
 
-    sitting = plan.standing().sitting
+    sitting = plan.status().session
     assert sitting is not None
     assert sitting.stopped == "no such tool"
 
@@ -66,7 +66,7 @@ async def test_work_is_ended_before_the_wish_is_passed_on() -> None:
         finally:
             ended.set()
 
-    with pytest.raises(CutShortError, match="why not"):
+    with pytest.raises(PlanCancelledError, match="why not"):
         await unless_cancelled(token, work())
 
     assert ended.is_set()
@@ -79,7 +79,7 @@ async def test_nothing_begins_after_the_wish() -> None:
     async def work() -> None:
         begun.set()
 
-    with pytest.raises(CutShortError):
+    with pytest.raises(PlanCancelledError):
         await unless_cancelled(token, work())
 
     assert not begun.is_set()

@@ -10,7 +10,7 @@ import pytest
 
 from services.planner.cancellation import CancellationToken
 from services.planner.models import RunManifest, TestCase
-from services.planner.runtime import Places
+from services.planner.runtime import RuntimeConfig
 from services.planner.service import ExecutorService
 from services.planner.tasks import Task, TestResult, TestStatus
 from shared.errors import ExecutorException, PlanError
@@ -46,11 +46,11 @@ STATES = ["succeeded", "failed", "error", "timeout", "failed", "failed", "failed
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
+def places(tmp_path: Path) -> RuntimeConfig:
     tools = tmp_path / "tools"
     tools.mkdir()
     (tools / "tool.py").write_text(TOOL)
-    return Places(
+    return RuntimeConfig(
         tools_path=tools,
         artifacts=str(tmp_path / "store"),
         bundles_path=tmp_path / "bundles",
@@ -58,7 +58,7 @@ def places(tmp_path: Path) -> Places:
     )
 
 
-def test_a_plan_of_tools_that_do_everything_wrong_has_a_result_for_each(places: Places) -> None:
+def test_a_plan_of_tools_that_do_everything_wrong_has_a_result_for_each(places: RuntimeConfig) -> None:
     manifest = plan(8, concurrency=2, stop_conditions={"timeout_per_task": 3})
 
     found = ExecutorService(places=places).execute_test_plan(manifest)
@@ -70,7 +70,7 @@ def test_a_plan_of_tools_that_do_everything_wrong_has_a_result_for_each(places: 
     assert [one.dataset for one in found] == [f"d{number}" for number in range(8)]
 
 
-async def test_the_call_without_await_works_in_a_loop_too(places: Places) -> None:
+async def test_the_call_without_await_works_in_a_loop_too(places: RuntimeConfig) -> None:
     (found,) = ExecutorService(places=places).execute_test_plan(plan(1))
 
     assert found.status is TestStatus.SUCCESS
@@ -98,7 +98,7 @@ def test_a_function_that_makes_a_backend_is_called_for_each_plan(tmp_path: Path)
 
     assert [one.status for one in found] == [TestStatus.SUCCESS] * 2
     assert len(made) == 2
-    assert [lab.bench.pool.counts()["idle"] for lab in made] == [0, 0]
+    assert [lab.runtime.pool.counts()["idle"] for lab in made] == [0, 0]
 
 
 def test_a_functions_result_arrives_unchanged() -> None:

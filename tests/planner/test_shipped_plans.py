@@ -26,7 +26,7 @@ from services.planner.models import (
     Sweep,
     TestCase,
 )
-from services.planner.runtime import Places, Workbench
+from services.planner.runtime import RuntimeConfig, ToolRuntime
 from services.planner.scheduler import TaskScheduler
 from services.planner.tasks import RunExecutionResult, TaskStatus
 from shared.errors import PlanError
@@ -42,13 +42,13 @@ Run = Callable[[RunManifest, int], Awaitable[Sequence[Evaluation]]]
 @pytest.fixture
 async def run(tmp_path: Path) -> AsyncIterator[Run]:
     """Runs a plan of so many cases; every case succeeds, with its seed.  Returns what was found over them."""
-    places = Places(
+    places = RuntimeConfig(
         tools_path=ROOT / "tools",
         artifacts=str(tmp_path / "store"),
         bundles_path=tmp_path / "bundles",
         environments_path=tmp_path / "environments",
     )
-    bench = Workbench(places, 2, os.environ)
+    bench = ToolRuntime(places, 2, os.environ)
     async with LocalBackend(bench, 2) as backend:
 
         async def run_and_check(manifest: RunManifest, expected: int) -> Sequence[Evaluation]:

@@ -23,12 +23,18 @@ from services.cli.plans.plan_output import (
     show_report,
 )
 from services.cli.plans.run_plan import BackendName, PlanRun, local_capacity, store_of
-from services.planner.backends.fleet import Crew
+from services.planner.backends.fleet import LiveExecutors
 from services.planner.documents import read_manifest
 from services.planner.models import RunManifest
 from services.planner.plan import PLANS, Plan, plans_in
-from services.planner.plan.estimate import Estimate, Recorded, estimate, in_plans, in_redis
-from services.planner.plan.status import PlanState, Standing
+from services.planner.plan.estimate import (
+    Estimate,
+    RecordedRuns,
+    estimate,
+    recorded_in_plans,
+    recorded_in_redis,
+)
+from services.planner.plan.status import PlanState, PlanStatus
 from services.planner.report import code_warning
 from shared import log
 from shared.errors import PlanError
@@ -113,14 +119,14 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show the state and the progress of plans."""
-    standings = list(_all_standings()) if plan_id is None else [_standing(find_plan(plan_id))]
+    statuses = list(_all_statuses()) if plan_id is None else [_status(find_plan(plan_id))]
     if as_json:
-        members = [plan_json(*one) for one in standings]
+        members = [plan_json(*one) for one in statuses]
         output.print_json(members if plan_id is None else members[0])
     elif plan_id is not None:
-        show_plan(*standings[0])
+        show_plan(*statuses[0])
     else:
-        output.table(plan_output.COLUMNS, [plan_row(*one) for one in standings], output.console())
+        output.table(plan_output.COLUMNS, [plan_row(*one) for one in statuses], output.console())
 
 
 @app.command()
@@ -134,13 +140,13 @@ def cancel(
     """
     found = find_plan(plan_id)
     if not found.cancel("cancelled by `fullsend plan cancel`"):
-        raise CommandError(f"{found.plan_id} is not running; its state is {found.standing().state}")
-    standing = found.standing()
-    while wait and standing.state is PlanState.RUNNING:
+        raise CommandError(f"{found.plan_id} is not running; its state is {found.status().state}")
+    status = found.status()
+    while wait and status.state is PlanState.RUNNING:
         time.sleep(LOOK_SECONDS)
-        standing = found.standing()
-    state = "stopping" if standing.state is PlanState.RUNNING else standing.state
-    output.console().print(f"{found.plan_id} is {state}: {case_counts(standing)}")
+        status = found.status()
+    state = "stopping" if status.state is PlanState.RUNNING else status.state
+    output.console().print(f"{found.plan_id} is {state}: {case_counts(status)}")
 
 
 @app.command()
@@ -172,56 +178,56 @@ def finish(run: PlanRun, as_json: bool) -> None:
     Raises:
         typer.Exit: a case did not succeed or was not run, and the success criteria do not hold.
     """
-    standing = run.plan.standing()
+    status = run.plan.status()
     if as_json:
-        output.print_json({**plan_json(run.plan, standing), "report": report_paths(run.report)})
+        output.print_json({**plan_json(run.plan, status), "report": report_paths(run.report)})
     else:
-        _print_end(run, standing)
-    code = _exit_code(run, standing)
+        _print_end(run, status)
+    code = _exit_code(run, status)
     if run.is_cut_short:
         exit_now(code)  # a thread may still read results or draw the report
     if code:
         raise typer.Exit(code)
 
 
-def _print_end(run: PlanRun, standing: Standing) -> None:
+def _print_end(run: PlanRun, status: PlanStatus) -> None:
     changed = code_warning(run.results)
     for warning in (*([changed] if changed else []), *run.notes):
         print(f"warning: {output.one_line(warning)}", file=sys.stderr)
     show_failures(run.results)
-    show_plan(run.plan, standing)
+    show_plan(run.plan, status)
     if run.report:
         show_report(run.report, as_json=False)
-    if standing.left:
+    if status.left:
         print(f"continue with: fullsend plan resume {run.plan.place}")
     elif run.is_cut_short:
         print(f"write the report with: fullsend plan report {run.plan.place}")
 
 
-def _exit_code(run: PlanRun, standing: Standing) -> int:
+def _exit_code(run: PlanRun, status: PlanStatus) -> int:
     if run.signal is not None:
         return 128 + run.signal
     if run.is_cut_short:
         return 1
-    return 0 if run.is_accomplished or not (standing.failed or standing.left) else 1
+    return 0 if run.is_accomplished or not (status.failed or status.left) else 1
 
 
-def _all_standings() -> Iterator[tuple[Plan, Standing]]:
+def _all_statuses() -> Iterator[tuple[Plan, PlanStatus]]:
     """Yield all plans that can be read; print an error for each other one."""
     for directory in plans_in():
         try:
-            yield _standing(Plan.open(directory))
+            yield _status(Plan.open(directory))
         except PlanError as exc:
             output.print_error(str(exc))
 
 
-def _standing(found: Plan) -> tuple[Plan, Standing]:
-    return found, found.standing()
+def _status(found: Plan) -> tuple[Plan, PlanStatus]:
+    return found, found.status()
 
 
 def _backend_before(found: Plan) -> BackendName:
-    sitting = found.standing().sitting
-    return next((one for one in BackendName if sitting and sitting.backend == one), BackendName.LOCAL)
+    session = found.status().session
+    return next((one for one in BackendName if session and session.backend == one), BackendName.LOCAL)
 
 
 def _with_concurrency(manifest: RunManifest, concurrency: int | None) -> RunManifest:
@@ -264,7 +270,7 @@ def estimate_plan(manifest: RunManifest, backend: BackendName, directory: Path |
     log.configure(level="error")
     beside = directory.absolute().parent if directory is not None else PLANS.absolute()
     places = [PLANS] if beside == PLANS.absolute() else [PLANS, beside]
-    recorded = [in_plans(manifest.tool, place) for place in places]
+    recorded = [recorded_in_plans(manifest.tool, place) for place in places]
     concurrency, notes = manifest.execution_policy.concurrency, list[str]()
     if backend is BackendName.LOCAL:
         capacity = local_capacity(concurrency, notes.append)
@@ -276,9 +282,9 @@ def estimate_plan(manifest: RunManifest, backend: BackendName, directory: Path |
     return estimate(manifest, seconds, backend, capacity, notes)
 
 
-async def _ask_fleet(tool: str, known: frozenset[str], notes: list[str]) -> tuple[int, Recorded]:
+async def _ask_fleet(tool: str, known: frozenset[str], notes: list[str]) -> tuple[int, RecordedRuns]:
     """Return how many cases the workers run at once, and the runs of a tool that they recorded."""
     async with store_of(connection.settings()) as store:
-        crew = Crew(store, notes.append)
-        await crew.count()
-        return crew.places, await in_redis(store, tool, known)
+        executors = LiveExecutors(store, notes.append)
+        await executors.count()
+        return executors.capacity, await recorded_in_redis(store, tool, known)

@@ -24,7 +24,7 @@ from services.cli import output
 from services.cli.output import Column
 from services.planner.cancellation import CancellationToken
 from services.planner.plan import Plan
-from services.planner.plan.status import Pace, Standing
+from services.planner.plan.status import PlanStatus, ProgressSnapshot
 from services.planner.tasks import TaskResult
 
 LOOK_SECONDS: Final = 0.25
@@ -53,7 +53,7 @@ class ProgressDisplay:
         pace: returns its progress; called from another thread.
     """
 
-    def __init__(self, name: str, pace: Callable[[], Pace]) -> None:
+    def __init__(self, name: str, pace: Callable[[], ProgressSnapshot]) -> None:
         self._name = name
         self._pace = pace
         self._over = threading.Event()
@@ -131,7 +131,7 @@ class ProgressDisplay:
         print(f"{self._name}: {line}", file=sys.stderr, flush=True)
 
 
-def progress_line(pace: Pace) -> str:
+def progress_line(pace: ProgressSnapshot) -> str:
     """Return a plan's progress as one line."""
     parts = [f"{pace.done} of {pace.total} done", f"{pace.failed} failed", f"{pace.running} running"]
     if pace.rate_per_second is not None:
@@ -197,27 +197,27 @@ def exit_now(code: int) -> None:
 # -- words ----------------------------------------------------------------------------
 
 
-def case_counts(standing: Standing) -> str:
+def case_counts(status: PlanStatus) -> str:
     """Return how many cases are done, failed, running and stale, as one line."""
-    parts = [f"{standing.done} of {standing.total} done", f"{standing.failed} failed"]
-    if standing.running:
-        parts.append(f"{standing.running} running")
-    if standing.stale:
-        parts.append(f"{standing.stale} were running in a process that is gone")
+    parts = [f"{status.done} of {status.total} done", f"{status.failed} failed"]
+    if status.running:
+        parts.append(f"{status.running} running")
+    if status.stale:
+        parts.append(f"{status.stale} were running in a process that is gone")
     return ", ".join(parts)
 
 
-def show_plan(found: Plan, standing: Standing) -> None:
+def show_plan(found: Plan, status: PlanStatus) -> None:
     """Print one plan, a line for each fact."""
-    sitting = standing.sitting
+    session = status.session
     lines = {
         "plan": found.plan_id,
-        "state": standing.state.value,
-        "cases": case_counts(standing),
-        "left": str(standing.left) if standing.left else "",
-        "rate": rate(standing.rate_per_second) if standing.rate_per_second else "",
-        "to go": output.duration(standing.eta_seconds),
-        "stopped": (sitting.stopped or "") if sitting else "",
+        "state": status.state.value,
+        "cases": case_counts(status),
+        "left": str(status.left) if status.left else "",
+        "rate": rate(status.rate_per_second) if status.rate_per_second else "",
+        "to go": output.duration(status.eta_seconds),
+        "stopped": (session.stopped or "") if session else "",
         "tool": found.manifest.tool,
         "directory": _relative(found.directory),
     }
@@ -238,28 +238,28 @@ def show_failures(results: Sequence[TaskResult]) -> None:
         print(f"and {len(failed) - FAILURES_SHOWN} more cases that did not succeed")
 
 
-def plan_row(found: Plan, standing: Standing) -> list[output.Cell]:
+def plan_row(found: Plan, status: PlanStatus) -> list[output.Cell]:
     """Return a plan as a row under `COLUMNS`."""
-    sitting = standing.sitting
+    session = status.session
     return [
         found.plan_id,
-        output.styled(standing.state),
-        f"{standing.done}/{standing.total}",
-        str(standing.failed),
-        str(standing.running),
-        str(standing.left),
-        rate(standing.rate_per_second) if standing.rate_per_second else "",
-        output.duration(standing.eta_seconds),
-        output.ago(sitting.began_at.isoformat()) if sitting else "",
+        output.styled(status.state),
+        f"{status.done}/{status.total}",
+        str(status.failed),
+        str(status.running),
+        str(status.left),
+        rate(status.rate_per_second) if status.rate_per_second else "",
+        output.duration(status.eta_seconds),
+        output.ago(session.began_at.isoformat()) if session else "",
     ]
 
 
-def plan_json(found: Plan, standing: Standing) -> dict[str, Any]:
+def plan_json(found: Plan, status: PlanStatus) -> dict[str, Any]:
     """Return a plan as JSON for other programs."""
     plan = {"plan_id": found.plan_id, "directory": str(found.directory), "tool": found.manifest.tool}
-    members: dict[str, Any] = json.loads(json.dumps(asdict(standing), default=str))
-    sitting = members.pop("sitting")
-    return {**plan, **members, "sitting": sitting}
+    members: dict[str, Any] = json.loads(json.dumps(asdict(status), default=str))
+    session = members.pop("session")
+    return {**plan, **members, "session": session}
 
 
 def show_report(files: dict[str, Path], as_json: bool) -> None:

@@ -18,13 +18,13 @@ from services.executor.config import Settings
 from services.executor.store import Store
 from services.planner.aggregation import Aggregator
 from services.planner.backends import Backend, backend_class, local
-from services.planner.cancellation import Accomplished, CancellationToken, CutShortError, unless_cancelled
+from services.planner.cancellation import CancellationToken, GoalReached, PlanCancelledError, unless_cancelled
 from services.planner.evaluation import Evaluations
 from services.planner.plan import Plan
-from services.planner.plan.runner import Seat, Turn, perform
+from services.planner.plan.runner import ActiveSession, LockedPlan, run_remaining
 from services.planner.plan.status import Progress
 from services.planner.report import write_report
-from services.planner.runtime import Workbench
+from services.planner.runtime import ToolRuntime
 from services.planner.tasks import RunExecutionResult, TaskResult, TaskStatus
 from shared import log
 from shared.errors import ToolError
@@ -86,16 +86,16 @@ def write_report_again(plan: Plan) -> dict[str, Path]:
 
 async def _execute(plan: Plan, name: BackendName, chosen: Settings, failed: bool) -> PlanRun:
     # The lock comes first: opening the fleet cancels the runs that an earlier process left there.
-    with plan.alone() as turn:
+    with plan.lock() as locked:
         token, progress, run = CancellationToken(), Progress(len(plan.manifest.cases)), PlanRun(plan)
         with (
-            ProgressDisplay(plan.plan_id, progress.now) as display,
+            ProgressDisplay(plan.plan_id, progress.snapshot) as display,
             interruptible(token, display.say, display.stop) as signals,
         ):
             try:
-                async with turn.sit(name, token, failed=failed) as seat:
-                    await _Execution(run, turn, seat, progress, display).finish(name, chosen, failed)
-            except CutShortError:
+                async with locked.session(name, token, failed=failed) as session:
+                    await _Execution(run, locked, session, progress, display).finish(name, chosen, failed)
+            except PlanCancelledError:
                 run.is_cut_short = True
     run.signal = signals[0] if signals else None
     return run
@@ -106,15 +106,15 @@ class _Execution:
     """Executes a plan once; every step ends early if the plan is cancelled."""
 
     run: PlanRun
-    turn: Turn
-    seat: Seat
+    locked: LockedPlan
+    session: ActiveSession
     progress: Progress
     display: ProgressDisplay
 
     async def finish(self, name: BackendName, chosen: Settings, failed: bool) -> None:
-        """Run the cases that are left, and write the report.  Raises `CutShortError` if cancelled."""
-        run, token, plan = self.run, self.seat.token, self.run.plan
-        work = await unless_cancelled(token, in_thread(self.turn.work, failed=failed))
+        """Run the cases that are left, and write the report.  Raises `PlanCancelledError` if cancelled."""
+        run, token, plan = self.run, self.session.token, self.run.plan
+        work = await unless_cancelled(token, in_thread(self.locked.work, failed=failed))
         run.results = work.before
         succeeded = sum(one.task_status is TaskStatus.SUCCEEDED for one in work.settled)
         criteria = CancellationToken()
@@ -124,9 +124,9 @@ class _Execution:
                 plan.manifest, Aggregator(bench), already=work.settled, on_stop=criteria.cancel
             )
             await unless_cancelled(token, stack.enter_async_context(evaluations))
-            self.progress.begin(succeeded, len(work.settled) - succeeded)
+            self.progress.start(succeeded, len(work.settled) - succeeded)
             judged = replace(work, criteria=evaluations.stopper)
-            result = await perform(self.seat, judged, backend, criteria, self.progress, ())
+            result = await run_remaining(self.session, judged, backend, criteria, self.progress, ())
             run.results = result.task_results
             self._record_criteria(result, evaluations)
             self.display.stop()
@@ -135,7 +135,7 @@ class _Execution:
 
     def _record_criteria(self, result: RunExecutionResult, evaluations: Evaluations) -> None:
         self.run.notes = evaluations.notes
-        self.run.is_accomplished = isinstance(result.stopped or evaluations.reason, Accomplished)
+        self.run.is_accomplished = isinstance(result.stopped or evaluations.reason, GoalReached)
 
 
 # -- reports --------------------------------------------------------------------------
@@ -146,7 +146,7 @@ async def _write_report_again(plan: Plan, chosen: Settings) -> dict[str, Path]:
     with interruptible(token, lambda line: print(line, file=sys.stderr, flush=True)) as signals:
         try:
             return await unless_cancelled(token, _evaluate_and_write(plan, chosen))
-        except CutShortError:
+        except PlanCancelledError:
             exit_now(128 + signals[0])
             raise
 
@@ -177,11 +177,11 @@ async def opened(
     chosen: Settings,
     tell: Tell,
     token: CancellationToken,
-) -> tuple[Backend, Workbench]:
+) -> tuple[Backend, ToolRuntime]:
     """Open a plan's backend, and a workbench for evaluations, until the stack is closed.
 
     Raises:
-        CutShortError: the token was cancelled meanwhile.
+        PlanCancelledError: the token was cancelled meanwhile.
         CommandError: the plan's tool can't be loaded.
     """
     if name is BackendName.LOCAL:
@@ -223,7 +223,7 @@ async def _fleet(plan: Plan, chosen: Settings, tell: Tell) -> AsyncIterator[Back
 
 
 @contextlib.asynccontextmanager
-async def evaluating(plan: Plan, chosen: Settings) -> AsyncIterator[Workbench]:
+async def evaluating(plan: Plan, chosen: Settings) -> AsyncIterator[ToolRuntime]:
     """Yield a workbench for evaluations; it starts processes only if the plan has an evaluator."""
     bench = workbench(plan, chosen, 2)
     if plan.manifest.evaluator is None:
@@ -236,13 +236,13 @@ async def evaluating(plan: Plan, chosen: Settings) -> AsyncIterator[Workbench]:
         await bench.close()
 
 
-def workbench(plan: Plan, chosen: Settings, capacity: int) -> Workbench:
+def workbench(plan: Plan, chosen: Settings, capacity: int) -> ToolRuntime:
     """Create a workbench that keeps artifacts in the plan's directory, and code in the common store."""
     here = replace(places(chosen), artifacts=str(plan.artifacts))
-    return Workbench(here, capacity, os.environ, open_blobs(chosen.artifacts))
+    return ToolRuntime(here, capacity, os.environ, open_blobs(chosen.artifacts))
 
 
-async def _check_tool(plan: Plan, bench: Workbench, tell: Tell) -> None:
+async def _check_tool(plan: Plan, bench: ToolRuntime, tell: Tell) -> None:
     """Load the plan's tool once before all cases; warn if its code has changed since the first run.
 
     Raises:

@@ -15,9 +15,9 @@ from services.cli.plans import plan, run_plan
 from services.cli.plans.plan import Directory, EstimateOnly, Where
 from services.cli.plans.run_plan import BackendName
 from services.planner.documents import manifest_of
-from services.planner.evaluation import grouped
+from services.planner.evaluation import group_replicates
 from services.planner.plan import Plan
-from services.planner.results import at_hand
+from services.planner.results import inline_value
 from services.planner.tasks import TaskResult, TaskStatus
 
 TOOL: Final = "ring_simulation"
@@ -120,7 +120,7 @@ def _value(text: str) -> Any:
 def _show(names: Sequence[str], results: Sequence[TaskResult]) -> None:
     """Print a row for each combination: how many rings settled, and what share of the debts was paid."""
     shown = [name for name in names if len({str(one.case.parameters[name]) for one in results}) > 1]
-    rows = [_row(shown, group) for group in grouped(results)]
+    rows = [_row(shown, group) for group in group_replicates(results)]
     columns = [Column(name.upper(), right=True) for name in shown]
     output.table([*columns, *RESULT_COLUMNS], rows, output.console())
     print()
@@ -128,7 +128,7 @@ def _show(names: Sequence[str], results: Sequence[TaskResult]) -> None:
 
 def _row(names: Sequence[str], group: Sequence[TaskResult]) -> list[output.Cell]:
     """Return the values of one combination, and means over its runs that succeeded."""
-    found = [at_hand(one) for one in group if one.task_status is TaskStatus.SUCCEEDED]
+    found = [inline_value(one) for one in group if one.task_status is TaskStatus.SUCCEEDED]
     rings: list[Mapping[str, Any]] = [one for one in found if isinstance(one, Mapping)]
     means = ["", "", ""]
     if rings:

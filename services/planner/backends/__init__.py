@@ -64,7 +64,7 @@ def backend_class(name: str) -> Any:
 INSTEAD = "or give a function that makes a backend, which is opened for the time of each call"
 
 
-class Opened:
+class LoopBinding:
     """In which event loop a backend is open.
 
     Args:
@@ -80,11 +80,11 @@ class Opened:
         """Whether it is, anywhere."""
         return self._loop is not None
 
-    def here(self) -> None:
+    def bind(self) -> None:
         """In the running one."""
         self._loop = asyncio.get_running_loop()
 
-    def nowhere(self) -> None:
+    def unbind(self) -> None:
         """In none any more."""
         self._loop = None
 
@@ -101,7 +101,7 @@ class Opened:
             )
 
 
-def check(call: Execution) -> None:
+def check_parameters(call: Execution) -> None:
     """Raises `ToolParameterError` for parameters that JSON can't hold."""
     try:
         canonical_json(call.parameters)
@@ -109,12 +109,12 @@ def check(call: Execution) -> None:
         raise ToolParameterError(f"the parameters can't be sent to the tool: {exc}") from None
 
 
-Source: TypeAlias = Executor | Callable[[], Backend]
+BackendSource: TypeAlias = Executor | Callable[[], Backend]
 """One that is ready in the event loop of its use, or a function that makes one for each use."""
 
 
 @contextlib.asynccontextmanager
-async def opened(source: Source) -> AsyncIterator[Executor]:
+async def open_backend(source: BackendSource) -> AsyncIterator[Executor]:
     """What executes inside the block.
 
     Raises:

@@ -18,8 +18,8 @@ from services.executor.cancellation import cancel as cancel_run
 from services.executor.isolation.calls import Report
 from services.executor.outcome import Status
 from services.executor.store import Order, Store
-from services.planner.backends import Opened, check
-from services.planner.backends.fleet_runs import Answers, Awaiting, Ears, RunLostError
+from services.planner.backends import LoopBinding, check_parameters
+from services.planner.backends.fleet_runs import PendingRun, RunLostError, RunResults, RunWatcher
 from services.planner.backends.lease import LEASE_SECONDS, Lease
 from services.planner.execution import Execution, ExecutionResult
 from shared.backoff import until_available
@@ -28,7 +28,7 @@ from shared.errors import FullsendError, StoreError
 log = structlog.get_logger()
 
 TRIGGER = "plan"
-LOOK_SECONDS = 5.0
+POLL_SECONDS = 5.0
 CANCEL_SECONDS = 5.0
 
 
@@ -42,7 +42,7 @@ class FleetBackend:
         capacity: how many calls at once; None for as many as the executors that are alive can use.
         priority: of the runs, where a call's policy has none; `low` lets everybody else's go first.
         tell: hears, in a line, that no executor is alive, that one is again, or who took the plan over.
-        look_seconds: how often is looked for runs that ended and executors that came without a word.
+        poll_seconds: how often is looked for runs that ended and executors that came without a word.
         cancel_seconds: how long the end of a cancelled run is waited for.
         lease_seconds: after how long without a word from this planner another one may have the plan.
     """
@@ -57,25 +57,25 @@ class FleetBackend:
         capacity: int | None = None,
         priority: str = "low",
         tell: Callable[[str], None] | None = None,
-        look_seconds: float = LOOK_SECONDS,
+        poll_seconds: float = POLL_SECONDS,
         cancel_seconds: float = CANCEL_SECONDS,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         self.experiment_id = f"plan:{plan_id}"
         self._store = store
-        self._answers = Answers(storage_type, storage_base)
+        self._answers = RunResults(storage_type, storage_base)
         self._capacity = capacity
         self._priority = priority
-        self._look_seconds = look_seconds
+        self._poll_seconds = poll_seconds
         self._cancel_seconds = cancel_seconds
         self._tell = tell
         self._lease = Lease(store, self.experiment_id, lease_seconds)
-        self._opened = Opened(type(self).__name__)
-        self._crew = Crew(store, tell)
-        self._ears = Ears(store, self.experiment_id)
-        self._calls: dict[asyncio.Task[ExecutionResult], Awaiting] = {}
+        self._binding = LoopBinding(type(self).__name__)
+        self._executors = LiveExecutors(store, tell)
+        self._watcher = RunWatcher(store, self.experiment_id)
+        self._calls: dict[asyncio.Task[ExecutionResult], PendingRun] = {}
         self._inside = 0
-        self._outside: deque[Awaiting] = deque()
+        self._outside: deque[PendingRun] = deque()
         self._tasks: asyncio.TaskGroup | None = None
         self._life: asyncio.Task[None] | None = None
         self._leaving = asyncio.Event()
@@ -84,7 +84,7 @@ class FleetBackend:
     @property
     def capacity(self) -> int:
         """How many calls at once make sense; changes as executors come and go, unless it was given."""
-        return self._capacity or self._crew.places
+        return self._capacity or self._executors.capacity
 
     async def __aenter__(self) -> Self:
         """Have it ready.
@@ -95,8 +95,8 @@ class FleetBackend:
         """
         try:
             await self._lease.take()
-            await self._ears.open()
-            await self._crew.count()
+            await self._watcher.open()
+            await self._executors.count()
             await self._clear()
         except BaseException:
             await self._lease.leave()
@@ -105,11 +105,11 @@ class FleetBackend:
         opened = asyncio.Event()
         self._life = asyncio.create_task(self._live(opened), name=self.experiment_id)
         await opened.wait()
-        self._opened.here()
+        self._binding.bind()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self._opened.nowhere()
+        self._binding.unbind()
         self._leaving.set()
         try:
             if self._life is not None:
@@ -119,7 +119,7 @@ class FleetBackend:
 
     def check_open(self) -> None:
         """Raises `PlanError` unless it is open in the running event loop."""
-        self._opened.check()
+        self._binding.check()
 
     async def run(
         self, call: Execution, *, report: Report | None = None, cancel: asyncio.Event | None = None
@@ -130,7 +130,7 @@ class FleetBackend:
         metrics, not of lines and partial results.  A cancelled run is answered for when it has
         ended, or after a while when no executor says so.
         """
-        one = Awaiting(call, report)
+        one = PendingRun(call, report)
         if self._tasks is None or (cancel is not None and cancel.is_set()):
             return self._never_queued(one)
         task = self._tasks.create_task(self._answered(one), name=f"call {call.options.run_id}")
@@ -148,7 +148,7 @@ class FleetBackend:
     # -- one call ---------------------------------------------------------------------
 
     async def _done_or_given_up(
-        self, task: asyncio.Task[ExecutionResult], one: Awaiting, cancel: asyncio.Event | None
+        self, task: asyncio.Task[ExecutionResult], one: PendingRun, cancel: asyncio.Event | None
     ) -> None:
         """Wait for the answer; once somebody wants the end, only for a while."""
         wishes = [one.stopped] if cancel is None else [one.stopped, cancel]
@@ -162,9 +162,9 @@ class FleetBackend:
             for watcher in watching:
                 watcher.cancel()
 
-    async def _answered(self, one: Awaiting) -> ExecutionResult:
+    async def _answered(self, one: PendingRun) -> ExecutionResult:
         try:
-            check(one.call)
+            check_parameters(one.call)
             order = self._order(one.call)
             async with self._place(one):
                 if one.stopped.is_set():
@@ -176,7 +176,7 @@ class FleetBackend:
             log.exception("call.broke", run_id=one.call.options.run_id)
             return self._answers.failed(one, exc)
 
-    def _never_queued(self, one: Awaiting) -> ExecutionResult:
+    def _never_queued(self, one: PendingRun) -> ExecutionResult:
         return self._answers.cancelled(one, self._refusal or "the run was cancelled before it was queued")
 
     def _order(self, call: Execution) -> Order:
@@ -194,7 +194,7 @@ class FleetBackend:
         return order
 
     @contextlib.asynccontextmanager
-    async def _place(self, one: Awaiting) -> AsyncIterator[None]:
+    async def _place(self, one: PendingRun) -> AsyncIterator[None]:
         """Inside the block, the call has one of the places in the queue, unless it was stopped before."""
         self._outside.append(one)
         self._admit()
@@ -214,27 +214,27 @@ class FleetBackend:
             self._inside += 1
             self._outside.popleft().admit()
 
-    async def _performed(self, one: Awaiting, order: Order) -> ExecutionResult:
+    async def _performed(self, one: PendingRun, order: Order) -> ExecutionResult:
         """Queue the run and wait for its end."""
-        submissions = self._store.submissions
-        with self._ears.expecting():
-            timestamp = await until_available("order", lambda: submissions.submit(order, one.token))
+        awaited = self._store.awaited
+        with self._watcher.expecting_run():
+            timestamp = await until_available("order", lambda: awaited.submit(order, one.token))
             run_id = f"{self.experiment_id}:{timestamp}"
-            self._ears.attend(run_id, one)
+            self._watcher.follow(run_id, one)
         try:
             with contextlib.suppress(StoreError):  # it expires
                 await submissions.forget(self.experiment_id, one.token)
             return await self._ended(one, run_id)
         finally:
-            self._ears.leave(run_id)
+            self._watcher.unfollow(run_id)
 
-    async def _ended(self, one: Awaiting, run_id: str) -> ExecutionResult:
+    async def _ended(self, one: PendingRun, run_id: str) -> ExecutionResult:
         is_asked = False
         while True:
             if one.stopped.is_set() and not is_asked:
                 await until_available("cancellation", lambda: cancel_run(self._store, run_id))
                 is_asked = True
-                self._ears.look_now()
+                self._watcher.poll_now()
             if one.is_lost:
                 raise RunLostError(f"{run_id} is gone from Redis without an end; has Redis lost its data?")
             if one.is_over:
@@ -242,7 +242,7 @@ class FleetBackend:
                 if record.get("status", Status.RUNNING) != Status.RUNNING:
                     return self._answers.of_record(one, record)
                 one.is_over = False
-                self._ears.look_now()
+                self._watcher.poll_now()
             await one.change()
 
     # -- all of them ------------------------------------------------------------------
@@ -252,9 +252,11 @@ class FleetBackend:
         try:
             async with asyncio.TaskGroup() as tasks:
                 listening = [
-                    tasks.create_task(self._ears.listen(), name="journal"),
-                    tasks.create_task(self._ears.look(self._look_seconds), name="runs"),
-                    tasks.create_task(self._crew.watch(self._look_seconds, self._admit), name="executors"),
+                    tasks.create_task(self._watcher.follow_journal(), name="journal"),
+                    tasks.create_task(self._watcher.poll(self._poll_seconds), name="runs"),
+                    tasks.create_task(
+                        self._executors.watch(self._poll_seconds, self._admit), name="executors"
+                    ),
                     tasks.create_task(self._hold(), name="lease"),
                 ]
                 self._tasks = tasks
@@ -307,7 +309,7 @@ AWAY = "Redis is away, and the plan waits for it: {}"
 BACK = "Redis is back; the plan goes on"
 
 
-class Crew:
+class LiveExecutors:
     """The executors that are alive.
 
     Args:
@@ -322,7 +324,7 @@ class Crew:
         self._is_away = False
 
     @property
-    def places(self) -> int:
+    def capacity(self) -> int:
         """How many runs they can use at once; at least one, for whoever comes."""
         return max(1, (self._count or 0) * PLACES_PER_WORKER)
 

@@ -24,7 +24,7 @@ READ_WAIT_MS = 5_000
 _BASE = frozenset({"experiment_id", "run_id", "event", "timestamp", "name", "value"})
 
 
-class Awaiting:
+class PendingRun:
     """A call on its way: what is to become of it, and what is known of its run.
 
     Args:
@@ -91,7 +91,7 @@ class Awaiting:
         self._changed.set()
 
 
-class Ears:
+class RunWatcher:
     """One reader of the journal for all runs of one experiment that are awaited here.
 
     Args:
@@ -103,7 +103,7 @@ class Ears:
         self._store = store
         self._experiment_id = experiment_id
         self._cursor = ""
-        self._attended: dict[str, Awaiting] = {}
+        self._followed: dict[str, PendingRun] = {}
         self._expected = 0
         self._early: dict[str, list[JournalEntry]] = {}
         self._due = asyncio.Event()
@@ -113,7 +113,7 @@ class Ears:
         self._cursor = await self._store.journal.end()
 
     @contextlib.contextmanager
-    def expecting(self) -> Iterator[None]:
+    def expecting_run(self) -> Iterator[None]:
         """Inside the block, a run is queued whose id becomes known; what is said of it before is kept."""
         self._expected += 1
         try:
@@ -123,21 +123,21 @@ class Ears:
             if not self._expected:
                 self._early.clear()
 
-    def attend(self, run_id: str, one: Awaiting) -> None:
+    def follow(self, run_id: str, one: PendingRun) -> None:
         """Tell `one` what is said of the run, and what was said already."""
-        self._attended[run_id] = one
+        self._followed[run_id] = one
         for entry in self._early.pop(run_id, ()):
             one.hear(entry)
 
-    def leave(self, run_id: str) -> None:
+    def unfollow(self, run_id: str) -> None:
         """Nobody waits for the run any more."""
-        self._attended.pop(run_id, None)
+        self._followed.pop(run_id, None)
 
-    def look_now(self) -> None:
+    def poll_now(self) -> None:
         """Don't wait for the next look at the runs."""
         self._due.set()
 
-    async def listen(self) -> None:
+    async def follow_journal(self) -> None:
         """Follow the journal until cancelled; after Redis was away, what it can't tell is looked for."""
         outage = Outage("journal")
         while True:
@@ -145,14 +145,14 @@ class Ears:
                 entries = await self._store.journal.read(self._cursor, READ_WAIT_MS)
             except StoreError as exc:
                 await asyncio.sleep(outage.failed(exc))
-                self.look_now()
+                self.poll_now()
                 continue
             outage.ended()
             for entry in entries:
                 self._cursor = entry.cursor
                 self._pass_on(entry)
 
-    async def look(self, seconds: float) -> None:
+    async def poll(self, seconds: float) -> None:
         """Look at the awaited runs every so often, until cancelled: the journal may have lost a word."""
         outage = Outage("runs")
         while True:
@@ -161,22 +161,22 @@ class Ears:
                     await self._due.wait()
             self._due.clear()
             try:
-                found = await self._store.submissions.progress(self._experiment_id, list(self._attended))
+                found = await self._store.awaited.standing(self._experiment_id, list(self._followed))
             except StoreError as exc:
                 await asyncio.sleep(outage.failed(exc))
-                self.look_now()
+                self.poll_now()
                 continue
             outage.ended()
             for run_id, where in found.items():
-                if run_id in self._attended:
-                    self._attended[run_id].stands(where)
+                if run_id in self._followed:
+                    self._followed[run_id].stands(where)
 
     def _pass_on(self, entry: JournalEntry) -> None:
         if entry.data.get("experiment_id") != self._experiment_id:
             return
         run_id = str(entry.data.get("run_id"))
-        if run_id in self._attended:
-            self._attended[run_id].hear(entry)
+        if run_id in self._followed:
+            self._followed[run_id].hear(entry)
         elif self._expected:
             self._early.setdefault(run_id, []).append(entry)
 
@@ -199,7 +199,7 @@ class RunLostError(FullsendError):
     """Redis doesn't know the run any more, and nobody can say what it came to."""
 
 
-class Answers:
+class RunResults:
     """Makes the results of calls.
 
     Args:
@@ -209,7 +209,7 @@ class Answers:
     def __init__(self, storage_type: str, storage_base: str) -> None:
         self._storage = storage_type, storage_base
 
-    def of_record(self, one: Awaiting, record: Mapping[str, str]) -> ExecutionResult:
+    def of_record(self, one: PendingRun, record: Mapping[str, str]) -> ExecutionResult:
         """What the record says, under the id and of the values that the call has."""
         options, result = one.call.options, result_of_record(record, *self._storage)
         error = result.error
@@ -223,17 +223,17 @@ class Answers:
             error=error,
         )
 
-    def cancelled(self, one: Awaiting, reason: str) -> ExecutionResult:
+    def cancelled(self, one: PendingRun, reason: str) -> ExecutionResult:
         """It was to end, and has no record that says so."""
         return self._without_record(one, Status.CANCELLED, ErrorInfo(RunCancelledError.__name__, reason))
 
-    def failed(self, one: Awaiting, exc: Exception) -> ExecutionResult:
+    def failed(self, one: PendingRun, exc: Exception) -> ExecutionResult:
         """It could not be queued, or could not be followed to its end."""
         is_lost = isinstance(exc, RunLostError)
         error = ErrorInfo(type(exc).__name__, str(exc), retryable=is_lost)
         return self._without_record(one, Status.LOST if is_lost else Status.FAILED, error)
 
-    def _without_record(self, one: Awaiting, status: Status, error: ErrorInfo) -> ExecutionResult:
+    def _without_record(self, one: PendingRun, status: Status, error: ErrorInfo) -> ExecutionResult:
         options, (storage_type, storage_base) = one.call.options, self._storage
         return ExecutionResult(
             run_id=options.run_id,

@@ -12,9 +12,9 @@ from services.executor.policy import ToolNeeds
 from services.executor.result_cache import Identity
 from services.executor.results import AttemptResults
 from services.executor.work import load, outcome_of
-from services.planner.backends import Opened, check
+from services.planner.backends import LoopBinding, check_parameters
 from services.planner.execution import Execution, ExecutionResult, error_of
-from services.planner.runtime import Recollection, Workbench
+from services.planner.runtime import MemoryCheckpoints, ToolRuntime
 from shared.errors import FullsendError
 
 LOCAL_CAPACITY = 32
@@ -33,45 +33,45 @@ class LocalBackend:
     """Calls tools in isolation in this process, and keeps what they produce.
 
     Args:
-        bench: what it is done with; opened and closed by whoever made it.
+        runtime: what it is done with; opened and closed by whoever made it.
         capacity: how many calls at once make sense.
     """
 
-    def __init__(self, bench: Workbench, capacity: int) -> None:
+    def __init__(self, runtime: ToolRuntime, capacity: int) -> None:
         self.capacity = capacity
-        self._bench = bench
+        self._runtime = runtime
         self._loaded: set[str] = set()
-        self._opened = Opened(type(self).__name__)
+        self._binding = LoopBinding(type(self).__name__)
 
     @property
-    def bench(self) -> Workbench:
+    def runtime(self) -> ToolRuntime:
         """What it is done with."""
-        return self._bench
+        return self._runtime
 
     async def __aenter__(self) -> Self:
-        await self._bench.open()
-        self._opened.here()
+        await self._runtime.open()
+        self._binding.bind()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self._opened.nowhere()
-        await self._bench.close()
+        self._binding.unbind()
+        await self._runtime.close()
 
     def check_open(self) -> None:
         """Raises `PlanError` unless it is open in the running event loop."""
-        self._opened.check()
+        self._binding.check()
 
     async def run(
         self, call: Execution, *, report: Report | None = None, cancel: asyncio.Event | None = None
     ) -> ExecutionResult:
         """Call the tool once; whatever it does, this returns."""
         started = time.monotonic()
-        bench, options = self._bench, call.options
-        products = AttemptResults(bench.keeper, Recollection(), bench.threads)
+        runtime, options = self._runtime, call.options
+        products = Products(runtime.keeper, MemoryCheckpoints(), runtime.threads)
         identity: Identity | None = None
-        limit_seconds = bench.defaults.timeout(options.policy, NO_NEEDS)
+        limit_seconds = runtime.defaults.timeout(options.policy, NO_NEEDS)
         try:
-            check(call)
+            check_parameters(call)
             tool = await self._load(call.tool, limit_seconds, cancel)
             tool.check(call.parameters)
             identity = _identity(tool, call)
@@ -79,13 +79,13 @@ class LocalBackend:
         except _Cancelled:
             outcome = CANCELLED
         except FullsendError as exc:
-            outcome = outcome_of(exc, limit_seconds) if self._opened.is_open else CANCELLED
+            outcome = outcome_of(exc, limit_seconds) if self._binding.is_open else CANCELLED
         outcome = await products.complete(outcome, is_first=False)
         return ExecutionResult(
             run_id=options.run_id,
             status=outcome.status,
-            storage_type=str(bench.keeper.blobs.storage_type),
-            storage_base=bench.keeper.blobs.base,
+            storage_type=str(runtime.keeper.blobs.storage_type),
+            storage_base=runtime.keeper.blobs.base,
             artifacts={name: one["reference"] for name, one in outcome.artifacts.items()},
             error=error_of(outcome),
             execution_time_ms=round((time.monotonic() - started) * 1_000),
@@ -98,7 +98,7 @@ class LocalBackend:
 
     async def _load(self, name: str, limit_seconds: float, cancel: asyncio.Event | None) -> Tool:
         """The tool; its first import may take long, so that one is watched for a wish to end."""
-        loading = load(self._bench.loader, name, limit_seconds)
+        loading = load(self._runtime.loader, name, limit_seconds)
         tool = await (loading if cancel is None or name in self._loaded else _unless(cancel, loading))
         self._loaded.add(name)
         return tool
@@ -120,7 +120,7 @@ class LocalBackend:
                 report(event)
 
         chosen = call.options.policy
-        options = self._bench.defaults.options(chosen, tool.needs)
+        options = self._runtime.defaults.options(chosen, tool.needs)
         isolated = Call(
             module=tool.module,
             run_id=call.options.run_id,
@@ -133,7 +133,7 @@ class LocalBackend:
             seed=chosen.seed,
             environ=options.environ,
         )
-        answer = await self._bench.pool.call(isolated, hear, effects=products, cancel=cancel)
+        answer = await self._runtime.pool.call(isolated, hear, effects=products, cancel=cancel)
         return judge(answer, partials).masked(options.mask)
 
 

@@ -56,7 +56,7 @@ class History:
     days: set[int] = field(default_factory=set)
 
 
-class Broken(Exception):
+class InvalidEventError(Exception):
     """An event that can't be; the line is added by whoever knows it."""
 
 
@@ -67,7 +67,7 @@ def read_events(text: str) -> History:
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
         try:
             _apply(history, _event(line))
-        except Broken as exc:
+        except InvalidEventError as exc:
             raise ArtifactError(f"{ARTIFACT}, line {number}: {exc}") from exc.__cause__
     return history
 
@@ -76,12 +76,12 @@ def _event(line: str) -> dict[str, Any]:
     try:
         event = json.loads(line)
     except (ValueError, RecursionError) as exc:
-        raise Broken(f"not JSON: {line[:80]!r}") from exc
+        raise InvalidEventError(f"not JSON: {line[:80]!r}") from exc
     if not isinstance(event, dict):
-        raise Broken(f"an event is an object, not {line[:80]!r}")
+        raise InvalidEventError(f"an event is an object, not {line[:80]!r}")
     kind = _member(event, "kind", TEXT)
     if kind not in MEMBERS:
-        raise Broken(f"kind {kind[:80]!r} is unknown; known are {', '.join(MEMBERS)}")
+        raise InvalidEventError(f"kind {kind[:80]!r} is unknown; known are {', '.join(MEMBERS)}")
     for name, expected in {"day": DAY, "phase": TEXT, **MEMBERS[kind]}.items():
         _member(event, name, expected)
     return event
@@ -89,18 +89,20 @@ def _event(line: str) -> dict[str, Any]:
 
 def _member(event: Mapping[str, Any], name: str, expected: str) -> Any:
     if name not in event:
-        raise Broken(f"{name} is missing, it must be {expected}")
+        raise InvalidEventError(f"{name} is missing, it must be {expected}")
     value = event[name]
     fits = isinstance(value, str) if expected is TEXT else type(value) is int and value >= 0
     if not fits:
-        raise Broken(f"{name} is {json.dumps(value)[:80]}, it must be {expected}")
+        raise InvalidEventError(f"{name} is {json.dumps(value)[:80]}, it must be {expected}")
     return value
 
 
 def _apply(history: History, event: Mapping[str, Any]) -> None:
     day = event["day"]
     if history.days and day < max(history.days):
-        raise Broken(f"day is {day}, but day {max(history.days)} had begun; events are in order of days")
+        raise InvalidEventError(
+            f"day is {day}, but day {max(history.days)} had begun; events are in order of days"
+        )
     history.days.add(day)
     if apply := EFFECTS.get(event["kind"]):
         apply(history, event)
@@ -113,7 +115,7 @@ def _mint(history: History, event: Mapping[str, Any]) -> None:
 def _create(history: History, event: Mapping[str, Any]) -> None:
     name = event["payable"]
     if name in history.payables:
-        raise Broken(f"payable is {name!r}, which was created before")
+        raise InvalidEventError(f"payable is {name!r}, which was created before")
     parties = event["debtor"], event["creditor"]
     history.payables[name] = Payable(*parties, event["amount_cents"], event["due_day"])
 
@@ -122,27 +124,35 @@ def _pay(history: History, event: Mapping[str, Any]) -> None:
     one = _payable(history, event)
     one.paid_cents += event["amount_cents"]
     if one.paid_cents > one.amount_cents:
-        raise Broken(f"amount_cents makes {one.paid_cents} paid of {one.amount_cents} that were owed")
+        raise InvalidEventError(
+            f"amount_cents makes {one.paid_cents} paid of {one.amount_cents} that were owed"
+        )
     history.payments.append(Payment(event["day"], one.debtor, one.creditor, event["amount_cents"]))
 
 
 def _settle(history: History, event: Mapping[str, Any]) -> None:
     one = _payable(history, event)
     if one.settled_day is not None:
-        raise Broken(f"payable is {event['payable']!r}, which was settled on day {one.settled_day}")
+        raise InvalidEventError(
+            f"payable is {event['payable']!r}, which was settled on day {one.settled_day}"
+        )
     _pay(history, event)
     if one.paid_cents < one.amount_cents:
-        raise Broken(f"amount_cents makes {one.paid_cents} paid of {one.amount_cents}: that is not settled")
+        raise InvalidEventError(
+            f"amount_cents makes {one.paid_cents} paid of {one.amount_cents}: that is not settled"
+        )
     one.settled_day = event["day"]
 
 
 def _payable(history: History, event: Mapping[str, Any]) -> Payable:
     one = history.payables.get(event["payable"])
     if one is None:
-        raise Broken(f"payable is {event['payable']!r}, which was never created")
+        raise InvalidEventError(f"payable is {event['payable']!r}, which was never created")
     for party in ("debtor", "creditor"):
         if event[party] != getattr(one, party):
-            raise Broken(f"{party} is {event[party]!r}, but {getattr(one, party)!r} when it was created")
+            raise InvalidEventError(
+                f"{party} is {event[party]!r}, but {getattr(one, party)!r} when it was created"
+            )
     return one
 
 

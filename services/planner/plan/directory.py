@@ -32,9 +32,9 @@ from services.planner.cancellation import CancellationToken
 from services.planner.cases import all_cases
 from services.planner.models import RunManifest
 from services.planner.plan.registry import Now, Registry, utc_now
-from services.planner.plan.runner import Turn, is_left
-from services.planner.plan.session import alone
-from services.planner.plan.status import Standing, standing
+from services.planner.plan.runner import LockedPlan, is_left
+from services.planner.plan.session import exclusive_lock
+from services.planner.plan.status import PlanStatus, plan_status
 from services.planner.scheduling.dispatcher import SILENT, Listener
 from services.planner.scheduling.early_stop import Stopper
 from services.planner.tasks import RunExecutionResult, TaskResult
@@ -154,13 +154,13 @@ class Plan:
         """Results of cases that `resume` does not run again."""
         return [one for one in self.results() if not is_left(one, failed)]
 
-    def standing(self) -> Standing:
+    def status(self) -> PlanStatus:
         """How far it is."""
-        return standing(self.registry)
+        return plan_status(self.registry)
 
     def cancel(self, reason: str = "cancelled") -> bool:
         """Have whoever executes it end it; False when nobody does.  Doesn't wait for the end."""
-        return self.registry.ask_to_end(reason) is not None
+        return self.registry.request_cancel(reason) is not None
 
     # -- executing it -----------------------------------------------------------------
 
@@ -178,10 +178,10 @@ class Plan:
         Raises:
             PlanError: it has been taken up before, or somebody else is executing it.
         """
-        with self.alone() as turn:
-            if await asyncio.to_thread(self.registry.last_sitting) is not None:
+        with self.lock() as locked:
+            if await asyncio.to_thread(self.registry.last_session) is not None:
                 raise PlanError(f"{self.plan_id} has been taken up before; resume it, or make another plan")
-            return await turn.resume(backend, token, listener, stoppers, criteria=criteria)
+            return await locked.resume(backend, token, listener, stoppers, criteria=criteria)
 
     async def resume(
         self,
@@ -193,19 +193,19 @@ class Plan:
         failed: bool = True,
         criteria: Stopper | None = None,
     ) -> RunExecutionResult:
-        """As `Turn.resume`.  Raises `PlanError` too when somebody else is executing it."""
-        with self.alone() as turn:
-            return await turn.resume(backend, token, listener, stoppers, failed=failed, criteria=criteria)
+        """As `LockedPlan.resume`.  Raises `PlanError` too when somebody else is executing it."""
+        with self.lock() as locked:
+            return await locked.resume(backend, token, listener, stoppers, failed=failed, criteria=criteria)
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[Turn]:
+    def lock(self) -> Iterator[LockedPlan]:
         """Keep everybody else from executing it; needed around backends that can be open only once.
 
         Raises:
             PlanError: somebody else is executing it; says who.
         """
-        with alone(self.directory / _LOCK):
-            yield Turn(self.manifest, self.registry)
+        with exclusive_lock(self.directory / _LOCK):
+            yield LockedPlan(self.manifest, self.registry)
 
 
 def plans_in(directory: Path = PLANS) -> Iterator[Path]:

@@ -195,7 +195,7 @@ NEWEST: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RecordedRuns:
     """What one place knows of the runs of a tool that succeeded.
 
     Attributes:
@@ -209,7 +209,7 @@ class Recorded:
     experiments: frozenset[str] = frozenset()
 
 
-def in_plans(tool: str, directory: Path = PLANS) -> Recorded:
+def recorded_in_plans(tool: str, directory: Path = PLANS) -> RecordedRuns:
     """The runs in the registries of the plans in a directory, as far as these can be read."""
     seconds: list[float] = []
     experiments: set[str] = set()
@@ -219,10 +219,10 @@ def in_plans(tool: str, directory: Path = PLANS) -> Recorded:
             if registry.fact("tool") == tool:
                 seconds += registry.durations()
                 experiments.add(f"plan:{registry.fact('name')}")
-    return Recorded(f"plans in {directory}", tuple(seconds), frozenset(experiments))
+    return RecordedRuns(f"plans in {directory}", tuple(seconds), frozenset(experiments))
 
 
-async def in_redis(store: Store, tool: str, known: Collection[str] = ()) -> Recorded:
+async def recorded_in_redis(store: Store, tool: str, known: Collection[str] = ()) -> RecordedRuns:
     """The runs that executors have recorded, without those of experiments that are `known` already.
 
     Raises:
@@ -230,4 +230,4 @@ async def in_redis(store: Store, tool: str, known: Collection[str] = ()) -> Reco
     """
     records = await store.history.completed(tool, NEWEST)
     seconds = tuple(one.seconds for one in records if one.experiment_id not in known)
-    return Recorded("Redis", seconds)
+    return RecordedRuns("Redis", seconds)

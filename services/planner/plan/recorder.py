@@ -11,9 +11,9 @@ from typing import Any, Final, Self
 
 from services.executor.isolation.calls import Event
 from services.planner.plan.registry import Registry
-from services.planner.tasks import Task, TaskResult, TaskStatus, to_text
+from services.planner.tasks import Task, TaskResult, TaskStatus, result_to_text
 
-MOST_AT_ONCE: Final = 1_000
+MAX_ROWS_PER_COMMIT: Final = 1_000
 PAUSE_SECONDS: Final = 0.005
 """From one commit to the next, so that many rows share one."""
 _BEGUN: Final = (
@@ -69,7 +69,7 @@ class Recorder:
 
     # -- a listener -------------------------------------------------------------------
 
-    def moved(self, task: Task) -> None:
+    def on_status(self, task: Task) -> None:
         """An attempt begins, or is to be followed by another; its end is told by `ended`."""
         index, now = task.index, self._registry.now().isoformat()
         match task.task_status:
@@ -79,7 +79,7 @@ class Recorder:
             case TaskStatus.QUEUED if task.attempt_count:
                 self._rows.put(_Row(_RETRIED, (now, self._number, index, task.attempt_count)))
 
-    def ended(self, result: TaskResult) -> None:
+    def on_result(self, result: TaskResult) -> None:
         """A case has its result; one that was cancelled before it began has no row, and is still to run."""
         if result.attempt_count == 0 and result.task_status is TaskStatus.CANCELLED:
             return
@@ -89,7 +89,7 @@ class Recorder:
         values = (self._number, index, attempt, result.task_id, status, began, now)
         self._rows.put(_Row(_ENDED, values, result))
 
-    def said(self, task: Task, event: Event) -> None:
+    def on_event(self, task: Task, event: Event) -> None:
         """Not kept."""
 
     def stopper(self, result: TaskResult) -> str | None:
@@ -113,7 +113,7 @@ class Recorder:
         row = self._rows.get()
         while row is not None:
             rows.append(row)
-            if self._rows.empty() or len(rows) == MOST_AT_ONCE:
+            if self._rows.empty() or len(rows) == MAX_ROWS_PER_COMMIT:
                 return rows
             row = self._rows.get()
         if rows:
@@ -123,7 +123,7 @@ class Recorder:
     def _commit(self, file: sqlite3.Connection, rows: Sequence[_Row]) -> None:
         file.execute("BEGIN IMMEDIATE")
         for row in rows:
-            text = () if row.result is None else (to_text(row.result, self._registry.artifacts),)
+            text = () if row.result is None else (result_to_text(row.result, self._registry.artifacts),)
             file.execute(row.statement, row.values + text)
         if not self._is_code_known and (digest := _code_of(rows)):
             file.execute("INSERT OR IGNORE INTO facts VALUES ('tool_digest', ?)", (digest,))

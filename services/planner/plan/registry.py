@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from services.planner.models import TestCase
-from services.planner.plan.session import Owner, Sitting
-from services.planner.tasks import TERMINAL, TaskResult, TaskStatus, from_text
+from services.planner.plan.session import Owner, Session
+from services.planner.tasks import TERMINAL, TaskResult, TaskStatus, result_from_text
 from shared.errors import PlanError
 
 VERSION: Final = 1
@@ -135,8 +135,8 @@ class Registry:
 
     # -- sittings ---------------------------------------------------------------------
 
-    def begin(self, backend: str, cases: int) -> int:
-        """Take the plan up, alone (see `session.alone`); the number of the sitting.
+    def begin_session(self, backend: str, cases: int) -> int:
+        """Take the plan up, alone (see `exclusive_lock`); the number of the sitting.
 
         What a vanished owner has left open is closed: its runs are `lost`.
         """
@@ -153,7 +153,7 @@ class Registry:
         assert number is not None, "a row was inserted"
         return number
 
-    def beat(self, number: int) -> str | None:
+    def heartbeat(self, number: int) -> str | None:
         """Say that the owner is there; why somebody else wants the end, if anybody does."""
         with self.connected() as file:
             file.execute(
@@ -162,7 +162,7 @@ class Registry:
             asked = file.execute("SELECT asked_to_end FROM executions WHERE execution_id = ?", (number,))
             return asked.fetchone()[0]  # type: ignore[no-any-return]
 
-    def end(self, number: int, stopped: str | None) -> None:
+    def end_session(self, number: int, stopped: str | None) -> None:
         """The sitting is over."""
         with self.connected() as file:
             file.execute(
@@ -170,32 +170,32 @@ class Registry:
                 (self.now().isoformat(), stopped, number),
             )
 
-    def ask_to_end(self, reason: str) -> Sitting | None:
+    def request_cancel(self, reason: str) -> Session | None:
         """Have whoever executes the plan end it; the sitting that was asked, None when there is none.
 
         One whose owner is gone is closed here and now.
         """
-        sitting = self.last_sitting()
-        if sitting is None or sitting.ended_at is not None:
+        session = self.last_session()
+        if session is None or session.ended_at is not None:
             return None
         now = self.now()
         with self.connected() as file:
             file.execute("BEGIN IMMEDIATE")
-            if sitting.is_under_way(now):
+            if session.is_under_way(now):
                 file.execute(
                     "UPDATE executions SET asked_to_end = ? WHERE execution_id = ? AND ended_at IS NULL",
-                    (reason, sitting.number),
+                    (reason, session.number),
                 )
             else:
-                _close(file, now.isoformat(), reason, sitting.number)
+                _close(file, now.isoformat(), reason, session.number)
             file.execute("COMMIT")
-        return sitting
+        return session
 
-    def last_sitting(self) -> Sitting | None:
+    def last_session(self) -> Session | None:
         """The one under way, or the last that was; None before the first."""
         with self.connected() as file:
             row = file.execute("SELECT * FROM executions ORDER BY execution_id DESC LIMIT 1").fetchone()
-        return row and Sitting.of_row(row)
+        return row and Session.of_row(row)
 
     # -- runs -------------------------------------------------------------------------
 
@@ -208,7 +208,7 @@ class Registry:
             [total] = file.execute("SELECT count(*) FROM cases").fetchone()
         return {TaskStatus.PENDING: total - sum(found.values()), **found}
 
-    def ended_in(self, number: int) -> int:
+    def count_ended_in(self, number: int) -> int:
         """How many cases have ended in a sitting, however they did."""
         with self.connected() as file:
             found = file.execute(
@@ -227,7 +227,9 @@ class Registry:
             cases = file.execute("SELECT case_index, content FROM cases ORDER BY case_index").fetchall()
             facts = dict(file.execute("SELECT name, value FROM facts"))
         return [
-            from_text(texts[index], self.artifacts) if index in texts else _pending(index, content, facts)
+            result_from_text(texts[index], self.artifacts)
+            if index in texts
+            else _pending(index, content, facts)
             for index, content in cases
         ]
 
@@ -240,7 +242,9 @@ class Registry:
             ).fetchall()
             facts = dict(file.execute("SELECT name, value FROM facts"))
         return [
-            from_text(result, self.artifacts) if result else _lost(_pending(index, content, facts), attempt)
+            result_from_text(result, self.artifacts)
+            if result
+            else _lost(_pending(index, content, facts), attempt)
             for index, content, status, attempt, result in rows
         ]
 

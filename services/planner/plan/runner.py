@@ -16,7 +16,7 @@ from services.planner.plan.registry import UNFINISHED, Registry
 from services.planner.plan.status import UNSUCCESSFUL
 from services.planner.results import statistics_of
 from services.planner.scheduler import TaskScheduler
-from services.planner.scheduling.budget import NOTHING, Allowance, Used, cost_of
+from services.planner.scheduling.budget import NOTHING, BudgetTracker, BudgetUse, cost_of
 from services.planner.scheduling.dispatcher import SILENT, Listener
 from services.planner.scheduling.early_stop import Stopper
 from services.planner.tasks import RunExecutionResult, Task, TaskResult, TaskStatus
@@ -26,7 +26,7 @@ WATCH_SECONDS: Final = 0.5
 INTERRUPTED: Final = "interrupted"
 
 
-class Seat:
+class ActiveSession:
     """The place of who executes a plan, for one sitting.
 
     Attributes:
@@ -44,10 +44,10 @@ class Seat:
 
 
 @contextlib.asynccontextmanager
-async def seat(
+async def open_session(
     registry: Registry, backend: str, cases: int, token: CancellationToken | None = None
-) -> AsyncIterator[Seat]:
-    """Take the plan up, alone (see `session.alone`); at the end of the block the sitting is over.
+) -> AsyncIterator[ActiveSession]:
+    """Take the plan up, alone (see `exclusive_lock`); at the end of the block the sitting is over.
 
     Args:
         registry: of the plan.
@@ -58,10 +58,10 @@ async def seat(
     Raises:
         PlanError: the registry can't be written.
     """
-    taken = Seat(registry, await asyncio.to_thread(registry.begin, backend, cases))
+    taken = ActiveSession(registry, await asyncio.to_thread(registry.begin_session, backend, cases))
     watches = [asyncio.create_task(_heed(taken), name="sitting")]
     if token is not None:
-        watches.append(asyncio.create_task(relay(token, taken.token), name="token"))
+        watches.append(asyncio.create_task(forward_cancellation(token, taken.token), name="token"))
     try:
         yield taken
     except BaseException as exc:
@@ -70,27 +70,27 @@ async def seat(
     finally:
         for watch in watches:
             watch.cancel()
-        await asyncio.shield(asyncio.to_thread(registry.end, taken.number, taken.stopped))
+        await asyncio.shield(asyncio.to_thread(registry.end_session, taken.number, taken.stopped))
         await asyncio.gather(*watches, return_exceptions=True)
 
 
-async def relay(token: CancellationToken, to: CancellationToken) -> None:
+async def forward_cancellation(token: CancellationToken, to: CancellationToken) -> None:
     """Pass the wish to end on to another token; until cancelled."""
     to.cancel(await token.wait())
 
 
-async def _heed(taken: Seat) -> None:
+async def _heed(taken: ActiveSession) -> None:
     """Show that this process is there, and look whether another one wants the end."""
     while True:
         with contextlib.suppress(PlanError):  # a registry in trouble stops the plan by itself
-            asked = await asyncio.to_thread(taken.registry.beat, taken.number)
+            asked = await asyncio.to_thread(taken.registry.heartbeat, taken.number)
             if asked is not None:
                 taken.token.cancel(asked)
         await asyncio.sleep(WATCH_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class RemainingWork:
     """What a sitting is to do.
 
     Attributes:
@@ -112,9 +112,9 @@ class Work:
         return [one for one in self.before if one.index not in left]
 
 
-async def perform(
-    seat: Seat,
-    work: Work,
+async def run_remaining(
+    session: ActiveSession,
+    work: RemainingWork,
     backend: Backend,
     token: CancellationToken | None,
     listener: Listener,
@@ -125,13 +125,13 @@ async def perform(
     Raises:
         PlanError: the budget is used up, a criterion can't be judged, or the registry can't be written.
     """
-    registry = seat.registry
+    registry = session.registry
     if not work.left:
         return without_running(registry, work)
     used = await asyncio.to_thread(_used, registry, work.manifest.budget)
     end = CancellationToken()
     async with _judging(work, backend, end) as criteria:
-        async with Recorder(registry, seat.number) as recorder:
+        async with Recorder(registry, session.number) as recorder:
             heard = _Renumbered(work.left, (recorder, listener))
             scheduler = TaskScheduler(
                 backend,
@@ -140,26 +140,26 @@ async def perform(
                 used=used,
                 criteria=heard.judging(criteria),
             )
-            found = await _watched(scheduler, work, end, [one for one in (seat.token, token) if one])
+            found = await _watched(scheduler, work, end, [one for one in (session.token, token) if one])
         if recorder.trouble:
             raise PlanError(recorder.trouble)
-    seat.stopped = found.stopped
+    session.stopped = found.stopped
     return merged(work, found)
 
 
-def name_of(backend: Backend) -> str:
+def backend_name(backend: Backend) -> str:
     """What a backend is called in the table, or `module:Class`."""
     place = f"{type(backend).__module__}:{type(backend).__qualname__}"
     return next((name for name, known in BACKENDS.items() if known == place), place)
 
 
 async def _watched(
-    scheduler: TaskScheduler, work: Work, end: CancellationToken, tokens: Sequence[CancellationToken]
+    scheduler: TaskScheduler, work: RemainingWork, end: CancellationToken, tokens: Sequence[CancellationToken]
 ) -> RunExecutionResult:
     """The scheduler's answer; it is ended by any of the tokens."""
     cases = tuple(work.before[index].case for index in work.left)
     async with asyncio.TaskGroup() as group:
-        watches = [group.create_task(relay(one, end)) for one in tokens]
+        watches = [group.create_task(forward_cancellation(one, end)) for one in tokens]
         found = await scheduler.run_manifest_async(work.manifest.model_copy(update={"cases": cases}), end)
         for watch in watches:
             watch.cancel()
@@ -167,22 +167,22 @@ async def _watched(
 
 
 def _judging(
-    work: Work, backend: Backend, end: CancellationToken
+    work: RemainingWork, backend: Backend, end: CancellationToken
 ) -> contextlib.AbstractAsyncContextManager[Stopper]:
     if work.criteria is not None:
         return contextlib.nullcontext(work.criteria)
     return judging(work.manifest, backend, end.cancel, work.settled)
 
 
-def _used(registry: Registry, budget: Budget) -> Used:
+def _used(registry: Registry, budget: Budget) -> BudgetUse:
     """What the plan has used of its budget.  Raises `PlanError` when nothing is left of it."""
     if budget == Budget():
         return NOTHING
     runs, seconds = registry.used()
     cost = 0.0 if budget.max_cost is None else cost_of(registry.history(), budget)
-    used = Used(runs, seconds, cost)
-    allowance = Allowance(budget, used)
-    if reason := allowance.out_of_runs or allowance.used_up:
+    used = BudgetUse(runs, seconds, cost)
+    tracker = BudgetTracker(budget, used)
+    if reason := tracker.out_of_runs or tracker.used_up:
         raise PlanError(f"there is nothing left of the plan's budget: {reason}")
     return used
 
@@ -202,23 +202,23 @@ class _Renumbered:
         self._indexes = indexes
         self._listeners = listeners
 
-    def moved(self, task: Task) -> None:
+    def on_status(self, task: Task) -> None:
         """A case has entered another state."""
         known = self._known(task)
         for listener in self._listeners:
-            listener.moved(known)
+            listener.on_status(known)
 
-    def ended(self, result: TaskResult) -> None:
+    def on_result(self, result: TaskResult) -> None:
         """A case has its result."""
         known = self._known(result)
         for listener in self._listeners:
-            listener.ended(known)
+            listener.on_result(known)
 
-    def said(self, task: Task, event: Event) -> None:
+    def on_event(self, task: Task, event: Event) -> None:
         """A case's tool reports something."""
         known = self._known(task)
         for listener in self._listeners:
-            listener.said(known, event)
+            listener.on_event(known, event)
 
     def judging(self, stopper: Stopper) -> Stopper:
         """The same, of results by their index in the plan."""
@@ -229,7 +229,7 @@ class _Renumbered:
         return one if index == one.index else replace(one, index=index)  # a copy takes its time
 
 
-def merged(work: Work, found: RunExecutionResult) -> RunExecutionResult:
+def merged(work: RemainingWork, found: RunExecutionResult) -> RunExecutionResult:
     """The results of all cases, those of the sitting in place of what was before."""
     results = list(work.before)
     for index, result in zip(work.left, found.task_results, strict=True):
@@ -241,7 +241,9 @@ def merged(work: Work, found: RunExecutionResult) -> RunExecutionResult:
     )
 
 
-def without_running(registry: Registry, work: Work, stopped: str | None = None) -> RunExecutionResult:
+def without_running(
+    registry: Registry, work: RemainingWork, stopped: str | None = None
+) -> RunExecutionResult:
     """The results as they are, where nothing was run."""
     now, results = registry.now(), tuple(work.before)
     return RunExecutionResult(
@@ -256,7 +258,7 @@ def without_running(registry: Registry, work: Work, stopped: str | None = None) 
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class LockedPlan:
     """The right to execute a plan, which nobody else has meanwhile; see `Plan.alone`.
 
     Attributes:
@@ -296,18 +298,18 @@ class Turn:
                 judged, or its registry can't be written.
         """
         check_open(backend)
-        async with self.sit(name_of(backend), token, failed=failed) as taken:
+        async with self.session(backend_name(backend), token, failed=failed) as taken:
             work = replace(await asyncio.to_thread(self.work, failed=failed), criteria=criteria)
-            return await perform(taken, work, backend, None, listener, stoppers)
+            return await run_remaining(taken, work, backend, None, listener, stoppers)
 
     @contextlib.asynccontextmanager
-    async def sit(
+    async def session(
         self, backend: str, token: CancellationToken | None = None, *, failed: bool = True
-    ) -> AsyncIterator[Seat]:
+    ) -> AsyncIterator[ActiveSession]:
         """Take the plan up: in the block, others see that it is executed, and can have it end.
 
         For whoever has to prepare something first, or goes on after the last case; who performs
-        its cases (see `perform`) heeds the token of the seat.
+        its cases (see `run_remaining`) heeds the token of the seat.
 
         Args:
             backend: the name of the one that is going to be used.
@@ -315,13 +317,13 @@ class Turn:
             failed: whether cases that did not succeed are run again.
         """
         cases = await asyncio.to_thread(self._left, failed)
-        async with seat(self.registry, backend, cases, token) as taken:
+        async with open_session(self.registry, backend, cases, token) as taken:
             yield taken
 
-    def work(self, *, failed: bool = True) -> Work:
+    def work(self, *, failed: bool = True) -> RemainingWork:
         """What there is to do; takes its time where there are many cases."""
         before = self.registry.results()
-        return Work(self.manifest, before, [one.index for one in before if is_left(one, failed)])
+        return RemainingWork(self.manifest, before, [one.index for one in before if is_left(one, failed)])
 
     def _left(self, failed: bool) -> int:
         counts = self.registry.counts()

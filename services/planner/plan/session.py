@@ -59,7 +59,7 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True)
-class Sitting:
+class Session:
     """One time that the plan was taken up.
 
     Attributes:
@@ -104,7 +104,7 @@ class Sitting:
 
 
 @contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
+def exclusive_lock(path: Path) -> Iterator[None]:
     """Hold the lock at `path`, which ends with the process, however it ends.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Final
 
 from services.executor.isolation.calls import Event
 from services.planner.plan.registry import LOST, Registry
-from services.planner.plan.session import Sitting
+from services.planner.plan.session import Session
 from services.planner.tasks import TERMINAL, Task, TaskResult, TaskStatus
 
 UNSUCCESSFUL: Final = (TaskStatus.FAILED, TaskStatus.TIMEOUT, TaskStatus.ERROR)
@@ -30,7 +30,7 @@ class PlanState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class PlanStatus:
     """How far a plan is.
 
     Attributes:
@@ -55,26 +55,26 @@ class Standing:
     stale: int
     rate_per_second: float | None
     eta_seconds: float | None
-    sitting: Sitting | None
+    session: Session | None
 
 
-def standing(registry: Registry) -> Standing:
+def plan_status(registry: Registry) -> PlanStatus:
     """How far the plan is that has this registry."""
-    counts, sitting, now = registry.counts(), registry.last_sitting(), registry.now()
-    goes_on = sitting is not None and sitting.is_under_way(now)
+    counts, session, now = registry.counts(), registry.last_session(), registry.now()
+    goes_on = session is not None and session.is_under_way(now)
     noted = counts.get(TaskStatus.RUNNING, 0)
     running, stale = (noted, 0) if goes_on else (0, noted)
     done, failed = counts.get(TaskStatus.SUCCEEDED, 0), sum(counts.get(one, 0) for one in UNSUCCESSFUL)
     left = counts[TaskStatus.PENDING] + counts.get(TaskStatus.CANCELLED, 0) + counts.get(LOST, 0) + stale
     rate = ended = None
-    if sitting is not None:
-        ended = registry.ended_in(sitting.number)
+    if session is not None:
+        ended = registry.count_ended_in(session.number)
         seconds = (
-            (now if goes_on else sitting.ended_at or sitting.seen_at) - sitting.began_at
+            (now if goes_on else session.ended_at or session.seen_at) - session.began_at
         ).total_seconds()
         rate = ended / seconds if ended and seconds > 0 else None
-    return Standing(
-        state=_state(sitting, goes_on, left, failed),
+    return PlanStatus(
+        state=_state(session, goes_on, left, failed),
         total=done + failed + running + left,
         done=done,
         failed=failed,
@@ -82,17 +82,17 @@ def standing(registry: Registry) -> Standing:
         left=left,
         stale=stale,
         rate_per_second=rate,
-        eta_seconds=max(0, sitting.cases - ended) / rate if goes_on and sitting and ended and rate else None,
-        sitting=sitting,
+        eta_seconds=max(0, session.cases - ended) / rate if goes_on and session and ended and rate else None,
+        session=session,
     )
 
 
-def _state(sitting: Sitting | None, goes_on: bool, left: int, failed: int) -> PlanState:
-    if sitting is None:
+def _state(session: Session | None, goes_on: bool, left: int, failed: int) -> PlanState:
+    if session is None:
         return PlanState.NEW
     if goes_on:
         return PlanState.RUNNING
-    if sitting.ended_at is None:
+    if session.ended_at is None:
         return PlanState.STALE
     if left:
         return PlanState.STOPPED
@@ -104,7 +104,7 @@ TRUSTED_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class ProgressSnapshot:
     """How far it is at one moment.
 
     Attributes:
@@ -140,18 +140,18 @@ class Progress:
         self._ended = self._failed = 0
         self._running: set[str] = set()
 
-    def begin(self, done: int, failed: int) -> None:
+    def start(self, done: int, failed: int) -> None:
         """The first case begins now; so many are not run again as they succeeded, or ended otherwise."""
         self._done_before, self._failed_before, self._began = done, failed, self._clock()
 
-    def moved(self, task: Task) -> None:
+    def on_status(self, task: Task) -> None:
         """A case has begun, or is on its way for another attempt, or has ended."""
         if task.task_status is TaskStatus.RUNNING:
             self._running.add(task.task_id)
         elif task.task_status in TERMINAL or task.attempt_count:
             self._running.discard(task.task_id)
 
-    def ended(self, result: TaskResult) -> None:
+    def on_result(self, result: TaskResult) -> None:
         """A case has its result; a cancelled one is still to be run."""
         self._running.discard(result.task_id)
         if result.task_status is TaskStatus.CANCELLED:
@@ -159,15 +159,15 @@ class Progress:
         self._failed += result.task_status is not TaskStatus.SUCCEEDED
         self._ended += 1
 
-    def said(self, task: Task, event: Event) -> None:
+    def on_event(self, task: Task, event: Event) -> None:
         """Not counted."""
 
-    def now(self) -> Pace:
+    def snapshot(self) -> ProgressSnapshot:
         """How far it is."""
         seconds, ended = self._clock() - self._began, self._ended
         rate = ended / seconds if ended and seconds >= TRUSTED_SECONDS else None
         left = self._total - self._done_before - self._failed_before - ended
-        return Pace(
+        return ProgressSnapshot(
             total=self._total,
             done=self._done_before + ended - self._failed,
             failed=self._failed_before + self._failed,

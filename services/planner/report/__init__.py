@@ -6,7 +6,7 @@ apart: in the last columns of the tables, in `times` of the JSON, and in the sec
 `times` of the page.
 """
 
-from services.planner.report.findings import Findings, code_warning, gathered
+from services.planner.report.findings import Findings, code_warning, gather_findings
 from services.planner.report.writer import write_report
 
-__all__ = ["Findings", "code_warning", "gathered", "write_report"]
+__all__ = ["Findings", "code_warning", "gather_findings", "write_report"]

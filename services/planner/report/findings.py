@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from services.planner.evaluation import Evaluation, group_of, grouped
+from services.planner.evaluation import Evaluation, group_key, group_replicates
 from services.planner.models import RunManifest, TestCase
 from services.planner.report.tables import Table, table_of
-from services.planner.results import as_number, flat, numbers, returned
+from services.planner.results import finite_number, flattened, numeric_members, returned_value
 from services.planner.tasks import TaskResult, TaskStatus
 from shared.canonical_json import canonical_json
 from shared.documents import printable
@@ -98,7 +98,7 @@ class Findings:
         return [one for one in self.results if one.task_status not in good]
 
 
-def gathered(
+def gather_findings(
     manifest: RunManifest,
     results: Sequence[TaskResult],
     evaluations: Sequence[Evaluation] = (),
@@ -142,7 +142,7 @@ def _returns(results: Sequence[TaskResult]) -> tuple[list[Any], dict[int, str]]:
     unreadable: dict[int, str] = {}
     for result in results:
         try:
-            values.append(returned(result))
+            values.append(returned_value(result))
         except ArtifactError as exc:
             values.append(None)
             unreadable[result.index] = str(exc)
@@ -172,22 +172,22 @@ def _groups(
 ) -> list[Group]:
     evaluations = {_key(one): one for one in made}
     groups = []
-    for number, replicates in enumerate(grouped(results), 1):
+    for number, replicates in enumerate(group_replicates(results), 1):
         case = replicates[0].case
         good = [one for one in replicates if one.task_status is TaskStatus.SUCCEEDED]
         samples: dict[str, list[float]] = {}
         for one in good:
-            for name, value in numbers(values[one.index]):
+            for name, value in numeric_members(values[one.index]):
                 samples.setdefault(name, []).append(value)
-        parameters = dict(flat(case.parameters)) if case.parameters else {}
+        parameters = dict(flattened(case.parameters)) if case.parameters else {}
         cases = tuple(one.index for one in replicates)
-        evaluation = evaluations.get(group_of(case))
+        evaluation = evaluations.get(group_key(case))
         groups.append(Group(number, case, parameters, cases, len(good), samples, evaluation))
     return groups
 
 
 def _key(evaluation: Evaluation) -> bytes:
-    return group_of(
+    return group_key(
         TestCase(
             dataset=evaluation.dataset, scenario=evaluation.scenario, parameters=dict(evaluation.parameters)
         )
@@ -196,17 +196,17 @@ def _key(evaluation: Evaluation) -> bytes:
 
 def loss_of(group: Group) -> float | None:
     """The loss that was found for a group."""
-    return as_number(group.evaluation.loss) if group.evaluation else None
+    return finite_number(group.evaluation.loss) if group.evaluation else None
 
 
-MOST_VALUES: Final = 4
+MAX_VALUES: Final = 4
 LOSS: Final = "loss"
 MAX_LABEL: Final = 24
 MAX_DRAWN: Final = 1e300
 """Beyond it an axis has no room."""
 
 
-def chosen_axes(groups: Sequence[Group], axes: tuple[str, str] | None) -> tuple[str, ...]:
+def choose_axes(groups: Sequence[Group], axes: tuple[str, str] | None) -> tuple[str, ...]:
     """The parameters to draw over: the two given, or at most two that vary, those with the most values.
 
     Raises:
@@ -223,7 +223,7 @@ def chosen_axes(groups: Sequence[Group], axes: tuple[str, str] | None) -> tuple[
     return axes or tuple(varying[:2])
 
 
-def chosen_values(groups: Sequence[Group], values: Sequence[str]) -> tuple[str, ...]:
+def choose_values(groups: Sequence[Group], values: Sequence[str]) -> tuple[str, ...]:
     """The values to draw: those given, or the loss and what varies among the results, four at most.
 
     Raises:
@@ -237,7 +237,7 @@ def chosen_values(groups: Sequence[Group], values: Sequence[str]) -> tuple[str, 
             raise PlanError(f"no result has the number {name!r}; there are {_listed(known)}")
     if values:
         return tuple(values)
-    return tuple(name for name in known if name == LOSS or _varies(groups, name))[:MOST_VALUES]
+    return tuple(name for name in known if name == LOSS or _varies(groups, name))[:MAX_VALUES]
 
 
 def sample_of(group: Group, name: str) -> list[float]:

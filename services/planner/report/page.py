@@ -10,8 +10,8 @@ from services.planner.report.findings import (
     Findings,
     Group,
     Summary,
-    chosen_axes,
-    chosen_values,
+    choose_axes,
+    choose_values,
     label,
     sample_of,
     times,
@@ -20,8 +20,8 @@ from services.planner.report.plots import findings_svg, timeline_svg
 from shared.documents import printable
 
 TEMPLATE: Final = "report.html.j2"
-MOST_GROUPS: Final = 500
-MOST_FAILURES: Final = 200
+MAX_GROUPS: Final = 500
+MAX_FAILURES: Final = 200
 MAX_MESSAGE: Final = 500
 
 
@@ -31,7 +31,7 @@ def page(found: Findings, axes: tuple[str, str] | None = None, values: Sequence[
     Raises:
         PlanError: there is no such parameter or value to draw.
     """
-    over, shown = chosen_axes(found.groups, axes), chosen_values(found.groups, values)
+    over, shown = choose_axes(found.groups, axes), choose_values(found.groups, values)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -44,8 +44,8 @@ def page(found: Findings, axes: tuple[str, str] | None = None, values: Sequence[
         plots=findings_svg(found.groups, over, shown),
         timeline=timeline_svg(found.results),
         times=times(found),
-        rows=[_row(group, shown) for group in found.groups[:MOST_GROUPS]],
-        failures=found.failures[:MOST_FAILURES],
+        rows=[_row(group, shown) for group in found.groups[:MAX_GROUPS]],
+        failures=found.failures[:MAX_FAILURES],
         kinds=_kinds(found),
         datasets=any(group.case.dataset for group in found.groups),
         scenarios=any(group.case.scenario for group in found.groups),

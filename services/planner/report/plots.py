@@ -28,9 +28,9 @@ SETTINGS: Final[dict[Any, Any]] = {
     "text.parse_math": False,  # a name with a dollar in it is a name
 }
 NO_METADATA: Final = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-MOST_TICKS: Final = 25
-MOST_GROUPS: Final = 40
-MOST_WRITTEN_CELLS: Final = 100
+MAX_TICKS: Final = 25
+MAX_GROUPS: Final = 40
+MAX_LABELLED_CELLS: Final = 100
 SPARSE: Final = 4
 """A map with so many times more places than points is drawn as points."""
 
@@ -125,7 +125,7 @@ def _draw_plane(figure: Figure, axes: Axes, points: Sequence[tuple[Any, Any, flo
     figure.colorbar(mesh, ax=axes)
     _ticks(axes.set_xticks, xs, 0.5)
     _ticks(axes.set_yticks, ys, 0.5)
-    if cells.size <= MOST_WRITTEN_CELLS:
+    if cells.size <= MAX_LABELLED_CELLS:
         _write(axes, cells)
 
 
@@ -154,7 +154,7 @@ def _write(axes: Axes, cells: Any) -> None:
 
 def _ticks(place: Callable[..., Any], values: Sequence[Any], shift: float) -> None:
     """Label the middle of each place, or of every n-th if they are too many."""
-    step = -(-len(values) // MOST_TICKS)
+    step = -(-len(values) // MAX_TICKS)
     shown = range(0, len(values), step)
     place([number + shift for number in shown], [label(values[number]) for number in shown])
 
@@ -167,7 +167,7 @@ def _draw_distribution(axes: Axes, groups: Sequence[Group], value: str) -> None:
     axes.set_title(f"{label(value)} over replicates")
     if not found:
         axes.axis("off")
-    elif 1 < len(found) <= MOST_GROUPS:
+    elif 1 < len(found) <= MAX_GROUPS:
         _draw_boxes(axes, found)
         axes.set_xlabel("case, by its number in the table")
         axes.set_ylabel(label(value))
@@ -192,7 +192,7 @@ COLORS: Final[Mapping[TaskStatus, str]] = {
     TaskStatus.ERROR: "tab:purple",
     TaskStatus.CANCELLED: "tab:gray",
 }
-MOST_SHAPES: Final = 1_000
+MAX_SHAPES: Final = 1_000
 """Beyond it they are drawn as one picture, or the page would be slow."""
 
 
@@ -204,7 +204,7 @@ def timeline_svg(results: Sequence[TaskResult]) -> str:
     )
     if not ran:
         return ""
-    are_many = len(ran) > MOST_SHAPES
+    are_many = len(ran) > MAX_SHAPES
     rows, first = lanes([(begin, end) for begin, end, _ in ran]), ran[0][0]
     with drawing():
         figure = Figure(figsize=(11, min(6.0, 1.4 + 0.2 * (max(rows) + 1))), layout="constrained")

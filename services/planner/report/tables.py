@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from services.planner.results import flat
+from services.planner.results import flattened
 from services.planner.tasks import TaskResult
 
 MAX_RESULT_COLUMNS: Final = 500
@@ -59,9 +59,9 @@ def _row(result: TaskResult, value: Any) -> dict[str, Any]:
     times = (result.started_at, result.finished_at, result.execution_time)
     row = {
         **dict(zip(_ABOUT, about, strict=True)),
-        **(dict(flat(case.parameters, "param")) if case.parameters else {}),
+        **(dict(flattened(case.parameters, "param")) if case.parameters else {}),
         **dict(zip(_END, end, strict=True)),
-        **{name: one for name, one in flat(value, "result") if _is_scalar(one)},
+        **{name: one for name, one in flattened(value, "result") if _is_scalar(one)},
         **dict(zip(TIMES, times, strict=True)),
     }
     return {name: _short(one) for name, one in row.items()}

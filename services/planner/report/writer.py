@@ -10,7 +10,7 @@ from typing import Any
 
 from services.planner.evaluation import Evaluation
 from services.planner.models import RunManifest
-from services.planner.report.findings import Findings, Group, Summary, gathered, times
+from services.planner.report.findings import Findings, Group, Summary, gather_findings, times
 from services.planner.report.tables import csv_text, parquet_bytes
 from services.planner.tasks import TaskResult
 
@@ -45,7 +45,7 @@ def write_report(
     # Here, as drawing takes half a second to import and few commands need it.
     from services.planner.report.page import page
 
-    found = gathered(manifest, results, evaluations, notes)
+    found = gather_findings(manifest, results, evaluations, notes)
     contents = {
         "cases.csv": csv_text(found.table).encode(),
         "cases.parquet": parquet_bytes(found.table),

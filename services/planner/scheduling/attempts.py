@@ -17,9 +17,9 @@ from services.executor.isolation.calls import Report
 from services.executor.isolation.common import serialize
 from services.planner.execution import ErrorInfo, Execution, ExecutionResult, Executor, RunOptions
 from services.planner.models import ExecutionPolicy
-from services.planner.results import OF_TEST, outputs_of, spent_in
+from services.planner.results import TASK_STATUS_OF_TEST, outputs_of, spent_in
 from services.planner.tasks import (
-    OF_STATUS,
+    TASK_STATUS_OF_RUN,
     TERMINAL,
     Spent,
     Task,
@@ -34,14 +34,14 @@ from shared.threads import in_thread
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CallResult:
     """What a function returned, or what it raised."""
 
     value: Any = None
     error: BaseException | None = None
 
 
-async def ask(function: Callable[..., Any], *args: Any) -> Answer:
+async def call_function(function: Callable[..., Any], *args: Any) -> CallResult:
     """The answer of a function; a synchronous one is called in a thread of its own.
 
     Whoever cancels this is no longer kept waiting, but nothing ends a thread: a
@@ -51,7 +51,7 @@ async def ask(function: Callable[..., Any], *args: Any) -> Answer:
         CancelledError: this was cancelled; what the function raises of that kind is an answer.
         KeyboardInterrupt, SystemExit: a signal came while the function ran; what it raises itself of
             these kinds is an answer.  A task that it starts, though, ends the event loop by
-            them; only `run_to_end` goes on then.
+            them; only `run_blocking` goes on then.
     """
     if not _is_async(function):
         answer = await _in_thread(function, *args)
@@ -61,7 +61,7 @@ async def ask(function: Callable[..., Any], *args: Any) -> Answer:
     return await _awaited(lambda: function(*args))
 
 
-def answer_of(work: asyncio.Task[Answer]) -> Answer:
+def result_of_call(work: asyncio.Task[CallResult]) -> CallResult:
     """What a task that has asked was answered.
 
     If what the function waits for fails with `GeneratorExit`, Python closes whoever waits, also those
@@ -71,7 +71,7 @@ def answer_of(work: asyncio.Task[Answer]) -> Answer:
     try:
         return work.result()
     except (GeneratorExit, asyncio.CancelledError) as exc:
-        return Answer(error=exc)
+        return CallResult(error=exc)
 
 
 def _is_async(function: Callable[..., Any]) -> bool:
@@ -79,26 +79,26 @@ def _is_async(function: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
 
 
-async def _awaited(function: Callable[[], Any]) -> Answer:
+async def _awaited(function: Callable[[], Any]) -> CallResult:
     try:
-        return Answer(await function())
+        return CallResult(await function())
     except asyncio.CancelledError as exc:
         current = asyncio.current_task()
         if current is not None and current.cancelling():
             raise
-        return Answer(error=exc)
+        return CallResult(error=exc)
     except (KeyboardInterrupt, SystemExit) as exc:
-        if is_of_a_signal(exc):
+        if is_raised_by_signal(exc):
             raise
-        return Answer(error=exc)
+        return CallResult(error=exc)
     except BaseException as exc:
-        return Answer(error=exc)
+        return CallResult(error=exc)
 
 
 _RAISE: Final = dis.opmap["RAISE_VARARGS"]
 
 
-def is_of_a_signal(error: BaseException) -> bool:
+def is_raised_by_signal(error: BaseException) -> bool:
     """Whether it came over the function from outside, and is not what the function itself raised.
 
     Handlers of signals are called in the midst of whatever the main thread does.  One written in
@@ -107,14 +107,14 @@ def is_of_a_signal(error: BaseException) -> bool:
     """
     if threading.current_thread() is not threading.main_thread():
         return False
-    places = list(_places(error.__traceback__))
-    if not {code for code, _ in places}.isdisjoint(_handlers()):
+    max_running = list(_max_running(error.__traceback__))
+    if not {code for code, _ in max_running}.isdisjoint(_handlers()):
         return True
-    code, at = places[-1]
+    code, at = max_running[-1]
     return isinstance(error, KeyboardInterrupt) and code.co_code[at] != _RAISE
 
 
-def _places(trace: TracebackType | None) -> Iterator[tuple[CodeType, int]]:
+def _max_running(trace: TracebackType | None) -> Iterator[tuple[CodeType, int]]:
     """Where it came by, the innermost last: the code of each frame, and which instruction it was at."""
     while trace is not None:
         yield trace.tb_frame.f_code, trace.tb_lasti
@@ -132,12 +132,12 @@ def _handlers() -> Iterator[CodeType]:
             yield code
 
 
-async def _in_thread(function: Callable[..., Any], *args: Any) -> Answer:
-    def answered() -> Answer:
+async def _in_thread(function: Callable[..., Any], *args: Any) -> CallResult:
+    def answered() -> CallResult:
         try:
-            return Answer(function(*args))
+            return CallResult(function(*args))
         except BaseException as exc:
-            return Answer(error=exc)
+            return CallResult(error=exc)
 
     return await in_thread(answered)
 
@@ -150,7 +150,7 @@ GRACE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class AttemptOutcome:
     """What an attempt came to.
 
     Attributes:
@@ -197,15 +197,15 @@ class Ending:
         )
 
 
-def cancelled(reason: str, execution: ExecutionResult | None = None) -> Ending:
+def cancelled(reason: str, execution: ExecutionResult | None = None) -> AttemptOutcome:
     """The ending of a case that was cancelled for this reason."""
-    return Ending(TaskStatus.CANCELLED, ErrorInfo("RunCancelledError", reason), execution)
+    return AttemptOutcome(TaskStatus.CANCELLED, ErrorInfo("RunCancelledError", reason), execution)
 
 
-class Performer(Protocol):
+class AttemptRunner(Protocol):
     """Performs attempts."""
 
-    async def perform(self, task: Task, cancel: asyncio.Event, report: Report) -> Ending:
+    async def run(self, task: Task, cancel: asyncio.Event, report: Report) -> AttemptOutcome:
         """Perform one; raises nothing but `CancelledError` for its own cancellation.
 
         Args:
@@ -215,7 +215,7 @@ class Performer(Protocol):
         """
 
 
-class ByBackend:
+class BackendAttemptRunner:
     """Has a backend perform them, each under the plan's policy."""
 
     def __init__(self, backend: Executor, policy: ExecutionPolicy) -> None:
@@ -227,18 +227,18 @@ class ByBackend:
             isolation=policy.isolation,
         )
 
-    async def perform(self, task: Task, cancel: asyncio.Event, report: Report) -> Ending:
+    async def run(self, task: Task, cancel: asyncio.Event, report: Report) -> AttemptOutcome:
         """Perform one.  What the backend raises is an error of the case."""
-        answer = await ask(self._run, task, cancel, report)
+        answer = await call_function(self._run, task, cancel, report)
         if answer.error is not None:
-            return Ending(TaskStatus.ERROR, _described(answer.error))
+            return AttemptOutcome(TaskStatus.ERROR, _described(answer.error))
         result = answer.value
-        if not isinstance(result, ExecutionResult) or OF_STATUS.get(result.status) not in TERMINAL:
+        if not isinstance(result, ExecutionResult) or TASK_STATUS_OF_RUN.get(result.status) not in TERMINAL:
             found = f"{type(result).__name__} with status {getattr(result, 'status', None)!s:.80}"
-            return Ending(
+            return AttemptOutcome(
                 TaskStatus.ERROR, ErrorInfo("PlanError", f"the backend's result is no ending: {found}")
             )
-        return Ending(status_of(result), result.error, execution=result)
+        return AttemptOutcome(status_of(result), result.error, execution=result)
 
     async def _run(self, task: Task, cancel: asyncio.Event, report: Report) -> Any:
         run_id = task.task_id if task.attempt_count == 1 else f"{task.task_id}.{task.attempt_count}"
@@ -247,7 +247,7 @@ class ByBackend:
         return await self._backend.run(call, report=report, cancel=cancel)
 
 
-class ByFunction:
+class FunctionAttemptRunner:
     """Calls a custom function, synchronous or not, with the task.
 
     A `TestResult` that it returns counts as it is; anything else is the outputs of a
@@ -265,12 +265,12 @@ class ByFunction:
         self._function = function
         self._timeout_seconds = timeout_seconds
 
-    async def perform(self, task: Task, cancel: asyncio.Event, report: Report) -> Ending:
+    async def run(self, task: Task, cancel: asyncio.Event, report: Report) -> AttemptOutcome:
         """Perform one."""
         loop = asyncio.get_running_loop()
         started_seconds = loop.time()
         # In no task group: that would wait for a function that doesn't let itself be cancelled.
-        work, asked = loop.create_task(ask(self._function, task)), loop.create_task(cancel.wait())
+        work, asked = loop.create_task(call_function(self._function, task)), loop.create_task(cancel.wait())
         try:
             done, _ = await asyncio.wait(
                 {work, asked}, timeout=self._timeout_seconds, return_when=asyncio.FIRST_COMPLETED
@@ -279,15 +279,15 @@ class ByFunction:
             asked.cancel()
             await _ended(work, task)
         if work in done:
-            return _judged(task, answer_of(work), loop.time() - started_seconds)
+            return _judged(task, result_of_call(work), loop.time() - started_seconds)
         if asked in done:
             return cancelled("the call was cancelled")
         limit = f"{self._timeout_seconds:g} s"
         error = ErrorInfo("ToolTimeoutError", f"the function was still running after {limit}")
-        return Ending(TaskStatus.TIMEOUT, error)
+        return AttemptOutcome(TaskStatus.TIMEOUT, error)
 
 
-async def _ended(work: asyncio.Task[Answer], task: Task) -> None:
+async def _ended(work: asyncio.Task[CallResult], task: Task) -> None:
     if work.done():
         return
     work.cancel()
@@ -296,20 +296,20 @@ async def _ended(work: asyncio.Task[Answer], task: Task) -> None:
         log.warning("function.abandoned", task_id=task.task_id, grace_seconds=GRACE_SECONDS)
 
 
-def _judged(task: Task, answer: Answer, seconds: float) -> Ending:
+def _judged(task: Task, answer: CallResult, seconds: float) -> AttemptOutcome:
     if answer.error is not None:
-        return Ending(TaskStatus.FAILED, _described(answer.error))
+        return AttemptOutcome(TaskStatus.FAILED, _described(answer.error))
     if not isinstance(answer.value, TestResult):
-        return Ending(TaskStatus.SUCCEEDED, test_result=_success(task, answer.value, seconds))
+        return AttemptOutcome(TaskStatus.SUCCEEDED, test_result=_success(task, answer.value, seconds))
     result = answer.value
     try:
-        status = OF_TEST[TestStatus(result.status)]
+        status = TASK_STATUS_OF_TEST[TestStatus(result.status)]
     except ValueError:
         known = ", ".join(TestStatus)
         message = f"the function's result has the status {result.status!r:.80}; expected one of {known}"
-        return Ending(TaskStatus.FAILED, ErrorInfo("ToolResultError", message))
+        return AttemptOutcome(TaskStatus.FAILED, ErrorInfo("ToolResultError", message))
     error = None if result.error_message is None else ErrorInfo("", result.error_message)
-    return Ending(status, error, test_result=result)
+    return AttemptOutcome(status, error, test_result=result)
 
 
 def _success(task: Task, value: Any, seconds: float) -> TestResult:

@@ -8,8 +8,8 @@ from typing import Final
 import structlog
 
 from services.planner.models import Budget
-from services.planner.results import STORED, spent_by
-from services.planner.scheduling.attempts import Ending
+from services.planner.results import STORED, load_spent
+from services.planner.scheduling.attempts import AttemptOutcome
 from services.planner.tasks import Spent, Task, TaskResult
 from shared.errors import ArtifactError, PlanError
 from shared.threads import Threads
@@ -21,7 +21,7 @@ READ_AT_ONCE: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Used:
+class BudgetUse:
     """What a plan had used before.
 
     Attributes:
@@ -35,10 +35,10 @@ class Used:
     cost: float = 0.0
 
 
-NOTHING: Final = Used()
+NOTHING: Final = BudgetUse()
 
 
-class Allowance:
+class BudgetTracker:
     """What is left of the budget of one plan; counts while the plan is executed.
 
     An attempt counts as a run when it begins, so that there is never one too many.  Its
@@ -49,7 +49,7 @@ class Allowance:
         used: what it had used before.
     """
 
-    def __init__(self, budget: Budget, used: Used = NOTHING) -> None:
+    def __init__(self, budget: Budget, used: BudgetUse = NOTHING) -> None:
         self._budget = budget
         self._runs, self._seconds, self._cost = used.runs, used.seconds, used.cost
         self._trouble: str | None = None
@@ -71,34 +71,34 @@ class Allowance:
             return f"the budget of a cost of {budget.max_cost:g} is used up"
         return self._trouble
 
-    def begun(self) -> None:
+    def attempt_began(self) -> None:
         """Count an attempt that begins."""
         self._runs += 1
 
-    async def weighed(self, task: Task, ending: Ending) -> Ending:
+    async def with_cost(self, task: Task, outcome: AttemptOutcome) -> AttemptOutcome:
         """The ending of an attempt with what it used, if the budget asks for that; may wait for a store.
 
         What can't be read uses up a budget of cost, as nobody knows how much of it is left.
         """
         if self._budget.max_cost is None:
-            return ending
+            return outcome
         try:
-            return replace(ending, spent=await self._spent(ending))
+            return replace(outcome, spent=await self._spent(outcome))
         except Exception as exc:  # a backend may have returned anything
             log.warning("cost.not_read", task_id=task.task_id, reason=str(exc))
             self._trouble = self._trouble or _unknown(self._budget, task.index, exc)
-            return ending
+            return outcome
 
-    def ended(self, seconds: float, spent: Spent | None) -> None:
+    def attempt_ended(self, seconds: float, spent: Spent | None) -> None:
         """Count an attempt that has ended."""
         self._seconds += seconds
         self._cost += spent.cost if spent else 0.0
 
-    async def _spent(self, ending: Ending) -> Spent:
-        execution = ending.execution
+    async def _spent(self, outcome: AttemptOutcome) -> Spent:
+        execution = outcome.execution
         if execution is not None and (execution.result or "").startswith(STORED):
-            return await self._threads.run(spent_by, execution)
-        return spent_by(execution, ending.test_result)
+            return await self._threads.run(load_spent, execution)
+        return load_spent(execution, outcome.test_result)
 
 
 def cost_of(results: Iterable[TaskResult], budget: Budget) -> float:
@@ -106,7 +106,7 @@ def cost_of(results: Iterable[TaskResult], budget: Budget) -> float:
     costs = []
     for result in results:
         try:
-            spent = result.spent or spent_by(result.execution, result.test_result)
+            spent = result.spent or load_spent(result.execution, result.test_result)
         except (ArtifactError, OSError) as exc:
             raise PlanError(_unknown(budget, result.index, exc)) from exc
         costs.append(spent.cost)

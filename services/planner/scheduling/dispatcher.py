@@ -5,7 +5,7 @@
                   '-- rest -'   another attempt follows
 
 One dispatcher begins attempts, one after another, whenever there is a case that may
-begin and a place for it.  Whatever stops the plan goes through `Course.stop`:
+begin and a place for it.  Whatever stops the plan goes through `Dispatcher.stop`:
 nothing begins any more, what runs is asked to end, and what is left is cancelled.
 """
 
@@ -22,10 +22,10 @@ import structlog
 from services.executor.isolation.calls import Event
 from services.planner.cancellation import CancellationToken
 from services.planner.models import ExecutionPolicy
-from services.planner.scheduling.attempts import Ending, Performer, ask, cancelled
-from services.planner.scheduling.budget import Allowance
-from services.planner.scheduling.early_stop import Conditions, Stopper
-from services.planner.scheduling.pace import Pace, batch_size, retry_pause_seconds
+from services.planner.scheduling.attempts import AttemptOutcome, AttemptRunner, call_function, cancelled
+from services.planner.scheduling.budget import BudgetTracker
+from services.planner.scheduling.early_stop import FailureLimits, Stopper
+from services.planner.scheduling.pace import RateLimiter, batch_size, retry_pause_seconds
 from services.planner.tasks import Task, TaskResult, TaskStatus
 from shared.backoff import Dice
 
@@ -33,22 +33,22 @@ from shared.backoff import Dice
 class Listener(Protocol):
     """Hears how the execution of a plan goes on, in its event loop; must not block."""
 
-    def moved(self, task: Task) -> None:
+    def on_status(self, task: Task) -> None:
         """The task has entered another state."""
 
-    def ended(self, result: TaskResult) -> None:
+    def on_result(self, result: TaskResult) -> None:
         """A case has come to its result; once for every case."""
 
-    def said(self, task: Task, event: Event) -> None:
+    def on_event(self, task: Task, event: Event) -> None:
         """The tool says something while it runs."""
 
 
 class _Silent:
-    def moved(self, task: Task) -> None: ...
+    def on_status(self, task: Task) -> None: ...
 
-    def ended(self, result: TaskResult) -> None: ...
+    def on_result(self, result: TaskResult) -> None: ...
 
-    def said(self, task: Task, event: Event) -> None: ...
+    def on_event(self, task: Task, event: Event) -> None: ...
 
 
 SILENT: Final[Listener] = _Silent()
@@ -65,7 +65,7 @@ CUT_SHORT: Final = "the execution was cut short"
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
+class Hooks:
     """What an execution takes besides its plan; the members are those of `TaskScheduler`."""
 
     now: Callable[[], datetime]
@@ -76,7 +76,7 @@ class Means:
 
 
 @dataclass(slots=True)
-class _Call:
+class _RunningAttempt:
     """An attempt under way."""
 
     cancel: asyncio.Event
@@ -84,30 +84,32 @@ class _Call:
     is_cut_off: bool = False
 
 
-class Course:
+class Dispatcher:
     """One execution of one plan."""
 
     def __init__(
         self,
         tasks: Sequence[Task],
         policy: ExecutionPolicy,
-        performer: Performer,
-        places: Callable[[int], int],
-        means: Means,
-        allowance: Allowance,
+        runner: AttemptRunner,
+        max_running: Callable[[int], int],
+        means: Hooks,
+        tracker: BudgetTracker,
     ) -> None:
         self._tasks = tasks
         self._policy = policy
-        self._performer = performer
-        self._places = places
+        self._runner = runner
+        self._max_running = max_running
         self._means = means
-        self._pace = Pace(policy.rate_control, means.now)
-        self._allowance = allowance
-        self._stoppers: tuple[Stopper, ...] = (Conditions(policy.stop_conditions), *means.stoppers)
+        self._pace = RateLimiter(policy.rate_control, means.now)
+        self._budget = tracker
+        self._stoppers: tuple[Stopper, ...] = (FailureLimits(policy.stop_conditions), *means.stoppers)
         self._results: dict[int, TaskResult] = {}
-        self._endings: dict[int, Ending] = {}  # of the last attempts of cases that are to have another
+        self._outcomes: dict[
+            int, AttemptOutcome
+        ] = {}  # of the last attempts of cases that are to have another
         self._ready: deque[Task] = deque()
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, _RunningAttempt] = {}
         self._resting: set[asyncio.Task[Any]] = set()
         self._changed = asyncio.Event()
         self._group = asyncio.TaskGroup()
@@ -128,7 +130,7 @@ class Course:
             criteria: the evaluator's, judged after all other stoppers.
         """
         self._stoppers += (criteria,)
-        reason = (token and token.reason) or self._allowance.used_up
+        reason = (token and token.reason) or self._budget.used_up
         try:
             if reason is not None:
                 self.stop(reason)
@@ -182,14 +184,14 @@ class Course:
         for task in left:
             if task.task_status is TaskStatus.RUNNING:
                 task.finished_at = self._means.now()
-            last = self._endings.get(task.index)
+            last = self._outcomes.get(task.index)
             self._end(task, cancelled(CUT_SHORT, last.execution if last else None))
 
     # -- beginning ------------------------------------------------------------------------
 
     async def _dispatch(self) -> None:
         for number, batch in enumerate(self._batches()):
-            if number and self._allowance.out_of_runs is None:
+            if number and self._budget.out_of_runs is None:
                 await self._sleep(self._policy.backoff_seconds)
             for task in batch:
                 self._enter(task, TaskStatus.QUEUED)
@@ -209,8 +211,8 @@ class Course:
         When there is no run left in the budget, what is under way comes to its end first.
         """
         while len(self._results) < until and self._reason is None:
-            out_of_runs = self._allowance.out_of_runs
-            has_place = len(self._calls) < self._places(self._policy.concurrency)
+            out_of_runs = self._budget.out_of_runs
+            has_place = len(self._calls) < self._max_running(self._policy.concurrency)
             if out_of_runs is not None and not self._calls:
                 self.stop(out_of_runs)
             elif out_of_runs is None and self._ready and has_place:
@@ -222,61 +224,61 @@ class Course:
                 await self._changed.wait()
 
     def _begin(self, task: Task) -> None:
-        self._allowance.begun()
+        self._budget.attempt_began()
         task.attempt_count += 1
         task.started_at, task.finished_at = self._means.now(), None
-        call = self._calls[task.index] = _Call(asyncio.Event())
+        call = self._calls[task.index] = _RunningAttempt(asyncio.Event())
         self._enter(task, TaskStatus.RUNNING)
         call.worker = self._group.create_task(self._attempt(task, call))
 
     async def _sleep(self, seconds: float) -> None:
         if seconds <= 0:
             return
-        answer = await ask(self._means.sleep, seconds)
+        answer = await call_function(self._means.sleep, seconds)
         if answer.error is not None:
             self.stop(f"sleep_fn failed with {type(answer.error).__name__}: {answer.error}")
 
     # -- ending ---------------------------------------------------------------------------
 
-    async def _attempt(self, task: Task, call: _Call) -> None:
-        ending = await self._performed(task, call)
-        self._allowance.ended(task.seconds, ending.spent)
+    async def _attempt(self, task: Task, call: _RunningAttempt) -> None:
+        outcome = await self._performed(task, call)
+        self._budget.attempt_ended(task.seconds, outcome.spent)
         del self._calls[task.index]
         self._changed.set()
-        if self._is_worth_another(task, ending):
-            await self._rest(task, ending)
+        if self._is_worth_another(task, outcome):
+            await self._rest(task, outcome)
         else:
-            self._end(task, ending)
+            self._end(task, outcome)
 
-    async def _performed(self, task: Task, call: _Call) -> Ending:
-        said = functools.partial(self._tell, self._means.listener.said, task)
-        ending: Ending | None = None
+    async def _performed(self, task: Task, call: _RunningAttempt) -> AttemptOutcome:
+        said = functools.partial(self._tell, self._means.listener.on_event, task)
+        outcome: AttemptOutcome | None = None
         try:
-            ending = await self._performer.perform(task, call.cancel, said)
+            outcome = await self._runner.run(task, call.cancel, said)
             task.finished_at = self._means.now()
-            return await self._allowance.weighed(task, ending)
+            return await self._budget.with_cost(task, outcome)
         except asyncio.CancelledError:
             if not call.is_cut_off:
                 raise
             task.finished_at = task.finished_at or self._means.now()
-            return ending or cancelled(CUT_SHORT)
+            return outcome or cancelled(CUT_SHORT)
 
-    def _is_worth_another(self, task: Task, ending: Ending) -> bool:
+    def _is_worth_another(self, task: Task, outcome: AttemptOutcome) -> bool:
         if self._reason is not None or _current().cancelling():
             return False
-        return ending.retryable and task.attempt_count < self._policy.retry_policy.max_attempts
+        return outcome.retryable and task.attempt_count < self._policy.retry_policy.max_attempts
 
-    async def _rest(self, task: Task, ending: Ending) -> None:
+    async def _rest(self, task: Task, outcome: AttemptOutcome) -> None:
         """Have the case wait for its next attempt; it takes no place meanwhile."""
-        self._endings[task.index] = ending
+        self._outcomes[task.index] = outcome
         self._enter(task, TaskStatus.QUEUED)
         current = _current()
         self._resting.add(current)
         try:
-            if reason := self._allowance.used_up:
+            if reason := self._budget.used_up:
                 self.stop(reason)
                 return
-            asked = ending.error.retry_after_seconds if ending.error else None
+            asked = outcome.error.retry_after_seconds if outcome.error else None
             policy, dice = self._policy.retry_policy, self._means.dice
             await self._sleep(retry_pause_seconds(policy, task.attempt_count, dice, asked))
         finally:
@@ -284,20 +286,20 @@ class Course:
         self._ready.appendleft(task)  # what has begun comes to its end before others begin
         self._changed.set()
 
-    def _end(self, task: Task, ending: Ending) -> None:
-        if ending.status is TaskStatus.CANCELLED and self._reason is not None:
-            ending = replace(ending, error=cancelled(self._reason).error)
-        self._endings.pop(task.index, None)
-        self._enter(task, ending.status)
-        result = self._results[task.index] = ending.result_of(task)
-        self._tell(self._means.listener.ended, result)
+    def _end(self, task: Task, outcome: AttemptOutcome) -> None:
+        if outcome.status is TaskStatus.CANCELLED and self._reason is not None:
+            outcome = replace(outcome, error=cancelled(self._reason).error)
+        self._outcomes.pop(task.index, None)
+        self._enter(task, outcome.status)
+        result = self._results[task.index] = outcome.result_of(task)
+        self._tell(self._means.listener.on_result, result)
         if self._reason is None:
             self._look_at(result)
 
     def _look_at(self, result: TaskResult) -> None:
         """Stop, if that is what one of the stoppers says; each hears of every result."""
         try:
-            reasons = [self._allowance.used_up, *(stopper(result) for stopper in self._stoppers)]
+            reasons = [self._budget.used_up, *(stopper(result) for stopper in self._stoppers)]
         except Exception as exc:
             log.exception("stopper.failed", task_id=result.task_id)
             reasons = [f"a stop condition failed with {type(exc).__name__}: {exc}"]
@@ -307,7 +309,7 @@ class Course:
 
     def _enter(self, task: Task, status: TaskStatus) -> None:
         task.move(status)
-        self._tell(self._means.listener.moved, task)
+        self._tell(self._means.listener.on_status, task)
 
     def _tell(self, hear: Callable[..., None], *what: Any) -> None:
         try:

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, assert_never
 
-from services.planner.cancellation import Accomplished
+from services.planner.cancellation import GoalReached
 from services.planner.criteria import Comparison, Condition, Criterion, Joined, Not, Verdict, criterion
 from services.planner.models import Evaluator, StopConditions
-from services.planner.results import at_hand, is_stored, numbers
+from services.planner.results import inline_value, is_stored, numeric_members
 from services.planner.tasks import TaskResult, TaskStatus
 
 Stopper = Callable[[TaskResult], str | None]
@@ -18,7 +18,7 @@ FAILURE_RATE_FROM = 10
 UNSUCCESSFUL = frozenset({TaskStatus.FAILED, TaskStatus.TIMEOUT, TaskStatus.ERROR})
 
 
-class Conditions:
+class FailureLimits:
     """The stop conditions that count cases, as a stopper of one execution."""
 
     def __init__(self, conditions: StopConditions) -> None:
@@ -55,7 +55,7 @@ COUNTED: Final = frozenset({"n", "succeeded", "failed", "failure_rate", "error_t
 """What is known without a look into results."""
 
 
-def needing_evaluations(evaluator: Evaluator | None) -> tuple[str, ...]:
+def criteria_needing_evaluations(evaluator: Evaluator | None) -> tuple[str, ...]:
     """The criteria that name what evaluations find."""
     if evaluator is None:
         return ()
@@ -63,7 +63,7 @@ def needing_evaluations(evaluator: Evaluator | None) -> tuple[str, ...]:
     return tuple(text for text in texts if any(map(_is_found, _names(criterion(text).condition))))
 
 
-class Verdicts:
+class CriteriaTracker:
     """Judges all criteria of an evaluator over what is known so far; never waits.
 
     These can be named:
@@ -103,7 +103,7 @@ class Verdicts:
         self._error_type = "" if is_success else result.error_type or ""
         if is_success and is_stored(result) and result.execution is not None:
             self._stored[result.index] = result.execution.result or ""
-        for name, number in numbers(at_hand(result)) if is_success else ():
+        for name, number in numeric_members(inline_value(result)) if is_success else ():
             count, mean = self._means.get(name, (0, 0.0))
             self._means[name] = (count + 1, mean + (number - mean) / (count + 1))
         return self._judged()
@@ -123,7 +123,7 @@ class Verdicts:
         # All of them, though one would do to know: what none can judge is to be noted.
         success = [self._verdict(one, values).holds for one in self._success]
         if success and all(success):
-            return Accomplished(f"success criteria hold: {', '.join(map(str, self._success))}")
+            return GoalReached(f"success criteria hold: {', '.join(map(str, self._success))}")
         return None
 
     def _left_out(self) -> Iterator[str]:

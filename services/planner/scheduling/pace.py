@@ -10,7 +10,7 @@ from services.planner.models import ExecutionPolicy, RateLimit, RetryPolicy
 from shared.backoff import Backoff, Dice
 
 
-class Pace:
+class RateLimiter:
     """Gives each attempt its place in time, in the order in which they ask.
 
     A place that was given is taken, whether it is used or not, so that nobody has to ask

@@ -15,7 +15,7 @@ from services.planner.backends import Backend
 from services.planner.backends.fleet import FleetBackend
 from services.planner.backends.local import LocalBackend
 from services.planner.execution import Execution, ExecutionResult, RunOptions
-from services.planner.runtime import Places, Workbench
+from services.planner.runtime import RuntimeConfig, ToolRuntime
 from shared.messages import Policy
 from tests.conftest import Serve, Tools, eventually
 
@@ -84,14 +84,14 @@ def fleet(store: Store, tmp_path: Path) -> MakeFleet:
 @pytest.fixture
 def local(tools: Tools, tmp_path: Path) -> LocalBackend:
     """A local backend."""
-    places = Places(
+    places = RuntimeConfig(
         tools_path=tmp_path / "tools",
         artifacts=str(tmp_path / "artifacts"),
         inline_artifact_max_bytes=INLINE_MAX_BYTES,
         bundles_path=tmp_path / "bundles",
         environments_path=tmp_path / "environments",
     )
-    return LocalBackend(Workbench(places, CAPACITY, os.environ), CAPACITY)
+    return LocalBackend(ToolRuntime(places, CAPACITY, os.environ), CAPACITY)
 
 
 Executors = Callable[[], contextlib.AbstractAsyncContextManager[Any]]

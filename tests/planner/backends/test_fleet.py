@@ -83,7 +83,7 @@ async def test_every_call_has_its_turn(
 async def test_the_capacity_is_what_the_living_executors_can_use(
     fleet: MakeFleet, executors: Executors
 ) -> None:
-    backend = fleet(look_seconds=SOON)
+    backend = fleet(poll_seconds=SOON)
     async with backend:
         without = backend.capacity
         async with executors():
@@ -201,7 +201,7 @@ async def test_a_lost_message_delays_a_call_and_no_more(
         storage_type="local",
         storage_base=str(tmp_path / "artifacts"),
         plan_id="p1",
-        look_seconds=SOON,
+        poll_seconds=SOON,
     )
     async with executors(), deaf as backend, asked(backend, 20) as calls:
         results = await asyncio.gather(*calls)
@@ -214,7 +214,7 @@ async def test_without_an_executor_the_plan_waits_and_says_so(
 ) -> None:
     tools("echo", ECHO)
     told: list[str] = []
-    async with fleet(tell=told.append, look_seconds=SOON) as backend, asked(backend, 3) as calls:
+    async with fleet(tell=told.append, poll_seconds=SOON) as backend, asked(backend, 3) as calls:
         assert told == [NOBODY]
         async with executors():
             results = await asyncio.gather(*calls)
@@ -225,7 +225,7 @@ async def test_without_an_executor_the_plan_waits_and_says_so(
 
 
 async def test_runs_that_redis_has_lost_are_lost(store: Store, redis: Any, fleet: MakeFleet) -> None:
-    async with fleet(look_seconds=SOON, capacity=4) as backend, asked(backend, 4) as calls:
+    async with fleet(poll_seconds=SOON, capacity=4) as backend, asked(backend, 4) as calls:
         await queued(store, 4)
         await redis.flushall()
         results = await asyncio.gather(*calls)

@@ -44,7 +44,7 @@ async def test_a_plan_outlives_an_absence_of_redis(
 ) -> None:
     tools("hold", HOLD)
     folder = str(tmp_path)
-    async with executors(), fleet(look_seconds=0.5, capacity=6) as backend:
+    async with executors(), fleet(poll_seconds=0.5, capacity=6) as backend:
         calls = [
             asyncio.create_task(backend.run(execution("hold", {"n": n, "folder": folder}, n)))
             for n in range(12)

@@ -77,11 +77,11 @@ async def test_of_two_copies_of_a_plan_the_second_is_refused_and_the_first_goes_
 
     async def executed(one: Plan, where: Store) -> RunExecutionResult:
         base = str(tmp_path / "artifacts")
-        with one.alone() as turn:
+        with one.lock() as locked:
             async with FleetBackend(
                 where, storage_type="local", storage_base=base, plan_id=one.name
             ) as backend:
-                return await turn.resume(backend)
+                return await locked.resume(backend)
 
     async with executors(), asyncio.TaskGroup() as tasks:
         first = tasks.create_task(executed(plan, store))
@@ -171,7 +171,7 @@ async def test_a_planner_that_could_not_be_opened_keeps_nobody_waiting(
     async def broken() -> None:
         raise ValueError("no")
 
-    monkeypatch.setattr(backend._ears, "open", broken)
+    monkeypatch.setattr(backend._watcher, "open", broken)
     with pytest.raises(ValueError, match="no"):
         await backend.__aenter__()
 
