@@ -13,7 +13,7 @@ from shared.errors import PlanError
 _DIGEST_BYTES: Final = 16
 
 
-def all_cases(manifest: RunManifest) -> tuple[TestCase, ...]:
+def all_cases(manifest: RunManifest, *, max_cases: int = MAX_CASES) -> tuple[TestCase, ...]:
     """One case for each run of a plan, every one with its seed: listed ones first, then the sweep's.
 
     A plan of these cases and without a sweep has the same cases again.
@@ -25,8 +25,8 @@ def all_cases(manifest: RunManifest) -> tuple[TestCase, ...]:
     cases: list[TestCase] = []
     indexes: dict[bytes, int] = {}
     for case in _expanded(manifest):
-        if len(cases) == MAX_CASES:
-            raise PlanError(f"{manifest.workflow_id} has more than {MAX_CASES:,} cases; no plan may")
+        if len(cases) == max_cases:
+            raise PlanError(f"{manifest.workflow_id} has more than {max_cases:,} cases; no plan may")
         content = content_of(manifest.tool, case)
         seed = seed_of_content(content) if case.seed is None else case.seed
         earlier = indexes.setdefault(_identity(seed, content), len(cases))

@@ -43,13 +43,13 @@ _SUBJECT: Final = re.compile(r"^(Input|String|List|Tuple|Dictionary) should ")
 _TAGS: Final = (VALUES, RANGE, "[key]")
 
 
-def read_manifest(path: Path) -> RunManifest:
+def read_manifest(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> RunManifest:
     """The plan in a file: JSON if it is called `*.json` or begins with a brace, else YAML.
 
     Raises:
         PlanError: it can't be read, or isn't a plan; one line for each mistake.
     """
-    place, text = str(path), _text(path)
+    place, text = str(path), _text(path, max_bytes)
     is_json = path.suffix == ".json" or (path.suffix not in (".yaml", ".yml") and text.lstrip()[:1] == "{")
     try:
         # A copy: what was read is remembered for the next who reads the same text.
@@ -86,12 +86,12 @@ def manifest_of(place: str, members: Mapping[str, Any]) -> RunManifest:
         raise PlanError("\n".join(mistakes[:MAX_MISTAKES] + left_out)) from None
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, max_bytes: int) -> str:
     try:
         size_bytes = path.stat().st_size
-        if size_bytes > MAX_FILE_BYTES:
+        if size_bytes > max_bytes:
             raise PlanError(
-                f"{path} is {size_bytes:,} bytes long; at most {MAX_FILE_BYTES:,} are read. A 'sweep' makes "
+                f"{path} is {size_bytes:,} bytes long; at most {max_bytes:,} are read. A 'sweep' makes "
                 "many cases of few lines"
             )
         return path.read_text(encoding="utf-8-sig")

@@ -1,4 +1,4 @@
-"""What cases came to, for those who collect results: tokens, cost and outputs found, states translated."""
+"""Reads the results of cases: outputs, numbers, tokens and cost, and converts them to test results."""
 
 import json
 import math
@@ -13,8 +13,8 @@ from services.planner.execution import ExecutionResult
 from services.planner.tasks import RunStatistics, Spent, TaskResult, TaskStatus, TestResult, TestStatus
 from shared.errors import ArtifactError
 
-LOADED_MAX_BYTES = 1_000_000
-"""A stored result up to this size becomes the outputs; of a larger one the reference is passed on."""
+LOADED_MAX_BYTES: Final = 1_000_000
+"""A stored result of up to this size is loaded as the outputs; of a larger one the reference is passed on."""
 
 log = structlog.get_logger()
 
@@ -38,23 +38,30 @@ NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class ResultConverter:
-    """Makes test results of task results.  Loads stored results, so it may wait for a disk or a network."""
+    """Converts task results to test results; blocks while it loads stored results."""
 
     @staticmethod
-    def convert(task_result: TaskResult, metadata: Mapping[str, Any] = NOTHING) -> TestResult:
-        """The test result.
+    def convert(
+        task_result: TaskResult,
+        metadata: Mapping[str, Any] = NOTHING,
+        *,
+        loaded_max_bytes: int = LOADED_MAX_BYTES,
+    ) -> TestResult:
+        """Convert one result.
 
         Args:
-            task_result: what a case came to.
-            metadata: of the plan; the case's own goes before it, what a custom function says before
-                both, and `dataset`, `scenario`, `attempt_count` and `task_status` before all.
+            task_result: the result of a case.
+            metadata: of the plan.  Members of the case's own metadata take precedence over it, members
+                that a custom function returned over both, and `dataset`, `scenario`, `attempt_count`
+                and `task_status` over all.
+            loaded_max_bytes: the size up to which a stored result is loaded as the outputs.
 
         Raises:
             ValueError: `task_result` is None.
         """
         if task_result is None:
             raise ValueError("task_result cannot be None")
-        said = task_result.test_result or _said(task_result)
+        said = task_result.test_result or _converted(task_result, loaded_max_bytes)
         return TestResult(
             workflow_id=task_result.workflow_id,
             execution_id=task_result.task_id,
@@ -80,28 +87,37 @@ class ResultConverter:
 
     @staticmethod
     def convert_batch(
-        task_results: Iterable[TaskResult], metadata: Mapping[str, Any] = NOTHING
+        task_results: Iterable[TaskResult],
+        metadata: Mapping[str, Any] = NOTHING,
+        *,
+        loaded_max_bytes: int = LOADED_MAX_BYTES,
     ) -> list[TestResult]:
-        """The test results, in the same order.  Raises `ValueError` if there is None for it or in it."""
+        """Convert results, in their order; the arguments are those of `convert`.
+
+        Raises:
+            ValueError: `task_results` or one of them is None.
+        """
         if task_results is None:
             raise ValueError("task_results cannot be None")
-        return [ResultConverter.convert(one, metadata) for one in task_results]
+        return [
+            ResultConverter.convert(one, metadata, loaded_max_bytes=loaded_max_bytes) for one in task_results
+        ]
 
 
 def spent_in(value: Any) -> Spent:
-    """What a tool's result says of `tokens_used` and `cost`, 0 where it says nothing that makes sense."""
+    """Return `tokens_used` and `cost` of a tool's result; 0 for what is missing or no number from 0."""
     return Spent(int(_number(value, "tokens_used")), _number(value, "cost"))
 
 
 def load_spent(execution: ExecutionResult | None, said: TestResult | None = None) -> Spent:
-    """What was used; a stored result is loaded for it, however large it is.
+    """Return the tokens and the cost of a run; a stored result is loaded for it, however large it is.
 
     Args:
-        execution: what a backend says.
-        said: what a custom function returned.
+        execution: the result of a backend.
+        said: the result of a custom function, which takes precedence.
 
     Raises:
-        ArtifactError: it is stored and can't be read.
+        ArtifactError: the result is stored and can't be read.
     """
     if said is not None:
         return spent_in({"tokens_used": said.tokens_used, "cost": said.cost})
@@ -112,12 +128,17 @@ def load_spent(execution: ExecutionResult | None, said: TestResult | None = None
 
 
 def outputs_of(value: Any) -> Mapping[str, Any]:
-    """A tool's result as an object: as it is, or as the member `result` of one."""
+    """Return a tool's result as an object: itself, or an object with the member `result`."""
     return value if isinstance(value, Mapping) else {"result": value}
 
 
 def statistics_of(results: Sequence[TaskResult], wall_time: float) -> RunStatistics:
-    """How cases that have all ended did so."""
+    """Count the results by status.
+
+    Args:
+        results: of all cases of an execution.
+        wall_time: seconds from the start of the execution to its end.
+    """
     counted = Counter(one.task_status for one in results)
     return RunStatistics(
         total=len(results),
@@ -132,9 +153,9 @@ def statistics_of(results: Sequence[TaskResult], wall_time: float) -> RunStatist
     )
 
 
-def _said(result: TaskResult) -> TestResult:
-    """What a tool that a backend executed says, in the same words as a custom function."""
-    value = None if result.execution is None else _value(result.execution)
+def _converted(result: TaskResult, loaded_max_bytes: int) -> TestResult:
+    """Convert the result of a backend to what a custom function returns."""
+    value = None if result.execution is None else _value(result.execution, loaded_max_bytes)
     is_there = value is not None or result.task_status is TaskStatus.SUCCEEDED
     spent = result.spent or _spent(result.execution, value)
     return TestResult(
@@ -151,7 +172,7 @@ def _said(result: TaskResult) -> TestResult:
 
 
 def _spent(execution: ExecutionResult | None, value: Any) -> Spent:
-    """What the value says; where there is only its reference, what it leads to says, if it can be read."""
+    """Read tokens and cost from the value, or from the store if the value is only a reference."""
     if execution is None or not (isinstance(value, str) and value == execution.result):
         return spent_in(value)
     try:
@@ -161,13 +182,13 @@ def _spent(execution: ExecutionResult | None, value: Any) -> Spent:
         return Spent()
 
 
-def _value(execution: ExecutionResult) -> Any:
-    """What the tool returned; its reference where it is too large, or can't be loaded."""
+def _value(execution: ExecutionResult, loaded_max_bytes: int) -> Any:
+    """Return what the tool returned, or its reference if that is too large or can't be loaded."""
     text = execution.result
     if text is None:
         return None
     if text.startswith(STORED):
-        content = _loaded(execution, text)
+        content = _loaded(execution, text, loaded_max_bytes)
         if content is None:
             return text
         text = content.decode(errors="replace")
@@ -181,13 +202,13 @@ def _parsed(text: str) -> Any:
         return text
 
 
-def _loaded(execution: ExecutionResult, reference: str) -> bytes | None:
+def _loaded(execution: ExecutionResult, reference: str, max_bytes: int) -> bytes | None:
     content = bytearray()
     try:
         with execution.loader.open(reference) as chunks:
             for chunk in chunks:
                 content += chunk
-                if len(content) > LOADED_MAX_BYTES:
+                if len(content) > max_bytes:
                     return None
     except (ArtifactError, OSError):
         return None
@@ -201,24 +222,24 @@ def _number(value: Any, name: str) -> float:
 
 
 STORED: Final = "cas://"
-"""How a result begins that is too large for its place, and was stored beside the artifacts."""
+"""The beginning of a result that is too large for its record, and is stored with the artifacts."""
 
 
 def is_stored(result: TaskResult) -> bool:
-    """Whether what the tool returned has to be loaded first."""
+    """Return whether the value that the tool returned has to be loaded from a store."""
     return result.execution is not None and (result.execution.result or "").startswith(STORED)
 
 
 def inline_value(result: TaskResult) -> Any:
-    """What the tool returned, None where that is nothing, or would have to be loaded first."""
+    """Return what the tool returned; None if that is nothing or has to be loaded from a store."""
     return None if is_stored(result) else returned_value(result)
 
 
 def returned_value(result: TaskResult) -> Any:
-    """What the tool returned, None if nothing; may wait for a disk or a network.
+    """Return what the tool returned, None if nothing.  Blocks while it loads a stored value.
 
     Raises:
-        ArtifactError: it is stored and can't be read.
+        ArtifactError: the value is stored and can't be read, or is not JSON.
     """
     if result.test_result is not None:
         return result.test_result.outputs
@@ -234,9 +255,9 @@ def returned_value(result: TaskResult) -> Any:
 
 
 def flattened(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """The members of nested objects by their full names, with dots in between; a dot in a name is `\\.`.
+    """Yield the members of nested objects by their full names, joined by dots; a dot in a name is `\\.`.
 
-    A value that is no object has the name that was given; lists are not taken apart.
+    A value that is no object, or an empty one, is yielded under `name`; lists are values.
     """
     if not isinstance(value, Mapping) or not value:
         yield name, value
@@ -247,7 +268,7 @@ def flattened(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def numeric_members(value: Any) -> Iterator[tuple[str, float]]:
-    """The finite numbers among the members; truth is 1 and falsehood 0."""
+    """Yield the finite numbers among the members, by their full names; true is 1 and false 0."""
     for name, one in flattened(value):
         number = finite_number(one)
         if number is not None:
@@ -255,7 +276,7 @@ def numeric_members(value: Any) -> Iterator[tuple[str, float]]:
 
 
 def finite_number(value: Any) -> float | None:
-    """`value` as a finite float, None if it is none."""
+    """Return `value` as a finite float, or None if it is no finite number."""
     if not isinstance(value, int | float):
         return None
     try:

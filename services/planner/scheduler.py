@@ -25,7 +25,7 @@ from services.planner.scheduling.attempts import (
     is_raised_by_signal,
 )
 from services.planner.scheduling.budget import NOTHING, BudgetTracker, BudgetUse
-from services.planner.scheduling.dispatcher import SILENT, Dispatcher, Hooks, Listener
+from services.planner.scheduling.dispatcher import CANCEL_SECONDS, SILENT, Dispatcher, Hooks, Listener
 from services.planner.scheduling.early_stop import Stopper
 from services.planner.tasks import (
     RunExecutionResult,
@@ -82,6 +82,7 @@ class TaskScheduler:
         stoppers: Sequence[Stopper] = (),
         used: BudgetUse = NOTHING,
         criteria: Stopper | None = None,
+        cancel_seconds: float = CANCEL_SECONDS,
     ) -> None:
         if (backend is None) == (task_execution_func is None):
             raise ValueError("a scheduler takes either a backend or a task_execution_func")
@@ -91,7 +92,7 @@ class TaskScheduler:
         self._id_fn = id_fn
         self._used = used
         self._criteria = criteria
-        self._means = Hooks(now_fn, sleep_fn, dice, listener, tuple(stoppers))
+        self._means = Hooks(now_fn, sleep_fn, dice, listener, tuple(stoppers), cancel_seconds)
 
     def run_manifest(
         self, manifest: RunManifest, token: CancellationToken | None = None

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.planner import cases as module
 from services.planner.cases import all_cases, replicate_seed, seed_of
 from services.planner.documents import manifest_of
 from services.planner.models import RunManifest, TestCase
@@ -195,12 +194,11 @@ def test_too_many_cases_are_told_before_they_are_made(members: Any) -> None:
         manifest(**members)
 
 
-def test_pairs_that_turn_out_too_many_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_that_turn_out_too_many_are_told() -> None:
     plan = manifest(sweep={"method": "pairwise", "dimensions": {name: [1, 2, 3] for name in "abcd"}})
-    monkeypatch.setattr(module, "MAX_CASES", 8)
 
     with pytest.raises(PlanError, match="w has more than 8 cases"):
-        all_cases(plan)
+        all_cases(plan, max_cases=8)
 
 
 def test_no_cases_are_none() -> None:

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.planner import documents
 from services.planner.documents import manifest_of, member_path, read_manifest
 from services.planner.models import Range, RateLimit, RunManifest
 from shared.errors import PlanError
@@ -135,13 +134,11 @@ def test_a_file_that_cant_be_read_says_so(tmp_path: Path) -> None:
         read_manifest(tmp_path)
 
 
-def test_a_file_may_only_be_so_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "MAX_FILE_BYTES", 40)
-
+def test_a_file_may_only_be_so_long(tmp_path: Path) -> None:
     with pytest.raises(
         PlanError, match=r"is \d\d bytes long; at most 40 are read. A 'sweep' makes many cases"
     ):
-        read_manifest(written(tmp_path, YAML))
+        read_manifest(written(tmp_path, YAML), max_bytes=40)
 
 
 def test_a_long_plan_can_be_json(tmp_path: Path) -> None:

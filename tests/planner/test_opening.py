@@ -2,18 +2,17 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
 from services.planner.backends.local import LocalBackend
 from services.planner.plan import Plan
-from services.planner.runtime import ToolRuntime
 from services.planner.scheduler import TaskScheduler
 from services.planner.service import ExecutorService
 from shared.errors import PlanError
 from tests.planner.conftest import Laboratory
-from tests.planner.scripted import plan, states
+from tests.planner.scripted import Scripted, plan, states
 
 TOOL = "def tool(n):\n    return n\n"
 
@@ -52,23 +51,23 @@ async def test_a_scheduler_opens_one_in_a_running_loop_too(maker: Any, made: lis
     assert len(made) == 2
 
 
-async def test_the_places_are_those_of_what_was_made(maker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    most = 0
-    run = LocalBackend.run
+class Counting(Scripted):
+    """A scripted backend that is opened for the time of its use."""
 
-    async def counted(self: LocalBackend, *args: Any, **kwargs: Any) -> Any:
-        nonlocal most
-        most = max(most, running := self.__dict__.get("running", 0) + 1)
-        self.__dict__["running"] = running
-        try:
-            return await run(self, *args, **kwargs)
-        finally:
-            self.__dict__["running"] -= 1
+    def check_open(self) -> None:
+        """It always is."""
 
-    monkeypatch.setattr(LocalBackend, "run", counted)
-    await TaskScheduler(maker).run_manifest_async(plan(12, concurrency=12))
+    async def __aenter__(self) -> Self:
+        return self
 
-    assert most == 2
+    async def __aexit__(self, *exc_info: object) -> None: ...
+
+
+async def test_the_capacity_is_that_of_the_backend_that_was_made() -> None:
+    backend = Counting(capacity=2)
+    await TaskScheduler(lambda: backend).run_manifest_async(plan(12, concurrency=12))
+
+    assert backend.most_busy == 2
 
 
 def test_a_backend_that_nobody_opened_is_refused(maker: Any) -> None:
@@ -106,13 +105,13 @@ async def test_a_plan_is_not_taken_up_by_a_backend_that_is_not_open(maker: Any, 
         assert states(await one.run(backend)) == ["succeeded"]
 
 
-async def test_what_keeps_a_backend_from_opening_is_raised(
-    maker: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def broken(self: ToolRuntime) -> None:
+class Broken(Counting):
+    """A backend that can't be opened."""
+
+    async def __aenter__(self) -> Self:
         raise PlanError("no process can be started")
 
-    monkeypatch.setattr(ToolRuntime, "open", broken)
 
+async def test_the_error_that_keeps_a_backend_from_opening_is_raised() -> None:
     with pytest.raises(PlanError, match="no process can be started"):
-        await TaskScheduler(maker).run_manifest_async(plan(1))
+        await TaskScheduler(Broken).run_manifest_async(plan(1))

@@ -11,7 +11,6 @@ from services.executor.outcome import Status
 from services.planner.cancellation import CancellationToken
 from services.planner.execution import Execution, ExecutionResult
 from services.planner.scheduler import TaskScheduler
-from services.planner.scheduling import dispatcher
 from services.planner.tasks import TaskStatus
 from tests.planner.scripted import (
     PROMPT_SECONDS,
@@ -133,8 +132,7 @@ async def test_a_failure_after_the_stop_is_not_retried() -> None:
     assert (states(found), len(backend.calls)) == (["failed"], 1)
 
 
-async def test_a_backend_that_does_not_end_its_call_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatcher, "PATIENCE_SECONDS", 0.05)
+async def test_a_backend_that_does_not_end_its_call_is_cut_off() -> None:
     token = CancellationToken()
 
     async def deaf(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
@@ -143,7 +141,8 @@ async def test_a_backend_that_does_not_end_its_call_is_cut_off(monkeypatch: pyte
         raise AssertionError
 
     backend = Scripted(deaf)
-    found = await TaskScheduler(backend).run_manifest_async(plan(2), token)
+    scheduler = TaskScheduler(backend, cancel_seconds=0.05)
+    found = await scheduler.run_manifest_async(plan(2), token)
 
     assert states(found) == ["cancelled", "cancelled"]
     assert backend.busy == 0

@@ -57,8 +57,8 @@ SILENT: Final[Listener] = _Silent()
 
 log = structlog.get_logger()
 
-PATIENCE_SECONDS = 5.0
-"""For a call that was asked to end; afterwards it is cut off."""
+CANCEL_SECONDS: Final = 5.0
+"""How long a cancelled attempt may take to end; then its task is cancelled."""
 
 CUT_SHORT: Final = "the execution was cut short"
 """The reason where nobody gives one: whoever executed the plan was cancelled."""
@@ -73,6 +73,7 @@ class Hooks:
     dice: Dice
     listener: Listener
     stoppers: tuple[Stopper, ...]
+    cancel_seconds: float
 
 
 @dataclass(slots=True)
@@ -159,7 +160,7 @@ class Dispatcher:
         for call in self._calls.values():
             call.cancel.set()
         if self._calls:
-            asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._cut_off)
+            asyncio.get_running_loop().call_later(self._means.cancel_seconds, self._cut_off)
 
     def _cut_off(self) -> None:
         for call in self._calls.values():

@@ -34,15 +34,12 @@ async def test_stored_results_cost_what_they_say(bench: Bench) -> None:
     assert (first.spent, found.task_results[4].spent) == (Spent(3, 0.5), None)
 
 
-async def test_without_a_budget_they_are_read_by_who_collects_them(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("services.planner.results.LOADED_MAX_BYTES", 100)
+async def test_without_a_budget_they_are_read_by_who_collects_them(bench: Bench) -> None:
     bench.tool("tool", COSTLY)
     async with bench.backend:
         found = await TaskScheduler(bench.backend).run_manifest_async(manifest())
 
-    converted = ResultConverter.convert_batch(found.task_results)
+    converted = ResultConverter.convert_batch(found.task_results, loaded_max_bytes=100)
     assert [(one.tokens_used, one.cost) for one in converted] == [(3, 0.5)] * 5
     assert str(converted[0].outputs["result"]).startswith("cas://")
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from services.executor import work
 from services.executor.outcome import Status
 from services.executor.store import Begun, Claim, JournalEntry, Order, Store, Stored
 from services.planner.backends.fleet import NOBODY, SOMEBODY, FleetBackend
+from services.planner.backends.fleet_runs import PendingRun, RunResults
 from shared import keys
 from tests.conftest import Neighbour, Serve, Tools, eventually
 from tests.planner.backends.conftest import Executors, MakeFleet, execution
@@ -243,13 +243,10 @@ async def test_a_key_of_another_type_is_a_result(redis: Any, fleet: MakeFleet) -
     assert (result.status, result.error and result.error.type) == (Status.FAILED, "StoreError")
 
 
-async def test_an_executor_that_is_too_old_is_named(
-    monkeypatch: pytest.MonkeyPatch, fleet: MakeFleet, executors: Executors, tools: Tools
-) -> None:
-    tools("echo", ECHO)
-    monkeypatch.setattr(work, "experiment_of", lambda order, stored: stored.readable())
-    async with executors(), fleet() as backend:
-        result = await backend.run(execution("echo", {}))
+async def test_an_executor_that_is_too_old_is_named() -> None:
+    one = PendingRun(execution("echo", {}), report=None)
+    record = {"status": "failed", "error_type": "ExperimentNotFoundError", "error": "no experiment"}
+    result = RunResults("memory", "memory://").of_record(one, record)
 
     assert result.error is not None
     assert (result.status, result.error.retryable) == (Status.FAILED, True)

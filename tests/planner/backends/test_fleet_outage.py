@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.executor.outcome import Status
+from services.executor.store import Store
 from shared.errors import StoreUnavailableError
 from tests.conftest import Tools, eventually
 from tests.planner.backends.conftest import Executors, MakeFleet, execution
@@ -65,12 +66,12 @@ async def _has_begun(folder: Path) -> bool:
 
 
 async def test_cancelling_while_redis_is_away_is_answered(
-    server: Server, store: object, fleet: MakeFleet, tools: Tools
+    server: Server, store: Store, fleet: MakeFleet, tools: Tools
 ) -> None:
     cancel = asyncio.Event()
     async with fleet(cancel_seconds=0.2) as backend:
         call = asyncio.create_task(backend.run(execution("hold", {}), cancel=cancel))
-        await eventually(backend._store.queue.waiting, "the order")
+        await eventually(store.queue.waiting, "the order")
         server.kill()
         cancel.set()
         result = await call

@@ -163,15 +163,11 @@ async def test_a_planner_keeps_its_plan_as_long_as_it_lives(fleet: MakeFleet, re
     assert await redis.get(LEASE) is None
 
 
-async def test_a_planner_that_could_not_be_opened_keeps_nobody_waiting(
-    fleet: MakeFleet, redis: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    backend = fleet()
-
-    async def broken() -> None:
+async def test_a_planner_that_could_not_be_opened_keeps_nobody_waiting(fleet: MakeFleet, redis: Any) -> None:
+    def broken(line: str) -> None:
         raise ValueError("no")
 
-    monkeypatch.setattr(backend._watcher, "open", broken)
+    backend = fleet(tell=broken)  # it is told that no executor is alive
     with pytest.raises(ValueError, match="no"):
         await backend.__aenter__()
 
