@@ -10,9 +10,9 @@ from typing import Any, Final, Self
 import structlog
 
 from services.planner.aggregation import AggregationTask, Aggregator
+from services.planner.backends import runtime_of
 from services.planner.cases import all_cases
 from services.planner.models import Evaluator, RunManifest, TestCase
-from services.planner.runtime import ToolRuntime
 from services.planner.scheduling.early_stop import CriteriaTracker, Stopper, criteria_needing_evaluations
 from services.planner.tasks import TERMINAL, TaskResult, TaskStatus
 from shared.canonical_json import canonical_json
@@ -267,7 +267,7 @@ async def judging(
         PlanError: a criterion needs evaluations, and there is nothing to make them with.
     """
     needing = criteria_needing_evaluations(manifest.evaluator)
-    runtime = getattr(executor, "runtime", None)
+    runtime = runtime_of(executor)
     if not needing:
         verdicts = CriteriaTracker(manifest.evaluator)
         reasons = [verdicts.case_ended(result) for result in already]
@@ -275,7 +275,7 @@ async def judging(
             on_stop(reason)
         yield verdicts.case_ended
         _log(verdicts.notes)
-    elif isinstance(runtime, ToolRuntime):
+    elif runtime is not None:
         async with Evaluations(
             manifest, Aggregator(runtime), already=already, on_stop=on_stop
         ) as evaluations:

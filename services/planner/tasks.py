@@ -53,6 +53,8 @@ TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
 """What may follow: `queued` means that it may begin as soon as there is a place for it."""
 
 TERMINAL: Final = frozenset(status for status, next_ones in TRANSITIONS.items() if not next_ones)
+UNSUCCESSFUL: Final = frozenset({TaskStatus.FAILED, TaskStatus.TIMEOUT, TaskStatus.ERROR})
+"""The statuses of cases that ended without success; cancelled ones are still to be run."""
 
 
 class TransitionError(FullsendError):

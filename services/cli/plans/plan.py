@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -22,8 +22,8 @@ from services.cli.plans.plan_output import (
     show_plan,
     show_report,
 )
-from services.cli.plans.run_plan import BackendName, PlanRun, local_capacity, store_of
-from services.planner.backends.fleet import LiveExecutors
+from services.cli.plans.run_plan import PlanRun, plan_context, store_of
+from services.planner.backends import BACKENDS, DEFAULT_BACKEND, backend_class
 from services.planner.documents import read_manifest
 from services.planner.models import RunManifest
 from services.planner.plan import PLANS, Plan, plans_in
@@ -44,7 +44,25 @@ LOOK_SECONDS: Final = 0.1
 PlanId = Annotated[
     str, typer.Argument(metavar="ID", help="A plan's id, the beginning of its id, or its directory.")
 ]
-Where = Annotated[BackendName, typer.Option("--backend", help="Where the cases run.")]
+
+
+def known_backend(name: str | None) -> str | None:
+    """Accept the name of a backend of the planner's table.
+
+    Raises:
+        typer.BadParameter: there is no such backend.
+    """
+    if name is not None and name not in BACKENDS:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, BACKENDS))}.")
+    return name
+
+
+NAMES: Final = f"[{'|'.join(BACKENDS)}]"
+WHERE: Final = "; ".join(f"{name}: {entry.help}" for name, entry in BACKENDS.items())
+Where = Annotated[
+    str,
+    typer.Option("--backend", metavar=NAMES, callback=known_backend, help=f"Where the cases run. {WHERE}."),
+]
 Concurrency = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Run this many cases at once, instead of the plan's number."),
@@ -73,7 +91,7 @@ def plan(context: typer.Context) -> None:
 @app.command()
 def run(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The manifest: YAML or JSON.")],
-    backend: Where = BackendName.LOCAL,
+    backend: Where = DEFAULT_BACKEND,
     concurrency: Concurrency = None,
     directory: Directory = None,
     estimate: EstimateOnly = False,
@@ -96,7 +114,12 @@ def resume(
     plan_id: PlanId,
     failed: Annotated[bool, typer.Option(help="Also run again the cases that did not succeed.")] = True,
     backend: Annotated[
-        BackendName | None, typer.Option(help="Where the cases run; by default, where they ran before.")
+        str | None,
+        typer.Option(
+            metavar=NAMES,
+            callback=known_backend,
+            help="Where the cases run; by default, where they ran before.",
+        ),
     ] = None,
     concurrency: Concurrency = None,
     as_json: AsJson = False,
@@ -161,9 +184,7 @@ def report(plan_id: PlanId, as_json: AsJson = False) -> None:
 # -- running --------------------------------------------------------------------------
 
 
-def print_estimate(
-    manifest: RunManifest, backend: BackendName, directory: Path | None, as_json: bool
-) -> None:
+def print_estimate(manifest: RunManifest, backend: str, directory: Path | None, as_json: bool) -> None:
     """Print how many runs and how much time a plan will take."""
     expected = estimate_plan(manifest, backend, directory)
     if as_json:
@@ -225,9 +246,9 @@ def _status(found: Plan) -> tuple[Plan, PlanStatus]:
     return found, found.status()
 
 
-def _backend_before(found: Plan) -> BackendName:
+def _backend_before(found: Plan) -> str:
     session = found.status().session
-    return next((one for one in BackendName if session and session.backend == one), BackendName.LOCAL)
+    return session.backend if session and session.backend in BACKENDS else DEFAULT_BACKEND
 
 
 def _with_concurrency(manifest: RunManifest, concurrency: int | None) -> RunManifest:
@@ -259,32 +280,32 @@ def find_plan(name: str) -> Plan:
 # -- estimates ------------------------------------------------------------------------
 
 
-def estimate_plan(manifest: RunManifest, backend: BackendName, directory: Path | None = None) -> Estimate:
+def estimate_plan(manifest: RunManifest, backend: str, directory: Path | None = None) -> Estimate:
     """Estimate a plan from recorded runs of its tool.
 
     Args:
         manifest: the plan.
-        backend: where its cases will run; for the fleet, runs in Redis count as well.
+        backend: where its cases will run; if it uses Redis, runs in Redis count as well.
         directory: of the plan; the plans beside it count as well.
     """
     log.configure(level="error")
     beside = directory.absolute().parent if directory is not None else PLANS.absolute()
     places = [PLANS] if beside == PLANS.absolute() else [PLANS, beside]
     recorded = [recorded_in_plans(manifest.tool, place) for place in places]
-    concurrency, notes = manifest.execution_policy.concurrency, list[str]()
-    if backend is BackendName.LOCAL:
-        capacity = local_capacity(concurrency, notes.append)
-    else:
-        known = frozenset().union(*(one.experiments for one in recorded))
-        capacity, in_records = asyncio.run(_ask_fleet(manifest.tool, known, notes))
-        recorded.append(in_records)
-    seconds = {one.place: one.seconds for one in recorded}
+    notes: list[str] = []
+    capacity, in_redis = asyncio.run(_ask_backend(manifest, backend, recorded, notes))
+    seconds = {one.place: one.seconds for one in (*recorded, *in_redis)}
     return estimate(manifest, seconds, backend, capacity, notes)
 
 
-async def _ask_fleet(tool: str, known: frozenset[str], notes: list[str]) -> tuple[int, RecordedRuns]:
-    """Return how many cases the workers run at once, and the runs of a tool that they recorded."""
-    async with store_of(connection.settings()) as store:
-        executors = LiveExecutors(store, notes.append)
-        await executors.count()
-        return executors.capacity, await recorded_in_redis(store, tool, known)
+async def _ask_backend(
+    manifest: RunManifest, backend: str, recorded: Sequence[RecordedRuns], notes: list[str]
+) -> tuple[int, Sequence[RecordedRuns]]:
+    """Return how many cases run at once on a backend, and further runs that its Redis has recorded."""
+    chosen = connection.settings()
+    capacity = await backend_class(backend).plan_capacity(plan_context(manifest, chosen, notes.append))
+    if not BACKENDS[backend].uses_redis:
+        return capacity, ()
+    known = frozenset().union(*(one.experiments for one in recorded))
+    async with store_of(chosen) as store:
+        return capacity, [await recorded_in_redis(store, manifest.tool, known)]

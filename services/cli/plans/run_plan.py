@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
 
 from services.cli import connection
@@ -17,9 +16,10 @@ from services.executor.artifacts import open_blobs
 from services.executor.config import Settings
 from services.executor.store import Store
 from services.planner.aggregation import Aggregator
-from services.planner.backends import Backend, backend_class, local
+from services.planner.backends import Backend, PlanContext, backend_class, runtime_of
 from services.planner.cancellation import CancellationToken, GoalReached, PlanCancelledError, unless_cancelled
 from services.planner.evaluation import Evaluations
+from services.planner.models import RunManifest
 from services.planner.plan import Plan
 from services.planner.plan.runner import ActiveSession, LockedPlan, run_remaining
 from services.planner.plan.status import Progress
@@ -31,13 +31,6 @@ from shared.errors import ToolError
 from shared.threads import in_thread
 
 Tell = Callable[[str], None]
-
-
-class BackendName(StrEnum):
-    """Where a plan's cases run: in this process, or on the executors that share one Redis."""
-
-    LOCAL = "local"
-    FLEET = "fleet"
 
 
 @dataclass(slots=True)
@@ -63,7 +56,7 @@ class PlanRun:
     signal: int | None = None
 
 
-def execute(plan: Plan, backend: BackendName, *, failed: bool = True) -> PlanRun:
+def execute(plan: Plan, backend: str, *, failed: bool = True) -> PlanRun:
     """Run the cases of a plan that are left, show the progress, and write the report.
 
     Args:
@@ -84,7 +77,7 @@ def write_report_again(plan: Plan) -> dict[str, Path]:
     return asyncio.run(_write_report_again(plan, connection.settings()))
 
 
-async def _execute(plan: Plan, name: BackendName, chosen: Settings, failed: bool) -> PlanRun:
+async def _execute(plan: Plan, name: str, chosen: Settings, failed: bool) -> PlanRun:
     # The lock comes first: opening the fleet cancels the runs that an earlier process left there.
     with plan.lock() as locked:
         token, progress, run = CancellationToken(), Progress(len(plan.manifest.cases)), PlanRun(plan)
@@ -111,7 +104,7 @@ class _Execution:
     progress: Progress
     display: ProgressDisplay
 
-    async def finish(self, name: BackendName, chosen: Settings, failed: bool) -> None:
+    async def finish(self, name: str, chosen: Settings, failed: bool) -> None:
         """Run the cases that are left, and write the report.  Raises `PlanCancelledError` if cancelled."""
         run, token, plan = self.run, self.session.token, self.run.plan
         work = await unless_cancelled(token, in_thread(self.locked.work, failed=failed))
@@ -119,9 +112,9 @@ class _Execution:
         succeeded = sum(one.task_status is TaskStatus.SUCCEEDED for one in work.settled)
         criteria = CancellationToken()
         async with contextlib.AsyncExitStack() as stack:
-            backend, bench = await opened(stack, plan, name, chosen, self.display.say, token)
+            backend, runtime = await opened(stack, plan, name, chosen, self.display.say, token)
             evaluations = Evaluations(
-                plan.manifest, Aggregator(bench), already=work.settled, on_stop=criteria.cancel
+                plan.manifest, Aggregator(runtime), already=work.settled, on_stop=criteria.cancel
             )
             await unless_cancelled(token, stack.enter_async_context(evaluations))
             self.progress.start(succeeded, len(work.settled) - succeeded)
@@ -154,8 +147,8 @@ async def _write_report_again(plan: Plan, chosen: Settings) -> dict[str, Path]:
 async def _evaluate_and_write(plan: Plan, chosen: Settings) -> dict[str, Path]:
     ended = await in_thread(plan.settled, failed=False)
     async with (
-        evaluating(plan, chosen) as bench,
-        Evaluations(plan.manifest, Aggregator(bench), already=ended) as evaluations,
+        evaluating(plan, chosen) as runtime,
+        Evaluations(plan.manifest, Aggregator(runtime), already=ended) as evaluations,
     ):
         return await _write_report(plan, evaluations)
 
@@ -173,34 +166,48 @@ async def _write_report(plan: Plan, evaluations: Evaluations) -> dict[str, Path]
 async def opened(
     stack: contextlib.AsyncExitStack,
     plan: Plan,
-    name: BackendName,
+    name: str,
     chosen: Settings,
     tell: Tell,
     token: CancellationToken,
 ) -> tuple[Backend, ToolRuntime]:
-    """Open a plan's backend, and a workbench for evaluations, until the stack is closed.
+    """Open a plan's backend, and a runtime for evaluations, until the stack is closed.
 
     Raises:
         PlanCancelledError: the token was cancelled meanwhile.
         CommandError: the plan's tool can't be loaded.
     """
-    if name is BackendName.LOCAL:
-        capacity = local_capacity(plan.manifest.execution_policy.concurrency, tell)
-        # One place more, so that an evaluation does not wait until a case has ended.
-        bench = workbench(plan, chosen, capacity + (plan.manifest.evaluator is not None))
-        backend = await stack.enter_async_context(backend_class(name)(bench, capacity))
-        await unless_cancelled(token, _check_tool(plan, bench, tell))
-        return backend, bench
-    opening = stack.enter_async_context(_fleet(plan, chosen, tell))
-    return await unless_cancelled(token, opening), await stack.enter_async_context(evaluating(plan, chosen))
+    context = plan_context(
+        plan.manifest, chosen, tell, plan.name, lambda capacity: runtime_for(plan, chosen, capacity)
+    )
+    opening = stack.enter_async_context(backend_class(name).open_for_plan(context))
+    backend = await unless_cancelled(token, opening)
+    runtime = runtime_of(backend)
+    if runtime is None:
+        return backend, await stack.enter_async_context(evaluating(plan, chosen))
+    await unless_cancelled(token, _check_tool(plan, runtime, tell))
+    return backend, runtime
 
 
-def local_capacity(concurrency: int, tell: Tell) -> int:
-    """Return how many cases run at once in this process; warn if that is fewer than the plan's number."""
-    capacity = local.local_capacity(concurrency)
-    if capacity < concurrency:
-        tell(f"the plan asks for {concurrency:,} cases at once; {BackendName.LOCAL} runs at most {capacity}")
-    return capacity
+def plan_context(
+    manifest: RunManifest,
+    chosen: Settings,
+    tell: Tell,
+    plan_id: str = "",
+    make_runtime: Callable[[int], ToolRuntime] | None = None,
+) -> PlanContext:
+    """Return what the backends get for a manifest, also before it is a plan on disk."""
+    blobs = open_blobs(chosen.artifacts)
+    return PlanContext(
+        plan_id=plan_id,
+        concurrency=manifest.execution_policy.concurrency,
+        has_evaluator=manifest.evaluator is not None,
+        storage_type=str(blobs.storage_type),
+        storage_base=blobs.base,
+        make_runtime=make_runtime or (lambda capacity: ToolRuntime(places(chosen), capacity, os.environ)),
+        connect=lambda: store_of(chosen),
+        tell=tell,
+    )
 
 
 @contextlib.asynccontextmanager
@@ -212,44 +219,33 @@ async def store_of(chosen: Settings) -> AsyncIterator[Store]:
 
 
 @contextlib.asynccontextmanager
-async def _fleet(plan: Plan, chosen: Settings, tell: Tell) -> AsyncIterator[Backend]:
-    blobs = open_blobs(chosen.artifacts)
-    place = {"storage_type": str(blobs.storage_type), "storage_base": blobs.base}
-    async with (
-        store_of(chosen) as store,
-        backend_class(BackendName.FLEET)(store, **place, plan_id=plan.name, tell=tell) as backend,
-    ):
-        yield backend
-
-
-@contextlib.asynccontextmanager
 async def evaluating(plan: Plan, chosen: Settings) -> AsyncIterator[ToolRuntime]:
-    """Yield a workbench for evaluations; it starts processes only if the plan has an evaluator."""
-    bench = workbench(plan, chosen, 2)
+    """Yield a runtime for evaluations; it starts processes only if the plan has an evaluator."""
+    runtime = runtime_for(plan, chosen, 2)
     if plan.manifest.evaluator is None:
-        yield bench
+        yield runtime
         return
-    await bench.open()
+    await runtime.open()
     try:
-        yield bench
+        yield runtime
     finally:
-        await bench.close()
+        await runtime.close()
 
 
-def workbench(plan: Plan, chosen: Settings, capacity: int) -> ToolRuntime:
-    """Create a workbench that keeps artifacts in the plan's directory, and code in the common store."""
+def runtime_for(plan: Plan, chosen: Settings, capacity: int) -> ToolRuntime:
+    """Create a runtime that keeps artifacts in the plan's directory, and code in the common store."""
     here = replace(places(chosen), artifacts=str(plan.artifacts))
     return ToolRuntime(here, capacity, os.environ, open_blobs(chosen.artifacts))
 
 
-async def _check_tool(plan: Plan, bench: ToolRuntime, tell: Tell) -> None:
+async def _check_tool(plan: Plan, runtime: ToolRuntime, tell: Tell) -> None:
     """Load the plan's tool once before all cases; warn if its code has changed since the first run.
 
     Raises:
         CommandError: the tool can't be loaded.
     """
     try:
-        tool = await bench.loader.load(plan.manifest.tool, bench.defaults.timeout_seconds)
+        tool = await runtime.loader.load(plan.manifest.tool, runtime.defaults.timeout_seconds)
     except ToolError as exc:
         raise CommandError(f"{exc}; then continue with: fullsend plan resume {plan.place}") from None
     before = await in_thread(plan.registry.fact, "tool_digest")

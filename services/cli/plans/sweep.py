@@ -13,7 +13,7 @@ from services.cli import output
 from services.cli.output import AsJson, Column, CommandError
 from services.cli.plans import plan, run_plan
 from services.cli.plans.plan import Directory, EstimateOnly, Where
-from services.cli.plans.run_plan import BackendName
+from services.planner.backends import BACKENDS, DEFAULT_BACKEND
 from services.planner.documents import manifest_of
 from services.planner.evaluation import group_replicates
 from services.planner.plan import Plan
@@ -21,8 +21,6 @@ from services.planner.results import inline_value
 from services.planner.tasks import TaskResult, TaskStatus
 
 TOOL: Final = "ring_simulation"
-FLEET_CONCURRENCY: Final = 1_000
-"""More than workers can take: the fleet uses all their slots."""
 RESULT_COLUMNS: Final = [
     Column("RUNS", right=True), Column("SETTLED", right=True), Column("DEFAULTS", right=True),
     Column("PAID", right=True),
@@ -51,7 +49,7 @@ def ring(
     default_handling: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="`fail-fast` or `expel-agent`.")
     ] = None,
-    backend: Where = BackendName.LOCAL,
+    backend: Where = DEFAULT_BACKEND,
     concurrency: Annotated[
         int | None,
         typer.Option(
@@ -94,8 +92,8 @@ def ring(
     plan.finish(done, as_json)
 
 
-def _default_concurrency(backend: BackendName) -> int:
-    return len(os.sched_getaffinity(0)) if backend is BackendName.LOCAL else FLEET_CONCURRENCY
+def _default_concurrency(backend: str) -> int:
+    return BACKENDS[backend].default_concurrency or len(os.sched_getaffinity(0))
 
 
 def _values(name: str, text: str) -> list[Any]:

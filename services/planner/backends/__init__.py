@@ -1,56 +1,72 @@
-"""Where runs are executed: one module each, all behind one protocol, found by name in one table."""
+"""Where runs are executed: one module for each backend, behind one protocol, listed in one table.
+
+To add a backend, write a class with the methods of `Backend` and `PlanBackend`, and add a line to
+`BACKENDS`: the command offers every backend of the table.
+"""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeAlias
 
+from services.executor.store import Store
 from services.planner.execution import Execution, Executor
+from services.planner.runtime import ToolRuntime
 from shared.canonical_json import canonical_json
 from shared.errors import PlanError, ToolParameterError
 
-BACKENDS: Final = {
-    "local": "services.planner.backends.local:LocalBackend",
-    "fleet": "services.planner.backends.fleet:FleetBackend",
-}
-"""The class of each backend, imported when it is asked for."""
+# -- the table ------------------------------------------------------------------------
 
 
-class Backend(Executor, Protocol):
-    """An executor of many calls at once; an async context manager.
+@dataclass(frozen=True, slots=True)
+class BackendEntry:
+    """What is known of a backend before its module is imported.
 
-    Whatever it needs (processes, connections, machines) is there inside the block and
-    gone after it; calls still under way at its end are cancelled.
+    Attributes:
+        place: `module:Class`.
+        help: where its cases run, in a few words, for the command's help.
+        uses_redis: whether its cases run on executors that share a Redis, which then also has
+            the durations of earlier runs.
+        default_concurrency: cases at once that the command asks for where nobody says how many;
+            None for one for each CPU of this machine.
     """
 
-    @property
-    def capacity(self) -> int:
-        """How many calls at once make sense."""
+    place: str
+    help: str
+    uses_redis: bool = False
+    default_concurrency: int | None = None
 
-    def check_open(self) -> None:
-        """Raises `PlanError` unless it is open in the running event loop; says what to do."""
 
-    async def __aenter__(self) -> Self:
-        """Have it ready.  Raises `FullsendError` if it can't be."""
+BACKENDS: Final[Mapping[str, BackendEntry]] = {
+    "local": BackendEntry(
+        "services.planner.backends.local:LocalBackend",
+        help="in processes of this command",
+    ),
+    "fleet": BackendEntry(
+        "services.planner.backends.fleet:FleetBackend",
+        help="on the executors that share one Redis",
+        uses_redis=True,
+        default_concurrency=1_000,  # more than executors take, so that their capacity is the limit
+    ),
+}
+"""All backends by name."""
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Leave nothing behind."""
+DEFAULT_BACKEND: Final = "local"
 
 
 def backend_class(name: str) -> Any:
-    """The class of a backend, by its name in the table or as `module:Class`.
+    """Import the class of a backend.
+
+    Args:
+        name: a name of the table, or `module:Class`.
 
     Raises:
-        PlanError: there is none of that name, or what it needs isn't installed.
+        PlanError: there is no such backend, or a package that it needs is not installed.
     """
-    place = BACKENDS.get(name, name)
+    place = BACKENDS[name].place if name in BACKENDS else name
     module, _, attribute = place.partition(":")
     if not attribute:
         known = ", ".join(BACKENDS)
@@ -61,11 +77,91 @@ def backend_class(name: str) -> Any:
         raise PlanError(f"the backend {name!r} can't be imported: {exc}") from None
 
 
-INSTEAD = "or give a function that makes a backend, which is opened for the time of each call"
+def backend_name(backend: Executor) -> str:
+    """Return the name of a backend in the table, or its `module:Class`."""
+    place = f"{type(backend).__module__}:{type(backend).__qualname__}"
+    return next((name for name, entry in BACKENDS.items() if entry.place == place), place)
+
+
+# -- the protocols --------------------------------------------------------------------
+
+
+class Backend(Executor, Protocol):
+    """An executor of many calls at once; an async context manager.
+
+    What it needs (processes, connections, machines) exists inside the block.  Calls that still
+    run at its end are cancelled.
+    """
+
+    @property
+    def capacity(self) -> int:
+        """How many calls at once make sense; may change while the backend is open."""
+
+    def check_open(self) -> None:
+        """Raise `PlanError`, which says what to do, unless it is open in the running event loop."""
+
+    async def __aenter__(self) -> Self:
+        """Open it.  Raises `FullsendError` if that fails."""
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it; nothing is left behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanContext:
+    """What a command has for the backend of a plan.
+
+    Attributes:
+        plan_id: the name of the plan, which no other plan has.
+        concurrency: cases at once that the plan asks for.
+        has_evaluator: whether evaluations run beside the cases.
+        storage_type, storage_base: of the store of artifacts in the settings.
+        make_runtime: makes a runtime on this machine for so many calls at once; what runs there
+            is stored with the plan.
+        connect: opens the Redis of the executors.
+        tell: receives lines for the user.
+    """
+
+    plan_id: str
+    concurrency: int
+    has_evaluator: bool
+    storage_type: str
+    storage_base: str
+    make_runtime: Callable[[int], ToolRuntime]
+    connect: Callable[[], contextlib.AbstractAsyncContextManager[Store]]
+    tell: Callable[[str], None]
+
+
+class PlanBackend(Protocol):
+    """What the command needs of a backend's class in the table."""
+
+    @classmethod
+    async def plan_capacity(cls, context: PlanContext) -> int:
+        """Return how many cases of the plan would run at once now.
+
+        Raises:
+            StoreError: Redis doesn't answer.
+        """
+
+    @classmethod
+    def open_for_plan(cls, context: PlanContext) -> contextlib.AbstractAsyncContextManager[Backend]:
+        """Open a backend for the plan, inside the block."""
+
+
+# -- which event loop -----------------------------------------------------------------
+
+INSTEAD: Final = "or give a function that makes a backend, which is opened for the time of each call"
+BackendSource: TypeAlias = Executor | Callable[[], Backend]
+"""A backend that is open in the event loop of its use, or a function that makes one for each use."""
 
 
 class LoopBinding:
-    """In which event loop a backend is open.
+    """Remembers in which event loop a backend is open: what it consists of belongs to that loop.
 
     Args:
         name: of the backend, for messages.
@@ -77,19 +173,19 @@ class LoopBinding:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is, anywhere."""
+        """Whether the backend is open in some loop."""
         return self._loop is not None
 
     def bind(self) -> None:
-        """In the running one."""
+        """Record that it is open in the running loop."""
         self._loop = asyncio.get_running_loop()
 
     def unbind(self) -> None:
-        """In none any more."""
+        """Record that it is closed."""
         self._loop = None
 
     def check(self) -> None:
-        """Raises `PlanError` unless it is in the running one; says what to do."""
+        """Raise `PlanError`, which says what to do, unless it is open in the running loop."""
         if self._loop is None:
             raise PlanError(
                 f"the {self._name} is not open: execute the plan inside `async with backend:`, {INSTEAD}"
@@ -101,25 +197,13 @@ class LoopBinding:
             )
 
 
-def check_parameters(call: Execution) -> None:
-    """Raises `ToolParameterError` for parameters that JSON can't hold."""
-    try:
-        canonical_json(call.parameters)
-    except (ValueError, TypeError, RecursionError) as exc:
-        raise ToolParameterError(f"the parameters can't be sent to the tool: {exc}") from None
-
-
-BackendSource: TypeAlias = Executor | Callable[[], Backend]
-"""One that is ready in the event loop of its use, or a function that makes one for each use."""
-
-
 @contextlib.asynccontextmanager
 async def open_backend(source: BackendSource) -> AsyncIterator[Executor]:
-    """What executes inside the block.
+    """Yield an open backend: the given one, or one that is made and closed here.
 
     Raises:
-        PlanError: it is not open, or open in another event loop; says what to do.
-        FullsendError: what was made can't be opened.
+        PlanError: the given backend is not open in the running event loop.
+        FullsendError: the backend that was made can't be opened.
     """
     if callable(source):
         async with source() as backend:
@@ -130,7 +214,28 @@ async def open_backend(source: BackendSource) -> AsyncIterator[Executor]:
 
 
 def check_open(executor: Executor) -> None:
-    """Raises `PlanError` if it says itself that it isn't open in the running event loop."""
+    """Raise `PlanError` if the executor has a `check_open` and is not open in the running event loop."""
     check = getattr(executor, "check_open", None)
     if check is not None:
         check()
+
+
+# -- for every backend ----------------------------------------------------------------
+
+
+def runtime_of(executor: object) -> ToolRuntime | None:
+    """Return the runtime in this process that a backend calls tools with; None if it has none."""
+    runtime = getattr(executor, "runtime", None)
+    return runtime if isinstance(runtime, ToolRuntime) else None
+
+
+def check_parameters(call: Execution) -> None:
+    """Check the parameters of a call, so that all backends refuse the same.
+
+    Raises:
+        ToolParameterError: the parameters can't be written as JSON.
+    """
+    try:
+        canonical_json(call.parameters)
+    except (ValueError, TypeError, RecursionError) as exc:
+        raise ToolParameterError(f"the parameters can't be sent to the tool: {exc}") from None

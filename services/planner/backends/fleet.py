@@ -18,7 +18,7 @@ from services.executor.cancellation import cancel as cancel_run
 from services.executor.isolation.calls import Report
 from services.executor.outcome import Status
 from services.executor.store import Order, Store
-from services.planner.backends import LoopBinding, check_parameters
+from services.planner.backends import LoopBinding, PlanContext, check_parameters
 from services.planner.backends.fleet_runs import PendingRun, RunLostError, RunResults, RunWatcher
 from services.planner.backends.lease import LEASE_SECONDS, Lease
 from services.planner.execution import Execution, ExecutionResult
@@ -85,6 +85,30 @@ class FleetBackend:
     def capacity(self) -> int:
         """How many calls at once make sense; changes as executors come and go, unless it was given."""
         return self._capacity or self._executors.capacity
+
+    @classmethod
+    async def plan_capacity(cls, context: PlanContext) -> int:
+        """Return how many runs the live executors can use at once; tell the user if there are none."""
+        async with context.connect() as store:
+            executors = LiveExecutors(store, context.tell)
+            await executors.count()
+            return executors.capacity
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open_for_plan(cls, context: PlanContext) -> AsyncIterator[Self]:
+        """Open a backend for a plan, inside the block."""
+        async with (
+            context.connect() as store,
+            cls(
+                store,
+                storage_type=context.storage_type,
+                storage_base=context.storage_base,
+                plan_id=context.plan_id,
+                tell=context.tell,
+            ) as backend,
+        ):
+            yield backend
 
     async def __aenter__(self) -> Self:
         """Have it ready.

@@ -1,9 +1,10 @@
-"""Executes tools in this process' own pool of warm subprocesses; needs no Redis."""
+"""The `local` backend: executes tools in a pool of warm subprocesses of this process, without Redis."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Coroutine
-from typing import Any, Self
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, Final, Self
 
 from services.executor.isolation.calls import Call, Event, Partial, Report
 from services.executor.loader import Tool
@@ -12,28 +13,28 @@ from services.executor.policy import ToolNeeds
 from services.executor.result_cache import Identity
 from services.executor.results import AttemptResults
 from services.executor.work import load, outcome_of
-from services.planner.backends import LoopBinding, check_parameters
+from services.planner.backends import LoopBinding, PlanContext, check_parameters
 from services.planner.execution import Execution, ExecutionResult, error_of
 from services.planner.runtime import MemoryCheckpoints, ToolRuntime
 from shared.errors import FullsendError
 
-LOCAL_CAPACITY = 32
-"""Processes of this machine that a plan gets at most, whatever concurrency it asks for."""
+LOCAL_CAPACITY: Final = 32
+"""The most processes of this machine that a plan gets, whatever concurrency it asks for."""
 
 NO_NEEDS = ToolNeeds()
 CANCELLED = Outcome(Status.CANCELLED, error="the run was cancelled", error_type="RunCancelledError")
 
 
 def local_capacity(concurrency: int) -> int:
-    """How many cases at once run in processes of this machine for a plan that wants so many."""
+    """Return how many cases run at once in this process for a plan that asks for `concurrency`."""
     return min(concurrency, LOCAL_CAPACITY)
 
 
 class LocalBackend:
-    """Calls tools in isolation in this process, and keeps what they produce.
+    """Calls tools in isolated subprocesses, and stores what they produce.
 
     Args:
-        runtime: what it is done with; opened and closed by whoever made it.
+        runtime: calls the tools; opened and closed with the backend.
         capacity: how many calls at once make sense.
     """
 
@@ -45,11 +46,34 @@ class LocalBackend:
 
     @property
     def runtime(self) -> ToolRuntime:
-        """What it is done with."""
+        """What calls the tools; evaluations use it too."""
         return self._runtime
 
+    @classmethod
+    async def plan_capacity(cls, context: PlanContext) -> int:
+        """Return how many cases run at once; tell the user if they are fewer than the plan asks for."""
+        capacity = local_capacity(context.concurrency)
+        if capacity < context.concurrency:
+            context.tell(
+                f"the plan asks for {context.concurrency:,} cases at once; local runs at most {capacity}"
+            )
+        return capacity
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open_for_plan(cls, context: PlanContext) -> AsyncIterator[Self]:
+        """Open a backend for a plan, inside the block."""
+        capacity = await cls.plan_capacity(context)
+        # One process more for evaluations, so that these need not wait until a case has ended.
+        async with cls(context.make_runtime(capacity + context.has_evaluator), capacity) as backend:
+            yield backend
+
     async def __aenter__(self) -> Self:
-        await self._runtime.open()
+        try:
+            await self._runtime.open()
+        except BaseException:
+            await self._runtime.close()
+            raise
         self._binding.bind()
         return self
 
@@ -58,13 +82,13 @@ class LocalBackend:
         await self._runtime.close()
 
     def check_open(self) -> None:
-        """Raises `PlanError` unless it is open in the running event loop."""
+        """Raise `PlanError` unless it is open in the running event loop."""
         self._binding.check()
 
     async def run(
         self, call: Execution, *, report: Report | None = None, cancel: asyncio.Event | None = None
     ) -> ExecutionResult:
-        """Call the tool once; whatever it does, this returns."""
+        """Call the tool once.  A failure of any kind is a result, not an exception."""
         started = time.monotonic()
         runtime, options = self._runtime, call.options
         products = Products(runtime.keeper, MemoryCheckpoints(), runtime.threads)
@@ -97,7 +121,7 @@ class LocalBackend:
         )
 
     async def _load(self, name: str, limit_seconds: float, cancel: asyncio.Event | None) -> Tool:
-        """The tool; its first import may take long, so that one is watched for a wish to end."""
+        """Load the tool; its first import may take long, so that it can be cancelled."""
         loading = load(self._runtime.loader, name, limit_seconds)
         tool = await (loading if cancel is None or name in self._loaded else _unless(cancel, loading))
         self._loaded.add(name)
@@ -138,11 +162,11 @@ class LocalBackend:
 
 
 class _Cancelled(Exception):
-    """Somebody wanted the end before the tool was there."""
+    """The call was cancelled while the tool was loaded."""
 
 
 async def _unless(cancel: asyncio.Event, loading: Coroutine[Any, Any, Tool]) -> Tool:
-    """What is loaded.  Raises `_Cancelled` when `cancel` is set before."""
+    """Return what is loaded.  Raises `_Cancelled` if `cancel` is set before."""
     work, wish = asyncio.create_task(loading), asyncio.create_task(cancel.wait())
     try:
         await asyncio.wait([work, wish], return_when=asyncio.FIRST_COMPLETED)

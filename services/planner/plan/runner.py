@@ -7,19 +7,18 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from services.executor.isolation.calls import Event
-from services.planner.backends import BACKENDS, Backend, check_open
+from services.planner.backends import Backend, backend_name, check_open
 from services.planner.cancellation import CancellationToken
 from services.planner.evaluation import judging
 from services.planner.models import Budget, RunManifest
 from services.planner.plan.recorder import Recorder
 from services.planner.plan.registry import UNFINISHED, Registry
-from services.planner.plan.status import UNSUCCESSFUL
 from services.planner.results import statistics_of
 from services.planner.scheduler import TaskScheduler
 from services.planner.scheduling.budget import NOTHING, BudgetTracker, BudgetUse, cost_of
 from services.planner.scheduling.dispatcher import SILENT, Listener
 from services.planner.scheduling.early_stop import Stopper
-from services.planner.tasks import RunExecutionResult, Task, TaskResult, TaskStatus
+from services.planner.tasks import UNSUCCESSFUL, RunExecutionResult, Task, TaskResult, TaskStatus
 from shared.errors import FullsendError, PlanError
 
 WATCH_SECONDS: Final = 0.5
@@ -145,12 +144,6 @@ async def run_remaining(
             raise PlanError(recorder.trouble)
     session.stopped = found.stopped
     return merged(work, found)
-
-
-def backend_name(backend: Backend) -> str:
-    """What a backend is called in the table, or `module:Class`."""
-    place = f"{type(backend).__module__}:{type(backend).__qualname__}"
-    return next((name for name, known in BACKENDS.items() if known == place), place)
 
 
 async def _watched(

@@ -9,9 +9,7 @@ from typing import Final
 from services.executor.isolation.calls import Event
 from services.planner.plan.registry import LOST, Registry
 from services.planner.plan.session import Session
-from services.planner.tasks import TERMINAL, Task, TaskResult, TaskStatus
-
-UNSUCCESSFUL: Final = (TaskStatus.FAILED, TaskStatus.TIMEOUT, TaskStatus.ERROR)
+from services.planner.tasks import TERMINAL, UNSUCCESSFUL, Task, TaskResult, TaskStatus
 
 
 class PlanState(StrEnum):

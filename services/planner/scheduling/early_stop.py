@@ -7,15 +7,13 @@ from services.planner.cancellation import GoalReached
 from services.planner.criteria import Comparison, Condition, Criterion, Joined, Not, Verdict, criterion
 from services.planner.models import Evaluator, StopConditions
 from services.planner.results import inline_value, is_stored, numeric_members
-from services.planner.tasks import TaskResult, TaskStatus
+from services.planner.tasks import UNSUCCESSFUL, TaskResult, TaskStatus
 
 Stopper = Callable[[TaskResult], str | None]
 """Called at every completion, in order; the first text that it returns stops the plan, with that reason."""
 
 FAILURE_RATE_FROM = 10
 """Cases that must have ended before the part of them that failed means anything."""
-
-UNSUCCESSFUL = frozenset({TaskStatus.FAILED, TaskStatus.TIMEOUT, TaskStatus.ERROR})
 
 
 class FailureLimits:
