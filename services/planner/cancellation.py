@@ -1,4 +1,4 @@
-"""Asks an execution to end, from any thread."""
+"""Cancellation of an execution, from any thread."""
 
 import asyncio
 import threading
@@ -10,24 +10,24 @@ from shared.errors import PlanError
 T = TypeVar("T")
 
 GRACE_SECONDS = 1.0
-"""For work that is cut short to clean up."""
+"""The time that cancelled work has to clean up."""
 
 
 class GoalReached(str):
-    """A reason to end that makes the execution a success: it has found what it was to find."""
+    """A reason to stop that makes the execution a success: its success criteria hold."""
 
     __slots__ = ()
 
 
 class PlanCancelledError(PlanError):
-    """Somebody wanted the end before all was done; says why."""
+    """The work was cancelled before its end; the message is the reason."""
 
 
 class CancellationToken:
-    """One wish to end, which can't be taken back.
+    """Requests the end of executions; can't be reset.
 
-    May be given to several executions, and cancelled from any thread, any number of
-    times; the first reason counts.
+    One token may be passed to several executions.  It may be cancelled from any thread, any number
+    of times; the first reason counts.
     """
 
     def __init__(self) -> None:
@@ -37,16 +37,16 @@ class CancellationToken:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether somebody wants the end."""
+        """Whether it has been cancelled."""
         return self._reason is not None
 
     @property
     def reason(self) -> str | None:
-        """Why, None while nobody does."""
+        """The reason; None until it is cancelled."""
         return self._reason
 
     def cancel(self, reason: str = "cancelled") -> None:
-        """Ask for the end."""
+        """Cancel it, and wake all that wait."""
         with self._lock:
             if self._reason is not None:
                 return
@@ -56,7 +56,7 @@ class CancellationToken:
             listener()
 
     async def wait(self) -> str:
-        """Wait for the wish; the reason."""
+        """Wait until it is cancelled, and return the reason."""
         loop, asked = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
@@ -71,17 +71,17 @@ class CancellationToken:
         finally:
             with self._lock:
                 self._listeners.discard(wake)
-        assert self._reason is not None, "it was what woke this up"
+        assert self._reason is not None, "only cancel() sets the event"
         return self._reason
 
 
 async def unless_cancelled(token: CancellationToken, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` returns or raises; it is ended as soon as the token is cancelled.
+    """Return what `work` returns; cancel it as soon as the token is cancelled.
 
-    Work that doesn't let itself be ended goes on alone after a while.
+    Work that ignores its cancellation is abandoned after `GRACE_SECONDS`.
 
     Raises:
-        PlanCancelledError: it was ended.
+        PlanCancelledError: the token was cancelled; the work's own exceptions are raised as they are.
     """
     doing, wish = asyncio.ensure_future(work), asyncio.ensure_future(token.wait())
     try:
@@ -95,4 +95,4 @@ async def unless_cancelled(token: CancellationToken, work: Coroutine[Any, Any, T
             task.cancel()
         await asyncio.wait([doing, wish], timeout=GRACE_SECONDS)
         if doing.done() and not doing.cancelled():
-            doing.exception()  # looked at, so that nobody complains
+            doing.exception()  # retrieved, or asyncio would log it

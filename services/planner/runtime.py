@@ -1,4 +1,4 @@
-"""What executing in this process takes: a pool, and the tools and the store that it works with."""
+"""Calls tools in subprocesses of this process: the pool, the tools and the store of artifacts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ STORING_THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class RuntimeConfig:
-    """Where things are, and what applies where a tool says nothing; the names are those of the settings."""
+    """Where a runtime finds and stores things, and its defaults; the names are those of the settings."""
 
     tools_path: Path = Path("tools")
     artifacts: str = ".fullsend/artifacts"
@@ -40,69 +40,69 @@ class RuntimeConfig:
 
 
 class ToolRuntime:
-    """A pool of warm subprocesses, with the tools and the store that its calls need.
+    """A pool of warm subprocesses, with the tools and the store that its calls use.
 
     Args:
-        places: where things are.
+        config: paths and defaults.
         capacity: how many calls at once.
-        variables: the environment that tools may be given parts of.
-        bundles: the store that bundle references are looked up in; None for that of the artifacts.
+        variables: the environment variables of which tools may get some.
+        bundles: the store of bundles; None for the store of the artifacts.
     """
 
     def __init__(
-        self, places: RuntimeConfig, capacity: int, variables: Mapping[str, str], bundles: Blobs | None = None
+        self, config: RuntimeConfig, capacity: int, variables: Mapping[str, str], bundles: Blobs | None = None
     ) -> None:
         self.pool = Pool(
             capacity=capacity,
             environ=allowed_environment(variables),
-            readable=places.sandbox_readable,
+            readable=config.sandbox_readable,
         )
         self.threads = Threads(STORING_THREADS)
-        blobs = open_blobs(places.artifacts)
-        self.keeper = Keeper(blobs, places.inline_artifact_max_bytes)
+        blobs = open_blobs(config.artifacts)
+        self.keeper = Keeper(blobs, config.inline_artifact_max_bytes)
         self.loader = Loader(
-            places.tools_path,
+            config.tools_path,
             self.pool,
-            Environments(places.environments_path, uv=Path(uv.find_uv_bin()), environ=variables),
-            Bundles(bundles or blobs, places.bundles_path),
-            places.sandbox,
+            Environments(config.environments_path, uv=Path(uv.find_uv_bin()), environ=variables),
+            Bundles(bundles or blobs, config.bundles_path),
+            config.sandbox,
         )
         self.defaults = Defaults(
-            timeout_seconds=places.tool_execution_timeout,
+            timeout_seconds=config.tool_execution_timeout,
             backoff=ONCE,
-            level=Level(places.isolation),
-            environment=places.tool_environment,
+            level=Level(config.isolation),
+            environment=config.tool_environment,
             variables=variables,
         )
 
     async def open(self) -> None:
-        """Have the pool ready."""
+        """Start the pool."""
         await self.pool.start()
 
     async def close(self) -> None:
-        """End everything; leaves no process."""
+        """Stop the pool and all its processes."""
         await self.pool.stop()
 
 
 class MemoryCheckpoints:
-    """What outlives an attempt, for as long as this process lives."""
+    """Keeps the checkpoints and artifacts of one attempt in memory."""
 
     def __init__(self) -> None:
         self._steps: dict[str, Any] = {}
         self._artifacts: dict[str, Any] = {}
 
     async def recall(self, key: str) -> Any | None:
-        """The result of a step as `{"value": ...}`, or None when it was not done."""
+        """Return the result of a step as `{"value": ...}`, or None if the step has not ended."""
         return {"value": self._steps[key]} if key in self._steps else None
 
     async def record(self, key: str, value: Any) -> None:
-        """Keep what a step came to."""
+        """Keep the result of a step."""
         self._steps[key] = value
 
     async def list_artifact(self, name: str, described: Mapping[str, Any]) -> None:
-        """Note that the run has this artifact."""
+        """Record an artifact of the run."""
         self._artifacts[name] = described
 
     async def artifacts(self) -> dict[str, Any]:
-        """All that the run has, by name."""
+        """Return all artifacts of the run, sorted by name."""
         return dict(sorted(self._artifacts.items()))

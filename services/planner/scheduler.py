@@ -1,4 +1,4 @@
-"""Executes plans: every case gets its turn under the plan's policy, and comes to a result."""
+"""The scheduler: executes all cases of a plan under its policy, by a backend or by a custom function."""
 
 import asyncio
 import contextlib
@@ -8,8 +8,8 @@ import random
 import threading
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
-from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from datetime import datetime
+from typing import Any, Final, Generic, TypeVar
 
 from services.planner.backends import BackendSource, open_backend
 from services.planner.cancellation import CancellationToken
@@ -30,19 +30,13 @@ from services.planner.scheduling.early_stop import Stopper
 from services.planner.tasks import (
     RunExecutionResult,
     Task,
+    utc_now,
 )
 from shared.backoff import Dice
 
-__all__ = ["SILENT", "Listener", "Stopper", "TaskScheduler", "new_id", "utc_now"]
-
-
-def utc_now() -> datetime:
-    """The time."""
-    return datetime.now(UTC)
-
 
 def new_id() -> str:
-    """An id that nobody else has."""
+    """Return a unique id."""
     return uuid.uuid4().hex
 
 
@@ -50,22 +44,24 @@ class TaskScheduler:
     """Executes plans, by a backend or by a custom function.
 
     Args:
-        backend: executes the cases: one that is ready in the event loop that the plan is executed in, or
-            a function that makes one, which is opened for the time of each execution.
-        capacity: how many cases at once make sense; None asks the backend each time.
-        task_execution_func: in place of a backend; see `FunctionAttemptRunner`.
-        now_fn: the clock of timestamps and of the rate limit.
-        sleep_fn: waits so many seconds; a synchronous one does so in a thread.  Time-outs use neither.
-        id_fn: ids of executions and tasks.
-        dice: for the jitter of retries.
-        listener: hears how it goes.  If it raises, the plan is stopped.
-        stoppers: stop the plan, besides its own conditions and its budget.  One that raises does so too.
-        used: what the plan had used of its budget before.
-        criteria: judges the criteria of the plan's evaluator, such as `Evaluations.stopper`; None has
-            that done here, see `services.planner.evaluation.judging`.
+        backend: executes the cases: a backend that is open in the event loop of the execution, or a
+            function that makes one, which is opened for each execution.
+        capacity: how many cases at once make sense; None asks the backend whenever a case may begin.
+        task_execution_func: executes the cases instead of a backend, see `FunctionAttemptRunner`.
+        now_fn: the clock for timestamps and for the rate limit.
+        sleep_fn: waits for a number of seconds; a synchronous one is called in a thread.  Time-outs
+            use the clock of the event loop.
+        id_fn: makes the ids of executions and tasks.
+        dice: returns random numbers from 0 to below 1, for the jitter of retries.
+        listener: receives status changes, results and events.  The plan stops if it raises.
+        stoppers: stop the plan, besides its stop conditions and its budget.  The plan stops if one raises.
+        used: what earlier executions of the plan used of its budget.
+        criteria: judges the evaluator's criteria, such as `Evaluations.stopper`; None lets the backend
+            evaluate them, see `services.planner.evaluation.judging`.
+        cancel_seconds: how long a cancelled attempt may take to end before its task is cancelled.
 
     Raises:
-        ValueError: there is not exactly one of `backend` and `task_execution_func`.
+        ValueError: both or none of `backend` and `task_execution_func` are given.
     """
 
     def __init__(
@@ -92,25 +88,26 @@ class TaskScheduler:
         self._id_fn = id_fn
         self._used = used
         self._criteria = criteria
-        self._means = Hooks(now_fn, sleep_fn, dice, listener, tuple(stoppers), cancel_seconds)
+        self._hooks = Hooks(now_fn, sleep_fn, dice, listener, tuple(stoppers), cancel_seconds)
 
     def run_manifest(
         self, manifest: RunManifest, token: CancellationToken | None = None
     ) -> RunExecutionResult:
-        """The same as `run_manifest_async`, from a thread that waits for it."""
+        """Call `run_manifest_async` and block until it returns, also inside a running event loop."""
         return run_blocking(lambda: self.run_manifest_async(manifest, token))
 
     async def run_manifest_async(
         self, manifest: RunManifest, token: CancellationToken | None = None
     ) -> RunExecutionResult:
-        """Execute all cases; a result for each, in their order, whatever happens.
+        """Execute all cases, and return a result for each of them, in their order, whatever happens.
 
         Args:
             manifest: the plan.
-            token: stops it when it is cancelled, from any thread.
+            token: stops the plan when it is cancelled, from any thread.
 
         Raises:
-            PlanError: the cases can't be made, a criterion can't be judged, or the backend is not open here.
+            PlanError: the cases can't be generated, a criterion can't be judged, or the backend is not
+                open in this event loop.
             FullsendError: the backend can't be opened.
         """
         cases = await asyncio.to_thread(all_cases, manifest)
@@ -118,7 +115,7 @@ class TaskScheduler:
             return await self._executed(manifest, cases, executor, token)
 
     def _executing(self) -> contextlib.AbstractAsyncContextManager[Executor | None]:
-        """The backend, None when a function executes the cases."""
+        """Open the backend; yields None when a function executes the cases."""
         return contextlib.nullcontext() if self._backend is None else open_backend(self._backend)
 
     async def _executed(
@@ -128,7 +125,7 @@ class TaskScheduler:
         executor: Executor | None,
         token: CancellationToken | None,
     ) -> RunExecutionResult:
-        run_id, started_at = self._id_fn(), self._means.now()
+        run_id, started_at = self._id_fn(), self._hooks.now()
         tasks = [
             Task(self._id_fn(), manifest.workflow_id, manifest.tool, index, case, started_at)
             for index, case in enumerate(cases)
@@ -136,10 +133,10 @@ class TaskScheduler:
         policy = manifest.execution_policy
         tracker = BudgetTracker(manifest.budget, self._used)
         runner, max_running = self._runner(policy, executor), functools.partial(self._max_running, executor)
-        course = Dispatcher(tasks, policy, runner, max_running, self._means, tracker)
+        course = Dispatcher(tasks, policy, runner, max_running, self._hooks, tracker)
         async with self._judging(manifest, course, executor) as criteria:
             results = await course.run(token, criteria)
-        finished_at = self._means.now()
+        finished_at = self._hooks.now()
         return RunExecutionResult(
             workflow_id=manifest.workflow_id,
             run_id=run_id,
@@ -160,11 +157,11 @@ class TaskScheduler:
     def _runner(self, policy: ExecutionPolicy, executor: Executor | None) -> AttemptRunner:
         if self._function is not None:
             return FunctionAttemptRunner(self._function, policy.stop_conditions.timeout_per_task)
-        assert executor is not None, "the constructor makes sure of it"
+        assert executor is not None, "the constructor checks it"
         return BackendAttemptRunner(executor, policy)
 
     def _max_running(self, executor: Executor | None, concurrency: int) -> int:
-        """How many cases at once; a backend's capacity may change meanwhile."""
+        """Return how many cases may run at once; the capacity of a backend may change."""
         capacity = self._capacity
         if capacity is None:
             capacity = getattr(executor, "capacity", concurrency)
@@ -174,16 +171,16 @@ class TaskScheduler:
 T = TypeVar("T")
 
 
-LOOK_SECONDS = 0.1
+CANCELLATION_POLL_SECONDS: Final = 0.1
 
 
 def run_blocking(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine and return what it returns, wherever this is called from.
+    """Run a coroutine function to its end and return its result, with or without a running event loop.
 
-    Inside a running event loop it gets a loop in a thread of its own, and the caller's
-    loop stands still meanwhile, as with every synchronous call.
+    Inside a running loop the coroutine gets a loop in a thread of its own; the caller's loop is
+    blocked meanwhile, as by every synchronous call.
     """
-    return _Elsewhere(work).result() if _is_in_a_loop() else _run(work)
+    return _ThreadedLoop(work).result() if _is_in_a_loop() else _run(work)
 
 
 def _is_in_a_loop() -> bool:
@@ -195,8 +192,8 @@ def _is_in_a_loop() -> bool:
 
 
 def _run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    # What the main coroutine of asyncio.run() returns is formatted when its signal handler is looked
-    # up (enum says what is no member), which takes longer than a small plan.  So it returns nothing.
+    # asyncio.run() looks up the signal handler in an enum, whose error message formats the result of
+    # the main coroutine.  That takes longer than a small plan, so the coroutine returns nothing.
     returned: list[T] = []
 
     async def main() -> None:
@@ -208,7 +205,7 @@ def _run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
             try:
                 runner.run(_end_of(running))
             except (KeyboardInterrupt, SystemExit) as exc:
-                # From a task that was started by somebody else's function, and who waits for it has it too.
+                # A task of a custom function raised it; whatever awaits the task gets it, too.
                 if running.done() or running.cancelling() or is_raised_by_signal(exc):
                     raise
         running.result()
@@ -224,8 +221,8 @@ async def _end_of(running: asyncio.Task[None]) -> None:
         raise
 
 
-class _Elsewhere(Generic[T]):
-    """A coroutine in an event loop of its own, in a thread of its own."""
+class _ThreadedLoop(Generic[T]):
+    """Runs a coroutine in an event loop and a thread of its own."""
 
     def __init__(self, work: Callable[[], Coroutine[Any, Any, T]]) -> None:
         self._work = work
@@ -234,7 +231,7 @@ class _Elsewhere(Generic[T]):
         self._cancel: Callable[[], object] = lambda: None
 
     def result(self) -> T:
-        """What it returns; it is cancelled first if the wait is interrupted, or the caller cancelled."""
+        """Return its result.  Cancels it if the wait is interrupted or the calling task is cancelled."""
         context = contextvars.copy_context()
         thread = threading.Thread(target=context.run, args=(self._run,), name="fullsend-plan", daemon=True)
         thread.start()
@@ -249,11 +246,11 @@ class _Elsewhere(Generic[T]):
         return self._values[0]
 
     def _wait(self, thread: threading.Thread) -> None:
-        # The first Ctrl-C only cancels the caller's task, which its loop can't tell it while it stands still.
+        # The first Ctrl-C only requests the cancellation of the caller's task, whose loop is blocked.
         caller = asyncio.current_task()
         before = caller.cancelling() if caller is not None else 0
         while thread.is_alive():
-            thread.join(LOOK_SECONDS)
+            thread.join(CANCELLATION_POLL_SECONDS)
             if caller is not None and caller.cancelling() > before:
                 self._cancel()
                 thread.join()
@@ -269,7 +266,7 @@ class _Elsewhere(Generic[T]):
         assert current is not None, "coroutines run in tasks"
 
         def cancel() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop may be closed by now
+            with contextlib.suppress(RuntimeError):  # the loop may be closed
                 loop.call_soon_threadsafe(current.cancel)
 
         self._cancel = cancel

@@ -1,4 +1,4 @@
-"""One call from a plan to its results, for those who collect them."""
+"""The service API: one call from a manifest to its test results."""
 
 import asyncio
 import os
@@ -12,25 +12,25 @@ from services.planner.cancellation import CancellationToken
 from services.planner.models import RunManifest
 from services.planner.results import ResultConverter
 from services.planner.runtime import RuntimeConfig, ToolRuntime
-from services.planner.scheduler import TaskScheduler, new_id, run_blocking, utc_now
+from services.planner.scheduler import TaskScheduler, new_id, run_blocking
 from services.planner.scheduling.early_stop import criteria_needing_evaluations
-from services.planner.tasks import Task, TestResult
+from services.planner.tasks import Task, TestResult, utc_now
 from shared.errors import ExecutorException
 
 
 class ExecutorService:
-    """Executes plans, and returns their results in one form.
+    """Executes plans and returns their results as test results.
 
     Args:
-        task_execution_func: executes the cases; see `FunctionAttemptRunner`.
-        backend: executes them instead: one that is ready in the event loop that this is called in,
-            or a function that makes one, which is opened for the time of each call.  With
-            neither, the tools are called in isolated processes of this machine.
-        now_fn, sleep_fn, id_fn: clock, sleep and ids; see `services.planner.scheduler.TaskScheduler`.
-        places: where the processes of this machine find tools and keep artifacts.
+        task_execution_func: executes the cases, see `FunctionAttemptRunner`.
+        backend: executes the cases instead: a backend that is open in the event loop of the call, or
+            a function that makes one, which is opened for each call.  With neither, tools are
+            called in isolated processes of this machine.
+        now_fn, sleep_fn, id_fn: as in `TaskScheduler`.
+        config: of the processes of this machine: where they find tools and store artifacts.
 
     Raises:
-        ValueError: there are both a function and a backend.
+        ValueError: both a function and a backend are given.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class ExecutorService:
         now_fn: Callable[[], datetime] = utc_now,
         sleep_fn: Callable[[float], Any] = asyncio.sleep,
         id_fn: Callable[[], str] = new_id,
-        places: RuntimeConfig = RuntimeConfig(),  # noqa: B008, it can't be changed
+        config: RuntimeConfig = RuntimeConfig(),  # noqa: B008, it can't be changed
     ) -> None:
         if task_execution_func is not None and backend is not None:
             raise ValueError("a service takes a task_execution_func or a backend, not both")
@@ -49,31 +49,28 @@ class ExecutorService:
         self._now_fn = now_fn
         self._sleep_fn = sleep_fn
         self._id_fn = id_fn
-        self._places = places
+        self._config = config
 
     def execute_test_plan(
         self, manifest: RunManifest, token: CancellationToken | None = None
     ) -> list[TestResult]:
-        """The same as `execute_test_plan_async`, from a thread that waits for it.
-
-        May be called in a running event loop too, which stands still meanwhile.
-        """
+        """Call `execute_test_plan_async` and block until it returns, also inside a running event loop."""
         return run_blocking(lambda: self.execute_test_plan_async(manifest, token))
 
     async def execute_test_plan_async(
         self, manifest: RunManifest, token: CancellationToken | None = None
     ) -> list[TestResult]:
-        """Execute all cases of a plan; a result for each, in their order, whatever happens.
+        """Execute all cases of a plan, and return a result for each, in their order, whatever happens.
 
         Args:
             manifest: the plan.
-            token: stops it when it is cancelled, from any thread.
+            token: stops the plan when it is cancelled, from any thread.
 
         Raises:
             ValueError: `manifest` is None.
-            ExecutorException: it has no cases, and nothing that makes any.
-            FullsendError: its cases can't be made, a criterion can't be judged, or the backend can't be
-                opened, or is not open here.
+            ExecutorException: the manifest has neither cases nor a sweep.
+            FullsendError: the cases can't be generated, a criterion can't be judged, or the backend
+                can't be opened or is not open in this event loop.
         """
         if manifest is None:
             raise ValueError("manifest cannot be None")
@@ -92,13 +89,13 @@ class ExecutorService:
         )
 
     def _source(self, manifest: RunManifest) -> BackendSource | None:
-        """Of the backend for one plan; None when a function executes it."""
+        """Return where the backend of a plan comes from; None when a function executes the cases."""
         if self._function is not None or self._backend is not None:
             return self._backend
         return lambda: self._local(manifest)
 
     def _local(self, manifest: RunManifest) -> LocalBackend:
         capacity = local_capacity(manifest.execution_policy.concurrency)
-        # A place of their own, so that evaluations need not wait until a case has ended.
+        # One process more for evaluations, so that these need not wait until a case has ended.
         evaluating = 1 if criteria_needing_evaluations(manifest.evaluator) else 0
-        return LocalBackend(ToolRuntime(self._places, capacity + evaluating, os.environ), capacity)
+        return LocalBackend(ToolRuntime(self._config, capacity + evaluating, os.environ), capacity)

@@ -1,9 +1,9 @@
-"""A case on its way: its states, which may follow which, and what it came to."""
+"""Tasks: a case while it is executed, its statuses and their transitions, and its result, also as JSON."""
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, ClassVar, Final
 
@@ -13,11 +13,19 @@ from services.planner.models import TestCase
 from shared.documents import kind
 from shared.errors import ContractError, FullsendError
 
+Now = Callable[[], datetime]
+"""A clock: returns the current time, with a time zone."""
+
+
+def utc_now() -> datetime:
+    """Return the current time in UTC."""
+    return datetime.now(UTC)
+
 
 class TaskStatus(StrEnum):
-    """Where a case is.
+    """The status of a case.
 
-    FAILED is the tool's own fault, ERROR everybody else's: a process that died, a store or a
+    FAILED is a fault of the tool.  ERROR is any other fault: a process that died, a store or a
     backend that can't be reached.
     """
 
@@ -36,7 +44,7 @@ TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
     TaskStatus.QUEUED: frozenset({TaskStatus.RUNNING, TaskStatus.CANCELLED}),
     TaskStatus.RUNNING: frozenset(
         {
-            TaskStatus.QUEUED,  # another attempt follows
+            TaskStatus.QUEUED,  # for another attempt
             TaskStatus.SUCCEEDED,
             TaskStatus.FAILED,
             TaskStatus.TIMEOUT,
@@ -50,7 +58,7 @@ TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
     TaskStatus.CANCELLED: frozenset(),
     TaskStatus.ERROR: frozenset(),
 }
-"""What may follow: `queued` means that it may begin as soon as there is a place for it."""
+"""The statuses that may follow each status; a `queued` case begins as soon as there is capacity."""
 
 TERMINAL: Final = frozenset(status for status, next_ones in TRANSITIONS.items() if not next_ones)
 UNSUCCESSFUL: Final = frozenset({TaskStatus.FAILED, TaskStatus.TIMEOUT, TaskStatus.ERROR})
@@ -58,11 +66,11 @@ UNSUCCESSFUL: Final = frozenset({TaskStatus.FAILED, TaskStatus.TIMEOUT, TaskStat
 
 
 class TransitionError(FullsendError):
-    """A case can't go from one state to the other; a fault of the scheduler."""
+    """A case can't go from one status to the other; a bug of the scheduler."""
 
 
 class TestStatus(StrEnum):
-    """What a test came to, for those who collect results."""
+    """The status of a test result."""
 
     __test__: ClassVar[bool] = False
 
@@ -74,19 +82,19 @@ class TestStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TestResult:
-    """One result, for those who collect them.
+    """One result in the form that collectors of results use.
 
     Attributes:
         workflow_id: of the plan.
-        execution_id: of the case in this execution.
-        timestamp: when the case was taken up.
-        status: what it came to.
-        execution_time: seconds from the begin of its last attempt to its end; 0 if it never began.
-        tokens_used, cost: what the tool says it used, 0 where it says nothing.
+        execution_id: the id of the task.
+        timestamp: when the task was created.
+        status: of the result.
+        execution_time: seconds from the start of the last attempt to its end; 0 if none began.
+        tokens_used, cost: as the tool reports them, 0 if it doesn't; the unit of cost is the tool's.
         inputs, outputs: the parameters, and what the tool returned.
-        error_message: why it did not succeed.
+        error_message: why the case did not succeed; None if it did.
         dataset: of the case.
-        metadata: `dataset`, `scenario`, `attempt_count`, `task_status` and what the case and the plan bring.
+        metadata: `dataset`, `scenario`, `attempt_count`, `task_status`, and the metadata of case and plan.
     """
 
     __test__: ClassVar[bool] = False
@@ -107,7 +115,7 @@ class TestResult:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a tool says that it used."""
+    """What a tool reports to have used; the unit of cost is the tool's."""
 
     tokens_used: int = 0
     cost: float = 0.0
@@ -120,10 +128,10 @@ class Task:
     Attributes:
         task_id: unique.
         workflow_id, tool: of the plan.
-        index: of the case in the manifest.
-        case: what is to be run; its seed is set.
-        created_at: when the plan was taken up.
-        task_status: changed by `move` alone.
+        index: the index of the case in the manifest, from 0.
+        case: the parameters of the run; its seed is set.
+        created_at: when the execution began.
+        task_status: is changed only by `move`.
         attempt_count: attempts that have begun.
         started_at, finished_at: of the last attempt.
     """
@@ -141,18 +149,18 @@ class Task:
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Of the tool."""
+        """The parameters of the tool."""
         return self.case.parameters
 
     @property
     def seconds(self) -> float:
-        """From the begin of its last attempt to its end; 0 if it never began, or has not ended."""
+        """Seconds from the start of the last attempt to its end; 0 if none has begun or it has not ended."""
         if self.started_at is None or self.finished_at is None:
             return 0.0
         return max(0.0, (self.finished_at - self.started_at).total_seconds())
 
     def move(self, status: TaskStatus) -> None:
-        """Enter another state.  Raises `TransitionError` for one that can't follow."""
+        """Enter another status.  Raises `TransitionError` if it can't follow the current one."""
         if status not in TRANSITIONS[self.task_status]:
             raise TransitionError(f"task {self.task_id} can't go from {self.task_status} to {status}")
         self.task_status = status
@@ -160,18 +168,18 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """What a case came to; there is one for every case, whatever happened.
+    """The result of a case; there is one for every case, whatever happened.
 
     Attributes:
         task_id, workflow_id, index, case: as in `Task`.
-        task_status: the state it was left in.
-        created_at, started_at, finished_at: the latter two are None if it never began.
-        execution_time: seconds from the begin of its last attempt to its end; 0 if it never began.
+        task_status: the last status.
+        created_at, started_at, finished_at: the latter two are None if no attempt began.
+        execution_time: seconds from the start of the last attempt to its end; 0 if none began.
         attempt_count: attempts that have begun.
-        error_type, error_message: why it did not succeed.
-        execution: what the backend says; None if it never began, or was not executed by a backend.
+        error_type, error_message: why the case did not succeed; None if it did.
+        execution: the result of the backend; None if no attempt began, or a function executed it.
         test_result: what a custom function returned, unchanged.
-        spent: what the last attempt used, if the plan's budget asks for it and it could be read.
+        spent: what the last attempt used; None unless the plan limits the cost and it could be read.
     """
 
     task_id: str
@@ -192,19 +200,19 @@ class TaskResult:
 
     @property
     def dataset(self) -> str:
-        """Of the case."""
+        """The dataset of the case."""
         return self.case.dataset
 
 
 @dataclass(frozen=True, slots=True)
 class RunStatistics:
-    """How the cases of one execution ended.
+    """The statistics of one execution.
 
     Attributes:
-        total: all cases; the next five sum up to it once the execution has ended.
+        total: all cases; the next five add up to it once the execution has ended.
         attempts: of all cases.
-        execution_time: seconds of all last attempts together.
-        wall_time: seconds from the begin of the execution to its end.
+        execution_time: the sum of the durations of all last attempts, in seconds.
+        wall_time: seconds from the start of the execution to its end.
     """
 
     total: int
@@ -219,21 +227,20 @@ class RunStatistics:
 
     @property
     def unsuccessful(self) -> int:
-        """Cases that ended without success, cancelled ones left out."""
+        """Cases that ended without success; cancelled cases don't count."""
         return self.failed + self.timeout + self.error
 
 
 @dataclass(frozen=True, slots=True)
 class RunExecutionResult:
-    """What an execution of a plan came to.
+    """The result of an execution of a plan.
 
     Attributes:
         workflow_id: of the plan.
         run_id: of this execution.
         task_results: one for each case, in the order of the cases.
-        statistics: of them.
-        stopped: why it ended early, in words, `GoalReached` ones if that is a success; None when every
-            case had its turn.
+        statistics: of the results.
+        stopped: why it ended before all cases had run, a `GoalReached` if that is a success; else None.
         started_at, finished_at: of the execution.
     """
 
@@ -256,54 +263,52 @@ TASK_STATUS_OF_RUN: Final[Mapping[Status, TaskStatus]] = {
 NOT_THE_TOOLS_FAULT: Final = frozenset(
     {"ToolCrashedError", "ArtifactError", "StoreError", "StoreUnavailableError"}
 )
-"""Types of errors that make a failed run an `error`."""
+"""The types of errors that make the status of a failed run `error`."""
 
 
 def status_of(result: ExecutionResult) -> TaskStatus:
-    """The state of a case whose run came to this."""
+    """Return the status of a case whose run has this result."""
     status = TASK_STATUS_OF_RUN[result.status]
     if status is TaskStatus.FAILED and result.error is not None and result.error.type in NOT_THE_TOOLS_FAULT:
         return TaskStatus.ERROR
     return status
 
 
-Watch = Callable[[Task], None]
-"""Hears of every task that has entered another state; must not block."""
-
-
-HERE: Final = "."
-"""Stands for the plan's own artifacts, so that a plan's directory can be moved."""
+OWN_ARTIFACTS: Final = "."
+"""Stands for the directory of the plan's own artifacts, so that the plan can be moved."""
 
 _MOMENTS: Final = ("created_at", "started_at", "finished_at")
 
 
 def result_to_text(result: TaskResult, artifacts: str) -> str:
-    """A result as JSON; what a custom function returned and JSON can't hold is kept as its `repr`.
+    """Return a result as JSON text; values of custom functions that JSON can't hold become their `repr`.
 
     Args:
         result: of a case.
-        artifacts: where the plan's own artifacts are now.
+        artifacts: the current directory of the plan's own artifacts.
     """
-    return json.dumps(to_json(result, artifacts), ensure_ascii=False, separators=(",", ":"), default=repr)
+    return json.dumps(
+        _result_json(result, artifacts), ensure_ascii=False, separators=(",", ":"), default=repr
+    )
 
 
 def result_from_text(text: str, artifacts: str) -> TaskResult:
-    """The result that `result_to_text` made the text of.  Raises `ContractError`."""
+    """Return the result in a text of `result_to_text`.  Raises `ContractError` if it can't be read."""
     try:
         members = json.loads(text)
     except ValueError as exc:
         raise ContractError(f"a result can't be read: {exc}; it starts with {text!r:.80}") from None
     if not isinstance(members, dict):
         raise ContractError(f"a result can't be read: it is {kind(members)}")
-    return from_json(members, artifacts)
+    return _result_of_json(members, artifacts)
 
 
-def to_json(result: TaskResult, artifacts: str) -> dict[str, Any]:
-    """A result as plain values, where the backend says so of what it holds."""
+def _result_json(result: TaskResult, artifacts: str) -> dict[str, Any]:
+    """Return a result as plain values; the plan's own artifacts become relative to the plan."""
     members: dict[str, Any] = {one.name: getattr(result, one.name) for one in fields(TaskResult)}
     execution, test_result = result.execution, result.test_result
     if execution is not None and execution.storage_base == artifacts:
-        execution = execution.moved_to(HERE)
+        execution = execution.moved_to(OWN_ARTIFACTS)
     return {
         **members,
         **{name: _moment_text(members[name]) for name in _MOMENTS},
@@ -314,8 +319,8 @@ def to_json(result: TaskResult, artifacts: str) -> dict[str, Any]:
     }
 
 
-def from_json(members: Mapping[str, Any], artifacts: str) -> TaskResult:
-    """The result that `to_json` made the members of.  Raises `ContractError`."""
+def _result_of_json(members: Mapping[str, Any], artifacts: str) -> TaskResult:
+    """Return the result in the members of `_result_json`.  Raises `ContractError` if they can't be read."""
     place = f"the result of case {members.get('index', '?')}"
     try:
         execution, test_result = members["execution"], members["test_result"]
@@ -335,7 +340,7 @@ def from_json(members: Mapping[str, Any], artifacts: str) -> TaskResult:
 
 def _execution(members: Mapping[str, Any], artifacts: str) -> ExecutionResult:
     result = ExecutionResult.from_json(members)
-    return replace(result, storage_base=artifacts) if result.storage_base == HERE else result
+    return replace(result, storage_base=artifacts) if result.storage_base == OWN_ARTIFACTS else result
 
 
 def _test_json(result: TestResult) -> dict[str, Any]:

@@ -105,7 +105,7 @@ async def test_unusable_files_and_directories_are_named(here: Shell) -> None:
     half = await here.fullsend("plan", "run", "half.json")
 
     assert in_file.code == half.code == 1
-    assert in_file.error.endswith("plan.json is no directory; choose another `--directory`")
+    assert in_file.error.endswith("plan.json is not a directory; choose another `--directory`")
     assert half.error == (
         "error: half.json member 'workflow_id' has '\\ud83d', half a character, which UTF-8 can't hold; "
         "write all of it, or none"

@@ -120,7 +120,7 @@ def test_a_service_with_processes_of_its_own_evaluates_too(tmp_path: Path) -> No
         environments_path=tmp_path / "environments",
     )
 
-    found = ExecutorService(places=places).execute_test_plan(found_early())
+    found = ExecutorService(config=places).execute_test_plan(found_early())
 
     assert [one.metadata["task_status"] for one in found] == ["succeeded"] * 2 + ["cancelled"] * 2
     assert {one.error_message for one in found[2:]} == {"success criteria hold: loss < 0.1"}

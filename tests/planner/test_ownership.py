@@ -5,14 +5,14 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 
-from services.planner.plan.session import SILENT, Owner
+from services.planner.plan.session import HEARTBEAT_TIMEOUT, Owner
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 ME = Owner.myself()
 
 
 def test_this_process_is_alive() -> None:
-    assert (ME.is_here, ME.is_gone, ME.is_alive(NOW - 2 * SILENT, NOW)) == (True, False, True)
+    assert (ME.is_here, ME.is_gone, ME.is_alive(NOW - 2 * HEARTBEAT_TIMEOUT, NOW)) == (True, False, True)
 
 
 def test_a_later_process_of_the_same_number_is_another() -> None:
@@ -39,5 +39,7 @@ def test_of_a_process_that_cant_be_looked_at_nobody_knows_that_it_is_gone() -> N
 
     assert [one.is_gone for one in others] == [False] * 3
     assert [one.is_alive(NOW, NOW) for one in others] == [True] * 3
-    assert [one.is_alive(NOW, NOW + SILENT + timedelta(seconds=1)) for one in others] == [False] * 3
+    assert [one.is_alive(NOW, NOW + HEARTBEAT_TIMEOUT + timedelta(seconds=1)) for one in others] == [
+        False
+    ] * 3
     assert str(others[0]) == f"process {ME.pid} on other"

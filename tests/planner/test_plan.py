@@ -1,4 +1,4 @@
-"""A plan on disk: written down, executed, resumed, moved."""
+"""A plan on disk: created, executed, resumed, moved."""
 
 import asyncio
 import os
@@ -100,7 +100,7 @@ class Heard:
         pass
 
 
-# -- written down ---------------------------------------------------------------------
+# -- created --------------------------------------------------------------------------
 
 
 def test_a_plan_holds_every_case_with_its_seed(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ async def test_a_plan_is_run_once_and_then_resumed(tmp_path: Path) -> None:
     plan = Plan.create(manifest(), tmp_path / "p")
     await plan.run(Scripted())
 
-    with pytest.raises(PlanError, match="p has been taken up before; resume it"):
+    with pytest.raises(PlanError, match="p has been executed before; resume it"):
         await plan.run(Scripted())
 
 

@@ -1,4 +1,4 @@
-"""Plans that can't be written down: what is said, and that nothing is left."""
+"""Plans that can't be created: the message, and that no file is left."""
 
 import json
 import os
@@ -29,14 +29,14 @@ def test_a_file_is_no_place_for_a_plan(tmp_path: Path, beneath: str) -> None:
         Plan.create(manifest(), directory)
 
     assert str(caught.value) == (
-        f"{directory} can't be made: {tmp_path / 'file'} is no directory; choose another `--directory`"
+        f"{directory} can't be created: {tmp_path / 'file'} is not a directory; choose another `--directory`"
     )
     assert {path.name for path in tmp_path.iterdir()} == {"file"}
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_place_that_cant_be_written_to_is_named() -> None:
-    with pytest.raises(PlanError, match=r"^/proc/nowhere/p can't be made: .*; choose another `--directory`$"):
+    with pytest.raises(PlanError, match=r"^/proc/nowhere/p can't be created: .*; choose another"):
         Plan.create(manifest(), Path("/proc/nowhere/p"))
 
 

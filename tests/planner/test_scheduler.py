@@ -10,8 +10,8 @@ from services.executor.outcome import Status
 from services.planner.cancellation import CancellationToken
 from services.planner.execution import Execution, ExecutionResult
 from services.planner.models import TestCase
-from services.planner.scheduler import TaskScheduler, utc_now
-from services.planner.tasks import TRANSITIONS
+from services.planner.scheduler import TaskScheduler
+from services.planner.tasks import TRANSITIONS, utc_now
 from tests.planner.scripted import (
     FakeTime,
     Recorded,

@@ -61,7 +61,7 @@ def places(tmp_path: Path) -> RuntimeConfig:
 def test_a_plan_of_tools_that_do_everything_wrong_has_a_result_for_each(places: RuntimeConfig) -> None:
     manifest = plan(8, concurrency=2, stop_conditions={"timeout_per_task": 3})
 
-    found = ExecutorService(places=places).execute_test_plan(manifest)
+    found = ExecutorService(config=places).execute_test_plan(manifest)
 
     assert [one.metadata["task_status"] for one in found] == STATES
     assert (found[7].outputs["n"], found[7].tokens_used, found[7].cost) == (7, 3, 0.5)
@@ -71,7 +71,7 @@ def test_a_plan_of_tools_that_do_everything_wrong_has_a_result_for_each(places: 
 
 
 async def test_the_call_without_await_works_in_a_loop_too(places: RuntimeConfig) -> None:
-    (found,) = ExecutorService(places=places).execute_test_plan(plan(1))
+    (found,) = ExecutorService(config=places).execute_test_plan(plan(1))
 
     assert found.status is TestStatus.SUCCESS
 

@@ -1,4 +1,4 @@
-"""A plan on disk: its directory, its registry, and who executes it."""
+"""A plan on disk: its directory, the registry of its runs, and the sessions that execute it."""
 
 from services.planner.plan.directory import PLANS, Plan, plans_in
 

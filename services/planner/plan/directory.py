@@ -1,14 +1,14 @@
-"""A plan on disk: what is to be run, what has been, and how it goes on.
+"""The directory of a plan: create a plan, open it, execute it, look at it.
 
     <plan_id>/
-        manifest.json      as executed: every case written out, with its seed
-        registry.sqlite    what became of each, see `services.planner.plan.registry`
+        manifest.json      the manifest as executed: every case in full, with its seed
+        registry.sqlite    the runs and results, see `services.planner.plan.registry`
         lock               held by the one process that executes the plan
-        artifacts/         of runs on the `local` backend
-        report/            as written last
+        artifacts/         the artifacts of runs on the `local` backend
+        report/            the report that was written last
 
-The directory can be moved and copied while nobody executes the plan: nothing in it
-names its own place.
+The directory can be moved and copied while no process executes the plan: no file in it
+contains its path.
 """
 
 import asyncio
@@ -31,17 +31,17 @@ from services.planner.backends import Backend
 from services.planner.cancellation import CancellationToken
 from services.planner.cases import all_cases
 from services.planner.models import RunManifest
-from services.planner.plan.registry import Now, Registry, utc_now
+from services.planner.plan.registry import Registry
 from services.planner.plan.runner import LockedPlan, is_left
 from services.planner.plan.session import exclusive_lock
 from services.planner.plan.status import PlanStatus, plan_status
 from services.planner.scheduling.dispatcher import SILENT, Listener
 from services.planner.scheduling.early_stop import Stopper
-from services.planner.tasks import RunExecutionResult, TaskResult
+from services.planner.tasks import Now, RunExecutionResult, TaskResult, utc_now
 from shared.errors import ExecutorException, PlanError
 
 PLANS: Final = Path(".fullsend/plans")
-"""Where plans are unless somebody says otherwise."""
+"""The default directory of plans."""
 
 _MANIFEST: Final = "manifest.json"
 _REGISTRY: Final = "registry.sqlite"
@@ -54,9 +54,9 @@ class Plan:
     """The plan in a directory.
 
     Attributes:
-        directory: of the plan; absolute.
-        manifest: as executed.
-        now: tells the time.
+        directory: the absolute path.
+        manifest: the manifest as executed: every case in full, with its seed.
+        now: the clock.
     """
 
     directory: Path
@@ -65,18 +65,19 @@ class Plan:
 
     @classmethod
     def create(cls, manifest: RunManifest, directory: Path | None = None, now: Now = utc_now) -> "Plan":
-        """Write a plan down, with all its cases and their seeds; nothing is run.
+        """Write a plan with all its cases and their seeds to a directory; runs nothing.
 
-        A crash leaves the whole plan or none.
+        A crash leaves the whole plan or nothing.
 
         Args:
             manifest: the plan.
-            directory: of the plan; None for one of its own below `PLANS`.
-            now: tells the time.
+            directory: where to; None for a new directory in `PLANS`.
+            now: the clock.
 
         Raises:
-            PlanError: the directory is not empty or can't be made, or the manifest has no cases, too
-                many, or texts that no file can hold.
+            ExecutorException: the manifest has no cases.
+            PlanError: the directory is not empty or can't be created, or the manifest has too many
+                cases, or texts that UTF-8 can't hold.
         """
         cases = all_cases(manifest)
         if not cases:
@@ -97,7 +98,11 @@ class Plan:
 
     @classmethod
     def open(cls, directory: Path, now: Now = utc_now) -> "Plan":
-        """A plan that was written down before.  Raises `PlanError`: there is none, or it can't be read."""
+        """Open the plan in a directory.
+
+        Raises:
+            PlanError: there is no plan, or it can't be read.
+        """
         directory = directory.absolute()
         try:
             text = (directory / _MANIFEST).read_text()
@@ -114,7 +119,7 @@ class Plan:
 
     @property
     def place(self) -> str:
-        """What the commands find it by from here: its id where plans usually are, else its directory."""
+        """What the commands of this directory call it: its id if it is in `PLANS`, else its path."""
         if self.directory.parent == PLANS.absolute():
             return self.plan_id
         here = Path.cwd()
@@ -124,45 +129,45 @@ class Plan:
 
     @cached_property
     def name(self) -> str:
-        """What it was called at first, and no other plan is; the same wherever its directory goes."""
+        """The name that it got when it was created; unique, and kept when the directory is moved."""
         name = self.registry.fact("name")
-        assert name is not None, "it is written with the registry"
+        assert name is not None, "the registry is created with it"
         return name
 
     @property
     def artifacts(self) -> Path:
-        """Where the `local` backend keeps what the runs produce."""
+        """The directory in which the `local` backend stores artifacts."""
         return self.directory / "artifacts"
 
     @property
     def report_directory(self) -> Path:
-        """Where its report is written."""
+        """The directory of its report."""
         return self.directory / "report"
 
     @cached_property
     def registry(self) -> Registry:
-        """Of its runs."""
+        """The registry of its runs."""
         return Registry(self.directory / _REGISTRY, str(self.artifacts), self.now)
 
-    # -- looking at it ----------------------------------------------------------------
+    # -- reading ----------------------------------------------------------------------
 
     def results(self) -> list[TaskResult]:
-        """One for each case, in the order of the cases; `pending` where there is none yet."""
+        """Return a result for each case, in their order; cases that have not ended are `pending`."""
         return self.registry.results()
 
     def settled(self, *, failed: bool = True) -> list[TaskResult]:
-        """Results of cases that `resume` does not run again."""
+        """Return the results of the cases that `resume` does not run again."""
         return [one for one in self.results() if not is_left(one, failed)]
 
     def status(self) -> PlanStatus:
-        """How far it is."""
+        """Return the progress of the plan."""
         return plan_status(self.registry)
 
     def cancel(self, reason: str = "cancelled") -> bool:
-        """Have whoever executes it end it; False when nobody does.  Doesn't wait for the end."""
+        """Stop the plan in whatever process executes it; returns at once, False if none does."""
         return self.registry.request_cancel(reason) is not None
 
-    # -- executing it -----------------------------------------------------------------
+    # -- executing --------------------------------------------------------------------
 
     async def run(
         self,
@@ -173,14 +178,14 @@ class Plan:
         *,
         criteria: Stopper | None = None,
     ) -> RunExecutionResult:
-        """Execute it for the first time, on an open backend.  See `resume`.
+        """Execute the plan for the first time; the arguments are those of `LockedPlan.resume`.
 
         Raises:
-            PlanError: it has been taken up before, or somebody else is executing it.
+            PlanError: the plan was executed before, or another process executes it.
         """
         with self.lock() as locked:
             if await asyncio.to_thread(self.registry.last_session) is not None:
-                raise PlanError(f"{self.plan_id} has been taken up before; resume it, or make another plan")
+                raise PlanError(f"{self.plan_id} has been executed before; resume it, or create another plan")
             return await locked.resume(backend, token, listener, stoppers, criteria=criteria)
 
     async def resume(
@@ -193,39 +198,41 @@ class Plan:
         failed: bool = True,
         criteria: Stopper | None = None,
     ) -> RunExecutionResult:
-        """As `LockedPlan.resume`.  Raises `PlanError` too when somebody else is executing it."""
+        """Lock the plan, and call `LockedPlan.resume`."""
         with self.lock() as locked:
             return await locked.resume(backend, token, listener, stoppers, failed=failed, criteria=criteria)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[LockedPlan]:
-        """Keep everybody else from executing it; needed around backends that can be open only once.
+        """Keep other processes from executing the plan, inside the block.
+
+        Take the lock before you open a backend that can be open only once for a plan.
 
         Raises:
-            PlanError: somebody else is executing it; says who.
+            PlanError: another process executes the plan; names it.
         """
         with exclusive_lock(self.directory / _LOCK):
             yield LockedPlan(self.manifest, self.registry)
 
 
 def plans_in(directory: Path = PLANS) -> Iterator[Path]:
-    """The directories of the plans in a directory, the newest name last in each workflow."""
+    """Yield the directories of the plans in a directory, sorted by name: by workflow, the oldest first."""
     for place in sorted(directory.glob(f"*/{_MANIFEST}")):
         if not place.parent.name.startswith("."):
             yield place.parent
 
 
 def registry_in(directory: Path) -> Registry:
-    """The registry of the plan in a directory, without a look at the plan itself."""
+    """Return the registry of the plan in a directory, without reading the manifest."""
     return Registry(directory / _REGISTRY)
 
 
 @contextlib.contextmanager
 def _made_whole(directory: Path) -> Iterator[Path]:
-    """A directory to be filled, which has that place and name after the block.
+    """Yield a temporary directory, which is renamed to `directory` after the block.
 
     Raises:
-        PlanError: it can't be made there.
+        PlanError: the directory can't be created.
     """
     draft: Path | None = None
     try:
@@ -243,22 +250,22 @@ def _made_whole(directory: Path) -> Iterator[Path]:
 
 def _why_not(directory: Path, exc: OSError) -> str:
     if directory.is_dir() and exc.errno in (errno.ENOTEMPTY, errno.EEXIST):
-        return f"{directory} is not empty; `fullsend plan resume` goes on with a plan that is there"
+        return f"{directory} is not empty; `fullsend plan resume` continues a plan that is there"
     for place in (directory, *directory.parents):
         if place.exists() and not place.is_dir():
-            return f"{directory} can't be made: {place} is no directory; choose another `--directory`"
-    return f"{directory} can't be made: {exc.strerror}; choose another `--directory`"
+            return f"{directory} can't be created: {place} is not a directory; choose another `--directory`"
+    return f"{directory} can't be created: {exc.strerror}; choose another `--directory`"
 
 
 def _text_of(manifest: RunManifest) -> str:
-    """The content of its file.  Raises `PlanError` for what has no form in UTF-8."""
+    """Return the text of the manifest's file.  Raises `PlanError` if UTF-8 can't hold it."""
     try:
         return manifest.model_dump_json(indent=2, exclude_defaults=True) + "\n"
     except ValueError as exc:  # pydantic's own is one
-        raise PlanError(f"the manifest can't be written down: {exc}") from None
+        raise PlanError(f"the manifest can't be written: {exc}") from None
 
 
 def _new_name(manifest: RunManifest, at: datetime) -> str:
-    """Says what the plan is and when it was made, and belongs to no other."""
+    """Return a unique name of workflow and time of creation."""
     name = _NOT_IN_A_NAME.sub("-", manifest.workflow_id.lower())[:40].strip("-") or "plan"
     return f"{name}-{at:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"

@@ -1,27 +1,26 @@
 """The registry of a plan's runs: one SQLite file, for any number of readers and writers.
 
-    facts        name, value: of the plan
+    facts        facts about the plan: name, value
     cases        case_index, content (JSON)
-    executions   each time that the plan was taken up: by whom, from when to when, why it ended
-    runs         each attempt: `running`, and then what it came to
+    executions   the sessions: which process, from when to when, why it stopped
+    runs         the attempts: `running`, then the status and the result
 
-No row is removed, and none is taken for another: a case that is run again gets a
-new one, and its last one counts.  `retried` is an attempt that was followed by
-another.  `running` in an execution whose owner is gone is stale; whoever takes
-the plan up next marks it `lost`.
+Rows are never removed or reused: a case that is run again gets a new row, and its last
+row counts.  `retried` is an attempt that was followed by another one.  A row that is
+`running` in a session whose process is gone is stale; the next session marks it `lost`.
 """
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from services.planner.models import TestCase
 from services.planner.plan.session import Owner, Session
-from services.planner.tasks import TERMINAL, TaskResult, TaskStatus, result_from_text
+from services.planner.tasks import TERMINAL, Now, TaskResult, TaskStatus, result_from_text, utc_now
 from shared.errors import PlanError
 
 VERSION: Final = 1
@@ -29,7 +28,7 @@ BUSY_MS: Final = 30_000
 RETRIED: Final = "retried"
 LOST: Final = "lost"
 LOST_ERROR: Final = "PlannerLostError"
-VANISHED: Final = "the process that executed it is gone"
+OWNER_GONE: Final = "the process that executed it is gone"
 
 _SCHEMA: Final = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -57,7 +56,7 @@ _LAST: Final = (
     "SELECT case_index, status, result, execution_id, max(run) FROM runs WHERE status <> 'retried' "
     "GROUP BY case_index"
 )
-"""The row of each case that counts: the one with the greatest `run`, SQLite promises for a lone max()."""
+"""The last row of each case: SQLite takes the columns beside a single max() from the row of the maximum."""
 _USED: Final = """
 SELECT count(*), coalesce(sum(max(0, 86400 * (julianday(until) - julianday(began_at)))), 0) FROM (
     SELECT runs.began_at,
@@ -65,23 +64,18 @@ SELECT count(*), coalesce(sum(max(0, 86400 * (julianday(until) - julianday(began
     FROM runs JOIN executions USING (execution_id)
 )
 """
-"""Of an attempt whose end nobody saw, the time until its owner was last heard of."""
-
-Now = Callable[[], datetime]
-
-
-def utc_now() -> datetime:
-    """The moment."""
-    return datetime.now(UTC)
+"""An attempt without a recorded end counts until the last heartbeat of its session."""
 
 
 class Registry:
-    """The registry in the file at `path`; every method uses a connection of its own.
+    """The registry in the file at `path`; every method opens a connection of its own.
+
+    All methods block, and raise `PlanError` if the file is missing or SQLite can't use it.
 
     Args:
-        path: of the file.
-        artifacts: where the plan's own artifacts are now.
-        now: tells the time.
+        path: the file.
+        artifacts: the current directory of the plan's own artifacts.
+        now: the clock.
     """
 
     def __init__(self, path: Path, artifacts: str = "", now: Now = utc_now) -> None:
@@ -91,10 +85,10 @@ class Registry:
 
     @classmethod
     def create(cls, path: Path, cases: Sequence[TestCase], facts: dict[str, str]) -> None:
-        """Make the file, with all cases in it.  Raises `PlanError`: it is there already."""
+        """Create the file with the facts and all cases.  Raises `PlanError` if it exists."""
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as file:
             if file.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):
-                raise PlanError(f"{path} is there already")
+                raise PlanError(f"{path} exists already")
             file.execute("PRAGMA journal_mode = WAL")
             file.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
             file.execute("BEGIN")
@@ -105,10 +99,10 @@ class Registry:
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[sqlite3.Connection]:
-        """A connection; each statement is a transaction of its own unless `BEGIN` says otherwise.
+        """Yield a connection; without `BEGIN`, each statement is a transaction of its own.
 
         Raises:
-            PlanError: there is no such file, a newer version wrote it, or SQLite can't work with it.
+            PlanError: there is no such file, another version wrote it, or SQLite can't use it.
         """
         if not self.path.is_file():
             raise PlanError(f"there is no registry at {self.path}")
@@ -128,22 +122,26 @@ class Registry:
     # -- facts ------------------------------------------------------------------------
 
     def fact(self, name: str) -> str | None:
-        """What is noted about the plan under this name."""
+        """Return the value of a fact, None if there is none of this name."""
         with self.connected() as file:
             found = file.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return found and str(found[0])
 
-    # -- sittings ---------------------------------------------------------------------
+    # -- sessions ---------------------------------------------------------------------
 
     def begin_session(self, backend: str, cases: int) -> int:
-        """Take the plan up, alone (see `exclusive_lock`); the number of the sitting.
+        """Record the start of a session, and return its number.  The caller holds the plan's lock.
 
-        What a vanished owner has left open is closed: its runs are `lost`.
+        Sessions that a dead process has left open are closed: their runs are `lost`.
+
+        Args:
+            backend: the name of the backend.
+            cases: how many cases are to be run.
         """
         me, now = Owner.myself(), self.now().isoformat()
         with self.connected() as file:
             file.execute("BEGIN IMMEDIATE")
-            _close(file, now, VANISHED)
+            _close(file, now, OWNER_GONE)
             number = file.execute(
                 "INSERT INTO executions (host, pid, process_started, backend, cases, began_at, seen_at) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -154,7 +152,7 @@ class Registry:
         return number
 
     def heartbeat(self, number: int) -> str | None:
-        """Say that the owner is there; why somebody else wants the end, if anybody does."""
+        """Record that the session's process is alive; return the reason if it was asked to stop."""
         with self.connected() as file:
             file.execute(
                 "UPDATE executions SET seen_at = ? WHERE execution_id = ?", (self.now().isoformat(), number)
@@ -163,7 +161,7 @@ class Registry:
             return asked.fetchone()[0]  # type: ignore[no-any-return]
 
     def end_session(self, number: int, stopped: str | None) -> None:
-        """The sitting is over."""
+        """Record the end of a session; `stopped` is the reason if cases are left."""
         with self.connected() as file:
             file.execute(
                 "UPDATE executions SET ended_at = ?, stopped = ? WHERE execution_id = ?",
@@ -171,9 +169,9 @@ class Registry:
             )
 
     def request_cancel(self, reason: str) -> Session | None:
-        """Have whoever executes the plan end it; the sitting that was asked, None when there is none.
+        """Ask the open session to stop, and return it; None if there is none.
 
-        One whose owner is gone is closed here and now.
+        A session whose process is gone is closed.
         """
         session = self.last_session()
         if session is None or session.ended_at is not None:
@@ -192,7 +190,7 @@ class Registry:
         return session
 
     def last_session(self) -> Session | None:
-        """The one under way, or the last that was; None before the first."""
+        """Return the open session, or the last one; None before the first."""
         with self.connected() as file:
             row = file.execute("SELECT * FROM executions ORDER BY execution_id DESC LIMIT 1").fetchone()
         return row and Session.of_row(row)
@@ -200,7 +198,7 @@ class Registry:
     # -- runs -------------------------------------------------------------------------
 
     def counts(self) -> dict[str, int]:
-        """How many cases are in which state; `lost` ones, and those without a row, are to be run."""
+        """Count the cases by status; `lost` ones, and `pending` ones without a row, are to be run."""
         with self.connected() as file:
             found: dict[str, int] = dict(
                 file.execute(f"SELECT status, count(*) FROM ({_LAST}) GROUP BY status")  # noqa: S608
@@ -209,7 +207,7 @@ class Registry:
         return {TaskStatus.PENDING: total - sum(found.values()), **found}
 
     def count_ended_in(self, number: int) -> int:
-        """How many cases have ended in a sitting, however they did."""
+        """Count the cases that have ended in a session, whatever their status."""
         with self.connected() as file:
             found = file.execute(
                 "SELECT count(DISTINCT case_index) FROM runs WHERE execution_id = ? "
@@ -219,7 +217,7 @@ class Registry:
             return int(found.fetchone()[0])
 
     def results(self) -> list[TaskResult]:
-        """One for each case, in the order of the cases; `pending` where there is none yet."""
+        """Return a result for each case, in their order; cases that have not ended are `pending`."""
         with self.connected() as file:
             texts = dict(
                 file.execute(f"SELECT case_index, result FROM ({_LAST}) WHERE result IS NOT NULL")  # noqa: S608
@@ -234,7 +232,7 @@ class Registry:
         ]
 
     def history(self) -> list[TaskResult]:
-        """All results there ever were, in the order in which they came, and what is lost as an `error`."""
+        """Return all results ever recorded, the oldest first; lost runs have the status `error`."""
         with self.connected() as file:
             rows = file.execute(
                 "SELECT case_index, content, status, attempt, result FROM runs NATURAL JOIN cases "
@@ -249,13 +247,13 @@ class Registry:
         ]
 
     def used(self) -> tuple[int, float]:
-        """How many attempts have ever begun, and the seconds of all of them together."""
+        """Return how many attempts have ever begun, and the sum of their durations in seconds."""
         with self.connected() as file:
             runs, seconds = file.execute(_USED).fetchone()
         return int(runs), float(seconds)
 
     def durations(self) -> list[float]:
-        """Seconds that each run took that succeeded."""
+        """Return the duration in seconds of each run that succeeded."""
         with self.connected() as file:
             found = file.execute(
                 "SELECT json_extract(result, '$.execution_time') FROM runs WHERE status = 'succeeded'"
@@ -264,11 +262,11 @@ class Registry:
 
 
 UNFINISHED: Final = frozenset(TaskStatus) - TERMINAL | {TaskStatus.CANCELLED}
-"""States of results whose cases are still to be run."""
+"""The statuses of cases that are still to be run."""
 
 
 def _close(file: sqlite3.Connection, now: str, reason: str, number: int | None = None) -> None:
-    """Close one sitting, or all that are open, that nobody works on any more."""
+    """Close one session, or all open ones, whose process is gone."""
     which = "ended_at IS NULL AND execution_id = coalesce(?, execution_id)"
     file.execute(
         f"UPDATE runs SET status = 'lost', ended_at = ? WHERE status = 'running' AND execution_id IN "  # noqa: S608
@@ -295,5 +293,5 @@ def _lost(result: TaskResult, attempt: int) -> TaskResult:
         task_status=TaskStatus.ERROR,
         attempt_count=attempt,
         error_type=LOST_ERROR,
-        error_message=VANISHED,
+        error_message=OWNER_GONE,
     )

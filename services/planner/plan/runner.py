@@ -1,4 +1,4 @@
-"""One sitting of a plan: what is left of it goes through the scheduler, and into the registry."""
+"""Executes a plan on disk: a session runs the remaining cases and records them in the registry."""
 
 import asyncio
 import contextlib
@@ -21,18 +21,18 @@ from services.planner.scheduling.early_stop import Stopper
 from services.planner.tasks import UNSUCCESSFUL, RunExecutionResult, Task, TaskResult, TaskStatus
 from shared.errors import FullsendError, PlanError
 
-WATCH_SECONDS: Final = 0.5
+HEARTBEAT_SECONDS: Final = 0.5
 INTERRUPTED: Final = "interrupted"
 
 
 class ActiveSession:
-    """The place of who executes a plan, for one sitting.
+    """A session that this process executes.
 
     Attributes:
         registry: of the plan.
-        number: of the sitting.
-        token: cancelled as soon as somebody wants the end, here or in another process.
-        stopped: why the sitting ends before all its cases have run; None when it doesn't.
+        number: of the session in the registry.
+        token: cancelled when the session is to stop, by this process or through the registry.
+        stopped: the reason if the session ends before all its cases have run, else None.
     """
 
     def __init__(self, registry: Registry, number: int) -> None:
@@ -46,57 +46,57 @@ class ActiveSession:
 async def open_session(
     registry: Registry, backend: str, cases: int, token: CancellationToken | None = None
 ) -> AsyncIterator[ActiveSession]:
-    """Take the plan up, alone (see `exclusive_lock`); at the end of the block the sitting is over.
+    """Record a session in the registry; it lasts as long as the block.  Needs the plan's lock.
 
     Args:
         registry: of the plan.
-        backend: its name.
-        cases: how many are to be run.
-        token: ends it, besides who asks for that through the registry.
+        backend: the name of the backend.
+        cases: how many cases are to be run.
+        token: stops the session, as a request in the registry does.
 
     Raises:
         PlanError: the registry can't be written.
     """
-    taken = ActiveSession(registry, await asyncio.to_thread(registry.begin_session, backend, cases))
-    watches = [asyncio.create_task(_heed(taken), name="sitting")]
+    active = ActiveSession(registry, await asyncio.to_thread(registry.begin_session, backend, cases))
+    watches = [asyncio.create_task(_heartbeat(active), name="session")]
     if token is not None:
-        watches.append(asyncio.create_task(forward_cancellation(token, taken.token), name="token"))
+        watches.append(asyncio.create_task(forward_cancellation(token, active.token), name="token"))
     try:
-        yield taken
+        yield active
     except BaseException as exc:
-        taken.stopped = taken.token.reason or (str(exc) if isinstance(exc, FullsendError) else INTERRUPTED)
+        active.stopped = active.token.reason or (str(exc) if isinstance(exc, FullsendError) else INTERRUPTED)
         raise
     finally:
         for watch in watches:
             watch.cancel()
-        await asyncio.shield(asyncio.to_thread(registry.end_session, taken.number, taken.stopped))
+        await asyncio.shield(asyncio.to_thread(registry.end_session, active.number, active.stopped))
         await asyncio.gather(*watches, return_exceptions=True)
 
 
 async def forward_cancellation(token: CancellationToken, to: CancellationToken) -> None:
-    """Pass the wish to end on to another token; until cancelled."""
+    """Cancel the token `to` when `token` is cancelled; runs until then."""
     to.cancel(await token.wait())
 
 
-async def _heed(taken: ActiveSession) -> None:
-    """Show that this process is there, and look whether another one wants the end."""
+async def _heartbeat(active: ActiveSession) -> None:
+    """Record that this process is alive, and stop the session if another process asks for it."""
     while True:
-        with contextlib.suppress(PlanError):  # a registry in trouble stops the plan by itself
-            asked = await asyncio.to_thread(taken.registry.heartbeat, taken.number)
-            if asked is not None:
-                taken.token.cancel(asked)
-        await asyncio.sleep(WATCH_SECONDS)
+        with contextlib.suppress(PlanError):  # the recorder stops a plan whose registry fails
+            reason = await asyncio.to_thread(active.registry.heartbeat, active.number)
+            if reason is not None:
+                active.token.cancel(reason)
+        await asyncio.sleep(HEARTBEAT_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
 class RemainingWork:
-    """What a sitting is to do.
+    """The work of one session.
 
     Attributes:
         manifest: of the whole plan.
-        before: a result for each of its cases, as they are now.
-        left: the indexes of those that are to be run.
-        criteria: judges the evaluator's criteria; None has that done on the backend, if it can.
+        before: the current result of each case of the plan.
+        left: the indexes of the cases that are to be run.
+        criteria: judges the evaluator's criteria; None lets the backend evaluate them, if it can.
     """
 
     manifest: RunManifest
@@ -106,7 +106,7 @@ class RemainingWork:
 
     @property
     def settled(self) -> list[TaskResult]:
-        """Results of cases that are not run again."""
+        """The results of the cases that are not run again."""
         left = set(self.left)
         return [one for one in self.before if one.index not in left]
 
@@ -119,14 +119,22 @@ async def run_remaining(
     listener: Listener,
     stoppers: Sequence[Stopper],
 ) -> RunExecutionResult:
-    """Run what is left, in a sitting; the results of all cases.
+    """Run the remaining cases in a session, and return the results of all cases of the plan.
+
+    Args:
+        session: is open.
+        work: which cases, and how their criteria are judged.
+        backend: is open in the running event loop.
+        token: stops the plan, as the session's own token does.
+        listener: receives status changes, results and events, by the case's index in the plan.
+        stoppers: stop the plan, besides its own conditions.
 
     Raises:
         PlanError: the budget is used up, a criterion can't be judged, or the registry can't be written.
     """
     registry = session.registry
     if not work.left:
-        return without_running(registry, work)
+        return _unchanged(registry, work)
     used = await asyncio.to_thread(_used, registry, work.manifest.budget)
     end = CancellationToken()
     async with _judging(work, backend, end) as criteria:
@@ -143,13 +151,13 @@ async def run_remaining(
         if recorder.trouble:
             raise PlanError(recorder.trouble)
     session.stopped = found.stopped
-    return merged(work, found)
+    return _merged(work, found)
 
 
 async def _watched(
     scheduler: TaskScheduler, work: RemainingWork, end: CancellationToken, tokens: Sequence[CancellationToken]
 ) -> RunExecutionResult:
-    """The scheduler's answer; it is ended by any of the tokens."""
+    """Run the scheduler until it returns; any of the tokens stops it."""
     cases = tuple(work.before[index].case for index in work.left)
     async with asyncio.TaskGroup() as group:
         watches = [group.create_task(forward_cancellation(one, end)) for one in tokens]
@@ -168,7 +176,7 @@ def _judging(
 
 
 def _used(registry: Registry, budget: Budget) -> BudgetUse:
-    """What the plan has used of its budget.  Raises `PlanError` when nothing is left of it."""
+    """Return what the plan has used of its budget.  Raises `PlanError` if nothing is left of it."""
     if budget == Budget():
         return NOTHING
     runs, seconds = registry.used()
@@ -184,11 +192,11 @@ Known = TypeVar("Known", Task, TaskResult)
 
 
 class _Renumbered:
-    """Tells listeners of cases by their index in the plan, not among those that are left.
+    """A listener that translates indexes among the remaining cases to indexes in the plan.
 
     Args:
-        indexes: in the plan, of the cases that are left.
-        listeners: hear of them, in this order.
+        indexes: the indexes in the plan of the remaining cases.
+        listeners: are called with the index in the plan, in this order.
     """
 
     def __init__(self, indexes: Sequence[int], listeners: Sequence[Listener]) -> None:
@@ -196,34 +204,34 @@ class _Renumbered:
         self._listeners = listeners
 
     def on_status(self, task: Task) -> None:
-        """A case has entered another state."""
+        """Pass a status change on."""
         known = self._known(task)
         for listener in self._listeners:
             listener.on_status(known)
 
     def on_result(self, result: TaskResult) -> None:
-        """A case has its result."""
+        """Pass a result on."""
         known = self._known(result)
         for listener in self._listeners:
             listener.on_result(known)
 
     def on_event(self, task: Task, event: Event) -> None:
-        """A case's tool reports something."""
+        """Pass an event on."""
         known = self._known(task)
         for listener in self._listeners:
             listener.on_event(known, event)
 
     def judging(self, stopper: Stopper) -> Stopper:
-        """The same, of results by their index in the plan."""
+        """Return a stopper that gets results by their index in the plan."""
         return lambda result: stopper(self._known(result))
 
     def _known(self, one: Known) -> Known:
         index = self._indexes[one.index]
-        return one if index == one.index else replace(one, index=index)  # a copy takes its time
+        return one if index == one.index else replace(one, index=index)  # copying is slow
 
 
-def merged(work: RemainingWork, found: RunExecutionResult) -> RunExecutionResult:
-    """The results of all cases, those of the sitting in place of what was before."""
+def _merged(work: RemainingWork, found: RunExecutionResult) -> RunExecutionResult:
+    """Replace the earlier results of the cases that were run."""
     results = list(work.before)
     for index, result in zip(work.left, found.task_results, strict=True):
         results[index] = result if result.index == index else replace(result, index=index)
@@ -234,17 +242,15 @@ def merged(work: RemainingWork, found: RunExecutionResult) -> RunExecutionResult
     )
 
 
-def without_running(
-    registry: Registry, work: RemainingWork, stopped: str | None = None
-) -> RunExecutionResult:
-    """The results as they are, where nothing was run."""
+def _unchanged(registry: Registry, work: RemainingWork) -> RunExecutionResult:
+    """Return the current results, for a session that has nothing to run."""
     now, results = registry.now(), tuple(work.before)
     return RunExecutionResult(
         workflow_id=work.manifest.workflow_id,
         run_id="",
         task_results=results,
         statistics=statistics_of(results, 0.0),
-        stopped=stopped,
+        stopped=None,
         started_at=now,
         finished_at=now,
     )
@@ -252,7 +258,7 @@ def without_running(
 
 @dataclass(frozen=True, slots=True)
 class LockedPlan:
-    """The right to execute a plan, which nobody else has meanwhile; see `Plan.alone`.
+    """A plan that this process has locked, so that no other process executes it; see `Plan.lock`.
 
     Attributes:
         manifest: of the plan.
@@ -272,49 +278,50 @@ class LockedPlan:
         failed: bool = True,
         criteria: Stopper | None = None,
     ) -> RunExecutionResult:
-        """Run the cases that are left, with the seeds they have, on an open backend.
+        """Run the remaining cases on an open backend, each with the seed that it has in the plan.
 
         Args:
-            backend: need not be the one of before.
-            token: to end it; so does `Plan.cancel`, from any process.
-            listener: hears of the cases by their index in the plan.
-            stoppers: besides the plan's budget, which counts what was used before.
-            failed: whether cases that did not succeed are run again.
-            criteria: judges the evaluator's criteria, such as `Evaluations.stopper`; None has that
-                done on the backend, see `services.planner.evaluation.judging`.
+            backend: may be another one than before.
+            token: stops the plan; `Plan.cancel` does so too, from any process.
+            listener: receives status changes, results and events, by the case's index in the plan.
+            stoppers: stop the plan, besides its stop conditions and its budget.  The budget includes
+                what earlier sessions used.
+            failed: whether cases that ended without success are run again.
+            criteria: judges the evaluator's criteria, such as `Evaluations.stopper`; None lets the
+                backend evaluate them, see `services.planner.evaluation.judging`.
 
         Returns:
-            One result for each case of the plan, also of those that have run before.
+            One result for each case of the plan, including the cases that ran in earlier sessions.
 
         Raises:
-            PlanError: the backend is not open here, the plan's budget is used up, a criterion can't be
-                judged, or its registry can't be written.
+            PlanError: the backend is not open in this event loop, the budget is used up, a criterion
+                can't be judged, or the registry can't be written.
         """
         check_open(backend)
-        async with self.session(backend_name(backend), token, failed=failed) as taken:
+        async with self.session(backend_name(backend), token, failed=failed) as active:
             work = replace(await asyncio.to_thread(self.work, failed=failed), criteria=criteria)
-            return await run_remaining(taken, work, backend, None, listener, stoppers)
+            return await run_remaining(active, work, backend, None, listener, stoppers)
 
     @contextlib.asynccontextmanager
     async def session(
         self, backend: str, token: CancellationToken | None = None, *, failed: bool = True
     ) -> AsyncIterator[ActiveSession]:
-        """Take the plan up: in the block, others see that it is executed, and can have it end.
+        """Open a session: inside the block, other processes see that the plan runs, and can stop it.
 
-        For whoever has to prepare something first, or goes on after the last case; who performs
-        its cases (see `run_remaining`) heeds the token of the seat.
+        For callers that prepare something before the first case or go on after the last one; they
+        run the cases by `run_remaining` and stop when the session's token is cancelled.
 
         Args:
-            backend: the name of the one that is going to be used.
-            token: to end it.
-            failed: whether cases that did not succeed are run again.
+            backend: the name of the backend that is going to be used.
+            token: stops the session.
+            failed: whether cases that ended without success are run again.
         """
         cases = await asyncio.to_thread(self._left, failed)
-        async with open_session(self.registry, backend, cases, token) as taken:
-            yield taken
+        async with open_session(self.registry, backend, cases, token) as active:
+            yield active
 
     def work(self, *, failed: bool = True) -> RemainingWork:
-        """What there is to do; takes its time where there are many cases."""
+        """Return the remaining work.  Reads all results, which takes long for many cases."""
         before = self.registry.results()
         return RemainingWork(self.manifest, before, [one.index for one in before if is_left(one, failed)])
 
@@ -325,7 +332,7 @@ class LockedPlan:
 
 
 def is_left(result: TaskResult, failed: bool) -> bool:
-    """Whether the case is to be run yet, or again if `failed` ones are."""
+    """Return whether a case is still to be run; `failed` says whether those without success are run again."""
     if result.task_status in UNFINISHED:
         return True
     return failed and result.task_status is not TaskStatus.SUCCEEDED

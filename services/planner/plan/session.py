@@ -1,4 +1,4 @@
-"""Who executes a plan: one process at a time, and whether it still does."""
+"""Sessions: which process executes a plan, whether it still lives, and the lock that keeps others out."""
 
 import contextlib
 import fcntl
@@ -12,18 +12,18 @@ from typing import Any, Final, Self
 
 from shared.errors import PlanError
 
-SILENT: Final = timedelta(seconds=15)
-"""An owner elsewhere that has not been heard of for so long is gone."""
+HEARTBEAT_TIMEOUT: Final = timedelta(seconds=15)
+"""A process on another host counts as gone after so long without a heartbeat."""
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A process.
+    """The process that executes a plan.
 
     Attributes:
-        host: that it runs on, told from others of that name.
-        pid: there.
-        started: what the kernel says of its begin, so that a later process of the same pid is another.
+        host: host name, boot id and pid namespace, so that equal pids of two containers differ.
+        pid: its process id there.
+        started: when the kernel started it, so that a later process of the same pid differs.
     """
 
     host: str
@@ -32,24 +32,24 @@ class Owner:
 
     @classmethod
     def myself(cls) -> Self:
-        """This process."""
+        """Return this process."""
         return cls(_host(), os.getpid(), _started(os.getpid()))
 
     @property
     def is_here(self) -> bool:
-        """Whether it can be looked at from here."""
+        """Whether it runs on this host, in this container, so that its state can be read."""
         return self.host == _host()
 
     @property
     def is_gone(self) -> bool:
-        """Whether it is known to have ended; of one that can't be looked at, it isn't."""
+        """Whether it is known to have ended; False for a process on another host."""
         return self.is_here and not self._runs()
 
     def is_alive(self, seen_at: datetime, now: datetime) -> bool:
-        """Whether it still runs; of one that can't be looked at, whether it was heard of lately."""
+        """Return whether it runs; for a process on another host, whether its heartbeat is recent."""
         if self.is_here:
             return self._runs()
-        return now - seen_at < SILENT
+        return now - seen_at < HEARTBEAT_TIMEOUT
 
     def _runs(self) -> bool:
         return _started(self.pid) == self.started != ""
@@ -60,16 +60,16 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One time that the plan was taken up.
+    """One time that a process executes a plan.
 
     Attributes:
-        number: 1 for the first.
-        owner: who executes it, or did.
-        backend: where.
-        cases: how many it set out to run.
-        began_at, seen_at, ended_at: from when, when the owner was last heard of, to when.
-        asked_to_end: why, by somebody else; None when nobody did.
-        stopped: why it ended before all its cases had run, None when it didn't, or goes on.
+        number: counts from 1.
+        owner: the process.
+        backend: the name of the backend.
+        cases: how many cases were to be run.
+        began_at, seen_at, ended_at: its start, its last heartbeat, its end; None while it is open.
+        asked_to_end: the reason that another process gave to stop it; None if none did.
+        stopped: why it ended before all its cases had run; None if it didn't, or is open.
     """
 
     number: int
@@ -84,7 +84,7 @@ class Session:
 
     @classmethod
     def of_row(cls, row: Sequence[Any]) -> Self:
-        """The sitting that a row of the registry's `executions` describes."""
+        """Return the session of a row of the registry's table `executions`."""
         number, host, pid, started, backend, cases, began_at, seen_at, ended_at, asked, stopped = row
         return cls(
             number=number,
@@ -99,16 +99,16 @@ class Session:
         )
 
     def is_under_way(self, now: datetime) -> bool:
-        """Whether its owner still executes it."""
+        """Return whether its process still executes the plan."""
         return self.ended_at is None and self.owner.is_alive(self.seen_at, now)
 
 
 @contextlib.contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold the lock at `path`, which ends with the process, however it ends.
+    """Hold the lock file at `path` inside the block; the kernel releases it when the process ends.
 
     Raises:
-        PlanError: somebody else holds it; names who.
+        PlanError: another process holds it; names the process.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -117,7 +117,7 @@ def exclusive_lock(path: Path) -> Iterator[None]:
         except BlockingIOError:
             holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
             raise PlanError(
-                f"{path.parent.name} is being executed by {holder}; `fullsend plan cancel` ends that"
+                f"{path.parent.name} is being executed by {holder}; `fullsend plan cancel` stops it"
             ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
@@ -127,7 +127,7 @@ def exclusive_lock(path: Path) -> Iterator[None]:
 
 
 def _host() -> str:
-    """This host, since when it is up, and which of its containers."""
+    """Return host name, boot id and pid namespace."""
     space = str(Path("/proc/self/ns/pid").readlink()).strip("pid:[]")
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -137,7 +137,7 @@ def _host() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process was started, in the kernel's own count; empty when there is none."""
+    """Return the start time of a process in clock ticks since boot; empty if it doesn't run."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,4 +1,4 @@
-"""How far a plan is, for somebody who looks at it from outside."""
+"""The progress of a plan: from its registry for any process, and counted live in the one that executes it."""
 
 import time
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from services.planner.tasks import TERMINAL, UNSUCCESSFUL, Task, TaskResult, Tas
 
 
 class PlanState(StrEnum):
-    """What is going on with a plan.
+    """The state of a plan.
 
-    `stale` says that it is noted as running, and that whoever ran it is gone; `stopped`
-    that cases are left; `completed` and `failed` that none is, and whether all succeeded.
+    `stale`: a session is open, but its process is gone.  `stopped`: cases are left to be run.
+    `completed`: all cases have succeeded.  `failed`: all cases have ended, some without success.
     """
 
     NEW = "new"
@@ -29,19 +29,19 @@ class PlanState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PlanStatus:
-    """How far a plan is.
+    """The progress of a plan.
 
     Attributes:
         state: of the plan.
-        total: all cases; the next four sum up to it.
+        total: all cases; the next four add up to it.
         done: cases that succeeded.
         failed: cases that ended without success.
-        running: cases under way, as far as is known.
-        left: cases that are to be run, or run again since they were cancelled or lost.
-        stale: cases noted as running whose owner is gone; they are among those left.
-        rate_per_second: cases ended for each second of the sitting under way, or the last one.
-        eta_seconds: to the end of the sitting under way at that rate; None where nothing is.
-        sitting: the one under way, or the last one.
+        running: cases that run.
+        left: cases that are to be run, also cancelled and lost ones.
+        stale: cases recorded as running whose process is gone; they are part of `left`.
+        rate_per_second: cases ended for each second of the current or last session.
+        eta_seconds: until the end of the current session at that rate; None without one.
+        session: the current or last session; None before the first.
     """
 
     state: PlanState
@@ -57,7 +57,7 @@ class PlanStatus:
 
 
 def plan_status(registry: Registry) -> PlanStatus:
-    """How far the plan is that has this registry."""
+    """Return the progress of the plan with this registry.  Blocks while it reads the registry."""
     counts, session, now = registry.counts(), registry.last_session(), registry.now()
     goes_on = session is not None and session.is_under_way(now)
     noted = counts.get(TaskStatus.RUNNING, 0)
@@ -97,20 +97,20 @@ def _state(session: Session | None, goes_on: bool, left: int, failed: int) -> Pl
     return PlanState.FAILED if failed else PlanState.COMPLETED
 
 
-TRUSTED_SECONDS: Final = 0.5
-"""A rate over less time than that says nothing."""
+MIN_RATE_SECONDS: Final = 0.5
+"""The shortest time over which a rate is computed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProgressSnapshot:
-    """How far it is at one moment.
+    """The progress of a session at one moment.
 
     Attributes:
         total: all cases of the plan.
-        done, failed: cases that succeeded, and that ended otherwise, also before this sitting.
-        running: cases under way.
-        rate_per_second: cases ended for each second of this sitting; None until something can be said.
-        eta_seconds: to the end of this sitting at that rate.
+        done, failed: cases that ended with and without success, including earlier sessions.
+        running: cases that run.
+        rate_per_second: cases ended for each second of this session; None in its first half second.
+        eta_seconds: until the end of this session at that rate; None without a rate.
     """
 
     total: int
@@ -122,12 +122,12 @@ class ProgressSnapshot:
 
 
 class Progress:
-    """A listener that counts; may be asked from another thread.
+    """A listener that counts the progress of a session; `snapshot` may be called from any thread.
 
     Args:
         total: all cases of the plan.
-        done, failed: cases that succeeded, or ended otherwise, before, and are not run again.
-        clock: monotonic seconds.
+        done, failed: cases that ended with and without success before, and are not run again.
+        clock: monotonic, in seconds.
     """
 
     def __init__(
@@ -139,18 +139,18 @@ class Progress:
         self._running: set[str] = set()
 
     def start(self, done: int, failed: int) -> None:
-        """The first case begins now; so many are not run again as they succeeded, or ended otherwise."""
+        """Start the clock; `done` and `failed` cases have ended before and are not run again."""
         self._done_before, self._failed_before, self._began = done, failed, self._clock()
 
     def on_status(self, task: Task) -> None:
-        """A case has begun, or is on its way for another attempt, or has ended."""
+        """Count the cases that run."""
         if task.task_status is TaskStatus.RUNNING:
             self._running.add(task.task_id)
         elif task.task_status in TERMINAL or task.attempt_count:
             self._running.discard(task.task_id)
 
     def on_result(self, result: TaskResult) -> None:
-        """A case has its result; a cancelled one is still to be run."""
+        """Count the cases that have ended; a cancelled case is still to be run."""
         self._running.discard(result.task_id)
         if result.task_status is TaskStatus.CANCELLED:
             return
@@ -158,12 +158,12 @@ class Progress:
         self._ended += 1
 
     def on_event(self, task: Task, event: Event) -> None:
-        """Not counted."""
+        """Ignore it."""
 
     def snapshot(self) -> ProgressSnapshot:
-        """How far it is."""
+        """Return the current progress."""
         seconds, ended = self._clock() - self._began, self._ended
-        rate = ended / seconds if ended and seconds >= TRUSTED_SECONDS else None
+        rate = ended / seconds if ended and seconds >= MIN_RATE_SECONDS else None
         left = self._total - self._done_before - self._failed_before - ended
         return ProgressSnapshot(
             total=self._total,
