@@ -1,1 +1,1 @@
-"""Above the executor: one manifest becomes many runs, and their raw artifacts become findings."""
+"""The planner: turns one manifest into many runs, and computes findings from their raw artifacts."""

@@ -1,4 +1,4 @@
-"""Aggregation: a tool's own function over the artifacts of many runs, in isolation and without a rerun."""
+"""Aggregation: calls a tool's function over the artifacts of many runs, in isolation and without a rerun."""
 
 import hashlib
 import json
@@ -19,25 +19,25 @@ from shared.errors import AggregationError, ArtifactError, NonFiniteLossError, R
 from shared.messages import Policy
 from shared.threads import in_thread
 
-LARGEST = 1.7976931348623157e308
+MAX_FLOAT = 1.7976931348623157e308
 
 _LOSS = "result['loss'] is "
-"""What the child says of a loss that isn't a number that JSON can hold."""
+"""The beginning of the child's message about a loss that JSON can't hold."""
 
 
 @dataclass(frozen=True, slots=True)
 class AggregationTask:
-    """Which function over which runs.
+    """A call of an aggregating function over runs.
 
     Attributes:
         tool: its name, or a bundle reference.
         entry_point: the function, called as `entry_point(replicates, target_data)`.  Each replicate has
             `run_id`, `parameters`, `seed`, `result` and `artifacts`, name -> reference, which
             `toolkit.read_artifact` and `toolkit.artifact_path` take.
-        replicates: the runs.
-        target_data: what the function compares them with; JSON.
-        on_failed: whether a failed run is an error, or left out.
-        timeout_seconds: for the function; None leaves it to the tool and the settings.
+        replicates: the results of the runs.
+        target_data: what the function compares the runs with; JSON.
+        on_failed: whether a failed run is an error (`fail`) or left out (`skip`).
+        timeout_seconds: of the function; None for the limit of the tool or the settings.
     """
 
     tool: str
@@ -50,17 +50,17 @@ class AggregationTask:
 
 @dataclass(frozen=True, slots=True)
 class AggregationResult:
-    """What the function found.
+    """The result of an aggregating function.
 
     Attributes:
-        aggregation_id: of code, function, target data and inputs, however these are stored.
+        aggregation_id: the digest of code, function, target data and inputs, wherever these are stored.
         loss: a finite number.
-        diagnostics: whatever the function says about it; JSON.
+        diagnostics: details of the loss; JSON.
         outputs: further results; JSON.
-        artifacts: references of the artifacts that the function kept, by name.
-        n_replicates: how many runs went into it.
-        skipped: ids of those that had failed and were left out.
-        tool_digests: of the code that the runs ran; more than one when it changed in between.
+        artifacts: references of the artifacts that the function stored, by name.
+        n_replicates: how many runs the function got.
+        skipped: the ids of failed runs that were left out.
+        tool_digests: the digests of the code of the runs; more than one if it changed in between.
     """
 
     aggregation_id: str
@@ -74,31 +74,37 @@ class AggregationResult:
 
 
 class Aggregator:
-    """Runs aggregating functions on a workbench, opened and closed by whoever made it."""
+    """Calls aggregating functions.
+
+    Args:
+        runtime: calls the functions; opened and closed by the caller.
+    """
 
     def __init__(self, runtime: ToolRuntime) -> None:
         self._runtime = runtime
 
     async def aggregate(self, task: AggregationTask, report: Report | None = None) -> AggregationResult:
-        """Call the function over the runs.
+        """Call the function over the runs, and return what it found.
 
         Args:
-            task: which function over which runs.
-            report: hears what the function says and prints meanwhile.
+            task: which function, over which runs.
+            report: receives what the function reports and prints while it runs.
 
         Raises:
-            ReplicateFailedError: a run had failed and `on_failed` is `fail`.
-            NonFiniteLossError: the loss is no finite number.
-            AggregationError: no run is left, or the function failed or returned something else.
-            ArtifactError: an artifact is missing or corrupt; names it.
+            ReplicateFailedError: a run has failed and `on_failed` is `fail`.
+            NonFiniteLossError: the loss is not a finite number.
+            AggregationError: no run is left, the function failed, or it returned something else.
+            ArtifactError: an artifact is missing or corrupt; the message names it.
             ToolError: the tool can't be found or used.
         """
-        used, skipped = _sorted_out(task)
+        used, skipped = _completed(task)
         timeout_seconds = task.timeout_seconds or self._runtime.defaults.timeout_seconds
         tool = await self._runtime.loader.load(task.tool, timeout_seconds)
         inputs = await in_thread(_inputs, used)
         given = {f"{one.run_id}/{name}": (one, ref) for one in used for name, ref in one.artifacts.items()}
-        products = _Handed(Products(self._runtime.keeper, MemoryCheckpoints(), self._runtime.threads), given)
+        products = _AggregationEffects(
+            Products(self._runtime.keeper, MemoryCheckpoints(), self._runtime.threads), given
+        )
         outcome = await self._called(task, tool, inputs, products, report)
         if products.problem is not None:
             raise products.problem
@@ -119,7 +125,7 @@ class Aggregator:
         task: AggregationTask,
         tool: Tool,
         inputs: Sequence["_Input"],
-        products: "_Handed",
+        products: "_AggregationEffects",
         report: Report | None,
     ) -> Outcome:
         chosen = Policy(timeout_seconds=task.timeout_seconds)
@@ -136,21 +142,21 @@ class Aggregator:
             environ=options.environ,
             entry=task.entry_point,
         )
-        answer = await self._runtime.pool.call(call, report or _unheard, effects=products)
+        answer = await self._runtime.pool.call(call, report or _ignore, effects=products)
         outcome = judge(answer, []).masked(options.mask)
         return await products.kept.complete(outcome, is_first=False)
 
 
 @dataclass(frozen=True, slots=True)
 class _Input:
-    """One run as the function sees it, and the digests of its content."""
+    """One run as the function sees it, and its content by digests."""
 
     shown: Mapping[str, Any]
     content: Mapping[str, Any]
 
 
-class _Handed(NothingKept):
-    """Keeps what the function keeps, and hands it the artifacts that it was given, and no others."""
+class _AggregationEffects(NothingKept):
+    """Stores what the function stores, and gives it the artifacts of the runs, and no others."""
 
     def __init__(self, kept: AttemptResults, given: Mapping[str, tuple[ExecutionResult, str]]) -> None:
         self.kept = kept
@@ -158,11 +164,11 @@ class _Handed(NothingKept):
         self._given = given
 
     async def keep(self, capture: Capture) -> str:
-        """Keep an artifact of the aggregation itself."""
+        """Store an artifact of the aggregation itself."""
         return await self.kept.keep(capture)
 
     async def fetch(self, reference: str, path: Path) -> None:
-        """Write one of the given artifacts to `path`."""
+        """Write an artifact of a run to `path`."""
         if reference not in self._given:
             await super().fetch(reference, path)
         try:
@@ -172,8 +178,8 @@ class _Handed(NothingKept):
             raise
 
 
-def _unheard(event: Event) -> None:
-    """Nobody wants to know."""
+def _ignore(event: Event) -> None:
+    """Ignore an event."""
 
 
 def _copy(result: ExecutionResult, reference: str, path: Path) -> None:
@@ -182,8 +188,8 @@ def _copy(result: ExecutionResult, reference: str, path: Path) -> None:
             file.write(chunk)
 
 
-def _sorted_out(task: AggregationTask) -> tuple[list[ExecutionResult], tuple[str, ...]]:
-    """The runs that go into it, and the ids of those that don't."""
+def _completed(task: AggregationTask) -> tuple[list[ExecutionResult], tuple[str, ...]]:
+    """Return the completed runs, and the ids of the others.  Raises as `Aggregator.aggregate` says."""
     failed = [one for one in task.replicates if one.status is not Status.COMPLETED]
     if failed and task.on_failed == "fail":
         first = failed[0]
@@ -202,7 +208,7 @@ def _inputs(results: Sequence[ExecutionResult]) -> list[_Input]:
 
 
 def _input(result: ExecutionResult) -> _Input:
-    """A run for the function: handles for its artifacts, so that it can't tell how they are stored."""
+    """Return a run for the function, with handles for its artifacts that don't tell how they are stored."""
     value = json.loads(_text(result))
     seen = {"parameters": dict(result.parameters), "seed": result.seed, "result": value}
     handles = {name: f"{result.run_id}/{name}" for name in result.artifacts}
@@ -216,7 +222,7 @@ def _text(result: ExecutionResult) -> str:
 
 
 def _sha256(result: ExecutionResult, reference: str) -> str:
-    """The digest of the content: what the address says, without reading it, where there is one."""
+    """Return the digest of the content, without reading it if the reference is an address by content."""
     parsed = parse_reference(reference)
     if isinstance(parsed, CasReference):
         return parsed.sha256
@@ -247,7 +253,7 @@ def _answer(task: AggregationTask, outcome: Outcome) -> Mapping[str, Any]:
 
 def _loss(task: AggregationTask, found: Mapping[str, Any]) -> float:
     loss = found.get("loss")
-    if isinstance(loss, bool) or not isinstance(loss, int | float) or abs(loss) > LARGEST:
+    if isinstance(loss, bool) or not isinstance(loss, int | float) or abs(loss) > MAX_FLOAT:
         raise NonFiniteLossError(
             f"{task.tool}.{task.entry_point} returned the loss {loss!r:.80}; a finite number is needed"
         )
@@ -257,5 +263,5 @@ def _loss(task: AggregationTask, found: Mapping[str, Any]) -> float:
 def _mapping(task: AggregationTask, found: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = found.get(name, {})
     if not isinstance(value, Mapping):
-        raise AggregationError(f"{task.tool}.{task.entry_point} returned '{name}' that is no object")
+        raise AggregationError(f"{task.tool}.{task.entry_point} returned a '{name}' that is not an object")
     return value

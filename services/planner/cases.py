@@ -1,4 +1,8 @@
-"""All cases of a plan, listed ones and those that its sweep makes, each with its seed."""
+"""The cases of a plan, listed ones and those of its sweep, each with its seed.  Pure.
+
+A seed follows from the content of its case, wherever and whenever the case runs: a plan that is
+reordered, extended or resumed gives each case the seed that it had.
+"""
 
 import hashlib
 from collections import Counter
@@ -14,13 +18,17 @@ _DIGEST_BYTES: Final = 16
 
 
 def all_cases(manifest: RunManifest, *, max_cases: int = MAX_CASES) -> tuple[TestCase, ...]:
-    """One case for each run of a plan, every one with its seed: listed ones first, then the sweep's.
+    """Return one case for each run of a plan, with its seed: listed ones first, then the sweep's.
 
-    A plan of these cases and without a sweep has the same cases again.
+    A plan that lists these cases and has no sweep has the same cases again.
+
+    Args:
+        manifest: the plan.
+        max_cases: the most cases that a plan may have.
 
     Raises:
-        PlanError: there are too many; or two are the same in everything, so that their results
-            could not be told apart.  Names both.
+        PlanError: the plan has too many cases; or two cases are equal, seed included, so that
+            their results could not be told apart.  The message names both.
     """
     cases: list[TestCase] = []
     indexes: dict[bytes, int] = {}
@@ -44,7 +52,7 @@ def _expanded(manifest: RunManifest) -> Iterator[TestCase]:
 
 
 def _replicates(case: TestCase) -> Iterator[TestCase]:
-    """The case as often as it is to be run, one after the other."""
+    """Yield the replicates of a case."""
     if case.replicates == 1:
         yield case
         return
@@ -54,7 +62,7 @@ def _replicates(case: TestCase) -> Iterator[TestCase]:
 
 
 def _swept(tool: str, sweep: Sweep) -> Iterator[TestCase]:
-    """The sweep's cases; a point that is chosen again has further replicates, since it is no mistake."""
+    """Yield the sweep's cases; a point that is chosen again becomes further replicates, not a mistake."""
     chosen: Counter[bytes] = Counter()
     for point in points(sweep):
         case = TestCase(
@@ -74,21 +82,21 @@ def _identity(seed: int, content: bytes) -> bytes:
     return hashlib.blake2b(b"%d%b" % (seed, content), digest_size=_DIGEST_BYTES).digest()
 
 
-# -- how a case is called -------------------------------------------------------------
+# -- messages -------------------------------------------------------------------------
 
 
 def _same(manifest: RunManifest, case: TestCase, earlier: int, index: int) -> PlanError:
-    """The error for the case at `index`, which is as an earlier one."""
+    """Return the error for the case at `index`, which equals an earlier one."""
     parameters = canonical_json(case.parameters).decode()
     return PlanError(
         f"{manifest.workflow_id}: {_name(manifest, earlier)} and {_name(manifest, index)} are the "
-        f"same, with parameters {parameters:.200}; leave one out, or have it run again, with another seed, "
+        f"same, with parameters {parameters:.200}; leave one out, or run it twice, with different seeds, "
         "by 'replicates: 2'"
     )
 
 
 def _name(manifest: RunManifest, index: int) -> str:
-    """What the author calls the case that is at `index` among all."""
+    """Return the name of the case at `index` as its author knows it."""
     for number, case in enumerate(manifest.cases):
         if index < case.replicates:
             return f"cases[{number}]" + (
@@ -99,42 +107,46 @@ def _name(manifest: RunManifest, index: int) -> str:
 
 
 SEED_BITS: Final = 63
-"""So that a seed fits in a signed 64-bit integer, as databases and Parquet have them."""
+"""A seed fits in a signed 64-bit integer, as databases and Parquet have them."""
 
 _SEED_DIGEST_BYTES: Final = 8
 
 
 def seed_of(tool: str, case: TestCase) -> int:
-    """The seed of a case: its own, or else 63 bits of the BLAKE2b digest of its content.
+    """Return the seed of a case: its own, or the first 63 bits of the BLAKE2b-64 digest of its content.
 
-    The content is the tool's name, dataset, scenario, parameters and replicate, as canonical
-    JSON: the order of the parameters doesn't matter, and `1`, `1.0` and `true` differ.
+    The content is tool name, dataset, scenario, parameters and replicate, as canonical JSON: the
+    order of the parameters doesn't matter, and `1`, `1.0` and `true` differ.
 
     Args:
-        tool: its name or a bundle reference, of which only the name counts.
+        tool: the name of the tool, or a bundle reference, of which only the name counts.
         case: one run.
 
     Raises:
-        PlanError: a parameter is no value that JSON can hold.
+        PlanError: JSON can't hold a parameter.
     """
     return case.seed if case.seed is not None else seed_of_content(content_of(tool, case))
 
 
 def seed_of_content(content: bytes) -> int:
-    """The first 63 bits of a digest of all this."""
+    """Return the first 63 bits of the BLAKE2b-64 digest of the content."""
     digest = hashlib.blake2b(content, digest_size=_SEED_DIGEST_BYTES).digest()
     return int.from_bytes(digest) >> (8 * _SEED_DIGEST_BYTES - SEED_BITS)
 
 
 def replicate_seed(seed: int, replicate: int) -> int:
-    """The seed of a replicate of a case that has one of its own: the first keeps it."""
+    """Return the seed of a replicate of a case with a seed of its own; replicate 0 keeps that seed."""
     if replicate == 0:
         return seed
     return seed_of_content(canonical_json({"replicate": replicate, "seed": seed}))
 
 
 def content_of(tool: str, case: TestCase) -> bytes:
-    """All that tells one case from another but its seed, as canonical JSON.  Raises `PlanError`."""
+    """Return the content of a case as canonical JSON; its seed and metadata are not part of it.
+
+    Raises:
+        PlanError: JSON can't hold a parameter.
+    """
     content: dict[str, Any] = {
         "tool": tool.partition("@")[0],
         "dataset": case.dataset,

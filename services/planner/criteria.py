@@ -1,4 +1,4 @@
-"""Conditions on what a plan has found so far, read by a grammar of their own and never by `eval`.
+"""Criteria: conditions on what a plan has found so far, parsed by this grammar and never by `eval`.
 
     criterion  = either ["after" COUNT]
     either     = both {"or" both}
@@ -7,8 +7,8 @@
     comparison = NAME ("<" | "<=" | ">" | ">=") NUMBER
                | NAME ("==" | "!=") (NUMBER | TEXT)
 
-A name is one or more words with dots in between, a number may be followed by `%`, a text is
-in single or double quotes, in which a backslash takes what follows literally.
+A name is one or more words joined by dots.  A number may be followed by `%`.  A text is in single or
+double quotes; a backslash takes the next character literally.
 """
 
 import math
@@ -43,10 +43,10 @@ _TOKEN: Final = re.compile(
 
 
 class CriterionError(PlanError, ValueError):
-    """A criterion can't be read; shows where, and what could stand there."""
+    """A criterion can't be parsed; the message shows where, and what is expected there."""
 
 
-# -- what a criterion is --------------------------------------------------------------
+# -- the model ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    """Holds when `part` doesn't."""
+    """Holds when `part` doesn't hold."""
 
     part: "Condition"
 
@@ -73,7 +73,7 @@ class Not:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """Holds when all parts do (`and`), or any of them (`or`); at least two."""
+    """Holds when all parts hold (`and`), or any of them (`or`); has at least two parts."""
 
     word: Literal["and", "or"]
     parts: "tuple[Condition, ...]"
@@ -87,11 +87,11 @@ Condition = Comparison | Not | Joined
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a criterion says of the values so far.
+    """The value of a criterion.
 
     Attributes:
-        holds: None when it can't be judged, or not yet.
-        notes: why not, one for each name that is missing or can't be compared.
+        holds: whether it holds; None if it can't be judged, or not yet.
+        notes: why it can't be judged: one for each name that is missing or can't be compared.
     """
 
     holds: bool | None
@@ -100,9 +100,9 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """A condition, and from how many completions on it counts.
+    """A condition, and the number of completions from which on it is judged.
 
-    Its text, parsed again, is the same criterion.
+    Its text parses to an equal criterion.
     """
 
     condition: Condition
@@ -112,9 +112,13 @@ class Criterion:
         return f"{self.condition} after {self.after}" if self.after else str(self.condition)
 
     def judge(self, values: Mapping[str, Any], completions: int) -> Verdict:
-        """Whether it holds, given `values` by full name or nested; truth counts as 1, falsehood as 0.
+        """Judge the criterion.
 
-        A part that can't be judged leaves the whole open unless the others decide it.
+        A part that can't be judged leaves the whole open, unless the other parts decide it.
+
+        Args:
+            values: by full name or nested; true counts as 1, false as 0.
+            completions: the number of cases that have ended.
         """
         if completions < self.after:
             return Verdict(None)
@@ -124,10 +128,10 @@ class Criterion:
 
 
 def criterion(text: str) -> Criterion:
-    """The criterion that `text` says.
+    """Parse a criterion.
 
     Raises:
-        CriterionError: it says none; shows the place and what was expected there.
+        CriterionError: the text is no criterion; the message shows the place and what is expected there.
     """
     return _Parser(text).parsed()
 
@@ -147,7 +151,7 @@ def _judged(condition: Condition, values: Mapping[str, Any], notes: list[str]) -
 
 
 def _decided(verdicts: list[bool | None], *, deciding: bool) -> bool | None:
-    """One `deciding` verdict is enough; without it, one that is open leaves all of it open."""
+    """Combine verdicts: one `deciding` verdict decides; otherwise an open one leaves the whole open."""
     if deciding in verdicts:
         return deciding
     return None if None in verdicts else not deciding
@@ -163,7 +167,7 @@ def _compared(comparison: Comparison, values: Mapping[str, Any], notes: list[str
     wanted = str if isinstance(comparison.value, str) else int | float
     if not isinstance(found, wanted) or found != found:
         other = "a text" if wanted is str else "a number"
-        # Not the value itself: of several, the order in which cases end would decide which.
+        # Not the value itself, which would depend on the order in which cases end.
         what = kind(found) if found == found else "not a number"
         notes.append(f"{comparison.name} is {what} and can't be compared with {other}")
         return None
@@ -174,7 +178,7 @@ def _compared(comparison: Comparison, values: Mapping[str, Any], notes: list[str
 
 
 def _inner(condition: Condition, outside: str) -> str:
-    """In parentheses where they must have been: `and` binds closer than `or`."""
+    """Add the parentheses that parsing needs: `and` binds closer than `or`."""
     is_bare = not isinstance(condition, Joined) or (condition.word == "and" and outside == "or")
     return str(condition) if is_bare else f"({condition})"
 
@@ -195,7 +199,7 @@ class _Token(NamedTuple):
 
 
 class _Parser:
-    """Goes through the text once, from left to right; each method reads one rule of the grammar."""
+    """A recursive descent parser; each method parses one rule of the grammar."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -270,7 +274,7 @@ class _Parser:
         return condition
 
     def _takes(self, word: str) -> bool:
-        """Go on to the next token if this is `word`."""
+        """Consume the next token if it is `word`; return whether it was."""
         token = self._next
         if token.kind == "text" or token.text != word:
             return False
@@ -278,7 +282,7 @@ class _Parser:
         return True
 
     def _take(self, kind: str, wanted: str) -> _Token:
-        """Go on to the next token; this one has to be of the `kind`."""
+        """Consume and return the next token, which must be of the `kind`."""
         token = self._next
         if token.kind != kind:
             self._refuse(token.start, wanted)

@@ -1,4 +1,4 @@
-"""Which points of a sweep's dimensions are run: all, some that cover every pair, or chosen evenly."""
+"""Designs: the points of a sweep, by grid, zip, pairwise, Latin hypercube or Sobol sequence.  Pure."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -8,13 +8,16 @@ from typing import Any, Final
 from services.planner.models import Dimension, Parameters, Range, Sweep
 
 SIGNIFICANT_DIGITS: Final = 12
-"""Of a chosen number, which a person can then still read, and in which machines agree."""
+"""To which chosen numbers are rounded, so that people can read them and all machines agree."""
 
 
 def points(sweep: Sweep) -> Iterator[Parameters]:
-    """The points of a sweep, each a value for every dimension, in the order in which they run.
+    """Yield the points of a sweep, each with a value for every dimension, in the order in which they run.
 
-    `latin_hypercube` and `sobol` may choose the same point more than once.
+    `grid` is the product of the lists, `zip` their n-th values, `pairwise` a greedy covering array of
+    strength 2 (allpairspy).  `latin_hypercube` and `sobol` come from `scipy.stats.qmc` (McKay et al.
+    1979; Sobol sequences with the direction numbers of Joe and Kuo 2008, scrambled by a random
+    linear matrix and a digital shift); they may choose a point twice.
     """
     names = list(sweep.dimensions)
     for values in _rows(sweep):
@@ -38,13 +41,13 @@ def _lists(sweep: Sweep) -> list[list[Any]]:
 
 
 def _pairwise(lists: Sequence[Sequence[Any]]) -> Iterator[Sequence[Any]]:
-    """Rows in which every value of one list meets every value of every other."""
+    """Yield rows in which each value of each list meets each value of every other list."""
     if len(lists) <= 2:
         yield from product(*lists)
         return
     from allpairspy import AllPairs
 
-    # Of indexes, since it asks for values that can be compared and hashed.
+    # Over indexes, since AllPairs needs values that can be compared and hashed.
     for row in AllPairs([range(len(one)) for one in lists]):
         yield [one[index] for one, index in zip(lists, row, strict=True)]
 
@@ -59,8 +62,8 @@ def _chosen(sweep: Sweep) -> Iterator[Sequence[Any]]:
 
 
 def _units(sweep: Sweep) -> Iterator[list[float]]:
-    """Points of the unit cube, each coordinate from 0 to just below 1."""
-    from scipy.stats import qmc  # here: it takes a second to import
+    """Yield points of the unit cube, as lists of coordinates from 0 to below 1."""
+    from scipy.stats import qmc  # imported here, as that takes a second
 
     count, dimensions, seed = sweep.samples or 0, len(sweep.dimensions), sweep.seed or 0
     if sweep.method == "latin_hypercube":
@@ -72,7 +75,7 @@ def _units(sweep: Sweep) -> Iterator[list[float]]:
 
 
 def _place(dimension: Dimension) -> Callable[[float], Any]:
-    """The function from 0..1 to the dimension's values."""
+    """Return the function from a coordinate, 0 to below 1, to a value of the dimension."""
     match dimension:
         case Range(integer=True):
             return _whole(dimension)
@@ -83,12 +86,12 @@ def _place(dimension: Dimension) -> Callable[[float], Any]:
 
 
 def _part(unit: float, parts: int) -> int:
-    """Which of so many equal parts of 0..1 it is in."""
+    """Return in which of `parts` equal parts of the unit interval a coordinate is, from 0."""
     return min(math.floor(unit * parts), parts - 1)
 
 
 def _whole(one: Range) -> Callable[[float], int]:
-    """Each whole number k stands for k to k + 1, so that both ends are as likely as the rest."""
+    """Each whole number k takes the interval from k to k + 1, so that both ends are as likely as the rest."""
     low, high = int(one.low), int(one.high)
     if not one.log:
         return lambda unit: low + _part(unit, high - low + 1)
@@ -101,7 +104,7 @@ def _real(one: Range) -> Callable[[float], float]:
         if one.log:
             value = math.exp(math.log(one.low) * (1 - unit) + math.log(one.high) * unit)
         else:
-            value = one.low * (1 - unit) + one.high * unit  # high - low may be more than a float holds
+            value = one.low * (1 - unit) + one.high * unit  # high - low may overflow
         rounded = float(f"{value:.{SIGNIFICANT_DIGITS}g}")
         return min(max(rounded, one.low), one.high)
 

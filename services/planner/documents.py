@@ -1,4 +1,4 @@
-"""Plans as files: YAML or JSON, with errors that name the file, the member and what is allowed there."""
+"""Reads manifests from YAML or JSON; errors name the file, the member and what is allowed there."""
 
 import copy
 import difflib
@@ -19,7 +19,7 @@ from shared.errors import ContractError, PlanError
 
 MAX_FILE_BYTES: Final = 100_000_000
 MAX_MISTAKES: Final = 20
-"""That are listed; who makes more of them made the same one often."""
+"""How many mistakes are listed; more are usually the same one."""
 
 EXPECTED: Final[Mapping[str, str]] = {
     "string_type": "must be a text; put it in quotes",
@@ -35,7 +35,7 @@ EXPECTED: Final[Mapping[str, str]] = {
     "string_too_short": "must not be empty",
     "too_short": "must not be empty",
 }
-"""In this project's words, by pydantic's type of error; it says other things well enough itself."""
+"""Our words for errors, by pydantic's type of error; for other types, pydantic's words are used."""
 
 _PLAIN: Final = re.compile(r"[A-Za-z_]\w*")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
@@ -44,15 +44,19 @@ _TAGS: Final = (VALUES, RANGE, "[key]")
 
 
 def read_manifest(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> RunManifest:
-    """The plan in a file: JSON if it is called `*.json` or begins with a brace, else YAML.
+    """Read the manifest in a file: JSON if it is called `*.json` or begins with a brace, else YAML.
+
+    Args:
+        path: of the file.
+        max_bytes: the most bytes that are read.
 
     Raises:
-        PlanError: it can't be read, or isn't a plan; one line for each mistake.
+        PlanError: the file can't be read, or isn't a manifest; one line for each mistake.
     """
     place, text = str(path), _text(path, max_bytes)
     is_json = path.suffix == ".json" or (path.suffix not in (".yaml", ".yml") and text.lstrip()[:1] == "{")
     try:
-        # A copy: what was read is remembered for the next who reads the same text.
+        # A copy: the reader caches what it returns.
         members = json_object(place, text) if is_json else copy.deepcopy(yaml_object(place, text))
     except ContractError as exc:
         raise PlanError(str(exc) + _hint(str(exc))) from None
@@ -64,10 +68,10 @@ def read_manifest(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> RunManifest
 
 
 def manifest_of(place: str, members: Mapping[str, Any]) -> RunManifest:
-    """The plan that has these members.
+    """Return the manifest with these members.
 
     Args:
-        place: what they come from, for error messages.
+        place: where they come from, for error messages.
         members: as a file has them.
 
     Raises:
@@ -75,7 +79,7 @@ def manifest_of(place: str, members: Mapping[str, Any]) -> RunManifest:
     """
     if broken := next(_broken_texts(members), None):
         raise PlanError(
-            f"{place} {broken}, half a character, which UTF-8 can't hold; write all of it, or none"
+            f"{place} {broken}, half a character, which UTF-8 can't hold; write the whole character"
         )
     try:
         return RunManifest.model_validate(members)
@@ -109,7 +113,7 @@ def _hint(complaint: str) -> str:
     return "; write the cases as JSON, which may be longer, or as a 'sweep'"
 
 
-# -- what is written twice ------------------------------------------------------------
+# -- duplicates -----------------------------------------------------------------------
 
 
 def _check_json(place: str, text: str) -> None:
@@ -121,7 +125,7 @@ def _check_json(place: str, text: str) -> None:
 
 
 def _check_yaml(place: str, text: str) -> None:
-    """Complain about a mapping that has a key twice: YAML keeps the last, and nobody would notice."""
+    """Refuse a mapping with a key twice, of which YAML would silently keep the last."""
     for node in _mappings(yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))):
         keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         for name in _repeated(key.value for key in keys):
@@ -130,7 +134,7 @@ def _check_yaml(place: str, text: str) -> None:
 
 
 def _mappings(root: yaml.Node | None) -> Iterator[yaml.MappingNode]:
-    """Every mapping of a document, once, however often it is referred to."""
+    """Yield each mapping of a document once, however many aliases it has."""
     found, seen = [root], {id(root)}
     for node in found:
         inner: Iterable[yaml.Node] = ()
@@ -153,7 +157,7 @@ def _repeated(names: Iterable[str]) -> Iterator[str]:
 
 
 def _broken_texts(value: Any, parts: tuple[int | str, ...] = ()) -> Iterator[str]:
-    """Where texts are that have no form in UTF-8, in words."""
+    """Say where texts are that UTF-8 can't hold."""
     match value:
         case str() if found := _SURROGATE.search(value):
             yield f"member '{printable(member_path(parts))}' has {found[0]!r}"
@@ -167,13 +171,13 @@ def _broken_texts(value: Any, parts: tuple[int | str, ...] = ()) -> Iterator[str
                 yield from _broken_texts(one, (*parts, index))
 
 
-# -- mistakes, in words ---------------------------------------------------------------
+# -- error messages -------------------------------------------------------------------
 
 
 def _mistake(place: str, error: ErrorDetails) -> str:
-    """One line: where, what is there, and what is allowed."""
+    """Return one line: the place, the value, and what is allowed."""
     parts = [part for part in error["loc"][:-1] if part not in _TAGS]
-    # A member that nobody knows may have any name, also that of a tag.
+    # An unknown member may have any name, even that of a tag.
     if error["loc"] and (error["loc"][-1] not in _TAGS or error["type"] == "extra_forbidden"):
         parts.append(error["loc"][-1])
     path, message = member_path(parts), error["msg"].removeprefix("Value error, ")
@@ -193,7 +197,7 @@ def _mistake(place: str, error: ErrorDetails) -> str:
 
 
 def member_path(parts: Sequence[int | str]) -> str:
-    """Where a member is, as its author would write it: `cases[3].parameters`."""
+    """Return the path of a member as its author would write it: `cases[3].parameters`."""
     text = ""
     for part in parts:
         if isinstance(part, str) and _PLAIN.fullmatch(part):
@@ -204,7 +208,7 @@ def member_path(parts: Sequence[int | str]) -> str:
 
 
 def _value(given: object) -> str:
-    """A value as JSON, so that the text '4' doesn't look like the number."""
+    """Return a value as JSON, so that the text '4' differs from the number."""
     if isinstance(given, Mapping):
         return "an object"
     try:
@@ -215,7 +219,7 @@ def _value(given: object) -> str:
 
 
 def _suggestion(parts: Sequence[int | str]) -> str:
-    """What may have been meant: a member that looks like it, or one of the same name elsewhere."""
+    """Suggest a member with a similar name, or where a member of this name belongs."""
     models, name = _models(), str(parts[-1])
     path = [part for part in parts[:-1] if isinstance(part, str)]
     homes = [".".join(path[:end]) for end in range(len(path), -1, -1)]
@@ -230,7 +234,7 @@ def _suggestion(parts: Sequence[int | str]) -> str:
 
 @cache
 def _models() -> dict[str, type[BaseModel]]:
-    """Every model of a plan, by the path of the member that holds it; the plan itself by ''."""
+    """Return every model of a manifest by the path of its member; the manifest itself by ''."""
     return dict(_models_below("", RunManifest))
 
 

@@ -1,4 +1,4 @@
-"""What a plan finds: the evaluator's function over the replicates of each case, as they end."""
+"""Evaluations: the evaluator's function over the replicates of each case, and the criteria judged by them."""
 
 import asyncio
 import contextlib
@@ -22,22 +22,22 @@ from shared.threads import in_thread
 log = structlog.get_logger()
 
 AT_ONCE: Final = 8
-"""Evaluations that are made side by side once a plan has ended; the pool has its own limit."""
+"""How many evaluations are made at once when a plan has ended; the pool has a limit of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What was found for one case over its replicates.
+    """The result of the evaluator's function over the replicates of one case.
 
     Attributes:
-        dataset, scenario, parameters: what the replicates share.
-        cases: their indexes in the plan.
-        n: how many of them went into it.
+        dataset, scenario, parameters: common to the replicates.
+        cases: the indexes of the replicates in the plan.
+        n: how many of them the function got.
         loss: a finite number; None if there is an error.
-        diagnostics, outputs: what the function says besides.
-        artifacts: references of what it kept, by name.
-        aggregation_id: of code, function, target data and inputs.
-        error: why nothing was found.
+        diagnostics, outputs: further results of the function.
+        artifacts: references of the artifacts that the function stored, by name.
+        aggregation_id: the digest of code, function, target data and inputs.
+        error: why the evaluation failed; None if it did not.
     """
 
     dataset: str
@@ -53,17 +53,17 @@ class Evaluation:
     error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for a file."""
+        """Return plain values, for a file."""
         return asdict(self)
 
 
 def group_key(case: TestCase) -> bytes:
-    """What replicates of one case have in common, and no other case: all but the seed and the number."""
+    """Return a key that the replicates of one case share, and no other case has: all but seed and number."""
     return canonical_json([case.dataset, case.scenario, case.parameters])
 
 
 def group_replicates(results: Iterable[TaskResult]) -> list[list[TaskResult]]:
-    """The replicates of each case in their order, the cases in the order of their first one."""
+    """Group the results into replicates, in the order of the plan."""
     groups: dict[bytes, list[TaskResult]] = {}
     for result in sorted(results, key=lambda one: one.index):
         groups.setdefault(group_key(result.case), []).append(result)
@@ -73,17 +73,16 @@ def group_replicates(results: Iterable[TaskResult]) -> list[list[TaskResult]]:
 class Evaluations:
     """Evaluates each case as soon as its replicates have ended, and judges the plan's criteria.
 
-    A stopper can't wait for an evaluation, so that one is made beside the plan: inside the
-    block, one after the other, by a task of its own.  The criteria are judged at every
-    completion over what is known then, and over each evaluation when it is there; a reason to
-    stop that comes with an evaluation is handed to `on_stop` at once, and is also the stopper's
-    answer at the next completion.
+    A stopper must not block, so a task of its own makes the evaluations inside the block, one
+    after the other.  The criteria are judged whenever a case ends, over what is known then, and
+    after each evaluation.  If an evaluation gives a reason to stop, `on_stop` is called with it at
+    once, and the stopper returns it when the next case ends.
 
     Args:
         manifest: the plan.
-        aggregator: on a workbench that is open for as long as this is used.
-        already: results of an earlier execution of the plan that are not executed again.
-        on_stop: told why the plan may stop, such as `CancellationToken.cancel`.
+        aggregator: on a runtime that stays open while this is used.
+        already: results of earlier sessions whose cases are not run again.
+        on_stop: is called with the reason to stop, such as `CancellationToken.cancel`.
     """
 
     def __init__(
@@ -108,12 +107,12 @@ class Evaluations:
 
     @property
     def reason(self) -> str | None:
-        """Why the plan may stop, or might have after its last case; the first reason counts."""
+        """Why the plan may stop, also if found after its last case; the first reason counts."""
         return self._reason
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The criteria that could not be judged, and why."""
+        """The criteria that could not be judged, with the reasons."""
         return self._verdicts.notes
 
     async def __aenter__(self) -> Self:
@@ -134,7 +133,7 @@ class Evaluations:
             self._working = None
 
     def stopper(self, result: TaskResult) -> str | None:
-        """Take a case that ended into account; why the plan is to stop, if it is.  Never waits."""
+        """Add the result of a case; return why the plan is to stop, if it is.  Never blocks."""
         reason = self._verdicts.case_ended(result)
         self._reason = self._reason or reason
         group = group_key(result.case) if self._sizes else b""
@@ -146,12 +145,12 @@ class Evaluations:
         return self._reason
 
     async def finish(self, results: Sequence[TaskResult]) -> tuple[Evaluation, ...]:
-        """One evaluation for each case of which something ran, in the order of the cases.
+        """Return an evaluation for each case with a replicate that ran, in the order of the cases.
 
-        Those that were not made yet are made now.
+        Makes those that are missing.
 
         Args:
-            results: of all cases.
+            results: of all cases of the plan.
         """
         evaluator = self._manifest.evaluator
         if evaluator is None:
@@ -169,7 +168,7 @@ class Evaluations:
 
     async def _work(self) -> None:
         evaluator = self._manifest.evaluator
-        assert evaluator is not None, "without one there is no such task"
+        assert evaluator is not None, "the task is created only with an evaluator"
         room = asyncio.Semaphore(1)
         while True:
             found = await self._once(evaluator, await self._complete.get(), room)
@@ -185,7 +184,7 @@ class Evaluations:
     async def _once(
         self, evaluator: Evaluator, replicates: Sequence[TaskResult], room: asyncio.Semaphore
     ) -> Evaluation:
-        """The evaluation of these very results, made now unless it was before."""
+        """Return the evaluation of these results; make it unless it exists."""
         key = tuple(one.task_id for one in replicates)
         if key not in self._made:
             async with room:
@@ -193,7 +192,7 @@ class Evaluations:
         return self._made[key]
 
     async def _evaluated(self, evaluator: Evaluator, replicates: Sequence[TaskResult]) -> Evaluation:
-        """Whatever goes wrong with one evaluation is its error; the plan goes on."""
+        """Make one evaluation; a failure becomes its error, and the plan goes on."""
         case = replicates[0].case
         about = Evaluation(
             case.dataset, case.scenario, case.parameters, tuple(one.index for one in replicates)
@@ -231,7 +230,7 @@ class Evaluations:
 
 
 def _require_success(replicates: Sequence[TaskResult]) -> None:
-    """Before the aggregator does: it knows runs by their ids, which are others in every execution."""
+    """Raise for failed replicates by index; the aggregator would name run ids, which differ per execution."""
     failed = [one for one in replicates if one.task_status is not TaskStatus.SUCCEEDED]
     if failed:
         first = failed[0]
@@ -252,19 +251,20 @@ async def judging(
     on_stop: Callable[[str], None],
     already: Sequence[TaskResult] = (),
 ) -> AsyncIterator[Stopper]:
-    """Inside the block, a stopper that judges the criteria of the manifest's evaluator.
+    """Yield a stopper that judges the criteria of the manifest's evaluator.
 
-    Criteria that name what evaluations find have each case evaluated as soon as its replicates
-    have ended, on the workbench of the executor.  What could never be judged is logged at the end.
+    If a criterion names what evaluations find, each case is evaluated as soon as its replicates
+    have ended, by the runtime of the executor.  Criteria that could never be judged are logged at
+    the end.
 
     Args:
         manifest: the plan.
-        executor: executes its cases; its `runtime`, if it has one, evaluates them.
-        on_stop: told why the plan may stop, where that is found out between two completions.
-        already: results of an earlier execution of the plan that are not executed again.
+        executor: executes the cases; its `runtime`, if it has one, evaluates them.
+        on_stop: is called with the reason if an evaluation says that the plan may stop.
+        already: results of earlier sessions whose cases are not run again.
 
     Raises:
-        PlanError: a criterion needs evaluations, and there is nothing to make them with.
+        PlanError: a criterion needs evaluations, and the executor has no runtime for them.
     """
     needing = criteria_needing_evaluations(manifest.evaluator)
     runtime = runtime_of(executor)
@@ -283,9 +283,9 @@ async def judging(
         _log(evaluations.notes)
     else:
         raise PlanError(
-            f"the criterion {needing[0]!r} needs evaluations, and these are made in processes of this "
-            "machine, as LocalBackend has them; use that, or `fullsend plan run`, or hand in `criteria`, "
-            "such as `Evaluations.stopper`, or leave the criterion out"
+            f"the criterion {needing[0]!r} needs evaluations, which run in processes of this machine; "
+            "use LocalBackend or `fullsend plan run`, pass `criteria`, such as `Evaluations.stopper`, or "
+            "leave the criterion out"
         )
 
 

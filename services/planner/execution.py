@@ -1,8 +1,8 @@
-"""One execution of a tool, the same for every backend: how it is to be done, and what it came to.
+"""One execution of a tool, the same for every backend: the call, its options and its result.
 
 Executors compute no metrics: they return references to raw artifacts, relative to
-`storage_base`.  Move what is stored, change the base, and everything that is
-computed from it comes out the same.
+`storage_base`.  When the store is moved, only the base changes, and everything that is computed
+from the artifacts stays the same.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from shared.messages import Policy
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How one execution is to be done.
+    """The options of one execution.
 
     Attributes:
-        run_id: names it, also to the tool.
-        policy: time limit, isolation, limits, seed and the like; what it leaves open is the tool's
-            to say, then the executor's.
+        run_id: its id, which the tool sees too.
+        policy: time limit, isolation, limits, seed and the like; for members that are None, the
+            tool's own values apply, then the executor's.
     """
 
     run_id: str
@@ -39,9 +39,9 @@ class ErrorInfo:
     Attributes:
         type: the exception's class name.
         message: the exception's text.
-        traceback: the tool's own frames, or `cas://...` when it is large; may be empty.
-        retryable: whether another try makes sense.
-        retry_after_seconds: how long that should wait at least, if the tool says so.
+        traceback: the tool's own frames, or `cas://...` if it is large; may be empty.
+        retryable: whether another attempt makes sense.
+        retry_after_seconds: the least pause before it, if the tool asks for one.
     """
 
     type: str
@@ -56,22 +56,22 @@ class ErrorInfo:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionResult:
-    """What one execution came to, failed or not.
+    """The result of one execution, failed or not.
 
     Attributes:
-        run_id: as it was asked for.
+        run_id: of the call.
         status: of the run.
         storage_type: `local`, `memory`, `s3`, `gs` or `az`.
         storage_base: directory or URL that the references are relative to.
         artifacts: references by name: `data:`, `cas://` or a relative path; also those of a failed run.
-        error: why it failed, None when it did not.
-        execution_time_ms: from the look-up of the tool to the stored result; None when it is not known.
-        result: what the tool returned, as JSON, or `cas://...` when that is large.
+        error: why it failed; None if it did not.
+        execution_time_ms: from the look-up of the tool to the stored result; None if not known.
+        result: what the tool returned, as JSON, or `cas://...` if that is large.
         parameters: as the tool got them.
-        seed: of the run, None when it had none.
-        tool_digest: of the code that ran; empty when it was not found.
-        run_digest: of all that the result may depend on; empty when it was not found.
-        cached_from: the run that this one was answered from, if it was.
+        seed: of the run; None if it had none.
+        tool_digest: of the code that ran; empty if the tool was not found.
+        run_digest: of everything that the result may depend on; empty if the tool was not found.
+        cached_from: the run whose cached result this is; None if the tool ran.
     """
 
     run_id: str
@@ -90,15 +90,15 @@ class ExecutionResult:
 
     @property
     def loader(self) -> CasArtifactLoader:
-        """Loads the artifacts from where they are stored."""
+        """A loader for the artifacts in their store."""
         return loader_for(self.storage_base, self.storage_type)
 
     def moved_to(self, storage_base: str) -> Self:
-        """The same result after what is stored was moved or copied."""
+        """Return the same result for a store that was moved or copied to `storage_base`."""
         return replace(self, storage_base=storage_base)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for a file or a message."""
+        """Return plain values, for a file or a message."""
         return {
             **{one.name: getattr(self, one.name) for one in fields(self)},
             "status": self.status.value,
@@ -107,7 +107,7 @@ class ExecutionResult:
 
     @classmethod
     def from_json(cls, members: Mapping[str, Any]) -> Self:
-        """The result that `to_json` made the members of.  Raises `ContractError`."""
+        """Return the result in the members of `to_json`.  Raises `ContractError` if they can't be read."""
         place = f"the result of run {members.get('run_id', '?')}"
         try:
             error = members["error"]
@@ -119,12 +119,12 @@ class ExecutionResult:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """One call of a tool that is asked for.
+    """One call of a tool.
 
     Attributes:
         tool: its name, or a bundle reference.
         parameters: keyword arguments.
-        options: how it is to be done.
+        options: run id and policy.
     """
 
     tool: str
@@ -138,17 +138,17 @@ class Executor(Protocol):
     async def run(
         self, call: Execution, *, report: Report | None = None, cancel: asyncio.Event | None = None
     ) -> ExecutionResult:
-        """Call the tool once; whatever it does, this returns.
+        """Call the tool once.  A failure of any kind is a result, not an exception.
 
         Args:
-            call: what is asked for.
-            report: hears what the tool says meanwhile; a backend may know less of it, or later.
-            cancel: when set, the call is ended, and the result says `cancelled`.
+            call: the call.
+            report: receives what the tool reports while it runs; a backend may pass on less, or later.
+            cancel: when set, the call is ended and its result is `cancelled`.
         """
 
 
 def error_of(outcome: Outcome) -> ErrorInfo | None:
-    """The error of an outcome, None when there is none."""
+    """Return the error of an outcome; None if there is none."""
     if outcome.error_type is None:
         return None
     traceback = outcome.shown.get("traceback", outcome.traceback or "")
@@ -157,14 +157,14 @@ def error_of(outcome: Outcome) -> ErrorInfo | None:
 
 
 def result_of_record(record: Mapping[str, str], storage_type: str, storage_base: str) -> ExecutionResult:
-    """The result that a run's record in Redis describes.
+    """Return the result in a run's record in Redis.
 
     Args:
         record: the fields of `experiment_runs:{run_id}`.
         storage_type, storage_base: of the store that the executors use.
 
     Raises:
-        ContractError: the record can't be read; names the field.
+        ContractError: the record can't be read; the message names the field.
     """
     place = f"experiment_runs:{record.get('run_id', '?')}"
     described = json_object(f"{place} field 'artifacts'", record.get("artifacts", "{}"))

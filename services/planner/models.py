@@ -1,8 +1,8 @@
-"""A plan as its author writes it: which tool, which cases, under what policy.
+"""The models of a manifest: which tool, which cases, under what policy.
 
-Every model refuses members that it doesn't know, and says which value is wrong and
-what is allowed.  A number is a number: neither the text of one nor true or false is
-taken for it.  Times are in seconds.
+Every model refuses unknown members, and its errors say which value is wrong and what is allowed.
+Nothing is converted: neither a text nor true or false is accepted as a number.  Times are in
+seconds.
 """
 
 import math
@@ -22,10 +22,10 @@ from pydantic import (
 from services.planner.criteria import criterion
 
 MAX_CASES: Final = 1_000_000
-"""A case takes about a kilobyte of memory before it has run."""
+"""The most cases of a plan; a case takes about a kilobyte of memory before it has run."""
 
 MAX_PAIRS: Final = 100_000
-"""Of values to be covered by `pairwise`; choosing for so many takes about ten seconds."""
+"""The most pairs of values that `pairwise` covers; that takes about ten seconds."""
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Whole = Annotated[int, Field(strict=True)]
@@ -42,22 +42,23 @@ CriterionText = Annotated[str, AfterValidator(lambda text: criterion(text) and t
 
 
 class StrictModel(BaseModel):
-    """Nothing is ignored, nothing changes."""
+    """A frozen model without unknown members."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    __test__: ClassVar[bool] = False  # for pytest, which takes a class called TestCase for its own
+    __test__: ClassVar[bool] = False  # or pytest would collect the class TestCase
 
 
 class TestCase(StrictModel):
     """One case: the parameters of one run.
 
     Attributes:
-        dataset, scenario: what the case belongs to, for grouping and for people.
-        parameters: of the tool.
-        seed: of the run's random generators; None has it computed from the case's content.
-        replicate: tells cases apart that are otherwise the same.
-        replicates: how often the case is run, each time with another seed; `replicate` counts on.
-        metadata: comes back with the result.
+        dataset, scenario: groups that the case belongs to.
+        parameters: keyword arguments of the tool.
+        seed: of the run's random generators; None computes it from the content of the case.
+        replicate: the number that distinguishes otherwise equal cases.
+        replicates: how often the case is run, each time with another seed; `replicate` is the
+            number of the first.
+        metadata: is returned with the result.
     """
 
     dataset: str = ""
@@ -73,17 +74,17 @@ class TestCase(StrictModel):
 
 
 class RateLimit(StrictModel):
-    """At most `per_minute` attempts a minute, retries included, `burst` of them at once."""
+    """At most `per_minute` attempts a minute, retries included, of which `burst` may begin at once."""
 
     per_minute: Positive
     burst: Count = 1
 
 
 class RetryPolicy(StrictModel):
-    """What follows an attempt that failed in a way that is worth another.
+    """How an attempt is repeated whose failure is retryable.
 
-    The n-th pause is `backoff_seconds * backoff_multiplier ** (n - 1)`, more or less by the
-    part `jitter` of it.
+    The n-th pause is `backoff_seconds * backoff_multiplier ** (n - 1)`, changed at random by up to
+    the fraction `jitter` of it.
     """
 
     max_attempts: Count = 1
@@ -93,13 +94,14 @@ class RetryPolicy(StrictModel):
 
 
 class StopConditions(StrictModel):
-    """When a plan ends before all its cases have run; those that are left are cancelled.
+    """What stops a plan before all its cases have run; the cases that are left are cancelled.
 
     Attributes:
-        max_failures: so many cases did not succeed.
-        failure_rate: this part of the cases that ended did not succeed; looked at from the tenth on.
-        timeout: of the whole plan.
-        timeout_per_task: of one attempt.
+        max_failures: the number of cases without success at which the plan stops.
+        failure_rate: the fraction of ended cases without success at which the plan stops; it is
+            looked at from the tenth ended case on.
+        timeout: of the whole plan, in seconds.
+        timeout_per_task: of one attempt, in seconds.
     """
 
     max_failures: Count | None = None
@@ -112,13 +114,13 @@ class ExecutionPolicy(StrictModel):
     """How a plan's cases are executed.
 
     Attributes:
-        concurrency: cases at once.
-        batch_size: cases in a batch; None makes all of them one.
-        backoff_seconds: between one batch, wholly ended, and the next.
-        rate_control: None for as fast as it goes.
+        concurrency: how many cases run at once.
+        batch_size: cases in a batch; None makes all cases one batch.
+        backoff_seconds: the pause between the end of one batch and the next.
+        rate_control: the rate limit; None for no limit.
         retry_policy: of one case.
         stop_conditions: of the plan.
-        isolation: of each run; None leaves it to the tool and the executor.
+        isolation: of each run; None for that of the tool or the executor.
     """
 
     concurrency: Count = 1
@@ -131,12 +133,12 @@ class ExecutionPolicy(StrictModel):
 
 
 class Budget(StrictModel):
-    """What a plan may use; it stops when one of them is used up.
+    """What a plan may use, in all sessions together; it stops when one of these is used up.
 
     Attributes:
-        max_runs: attempts.
-        max_seconds: of all runs together, not of the clock on the wall.
-        max_cost: the sum of `cost` in the tool's results, in whatever unit the tool counts.
+        max_runs: the number of attempts.
+        max_seconds: the sum of the durations of all attempts.
+        max_cost: the sum of `cost` in the tool's results, in the tool's unit.
     """
 
     max_runs: Count | None = None
@@ -148,12 +150,12 @@ class Budget(StrictModel):
 
 
 class Range(StrictModel):
-    """Numbers from `low` to `high`, for designs that choose for themselves.
+    """A range of numbers, for methods that choose points.
 
     Attributes:
-        low, high: both included.
-        log: chosen evenly by their logarithm.
-        integer: whole numbers only, the two ends as often as any other.
+        low, high: the bounds, both included.
+        log: whether the logarithm is chosen evenly.
+        integer: whether only whole numbers are chosen, the bounds as often as any other.
     """
 
     low: Number
@@ -182,18 +184,19 @@ Dimension = Annotated[
 
 
 class Sweep(StrictModel):
-    """Cases made from dimensions.
+    """Cases that are generated from dimensions.
 
     Attributes:
         method: `grid` takes every combination, the last dimension changing fastest; `zip` the n-th value
             of each; `pairwise` combinations that cover every pair of values; `latin_hypercube` and
             `sobol` choose `samples` points.
-        dimensions: by parameter; a list of values, or, for the methods that choose points, a range.
-            Of a list these take every value about as often as the others.
+        dimensions: by parameter: a list of values, or, for the methods that choose points, a range.
+            These methods take each value of a list about equally often.
         parameters: of every case, besides the dimensions.
-        samples: how many points; needed by, and only by, the methods that choose them.  Any number works
-            with `sobol`, but only powers of two are balanced: others are the first of the next power.
-        seed: of the choice of points, 0 by default.  The seeds of runs are something else, see `seed_of`.
+        samples: how many points are chosen; required by the methods that choose points, and refused
+            by the others.  `sobol` is balanced only for powers of two; other numbers take the first
+            points of the next power.
+        seed: of the choice of points, 0 by default; for the seeds of runs, see `seed_of`.
         replicates: how often each combination is run, each time with another seed.
         dataset, scenario: of every case.
     """
@@ -209,12 +212,12 @@ class Sweep(StrictModel):
 
     @property
     def chooses_points(self) -> bool:
-        """Whether the method chooses points, rather than combining what is listed."""
+        """Whether the method chooses points, and doesn't combine listed values."""
         return self.method in ("latin_hypercube", "sobol")
 
     @property
     def least_cases(self) -> int:
-        """How many cases it makes; with `pairwise`, how many it makes at least."""
+        """The number of cases; for `pairwise`, a lower bound of it."""
         lengths = [len(one) for one in self.dimensions.values() if not isinstance(one, Range)]
         match self.method:
             case "grid":
@@ -250,26 +253,26 @@ class Sweep(StrictModel):
             if getattr(self, name) is not None:
                 raise ValueError(
                     f"'{name}' is for 'latin_hypercube' and 'sobol', which choose points; "
-                    f"'{self.method}' takes all that is listed"
+                    f"'{self.method}' takes all listed values"
                 )
         lengths = {name: len(one) for name, one in self.dimensions.items() if isinstance(one, list)}
         if self.method == "zip" and len(set(lengths.values())) > 1:
             listed = ", ".join(f"{name!r} {length}" for name, length in lengths.items())
-            raise ValueError(f"'zip' needs dimensions with equally many values; there are of {listed}")
+            raise ValueError(f"'zip' needs dimensions with equally many values; given are {listed}")
         pairs = (sum(lengths.values()) ** 2 - sum(one**2 for one in lengths.values())) // 2
         if self.method == "pairwise" and len(lengths) > 2 and pairs > MAX_PAIRS:
-            raise ValueError(f"'pairwise' would have to cover {pairs:,} pairs; at most {MAX_PAIRS:,} are")
+            raise ValueError(f"'pairwise' would have to cover {pairs:,} pairs; the limit is {MAX_PAIRS:,}")
 
 
 class Evaluator(StrictModel):
-    """What is computed over the replicates of each case once they have ended.
+    """What is computed over the replicates of each case when they have ended.
 
     Attributes:
-        entry_point: a function of the plan's tool, see `services.planner.aggregation`.
-        target_data: what it compares the replicates with.
-        on_failed: whether a failed replicate is an error, or left out.
+        entry_point: the name of a function of the plan's tool, see `services.planner.aggregation`.
+        target_data: what the function compares the replicates with; JSON.
+        on_failed: whether a failed replicate is an error (`fail`) or left out (`skip`).
         success_criteria, failure_criteria: such as `response_rate < 0.02 after 100`; the plan stops
-            as soon as all of the former, or any of the latter, hold.
+            as soon as all success criteria hold, or any failure criterion does.
     """
 
     entry_point: Name = "aggregate"
@@ -283,14 +286,14 @@ class RunManifest(StrictModel):
     """A plan: many cases of one tool.
 
     Attributes:
-        workflow_id, workflow_version: name it for people and for its results.
+        workflow_id, workflow_version: the name of the plan, which its results carry.
         tool: its name, or a bundle reference.
-        cases: one run each, or `replicates` of them; what `sweep` makes comes after them.
-        sweep: makes cases.  `services.planner.cases.all_cases` has the two together.
-        execution_policy: how they are executed.
-        budget: what they may use.
-        evaluator: what is computed over replicates; None computes nothing.
-        metadata: comes back with every result.
+        cases: the listed cases, of one run or of `replicates` runs each.
+        sweep: generates cases, which follow the listed ones; see `services.planner.cases.all_cases`.
+        execution_policy: how the cases are executed.
+        budget: what all runs together may use.
+        evaluator: what is computed over replicates; None for nothing.
+        metadata: is returned with every result.
     """
 
     workflow_id: Name
@@ -307,5 +310,5 @@ class RunManifest(StrictModel):
     def _of_a_size(self) -> Self:
         count = sum(one.replicates for one in self.cases) + (self.sweep.least_cases if self.sweep else 0)
         if count > MAX_CASES:
-            raise ValueError(f"it has {count:,} cases; at most {MAX_CASES:,} make a plan")
+            raise ValueError(f"it has {count:,} cases; a plan has at most {MAX_CASES:,}")
         return self

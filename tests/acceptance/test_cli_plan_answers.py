@@ -80,10 +80,10 @@ async def test_a_warning_names_results_that_criteria_did_not_see(here: Shell) ->
 
     done = await here.fullsend("plan", "run", "plan.json", "--directory", "p")
 
-    [warning] = [line for line in done.err.splitlines() if "know nothing of" in line]
+    [warning] = [line for line in done.err.splitlines() if "leave out" in line]
     command = warning.partition("`")[2].partition("`")[0].split()
     fetched = await Shell(here.directory / "p", {"ARTIFACTS": "artifacts"}).fullsend(*command[1:], "-o", "-")
-    assert warning.startswith("warning: criteria know nothing of the results of 2 of 2 cases that succeeded")
+    assert warning.startswith("warning: criteria leave out the results of 2 of 2 cases that succeeded")
     assert json.loads(fetched.out)["n"] == 0
 
 
@@ -108,7 +108,7 @@ async def test_unusable_files_and_directories_are_named(here: Shell) -> None:
     assert in_file.error.endswith("plan.json is not a directory; choose another `--directory`")
     assert half.error == (
         "error: half.json member 'workflow_id' has '\\ud83d', half a character, which UTF-8 can't hold; "
-        "write all of it, or none"
+        "write the whole character"
     )
 
 

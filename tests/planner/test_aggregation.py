@@ -161,7 +161,7 @@ async def test_a_loss_that_is_no_finite_number_is_an_error_of_its_own(
     ("entry_point", "complaint"),
     [
         ("number", "returned no object with a 'loss'"),
-        ("odd", "'diagnostics' that is no object"),
+        ("odd", "a 'diagnostics' that is not an object"),
         ("broken", "KeyError: 'gone'"),
         ("missing", "ToolError: .* has no function missing"),
         ("_private", "ToolError: .* has no function _private"),

@@ -191,7 +191,7 @@ async def test_a_cost_that_cant_be_read_stops_the_plan_and_says_which(value: Any
 
     assert states(found) == ["succeeded"] * 2 + ["cancelled"] * 3
     assert str(found.stopped).startswith(
-        "the budget of a cost of 9 can't be kept: what case 1 cost is in a result that can't be read: "
+        "the budget of a cost of 9 can't be kept: the cost of case 1 is in a result that can't be read: "
     )
 
 

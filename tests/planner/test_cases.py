@@ -190,7 +190,7 @@ def test_metadata_alone_makes_no_other_case() -> None:
     ],
 )
 def test_too_many_cases_are_told_before_they_are_made(members: Any) -> None:
-    with pytest.raises(PlanError, match=r"^plan: it has [\d,]+ cases; at most 1,000,000 make a plan$"):
+    with pytest.raises(PlanError, match=r"^plan: it has [\d,]+ cases; a plan has at most 1,000,000$"):
         manifest(**members)
 
 

@@ -239,18 +239,18 @@ def test_a_member_that_is_not_known_says_what_was_meant(members: Any, complaint:
         ),
         (
             sweep(method="zip", dimensions={"x": [1], "y": [1, 2]}),
-            "member 'sweep': 'zip' needs dimensions with equally many values; there are of 'x' 1, 'y' 2",
+            "member 'sweep': 'zip' needs dimensions with equally many values; given are 'x' 1, 'y' 2",
         ),
         (sweep(method="sobol"), "member 'sweep': 'sobol' needs 'samples', the number of points to choose"),
         (
             sweep(samples=4),
             "member 'sweep': 'samples' is for 'latin_hypercube' and 'sobol', which choose points; "
-            "'grid' takes all that is listed",
+            "'grid' takes all listed values",
         ),
         (
             sweep(method="zip", seed=0),
             "member 'sweep': 'seed' is for 'latin_hypercube' and 'sobol', which choose points; "
-            "'zip' takes all that is listed",
+            "'zip' takes all listed values",
         ),
         (
             sweep(parameters={"x": 3}),
@@ -258,7 +258,7 @@ def test_a_member_that_is_not_known_says_what_was_meant(members: Any, complaint:
         ),
         (
             sweep(method="pairwise", dimensions={name: list(range(200)) for name in "abc"}),
-            "member 'sweep': 'pairwise' would have to cover 120,000 pairs; at most 100,000 are",
+            "member 'sweep': 'pairwise' would have to cover 120,000 pairs; the limit is 100,000",
         ),
         (
             sweep(method="sobol", samples=1, dimensions={"x": {"low": 1, "high": 1}}),

@@ -246,7 +246,7 @@ def test_results_that_no_criterion_can_see_are_counted_and_can_be_fetched() -> N
         verdicts.case_ended(ended(index, result))
 
     [note] = verdicts.notes
-    assert note.startswith("criteria know nothing of the results of 2 of 3 cases that succeeded")
+    assert note.startswith("criteria leave out the results of 2 of 3 cases that succeeded")
     assert "case 1: `fullsend artifacts get cas://one`" in note
 
 

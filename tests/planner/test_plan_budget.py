@@ -120,8 +120,8 @@ async def test_a_cost_of_before_that_cant_be_read_is_told(tmp_path: Path) -> Non
 
     first = await plan.run(one)
 
-    assert str(first.stopped).startswith("the budget of a cost of 5 can't be kept: what case ")
-    with pytest.raises(PlanError, match=r"a cost of 5 can't be kept: what case [01] cost is in a result"):
+    assert str(first.stopped).startswith("the budget of a cost of 5 can't be kept: the cost of case ")
+    with pytest.raises(PlanError, match=r"a cost of 5 can't be kept: the cost of case [01] is in a result"):
         await plan.resume(one)
 
 

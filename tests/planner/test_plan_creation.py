@@ -68,7 +68,7 @@ def test_half_a_character_is_a_mistake_that_is_named(
 
     message = str(caught.value)
     assert message.startswith(f"{file} member {member} '\\ud83d'")
-    assert message.endswith(", half a character, which UTF-8 can't hold; write all of it, or none")
+    assert message.endswith(", half a character, which UTF-8 can't hold; write the whole character")
 
 
 def test_a_whole_character_written_as_two_halves_is_one(tmp_path: Path) -> None:

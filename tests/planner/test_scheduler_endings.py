@@ -57,4 +57,4 @@ async def test_a_result_that_is_no_ending_is_an_error(time: FakeTime, nonsense: 
     found = await perform(Scripted(script), plan(2), time)
 
     assert states(found) == ["error", "error"]
-    assert "is no ending" in str(found.task_results[0].error_message)
+    assert "returned no final result" in str(found.task_results[0].error_message)

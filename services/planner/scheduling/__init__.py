@@ -1,1 +1,1 @@
-"""Executes the cases of a plan: which attempt begins when, and what ends them."""
+"""How the cases of a plan are executed: dispatching, attempts, pace, budget and early stop."""

@@ -1,4 +1,4 @@
-"""One attempt of one case, by a backend or by a custom function: whatever happens, it has an ending."""
+"""One attempt of one case, by a backend or by a custom function: whatever happens, it has an outcome."""
 
 import asyncio
 import dis
@@ -35,23 +35,23 @@ from shared.threads import in_thread
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """What a function returned, or what it raised."""
+    """What a function returned or raised."""
 
     value: Any = None
     error: BaseException | None = None
 
 
 async def call_function(function: Callable[..., Any], *args: Any) -> CallResult:
-    """The answer of a function; a synchronous one is called in a thread of its own.
+    """Call a custom function, synchronous or not, and return its result or its exception.
 
-    Whoever cancels this is no longer kept waiting, but nothing ends a thread: a
-    synchronous function goes on until it returns, or the process ends.
+    A synchronous function is called in a thread of its own.  Nothing can end a thread: when this
+    call is cancelled, the function goes on until it returns or the process ends.
 
     Raises:
-        CancelledError: this was cancelled; what the function raises of that kind is an answer.
-        KeyboardInterrupt, SystemExit: a signal came while the function ran; what it raises itself of
-            these kinds is an answer.  A task that it starts, though, ends the event loop by
-            them; only `run_blocking` goes on then.
+        CancelledError: this call was cancelled.  A `CancelledError` of the function is a result.
+        KeyboardInterrupt, SystemExit: a signal arrived while the function ran.  If the function
+            raises one itself, it is a result; if a task does that the function started, it ends
+            the event loop, and only `run_blocking` goes on.
     """
     if not _is_async(function):
         answer = await _in_thread(function, *args)
@@ -62,11 +62,11 @@ async def call_function(function: Callable[..., Any], *args: Any) -> CallResult:
 
 
 def result_of_call(work: asyncio.Task[CallResult]) -> CallResult:
-    """What a task that has asked was answered.
+    """Return the result of a task that runs `call_function`.
 
-    If what the function waits for fails with `GeneratorExit`, Python closes whoever waits, also those
-    that would have caught it; and a function may cancel the task that it runs in.  Then this is
-    the first who can tell.
+    If an awaitable of the function fails with `GeneratorExit`, Python closes all coroutines that
+    await it, even those that would catch it; and a function may cancel the task it runs in.  Both
+    are first seen here.
     """
     try:
         return work.result()
@@ -99,11 +99,11 @@ _RAISE: Final = dis.opmap["RAISE_VARARGS"]
 
 
 def is_raised_by_signal(error: BaseException) -> bool:
-    """Whether it came over the function from outside, and is not what the function itself raised.
+    """Return whether a signal handler raised the error, and not the function itself.
 
-    Handlers of signals are called in the midst of whatever the main thread does.  One written in
-    Python is among the frames.  Python's own for Ctrl-C has none: then the innermost
-    frame was at anything but a `raise`.
+    Python calls signal handlers between any two instructions of the main thread.  A handler that is
+    written in Python is among the frames of the traceback.  The built-in one for Ctrl-C has no
+    frame: then the instruction of the innermost frame is not a `raise`.
     """
     if threading.current_thread() is not threading.main_thread():
         return False
@@ -115,14 +115,14 @@ def is_raised_by_signal(error: BaseException) -> bool:
 
 
 def _max_running(trace: TracebackType | None) -> Iterator[tuple[CodeType, int]]:
-    """Where it came by, the innermost last: the code of each frame, and which instruction it was at."""
+    """Yield the code and the instruction index of each frame, the innermost last."""
     while trace is not None:
         yield trace.tb_frame.f_code, trace.tb_lasti
         trace = trace.tb_next
 
 
 def _handlers() -> Iterator[CodeType]:
-    """The code of what is called for signals."""
+    """Yield the code of the signal handlers that are written in Python."""
     for number in signal.valid_signals():
         handler: Any = signal.getsignal(number)
         while isinstance(handler, functools.partial):
@@ -144,21 +144,21 @@ async def _in_thread(function: Callable[..., Any], *args: Any) -> CallResult:
 
 log = structlog.get_logger()
 
-LONGEST_TIMEOUT_SECONDS = 30 * 86_400.0
+MAX_TIMEOUT_SECONDS = 30 * 86_400.0
 GRACE_SECONDS = 1.0
-"""For an async function that was cancelled to end."""
+"""How long a cancelled async function may take to end."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptOutcome:
-    """What an attempt came to.
+    """The outcome of an attempt.
 
     Attributes:
         status: of the case, if no other attempt follows.
-        error: why it did not succeed; its type is empty where nobody said any.
-        execution: what the backend says.
-        test_result: what a custom function says.
-        spent: what it used; None where nobody wants to know, or where it can't be read.
+        error: why it did not succeed; its type is empty if none is known.
+        execution: the result of the backend.
+        test_result: the result of a custom function.
+        spent: what it used; None unless the plan limits the cost and it could be read.
     """
 
     status: TaskStatus
@@ -169,15 +169,15 @@ class AttemptOutcome:
 
     @property
     def retryable(self) -> bool:
-        """Whether another attempt makes sense.
+        """Whether another attempt makes sense, which only the error says.
 
-        Only the error tells.  So a time-out is not retried, unless the backend says of this
-        one that it may be; neither is what a custom function returns, whatever its status.
+        So a time-out is not retried unless the backend marks its error as retryable, and a result
+        that a custom function returned is not retried, whatever its status.
         """
         return self.status is not TaskStatus.CANCELLED and self.error is not None and self.error.retryable
 
     def result_of(self, task: Task) -> TaskResult:
-        """The result of the case that ended like this."""
+        """Return the result of a task whose last attempt has this outcome."""
         return TaskResult(
             task_id=task.task_id,
             workflow_id=task.workflow_id,
@@ -198,37 +198,37 @@ class AttemptOutcome:
 
 
 def cancelled(reason: str, execution: ExecutionResult | None = None) -> AttemptOutcome:
-    """The ending of a case that was cancelled for this reason."""
+    """Return the outcome of an attempt that was cancelled for this reason."""
     return AttemptOutcome(TaskStatus.CANCELLED, ErrorInfo("RunCancelledError", reason), execution)
 
 
 class AttemptRunner(Protocol):
-    """Performs attempts."""
+    """Runs attempts."""
 
     async def run(self, task: Task, cancel: asyncio.Event, report: Report) -> AttemptOutcome:
-        """Perform one; raises nothing but `CancelledError` for its own cancellation.
+        """Run one attempt.  Raises nothing but the `CancelledError` of its own cancellation.
 
         Args:
-            task: what is to be run.
+            task: the task.
             cancel: when set, the attempt is to end soon.
-            report: hears what the tool says.
+            report: receives what the tool reports.
         """
 
 
 class BackendAttemptRunner:
-    """Has a backend perform them, each under the plan's policy."""
+    """Runs attempts on a backend, under the policy of the plan."""
 
     def __init__(self, backend: Executor, policy: ExecutionPolicy) -> None:
         self._backend = backend
         limit_seconds = policy.stop_conditions.timeout_per_task
         self._policy = Policy(
-            timeout_seconds=None if limit_seconds is None else min(limit_seconds, LONGEST_TIMEOUT_SECONDS),
+            timeout_seconds=None if limit_seconds is None else min(limit_seconds, MAX_TIMEOUT_SECONDS),
             max_attempts=1,  # the plan retries, so that its rate limit and its counts hold
             isolation=policy.isolation,
         )
 
     async def run(self, task: Task, cancel: asyncio.Event, report: Report) -> AttemptOutcome:
-        """Perform one.  What the backend raises is an error of the case."""
+        """Run one attempt.  An exception of the backend is an error of the case."""
         answer = await call_function(self._run, task, cancel, report)
         if answer.error is not None:
             return AttemptOutcome(TaskStatus.ERROR, _described(answer.error))
@@ -236,7 +236,7 @@ class BackendAttemptRunner:
         if not isinstance(result, ExecutionResult) or TASK_STATUS_OF_RUN.get(result.status) not in TERMINAL:
             found = f"{type(result).__name__} with status {getattr(result, 'status', None)!s:.80}"
             return AttemptOutcome(
-                TaskStatus.ERROR, ErrorInfo("PlanError", f"the backend's result is no ending: {found}")
+                TaskStatus.ERROR, ErrorInfo("PlanError", f"the backend returned no final result: {found}")
             )
         return AttemptOutcome(status_of(result), result.error, execution=result)
 
@@ -248,17 +248,17 @@ class BackendAttemptRunner:
 
 
 class FunctionAttemptRunner:
-    """Calls a custom function, synchronous or not, with the task.
+    """Runs attempts by a custom function, synchronous or not, which gets the task.
 
-    A `TestResult` that it returns counts as it is; anything else is the outputs of a
-    success.  Whatever it raises is the failure of the case, retried by the same rule
-    as that of a tool.  A synchronous function is called in a thread, which nothing can
-    end: past its time limit, or when it is cancelled, the case has its result in
-    time, and the function goes on in vain until it returns.
+    A `TestResult` that the function returns is the result; any other value becomes the outputs of
+    a success.  An exception fails the case, and is retried by the same rule as a tool's.  A
+    synchronous function is called in a thread, which nothing can end: after its time limit, or
+    when it is cancelled, the case gets its result in time, and the function goes on until it
+    returns; its result is dropped.
 
     Args:
-        function: called as `function(task)`.
-        timeout_seconds: for each call; None for no limit.
+        function: is called as `function(task)`.
+        timeout_seconds: the limit of each call; None for no limit.
     """
 
     def __init__(self, function: Callable[[Task], Any], timeout_seconds: float | None) -> None:
@@ -266,10 +266,10 @@ class FunctionAttemptRunner:
         self._timeout_seconds = timeout_seconds
 
     async def run(self, task: Task, cancel: asyncio.Event, report: Report) -> AttemptOutcome:
-        """Perform one."""
+        """Run one attempt."""
         loop = asyncio.get_running_loop()
         started_seconds = loop.time()
-        # In no task group: that would wait for a function that doesn't let itself be cancelled.
+        # Not in a task group, which would wait for a function that ignores its cancellation.
         work, asked = loop.create_task(call_function(self._function, task)), loop.create_task(cancel.wait())
         try:
             done, _ = await asyncio.wait(

@@ -1,4 +1,4 @@
-"""What a plan may use: counted while it is executed, and what it had used before."""
+"""The budget of a plan: counts the runs, seconds and cost that its attempts use."""
 
 import math
 from collections.abc import Iterable
@@ -17,17 +17,17 @@ from shared.threads import Threads
 log = structlog.get_logger()
 
 READ_AT_ONCE: Final = 8
-"""Stored results that are loaded side by side to find out what they cost; each may be large."""
+"""How many stored results are loaded at once to read their cost; each may be large."""
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetUse:
-    """What a plan had used before.
+    """What earlier executions of a plan have used.
 
     Attributes:
-        runs: attempts that had begun, whatever became of them.
-        seconds: of all of them together.
-        cost: of all of them together.
+        runs: attempts that had begun, whatever their outcome.
+        seconds: the sum of their durations.
+        cost: the sum of their costs, in the tool's unit.
     """
 
     runs: int = 0
@@ -39,14 +39,14 @@ NOTHING: Final = BudgetUse()
 
 
 class BudgetTracker:
-    """What is left of the budget of one plan; counts while the plan is executed.
+    """Counts what one execution uses of the budget of its plan.
 
-    An attempt counts as a run when it begins, so that there is never one too many.  Its
-    seconds and its cost are known when it has ended.
+    An attempt counts as a run when it begins, so that there is never one too many.  Its seconds
+    and its cost are counted when it has ended.
 
     Args:
         budget: of the plan.
-        used: what it had used before.
+        used: what earlier executions have used.
     """
 
     def __init__(self, budget: Budget, used: BudgetUse = NOTHING) -> None:
@@ -57,13 +57,13 @@ class BudgetTracker:
 
     @property
     def out_of_runs(self) -> str | None:
-        """Why no other attempt may begin, None while one may."""
+        """Why no further attempt may begin; None if one may."""
         limit = self._budget.max_runs
         return f"the budget of {limit:,} runs is used up" if limit and self._runs >= limit else None
 
     @property
     def used_up(self) -> str | None:
-        """What else is used up, None while nothing is."""
+        """Why the plan must stop at once: seconds or cost are used up, or unknown; None if it may go on."""
         budget = self._budget
         if budget.max_seconds is not None and self._seconds >= budget.max_seconds:
             return f"the budget of {budget.max_seconds:g} seconds is used up"
@@ -72,13 +72,14 @@ class BudgetTracker:
         return self._trouble
 
     def attempt_began(self) -> None:
-        """Count an attempt that begins."""
+        """Count the start of an attempt."""
         self._runs += 1
 
     async def with_cost(self, task: Task, outcome: AttemptOutcome) -> AttemptOutcome:
-        """The ending of an attempt with what it used, if the budget asks for that; may wait for a store.
+        """Return the outcome with the cost of the attempt, if the budget limits the cost.
 
-        What can't be read uses up a budget of cost, as nobody knows how much of it is left.
+        Loads a stored result.  A cost that can't be read uses up the budget: nothing tells how much
+        of it is left.
         """
         if self._budget.max_cost is None:
             return outcome
@@ -90,7 +91,7 @@ class BudgetTracker:
             return outcome
 
     def attempt_ended(self, seconds: float, spent: Spent | None) -> None:
-        """Count an attempt that has ended."""
+        """Count the end of an attempt."""
         self._seconds += seconds
         self._cost += spent.cost if spent else 0.0
 
@@ -102,7 +103,11 @@ class BudgetTracker:
 
 
 def cost_of(results: Iterable[TaskResult], budget: Budget) -> float:
-    """What these cost together; may wait for a store.  Raises `PlanError`: what one cost can't be read."""
+    """Return the sum of the costs of these results; blocks while it loads stored ones.
+
+    Raises:
+        PlanError: the cost of a result can't be read.
+    """
     costs = []
     for result in results:
         try:
@@ -114,8 +119,8 @@ def cost_of(results: Iterable[TaskResult], budget: Budget) -> float:
 
 
 def _unknown(budget: Budget, index: int, exc: Exception) -> str:
-    """Why a budget of cost can't be kept."""
+    """Say why a budget of cost can't be kept."""
     return (
         f"the budget of a cost of {budget.max_cost:g} can't be kept: "
-        f"what case {index} cost is in a result that can't be read: {exc}"
+        f"the cost of case {index} is in a result that can't be read: {exc}"
     )

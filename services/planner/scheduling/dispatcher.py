@@ -1,12 +1,12 @@
-"""The course of one plan: which case begins when, what follows its end, and what stops it all.
+"""The dispatcher: which case of a plan begins when, what follows an attempt, and what stops the plan.
 
     PENDING -> QUEUED -> RUNNING -> its ending
                   ^         |
-                  '-- rest -'   another attempt follows
+                  '- pause -'   another attempt follows
 
-One dispatcher begins attempts, one after another, whenever there is a case that may
-begin and a place for it.  Whatever stops the plan goes through `Dispatcher.stop`:
-nothing begins any more, what runs is asked to end, and what is left is cancelled.
+One task begins attempts, one after another, whenever a case is ready and fewer attempts run
+than may.  Whatever stops the plan calls `Dispatcher.stop`: no attempt begins any more, running
+ones are cancelled, and so are the cases that are left.
 """
 
 import asyncio
@@ -31,16 +31,16 @@ from shared.backoff import Dice
 
 
 class Listener(Protocol):
-    """Hears how the execution of a plan goes on, in its event loop; must not block."""
+    """Receives what happens in an execution, in its event loop; must not block."""
 
     def on_status(self, task: Task) -> None:
-        """The task has entered another state."""
+        """A task has entered another status."""
 
     def on_result(self, result: TaskResult) -> None:
-        """A case has come to its result; once for every case."""
+        """A case has its result; called once for every case."""
 
     def on_event(self, task: Task, event: Event) -> None:
-        """The tool says something while it runs."""
+        """A tool has reported something while it runs."""
 
 
 class _Silent:
@@ -52,7 +52,7 @@ class _Silent:
 
 
 SILENT: Final[Listener] = _Silent()
-"""Does nothing with it."""
+"""A listener that does nothing."""
 
 
 log = structlog.get_logger()
@@ -60,13 +60,13 @@ log = structlog.get_logger()
 CANCEL_SECONDS: Final = 5.0
 """How long a cancelled attempt may take to end; then its task is cancelled."""
 
-CUT_SHORT: Final = "the execution was cut short"
-"""The reason where nobody gives one: whoever executed the plan was cancelled."""
+INTERRUPTED: Final = "the execution was cut short"
+"""The reason if the task that executes the plan is cancelled, without a reason of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What an execution takes besides its plan; the members are those of `TaskScheduler`."""
+    """What an execution needs besides its plan; the members are arguments of `TaskScheduler`."""
 
     now: Callable[[], datetime]
     sleep: Callable[[float], Any]
@@ -78,15 +78,24 @@ class Hooks:
 
 @dataclass(slots=True)
 class _RunningAttempt:
-    """An attempt under way."""
+    """A running attempt."""
 
     cancel: asyncio.Event
     worker: asyncio.Task[None] | None = None
-    is_cut_off: bool = False
+    is_abandoned: bool = False
 
 
 class Dispatcher:
-    """One execution of one plan."""
+    """Executes the tasks of one plan, once.
+
+    Args:
+        tasks: one for each case, in the order in which they begin.
+        policy: of the plan.
+        runner: runs attempts.
+        max_running: returns how many attempts may run at once, given the policy's concurrency.
+        hooks: clock, sleep, dice, listener and stoppers.
+        tracker: counts what is used of the plan's budget.
+    """
 
     def __init__(
         self,
@@ -94,24 +103,24 @@ class Dispatcher:
         policy: ExecutionPolicy,
         runner: AttemptRunner,
         max_running: Callable[[int], int],
-        means: Hooks,
+        hooks: Hooks,
         tracker: BudgetTracker,
     ) -> None:
         self._tasks = tasks
         self._policy = policy
         self._runner = runner
         self._max_running = max_running
-        self._means = means
-        self._pace = RateLimiter(policy.rate_control, means.now)
+        self._hooks = hooks
+        self._pace = RateLimiter(policy.rate_control, hooks.now)
         self._budget = tracker
-        self._stoppers: tuple[Stopper, ...] = (FailureLimits(policy.stop_conditions), *means.stoppers)
+        self._stoppers: tuple[Stopper, ...] = (FailureLimits(policy.stop_conditions), *hooks.stoppers)
         self._results: dict[int, TaskResult] = {}
         self._outcomes: dict[
             int, AttemptOutcome
         ] = {}  # of the last attempts of cases that are to have another
         self._ready: deque[Task] = deque()
-        self._calls: dict[int, _RunningAttempt] = {}
-        self._resting: set[asyncio.Task[Any]] = set()
+        self._running: dict[int, _RunningAttempt] = {}
+        self._pausing: set[asyncio.Task[Any]] = set()
         self._changed = asyncio.Event()
         self._group = asyncio.TaskGroup()
         self._dispatcher: asyncio.Task[None] | None = None
@@ -119,16 +128,16 @@ class Dispatcher:
 
     @property
     def stopped(self) -> str | None:
-        """Why not every case had its turn, None if every one had."""
-        is_cut_short = any(one.task_status is TaskStatus.CANCELLED for one in self._results.values())
-        return self._reason if is_cut_short else None
+        """Why cases were cancelled; None if none was."""
+        has_cancelled = any(one.task_status is TaskStatus.CANCELLED for one in self._results.values())
+        return self._reason if has_cancelled else None
 
     async def run(self, token: CancellationToken | None, criteria: Stopper) -> tuple[TaskResult, ...]:
-        """Execute all of it; the results in the order of the cases.
+        """Execute all tasks, and return their results in the order of the tasks.
 
         Args:
-            token: stops it.
-            criteria: the evaluator's, judged after all other stoppers.
+            token: stops the plan.
+            criteria: the stopper of the evaluator's criteria, called after all other stoppers.
         """
         self._stoppers += (criteria,)
         reason = (token and token.reason) or self._budget.used_up
@@ -144,27 +153,30 @@ class Dispatcher:
     async def _run(self, token: CancellationToken | None) -> None:
         async with self._group as group:
             self._dispatcher = group.create_task(self._dispatch())
-            watches = [group.create_task(self._until_cancelled(token)), group.create_task(self._until_late())]
+            watches = [
+                group.create_task(self._until_cancelled(token)),
+                group.create_task(self._until_timeout()),
+            ]
             self._dispatcher.add_done_callback(lambda _: [watch.cancel() for watch in watches])
 
     # -- stopping -------------------------------------------------------------------------
 
     def stop(self, reason: str) -> None:
-        """Begin nothing any more, and have all end that is under way; the first reason counts."""
+        """Begin no attempt any more and cancel the running ones; the first reason counts."""
         if self._reason is not None:
             return
         self._reason = reason
-        for waiting in (self._dispatcher, *self._resting):
+        for waiting in (self._dispatcher, *self._pausing):
             if waiting is not None:
                 waiting.cancel()
-        for call in self._calls.values():
+        for call in self._running.values():
             call.cancel.set()
-        if self._calls:
-            asyncio.get_running_loop().call_later(self._means.cancel_seconds, self._cut_off)
+        if self._running:
+            asyncio.get_running_loop().call_later(self._hooks.cancel_seconds, self._abandon)
 
-    def _cut_off(self) -> None:
-        for call in self._calls.values():
-            call.is_cut_off = True
+    def _abandon(self) -> None:
+        for call in self._running.values():
+            call.is_abandoned = True
             if call.worker is not None:
                 call.worker.cancel()
 
@@ -172,7 +184,7 @@ class Dispatcher:
         if token is not None:
             self.stop(await token.wait())
 
-    async def _until_late(self) -> None:
+    async def _until_timeout(self) -> None:
         limit_seconds = self._policy.stop_conditions.timeout
         if limit_seconds is not None:
             await asyncio.sleep(limit_seconds)
@@ -181,12 +193,12 @@ class Dispatcher:
     def _cancel_the_rest(self) -> None:
         left = [task for task in self._tasks if task.index not in self._results]
         if left and self._reason is None:
-            self._reason = CUT_SHORT
+            self._reason = INTERRUPTED
         for task in left:
             if task.task_status is TaskStatus.RUNNING:
-                task.finished_at = self._means.now()
+                task.finished_at = self._hooks.now()
             last = self._outcomes.get(task.index)
-            self._end(task, cancelled(CUT_SHORT, last.execution if last else None))
+            self._end(task, cancelled(INTERRUPTED, last.execution if last else None))
 
     # -- beginning ------------------------------------------------------------------------
 
@@ -195,9 +207,9 @@ class Dispatcher:
             if number and self._budget.out_of_runs is None:
                 await self._sleep(self._policy.backoff_seconds)
             for task in batch:
-                self._enter(task, TaskStatus.QUEUED)
+                self._set_status(task, TaskStatus.QUEUED)
             self._ready.extend(batch)
-            await self._work_off(batch[-1].index + 1)
+            await self._begin_until(batch[-1].index + 1)
             if self._reason is not None:
                 return
 
@@ -206,15 +218,15 @@ class Dispatcher:
         for first in range(0, len(self._tasks), size):
             yield self._tasks[first : first + size]
 
-    async def _work_off(self, until: int) -> None:
-        """Begin what is ready, until so many cases have ended.
+    async def _begin_until(self, until: int) -> None:
+        """Begin ready tasks until `until` cases have ended.
 
-        When there is no run left in the budget, what is under way comes to its end first.
+        When the budget has no run left, the running attempts come to their end first.
         """
         while len(self._results) < until and self._reason is None:
             out_of_runs = self._budget.out_of_runs
-            has_place = len(self._calls) < self._max_running(self._policy.concurrency)
-            if out_of_runs is not None and not self._calls:
+            has_place = len(self._running) < self._max_running(self._policy.concurrency)
+            if out_of_runs is not None and not self._running:
                 self.stop(out_of_runs)
             elif out_of_runs is None and self._ready and has_place:
                 await self._sleep(self._pace.reserve())
@@ -227,78 +239,78 @@ class Dispatcher:
     def _begin(self, task: Task) -> None:
         self._budget.attempt_began()
         task.attempt_count += 1
-        task.started_at, task.finished_at = self._means.now(), None
-        call = self._calls[task.index] = _RunningAttempt(asyncio.Event())
-        self._enter(task, TaskStatus.RUNNING)
+        task.started_at, task.finished_at = self._hooks.now(), None
+        call = self._running[task.index] = _RunningAttempt(asyncio.Event())
+        self._set_status(task, TaskStatus.RUNNING)
         call.worker = self._group.create_task(self._attempt(task, call))
 
     async def _sleep(self, seconds: float) -> None:
         if seconds <= 0:
             return
-        answer = await call_function(self._means.sleep, seconds)
-        if answer.error is not None:
-            self.stop(f"sleep_fn failed with {type(answer.error).__name__}: {answer.error}")
+        called = await call_function(self._hooks.sleep, seconds)
+        if called.error is not None:
+            self.stop(f"sleep_fn failed with {type(called.error).__name__}: {called.error}")
 
     # -- ending ---------------------------------------------------------------------------
 
     async def _attempt(self, task: Task, call: _RunningAttempt) -> None:
-        outcome = await self._performed(task, call)
+        outcome = await self._outcome_of(task, call)
         self._budget.attempt_ended(task.seconds, outcome.spent)
-        del self._calls[task.index]
+        del self._running[task.index]
         self._changed.set()
         if self._is_worth_another(task, outcome):
-            await self._rest(task, outcome)
+            await self._pause(task, outcome)
         else:
             self._end(task, outcome)
 
-    async def _performed(self, task: Task, call: _RunningAttempt) -> AttemptOutcome:
-        said = functools.partial(self._tell, self._means.listener.on_event, task)
+    async def _outcome_of(self, task: Task, call: _RunningAttempt) -> AttemptOutcome:
+        on_event = functools.partial(self._notify, self._hooks.listener.on_event, task)
         outcome: AttemptOutcome | None = None
         try:
-            outcome = await self._runner.run(task, call.cancel, said)
-            task.finished_at = self._means.now()
+            outcome = await self._runner.run(task, call.cancel, on_event)
+            task.finished_at = self._hooks.now()
             return await self._budget.with_cost(task, outcome)
         except asyncio.CancelledError:
-            if not call.is_cut_off:
+            if not call.is_abandoned:
                 raise
-            task.finished_at = task.finished_at or self._means.now()
-            return outcome or cancelled(CUT_SHORT)
+            task.finished_at = task.finished_at or self._hooks.now()
+            return outcome or cancelled(INTERRUPTED)
 
     def _is_worth_another(self, task: Task, outcome: AttemptOutcome) -> bool:
         if self._reason is not None or _current().cancelling():
             return False
         return outcome.retryable and task.attempt_count < self._policy.retry_policy.max_attempts
 
-    async def _rest(self, task: Task, outcome: AttemptOutcome) -> None:
-        """Have the case wait for its next attempt; it takes no place meanwhile."""
+    async def _pause(self, task: Task, outcome: AttemptOutcome) -> None:
+        """Pause before the next attempt; a waiting task doesn't count as running."""
         self._outcomes[task.index] = outcome
-        self._enter(task, TaskStatus.QUEUED)
+        self._set_status(task, TaskStatus.QUEUED)
         current = _current()
-        self._resting.add(current)
+        self._pausing.add(current)
         try:
             if reason := self._budget.used_up:
                 self.stop(reason)
                 return
             asked = outcome.error.retry_after_seconds if outcome.error else None
-            policy, dice = self._policy.retry_policy, self._means.dice
+            policy, dice = self._policy.retry_policy, self._hooks.dice
             await self._sleep(retry_pause_seconds(policy, task.attempt_count, dice, asked))
         finally:
-            self._resting.discard(current)
-        self._ready.appendleft(task)  # what has begun comes to its end before others begin
+            self._pausing.discard(current)
+        self._ready.appendleft(task)  # cases that have begun go before new ones
         self._changed.set()
 
     def _end(self, task: Task, outcome: AttemptOutcome) -> None:
         if outcome.status is TaskStatus.CANCELLED and self._reason is not None:
             outcome = replace(outcome, error=cancelled(self._reason).error)
         self._outcomes.pop(task.index, None)
-        self._enter(task, outcome.status)
+        self._set_status(task, outcome.status)
         result = self._results[task.index] = outcome.result_of(task)
-        self._tell(self._means.listener.on_result, result)
+        self._notify(self._hooks.listener.on_result, result)
         if self._reason is None:
-            self._look_at(result)
+            self._apply_stoppers(result)
 
-    def _look_at(self, result: TaskResult) -> None:
-        """Stop, if that is what one of the stoppers says; each hears of every result."""
+    def _apply_stoppers(self, result: TaskResult) -> None:
+        """Pass the result to every stopper, and stop if one returns a reason."""
         try:
             reasons = [self._budget.used_up, *(stopper(result) for stopper in self._stoppers)]
         except Exception as exc:
@@ -308,11 +320,11 @@ class Dispatcher:
         if reason is not None:
             self.stop(reason)
 
-    def _enter(self, task: Task, status: TaskStatus) -> None:
+    def _set_status(self, task: Task, status: TaskStatus) -> None:
         task.move(status)
-        self._tell(self._means.listener.on_status, task)
+        self._notify(self._hooks.listener.on_status, task)
 
-    def _tell(self, hear: Callable[..., None], *what: Any) -> None:
+    def _notify(self, hear: Callable[..., None], *what: Any) -> None:
         try:
             hear(*what)
         except Exception as exc:

@@ -1,4 +1,4 @@
-"""Watches a plan's criteria while its cases end, and says when the plan may stop."""
+"""What stops a plan before all its cases have run: limits on failures, and the evaluator's criteria."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, assert_never
@@ -10,14 +10,14 @@ from services.planner.results import inline_value, is_stored, numeric_members
 from services.planner.tasks import UNSUCCESSFUL, TaskResult, TaskStatus
 
 Stopper = Callable[[TaskResult], str | None]
-"""Called at every completion, in order; the first text that it returns stops the plan, with that reason."""
+"""Is called with every result, in the order in which cases end; a reason that it returns stops the plan."""
 
 FAILURE_RATE_FROM = 10
-"""Cases that must have ended before the part of them that failed means anything."""
+"""The number of ended cases from which on the failure rate is looked at."""
 
 
 class FailureLimits:
-    """The stop conditions that count cases, as a stopper of one execution."""
+    """The stop conditions that count failures, as a stopper for one execution."""
 
     def __init__(self, conditions: StopConditions) -> None:
         self._conditions = conditions
@@ -25,7 +25,7 @@ class FailureLimits:
         self._unsuccessful = 0
 
     def __call__(self, result: TaskResult) -> str | None:
-        """Count the case; the reason to stop, if there is one now.  Cancelled cases don't count."""
+        """Count the case and return the reason to stop, if there is one.  Cancelled cases don't count."""
         if result.task_status is TaskStatus.CANCELLED:
             return None
         self._ended += 1
@@ -47,14 +47,14 @@ class FailureLimits:
 
 
 OF_EVALUATIONS: Final = frozenset({"loss", "diagnostics", "outputs"})
-"""How the names begin of what evaluations find."""
+"""The first parts of the names of what evaluations find."""
 
 COUNTED: Final = frozenset({"n", "succeeded", "failed", "failure_rate", "error_type"})
-"""What is known without a look into results."""
+"""The names whose values are known without reading results."""
 
 
 def criteria_needing_evaluations(evaluator: Evaluator | None) -> tuple[str, ...]:
-    """The criteria that name what evaluations find."""
+    """Return the criteria that name what evaluations find (`loss`, `diagnostics.x`, `outputs.x`)."""
     if evaluator is None:
         return ()
     texts = (*evaluator.success_criteria, *evaluator.failure_criteria)
@@ -62,17 +62,17 @@ def criteria_needing_evaluations(evaluator: Evaluator | None) -> tuple[str, ...]
 
 
 class CriteriaTracker:
-    """Judges all criteria of an evaluator over what is known so far; never waits.
+    """Judges all criteria of an evaluator over what is known so far; never blocks.
 
-    These can be named:
+    Criteria may name:
 
-    - `n`, `succeeded`, `failed`, `failure_rate`: of the cases that have ended; cancelled ones
-      don't count, and whatever else didn't succeed has failed.  `after N` counts as `n` does;
+    - `n`, `succeeded`, `failed`, `failure_rate`: of the cases that have ended.  Cancelled cases don't
+      count, all others without success have failed.  `after N` counts as `n` does;
     - `error_type`: of the case that ended last, empty if it succeeded;
     - `loss`, `diagnostics.x`, `outputs.x`: of the evaluation that was made last;
-    - `result.x`, or just `x` where it is none of the above: the mean of this member over all that
-      the tool has returned, where it is a number (truth is 1, falsehood 0).  A result so large
-      that it would have to be loaded is left out.
+    - `result.x`, or `x` if it is none of the above: the mean of this member over all results in which
+      it is a number (true is 1, false is 0).  A stored result, which would have to be loaded, is
+      left out.
     """
 
     def __init__(self, evaluator: Evaluator | None) -> None:
@@ -87,12 +87,12 @@ class CriteriaTracker:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The criteria that could never be judged although it was their time, and why; what was left out."""
+        """Criteria that could never be judged, with the reasons, and how many results were left out."""
         never = (f"{text}: {', '.join(why)}" for text, why in self._open.items() if why)
         return (*never, *self._left_out())
 
     def case_ended(self, result: TaskResult) -> str | None:
-        """Take a case into account; why the plan may stop now, if it may."""
+        """Add the result of a case; return why the plan may stop, if it may."""
         if result.task_status is TaskStatus.CANCELLED or not (self._success or self._failure):
             return None
         is_success = result.task_status is TaskStatus.SUCCEEDED
@@ -109,7 +109,7 @@ class CriteriaTracker:
     def evaluated(
         self, loss: float, diagnostics: Mapping[str, Any], outputs: Mapping[str, Any]
     ) -> str | None:
-        """Take an evaluation into account; why the plan may stop now, if it may."""
+        """Add an evaluation; return why the plan may stop, if it may."""
         self._evaluation = {"loss": loss, "diagnostics": diagnostics, "outputs": outputs}
         return self._judged()
 
@@ -118,20 +118,20 @@ class CriteriaTracker:
         for one in self._failure:
             if self._verdict(one, values).holds:
                 return f"failure criterion holds: {one}"
-        # All of them, though one would do to know: what none can judge is to be noted.
+        # All of them, though the first that doesn't hold decides: each one's notes are recorded.
         success = [self._verdict(one, values).holds for one in self._success]
         if success and all(success):
             return GoalReached(f"success criteria hold: {', '.join(map(str, self._success))}")
         return None
 
     def _left_out(self) -> Iterator[str]:
-        """Results that are in no mean, if a criterion asks for a mean."""
+        """Say which results are in no mean, if a criterion names a mean."""
         names = {name for one in (*self._success, *self._failure) for name in _names(one.condition)}
         if self._stored and any(name not in COUNTED and not _is_found(name) for name in names):
             first, succeeded = min(self._stored), self._n - self._failed
             yield (
-                f"criteria know nothing of the results of {len(self._stored):,} of {succeeded:,} cases that "
-                "succeeded: they are too large for a record, and stored as artifacts; for that of "
+                f"criteria leave out the results of {len(self._stored):,} of {succeeded:,} cases that "
+                "succeeded: they are too large for a record, and stored as artifacts; to see that of "
                 f"case {first}: `fullsend artifacts get {self._stored[first]}` (if it ran on `local`, in the "
                 "plan's directory, with ARTIFACTS=artifacts)"
             )
@@ -153,13 +153,13 @@ class CriteriaTracker:
         if verdict.holds is not None:
             self._open[str(one)] = ()
         elif verdict.notes and self._open.get(str(one)) != ():
-            # Once it could be judged, that it can't be for a moment is no news.
+            # A criterion that could be judged once has no notes: values may be missing for a moment.
             self._open[str(one)] = verdict.notes
         return verdict
 
 
 def _is_found(name: str) -> bool:
-    """Whether this is the name of something that evaluations find."""
+    """Return whether evaluations find what has this name."""
     return name.partition(".")[0] in OF_EVALUATIONS
 
 

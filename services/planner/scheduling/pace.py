@@ -1,6 +1,6 @@
-"""When an attempt may begin: a plan's batches and its rate limit, and the pauses between attempts of a case.
+"""When an attempt may begin: the batches of a plan, its rate limit, and the pauses before retries.
 
-Pure: the caller brings the clock and the dice, and does the waiting.
+All of it is pure: the caller passes the clock and the dice, and does the waiting.
 """
 
 from collections.abc import Callable
@@ -11,17 +11,15 @@ from shared.backoff import Backoff, Dice
 
 
 class RateLimiter:
-    """Gives each attempt its place in time, in the order in which they ask.
+    """Assigns each attempt a start time that keeps the rate limit, in the order of the calls.
 
-    A place that was given is taken, whether it is used or not, so that nobody has to ask
-    again, not even where the clock stands still.  A clock that is set back
+    This is the generic cell rate algorithm (ITU-T I.371, virtual scheduling algorithm), which is
+    equivalent to a bucket of `burst` tokens that is refilled evenly.  An assigned time is used up
+    whether the attempt begins or not, so no caller has to ask twice.  A clock that is set back
     counts as one that stands still.
 
-    This is the generic cell rate algorithm (ITU-T I.371, virtual scheduling): the
-    same as a bucket of `burst` tokens, filled evenly.
-
     Args:
-        limit: None for no limit.
+        limit: attempts per minute and burst; None for no limit.
         now: the clock.
     """
 
@@ -33,7 +31,7 @@ class RateLimiter:
         self._arrival_seconds = 0.0
 
     def reserve(self) -> float:
-        """Take the next place; the seconds until then."""
+        """Reserve the next start time; return the seconds until then, 0 for now."""
         if self._limit is None:
             return 0.0
         interval_seconds = 60 / self._limit.per_minute
@@ -51,9 +49,9 @@ class RateLimiter:
 
 
 def batch_size(policy: ExecutionPolicy, cases: int) -> int:
-    """How many of so many cases are in one batch, at least 1; there is a pause between any two batches.
+    """Return the size of a batch for a number of cases, at least 1; a pause follows each batch.
 
-    Without a pause all are one batch: others would only hold up the next cases.
+    Without a pause all cases are one batch: smaller ones would only delay the next cases.
     """
     size = policy.batch_size if policy.backoff_seconds else None
     return max(1, min(size or cases, cases))
