@@ -1,9 +1,9 @@
-"""Executes tools on the executors that share one Redis, through their queue.
+"""The `fleet` backend: executes tools on the executors that share one Redis, through their queue.
 
-Each call is one run, under the experiment id `plan:{plan_id}`, for which nothing is
-stored: the order brings what an experiment would say.  So neither cron nor speedrun can
-take it, and what stays behind is what stays of every run: a record and metrics, which
-expire.  While Redis is away or no executor is alive, calls wait.
+Each call is one run of the experiment `plan:{plan_id}`.  No experiment of this id is stored: the
+order contains what an experiment would say.  So neither cron nor speedrun can run it, and only what
+remains of every run remains: a record and metrics, which expire.  While Redis is unavailable or no
+executor is alive, calls wait.
 """
 
 import asyncio
@@ -36,15 +36,18 @@ class FleetBackend:
     """Puts runs on the executors' queue, never more than `capacity`, and waits for their ends.
 
     Args:
-        store: on the executors' Redis; opened and closed by whoever made it.
+        store: of the executors' Redis; opened and closed by the caller.
         storage_type, storage_base: of the store of artifacts that the executors use.
-        plan_id: names the plan; opening it after a planner's death cancels what that one left in the queue.
-        capacity: how many calls at once; None for as many as the executors that are alive can use.
-        priority: of the runs, where a call's policy has none; `low` lets everybody else's go first.
-        tell: hears, in a line, that no executor is alive, that one is again, or who took the plan over.
-        poll_seconds: how often is looked for runs that ended and executors that came without a word.
-        cancel_seconds: how long the end of a cancelled run is waited for.
-        lease_seconds: after how long without a word from this planner another one may have the plan.
+        plan_id: the name of the plan.  Opening the backend cancels the runs of the plan that a dead
+            planner left in the queue.
+        capacity: how many calls at once; None for as many as the live executors can take.
+        priority: of runs whose policy has none; with `low`, all other runs go first.
+        tell: receives a line when no executor is alive, when one is again, and when another planner
+            takes the plan over.
+        poll_seconds: the interval between checks for ended runs and for live executors; a check
+            finds what no message told.
+        cancel_seconds: how long to wait for the end of a cancelled run.
+        lease_seconds: how long the lease on the plan lasts when this planner stops renewing it.
     """
 
     def __init__(
@@ -74,8 +77,8 @@ class FleetBackend:
         self._executors = LiveExecutors(store, tell)
         self._watcher = RunWatcher(store, self.experiment_id)
         self._calls: dict[asyncio.Task[ExecutionResult], PendingRun] = {}
-        self._inside = 0
-        self._outside: deque[PendingRun] = deque()
+        self._queued = 0
+        self._waiting: deque[PendingRun] = deque()
         self._tasks: asyncio.TaskGroup | None = None
         self._life: asyncio.Task[None] | None = None
         self._leaving = asyncio.Event()
@@ -83,7 +86,7 @@ class FleetBackend:
 
     @property
     def capacity(self) -> int:
-        """How many calls at once make sense; changes as executors come and go, unless it was given."""
+        """How many calls at once make sense; follows the number of live executors, unless it was given."""
         return self._capacity or self._executors.capacity
 
     @classmethod
@@ -111,17 +114,17 @@ class FleetBackend:
             yield backend
 
     async def __aenter__(self) -> Self:
-        """Have it ready.
+        """Open it.
 
         Raises:
-            PlanError: another planner executes the plan; says who.
-            StoreUnavailableError: Redis isn't there; later, it is waited for.
+            PlanError: another planner executes the plan; the message names it.
+            StoreUnavailableError: Redis is unavailable.  Once the backend is open, it waits instead.
         """
         try:
             await self._lease.take()
             await self._watcher.open()
             await self._executors.count()
-            await self._clear()
+            await self._cancel_leftovers()
         except BaseException:
             await self._lease.leave()
             raise
@@ -142,17 +145,17 @@ class FleetBackend:
             await self._lease.leave()
 
     def check_open(self) -> None:
-        """Raises `PlanError` unless it is open in the running event loop."""
+        """Raise `PlanError` unless it is open in the running event loop."""
         self._binding.check()
 
     async def run(
         self, call: Execution, *, report: Report | None = None, cancel: asyncio.Event | None = None
     ) -> ExecutionResult:
-        """Have the tool called once by an executor; whatever happens, this returns.
+        """Have an executor call the tool once.  A failure of any kind is a result, not an exception.
 
-        The time limit counts from when an executor has begun.  `report` hears of progress and
-        metrics, not of lines and partial results.  A cancelled run is answered for when it has
-        ended, or after a while when no executor says so.
+        The time limit counts from the begin of the run on an executor.  `report` receives progress and
+        metrics, but neither lines nor partial results.  A cancelled call returns when its run has
+        ended, or after `cancel_seconds` if no executor reports its end.
         """
         one = PendingRun(call, report)
         if self._tasks is None or (cancel is not None and cancel.is_set()):
@@ -161,9 +164,9 @@ class FleetBackend:
         self._calls[task] = one
         task.add_done_callback(self._calls.pop)
         try:
-            await self._done_or_given_up(task, one, cancel)
+            await self._wait_for(task, one, cancel)
         except asyncio.CancelledError:
-            one.stop()  # it is ended, though nobody waits for it here
+            one.stop()  # the run is cancelled, though its result is not awaited
             raise
         if task.done() and not task.cancelled():
             return task.result()
@@ -171,12 +174,12 @@ class FleetBackend:
 
     # -- one call ---------------------------------------------------------------------
 
-    async def _done_or_given_up(
+    async def _wait_for(
         self, task: asyncio.Task[ExecutionResult], one: PendingRun, cancel: asyncio.Event | None
     ) -> None:
-        """Wait for the answer; once somebody wants the end, only for a while."""
-        wishes = [one.stopped] if cancel is None else [one.stopped, cancel]
-        watching = [asyncio.create_task(wish.wait()) for wish in wishes]
+        """Wait for the result; after a cancellation, for `cancel_seconds` at most."""
+        cancellations = [one.stopped] if cancel is None else [one.stopped, cancel]
+        watching = [asyncio.create_task(cancellation.wait()) for cancellation in cancellations]
         try:
             await asyncio.wait([task, *watching], return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
@@ -190,13 +193,13 @@ class FleetBackend:
         try:
             check_parameters(one.call)
             order = self._order(one.call)
-            async with self._place(one):
+            async with self._queue_place(one):
                 if one.stopped.is_set():
                     return self._never_queued(one)
-                return await self._performed(one, order)
+                return await self._run(one, order)
         except FullsendError as exc:
             return self._answers.failed(one, exc)
-        except Exception as exc:  # a fault of ours must not leave the plan without an answer
+        except Exception as exc:  # a bug here must not leave the call without a result
             log.exception("call.broke", run_id=one.call.options.run_id)
             return self._answers.failed(one, exc)
 
@@ -204,7 +207,7 @@ class FleetBackend:
         return self._answers.cancelled(one, self._refusal or "the run was cancelled before it was queued")
 
     def _order(self, call: Execution) -> Order:
-        """Raises `ContractError` for parameters that no executor would read."""
+        """Return the order of a call.  Raises `ContractError` if no executor could read its parameters."""
         policy = call.options.policy
         order = Order(
             self.experiment_id,
@@ -218,9 +221,9 @@ class FleetBackend:
         return order
 
     @contextlib.asynccontextmanager
-    async def _place(self, one: PendingRun) -> AsyncIterator[None]:
-        """Inside the block, the call has one of the places in the queue, unless it was stopped before."""
-        self._outside.append(one)
+    async def _queue_place(self, one: PendingRun) -> AsyncIterator[None]:
+        """Wait until fewer runs than `capacity` are in the queue; the call counts as one inside the block."""
+        self._waiting.append(one)
         self._admit()
         try:
             while not one.is_admitted and not one.stopped.is_set():
@@ -228,18 +231,18 @@ class FleetBackend:
             yield
         finally:
             if one.is_admitted:
-                self._inside -= 1
+                self._queued -= 1
             else:
-                self._outside.remove(one)
+                self._waiting.remove(one)
             self._admit()
 
     def _admit(self) -> None:
-        while self._outside and self._inside < self.capacity:
-            self._inside += 1
-            self._outside.popleft().admit()
+        while self._waiting and self._queued < self.capacity:
+            self._queued += 1
+            self._waiting.popleft().admit()
 
-    async def _performed(self, one: PendingRun, order: Order) -> ExecutionResult:
-        """Queue the run and wait for its end."""
+    async def _run(self, one: PendingRun, order: Order) -> ExecutionResult:
+        """Queue the run and wait for its result."""
         awaited = self._store.awaited
         with self._watcher.expecting_run():
             timestamp = await until_available("order", lambda: awaited.submit(order, one.token))
@@ -260,7 +263,7 @@ class FleetBackend:
                 is_asked = True
                 self._watcher.poll_now()
             if one.is_lost:
-                raise RunLostError(f"{run_id} is gone from Redis without an end; has Redis lost its data?")
+                raise RunLostError(f"Redis has no record of the end of {run_id}; has Redis lost its data?")
             if one.is_over:
                 record = await until_available("record", lambda: self._store.runs.record(run_id))
                 if record.get("status", Status.RUNNING) != Status.RUNNING:
@@ -272,7 +275,7 @@ class FleetBackend:
     # -- all of them ------------------------------------------------------------------
 
     async def _live(self, opened: asyncio.Event) -> None:
-        """Own every task of the backend, from its opening until it is left."""
+        """Own all tasks of the backend while it is open."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 listening = [
@@ -281,7 +284,7 @@ class FleetBackend:
                     tasks.create_task(
                         self._executors.watch(self._poll_seconds, self._admit), name="executors"
                     ),
-                    tasks.create_task(self._hold(), name="lease"),
+                    tasks.create_task(self._keep_lease(), name="lease"),
                 ]
                 self._tasks = tasks
                 opened.set()
@@ -293,14 +296,14 @@ class FleetBackend:
         finally:
             self._tasks = None
 
-    async def _clear(self) -> None:
-        """Cancel what a dead planner has left."""
-        for run_id in await self._store.submissions.open_runs(self.experiment_id):
+    async def _cancel_leftovers(self) -> None:
+        """Cancel the runs that a dead planner left in the queue."""
+        for run_id in await self._store.awaited.open_runs(self.experiment_id):
             answer = await cancel_run(self._store, run_id)
             log.info("run.left_behind", run_id=run_id, answer=answer.value)
 
-    async def _hold(self) -> None:
-        """Keep the plan; if another planner has it after all, nothing of it runs here any more."""
+    async def _keep_lease(self) -> None:
+        """Renew the lease; if another planner takes the plan over, stop all runs of this one."""
         self._refusal = await self._lease.keep()
         log.error("plan.taken_over", experiment_id=self.experiment_id, note=self._refusal)
         if self._tell is not None:
@@ -309,13 +312,13 @@ class FleetBackend:
         await self._stop_all()
 
     async def _stop_all(self) -> None:
-        """Cancel what is under way, and wait until it has ended, for a while."""
-        under_way = dict(self._calls)
-        for one in under_way.values():
+        """Cancel all runs, and wait for their ends, for `cancel_seconds` at most."""
+        running = dict(self._calls)
+        for one in running.values():
             one.stop()
-        if not under_way:
+        if not running:
             return
-        _, late = await asyncio.wait(under_way, timeout=self._cancel_seconds)
+        _, late = await asyncio.wait(running, timeout=self._cancel_seconds)
         for task in late:
             task.cancel()
         if late:
@@ -325,7 +328,7 @@ class FleetBackend:
 log = structlog.get_logger()
 
 PLACES_PER_WORKER = 16
-"""Eight runs at once, as executors do unless told otherwise, and one that waits behind each."""
+"""The default of eight runs at once of an executor, and one that waits for each of them."""
 
 NOBODY = "no executor is alive, and the plan waits for one; `fullsend worker` starts one"
 SOMEBODY = "an executor is alive; the plan goes on"
@@ -334,11 +337,11 @@ BACK = "Redis is back; the plan goes on"
 
 
 class LiveExecutors:
-    """The executors that are alive.
+    """Counts the live executors.
 
     Args:
-        store: on their Redis.
-        tell: hears, in a line, that there is none, or that Redis is away, and when that is over.
+        store: of the executors' Redis.
+        tell: receives a line when there is no executor or Redis is unavailable, and when that is over.
     """
 
     def __init__(self, store: Store, tell: Callable[[str], None] | None) -> None:
@@ -349,11 +352,11 @@ class LiveExecutors:
 
     @property
     def capacity(self) -> int:
-        """How many runs they can use at once; at least one, for whoever comes."""
+        """How many runs they can take at once; at least one, for the next executor that starts."""
         return max(1, (self._count or 0) * PLACES_PER_WORKER)
 
     async def count(self) -> None:
-        """Count them, and say so when there is none, or one again.  Raises `StoreError`."""
+        """Count them; tell the user when there is none, or one again.  Raises `StoreError`."""
         before, self._count = self._count, len(await self._store.workers.alive())
         if not self._count and before != 0:
             self._say(NOBODY)
@@ -361,7 +364,7 @@ class LiveExecutors:
             self._say(SOMEBODY)
 
     async def watch(self, seconds: float, counted: Callable[[], None]) -> None:
-        """Count them every so often, until cancelled, and call `counted` each time."""
+        """Count them every `seconds` until cancelled, and call `counted` each time."""
         while True:
             await asyncio.sleep(seconds)
             try:

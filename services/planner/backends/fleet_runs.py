@@ -1,4 +1,4 @@
-"""Hears of the ends of runs that others perform: from the journal, and by looking now and then."""
+"""Follows the runs that executors perform for a plan: from the journal, and by polling their records."""
 
 import asyncio
 import contextlib
@@ -25,19 +25,19 @@ _BASE = frozenset({"experiment_id", "run_id", "event", "timestamp", "name", "val
 
 
 class PendingRun:
-    """A call on its way: what is to become of it, and what is known of its run.
+    """A call without a result yet, and what is known of its run.
 
     Args:
-        call: what is asked for.
-        report: hears what the tool says.
+        call: the call.
+        report: receives what the tool reports.
 
     Attributes:
-        token: tells it from all other calls, of all planners.
-        since: when it was made, by the monotonic clock.
-        stopped: somebody wants its end.
-        is_admitted: it may be queued.
-        is_over: its run is said to have ended.
-        is_lost: its run is neither open nor has it an end.
+        token: distinguishes the call from all others, of all planners.
+        since: when the call was made, in seconds of the monotonic clock.
+        stopped: set when the call is cancelled.
+        is_admitted: whether the run may be queued.
+        is_over: whether the run is reported to have ended.
+        is_lost: whether the run is neither open nor has an end in its record.
     """
 
     def __init__(self, call: Execution, report: Report | None) -> None:
@@ -52,37 +52,37 @@ class PendingRun:
         self._changed = asyncio.Event()
 
     async def change(self) -> None:
-        """Wait until something of it is different from what it was."""
+        """Wait until something of it has changed."""
         await self._changed.wait()
         self._changed.clear()
 
     def stop(self) -> None:
-        """It is to end."""
+        """Cancel the call."""
         self.stopped.set()
         self._changed.set()
 
     def admit(self) -> None:
-        """It may be queued."""
+        """Let the run be queued."""
         self.is_admitted = True
         self._changed.set()
 
-    def hear(self, entry: JournalEntry) -> None:
-        """Take in what was said about its run."""
+    def on_entry(self, entry: Entry) -> None:
+        """Take an entry of the journal about its run into account."""
         if entry.kind == "result":
             self.is_over = True
             self._changed.set()
         elif self._report is not None and (event := _event(entry.data)) is not None:
-            self._tell(self._report, event)
+            self._report_event(self._report, event)
 
-    def _tell(self, report: Report, event: Event) -> None:
+    def _report_event(self, report: Report, event: Event) -> None:
         try:
             report(event)
-        except Exception:  # it must not cost all the others their results
+        except Exception:  # one report must not stop the reader of all runs
             log.exception("report.broke", run_id=self.call.options.run_id)
             self._report = None
 
-    def stands(self, where: RunProgress) -> None:
-        """Take in where its run is."""
+    def update(self, where: Standing) -> None:
+        """Take the state of its run in Redis into account."""
         if where.is_open:
             return
         if where.status in (None, Status.RUNNING):
@@ -92,11 +92,11 @@ class PendingRun:
 
 
 class RunWatcher:
-    """One reader of the journal for all runs of one experiment that are awaited here.
+    """Follows all runs of one experiment, with one reader of the journal.
 
     Args:
-        store: on the executors' Redis.
-        experiment_id: whose runs these are.
+        store: of the executors' Redis.
+        experiment_id: the experiment of the runs.
     """
 
     def __init__(self, store: Store, experiment_id: str) -> None:
@@ -105,40 +105,40 @@ class RunWatcher:
         self._cursor = ""
         self._followed: dict[str, PendingRun] = {}
         self._expected = 0
-        self._early: dict[str, list[JournalEntry]] = {}
-        self._due = asyncio.Event()
+        self._unassigned: dict[str, list[Entry]] = {}
+        self._poll_requested = asyncio.Event()
 
     async def open(self) -> None:
-        """Hear everything from now on.  Raises `StoreUnavailableError`."""
+        """Start at the current end of the journal.  Raises `StoreUnavailableError`."""
         self._cursor = await self._store.journal.end()
 
     @contextlib.contextmanager
     def expecting_run(self) -> Iterator[None]:
-        """Inside the block, a run is queued whose id becomes known; what is said of it before is kept."""
+        """Keep all entries inside the block, where a run is queued whose id is not known yet."""
         self._expected += 1
         try:
             yield
         finally:
             self._expected -= 1
             if not self._expected:
-                self._early.clear()
+                self._unassigned.clear()
 
     def follow(self, run_id: str, one: PendingRun) -> None:
-        """Tell `one` what is said of the run, and what was said already."""
+        """Pass the entries about a run to `one`, also those that have been read before."""
         self._followed[run_id] = one
-        for entry in self._early.pop(run_id, ()):
-            one.hear(entry)
+        for entry in self._unassigned.pop(run_id, ()):
+            one.on_entry(entry)
 
     def unfollow(self, run_id: str) -> None:
-        """Nobody waits for the run any more."""
+        """Stop following a run."""
         self._followed.pop(run_id, None)
 
     def poll_now(self) -> None:
-        """Don't wait for the next look at the runs."""
-        self._due.set()
+        """Poll the runs at once."""
+        self._poll_requested.set()
 
     async def follow_journal(self) -> None:
-        """Follow the journal until cancelled; after Redis was away, what it can't tell is looked for."""
+        """Read the journal until cancelled; poll the runs after Redis was unavailable."""
         outage = Outage("journal")
         while True:
             try:
@@ -150,16 +150,16 @@ class RunWatcher:
             outage.ended()
             for entry in entries:
                 self._cursor = entry.cursor
-                self._pass_on(entry)
+                self._dispatch(entry)
 
     async def poll(self, seconds: float) -> None:
-        """Look at the awaited runs every so often, until cancelled: the journal may have lost a word."""
+        """Check the state of all runs every `seconds` until cancelled: the journal may have lost entries."""
         outage = Outage("runs")
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await self._due.wait()
-            self._due.clear()
+                    await self._poll_requested.wait()
+            self._poll_requested.clear()
             try:
                 found = await self._store.awaited.standing(self._experiment_id, list(self._followed))
             except StoreError as exc:
@@ -169,20 +169,20 @@ class RunWatcher:
             outage.ended()
             for run_id, where in found.items():
                 if run_id in self._followed:
-                    self._followed[run_id].stands(where)
+                    self._followed[run_id].update(where)
 
-    def _pass_on(self, entry: JournalEntry) -> None:
+    def _dispatch(self, entry: Entry) -> None:
         if entry.data.get("experiment_id") != self._experiment_id:
             return
         run_id = str(entry.data.get("run_id"))
         if run_id in self._followed:
-            self._followed[run_id].hear(entry)
+            self._followed[run_id].on_entry(entry)
         elif self._expected:
-            self._early.setdefault(run_id, []).append(entry)
+            self._unassigned.setdefault(run_id, []).append(entry)
 
 
 def _event(data: Mapping[str, Any]) -> Event | None:
-    """What the tool said, as its own process would have passed it on; None for what it didn't say itself."""
+    """Return the event of an entry as the `local` backend would report it; None if the tool reported none."""
     match data:
         case {"event": "progress", "done": done}:
             return Progress(done, data.get("total"), data.get("message", ""))
@@ -192,15 +192,15 @@ def _event(data: Mapping[str, Any]) -> Event | None:
             return None
 
 
-_TOO_OLD = "an executor took the run that is too old for a plan's runs; update it"
+_TOO_OLD = "the executor that took the run is too old for the runs of plans; update it"
 
 
 class RunLostError(FullsendError):
-    """Redis doesn't know the run any more, and nobody can say what it came to."""
+    """Redis has lost the run, so that its result is unknown."""
 
 
 class RunResults:
-    """Makes the results of calls.
+    """Makes the results of calls, from the records of their runs or without one.
 
     Args:
         storage_type, storage_base: of the store of artifacts that the executors use.
@@ -210,7 +210,7 @@ class RunResults:
         self._storage = storage_type, storage_base
 
     def of_record(self, one: PendingRun, record: Mapping[str, str]) -> ExecutionResult:
-        """What the record says, under the id and of the values that the call has."""
+        """Return the result in a record, with the id, the parameters and the seed of the call."""
         options, result = one.call.options, result_of_record(record, *self._storage)
         error = result.error
         if error is not None and error.type == ExperimentNotFoundError.__name__:
@@ -224,11 +224,11 @@ class RunResults:
         )
 
     def cancelled(self, one: PendingRun, reason: str) -> ExecutionResult:
-        """It was to end, and has no record that says so."""
+        """Return the result of a cancelled call without a record."""
         return self._without_record(one, Status.CANCELLED, ErrorInfo(RunCancelledError.__name__, reason))
 
     def failed(self, one: PendingRun, exc: Exception) -> ExecutionResult:
-        """It could not be queued, or could not be followed to its end."""
+        """Return the result of a call that could not be queued or followed."""
         is_lost = isinstance(exc, RunLostError)
         error = ErrorInfo(type(exc).__name__, str(exc), retryable=is_lost)
         return self._without_record(one, Status.LOST if is_lost else Status.FAILED, error)

@@ -1,4 +1,4 @@
-"""A plan on the executors has one planner at a time, whatever became of the one before."""
+"""The lease on a plan in Redis: one planner at a time queues the runs of a plan."""
 
 import asyncio
 import contextlib
@@ -16,17 +16,17 @@ from shared.documents import json_text
 from shared.errors import PlanError, StoreError
 
 LEASE_SECONDS: Final = 15.0
-"""A planner that has not been heard of for so long is gone."""
+"""How long a lease lasts when its planner stops renewing it."""
 
 
 class Lease:
-    """The right to queue a plan's runs, which expires unless it is renewed.
+    """The right to queue the runs of a plan, which expires unless it is renewed.
 
     Args:
-        store: on the executors' Redis.
-        experiment_id: of the plan's runs.
-        seconds: until it expires.
-        now: tells the time.
+        store: of the executors' Redis.
+        experiment_id: the experiment of the plan's runs.
+        seconds: how long the lease lasts without a renewal.
+        now: the clock.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class Lease:
         self._text = ""
 
     async def take(self) -> None:
-        """Have it, as long as it is kept.
+        """Take the lease.
 
         Raises:
-            PlanError: another planner has it, and isn't known to be gone; says who.
+            PlanError: another planner holds it, and isn't known to have ended; the message names it.
             StoreError: Redis doesn't answer.
         """
         owner, since = dataclasses.asdict(Owner.myself()), self._now().isoformat(timespec="seconds")
@@ -56,12 +56,12 @@ class Lease:
             other = await self._ask(self._seconds, other)
         if other:
             raise PlanError(
-                f"{self._told(other)}, in another copy of its directory; `fullsend plan cancel` ends it "
-                f"there, and if it is dead already, its claim ends {self._seconds:g} s after its death"
+                f"{self._describe(other)}, in another copy of its directory; `fullsend plan cancel` stops it "
+                f"there; if that process has died, its lease ends {self._seconds:g} s after its death"
             )
 
     async def keep(self) -> str:
-        """Renew it until cancelled; returns only if another planner has it now, and says so."""
+        """Renew the lease until cancelled; return only if another planner has taken it, and say which."""
         outage, pause_seconds = Outage("plan"), self._seconds / 3
         while True:
             await asyncio.sleep(pause_seconds)
@@ -73,10 +73,10 @@ class Lease:
             outage.ended()
             pause_seconds = self._seconds / 3
             if other:
-                return self._told(other)
+                return self._describe(other)
 
     async def leave(self) -> None:
-        """Let others have it at once; if Redis is away, they wait until it expires."""
+        """Release the lease; if Redis is unavailable, it expires by itself."""
         with contextlib.suppress(StoreError):
             async with shutdown_timeout():
                 await self._ask(0)
@@ -84,12 +84,12 @@ class Lease:
     async def _ask(self, seconds: float, gone: str = "") -> str:
         return await self._store.submissions.lease(self._experiment_id, self._text, seconds, gone)
 
-    def _told(self, other: str) -> str:
+    def _describe(self, other: str) -> str:
         plan = self._experiment_id.partition(":")[2]
         try:
             return f"{plan} is being executed by {_owner(other)} since {json.loads(other)['since']}"
         except (ValueError, TypeError, KeyError):
-            return f"{plan} is being executed by somebody who says only {other!r:.80}"
+            return f"{plan} is being executed by a planner whose lease says {other!r:.80}"
 
 
 def _is_gone(planner: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a plan will take, before it starts."""
+"""Estimates how long a plan will take, from recorded durations of earlier runs of its tool."""
 
 import contextlib
 import math
@@ -17,12 +17,12 @@ from services.planner.scheduling.pace import batch_size
 from shared.errors import PlanError
 
 MANY: Final = 10
-"""Recorded runs from which on the slowest and fastest tenth mean something."""
+"""The number of recorded runs from which on a spread is meaningful."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Seconds: a tenth of what was recorded is below `p10`, half below `median`, a tenth above `p90`."""
+    """The 10th, 50th and 90th percentile of durations in seconds."""
 
     p10: float
     median: float
@@ -30,33 +30,33 @@ class Spread:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Self:
-        """The spread of at least one value."""
+        """Return the spread of at least one duration, in seconds."""
         if len(seconds) == 1:
             return cls(seconds[0], seconds[0], seconds[0])
         cuts = statistics.quantiles(seconds, n=10, method="inclusive")
-        # Sorted, as what is computed between two equal values may be off by a rounding.
+        # Sorted: interpolation between two equal values may be off by a rounding error.
         return cls(*sorted((cuts[0], statistics.median(seconds), cuts[8])))
 
     def map(self, function: Callable[[float], float]) -> "Spread":
-        """The same with `function` applied to each."""
+        """Apply `function` to each percentile."""
         return Spread(function(self.p10), function(self.median), function(self.p90))
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a plan will take.
+    """The estimate of a plan.
 
     Attributes:
-        workflow_id, tool, backend: which plan, and where.
-        cases: runs, if each succeeds at once.
-        most_attempts: runs, if none ever does.
-        at_once: how many of them, by the policy and the backend.
-        recorded: from how many earlier runs of the tool the times are.
-        sources: where these are recorded, and how many in each place that was looked at.
-        run_seconds: of one run; None when none was recorded.
-        plan_seconds: of all cases, each tried once, if all took as long as the tenth, half or
-            nine tenths of the recorded ones; None when none was recorded.
-        notes: what limits it besides.
+        workflow_id, tool, backend: of the plan.
+        cases: the number of runs if each succeeds at once.
+        most_attempts: the number of runs if all attempts fail.
+        at_once: how many of them run at once, by the policy and the backend.
+        recorded: the number of earlier runs of the tool that the durations are from.
+        sources: the number of recorded runs in each place that was searched.
+        run_seconds: the duration of one run; None if none is recorded.
+        plan_seconds: the duration of the plan with one attempt for each case, if every run took the
+            10th, 50th or 90th percentile of the recorded durations; None if none is recorded.
+        notes: further limits.
     """
 
     workflow_id: str
@@ -72,11 +72,11 @@ class Estimate:
     sources: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return asdict(self)
 
     def lines(self) -> tuple[str, ...]:
-        """The same for people, line by line."""
+        """Return the lines of text that describe it."""
         runs = f"{self.cases:,} {'run' if self.cases == 1 else 'runs'} of {self.tool}"
         if self.most_attempts != self.cases:
             runs += f", {self.most_attempts:,} with all retries"
@@ -100,17 +100,17 @@ def estimate(
     capacity: int,
     notes: Sequence[str] = (),
 ) -> Estimate:
-    """What a plan will take.
+    """Estimate the duration of a plan.
 
     Args:
         manifest: the plan.
-        recorded: seconds of earlier runs of its tool, as many as there are, by where they are recorded.
-        backend: its name.
-        capacity: how many runs at once it takes.
-        notes: what else limits it.
+        recorded: durations in seconds of earlier runs of its tool, by the place of their record.
+        backend: the name of the backend.
+        capacity: how many runs the backend takes at once.
+        notes: further limits, for the reader.
 
     Raises:
-        PlanError: the plan's cases can't be made.
+        PlanError: the cases of the plan can't be generated.
     """
     cases, policy = len(all_cases(manifest)), manifest.execution_policy
     at_once = max(1, min(policy.concurrency, capacity, batch_size(policy, cases)))
@@ -134,7 +134,11 @@ def estimate(
 
 
 def _whole(seconds: float, cases: int, at_once: int, policy: ExecutionPolicy) -> float:
-    """How long all cases take if each takes `seconds`: by turns, batches and the rate limit."""
+    """Return the duration in seconds of all cases if each takes `seconds`.
+
+    It is the larger of two: rounds of `at_once` cases and the pauses between batches; or the waiting
+    that the rate limit imposes, and one run.
+    """
     size = batch_size(policy, cases)
     full, rest = divmod(cases, size)
     turns = full * math.ceil(size / at_once) + math.ceil(rest / at_once)
@@ -153,7 +157,7 @@ def _few(recorded: int) -> list[str]:
 
 
 def _limits(manifest: RunManifest, cases: int, run: Spread | None) -> list[str]:
-    """What may end the plan before its time."""
+    """Say what may stop the plan early."""
     budget, timeout = manifest.budget, manifest.execution_policy.stop_conditions.timeout
     notes = []
     if budget.max_runs is not None and budget.max_runs < cases:
@@ -178,7 +182,7 @@ def _words(spread: Spread) -> str:
 
 
 def _time(seconds: float) -> str:
-    """With two units at most: `90 ms`, `1.5 s`, `2 min 5 s`, `3 h 20 min`, `2 d 4 h`."""
+    """Return a duration in at most two units: `90 ms`, `1.5 s`, `2 min 5 s`, `3 h 20 min`, `2 d 4 h`."""
     if seconds < 1:
         return f"{seconds * 1_000:.0f} ms"
     if seconds < 60:
@@ -187,21 +191,21 @@ def _time(seconds: float) -> str:
         if seconds >= large:
             count, rest = divmod(round(seconds / small), large // small)
             return f"{count} {name} {rest} {part}" if rest else f"{count} {name}"
-    raise AssertionError("all that is less than a minute was answered above")
+    raise AssertionError("durations of less than a minute have returned above")
 
 
-NEWEST: Final = 10_000
-"""Records in Redis that are looked at; those of all tools are in one heap."""
+MAX_RECORDS: Final = 10_000
+"""How many of the newest records in Redis are read; they are not sorted by tool."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedRuns:
-    """What one place knows of the runs of a tool that succeeded.
+    """The successful runs of a tool that are recorded in one place.
 
     Attributes:
-        place: in words, such as `plans in .fullsend/plans`.
-        seconds: of each run.
-        experiments: under which ids of experiments the same runs are recorded elsewhere.
+        place: its description, such as `plans in .fullsend/plans`.
+        seconds: the duration of each run.
+        experiments: the experiments under which Redis may have records of the same runs.
     """
 
     place: str
@@ -210,7 +214,7 @@ class RecordedRuns:
 
 
 def recorded_in_plans(tool: str, directory: Path = PLANS) -> RecordedRuns:
-    """The runs in the registries of the plans in a directory, as far as these can be read."""
+    """Return the runs in the registries of a directory of plans; skips registries that can't be read."""
     seconds: list[float] = []
     experiments: set[str] = set()
     for place in plans_in(directory):
@@ -223,11 +227,11 @@ def recorded_in_plans(tool: str, directory: Path = PLANS) -> RecordedRuns:
 
 
 async def recorded_in_redis(store: Store, tool: str, known: Collection[str] = ()) -> RecordedRuns:
-    """The runs that executors have recorded, without those of experiments that are `known` already.
+    """Return the runs that executors have recorded, without those of the experiments in `known`.
 
     Raises:
-        StoreError: Redis can't be asked.
+        StoreError: Redis doesn't answer.
     """
-    records = await store.history.completed(tool, NEWEST)
+    records = await store.history.completed(tool, MAX_RECORDS)
     seconds = tuple(one.seconds for one in records if one.experiment_id not in known)
     return RecordedRuns("Redis", seconds)

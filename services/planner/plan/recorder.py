@@ -1,4 +1,4 @@
-"""Writes what the scheduler says into the registry, beside the event loop and many rows at once."""
+"""Records attempts and results in the registry, in a thread of its own and many rows at a time."""
 
 import asyncio
 import queue
@@ -15,7 +15,7 @@ from services.planner.tasks import Task, TaskResult, TaskStatus, result_to_text
 
 MAX_ROWS_PER_COMMIT: Final = 1_000
 PAUSE_SECONDS: Final = 0.005
-"""From one commit to the next, so that many rows share one."""
+"""Between two commits, so that many rows share one."""
 _BEGUN: Final = (
     "INSERT INTO runs (execution_id, case_index, attempt, task_id, status, began_at) "
     "VALUES (?, ?, ?, ?, ?, ?)"
@@ -33,7 +33,7 @@ _ENDED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A statement, and what goes into it; a result becomes text where it is written."""
+    """A statement and its values; the writer turns the result into text."""
 
     statement: str
     values: tuple[Any, ...]
@@ -41,13 +41,13 @@ class _Row:
 
 
 class Recorder:
-    """A listener that keeps a row for each attempt of one sitting; an async context manager.
+    """A listener that records every attempt of one session; an async context manager.
 
-    What it hears is on disk a few milliseconds later, and at the end of the block at the latest.
+    Rows are on disk after a few milliseconds, and at the end of the block at the latest.
 
     Args:
-        registry: to write to.
-        number: of the sitting.
+        registry: where to.
+        number: of the session.
     """
 
     def __init__(self, registry: Registry, number: int) -> None:
@@ -57,7 +57,7 @@ class Recorder:
         self._writer = threading.Thread(target=self._write, name="plan registry", daemon=True)
         self._is_code_known = False
         self.trouble: str | None = None
-        """Why rows can't be written any more."""
+        """Why the writer has failed; None while it works."""
 
     async def __aenter__(self) -> Self:
         self._writer.start()
@@ -70,7 +70,7 @@ class Recorder:
     # -- a listener -------------------------------------------------------------------
 
     def on_status(self, task: Task) -> None:
-        """An attempt begins, or is to be followed by another; its end is told by `ended`."""
+        """Record the start of an attempt, or that another one follows."""
         index, now = task.index, self._registry.now().isoformat()
         match task.task_status:
             case TaskStatus.RUNNING:
@@ -80,7 +80,7 @@ class Recorder:
                 self._rows.put(_Row(_RETRIED, (now, self._number, index, task.attempt_count)))
 
     def on_result(self, result: TaskResult) -> None:
-        """A case has its result; one that was cancelled before it began has no row, and is still to run."""
+        """Record a result; a case that was cancelled before it began has no row, and is still to be run."""
         if result.attempt_count == 0 and result.task_status is TaskStatus.CANCELLED:
             return
         now = self._registry.now().isoformat()
@@ -90,10 +90,10 @@ class Recorder:
         self._rows.put(_Row(_ENDED, values, result))
 
     def on_event(self, task: Task, event: Event) -> None:
-        """Not kept."""
+        """Ignore it."""
 
     def stopper(self, result: TaskResult) -> str | None:
-        """Stops a plan whose results can't be kept."""
+        """Return why the plan is to stop, if its results can't be recorded."""
         return self.trouble
 
     # -- the writer -------------------------------------------------------------------
@@ -104,11 +104,11 @@ class Recorder:
                 while rows := self._next():
                     self._commit(file, rows)
                     time.sleep(PAUSE_SECONDS)
-        except Exception as exc:  # whatever it is: the plan is stopped by it, in words
+        except Exception as exc:  # any failure stops the plan, with this reason
             self.trouble = f"the registry can't be written: {exc}"
 
     def _next(self) -> list[_Row]:
-        """Whatever is there, waiting for the first; nothing at the end."""
+        """Wait for the first row, and return all that are there; nothing at the end."""
         rows = []
         row = self._rows.get()
         while row is not None:
@@ -117,7 +117,7 @@ class Recorder:
                 return rows
             row = self._rows.get()
         if rows:
-            self._rows.put(None)  # the end, for the next time
+            self._rows.put(None)  # ends the next call
         return rows
 
     def _commit(self, file: sqlite3.Connection, rows: Sequence[_Row]) -> None:
@@ -132,6 +132,6 @@ class Recorder:
 
 
 def _code_of(rows: Sequence[_Row]) -> str | None:
-    """The digest of the code that the first of them ran."""
+    """Return the digest of the code of the first run among the rows."""
     executions = (row.result.execution for row in rows if row.result is not None)
     return next((one.tool_digest for one in executions if one is not None and one.tool_digest), None)

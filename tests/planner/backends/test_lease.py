@@ -205,7 +205,7 @@ async def test_what_nobody_of_ours_wrote_is_shown_and_expires(
 ) -> None:
     await redis.set(LEASE, text or " ")
 
-    with pytest.raises(PlanError, match="somebody who says only"):
+    with pytest.raises(PlanError, match="a planner whose lease says"):
         await fleet().__aenter__()
     assert 0 < await redis.pttl(LEASE) <= 15_000
 
