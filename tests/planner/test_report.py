@@ -121,9 +121,7 @@ def test_results_with_too_many_members_are_cut_and_it_is_said(tmp_path: Path) ->
     paths = written(tmp_path, [ended(0, {f"m{n}": n for n in range(MAX_RESULT_COLUMNS + 3)})])
 
     assert len([name for name in rows(paths)[0] if name.startswith("result.")]) == MAX_RESULT_COLUMNS
-    assert document(paths)["warnings"] == [
-        "results have 3 members more than the tables have columns for them"
-    ]
+    assert document(paths)["warnings"] == ["results have 3 members for which the tables have no columns"]
 
 
 # -- the document ---------------------------------------------------------------------
@@ -179,7 +177,7 @@ def test_code_that_changed_in_the_middle_is_reported(tmp_path: Path) -> None:
     ]
     paths = written(tmp_path, results)
     expected = (
-        "the tool's code changed in the middle of the plan, its results may not be comparable: "
+        "the tool's code changed while the plan ran, so its results may not be comparable: "
         "aaaaaaaaaaaa (2 runs), bbbbbbbbbbbb (1 runs)"
     )
 

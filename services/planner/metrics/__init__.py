@@ -1,4 +1,4 @@
-"""What a run's raw artifacts say, computed after the run and as often as is wanted, always the same bytes."""
+"""Metrics of payments, computed from the artifacts of a run after it; equal artifacts give equal bytes."""
 
 from services.planner.metrics.computer import (
     DayMetrics,

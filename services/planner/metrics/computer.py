@@ -1,4 +1,4 @@
-"""From events to metrics, and from metrics to files: no rerun, no clock, no dice."""
+"""Computes the metrics of a run from its events: no rerun, no clock, no dice.  Money is in whole cents."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,15 +12,15 @@ from services.planner.metrics.events import ARTIFACT, History, Payable, Payment,
 from shared.errors import ArtifactNotFoundError
 
 Ratio = Fraction | None
-"""Exact; None when its denominator is 0, so that nothing was there to be measured."""
+"""An exact ratio without a unit; None when its denominator is 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class DayMetrics:
-    """One day, by the symbols of the literature; `formulas` defines each of them.
+    """The metrics of one day; `formulas` defines the symbols.
 
-    `gross_cents` is all that was paid on the day, `debtors` and `creditors` count the agents that
-    are due more than they are owed that day, and the reverse.
+    `gross_cents` is the sum of all payments of the day.  `debtors` counts the agents that have to pay
+    more than they are to receive that day, `creditors` those that are to receive more.
     """
 
     day: int
@@ -42,7 +42,7 @@ class DayMetrics:
 
 @dataclass(frozen=True, slots=True)
 class DebtorShare:
-    """One agent's part `ds` of all shortfalls of a day; agents without a shortfall have none."""
+    """The share `ds` of one agent in all shortfalls of a day; agents without a shortfall have no row."""
 
     day: int
     agent: str
@@ -52,7 +52,7 @@ class DebtorShare:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One payment, and the money in use right after it."""
+    """One payment, and the money in use after it, in cents."""
 
     day: int
     step: int
@@ -64,10 +64,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """The whole run.  Ratios are means over the days, weighted by S; a day without the ratio has no weight.
+    """The totals of a run.
 
-    Of `s_cents` and `gross_cents` it is the sum over all days, of `g_max_cents` and
-    `mpeak_max_cents` the largest day's.
+    Ratios are means over the days on which they are defined, weighted by S.  `s_cents` and
+    `gross_cents` are sums over all days, `g_max_cents` and `mpeak_max_cents` maxima.
     """
 
     days: int
@@ -85,7 +85,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class MetricsBundle:
-    """All metrics of one run."""
+    """All metrics of one run: by day, by agent, by payment, and in total."""
 
     day_metrics: tuple[DayMetrics, ...]
     debtor_shares: tuple[DebtorShare, ...]
@@ -96,16 +96,24 @@ class MetricsBundle:
 class MetricsComputer:
     """Computes the metrics of a run of payments from its artifacts, wherever these are stored.
 
-    Both methods block, on the loader or on a disk: a caller in the event loop uses `asyncio.to_thread`.
+    Both methods block, on the loader or on a disk: call them by `asyncio.to_thread` in an event loop.
+
+    Args:
+        loader: loads the artifacts.
     """
 
     def __init__(self, loader: ArtifactLoader) -> None:
         self._loader = loader
 
     def compute(self, artifacts: Mapping[str, str]) -> MetricsBundle:
-        """The metrics of the run with these artifacts, name -> reference.
+        """Compute the metrics of a run; reads only `events.jsonl`.
 
-        Only `events.jsonl` is read.  ArtifactError says in which line what is wrong with it.
+        Args:
+            artifacts: the run's artifacts, reference by name.
+
+        Raises:
+            ArtifactNotFoundError: the run has no `events.jsonl`.
+            ArtifactError: it can't be read; the message names the line and the mistake.
         """
         if ARTIFACT not in artifacts:
             there = ", ".join(sorted(artifacts)) or "none"
@@ -115,15 +123,18 @@ class MetricsComputer:
         return measure(read_events(self._loader.load_text(artifacts[ARTIFACT])))
 
     def write_outputs(self, bundle: MetricsBundle, directory: Path) -> dict[str, Path]:
-        """Write all files of a bundle; the paths by name.  The same bundle makes the same bytes."""
-        # Here, as drawing is slow to import, and computing alone needs none of it.
+        """Write all files of a bundle to a directory; return their paths by name.
+
+        The same bundle makes the same bytes.
+        """
+        # Imported here: drawing is slow to import, and only this needs it.
         from services.planner.metrics.outputs import write_outputs
 
         return write_outputs(bundle, directory)
 
 
 def measure(history: History) -> MetricsBundle:
-    """All metrics of a history, for each day from 1 on which something was due or recorded."""
+    """Compute all metrics of a history, for each day from 1 on with a due debt or an event."""
     due, paid = defaultdict(list), defaultdict(list)
     for payable in history.payables.values():
         due[payable.due_day].append(payable)

@@ -1,4 +1,4 @@
-"""Reads `events.jsonl`: what a run of payments recorded, checked before anything is computed from it."""
+"""Reads `events.jsonl`, the events of a run of payments, and checks them before anything is computed."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -21,12 +21,12 @@ MEMBERS: Mapping[str, Mapping[str, str]] = {
     "AgentDefaulted": {"agent": TEXT},
     "ObligationWrittenOff": DEBT,
 }
-"""The members that each kind of event must have besides `kind`, `day` and `phase`; more are allowed."""
+"""The required members of each kind of event besides `kind`, `day` and `phase`; others are allowed."""
 
 
 @dataclass(slots=True)
 class Payable:
-    """A debt, how much of it was paid, and the day on which it was paid in full."""
+    """A debt, how much of it is paid, in cents, and the day on which it was paid in full."""
 
     debtor: str
     creditor: str
@@ -38,7 +38,7 @@ class Payable:
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """Cash that moved for a debt."""
+    """A payment for a debt."""
 
     day: int
     payer: str
@@ -48,7 +48,7 @@ class Payment:
 
 @dataclass(slots=True)
 class History:
-    """What the events come to, in their order.  `days` are those on which anything was recorded."""
+    """The state after all events.  `days` are the days with events; `minted` has (day, cents)."""
 
     payables: dict[str, Payable] = field(default_factory=dict)
     payments: list[Payment] = field(default_factory=list)
@@ -57,13 +57,17 @@ class History:
 
 
 class InvalidEventError(Exception):
-    """An event that can't be; the line is added by whoever knows it."""
+    """An event is invalid; the reader adds the line to the message."""
 
 
 def read_events(text: str) -> History:
-    """The history in an events file; ArtifactError names the line and the member that is wrong."""
+    """Return the history in the text of an events file.
+
+    Raises:
+        ArtifactError: an event is invalid; the message names the line and the member.
+    """
     history = History()
-    # Not splitlines: a text in JSON may hold U+2028 as it is.
+    # Not splitlines: a JSON text may contain U+2028.
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
         try:
             _apply(history, _event(line))
@@ -162,4 +166,4 @@ EFFECTS: Mapping[str, Callable[[History, Mapping[str, Any]], None]] = {
     "PayableSettled": _settle,
     "PartialSettlement": _pay,
 }
-"""The other kinds say in other words what these say, or what is not measured."""
+"""The other kinds repeat what these say, or are not measured."""

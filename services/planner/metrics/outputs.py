@@ -1,4 +1,7 @@
-"""The files of a bundle.  The same bundle makes the same bytes, whatever the clock, locale or process."""
+"""Writes the metrics of a run as files: CSV, JSON and one HTML page with plots.
+
+The same metrics make the same bytes, whatever the clock, locale or process.
+"""
 
 import csv
 import io
@@ -24,8 +27,11 @@ TEMPLATE = "metrics.html.j2"
 def write_outputs(bundle: MetricsBundle, directory: Path) -> dict[str, Path]:
     """Write `metrics.csv`, `metrics.json`, `debtor_shares.csv`, `intraday.csv` and `metrics.html`.
 
-    The directory is made if it isn't there, files in it are replaced.  In all of them money is
-    in whole cents, and what couldn't be measured is empty (in JSON, null).
+    Creates the directory if it is missing, and replaces the files in it.  In the CSV and JSON files,
+    money is in whole cents, and an undefined ratio is empty (in JSON, null).
+
+    Returns:
+        The paths by file name.
     """
     directory.mkdir(parents=True, exist_ok=True)
     texts = {
@@ -42,7 +48,7 @@ def write_outputs(bundle: MetricsBundle, directory: Path) -> dict[str, Path]:
 
 
 def table(kind: type[Any], rows: Sequence[Any]) -> str:
-    """CSV with a column for each field of the dataclass `kind`."""
+    """Return CSV with a column for each field of the dataclass `kind`."""
     names = [one.name for one in fields(kind)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -52,13 +58,13 @@ def table(kind: type[Any], rows: Sequence[Any]) -> str:
 
 
 def document(bundle: MetricsBundle) -> str:
-    """The days and the totals as JSON."""
+    """Return the days and the totals as JSON."""
     days = [_members(day) for day in bundle.day_metrics]
     return json.dumps({"totals": _members(bundle.totals), "days": days}, indent=2, allow_nan=False) + "\n"
 
 
 def page(bundle: MetricsBundle) -> str:
-    """The metrics as one HTML page with plots that needs nothing else."""
+    """Return the metrics as one self-contained HTML page with plots."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -73,7 +79,7 @@ def _members(one: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A ratio as the nearest float, whose shortest notation is the same everywhere."""
+    """Return a ratio as the nearest float, whose shortest notation is the same everywhere."""
     return float(value) if isinstance(value, Fraction) else value
 
 
@@ -92,14 +98,14 @@ SETTINGS: dict[Any, Any] = {
     "axes.grid": True,
 }
 STYLES = ("o-", "s--", "^-.", "d:")
-"""Different, so that curves which coincide can both be seen."""
+"""Different line styles, so that coinciding curves can both be seen."""
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
 def plots(days: Sequence[DayMetrics], steps: Sequence[Step]) -> str:
-    """An `<svg>` element: money by day, ratios by day, concentration by day, money in use by payment."""
+    """Return an `<svg>` element: money, ratios and concentration by day, money in use by payment."""
     with mpl.rc_context():
-        mpl.rcdefaults()  # or the reader's own matplotlibrc would show
+        mpl.rcdefaults()  # ignores the user's matplotlibrc
         mpl.rcParams.update(SETTINGS)
         figure = Figure(figsize=(11, 7), layout="constrained")
         (money, ratios), (concentration, use) = figure.subplots(2, 2)
@@ -140,13 +146,13 @@ def _finish(axes: Axes, title: str, unit: str) -> None:
 
 
 def _number(value: Ratio) -> float:
-    """Not a number where there is none: the curve has a gap there."""
+    """Return NaN for None, which leaves a gap in the curve."""
     return float("nan") if value is None else float(value)
 
 
 def _svg(figure: Figure) -> str:
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata=NO_METADATA)
-    # What is before the element belongs to a file of its own, not into a page.
+    # The XML declaration before the element doesn't belong into an HTML page.
     text = file.getvalue().decode()
     return text[text.index("<svg") :]

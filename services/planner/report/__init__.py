@@ -1,9 +1,8 @@
-"""What a plan came to, as files: CSV, Parquet, JSON and one HTML page that needs nothing else.
+"""Reports of a plan: CSV, Parquet, JSON and one self-contained HTML page.
 
-All of it is made of the cases' results and what these left behind, without running
-anything again.  The same results make the same bytes; what the clock says is kept
-apart: in the last columns of the tables, in `times` of the JSON, and in the section
-`times` of the page.
+Reports are made from the results of the cases and from stored artifacts, without running anything.
+The same results make the same bytes, but for times, which are kept apart: in the last columns of
+the tables, in `times` of the JSON, and in the section `times` of the page.
 """
 
 from services.planner.report.findings import Findings, code_warning, gather_findings

@@ -1,4 +1,4 @@
-"""All that a report says, gathered once from the results of a plan."""
+"""The contents of a report, gathered once from the results of a plan, and which of them are drawn."""
 
 import statistics
 from collections import Counter
@@ -22,13 +22,13 @@ class Group:
     """The replicates of one case.
 
     Attributes:
-        number: counts from 1, in the order of the cases.
-        case: the first of them.
+        number: from 1, in the order of the plan.
+        case: the first replicate.
         parameters: by their full names.
-        cases: indexes of all of them.
-        succeeded: how many did.
-        samples: the numbers in the results of those, by their full names.
-        evaluation: what was found over them, if anything was looked for.
+        cases: the indexes of the replicates.
+        succeeded: how many replicates succeeded.
+        samples: the numbers in the results of those that succeeded, by their full names.
+        evaluation: of the replicates; None if there is none.
     """
 
     number: int
@@ -42,7 +42,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How some numbers are distributed."""
+    """Statistics of a sample; `sd` is the sample standard deviation."""
 
     n: int
     mean: float
@@ -53,9 +53,9 @@ class Summary:
 
     @classmethod
     def of(cls, sample: Sequence[float]) -> "Summary":
-        """The summary of at least one number; the deviation of a single one is 0.
+        """Return the summary of at least one number; the deviation of a single number is 0.
 
-        Exact until it is rounded, so that sums of the largest numbers don't overflow.
+        Computes with exact fractions, so that sums of the largest floats don't overflow.
         """
         mean = statistics.mean(sample)
         sd = statistics.stdev(sample, mean) if len(sample) > 1 else 0.0
@@ -65,16 +65,16 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a plan came to.
+    """The findings of a plan.
 
     Attributes:
         manifest: the plan.
         results: of its cases, in their order.
-        table: the same as rows and columns.
-        groups: replicates by case.
+        table: the results as rows and columns.
+        groups: the replicates of each case.
         evaluations: in the order of the cases.
-        tool_digests: how many cases ran which version of the code.
-        warnings: what makes the findings doubtful or incomplete.
+        tool_digests: how many cases ran each version of the tool's code.
+        warnings: why the findings may be doubtful or incomplete.
     """
 
     manifest: RunManifest
@@ -87,13 +87,13 @@ class Findings:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many cases are in which state."""
+        """The number of cases in each status."""
         found = Counter(str(one.task_status) for one in self.results)
         return {str(status): found[status] for status in TaskStatus if found[status]}
 
     @property
     def failures(self) -> list[TaskResult]:
-        """The cases that ended without success; cancelled ones are none of them."""
+        """The results without success; cancelled cases are left out."""
         good = {TaskStatus.SUCCEEDED, TaskStatus.CANCELLED}
         return [one for one in self.results if one.task_status not in good]
 
@@ -104,7 +104,14 @@ def gather_findings(
     evaluations: Sequence[Evaluation] = (),
     notes: Sequence[str] = (),
 ) -> Findings:
-    """What the results say; may wait for a disk or a network, for those that are stored."""
+    """Gather the findings; blocks while it loads stored results from a disk or a network.
+
+    Args:
+        manifest: the plan.
+        results: of its cases, in any order.
+        evaluations: of its replicates, in any order.
+        notes: further warnings.
+    """
     ordered = sorted(results, key=lambda one: one.index)
     returns, unreadable = _returns(ordered)
     table, left_out = table_of(ordered, returns)
@@ -122,22 +129,22 @@ def gather_findings(
 
 
 def tool_digests(results: Sequence[TaskResult]) -> dict[str, int]:
-    """How many runs there were of each version of the tool's code, in the order of the cases."""
+    """Count the runs of each version of the tool's code, by digest, in the order of the cases."""
     executed = (one.execution for one in results if one.execution is not None)
     return dict(Counter(one.tool_digest for one in executed if one.tool_digest))
 
 
 def code_warning(results: Sequence[TaskResult]) -> str | None:
-    """What to say if the tool's code changed in the middle of the plan, None if it did not."""
+    """Return a warning if the tool's code changed while the plan was executed, else None."""
     digests = tool_digests(results)
     if len(digests) < 2:
         return None
     versions = ", ".join(f"{digest[:12]} ({count:,} runs)" for digest, count in digests.items())
-    return f"the tool's code changed in the middle of the plan, its results may not be comparable: {versions}"
+    return f"the tool's code changed while the plan ran, so its results may not be comparable: {versions}"
 
 
 def _returns(results: Sequence[TaskResult]) -> tuple[list[Any], dict[int, str]]:
-    """What the tool returned for each, and of which cases it can't be read, and why."""
+    """Return what the tool returned for each case, and why it can't be read, by index, for some."""
     values: list[Any] = []
     unreadable: dict[int, str] = {}
     for result in results:
@@ -160,7 +167,7 @@ def _incomplete(
             f"no plot; that of case {first}: {unreadable[first]}"
         )
     if left_out:
-        warnings.append(f"results have {left_out:,} members more than the tables have columns for them")
+        warnings.append(f"results have {left_out:,} members for which the tables have no columns")
     failed = [one.error for one in made if one.error]
     if failed:
         warnings.append(f"{len(failed):,} of {len(made):,} evaluations failed, the first with {failed[0]}")
@@ -195,7 +202,7 @@ def _key(evaluation: Evaluation) -> bytes:
 
 
 def loss_of(group: Group) -> float | None:
-    """The loss that was found for a group."""
+    """Return the loss of a group's evaluation; None without one."""
     return finite_number(group.evaluation.loss) if group.evaluation else None
 
 
@@ -203,11 +210,11 @@ MAX_VALUES: Final = 4
 LOSS: Final = "loss"
 MAX_LABEL: Final = 24
 MAX_DRAWN: Final = 1e300
-"""Beyond it an axis has no room."""
+"""The largest absolute value that is drawn; larger ones overflow the axes."""
 
 
 def choose_axes(groups: Sequence[Group], axes: tuple[str, str] | None) -> tuple[str, ...]:
-    """The parameters to draw over: the two given, or at most two that vary, those with the most values.
+    """Return the parameters to draw over: the given ones, or the two that vary over the most values.
 
     Raises:
         PlanError: no case has such a parameter.
@@ -224,7 +231,7 @@ def choose_axes(groups: Sequence[Group], axes: tuple[str, str] | None) -> tuple[
 
 
 def choose_values(groups: Sequence[Group], values: Sequence[str]) -> tuple[str, ...]:
-    """The values to draw: those given, or the loss and what varies among the results, four at most.
+    """Return the values to draw: the given ones, or the loss and numbers that vary, four at most.
 
     Raises:
         PlanError: no result has such a number.
@@ -241,20 +248,20 @@ def choose_values(groups: Sequence[Group], values: Sequence[str]) -> tuple[str, 
 
 
 def sample_of(group: Group, name: str) -> list[float]:
-    """The numbers of this name that a group has; `loss` is the evaluation's where there is one."""
+    """Return the numbers of this name in a group; `loss` is that of the evaluation, if there is one."""
     loss = loss_of(group) if name == LOSS else None
     sample = group.samples.get(name, ()) if loss is None else (loss,)
     return [one for one in sample if abs(one) <= MAX_DRAWN]
 
 
 def ordered(values: Sequence[Any]) -> list[Any]:
-    """Each of the values once: numbers by size, then the others by their JSON."""
+    """Return the distinct values: numbers by size, then others by their JSON."""
     distinct: Mapping[bytes, Any] = {key_of(one): one for one in values}
     return [distinct[key] for key in sorted(distinct, key=lambda key: _rank(distinct[key], key))]
 
 
 def label(value: Any) -> str:
-    """A parameter's value as it is written next to an axis."""
+    """Return the label of a value on an axis."""
     text = (
         f"{value:g}"
         if isinstance(value, float)
@@ -267,12 +274,12 @@ def label(value: Any) -> str:
 
 
 def key_of(value: Any) -> bytes:
-    """Tells the values of a parameter apart."""
+    """Return a key that distinguishes the values of a parameter."""
     return canonical_json(value)
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value has a place on an axis of numbers."""
+    """Return whether a value can be drawn on an axis of numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_DRAWN
 
 
@@ -289,7 +296,7 @@ def _listed(names: Any) -> str:
 
 
 def times(found: Findings) -> dict[str, Any]:
-    """When the plan's cases ran, and how long."""
+    """Return when the cases ran, as ISO 8601 texts, and how long, in seconds."""
     begun = [one.started_at for one in found.results if one.started_at is not None]
     ended = [one.finished_at for one in found.results if one.finished_at is not None]
     seconds = [one.execution_time for one in found.results if one.started_at is not None]

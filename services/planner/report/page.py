@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else."""
+"""The HTML page of a report, self-contained."""
 
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -26,10 +26,14 @@ MAX_MESSAGE: Final = 500
 
 
 def page(found: Findings, axes: tuple[str, str] | None = None, values: Sequence[str] = ()) -> str:
-    """The page.
+    """Return the HTML page.
+
+    Args:
+        found: the findings.
+        axes, values: what is drawn, as in `write_report`.
 
     Raises:
-        PlanError: there is no such parameter or value to draw.
+        PlanError: there is no such parameter or value.
     """
     over, shown = choose_axes(found.groups, axes), choose_values(found.groups, values)
     environment = jinja2.Environment(
@@ -50,7 +54,7 @@ def page(found: Findings, axes: tuple[str, str] | None = None, values: Sequence[
         datasets=any(group.case.dataset for group in found.groups),
         scenarios=any(group.case.scenario for group in found.groups),
     )
-    # Half a surrogate pair in a name or a message has no form in UTF-8.
+    # UTF-8 can't hold half a surrogate pair in a name or a message.
     return rendered.encode(errors="backslashreplace").decode() + "\n"
 
 
@@ -60,7 +64,7 @@ def _row(group: Group, values: Sequence[str]) -> Mapping[str, Any]:
 
 
 def _kinds(found: Findings) -> list[tuple[str, int]]:
-    """How often each type of error ended a case, the most frequent first."""
+    """Count the failures by type of error, the most frequent first."""
     counts: dict[str, int] = {}
     for one in found.failures:
         kind = one.error_type or str(one.task_status)

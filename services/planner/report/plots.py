@@ -1,4 +1,4 @@
-"""The plots of a report as SVG, the same bytes for the same values."""
+"""The plots of a report as SVG: maps, distributions and the timeline; equal values make equal bytes."""
 
 import heapq
 import io
@@ -25,18 +25,22 @@ SETTINGS: Final[dict[Any, Any]] = {
     "font.size": 9,
     "axes.grid": False,
     "image.cmap": "viridis",
-    "text.parse_math": False,  # a name with a dollar in it is a name
+    "text.parse_math": False,  # names may contain a dollar sign
 }
 NO_METADATA: Final = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 MAX_TICKS: Final = 25
 MAX_GROUPS: Final = 40
 MAX_LABELLED_CELLS: Final = 100
 SPARSE: Final = 4
-"""A map with so many times more places than points is drawn as points."""
+"""A map with more than so many cells for each point is drawn as points."""
 
 
 def findings_svg(groups: Sequence[Group], axes: Sequence[str], values: Sequence[str]) -> str:
-    """For each value a map over the parameters, and how it is distributed in each group; "" for no value."""
+    """Draw for each value a map over the parameters and its distribution in each group.
+
+    Returns:
+        An `<svg>` element; "" without values.
+    """
     if not values:
         return ""
     with _drawing():
@@ -50,23 +54,23 @@ def findings_svg(groups: Sequence[Group], axes: Sequence[str], values: Sequence[
 @contextmanager
 def _drawing() -> Iterator[None]:
     with mpl.rc_context(), warnings.catch_warnings():
-        mpl.rcdefaults()  # or the reader's own matplotlibrc would show
+        mpl.rcdefaults()  # ignores the user's matplotlibrc
         mpl.rcParams.update(SETTINGS)
-        # The browser has the glyphs that the font here lacks.
+        # The browser draws the glyphs that the font lacks here.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
 
 
 drawing: Final[Callable[[], Any]] = _drawing
-"""Inside this block, figures look the same everywhere."""
+"""A block in which figures look the same on all machines."""
 
 
 def svg(figure: Figure) -> str:
-    """A figure as an `<svg>` element for a page."""
+    """Return a figure as an `<svg>` element for an HTML page."""
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata=NO_METADATA)
     text = file.getvalue().decode()
-    # What is before the element belongs to a file of its own; and several figures number their parts alike.
+    # Without the XML declaration, which doesn't belong into HTML, and ids that all figures share.
     return re.sub(r'<g id="\w+_\d+">', "<g>", text[text.index("<svg") :])
 
 
@@ -95,7 +99,7 @@ def _draw_map(figure: Figure, axes: Axes, groups: Sequence[Group], names: Sequen
 
 
 def _draw_line(axes: Axes, points: Sequence[tuple[Group, list[float]]], name: str) -> None:
-    """The mean, the least and the most for each value of one parameter."""
+    """Draw mean, minimum and maximum for each value of one parameter."""
     values = ordered([group.parameters[name] for group, _ in points])
     samples: dict[bytes, list[float]] = {key_of(one): [] for one in values}
     for group, sample in points:
@@ -130,7 +134,7 @@ def _draw_plane(figure: Figure, axes: Axes, points: Sequence[tuple[Any, Any, flo
 
 
 def _cells(points: Sequence[tuple[Any, Any, float]], xs: Sequence[Any], ys: Sequence[Any]) -> Any:
-    """The mean in each cell; masked where there is no point."""
+    """Return the mean in each cell, masked where there is no point."""
     columns = {key_of(x): number for number, x in enumerate(xs)}
     rows = {key_of(y): number for number, y in enumerate(ys)}
     found: dict[tuple[int, int], list[float]] = {}
@@ -153,7 +157,7 @@ def _write(axes: Axes, cells: Any) -> None:
 
 
 def _ticks(place: Callable[..., Any], values: Sequence[Any], shift: float) -> None:
-    """Label the middle of each place, or of every n-th if they are too many."""
+    """Label the positions, or every n-th one if there are too many."""
     step = -(-len(values) // MAX_TICKS)
     shown = range(0, len(values), step)
     place([number + shift for number in shown], [label(values[number]) for number in shown])
@@ -193,11 +197,15 @@ COLORS: Final[Mapping[TaskStatus, str]] = {
     TaskStatus.CANCELLED: "tab:gray",
 }
 MAX_SHAPES: Final = 1_000
-"""Beyond it they are drawn as one picture, or the page would be slow."""
+"""More bars are drawn as one picture, or the page would be slow."""
 
 
 def timeline_svg(results: Sequence[TaskResult]) -> str:
-    """A bar for the last attempt of each case, in as few rows as there is room; "" when none ran."""
+    """Draw a bar for the last attempt of each case, in as few rows as possible.
+
+    Returns:
+        An `<svg>` element; "" if no case ran.
+    """
     spans = [(one.started_at, one.finished_at, one.task_status) for one in results]
     ran = sorted(
         (begin, end, status) for begin, end, status in spans if begin is not None and end is not None
@@ -215,7 +223,7 @@ def timeline_svg(results: Sequence[TaskResult]) -> str:
                 for row, (begin, end, one) in zip(rows, ran, strict=True)
                 if one is status
             ]
-            # Not `barh`, which takes a millisecond for each bar.
+            # `barh` would take a millisecond for each bar.
             bars = PolyCollection(
                 chosen, facecolor=color, edgecolor="white", linewidth=0 if are_many else 0.3
             )
@@ -235,12 +243,16 @@ def timeline_svg(results: Sequence[TaskResult]) -> str:
 
 
 def _bar(row: int, begin: float, end: float) -> list[tuple[float, float]]:
-    """The corners."""
+    """Return the corners of a bar."""
     return [(begin, row - 0.45), (end, row - 0.45), (end, row + 0.45), (begin, row + 0.45)]
 
 
 def lanes(spans: Sequence[tuple[datetime, datetime]]) -> list[int]:
-    """A row for each span, in order of their beginnings, so that none overlaps another; the fewest rows."""
+    """Return a row for each span, so that none overlaps another, in the fewest rows.
+
+    Args:
+        spans: (begin, end), sorted by begin.
+    """
     rows: list[int] = []
     free: list[int] = []
     taken: list[tuple[datetime, int]] = []

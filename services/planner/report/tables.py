@@ -1,4 +1,4 @@
-"""A plan's cases as a table, one row each, with a column for every parameter and every scalar result."""
+"""The cases of a plan as a table: a row for each, a column for every parameter and every scalar result."""
 
 import io
 import json
@@ -16,23 +16,23 @@ MAX_TEXT: Final = 1_000
 INT64: Final = range(-(2**63), 2**63)
 _SPECIAL: Final = re.compile('[",\r\n]')
 TIMES: Final = ("started_at", "finished_at", "seconds")
-"""The last columns, and the only ones that differ between two executions of the same plan."""
+"""The last columns, the only ones that differ between two executions of the same plan."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Columns of equal length by name, in their order; None where a row has nothing."""
+    """Columns of equal length by name, in their order; None in rows without a value."""
 
     columns: Mapping[str, Sequence[Any]]
     rows: int
 
     def names(self, beginning: str) -> list[str]:
-        """The columns whose names begin so."""
+        """Return the names of the columns with this prefix."""
         return [name for name in self.columns if name.startswith(beginning)]
 
 
 def table_of(results: Sequence[TaskResult], returns: Sequence[Any]) -> tuple[Table, int]:
-    """The table, and how many members of results it leaves out for want of room.
+    """Return the table, and how many members of results it leaves out: it has 500 columns for them.
 
     Args:
         results: in the order of the rows.
@@ -72,7 +72,7 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _short(value: Any) -> Any:
-    """As a cell has it: lists and objects as JSON, no endless texts, and nothing that UTF-8 can't hold."""
+    """Return a cell: lists and objects as JSON, texts shortened and without what UTF-8 can't hold."""
     if isinstance(value, list | dict):
         value = json.dumps(value, ensure_ascii=False)
     if not isinstance(value, str):
@@ -85,14 +85,14 @@ def _short(value: Any) -> Any:
 
 
 def csv_text(table: Table) -> str:
-    """The table as CSV: `true` and `false`, times by ISO 8601, nothing where there is nothing."""
+    """Return the table as CSV, with `true` and `false`, times by ISO 8601, and empty cells for None."""
     columns = [map(_cell, column) for column in table.columns.values()]
     lines = [map(_short, table.columns), *zip(*columns, strict=True)]
     return "".join(",".join(map(_quoted, line)) + "\n" for line in lines)
 
 
 def _quoted(text: str) -> str:
-    """By hand, as the library quotes a return that ends no line only where it ends the lines."""
+    """Quote a cell.  Not by `csv`, which quotes a lone carriage return only if it is the line terminator."""
     return f'"{text.replace(chr(34), chr(34) * 2)}"' if _SPECIAL.search(text) else text
 
 
@@ -112,8 +112,8 @@ def _cell(value: Any) -> str:
 
 
 def parquet_bytes(table: Table) -> bytes:
-    """The table as Parquet, each column of the narrowest type that holds all its values."""
-    # Here, as it is slow to import.
+    """Return the table as Parquet, each column in the narrowest type for all its values."""
+    # Imported here, as that is slow.
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -139,7 +139,7 @@ _FIXED: Final[Mapping[str, type]] = {
 
 
 def _kind(column: Iterable[Any]) -> type:
-    """Text, unless all are truths, or all are numbers."""
+    """Return the type of a column: text, unless all values are booleans, or all are numbers."""
     values = [one for one in column if one is not None]
     kinds = {type(one) for one in values}
     if kinds == {bool}:

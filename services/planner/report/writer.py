@@ -1,4 +1,4 @@
-"""Writes the files of a report."""
+"""Writes the files of a report; makes its JSON document."""
 
 import json
 import math
@@ -25,24 +25,24 @@ def write_report(
     axes: tuple[str, str] | None = None,
     values: Sequence[str] = (),
 ) -> dict[str, Path]:
-    """Write `cases.csv`, `cases.parquet`, `report.json` and `report.html`; their places by name.
+    """Write `cases.csv`, `cases.parquet`, `report.json` and `report.html`; return their paths by name.
 
-    The directory is made if it isn't there, files in it are replaced.  May wait for a disk
-    or a network, for results that are stored beside the artifacts.
+    Creates the directory if it is missing, and replaces the files in it.  Blocks while it loads
+    stored results from a disk or a network.
 
     Args:
         directory: where to.
         manifest: the plan.
-        results: of its cases, as many as there are, in any order.
-        evaluations: what was found over replicates.
-        notes: what readers should know besides.
-        axes: the two parameters that the maps are drawn over; None takes those with the most values.
-        values: members of the tool's result that are drawn, or `loss`; empty leaves the choice.
+        results: of its cases, all or some, in any order.
+        evaluations: of its replicates.
+        notes: further warnings for the reader.
+        axes: the two parameters over which maps are drawn; None chooses those with the most values.
+        values: the numbers of the results that are drawn, or `loss`; empty chooses up to four.
 
     Raises:
-        PlanError: there is no such parameter or value; says which there are.
+        PlanError: there is no such parameter or value; the message lists those there are.
     """
-    # Here, as drawing takes half a second to import and few commands need it.
+    # Imported here: drawing takes half a second to import, and few commands need it.
     from services.planner.report.page import page
 
     found = gather_findings(manifest, results, evaluations, notes)
@@ -60,14 +60,14 @@ def write_report(
 
 
 def _put(path: Path, content: bytes) -> None:
-    """All of it or nothing: readers, and those who are killed here, leave no half of a file."""
+    """Write a file atomically: no reader sees a part of it, and a kill leaves none."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_bytes(content)
     unfinished.replace(path)
 
 
 def document(found: Findings) -> str:
-    """Plan, statistics, groups and evaluations; `times` apart from them."""
+    """Return the report as JSON with sorted keys; the times are in `times` alone."""
     members = {
         "manifest": _finite(found.manifest.model_dump(mode="json", fallback=str)),
         "statistics": {
@@ -90,7 +90,7 @@ def document(found: Findings) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """The same without numbers that JSON doesn't have; what is in `metadata` nobody has looked at."""
+    """Replace numbers that JSON can't hold by None; `metadata` is not validated."""
     match value:
         case dict():
             return {name: _finite(one) for name, one in value.items()}
@@ -103,7 +103,7 @@ def _finite(value: Any) -> Any:
 
 
 def _places(artifacts: Mapping[str, str]) -> dict[str, str]:
-    """Where artifacts are; what has no place of its own is too much for here, and is just named."""
+    """Return the references of artifacts; inline content is left out."""
     return {name: "inline" if one.startswith("data:") else one for name, one in artifacts.items()}
 
 
