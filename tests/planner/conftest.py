@@ -1,4 +1,4 @@
-"""A workbench in this process, with tools written on the spot."""
+"""A tool runtime in this process, with tools that tests write."""
 
 import contextlib
 import os
@@ -20,12 +20,12 @@ from tests.planner.scripted import FakeTime
 
 @pytest.fixture
 def time() -> FakeTime:
-    """A clock that only its own sleep moves."""
+    """A clock that only its own sleep advances."""
     return FakeTime()
 
 
 class Laboratory:
-    """Everything that executes and aggregates, over one folder of tools and one store."""
+    """A backend and an aggregator over one directory of tools and one store."""
 
     def __init__(self, folder: Path, inline_max_bytes: int = 100) -> None:
         self.folder = folder

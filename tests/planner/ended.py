@@ -1,4 +1,4 @@
-"""Cases that have ended, made by hand."""
+"""Results of cases, made by hand."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ def ended(
     digest: str = "d" * 64,
     **members: Any,
 ) -> TaskResult:
-    """What a case came to that began `index` seconds after the first."""
+    """The result of a case that began `index` seconds after the first."""
     case = case or TestCase(parameters={"x": index}, seed=index)
     begin = BEGIN + timedelta(seconds=index)
     execution = ExecutionResult(
@@ -58,20 +58,20 @@ def ended(
 
 
 def failed(index: int, kind: str = "ValueError", message: str = "no", **options: Any) -> TaskResult:
-    """A case that the tool failed."""
+    """The result of a case that failed."""
     return ended(index, None, TaskStatus.FAILED, error=ErrorInfo(kind, message), **options)
 
 
 def never_ran(
     index: int, status: TaskStatus = TaskStatus.CANCELLED, case: TestCase | None = None
 ) -> TaskResult:
-    """A case that had no turn."""
+    """The result of a case that never began."""
     case = case or TestCase(parameters={"x": index}, seed=index)
     return TaskResult(f"task-{index}", "plan", index, case, status, BEGIN)
 
 
 class Stored:
-    """A result that is only referred to."""
+    """A result that is stored: only its reference."""
 
     def __init__(self, reference: str) -> None:
         self.reference = reference

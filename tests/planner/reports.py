@@ -1,4 +1,4 @@
-"""Reports to look into, and how to read them."""
+"""Results for reports, and readers of reports."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ PLAN = RunManifest(workflow_id="plan", tool="noop")
 
 
 def grid(replicates: int = 2, result: Any = None) -> list[TaskResult]:
-    """Cases over two parameters, every one with its result."""
+    """Results of cases over two parameters."""
     found: list[TaskResult] = []
     for x in (1, 2, 10):
         for y in (0.5, "b"):
@@ -53,7 +53,7 @@ def page(paths: dict[str, Path]) -> str:
 
 
 class Reader(HTMLParser):
-    """What a page consists of."""
+    """Collects the elements, links and texts of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A backend that does what a test says, and plans for it."""
+"""A backend that follows a script, and manifests for it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -13,7 +13,7 @@ from services.planner.scheduler import TaskScheduler
 from services.planner.tasks import RunExecutionResult, Task, TaskResult, TaskStatus
 
 PROMPT_SECONDS = 3.0
-"""For an answer that takes milliseconds, on a machine that has other things to do."""
+"""The most seconds for what takes milliseconds, on a busy machine."""
 
 Script = Callable[[Execution, asyncio.Event], Awaitable[Any]]
 
@@ -26,7 +26,7 @@ def result(
     error: str | None = None,
     retryable: bool = False,
 ) -> ExecutionResult:
-    """What the backend may return for the call; `error` is the type of one."""
+    """A result of the call; `error` is the type of its error."""
     return ExecutionResult(
         run_id=call.options.run_id,
         status=status,
@@ -45,23 +45,23 @@ async def success(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
 
 
 async def failure(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
-    """Fail for good."""
+    """Fail permanently."""
     return result(call, Status.FAILED, error="ValueError")
 
 
 async def transient_failure(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
-    """Fail in a way that is worth another attempt."""
+    """Fail with a retryable error."""
     return result(call, Status.FAILED, error="ConnectionError", retryable=True)
 
 
 async def until_cancelled(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
-    """Run until somebody asks for the end."""
+    """Run until the call is cancelled."""
     await cancel.wait()
     return result(call, Status.CANCELLED, error="RunCancelledError")
 
 
 class Scripted:
-    """A backend of one script; knows what was called, and how many calls there were at once."""
+    """A backend that follows a script; records its calls, and how many ran at once."""
 
     def __init__(self, script: Script = success, capacity: int = 100) -> None:
         self.capacity = capacity
@@ -74,7 +74,7 @@ class Scripted:
     async def run(
         self, call: Execution, *, report: Report | None = None, cancel: asyncio.Event | None = None
     ) -> ExecutionResult:
-        """Do as the script says."""
+        """Follow the script."""
         assert cancel is not None
         self.calls.append(call)
         self.busy += 1
@@ -92,7 +92,7 @@ class Scripted:
 
 
 class Recorded:
-    """Remembers all that a listener hears."""
+    """A listener that records everything."""
 
     def __init__(self) -> None:
         self.moves: list[tuple[int, TaskStatus]] = []
@@ -100,20 +100,20 @@ class Recorded:
         self.events: list[Event] = []
 
     def on_status(self, task: Task) -> None:
-        """Note the state."""
+        """Record the status."""
         self.moves.append((task.index, task.task_status))
 
     def on_result(self, result: TaskResult) -> None:
-        """Note the result."""
+        """Record the result."""
         self.results.append(result)
 
     def on_event(self, task: Task, event: Event) -> None:
-        """Note the event."""
+        """Record the event."""
         self.events.append(event)
 
     @property
     def transitions(self) -> list[tuple[TaskStatus, TaskStatus]]:
-        """From which state to which, one for each move."""
+        """The status before and after each change."""
         before: dict[int, TaskStatus] = {}
         found = []
         for index, status in self.moves:
@@ -123,7 +123,7 @@ class Recorded:
 
 
 class FakeTime:
-    """A clock that only its own sleep moves."""
+    """A clock that only its own sleep advances."""
 
     def __init__(self) -> None:
         self.now = datetime(2030, 1, 1, tzinfo=UTC)
@@ -134,11 +134,11 @@ class FakeTime:
 
     @property
     def seconds(self) -> float:
-        """How long it has slept in all."""
+        """The sum of all sleeps."""
         return sum(self.slept)
 
     async def sleep(self, seconds: float) -> None:
-        """Move the clock."""
+        """Advance the clock."""
         self.slept.append(seconds)
         self.now += timedelta(seconds=seconds)
         await asyncio.sleep(0)
@@ -155,7 +155,7 @@ def plan(cases: int, **policy: Any) -> RunManifest:
 
 
 def states(results: Any) -> list[str]:
-    """The state of each result."""
+    """The status of each result."""
     return [one.task_status.value for one in results.task_results]
 
 

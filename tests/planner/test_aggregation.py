@@ -1,4 +1,4 @@
-"""Aggregation: a tool's own function over many runs; how they are stored makes no difference."""
+"""Aggregation: a tool's function over many runs, wherever their artifacts are stored."""
 
 from dataclasses import replace
 from typing import Any
@@ -210,7 +210,7 @@ async def test_a_pinned_bundle_aggregates_as_it_did(lab: Laboratory) -> None:
         await lab.aggregator.aggregate(replace(pinned, tool=f"tool@sha256:{'0' * 64}"))
 
 
-async def test_runs_of_several_versions_of_the_code_are_told(lab: Laboratory) -> None:
+async def test_runs_of_several_versions_of_the_code_are_reported(lab: Laboratory) -> None:
     replicates = await runs(lab, 1)
     lab.tool("tool", TOOL + "\n# changed\n")
     replicates += await runs(lab, 2)
@@ -229,7 +229,7 @@ async def test_a_cancelled_replicate_is_not_completed(lab: Laboratory) -> None:
         await lab.aggregator.aggregate(task)
 
 
-async def test_an_aggregation_is_held_to_what_its_tool_asks_for(
+async def test_an_aggregation_has_the_limits_of_its_tool(
     laboratory: MakeLaboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAB_KEY", "hunter2hunter2")

@@ -1,4 +1,4 @@
-"""A plan's budget holds wherever the plan is executed, whatever runs at once and is tried again."""
+"""The budget of a plan holds wherever the plan is executed, with concurrency and retries."""
 
 import asyncio
 import time as clock
@@ -65,7 +65,7 @@ def all_at_once(count: int, value: str = "1", time: FakeTime | None = None, seco
 # -- runs -----------------------------------------------------------------------------
 
 
-async def test_no_attempt_begins_that_would_be_one_too_many_and_those_under_way_come_to_their_end() -> None:
+async def test_no_attempt_exceeds_the_budget_and_running_ones_end_by_themselves() -> None:
     backend = Scripted(all_at_once(5))
 
     found = await execute(backend, budgeted(10, {"max_runs": 5}, concurrency=8))
@@ -93,7 +93,7 @@ async def test_each_attempt_is_a_run(time: FakeTime) -> None:
     "policy",
     [retried(3, 600), {"batch_size": 1, "backoff_seconds": 600}, {"rate_control": {"per_minute": 0.1}}],
 )
-async def test_nothing_is_waited_for_when_there_is_no_run_left(policy: dict[str, Any]) -> None:
+async def test_no_pause_follows_the_last_run_of_the_budget(policy: dict[str, Any]) -> None:
     script = transient_failure if "retry_policy" in policy else all_at_once(1)
     started = clock.monotonic()
 
@@ -104,7 +104,7 @@ async def test_nothing_is_waited_for_when_there_is_no_run_left(policy: dict[str,
     assert found.statistics.attempts == 1
 
 
-async def test_a_budget_that_suffices_stops_nothing(time: FakeTime) -> None:
+async def test_a_sufficient_budget_stops_nothing(time: FakeTime) -> None:
     budget = {"max_runs": 4, "max_seconds": 4, "max_cost": 4}
 
     async def one_second(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
@@ -156,7 +156,7 @@ async def test_the_cost_of_all_that_run_at_once_is_added() -> None:
     assert found.task_results[0].spent == Spent(0, 0.5)
 
 
-async def test_of_a_case_that_is_tried_again_what_it_returned_at_last_costs(time: FakeTime) -> None:
+async def test_only_the_last_result_of_a_retried_case_has_a_cost(time: FakeTime) -> None:
     async def second_time(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
         if call.options.run_id.endswith(".2"):
             return result(call, value='{"cost": 0.5, "tokens_used": 7}')
@@ -173,7 +173,7 @@ TOO_LARGE = '{"cost": 1' + "0" * 400 + "}"
 
 
 @pytest.mark.parametrize("value", [*NO_COST, TOO_LARGE])
-async def test_what_is_no_cost_costs_nothing(value: str | None) -> None:
+async def test_an_invalid_cost_counts_as_zero(value: str | None) -> None:
     async def script(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
         return result(call, value=value if call.parameters["n"] == 1 else '{"cost": 0.5}')
 
@@ -235,7 +235,9 @@ async def test_budgets_hold_where_results_are_stored(
         ({"max_cost": 5}, BudgetUse(cost=3)),
     ],
 )
-async def test_what_was_used_before_counts(time: FakeTime, budget: dict[str, Any], used: BudgetUse) -> None:
+async def test_earlier_use_of_the_budget_counts(
+    time: FakeTime, budget: dict[str, Any], used: BudgetUse
+) -> None:
     async def one_of_each(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
         await time.sleep(1)
         return result(call, value='{"cost": 1}')
@@ -253,7 +255,7 @@ async def test_what_was_used_before_counts(time: FakeTime, budget: dict[str, Any
         ({"max_cost": 5}, BudgetUse(cost=5)),
     ],
 )
-async def test_nothing_begins_when_nothing_is_left(budget: dict[str, Any], used: BudgetUse) -> None:
+async def test_no_case_begins_when_the_budget_is_used_up(budget: dict[str, Any], used: BudgetUse) -> None:
     backend = Scripted()
 
     found = await execute(backend, budgeted(2, budget), used=used)

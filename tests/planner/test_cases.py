@@ -1,4 +1,4 @@
-"""The cases of a plan: listed and swept, each with a seed, none twice."""
+"""The cases of a plan: listed ones and those of a sweep, each with a seed, none twice."""
 
 import random
 import re
@@ -144,7 +144,7 @@ def test_a_point_that_is_chosen_again_has_further_replicates(method: str) -> Non
         ({"sweep": {"dimensions": {"n": [1, 1]}}}, "the sweep's case 0 and the sweep's case 1"),
     ],
 )
-def test_two_cases_that_cant_be_told_apart_are_an_error(members: Any, names: str) -> None:
+def test_two_equal_cases_are_an_error(members: Any, names: str) -> None:
     with pytest.raises(PlanError, match=rf"^w: {re.escape(names)} are the same, with parameters {{\"n\":"):
         all_cases(manifest(**members))
 
@@ -159,7 +159,7 @@ def test_two_cases_that_cant_be_told_apart_are_an_error(members: Any, names: str
         {"parameters": {"n": 1.0}},
     ],
 )
-def test_what_differs_in_anything_is_not_the_same(difference: dict[str, Any]) -> None:
+def test_cases_that_differ_in_anything_are_not_equal(difference: dict[str, Any]) -> None:
     assert len(all_cases(manifest(cases=[*listed(1), {**listed(1)[0], **difference}]))) == 2
 
 
@@ -189,19 +189,19 @@ def test_metadata_alone_makes_no_other_case() -> None:
         {"cases": [{"replicates": 10**6}], "sweep": {"dimensions": {"a": [1]}}},
     ],
 )
-def test_too_many_cases_are_told_before_they_are_made(members: Any) -> None:
+def test_too_many_cases_are_refused_before_they_are_generated(members: Any) -> None:
     with pytest.raises(PlanError, match=r"^plan: it has [\d,]+ cases; a plan has at most 1,000,000$"):
         manifest(**members)
 
 
-def test_pairs_that_turn_out_too_many_are_told() -> None:
+def test_too_many_pairwise_cases_are_refused() -> None:
     plan = manifest(sweep={"method": "pairwise", "dimensions": {name: [1, 2, 3] for name in "abcd"}})
 
     with pytest.raises(PlanError, match="w has more than 8 cases"):
         all_cases(plan, max_cases=8)
 
 
-def test_no_cases_are_none() -> None:
+def test_a_manifest_without_cases_has_no_cases() -> None:
     assert all_cases(manifest()) == ()
 
 

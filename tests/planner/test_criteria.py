@@ -1,4 +1,4 @@
-"""Criteria: what can be written, what it means, and that nothing else is ever taken for one."""
+"""Criteria: the grammar, the meaning, and that any other text is refused."""
 
 import math
 import re
@@ -48,7 +48,7 @@ def holds(text: str, completions: int = 1_000, **values: Any) -> bool | None:
 
 
 @given(st.text() | WRITTEN)
-def test_any_text_is_read_or_refused_with_the_one_error(text: str) -> None:
+def test_any_text_is_parsed_or_refused_with_a_criterion_error(text: str) -> None:
     try:
         found = criterion(text)
     except CriterionError:
@@ -58,7 +58,7 @@ def test_any_text_is_read_or_refused_with_the_one_error(text: str) -> None:
 
 
 @given(st.builds(Criterion, CONDITIONS, st.integers(0, 999_999_999)))
-def test_a_criterion_that_was_printed_is_read_the_same_again(one: Criterion) -> None:
+def test_a_printed_criterion_parses_to_the_same_criterion(one: Criterion) -> None:
     text = str(one)
 
     assert criterion(text) == one
@@ -94,7 +94,7 @@ def test_judging_never_fails_and_says_why_it_leaves_something_open(
         ("loss > -1e-3 and loss < +.5e1", True),
     ],
 )
-def test_what_is_written_means_what_it_says(text: str, expected: bool) -> None:
+def test_criteria_mean_what_they_say(text: str, expected: bool) -> None:
     values: dict[str, Any] = {
         "loss": 1.5,
         "rate": 0.04,
@@ -129,11 +129,13 @@ def test_a_criterion_counts_from_its_number_of_completions_on() -> None:
         ("nothing < 1", None),
     ],
 )
-def test_what_is_not_known_is_left_open_unless_the_rest_decides(text: str, expected: bool | None) -> None:
+def test_an_unknown_value_leaves_a_criterion_open_unless_the_rest_decides(
+    text: str, expected: bool | None
+) -> None:
     assert holds(text, a=1, t="x", nan=math.nan, nothing=None) is expected
 
 
-def test_each_name_that_is_not_known_is_noted_once() -> None:
+def test_each_unknown_name_is_noted_once() -> None:
     verdict = criterion("gone < 1 or not gone > 2 or t < 1").judge({"t": "x"}, 1)
 
     assert verdict.notes == ("there is no gone yet", "t is a text and can't be compared with a number")
@@ -177,7 +179,7 @@ def test_an_error_points_at_the_place_and_says_what_was_expected(
     assert caret == " " * (2 + min(character - 1, 60)) + "^"
 
 
-def test_what_can_not_be_seen_is_shown_escaped_and_the_caret_still_points_at_it() -> None:
+def test_invisible_characters_are_escaped_and_the_caret_points_at_them() -> None:
     with pytest.raises(CriterionError, match=r"\n  loss\\n< \\x00\n          \^$"):
         criterion("loss\n< \x00")
 

@@ -1,4 +1,4 @@
-"""Points of a sweep: all, enough for every pair, or evenly chosen."""
+"""Designs: the points of a sweep by each method."""
 
 import subprocess
 import sys

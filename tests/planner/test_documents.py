@@ -1,4 +1,4 @@
-"""Plans as files: what is read, and how mistakes are told."""
+"""Manifests in files: what is read, and the messages about mistakes."""
 
 import json
 import re
@@ -61,7 +61,7 @@ def test_a_plan_is_yaml_or_json(tmp_path: Path, name: str, text: str) -> None:
     assert plan.cases[0].parameters.get("when", "2025-01-01") == "2025-01-01"
 
 
-def test_yaml_may_say_a_thing_once_and_refer_to_it(tmp_path: Path) -> None:
+def test_yaml_may_use_aliases(tmp_path: Path) -> None:
     text = """
         workflow_id: w
         tool: t
@@ -76,7 +76,7 @@ def test_yaml_may_say_a_thing_once_and_refer_to_it(tmp_path: Path) -> None:
     assert [one.parameters for one in plan.cases] == [{"a": 1, "b": 2}, {"a": 1, "b": 3}, {"a": 1, "b": 2}]
 
 
-def test_a_file_that_is_read_again_is_what_it_says(tmp_path: Path) -> None:
+def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
     path = written(tmp_path, YAML + "metadata: {asked: {by: ann}}")
     first = read_manifest(path)
     first.metadata["asked"]["by"] = "somebody else"
@@ -122,7 +122,9 @@ def test_a_file_that_is_read_again_is_what_it_says(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_file_that_is_no_plan_says_so(tmp_path: Path, name: str, text: str | bytes, complaint: str) -> None:
+def test_a_file_that_is_no_manifest_is_refused(
+    tmp_path: Path, name: str, text: str | bytes, complaint: str
+) -> None:
     with pytest.raises(PlanError, match=rf"^{tmp_path}/{name} .*{complaint}"):
         read_manifest(written(tmp_path, text, name))
 
@@ -134,7 +136,7 @@ def test_a_file_that_cant_be_read_says_so(tmp_path: Path) -> None:
         read_manifest(tmp_path)
 
 
-def test_a_file_may_only_be_so_long(tmp_path: Path) -> None:
+def test_a_file_that_is_too_long_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         PlanError, match=r"is \d\d bytes long; at most 40 are read. A 'sweep' makes many cases"
     ):
@@ -213,7 +215,7 @@ def test_a_mistake_names_the_member_its_value_and_what_is_allowed(members: Any, 
         ),
     ],
 )
-def test_a_member_that_is_not_known_says_what_was_meant(members: Any, complaint: str) -> None:
+def test_an_unknown_member_is_refused_with_a_suggestion(members: Any, complaint: str) -> None:
     assert mistakes(**members) == [complaint]
 
 
@@ -297,7 +299,7 @@ def test_every_mistake_has_its_line() -> None:
     ]
 
 
-def test_a_mistake_that_is_made_everywhere_is_not_listed_for_ever() -> None:
+def test_the_list_of_mistakes_is_limited() -> None:
     found = mistakes(cases=[{"seed": -1}] * 1_000)
 
     assert len(found) == 21
@@ -325,7 +327,7 @@ def test_a_path_is_as_its_author_would_write_it(parts: tuple[int | str, ...], pa
 
 
 @pytest.mark.parametrize("name", ["[key]", "a list of values", ""])
-def test_a_member_that_nobody_knows_may_have_any_name(name: str) -> None:
+def test_an_unknown_member_may_have_any_name(name: str) -> None:
     """Also one of those that stand for no member in what pydantic says of a place."""
     with pytest.raises(PlanError, match=re.escape(f"member '{member_path([name])}' is not known")):
         manifest_of("plan", {"workflow_id": "w", "tool": "t", name: 1})
@@ -341,7 +343,7 @@ names = st.sampled_from(
 
 
 @given(st.dictionaries(names | st.text(), json_values | st.dictionaries(names, json_values)))
-def test_whatever_is_written_is_a_plan_or_a_readable_error(members: dict[str, Any]) -> None:
+def test_any_document_is_a_manifest_or_a_readable_error(members: dict[str, Any]) -> None:
     try:
         said = f"plan {manifest_of('plan', members).workflow_id}"
     except PlanError as exc:

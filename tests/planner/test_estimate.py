@@ -1,4 +1,4 @@
-"""Estimates: what is said before a plan starts."""
+"""Estimates of the duration of a plan."""
 
 import json
 import math
@@ -36,7 +36,7 @@ def test_the_spread_of_what_is_recorded_is_the_spread_of_the_estimate() -> None:
     assert (found.cases, found.at_once, found.recorded) == (100, 4, 101)
 
 
-def test_without_records_it_says_that_it_does_not_know() -> None:
+def test_without_records_the_duration_is_unknown() -> None:
     found = estimate(plan(), {HERE: [], "Redis": []}, "fleet", 2)
 
     assert (found.run_seconds, found.plan_seconds) == (None, None)
@@ -46,7 +46,7 @@ def test_without_records_it_says_that_it_does_not_know() -> None:
     )
 
 
-def test_few_records_are_called_few() -> None:
+def test_an_estimate_from_few_records_says_so() -> None:
     assert estimate(plan(), {HERE: [1.0] * 2, "Redis": [1.0]}, "local", 1).lines() == (
         "100 runs of noop, 1 at once on local",
         "one run takes about 1.0 s, from 3 recorded runs (2 in plans in here, 1 in Redis)",
@@ -55,7 +55,7 @@ def test_few_records_are_called_few() -> None:
     )
 
 
-def test_durations_that_are_none_are_left_out() -> None:
+def test_invalid_durations_are_left_out() -> None:
     found = estimate(plan(), {HERE: [math.nan, math.inf, -1.0, 3.0]}, "local", 1)
 
     assert (found.recorded, found.run_seconds) == (1, Spread(3.0, 3.0, 3.0))
@@ -89,7 +89,7 @@ def test_retries_and_the_budget_bound_the_runs() -> None:
     assert estimate(retried, {}, "local", 1).lines()[0].startswith("100 runs of noop, 300 with all retries")
 
 
-def test_what_may_end_the_plan_before_its_time_is_said() -> None:
+def test_an_estimate_names_what_may_stop_the_plan_early() -> None:
     budget = {"max_runs": 50, "max_seconds": 60, "max_cost": 2.5}
     found = estimate(
         plan(100, budget, stop_conditions={"timeout": 7_500}), {HERE: [1.5] * 10}, "local", 1, ["and more"]

@@ -1,4 +1,4 @@
-"""Evaluations: each case as soon as its replicates have ended, and criteria over what is known by then."""
+"""Evaluations: each case as soon as its replicates have ended, and the criteria over them."""
 
 import asyncio
 import itertools
@@ -85,7 +85,7 @@ async def test_each_case_is_evaluated_over_its_replicates(lab: Laboratory) -> No
     assert len({one.aggregation_id for one in found}) == 3
 
 
-async def test_evaluations_are_the_same_in_the_middle_and_at_the_end(lab: Laboratory) -> None:
+async def test_evaluations_during_and_after_the_plan_are_equal(lab: Laboratory) -> None:
     ends, manifest = await results(lab, [1, 5]), plan([1, 5])
     async with Evaluations(manifest, lab.aggregator) as evaluations:
         reasons = [evaluations.stopper(one) for one in (ends[2], ends[0], ends[3], ends[1])]
@@ -120,7 +120,7 @@ async def test_a_function_that_fails_is_the_evaluations_error(lab: Laboratory, e
     assert all(str(one.error).startswith("AggregationError: tool." + entry_point) for one in found)
 
 
-async def test_a_case_of_which_nothing_ran_is_not_evaluated(lab: Laboratory) -> None:
+async def test_a_case_without_runs_is_not_evaluated(lab: Laboratory) -> None:
     ends = await results(lab, [1, 5])
     ends[2:] = [never_ran(2, case=ends[2].case), never_ran(3, TaskStatus.PENDING, case=ends[3].case)]
     found = await evaluated(lab, plan([1, 5]), ends)
@@ -128,7 +128,7 @@ async def test_a_case_of_which_nothing_ran_is_not_evaluated(lab: Laboratory) -> 
     assert [one.cases for one in found] == [(0, 1)]
 
 
-async def test_without_an_evaluator_there_is_nothing_to_find(lab: Laboratory) -> None:
+async def test_without_an_evaluator_there_are_no_evaluations(lab: Laboratory) -> None:
     ends, manifest = await results(lab, [1]), plan([1]).model_copy(update={"evaluator": None})
     async with Evaluations(manifest, lab.aggregator) as evaluations:
         reasons = [evaluations.stopper(one) for one in ends]
@@ -137,7 +137,7 @@ async def test_without_an_evaluator_there_is_nothing_to_find(lab: Laboratory) ->
         assert await evaluations.finish(ends) == ()
 
 
-async def test_an_evaluation_stops_the_plan_as_soon_as_it_is_there(lab: Laboratory) -> None:
+async def test_an_evaluation_stops_the_plan_at_once(lab: Laboratory) -> None:
     stopped = asyncio.get_running_loop().create_future()
     ends, manifest = await results(lab, [3, 5]), plan([3, 5], success_criteria=("loss < 0.1", "n >= 2"))
     async with Evaluations(manifest, lab.aggregator, on_stop=stopped.set_result) as evaluations:
@@ -149,7 +149,7 @@ async def test_an_evaluation_stops_the_plan_as_soon_as_it_is_there(lab: Laborato
     assert reason == after == "success criteria hold: loss < 0.1, n >= 2"
 
 
-async def test_a_resumed_plan_knows_what_it_found_before(lab: Laboratory) -> None:
+async def test_a_resumed_plan_judges_criteria_over_earlier_results(lab: Laboratory) -> None:
     ends, told = await results(lab, [1, 5]), list[str]()
     manifest = plan([1, 5], failure_criteria=("n >= 3",))
     async with Evaluations(manifest, lab.aggregator, already=ends[:3], on_stop=told.append) as evaluations:
@@ -160,7 +160,7 @@ async def test_a_resumed_plan_knows_what_it_found_before(lab: Laboratory) -> Non
     assert [one.loss for one in found] == [2.0, 2.0]
 
 
-async def test_leaving_in_the_middle_of_an_evaluation_leaves_nothing(lab: Laboratory) -> None:
+async def test_leaving_during_an_evaluation_leaves_no_task(lab: Laboratory) -> None:
     ends = await results(lab, [1, 5])
 
     async def broken_plan() -> None:
@@ -206,7 +206,7 @@ def test_means_are_over_the_results_so_far() -> None:
     assert judged(ends, failure=["answered <= 0.5 after 3"]) == [False, False, True, True]
 
 
-def test_cases_are_counted_but_for_cancelled_ones() -> None:
+def test_cancelled_cases_are_not_counted() -> None:
     ends = [ended(0), failed(1), never_ran(2), failed(3, "ToolTimeoutError"), ended(4)]
 
     assert judged(ends, failure=["failure_rate > 60%"]) == [False, False, False, True, False]
@@ -240,7 +240,7 @@ def test_results_without_the_member_leave_the_criterion_open(result: Any) -> Non
     assert verdicts.notes[0] == "x < 1: there is no x yet"
 
 
-def test_results_that_no_criterion_can_see_are_counted_and_can_be_fetched() -> None:
+def test_results_left_out_by_criteria_are_counted_and_can_be_fetched() -> None:
     verdicts = CriteriaTracker(Evaluator(failure_criteria=("x < 1",)))
     for index, result in ((3, {"x": 5}), (2, Stored("cas://two")), (1, Stored("cas://one"))):
         verdicts.case_ended(ended(index, result))
@@ -250,7 +250,7 @@ def test_results_that_no_criterion_can_see_are_counted_and_can_be_fetched() -> N
     assert "case 1: `fullsend artifacts get cas://one`" in note
 
 
-def test_stored_results_are_no_matter_to_criteria_that_ask_for_none() -> None:
+def test_stored_results_do_not_matter_to_criteria_that_name_no_result() -> None:
     verdicts = CriteriaTracker(Evaluator(failure_criteria=("loss < 1", "n > 5")))
     verdicts.case_ended(ended(0, Stored("cas://one")))
 
@@ -273,7 +273,7 @@ def test_a_criterion_that_could_be_judged_once_is_not_noted() -> None:
     assert verdicts.notes == ()
 
 
-def test_a_note_says_why_in_the_end_and_the_same_in_whatever_order_the_cases_ended() -> None:
+def test_a_note_gives_the_reason_and_does_not_depend_on_the_order_of_the_cases() -> None:
     texts = ("x == 'a'", "loss == 'a'", "error_type > 3")
     ends = [ended(0, {}), ended(1, {"x": 1}), ended(2, {"x": 5}), failed(3)]
     notes = set()

@@ -1,4 +1,4 @@
-"""One execution: what it returns is references to raw artifacts, which stay right when they are moved."""
+"""One execution: its references to raw artifacts stay valid when the store is moved."""
 
 import json
 import shutil

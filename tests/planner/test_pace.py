@@ -1,4 +1,4 @@
-"""When attempts may begin: tokens that are given once, and pauses that grow."""
+"""When attempts may begin: the rate limit, and growing pauses."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -27,19 +27,19 @@ class Clock:
         self.now += timedelta(seconds=seconds)
 
 
-def test_a_burst_goes_at_once_and_the_rest_at_the_rate() -> None:
+def test_a_burst_begins_at_once_and_the_rest_at_the_rate() -> None:
     pace = RateLimiter(RateLimit(per_minute=60, burst=5), Clock())
 
     assert [pace.reserve() for _ in range(8)] == [0, 0, 0, 0, 0, 1, 2, 3]
 
 
-def test_without_a_limit_nobody_waits() -> None:
+def test_without_a_limit_there_is_no_wait() -> None:
     pace = RateLimiter(None, Clock())
 
     assert [pace.reserve() for _ in range(3)] == [0, 0, 0]
 
 
-def test_a_pause_fills_the_bucket_up_to_the_burst_and_not_further() -> None:
+def test_a_pause_refills_the_bucket_up_to_the_burst() -> None:
     clock = Clock()
     pace = RateLimiter(RateLimit(per_minute=60, burst=2), clock)
     waited = [pace.reserve() for _ in range(2)]
@@ -49,7 +49,7 @@ def test_a_pause_fills_the_bucket_up_to_the_burst_and_not_further() -> None:
     assert waited + [pace.reserve() for _ in range(4)] == [0, 0, 0, 0, 1, 2]
 
 
-def test_a_clock_that_is_set_back_makes_nobody_wait_longer() -> None:
+def test_a_clock_that_is_set_back_lengthens_no_wait() -> None:
     clock = Clock()
     pace = RateLimiter(RateLimit(per_minute=60), clock)
     pace.reserve()

@@ -176,7 +176,7 @@ async def test_only_what_is_unfinished_or_failed_runs_again_with_its_seed(tmp_pa
     ]
 
 
-async def test_failed_cases_may_be_left_as_they_are(tmp_path: Path) -> None:
+async def test_failed_cases_need_not_run_again(tmp_path: Path) -> None:
     plan, again = Plan.create(manifest(), tmp_path / "p"), Scripted()
     await plan.run(Scripted(odd_fail))
 
@@ -188,7 +188,7 @@ async def test_failed_cases_may_be_left_as_they_are(tmp_path: Path) -> None:
     assert [one.index for one in plan.settled()] == [0, 2, 4]
 
 
-async def test_listeners_and_stoppers_hear_of_cases_by_their_index_in_the_plan(tmp_path: Path) -> None:
+async def test_listeners_and_stoppers_get_the_index_in_the_plan(tmp_path: Path) -> None:
     plan, heard, judged = Plan.create(manifest(), tmp_path / "p"), Heard(), list[int]()
     await plan.run(Scripted(odd_fail))
 

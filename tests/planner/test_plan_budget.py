@@ -1,4 +1,4 @@
-"""A budget over several sittings of a plan: what was used counts, also by a planner that was killed."""
+"""The budget of a plan over several sessions, also of a planner that was killed."""
 
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def lost(plan: Plan, count: int, seconds: int = 0) -> None:
             )
 
 
-async def test_attempts_of_all_sittings_are_never_more_than_the_budget(tmp_path: Path) -> None:
+async def test_the_attempts_of_all_sessions_never_exceed_the_budget(tmp_path: Path) -> None:
     plan, backend = Plan.create(manifest(max_runs=11), tmp_path / "p"), Scripted(second_attempt)
     one: Any = backend
 
@@ -74,7 +74,7 @@ async def test_attempts_of_all_sittings_are_never_more_than_the_budget(tmp_path:
         await plan.resume(one)
 
 
-async def test_attempts_of_a_planner_that_was_killed_count(tmp_path: Path) -> None:
+async def test_the_attempts_of_a_killed_planner_count(tmp_path: Path) -> None:
     plan, backend = Plan.create(manifest(max_runs=5), tmp_path / "p"), Scripted(second_attempt)
     one: Any = backend
     lost(plan, 3)
@@ -84,7 +84,7 @@ async def test_attempts_of_a_planner_that_was_killed_count(tmp_path: Path) -> No
     assert (len(backend.calls), found.stopped) == (2, "the budget of 5 runs is used up")
 
 
-async def test_seconds_of_a_planner_that_was_killed_count(tmp_path: Path) -> None:
+async def test_the_seconds_of_a_killed_planner_count(tmp_path: Path) -> None:
     plan = Plan.create(manifest(max_seconds=500), tmp_path / "p")
     one: Any = Scripted(second_attempt)
     lost(plan, 2, seconds=240)
@@ -97,7 +97,7 @@ async def test_seconds_of_a_planner_that_was_killed_count(tmp_path: Path) -> Non
         await plan.resume(one)
 
 
-async def test_the_cost_of_all_sittings_is_added(tmp_path: Path) -> None:
+async def test_the_costs_of_all_sessions_are_added(tmp_path: Path) -> None:
     plan = Plan.create(manifest(max_cost=5), tmp_path / "p")
     one: Any = Scripted(second_attempt)
 
@@ -111,7 +111,7 @@ async def test_the_cost_of_all_sittings_is_added(tmp_path: Path) -> None:
         await plan.resume(one)
 
 
-async def test_a_cost_of_before_that_cant_be_read_is_told(tmp_path: Path) -> None:
+async def test_an_earlier_cost_that_cant_be_read_is_reported(tmp_path: Path) -> None:
     async def stored(call: Execution, cancel: Any) -> ExecutionResult:
         return result(call, value="cas://" + "0" * 64)
 

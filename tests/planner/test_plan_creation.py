@@ -21,7 +21,7 @@ def manifest(**members: Any) -> RunManifest:
 
 
 @pytest.mark.parametrize("beneath", [".", "p", "p/q"])
-def test_a_file_is_no_place_for_a_plan(tmp_path: Path, beneath: str) -> None:
+def test_a_plan_cant_be_created_below_a_file(tmp_path: Path, beneath: str) -> None:
     (tmp_path / "file").write_text("mine")
     directory = tmp_path / "file" / beneath
 
@@ -35,7 +35,7 @@ def test_a_file_is_no_place_for_a_plan(tmp_path: Path, beneath: str) -> None:
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_place_that_cant_be_written_to_is_named() -> None:
+def test_a_directory_that_cant_be_written_is_named() -> None:
     with pytest.raises(PlanError, match=r"^/proc/nowhere/p can't be created: .*; choose another"):
         Plan.create(manifest(), Path("/proc/nowhere/p"))
 
@@ -57,7 +57,7 @@ def test_the_name_of_a_directory_may_be_anything(tmp_path: Path) -> None:
         ({"workflow_id": HALF}, "'workflow_id' has"),
     ],
 )
-def test_half_a_character_is_a_mistake_that_is_named(
+def test_half_a_surrogate_pair_is_refused_with_its_place(
     tmp_path: Path, members: dict[str, Any], member: str
 ) -> None:
     file = tmp_path / "plan.json"
@@ -91,6 +91,6 @@ def test_a_manifest_from_python_with_half_a_character_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_command_line_brings_is_looked_at_too() -> None:
+def test_manifests_from_the_command_line_are_checked_too() -> None:
     with pytest.raises(PlanError, match=r"the sweep member 'workflow_id' has '\\udcff'"):
         manifest_of("the sweep", {**MEMBERS, "workflow_id": os.fsdecode(b"\xff")})

@@ -1,4 +1,4 @@
-"""What asynchronous functions raise, also what asyncio lets nobody catch; and a real Ctrl-C ends it all."""
+"""Exceptions of asynchronous functions, also those that asyncio lets nobody catch; and a real Ctrl-C."""
 
 import asyncio
 import contextlib
@@ -89,7 +89,7 @@ def test_a_function_that_cancels_its_own_task_is_one_failure(way: Way) -> None:
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 @pytest.mark.parametrize("make", RAISED, ids=lambda make: type(make()).__name__)
-def test_whatever_a_coroutine_raises_is_one_failure(way: Way, make: Callable[[], BaseException]) -> None:
+def test_any_exception_of_a_coroutine_is_one_failure(way: Way, make: Callable[[], BaseException]) -> None:
     async def second_raises(task: Task) -> int:
         await asyncio.sleep(0)
         if task.index == 1:
@@ -113,7 +113,7 @@ SYNCHRONOUS = [run_manifest, execute_test_plan, in_a_running_loop]
     ],
     ids=lambda one: one.__name__,
 )
-def test_what_a_task_of_the_function_fails_with_is_one_failure(way: Way, error: type[BaseException]) -> None:
+def test_an_exception_of_a_functions_task_is_one_failure(way: Way, error: type[BaseException]) -> None:
     async def fail() -> None:
         raise error
 
@@ -129,7 +129,7 @@ def test_what_a_task_of_the_function_fails_with_is_one_failure(way: Way, error: 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 @pytest.mark.parametrize("make", RAISED, ids=lambda make: type(make()).__name__)
-def test_whatever_a_sleep_raises_stops_the_plan(way: Way, make: Callable[[], BaseException]) -> None:
+def test_any_exception_of_a_sleep_stops_the_plan(way: Way, make: Callable[[], BaseException]) -> None:
     async def sleep(seconds: float) -> None:
         raise make()
 
@@ -198,5 +198,5 @@ def test_ctrl_c_ends_a_function_that_is_busy_in_a_loop_that_nobody_guards() -> N
 @pytest.mark.parametrize(
     ("error", "code"), [("KeyboardInterrupt", -signal.SIGINT), ("SystemExit(7)", 7)], ids=["keyboard", "exit"]
 )
-def test_what_a_signals_handler_raises_ends_the_plan(error: str, code: int) -> None:
+def test_an_exception_of_a_signal_handler_ends_the_plan(error: str, code: int) -> None:
     assert interrupted(run_manifest, BUSY, prepare=OWN_HANDLER.format(error=error)) == code

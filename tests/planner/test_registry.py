@@ -1,4 +1,4 @@
-"""A plan's registry: what is noted, by whom, and what of it is stale."""
+"""The registry of a plan: its rows, its sessions, and stale ones."""
 
 import asyncio
 import contextlib
@@ -27,20 +27,20 @@ ROOT = Path(__file__).parents[2]
 
 
 def make(folder: Path, count: int = 3) -> Registry:
-    """A registry of so many cases."""
+    """A registry with so many cases."""
     facts = {"workflow_id": "w", "created_at": NOON.isoformat()}
     Registry.create(folder / "r.sqlite", [TestCase(parameters={"n": n}) for n in range(count)], facts)
     return Registry(folder / "r.sqlite", str(folder / "artifacts"))
 
 
 def task(index: int, attempt: int = 1, status: TaskStatus = TaskStatus.RUNNING) -> Task:
-    """A case on its way."""
+    """A task of a case."""
     case = TestCase(parameters={"n": index})
     return Task(f"t{index}", "w", "tool", index, case, NOON, status, attempt_count=attempt, started_at=NOON)
 
 
 def result(index: int, status: TaskStatus = TaskStatus.SUCCEEDED, attempts: int = 1) -> TaskResult:
-    """What a case came to."""
+    """The result of a case."""
     one = task(index)
     return TaskResult(one.task_id, "w", index, one.case, status, NOON, NOON, NOON, 0.5, attempts)
 
@@ -67,7 +67,7 @@ async def test_each_attempt_has_a_row_and_the_last_one_counts(tmp_path: Path) ->
     assert registry.durations() == [0.5]
 
 
-async def test_every_attempt_is_a_run_that_was_used_also_one_whose_end_nobody_saw(tmp_path: Path) -> None:
+async def test_every_attempt_counts_as_used_even_without_a_recorded_end(tmp_path: Path) -> None:
     clock = [NOON]
     registry = Registry(make(tmp_path).path, now=lambda: clock[0])
     number = registry.begin_session("local", 3)
@@ -96,7 +96,7 @@ def test_a_registry_without_runs_has_used_nothing(tmp_path: Path) -> None:
     assert make(tmp_path).used() == (0, 0)
 
 
-async def test_a_case_cancelled_before_it_began_leaves_what_was_known(tmp_path: Path) -> None:
+async def test_a_case_cancelled_before_it_begins_keeps_its_earlier_result(tmp_path: Path) -> None:
     registry = make(tmp_path)
     async with Recorder(registry, registry.begin_session("local", 3)) as recorder:
         recorder.on_result(result(0, TaskStatus.CANCELLED, attempts=0))
@@ -128,7 +128,7 @@ async def test_many_writers_lose_nothing(tmp_path: Path) -> None:
     assert _column(registry, "status") == ["succeeded"] * sittings * each
 
 
-async def test_trouble_with_the_file_stops_the_plan(tmp_path: Path) -> None:
+async def test_an_error_of_the_file_stops_the_plan(tmp_path: Path) -> None:
     registry = make(tmp_path)
     number = registry.begin_session("local", 3)
     with closing(sqlite3.connect(registry.path)) as file:
@@ -141,7 +141,7 @@ async def test_trouble_with_the_file_stops_the_plan(tmp_path: Path) -> None:
     assert str(recorder.trouble).startswith("the registry can't be written: ")
 
 
-def test_rows_of_a_vanished_owner_are_stale_then_lost(tmp_path: Path) -> None:
+def test_rows_of_a_dead_process_are_stale_then_lost(tmp_path: Path) -> None:
     registry = make(tmp_path)
     _elsewhere(registry, "INSERT INTO runs VALUES (1, 1, 2, 1, 't', 'running', '', NULL, NULL)")
 
@@ -157,7 +157,7 @@ def test_rows_of_a_vanished_owner_are_stale_then_lost(tmp_path: Path) -> None:
     assert lost.error_type == "PlannerLostError"
 
 
-def test_a_wish_to_end_reaches_the_owner_and_only_the_present_one(tmp_path: Path) -> None:
+def test_a_request_to_stop_reaches_only_the_current_session(tmp_path: Path) -> None:
     registry = make(tmp_path)
     none = registry.request_cancel("early")
     first = registry.begin_session("local", 3)
@@ -171,7 +171,7 @@ def test_a_wish_to_end_reaches_the_owner_and_only_the_present_one(tmp_path: Path
     assert registry.heartbeat(registry.begin_session("local", 3)) is None
 
 
-def test_a_plan_whose_owner_is_gone_is_ended_by_who_cancels_it(tmp_path: Path) -> None:
+def test_cancelling_a_plan_whose_process_is_gone_closes_its_session(tmp_path: Path) -> None:
     registry = make(tmp_path)
     _elsewhere(registry, "INSERT INTO runs VALUES (1, 1, 2, 1, 't', 'running', '', NULL, NULL)")
 
@@ -183,7 +183,7 @@ def test_a_plan_whose_owner_is_gone_is_ended_by_who_cancels_it(tmp_path: Path) -
     assert found.session.stopped == "cancelled"
 
 
-def test_an_owner_that_cant_be_looked_at_is_known_by_what_was_heard_of_it() -> None:
+def test_a_process_on_another_host_is_judged_by_its_heartbeat() -> None:
     other = Owner("another host", os.getpid(), "1")
     reborn = replace(Owner.myself(), started="1")
 
@@ -193,7 +193,7 @@ def test_an_owner_that_cant_be_looked_at_is_known_by_what_was_heard_of_it() -> N
     assert not other.is_alive(NOON, NOON + timedelta(seconds=60))
 
 
-def test_rate_and_time_to_go_are_those_of_the_sitting(tmp_path: Path) -> None:
+def test_rate_and_eta_are_those_of_the_session(tmp_path: Path) -> None:
     clock = [NOON]
     registry = Registry(make(tmp_path, 10).path, now=lambda: clock[0])
     number = registry.begin_session("local", 10)
@@ -213,7 +213,7 @@ def test_rate_and_time_to_go_are_those_of_the_sitting(tmp_path: Path) -> None:
 # -- files ----------------------------------------------------------------------------
 
 
-def test_only_one_holds_the_lock_and_the_other_is_told_who(tmp_path: Path) -> None:
+def test_only_one_process_holds_the_lock_and_the_error_names_it(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(exclusive_lock(tmp_path / "lock"))
         with pytest.raises(PlanError, match=rf"being executed by process {os.getpid()} on "):
@@ -232,7 +232,7 @@ def test_a_registry_of_another_version_is_refused(tmp_path: Path) -> None:
         registry.results()
 
 
-def test_what_is_no_registry_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_registry_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.sqlite").write_text("just a text, long enough not to be taken for an empty file" * 20)
 
     with pytest.raises(PlanError, match="there is no registry at"):
@@ -244,7 +244,7 @@ def test_what_is_no_registry_is_refused(tmp_path: Path) -> None:
 
 
 def _elsewhere(registry: Registry, statement: str) -> None:
-    """Have another process take the plan up, and vanish."""
+    """Begin a session in another process, which then ends without closing it."""
     code = (
         "import sqlite3, sys; from pathlib import Path; from services.planner.plan.registry import Registry;"
         "Registry(Path(sys.argv[1])).begin_session('local', 3);"

@@ -1,4 +1,4 @@
-"""Reports: what is in the files, and that nothing but times differs between two."""
+"""Reports: the content of the files, and that two reports differ only in times."""
 
 import json
 import re
@@ -117,7 +117,7 @@ def test_large_results_are_loaded_from_where_they_are_stored(tmp_path: Path) -> 
     assert re.search("the results of 1 of 2 cases can't be read, .* that of case 1: .*0000", warning)
 
 
-def test_results_with_too_many_members_are_cut_and_it_is_said(tmp_path: Path) -> None:
+def test_results_with_too_many_members_are_cut_with_a_warning(tmp_path: Path) -> None:
     paths = written(tmp_path, [ended(0, {f"m{n}": n for n in range(MAX_RESULT_COLUMNS + 3)})])
 
     assert len([name for name in rows(paths)[0] if name.startswith("result.")]) == MAX_RESULT_COLUMNS
@@ -168,7 +168,7 @@ def test_artifacts_are_named_with_their_places(tmp_path: Path) -> None:
     assert found["artifacts"] == {"0": {"a": "cas://" + "1" * 64, "b": "inline"}}
 
 
-def test_code_that_changed_in_the_middle_is_reported(tmp_path: Path) -> None:
+def test_a_change_of_the_code_is_reported(tmp_path: Path) -> None:
     results = [
         ended(0, digest="a" * 64),
         ended(1, digest="b" * 64),
@@ -250,7 +250,7 @@ RETURNED = st.lists(st.tuples(st.dictionaries(st.text(max_size=3), JSON, max_siz
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(RETURNED)
-def test_whatever_tools_return_there_is_a_report(
+def test_any_result_of_tools_makes_a_report(
     tmp_path: Path, content: list[tuple[dict[str, Any], Any]]
 ) -> None:
     results = [

@@ -1,4 +1,4 @@
-"""The page of a report: that it stands alone, whatever there is to be shown."""
+"""The page of a report is self-contained and well-formed, whatever it shows."""
 
 import re
 from datetime import timedelta
@@ -34,7 +34,7 @@ def test_the_page_stands_alone_and_is_well_formed(tmp_path: Path) -> None:
     assert "url(http" not in text
 
 
-def test_nothing_that_others_wrote_becomes_part_of_the_page(tmp_path: Path) -> None:
+def test_foreign_text_is_escaped_in_the_page(tmp_path: Path) -> None:
     case = TestCase(dataset=NASTY, scenario=NASTY, parameters={NASTY: NASTY, "x": 1})
     other = case.model_copy(update={"parameters": {NASTY: "other", "x": "$\\frac$"}})
     results = [
@@ -90,7 +90,9 @@ def test_a_loss_is_drawn_before_all_others_and_values_may_be_chosen(tmp_path: Pa
         ({"values": ["loss"]}, "no result has the number 'loss'"),
     ],
 )
-def test_a_choice_that_is_not_there_says_what_is(tmp_path: Path, options: Any, complaint: str) -> None:
+def test_an_unknown_choice_is_refused_with_the_known_ones(
+    tmp_path: Path, options: Any, complaint: str
+) -> None:
     with pytest.raises(PlanError, match=re.escape(complaint)):
         written(tmp_path, grid(), **options)
 
@@ -115,7 +117,7 @@ def test_a_choice_that_is_not_there_says_what_is(tmp_path: Path, options: Any, c
     ],
     ids=["none", "pending", "failed", "one", "line", "same", "points", "huge", "larger", "zeros", "tiny"],
 )
-def test_there_is_a_report_of_whatever_there_is(tmp_path: Path, results: list[TaskResult]) -> None:
+def test_a_report_needs_no_complete_results(tmp_path: Path, results: list[TaskResult]) -> None:
     paths = written(tmp_path, results)
 
     assert Reader(page(paths)).open == []

@@ -1,4 +1,4 @@
-"""Task results become test results: eight states become four, and nothing else is lost."""
+"""Task results become test results: eight statuses become four, and nothing else is lost."""
 
 import json
 from datetime import UTC, datetime
@@ -49,14 +49,16 @@ def execution(text: str | None, base: str = "memory://") -> ExecutionResult:
         (TaskStatus.RUNNING, TestStatus.ERROR),
     ],
 )
-def test_eight_states_become_four_and_the_original_is_kept(status: TaskStatus, expected: TestStatus) -> None:
+def test_eight_statuses_become_four_and_the_original_is_kept(
+    status: TaskStatus, expected: TestStatus
+) -> None:
     converted = ResultConverter.convert(task_result(status))
 
     assert converted.status is expected
     assert converted.metadata["task_status"] == status.value
 
 
-def test_the_tables_know_every_state() -> None:
+def test_the_tables_have_every_status() -> None:
     assert set(TEST_STATUS_OF_TASK) == set(TaskStatus)
     assert {TEST_STATUS_OF_TASK[task]: test for test, task in TASK_STATUS_OF_TEST.items()} == {
         one: one for one in TestStatus
@@ -124,7 +126,7 @@ def test_a_tool_that_returns_nothing_says_so() -> None:
         ({"tokens_used": 10**400, "cost": 10**400}, 0, 0.0),
     ],
 )
-def test_what_a_tool_says_it_used_is_found(members: Any, tokens_used: int, cost: float) -> None:
+def test_the_use_that_a_tool_reports_is_found(members: Any, tokens_used: int, cost: float) -> None:
     converted = ResultConverter.convert(task_result(execution=execution(json.dumps(members))))
 
     assert (converted.tokens_used, converted.cost) == (tokens_used, cost)
@@ -139,7 +141,7 @@ def test_a_stored_result_is_loaded(tmp_path: Path) -> None:
     assert (converted.outputs, converted.tokens_used) == (returned, 5)
 
 
-def test_of_a_very_large_result_the_reference_is_passed_on_and_its_cost_is_known(tmp_path: Path) -> None:
+def test_the_reference_of_a_very_large_result_is_passed_on_with_its_cost(tmp_path: Path) -> None:
     returned = {"tokens_used": 5, "cost": 0.5, "text": "x" * LOADED_MAX_BYTES}
     reference = _stored(tmp_path, json.dumps(returned))
 
@@ -149,7 +151,7 @@ def test_of_a_very_large_result_the_reference_is_passed_on_and_its_cost_is_known
     assert (converted.tokens_used, converted.cost) == (5, 0.5)
 
 
-def test_what_was_found_out_about_a_result_is_not_looked_up_again(tmp_path: Path) -> None:
+def test_the_cost_of_a_result_is_not_read_twice(tmp_path: Path) -> None:
     gone = execution(str(CasReference("0" * 64)), str(tmp_path))
 
     converted = ResultConverter.convert(task_result(execution=gone, spent=Spent(5, 0.5)))
@@ -157,7 +159,7 @@ def test_what_was_found_out_about_a_result_is_not_looked_up_again(tmp_path: Path
     assert (converted.tokens_used, converted.cost) == (5, 0.5)
 
 
-def test_of_a_result_that_is_gone_the_reference_is_passed_on(tmp_path: Path) -> None:
+def test_the_reference_of_a_missing_result_is_passed_on(tmp_path: Path) -> None:
     reference = str(CasReference("0" * 64))
 
     converted = ResultConverter.convert(task_result(execution=execution(reference, str(tmp_path))))
@@ -178,12 +180,12 @@ def test_a_batch_keeps_its_order() -> None:
     assert {one.metadata["plan"] for one in converted} == {"p"}
 
 
-def test_none_is_no_result() -> None:
+def test_none_as_a_result_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^task_result cannot be None$"):
         ResultConverter.convert(None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^task_results cannot be None$"):
         ResultConverter.convert_batch(None)  # type: ignore[arg-type]
 
 
-def test_statistics_of_nothing_are_noughts() -> None:
+def test_statistics_without_results_are_zero() -> None:
     assert statistics_of((), 0.0).total == 0

@@ -1,4 +1,4 @@
-"""The scheduler with a backend that does as it is told: results, order, places, states."""
+"""The scheduler with a scripted backend: results, order, concurrency, statuses."""
 
 import asyncio
 from typing import Any
@@ -47,7 +47,7 @@ async def test_results_are_in_the_order_of_the_cases(time: FakeTime) -> None:
     assert found.stopped is None
 
 
-async def test_a_backend_is_told_all_that_matters(time: FakeTime) -> None:
+async def test_a_backend_gets_tool_parameters_seed_and_policy(time: FakeTime) -> None:
     backend = Scripted()
     manifest = plan(1, stop_conditions={"timeout_per_task": 7}, isolation="spawn").model_copy(
         update={"cases": (TestCase(parameters={"n": 0}, seed=11),)}
@@ -91,13 +91,13 @@ async def test_statistics_count_how_cases_ended(time: FakeTime) -> None:
     assert (first.error_type, first.error_message) == ("ValueError", "as the test says")
 
 
-async def test_a_plan_without_cases_comes_to_nothing(time: FakeTime) -> None:
+async def test_a_plan_without_cases_has_no_results(time: FakeTime) -> None:
     found = await perform(Scripted(), plan(0), time)
 
     assert (found.task_results, found.statistics.total, found.stopped) == ((), 0, None)
 
 
-async def test_clock_and_ids_are_the_callers(time: FakeTime) -> None:
+async def test_clock_and_ids_can_be_given(time: FakeTime) -> None:
     ids = iter(["the run", "first", "second"])
 
     found = await perform(Scripted(), plan(2), time, id_fn=lambda: next(ids))
@@ -131,7 +131,7 @@ async def test_a_listener_hears_everything(time: FakeTime) -> None:
     ("concurrency", "capacity", "given", "at_once"),
     [(3, 100, None, 3), (8, 2, None, 2), (8, 100, 4, 4), (5, 0, None, 1)],
 )
-async def test_as_many_run_at_once_as_plan_and_backend_allow(
+async def test_concurrency_and_capacity_limit_how_many_run_at_once(
     time: FakeTime, concurrency: int, capacity: int, given: int | None, at_once: int
 ) -> None:
     async def slowly(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
@@ -145,7 +145,7 @@ async def test_as_many_run_at_once_as_plan_and_backend_allow(
     assert backend.most_busy == at_once
 
 
-async def test_a_place_that_becomes_free_is_taken_at_once(time: FakeTime) -> None:
+async def test_the_next_case_begins_as_soon_as_one_ends(time: FakeTime) -> None:
     last_began = asyncio.Event()
 
     async def first_waits_for_last(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
@@ -207,7 +207,7 @@ async def test_a_plan_may_be_executed_synchronously_in_a_loop_too() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"backend": Scripted(), "task_execution_func": print}])
-def test_a_scheduler_takes_one_thing_that_executes(options: Any) -> None:
+def test_a_scheduler_takes_either_a_backend_or_a_function(options: Any) -> None:
     with pytest.raises(ValueError, match="either a backend or a task_execution_func"):
         TaskScheduler(**options)
 

@@ -1,4 +1,4 @@
-"""Whoever cancels a plan is answered promptly, whatever it was waiting for."""
+"""Cancelling a plan takes effect at once, whatever the plan waits for."""
 
 import asyncio
 import threading
@@ -53,7 +53,7 @@ WAITS: dict[str, tuple[Script, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("how", ["sleep", "block"])
 @pytest.mark.parametrize("wait", WAITS)
-def test_cancelling_from_another_thread_is_answered_promptly(wait: str, how: str) -> None:
+def test_cancelling_from_another_thread_takes_effect_at_once(wait: str, how: str) -> None:
     script, policy = WAITS[wait]
     token, waiting = CancellationToken(), Waiting()
     scheduler = TaskScheduler(Scripted(script), sleep_fn=getattr(waiting, how))
@@ -75,7 +75,7 @@ def test_cancelling_from_another_thread_is_answered_promptly(wait: str, how: str
     assert len(found.task_results) == 2
 
 
-async def test_a_case_cancelled_before_its_retry_keeps_what_its_attempt_came_to() -> None:
+async def test_a_case_cancelled_before_its_retry_keeps_the_result_of_its_attempt() -> None:
     token = CancellationToken()
 
     async def cancelling(seconds: float) -> None:
@@ -92,7 +92,7 @@ async def test_a_case_cancelled_before_its_retry_keeps_what_its_attempt_came_to(
     assert one.finished_at is not None
 
 
-async def test_a_token_that_was_cancelled_before_lets_nothing_begin() -> None:
+async def test_a_cancelled_token_lets_no_case_begin() -> None:
     backend, token, listener = Scripted(), CancellationToken(), Recorded()
     token.cancel("too late")
 
@@ -104,7 +104,7 @@ async def test_a_token_that_was_cancelled_before_lets_nothing_begin() -> None:
     assert found.stopped == "too late"
 
 
-async def test_a_call_that_succeeds_although_it_was_to_end_has_succeeded() -> None:
+async def test_a_call_that_succeeds_despite_its_cancellation_has_succeeded() -> None:
     token = CancellationToken()
 
     async def finishing(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
@@ -132,7 +132,7 @@ async def test_a_failure_after_the_stop_is_not_retried() -> None:
     assert (states(found), len(backend.calls)) == (["failed"], 1)
 
 
-async def test_a_backend_that_does_not_end_its_call_is_cut_off() -> None:
+async def test_a_call_that_ignores_its_cancellation_is_abandoned() -> None:
     token = CancellationToken()
 
     async def deaf(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
@@ -148,7 +148,7 @@ async def test_a_backend_that_does_not_end_its_call_is_cut_off() -> None:
     assert backend.busy == 0
 
 
-async def test_whoever_cancels_the_execution_itself_leaves_nothing_running() -> None:
+async def test_cancelling_the_executions_task_leaves_nothing_running() -> None:
     backend, listener = Scripted(until_cancelled), Recorded()
     scheduler = TaskScheduler(backend, listener=listener)
     execution = asyncio.create_task(scheduler.run_manifest_async(plan(3, concurrency=2)))
@@ -163,7 +163,7 @@ async def test_whoever_cancels_the_execution_itself_leaves_nothing_running() -> 
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_a_backend_that_keeps_its_cancellation_to_itself_holds_nobody_up() -> None:
+async def test_a_backend_that_raises_cancelled_error_does_not_block_the_plan() -> None:
     async def swallowing(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
         try:
             await asyncio.sleep(600)

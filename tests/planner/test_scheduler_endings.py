@@ -1,4 +1,4 @@
-"""Endings that no backend should have."""
+"""Results that no backend should return."""
 
 import asyncio
 from typing import Any
@@ -24,7 +24,7 @@ class Odd(BaseException):
 @pytest.mark.parametrize(
     "error", [ValueError("no"), Odd("no"), SystemExit(3), asyncio.CancelledError("no"), GeneratorExit()]
 )
-async def test_whatever_a_backend_raises_is_one_error(time: FakeTime, error: BaseException) -> None:
+async def test_any_exception_of_a_backend_is_one_error(time: FakeTime, error: BaseException) -> None:
     async def second_raises(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
         if call.parameters["n"] == 1:
             raise error
@@ -50,7 +50,7 @@ async def test_a_backend_that_can_not_be_reached_is_asked_again(time: FakeTime) 
 
 
 @pytest.mark.parametrize("nonsense", [None, 7, "running"])
-async def test_a_result_that_is_no_ending_is_an_error(time: FakeTime, nonsense: Any) -> None:
+async def test_a_result_that_is_not_final_is_an_error(time: FakeTime, nonsense: Any) -> None:
     async def script(call: Execution, cancel: asyncio.Event) -> Any:
         return result(call, Status.RUNNING) if nonsense == "running" else nonsense
 

@@ -1,4 +1,4 @@
-"""Custom functions in place of a backend: what they return arrives, what they raise is a failure."""
+"""Custom functions instead of a backend: values are results, exceptions are failures."""
 
 import asyncio
 import functools
@@ -56,7 +56,7 @@ async def test_functions_of_every_kind_are_called(function: Any) -> None:
     assert (third.tokens_used, third.cost, third.inputs) == (12, 0.25, {"n": 2})
 
 
-async def test_as_many_functions_run_at_once_as_the_plan_says() -> None:
+async def test_functions_run_at_once_as_the_concurrency_says() -> None:
     together = threading.Barrier(20, timeout=30)
 
     found = await TaskScheduler(task_execution_func=lambda task: together.wait()).run_manifest_async(
@@ -123,7 +123,7 @@ RAISED = [
 
 
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
-async def test_whatever_a_function_raises_is_one_failure(error: BaseException) -> None:
+async def test_any_exception_of_a_function_is_one_failure(error: BaseException) -> None:
     def second_raises(task: Task) -> int:
         if task.index == 1:
             raise error

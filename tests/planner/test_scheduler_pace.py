@@ -59,7 +59,7 @@ def _no_sleep(seconds: float) -> None:
 
 
 @pytest.mark.parametrize("sleep", [_no_sleep, lambda seconds: asyncio.sleep(0)])
-async def test_a_clock_that_stands_still_keeps_nobody_waiting(sleep: Any) -> None:
+async def test_a_clock_that_stands_still_blocks_nothing(sleep: Any) -> None:
     now = datetime(2030, 1, 1)
     policy = {"rate_control": {"per_minute": 1}, "batch_size": 3, "backoff_seconds": 60}
     scheduler = TaskScheduler(Scripted(), now_fn=lambda: now, sleep_fn=sleep)
@@ -69,7 +69,7 @@ async def test_a_clock_that_stands_still_keeps_nobody_waiting(sleep: Any) -> Non
     assert found.statistics.succeeded == 10
 
 
-async def test_a_batch_begins_when_the_one_before_has_ended_and_a_pause_has_passed(time: FakeTime) -> None:
+async def test_a_batch_begins_a_pause_after_the_end_of_the_one_before(time: FakeTime) -> None:
     seen: list[tuple[int, float, int]] = []
 
     async def noting(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
@@ -114,7 +114,7 @@ async def test_a_transient_error_is_retried_after_growing_pauses(time: FakeTime)
     assert ids == [one.task_id, *(f"{one.task_id}.{number}" for number in (2, 3, 4))]
 
 
-async def test_no_attempt_comes_before_the_tool_wants_it(time: FakeTime) -> None:
+async def test_no_retry_begins_before_the_pause_the_tool_asked_for(time: FakeTime) -> None:
     async def later(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
         if call.options.run_id.endswith(".2"):
             return result(call)
@@ -135,7 +135,7 @@ async def test_the_last_attempts_error_is_the_cases(time: FakeTime) -> None:
     assert one.execution is not None
 
 
-async def test_an_error_that_would_come_again_is_not_retried(time: FakeTime) -> None:
+async def test_a_permanent_error_is_not_retried(time: FakeTime) -> None:
     policy = {"max_attempts": 3}
     found = await perform(Scripted(failing(9, retryable=False)), plan(1, retry_policy=policy), time)
 
@@ -153,7 +153,7 @@ async def test_a_timeout_is_retried_only_if_the_backend_says_so(
     assert (one.task_status, one.attempt_count) == (TaskStatus.TIMEOUT, attempts)
 
 
-async def test_a_case_that_waits_for_its_retry_takes_no_place(time: FakeTime) -> None:
+async def test_a_case_that_waits_for_its_retry_does_not_count_as_running(time: FakeTime) -> None:
     others_ended = asyncio.Event()
 
     async def until_others_have_ended(seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Real tools are gone when their plan, or their time, has ended."""
+"""The processes of real tools are gone when their plan or their time limit has ended."""
 
 import asyncio
 import time

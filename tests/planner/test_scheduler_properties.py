@@ -1,4 +1,4 @@
-"""Whatever the policy, the failures and the moment of a stop: every case has one result."""
+"""Every case has one result, whatever the policy, the failures and the moment of a stop."""
 
 import asyncio
 from collections.abc import Mapping

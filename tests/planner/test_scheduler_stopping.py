@@ -34,7 +34,7 @@ async def test_two_failures_are_exactly_two_calls() -> None:
     assert found.task_results[5].started_at is None
 
 
-async def test_a_retried_attempt_is_no_failure_yet() -> None:
+async def test_a_retried_attempt_does_not_count_as_a_failure() -> None:
     policy = {
         "retry_policy": {"max_attempts": 3, "backoff_seconds": 0},
         "stop_conditions": {"max_failures": 2},
@@ -58,7 +58,7 @@ async def test_a_failure_rate_counts_from_the_tenth_case_on() -> None:
     assert found.stopped == "failure_rate: 5 of 10 cases did not succeed; the limit is 0.5"
 
 
-async def test_cases_that_somebody_cancelled_count_neither_way() -> None:
+async def test_cancelled_cases_are_neither_failures_nor_successes() -> None:
     async def last_fails(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
         if call.parameters["n"] == 9:
             return await failure(call, cancel)
@@ -70,7 +70,7 @@ async def test_cases_that_somebody_cancelled_count_neither_way() -> None:
     assert found.statistics.failed == 1
 
 
-async def test_what_runs_is_ended_when_a_condition_is_met() -> None:
+async def test_running_attempts_end_when_a_condition_is_met() -> None:
     async def last_fails(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
         return await (failure if call.parameters["n"] == 2 else until_cancelled)(call, cancel)
 

@@ -1,4 +1,4 @@
-"""Seeds follow from what a case is, and from nothing else."""
+"""Seeds follow from the content of a case, and from nothing else."""
 
 import json
 import subprocess
@@ -61,7 +61,7 @@ def test_a_seed_has_63_bits_and_forgets_the_order(
 
 
 @given(parameters)
-def test_what_went_through_json_has_the_seed_it_had(params: dict[str, Any]) -> None:
+def test_a_case_keeps_its_seed_through_json(params: dict[str, Any]) -> None:
     case = TestCase(parameters=params)
 
     again = TestCase.model_validate(json.loads(case.model_dump_json()))
@@ -69,7 +69,7 @@ def test_what_went_through_json_has_the_seed_it_had(params: dict[str, Any]) -> N
     assert seed_of("tool", again) == seed_of("tool", case)
 
 
-def test_all_that_makes_a_case_another_gives_another_seed() -> None:
+def test_every_part_of_the_content_changes_the_seed() -> None:
     case = TestCase(dataset="a", scenario="b", parameters={"n": 1})
     changes: list[dict[str, Any]] = [
         {},
@@ -100,7 +100,7 @@ def test_a_pinned_tool_has_the_seeds_of_its_name() -> None:
     assert seed_of(f"tool@sha256:{'0' * 64}", case) == seed_of("tool", case)
 
 
-def test_a_seed_that_is_given_stays() -> None:
+def test_a_given_seed_is_kept() -> None:
     assert seed_of("tool", TestCase(seed=0, replicate=4)) == 0
 
 

@@ -1,4 +1,4 @@
-"""One call from a plan to its results, by a function, by a backend or by real tools in processes."""
+"""The service API: from a manifest to test results, by a function, a backend or real tools."""
 
 import asyncio
 import threading
@@ -132,7 +132,7 @@ def test_metadata_of_the_plan_and_of_the_case_come_back() -> None:
     assert {"study": 7, "owner": "me", "scenario": "s", "attempt_count": 1}.items() <= found.metadata.items()
 
 
-def test_clock_sleep_and_ids_are_the_callers() -> None:
+def test_clock_sleep_and_ids_can_be_given() -> None:
     slept: list[float] = []
     service = ExecutorService(
         lambda task: None, now_fn=lambda: NOW, sleep_fn=slept.append, id_fn=lambda: "the id"
@@ -176,7 +176,7 @@ def test_cases_of_a_sweep_are_cases() -> None:
     assert [one.outputs for one in found] == [{"a": 1, "b": 3}, {"a": 2, "b": 3}]
 
 
-def test_none_is_no_plan() -> None:
+def test_none_as_a_manifest_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^manifest cannot be None$"):
         ExecutorService().execute_test_plan(None)  # type: ignore[arg-type]
 
@@ -186,12 +186,12 @@ def test_a_plan_needs_cases() -> None:
         ExecutorService().execute_test_plan(plan(0))
 
 
-def test_a_service_executes_in_one_way() -> None:
+def test_a_service_takes_either_a_backend_or_a_function() -> None:
     with pytest.raises(ValueError, match="not both"):
         ExecutorService(print, Scripted())
 
 
-async def test_what_is_wrong_with_a_plan_is_raised_wherever_it_is_executed() -> None:
+async def test_an_invalid_criterion_is_raised_wherever_the_plan_is_executed() -> None:
     manifest = plan(0).model_copy(update={"cases": ()})
 
     with pytest.raises(PlanError, match="cannot be empty"):

@@ -1,4 +1,4 @@
-"""The plans that ship, and those in the documentation, load and run to their end with the tools that ship."""
+"""The shipped plans and those in the documentation load and run to their end with the shipped tools."""
 
 import os
 import re
@@ -88,7 +88,7 @@ async def test_a_plan_that_ships_runs_to_its_end(run: Run, path: Path) -> None:
     assert [one.error for one in made if one.loss is None] == []
 
 
-async def test_the_ring_cases_come_to_what_their_scenarios_say(run: Run) -> None:
+async def test_the_ring_cases_have_the_results_their_scenarios_promise(run: Run) -> None:
     equal, one_coin, stress = await run(read_manifest(ROOT / "config" / "plans" / "ring_cases.json"), 5)
 
     assert [(one.scenario, one.outputs["statuses"]) for one in (equal, one_coin, stress)] == [

@@ -1,4 +1,4 @@
-"""Custom functions that take too long keep nobody waiting."""
+"""Custom functions that take too long delay nothing."""
 
 import asyncio
 import threading
@@ -19,7 +19,7 @@ from tests.planner.scripted import (
 )
 
 
-def test_a_function_that_sleeps_keeps_nobody_waiting() -> None:
+def test_a_function_that_sleeps_delays_no_other_case() -> None:
     release = threading.Event()
     token = CancellationToken()
 
@@ -53,7 +53,7 @@ def _sleeping(release: threading.Event) -> list[Callable[[Task], Any]]:
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_a_function_past_its_time_limit_is_a_timeout_in_time(number: int) -> None:
+def test_a_function_over_its_time_limit_is_a_timeout_at_once(number: int) -> None:
     release = threading.Event()
     scheduler = TaskScheduler(task_execution_func=_sleeping(release)[number])
     started = time.monotonic()

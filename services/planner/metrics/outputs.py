@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from services.planner.metrics.computer import DayMetrics, DebtorShare, MetricsBundle, Ratio, Step
+from services.planner.svg import drawing, svg_element
 
 TEMPLATE = "metrics.html.j2"
 
@@ -91,22 +91,13 @@ def _ratio(value: Fraction | None) -> str:
     return "\u2013" if value is None else f"{float(value):.3f}"
 
 
-SETTINGS: dict[Any, Any] = {
-    "svg.hashsalt": "fullsend",
-    "svg.fonttype": "none",
-    "font.size": 9,
-    "axes.grid": True,
-}
 STYLES = ("o-", "s--", "^-.", "d:")
 """Different line styles, so that coinciding curves can both be seen."""
-NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
 def plots(days: Sequence[DayMetrics], steps: Sequence[Step]) -> str:
     """Return an `<svg>` element: money, ratios and concentration by day, money in use by payment."""
-    with mpl.rc_context():
-        mpl.rcdefaults()  # ignores the user's matplotlibrc
-        mpl.rcParams.update(SETTINGS)
+    with drawing(grid=True):
         figure = Figure(figsize=(11, 7), layout="constrained")
         (money, ratios), (concentration, use) = figure.subplots(2, 2)
         _draw_money(money, days)
@@ -114,7 +105,7 @@ def plots(days: Sequence[DayMetrics], steps: Sequence[Step]) -> str:
         indexes = {"HHI+ of claims": "hhi_plus", "HHI of shortfalls": "hhi_debtors"}
         _draw_ratios(concentration, "Concentration", days, indexes)
         _draw_use(use, steps)
-        return _svg(figure)
+        return svg_element(figure)
 
 
 def _draw_money(axes: Axes, days: Sequence[DayMetrics]) -> None:
@@ -148,11 +139,3 @@ def _finish(axes: Axes, title: str, unit: str) -> None:
 def _number(value: Ratio) -> float:
     """Return NaN for None, which leaves a gap in the curve."""
     return float("nan") if value is None else float(value)
-
-
-def _svg(figure: Figure) -> str:
-    file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata=NO_METADATA)
-    # The XML declaration before the element doesn't belong into an HTML page.
-    text = file.getvalue().decode()
-    return text[text.index("<svg") :]

@@ -1,15 +1,10 @@
 """The plots of a report as SVG: maps, distributions and the timeline; equal values make equal bytes."""
 
 import heapq
-import io
-import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
@@ -17,17 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from services.planner.report.findings import Group, is_number, key_of, label, ordered, sample_of
+from services.planner.svg import drawing, svg_element
 from services.planner.tasks import TaskResult, TaskStatus
 
-SETTINGS: Final[dict[Any, Any]] = {
-    "svg.hashsalt": "fullsend",
-    "svg.fonttype": "none",
-    "font.size": 9,
-    "axes.grid": False,
-    "image.cmap": "viridis",
-    "text.parse_math": False,  # names may contain a dollar sign
-}
-NO_METADATA: Final = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 MAX_TICKS: Final = 25
 MAX_GROUPS: Final = 40
 MAX_LABELLED_CELLS: Final = 100
@@ -43,35 +30,12 @@ def findings_svg(groups: Sequence[Group], axes: Sequence[str], values: Sequence[
     """
     if not values:
         return ""
-    with _drawing():
+    with drawing():
         figure = Figure(figsize=(11, 3.6 * len(values)), layout="constrained")
         for (left, right), name in zip(figure.subplots(len(values), 2, squeeze=False), values, strict=True):
             _draw_map(figure, left, groups, axes, name)
             _draw_distribution(right, groups, name)
-        return svg(figure)
-
-
-@contextmanager
-def _drawing() -> Iterator[None]:
-    with mpl.rc_context(), warnings.catch_warnings():
-        mpl.rcdefaults()  # ignores the user's matplotlibrc
-        mpl.rcParams.update(SETTINGS)
-        # The browser draws the glyphs that the font lacks here.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        yield
-
-
-drawing: Final[Callable[[], Any]] = _drawing
-"""A block in which figures look the same on all machines."""
-
-
-def svg(figure: Figure) -> str:
-    """Return a figure as an `<svg>` element for an HTML page."""
-    file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata=NO_METADATA)
-    text = file.getvalue().decode()
-    # Without the XML declaration, which doesn't belong into HTML, and ids that all figures share.
-    return re.sub(r'<g id="\w+_\d+">', "<g>", text[text.index("<svg") :])
+        return svg_element(figure)
 
 
 # -- over parameters ------------------------------------------------------------------
@@ -239,7 +203,7 @@ def timeline_svg(results: Sequence[TaskResult]) -> str:
         axes.set_xlabel("seconds since the first case began")
         axes.set_ylabel("at once")
         axes.set_yticks([])
-        return svg(figure)
+        return svg_element(figure)
 
 
 def _bar(row: int, begin: float, end: float) -> list[tuple[float, float]]:

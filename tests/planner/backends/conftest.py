@@ -35,7 +35,7 @@ class Bench:
     """One backend, and tools for it.
 
     Attributes:
-        backend: not open yet; any number of blocks may follow each other.
+        backend: not open yet; may be opened any number of times.
         folder: for whatever a tool writes.
     """
 
@@ -72,7 +72,7 @@ class MakeFleet(Protocol):
 
 @pytest.fixture
 def fleet(store: Store, tmp_path: Path) -> MakeFleet:
-    """Fleet backends, whose executors are up to the test."""
+    """Makes fleet backends; the test starts the executors."""
 
     def make(plan_id: str = "p1", **options: Any) -> FleetBackend:
         storage = {"storage_type": "local", "storage_base": str(tmp_path / "artifacts")}
@@ -99,7 +99,7 @@ Executors = Callable[[], contextlib.AbstractAsyncContextManager[Any]]
 
 @pytest.fixture
 def executors(serve: Serve) -> Executors:
-    """`async with executors()` has one alive."""
+    """`async with executors()` runs an executor."""
     return lambda: serve(concurrency=CAPACITY, inline_artifact_max_bytes=INLINE_MAX_BYTES)
 
 
@@ -112,7 +112,7 @@ async def bench(
     tools: Tools,
     tmp_path: Path,
 ) -> AsyncIterator[Bench]:
-    """Each backend in turn, with all that it needs."""
+    """Each backend in turn, with its executor and its tools."""
     async with contextlib.AsyncExitStack() as opened:
         if request.param == "fleet":
             await opened.enter_async_context(executors())
@@ -120,7 +120,7 @@ async def bench(
 
 
 async def written(path: Path) -> str:
-    """What a tool writes there, once it has."""
+    """Wait until a tool has written the file, and return its text."""
 
     async def text() -> str:
         return path.read_text() if path.exists() else ""
@@ -129,7 +129,7 @@ async def written(path: Path) -> str:
 
 
 async def gone(pid: str) -> None:
-    """Wait until the process is no more."""
+    """Wait until the process has ended."""
 
     async def has_ended() -> bool:
         return not Path(f"/proc/{pid}").exists()

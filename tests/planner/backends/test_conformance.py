@@ -1,4 +1,4 @@
-"""What holds for every backend: a result for each call, whatever the tool does, and nothing left behind."""
+"""What holds for every backend: each call has a result, and nothing is left behind."""
 
 import asyncio
 import json
@@ -137,7 +137,7 @@ async def test_a_failed_call_has_the_artifacts_that_exist(bench: Bench) -> None:
     assert (result.status, list(result.artifacts)) == (Status.FAILED, ["first"])
 
 
-async def test_a_tool_may_say_when_to_try_again(bench: Bench) -> None:
+async def test_a_tool_may_ask_for_a_longer_pause(bench: Bench) -> None:
     result = await bench.called(
         """
         def tool():
@@ -151,7 +151,7 @@ async def test_a_tool_may_say_when_to_try_again(bench: Bench) -> None:
     assert (result.error.retryable, result.error.retry_after_seconds) == (True, 2.5)
 
 
-async def test_a_tool_over_its_time_is_gone_soon(bench: Bench) -> None:
+async def test_a_tool_over_its_time_limit_is_ended(bench: Bench) -> None:
     bench.tool("hold", HOLD)
     bench.tool("quick", "def quick(): return 1\n")
     async with bench.backend:
@@ -232,7 +232,7 @@ async def test_fifty_calls_at_once_have_each_its_own_result(bench: Bench) -> Non
     assert backend.capacity >= 1
 
 
-async def test_what_the_tool_says_is_heard(bench: Bench) -> None:
+async def test_reports_of_the_tool_are_passed_on(bench: Bench) -> None:
     heard: list[Event] = []
     bench.tool(
         "tool",
@@ -253,7 +253,7 @@ async def test_what_the_tool_says_is_heard(bench: Bench) -> None:
     assert Metric("loss", 0.5, {"fold": 2}) in heard
 
 
-async def test_a_listener_that_raises_costs_nobody_the_result(bench: Bench) -> None:
+async def test_a_report_that_raises_loses_no_result(bench: Bench) -> None:
     def broken(event: Event) -> None:
         raise ValueError("the display is gone")
 
@@ -267,7 +267,7 @@ async def test_a_listener_that_raises_costs_nobody_the_result(bench: Bench) -> N
 # -- the end --------------------------------------------------------------------------
 
 
-async def test_a_call_that_was_cancelled_before_never_begins(bench: Bench) -> None:
+async def test_a_call_cancelled_in_advance_never_begins(bench: Bench) -> None:
     bench.tool("hold", HOLD)
     cancel = asyncio.Event()
     cancel.set()
@@ -314,7 +314,7 @@ async def test_cancelling_ends_an_import(bench: Bench) -> None:
     assert result.status is Status.CANCELLED
 
 
-async def test_a_call_that_nobody_waits_for_is_ended(bench: Bench) -> None:
+async def test_a_call_whose_caller_is_cancelled_is_ended(bench: Bench) -> None:
     bench.tool("hold", HOLD)
     async with bench.backend:
         call = asyncio.create_task(bench.run("hold", path=str(bench.folder / "pid")))
@@ -325,7 +325,7 @@ async def test_a_call_that_nobody_waits_for_is_ended(bench: Bench) -> None:
         await gone(pid)
 
 
-async def test_leaving_ends_what_is_under_way(bench: Bench) -> None:
+async def test_closing_cancels_running_calls(bench: Bench) -> None:
     bench.tool("hold", HOLD)
     async with bench.backend:
         calls = [asyncio.create_task(bench.run("hold", path=str(bench.folder / f"{n}"))) for n in range(8)]

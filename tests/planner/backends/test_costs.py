@@ -1,4 +1,4 @@
-"""On every backend: what a tool says it used counts, also where its result is too large for a record."""
+"""On every backend: the cost that a tool reports counts, also if its result is too large for a record."""
 
 import itertools
 from typing import Any
@@ -21,7 +21,7 @@ def manifest(**budget: Any) -> RunManifest:
     return RunManifest(workflow_id="costs", tool="tool", cases=cases, budget=Budget.model_validate(budget))
 
 
-async def test_stored_results_cost_what_they_say(bench: Bench) -> None:
+async def test_the_cost_of_stored_results_counts(bench: Bench) -> None:
     bench.tool("tool", COSTLY)
     async with bench.backend:
         found = await TaskScheduler(bench.backend).run_manifest_async(manifest(max_cost=1))
@@ -34,7 +34,7 @@ async def test_stored_results_cost_what_they_say(bench: Bench) -> None:
     assert (first.spent, found.task_results[4].spent) == (Spent(3, 0.5), None)
 
 
-async def test_without_a_budget_they_are_read_by_who_collects_them(bench: Bench) -> None:
+async def test_without_a_budget_costs_are_read_by_the_converter(bench: Bench) -> None:
     bench.tool("tool", COSTLY)
     async with bench.backend:
         found = await TaskScheduler(bench.backend).run_manifest_async(manifest())

@@ -1,4 +1,4 @@
-"""What plans do in Redis: how much of the queue they take, what they leave there, and what troubles them."""
+"""The fleet backend in Redis: its use of the queue, what it leaves there, and errors."""
 
 import asyncio
 import contextlib
@@ -20,12 +20,12 @@ from tests.store.test_leaks import lasting
 
 ECHO = "def echo(**given): return given\n"
 SOON = 0.05
-"""Seconds between looks, for tests of what only a look can find."""
+"""The polling interval of tests in which only polling finds something."""
 
 
 @contextlib.asynccontextmanager
 async def asked(backend: FleetBackend, count: int, tool: str = "echo", **policy: Any) -> Any:
-    """So many calls are under way inside the block."""
+    """Run so many calls inside the block."""
     calls = [execution(tool, {"n": n}, n, **policy) for n in range(count)]
     tasks = [asyncio.create_task(backend.run(call)) for call in calls]
     try:
@@ -80,9 +80,7 @@ async def test_every_call_has_its_turn(
     assert 1 <= most <= 3
 
 
-async def test_the_capacity_is_what_the_living_executors_can_use(
-    fleet: MakeFleet, executors: Executors
-) -> None:
+async def test_the_capacity_is_that_of_the_live_executors(fleet: MakeFleet, executors: Executors) -> None:
     backend = fleet(poll_seconds=SOON)
     async with backend:
         without = backend.capacity
@@ -166,7 +164,7 @@ async def test_the_record_says_which_call_it_was(
     assert (message["run_id"], message["request_id"]) == (found["run_id"], "run-7")
 
 
-async def test_leaving_ends_runs_that_nobody_would_take(store: Store, fleet: MakeFleet) -> None:
+async def test_closing_cancels_queued_runs(store: Store, fleet: MakeFleet) -> None:
     async with fleet(capacity=5) as backend:
         calls = [asyncio.create_task(backend.run(execution("echo", {}, n))) for n in range(9)]
         await queued(store, 5)
@@ -180,19 +178,19 @@ async def test_leaving_ends_runs_that_nobody_would_take(store: Store, fleet: Mak
 
 
 class Deaf:
-    """A journal that says nothing more."""
+    """A journal without further entries."""
 
     async def end(self) -> str:
-        """Nothing was said."""
+        """Return the end."""
         return "0-0"
 
-    async def read(self, cursor: str, wait_ms: int | None = None) -> list[JournalEntry]:
-        """Nothing is said."""
+    async def read(self, cursor: str, wait_ms: int | None = None) -> list[Entry]:
+        """Return no entry."""
         await asyncio.Event().wait()
         return []
 
 
-async def test_a_lost_message_delays_a_call_and_no_more(
+async def test_a_lost_message_only_delays_a_call(
     store: Store, fleet: MakeFleet, executors: Executors, tools: Tools, tmp_path: Path
 ) -> None:
     tools("echo", ECHO)
@@ -209,7 +207,7 @@ async def test_a_lost_message_delays_a_call_and_no_more(
     assert {one.status for one in results} == {Status.COMPLETED}
 
 
-async def test_without_an_executor_the_plan_waits_and_says_so(
+async def test_without_an_executor_the_plan_waits_and_tells_the_user(
     fleet: MakeFleet, executors: Executors, tools: Tools
 ) -> None:
     tools("echo", ECHO)
@@ -235,7 +233,7 @@ async def test_runs_that_redis_has_lost_are_lost(store: Store, redis: Any, fleet
     assert {one.error.type for one in results if one.error} == {"RunLostError"}
 
 
-async def test_a_key_of_another_type_is_a_result(redis: Any, fleet: MakeFleet) -> None:
+async def test_a_redis_key_of_another_type_is_a_failed_result(redis: Any, fleet: MakeFleet) -> None:
     await redis.set(keys.queue("low"), "somebody's")
     async with fleet() as backend:
         result = await backend.run(execution("echo", {}))
@@ -291,7 +289,7 @@ async def test_the_run_of_a_dead_executor_is_taken_over_as_the_policy_says(
     assert (result.error is None) == (status is Status.COMPLETED)
 
 
-async def test_cancelling_a_run_that_waits_needs_no_executor(store: Store, fleet: MakeFleet) -> None:
+async def test_a_queued_run_is_cancelled_without_an_executor(store: Store, fleet: MakeFleet) -> None:
     cancel = asyncio.Event()
     async with fleet() as backend:
         call = asyncio.create_task(backend.run(execution("echo", {}), cancel=cancel))
@@ -302,9 +300,7 @@ async def test_cancelling_a_run_that_waits_needs_no_executor(store: Store, fleet
     assert result.status is Status.CANCELLED
 
 
-async def test_a_run_whose_executor_is_dead_is_cancelled_without_its_word(
-    store: Store, fleet: MakeFleet
-) -> None:
+async def test_a_run_of_a_dead_executor_is_cancelled_after_a_while(store: Store, fleet: MakeFleet) -> None:
     cancel = asyncio.Event()
     await store.queue.create_group()
     async with fleet(cancel_seconds=0.2) as backend:

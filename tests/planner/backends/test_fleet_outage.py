@@ -1,4 +1,4 @@
-"""Redis goes away under a plan and comes back, and the plan goes on."""
+"""A plan on the fleet survives an outage of Redis."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ HOLD = """
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Server]:
-    """A server that keeps its data over its death."""
+    """A server that keeps its data when it is killed."""
     one = Server(tmp_path / "server")
     await one.start()
     yield one
@@ -40,7 +40,7 @@ def redis_url(server: Server) -> str:
     return server.url
 
 
-async def test_a_plan_outlives_an_absence_of_redis(
+async def test_a_plan_survives_an_outage_of_redis(
     server: Server, fleet: MakeFleet, executors: Executors, tools: Tools, tmp_path: Path
 ) -> None:
     tools("hold", HOLD)
@@ -65,7 +65,7 @@ async def _has_begun(folder: Path) -> bool:
     return any(folder.glob("begun-*"))
 
 
-async def test_cancelling_while_redis_is_away_is_answered(
+async def test_cancelling_while_redis_is_unavailable_returns(
     server: Server, store: Store, fleet: MakeFleet, tools: Tools
 ) -> None:
     cancel = asyncio.Event()
@@ -79,7 +79,7 @@ async def test_cancelling_while_redis_is_away_is_answered(
     assert result.status is Status.CANCELLED
 
 
-async def test_without_redis_it_cant_be_opened(server: Server, fleet: MakeFleet) -> None:
+async def test_without_redis_the_backend_cant_be_opened(server: Server, fleet: MakeFleet) -> None:
     server.kill()
 
     with pytest.raises(StoreUnavailableError):

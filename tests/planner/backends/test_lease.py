@@ -1,4 +1,4 @@
-"""One planner at a time executes a plan on the fleet: a live one is left alone, a dead one not waited for."""
+"""One planner at a time executes a plan on the fleet; the lease of a dead one is taken over."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ from tests.planner.backends.conftest import Executors, MakeFleet, execution, wri
 ROOT = Path(__file__).parents[3]
 LEASE = keys.planner("plan:p1")
 SHORT = 0.3
-"""Seconds that a lease lasts, for tests of its end."""
+"""The duration of a lease, in seconds, in tests of its end."""
 HOLD = """
     import os, time
 
@@ -41,15 +41,15 @@ HOLD = """
 
 @pytest.fixture
 async def another_store(redis_url: str) -> AsyncIterator[Store]:
-    """A store of another process."""
-    client, patient = connect(redis_url), connect_blocking(redis_url)
+    """The store of another process."""
+    client, patient = connect(redis_url), connect_patiently(redis_url)
     yield Store.on(client, patient, KEPT)
     await client.aclose()
     await patient.aclose()
 
 
 def somebody(**members: Any) -> str:
-    """A planner on a host that can't be looked at from here."""
+    """The lease of a planner on another host."""
     return json.dumps({"host": "far/1/2", "pid": 7, "started": "5", "since": "2030-01-01", **members})
 
 
@@ -63,7 +63,7 @@ async def under_way(store: Store, count: int = 1) -> list[str]:
     return list(await eventually(found, "the runs"))
 
 
-async def test_of_two_copies_of_a_plan_the_second_is_refused_and_the_first_goes_on(
+async def test_the_second_of_two_copies_of_a_plan_is_refused(
     store: Store, another_store: Store, executors: Executors, tools: Tools, tmp_path: Path
 ) -> None:
     tools("hold", HOLD)
@@ -119,7 +119,7 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
-async def test_what_a_killed_planner_left_is_cancelled_at_once(
+async def test_runs_of_a_killed_planner_are_cancelled_at_once(
     store: Store, fleet: MakeFleet, redis_url: str
 ) -> None:
     command = [sys.executable, "-c", PLANNER, redis_url]
@@ -141,7 +141,7 @@ async def test_what_a_killed_planner_left_is_cancelled_at_once(
     assert [(await store.runs.record(one))["status"] for one in left] == ["cancelled"] * 5
 
 
-async def test_the_lease_of_who_is_gone_elsewhere_runs_out(fleet: MakeFleet, redis: Any) -> None:
+async def test_the_lease_of_a_planner_on_another_host_expires(fleet: MakeFleet, redis: Any) -> None:
     await redis.set(LEASE, somebody(), px=200)
 
     with pytest.raises(PlanError, match=r"by process 7 on far since 2030-01-01, .* if it is dead already"):
@@ -151,7 +151,7 @@ async def test_the_lease_of_who_is_gone_elsewhere_runs_out(fleet: MakeFleet, red
         assert json.loads(await redis.get(LEASE))["host"] != "far/1/2"
 
 
-async def test_a_planner_keeps_its_plan_as_long_as_it_lives(fleet: MakeFleet, redis: Any) -> None:
+async def test_a_planner_renews_its_lease(fleet: MakeFleet, redis: Any) -> None:
     async with fleet(lease_seconds=SHORT):
         mine = await redis.get(LEASE)
         await redis.pexpire(LEASE, 60_000)
@@ -163,7 +163,7 @@ async def test_a_planner_keeps_its_plan_as_long_as_it_lives(fleet: MakeFleet, re
     assert await redis.get(LEASE) is None
 
 
-async def test_a_planner_that_could_not_be_opened_keeps_nobody_waiting(fleet: MakeFleet, redis: Any) -> None:
+async def test_a_backend_that_fails_to_open_releases_its_lease(fleet: MakeFleet, redis: Any) -> None:
     def broken(line: str) -> None:
         raise ValueError("no")
 
@@ -182,7 +182,7 @@ async def test_a_lease_that_redis_has_lost_is_taken_again(fleet: MakeFleet, redi
     assert again == mine
 
 
-async def test_a_planner_that_was_taken_for_dead_runs_nothing_any_more(
+async def test_a_planner_that_lost_its_lease_cancels_its_runs(
     store: Store, fleet: MakeFleet, redis: Any
 ) -> None:
     told: list[str] = []
@@ -200,9 +200,7 @@ async def test_a_planner_that_was_taken_for_dead_runs_nothing_any_more(
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "{}", '{"host": "h", "pid": "x", "started": ""}', "[]"])
-async def test_what_nobody_of_ours_wrote_is_shown_and_expires(
-    fleet: MakeFleet, redis: Any, text: str
-) -> None:
+async def test_a_foreign_lease_is_shown_and_expires(fleet: MakeFleet, redis: Any, text: str) -> None:
     await redis.set(LEASE, text or " ")
 
     with pytest.raises(PlanError, match="a planner whose lease says"):

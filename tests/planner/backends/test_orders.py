@@ -1,4 +1,4 @@
-"""An order that brings its own experiment: nothing needs to be stored for it, and nonsense is refused."""
+"""An order that contains its experiment: nothing is stored for it, and an invalid one is refused."""
 
 from typing import Any
 

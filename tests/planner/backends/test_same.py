@@ -1,4 +1,4 @@
-"""The same calls on every backend come to the same: results, artifacts byte for byte, and digests."""
+"""The same calls have the same results on every backend: values, artifacts byte for byte, and digests."""
 
 import asyncio
 from pathlib import Path
@@ -25,7 +25,7 @@ async def simulated(backend: Backend) -> list[ExecutionResult]:
         return list(await asyncio.gather(*map(backend.run, calls)))
 
 
-async def test_every_backend_comes_to_the_same(
+async def test_every_backend_has_the_same_results(
     local: LocalBackend, fleet: MakeFleet, executors: Executors, tools: Tools
 ) -> None:
     tools("ring_simulation", (ROOT / "tools" / "ring_simulation.py").read_text())

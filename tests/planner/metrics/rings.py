@@ -1,4 +1,4 @@
-"""Small rings written down by hand, with everything that is to be computed from them."""
+"""Small rings, written by hand, with all their metrics."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""An events file that can't be right is an error that names the line and the member."""
+"""An invalid events file is an error that names the line and the member."""
 
 import json
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_a_line_that_is_no_event_is_named(tmp_path: Path, line: str, message: st
         ({"amount_cents": 99}, "amount_cents makes 99 paid of 100: that is not settled"),
     ],
 )
-def test_a_settlement_that_cant_be_is_refused(tmp_path: Path, broken: dict[str, Any], message: str) -> None:
+def test_an_impossible_settlement_is_refused(tmp_path: Path, broken: dict[str, Any], message: str) -> None:
     with pytest.raises(ArtifactError) as error:
         compute(tmp_path, [*DEBTS, event("PayableSettled", 1, "P1", 100) | broken])
 
@@ -85,7 +85,7 @@ def test_events_that_contradict_earlier_ones_are_refused(
         compute(tmp_path, events)
 
 
-def test_members_that_nobody_asked_for_are_let_be(tmp_path: Path) -> None:
+def test_unknown_members_of_events_are_ignored(tmp_path: Path) -> None:
     assert compute(tmp_path, [one | {"note": "\u2028"} for one in ROUND]) == compute(tmp_path, ROUND)
 
 

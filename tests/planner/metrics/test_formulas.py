@@ -100,21 +100,21 @@ def test_money_in_use_is_the_sum_of_what_agents_are_down(
     assert formulas.money_in_use(payments) == expected
 
 
-def test_money_minted_on_a_day_is_there_from_the_next(tmp_path: Path) -> None:
+def test_money_minted_on_a_day_counts_from_the_next_day(tmp_path: Path) -> None:
     late = {"kind": "CashMinted", "day": 2, "phase": "settlement", "agent": "A", "amount_cents": 5}
     bundle = compute(tmp_path, [*ROUND, late, {"kind": "PhaseStarted", "day": 3, "phase": "settlement"}])
 
     assert [(day.day, day.m_cents) for day in bundle.day_metrics] == [(1, 30), (2, 30), (3, 35)]
 
 
-def test_a_debt_that_was_written_off_before_its_day_is_still_due_and_not_paid(tmp_path: Path) -> None:
+def test_a_debt_written_off_before_its_due_day_is_due_and_not_paid(tmp_path: Path) -> None:
     bundle = compute(tmp_path, [*EXPELLED[:5], event("ObligationWrittenOff", 1, "P3", 40)])
 
     assert [(day.day, day.s_cents) for day in bundle.day_metrics] == [(1, 160), (2, 40)]
     assert [day.phi for day in bundle.day_metrics] == [0, 0]
 
 
-def test_of_no_events_nothing_is_computed(tmp_path: Path) -> None:
+def test_no_events_give_no_metrics(tmp_path: Path) -> None:
     bundle = compute(tmp_path, [])
 
     assert bundle.day_metrics == ()

@@ -1,4 +1,4 @@
-"""The files of a bundle: what is in them, that they stand alone, and that they are always the same bytes."""
+"""The files of metrics: their content, self-contained pages, and always the same bytes."""
 
 import csv
 import hashlib
@@ -58,7 +58,7 @@ def test_the_paths_of_all_files_are_returned(paths: dict[str, Path], tmp_path: P
     assert all(path.is_file() for path in paths.values())
 
 
-def test_a_day_is_a_row_with_nothing_where_nothing_was_measured(paths: dict[str, Path]) -> None:
+def test_a_day_is_a_row_with_empty_cells_for_undefined_values(paths: dict[str, Path]) -> None:
     first, _, quiet = rows(paths["metrics.csv"])
 
     assert first == {
@@ -106,7 +106,7 @@ def test_shares_and_steps_are_tables_of_their_own(paths: dict[str, Path]) -> Non
     }
 
 
-def test_of_no_events_there_are_files_with_headers_alone(tmp_path: Path) -> None:
+def test_no_events_give_files_with_headers_only(tmp_path: Path) -> None:
     paths = write(compute(tmp_path, []), tmp_path / "out")
 
     assert rows(paths["metrics.csv"]) == []

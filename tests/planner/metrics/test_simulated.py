@@ -1,4 +1,4 @@
-"""The simulation's own events, measured: what the tool reports and what is computed afterwards agree."""
+"""The metrics of simulated events agree with what the tool reports."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_money_in_use_is_never_more_than_there_is() -> None:
     assert any(day.mpeak_cents for day in bundle.day_metrics)
 
 
-def test_a_ring_that_is_due_at_once_nets_to_the_differences_of_neighbours() -> None:
+def test_a_ring_due_on_one_day_nets_to_the_differences_of_neighbours() -> None:
     _, kept, bundle = run(n_agents=5, mu=0)
 
     owed = [one["amount_cents"] for one in kept.of("PayableCreated")]

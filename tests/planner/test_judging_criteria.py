@@ -1,4 +1,4 @@
-"""The evaluator's criteria hold wherever a plan is executed, and those that can't be judged are refused."""
+"""The evaluator's criteria hold wherever a plan is executed; those that can't be judged are refused."""
 
 import asyncio
 import json
@@ -88,7 +88,7 @@ async def test_a_criterion_that_could_never_be_judged_is_logged() -> None:
     ]
 
 
-async def test_whoever_hands_in_a_judge_is_asked_in_place_of_the_criteria() -> None:
+async def test_a_given_stopper_replaces_the_criteria() -> None:
     manifest = judged(5, failure_criteria=("n >= 1", "loss < 0.1"))
 
     found = await execute(Scripted(), manifest, criteria=lambda one: "enough" if one.index == 2 else None)
@@ -103,7 +103,7 @@ async def test_an_evaluator_without_criteria_stops_nothing() -> None:
 # -- over evaluations -----------------------------------------------------------------
 
 
-async def test_a_criterion_over_evaluations_stops_a_plan_as_soon_as_one_is_there(lab: Laboratory) -> None:
+async def test_a_criterion_over_evaluations_stops_a_plan_after_the_first_evaluation(lab: Laboratory) -> None:
     found = await execute(lab.backend, found_early())
 
     assert found.stopped == "success criteria hold: loss < 0.1"
@@ -126,7 +126,7 @@ def test_a_service_with_processes_of_its_own_evaluates_too(tmp_path: Path) -> No
     assert {one.error_message for one in found[2:]} == {"success criteria hold: loss < 0.1"}
 
 
-async def test_where_nothing_can_evaluate_such_a_criterion_is_refused_at_the_start(tmp_path: Path) -> None:
+async def test_a_criterion_that_nothing_can_evaluate_is_refused_at_the_start(tmp_path: Path) -> None:
     manifest, backend = judged(3, success_criteria=("n >= 1", "loss < 0.1")), Scripted(number)
     written = Plan.create(manifest, tmp_path / "p")
 
@@ -148,11 +148,11 @@ async def test_where_nothing_can_evaluate_such_a_criterion_is_refused_at_the_sta
         ("result.loss < 1 or losses < 1 or outputs_x < 1", False),
     ],
 )
-def test_what_needs_evaluations_is_known_by_its_names(text: str, needs: bool) -> None:
+def test_criteria_that_need_evaluations_are_known_by_their_names(text: str, needs: bool) -> None:
     assert criteria_needing_evaluations(Evaluator(failure_criteria=(text,))) == ((text,) if needs else ())
 
 
-async def test_what_evaluations_find_is_not_taken_from_results(lab: Laboratory) -> None:
+async def test_names_of_evaluations_are_not_looked_up_in_results(lab: Laboratory) -> None:
     lab.tool("tool", TOOL.replace('{"x": x}', '{"x": x, "loss": 0}').replace("x > 100", "False"))
 
     found = await execute(lab.backend, found_early().model_copy(update={"evaluator": Evaluator(
@@ -164,7 +164,7 @@ async def test_what_evaluations_find_is_not_taken_from_results(lab: Laboratory) 
 # -- a plan on disk -------------------------------------------------------------------
 
 
-async def test_a_resumed_plan_counts_the_cases_of_before(tmp_path: Path) -> None:
+async def test_a_resumed_plan_counts_earlier_cases(tmp_path: Path) -> None:
     written = Plan.create(judged(9, failure_criteria=("answered >= 1.5",)), tmp_path / "p")
     backend: Any = Scripted(number)
 
@@ -178,7 +178,7 @@ async def test_a_resumed_plan_counts_the_cases_of_before(tmp_path: Path) -> None
     assert backend.numbers == [0, 1, 2, 3]
 
 
-async def test_a_resumed_plan_evaluates_replicates_of_before_together_with_those_of_now(
+async def test_a_resumed_plan_evaluates_earlier_and_new_replicates_together(
     lab: Laboratory, tmp_path: Path
 ) -> None:
     written = Plan.create(found_early(), tmp_path / "p")
@@ -190,7 +190,7 @@ async def test_a_resumed_plan_evaluates_replicates_of_before_together_with_those
     assert (last.stopped, last.statistics.succeeded) == ("success criteria hold: loss < 0.1", 2)
 
 
-async def test_a_criterion_that_held_before_lets_nothing_begin(tmp_path: Path) -> None:
+async def test_a_criterion_that_holds_already_lets_no_case_begin(tmp_path: Path) -> None:
     written = Plan.create(judged(4, failure_criteria=("n >= 2",)), tmp_path / "p")
     backend: Any = Scripted(number)
     await written.run(backend)
@@ -201,6 +201,6 @@ async def test_a_criterion_that_held_before_lets_nothing_begin(tmp_path: Path) -
     assert again.stopped == "failure criterion holds: n >= 2"
 
 
-def test_a_synchronous_call_is_refused_just_so() -> None:
+def test_a_synchronous_call_is_refused_in_the_same_way() -> None:
     with pytest.raises(PlanError, match=NEEDS):
         TaskScheduler(Scripted()).run_manifest(judged(1, success_criteria=("loss < 0.1",)))

@@ -1,4 +1,4 @@
-"""Whether a process that executes a plan still does."""
+"""Whether the process that executes a plan still lives."""
 
 import dataclasses
 import subprocess
@@ -29,7 +29,7 @@ def test_a_process_that_ended_is_gone() -> None:
     assert (ended.is_gone, ended.is_alive(NOW, NOW)) == (True, False)
 
 
-def test_of_a_process_that_cant_be_looked_at_nobody_knows_that_it_is_gone() -> None:
+def test_a_process_on_another_host_is_never_known_to_be_gone() -> None:
     name, boot, space = ME.host.split("/")
     others = [
         Owner(f"other/{boot}/{space}", ME.pid, "1"),

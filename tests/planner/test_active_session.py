@@ -1,4 +1,4 @@
-"""Who executes a plan: seen by others from the beginning to the end, and ended by them."""
+"""A session is visible to other processes from its start to its end, and they can stop it."""
 
 import asyncio
 from pathlib import Path
@@ -18,7 +18,7 @@ def plan(tmp_path: Path) -> Plan:
     return Plan.create(RunManifest.model_validate(manifest), tmp_path / "p")
 
 
-async def test_a_plan_runs_from_the_moment_that_the_seat_is_taken(plan: Plan) -> None:
+async def test_a_plan_is_running_as_soon_as_a_session_is_open(plan: Plan) -> None:
     with plan.lock() as locked:
         async with locked.session("local"):
             meanwhile = plan.status()
@@ -27,7 +27,7 @@ async def test_a_plan_runs_from_the_moment_that_the_seat_is_taken(plan: Plan) ->
     assert plan.status().state is PlanState.STOPPED
 
 
-async def test_who_asks_for_the_end_is_heard_while_something_else_is_done(plan: Plan) -> None:
+async def test_a_request_to_stop_arrives_before_the_first_case(plan: Plan) -> None:
     async def wait() -> None:
         with plan.lock() as locked:
             async with locked.session("local") as taken:
@@ -42,7 +42,7 @@ async def test_who_asks_for_the_end_is_heard_while_something_else_is_done(plan: 
     assert sitting.stopped == "enough"
 
 
-async def test_what_went_wrong_is_why_the_sitting_ended(plan: Plan) -> None:
+async def test_an_error_is_the_reason_of_the_sessions_end(plan: Plan) -> None:
     with plan.lock() as locked, pytest.raises(PlanError):
         async with locked.session("local"):
             raise PlanError("no such tool")
@@ -52,11 +52,11 @@ async def test_what_went_wrong_is_why_the_sitting_ended(plan: Plan) -> None:
     assert sitting.stopped == "no such tool"
 
 
-async def test_work_that_is_done_is_not_cut_short() -> None:
+async def test_finished_work_is_not_cancelled() -> None:
     assert await unless_cancelled(CancellationToken(), asyncio.sleep(0, "done")) == "done"
 
 
-async def test_work_is_ended_before_the_wish_is_passed_on() -> None:
+async def test_work_ends_before_the_cancellation_is_raised() -> None:
     token, ended = CancellationToken(), asyncio.Event()
 
     async def work() -> None:
@@ -72,7 +72,7 @@ async def test_work_is_ended_before_the_wish_is_passed_on() -> None:
     assert ended.is_set()
 
 
-async def test_nothing_begins_after_the_wish() -> None:
+async def test_no_attempt_begins_after_a_cancellation() -> None:
     token, begun = CancellationToken(), asyncio.Event()
     token.cancel()
 

@@ -1,4 +1,4 @@
-"""Whose backend is open when a plan is executed: the caller's, or one made for the time of the call."""
+"""The backend of a plan: an open one of the caller, or one that is made for the call."""
 
 import asyncio
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_a_scheduler_opens_what_a_function_makes_for_each_plan(maker: Any, made:
     assert [lab.runtime.pool.counts()["idle"] for lab in made] == [0, 0]
 
 
-async def test_a_scheduler_opens_one_in_a_running_loop_too(maker: Any, made: list[Laboratory]) -> None:
+async def test_a_scheduler_opens_a_backend_inside_a_running_loop(maker: Any, made: list[Laboratory]) -> None:
     scheduler = TaskScheduler(maker)
     found = [scheduler.run_manifest(plan(1)), await scheduler.run_manifest_async(plan(1))]
 
@@ -70,7 +70,7 @@ async def test_the_capacity_is_that_of_the_backend_that_was_made() -> None:
     assert backend.most_busy == 2
 
 
-def test_a_backend_that_nobody_opened_is_refused(maker: Any) -> None:
+def test_a_backend_that_is_not_open_is_refused(maker: Any) -> None:
     with pytest.raises(PlanError, match=r"the LocalBackend is not open: .*, or give a function that makes"):
         TaskScheduler(maker()).run_manifest(plan(1))
     with pytest.raises(PlanError, match="is not open"):
@@ -87,7 +87,7 @@ async def test_a_backend_of_another_loop_is_refused(maker: Any) -> None:
         assert states(await TaskScheduler(backend).run_manifest_async(plan(1))) == ["succeeded"]
 
 
-def test_a_backend_that_was_left_open_in_a_loop_that_is_gone_is_refused(maker: Any) -> None:
+def test_a_backend_left_open_in_a_closed_loop_is_refused(maker: Any) -> None:
     backend = maker()
     with asyncio.Runner() as runner:
         runner.run(backend.__aenter__())
@@ -96,7 +96,7 @@ def test_a_backend_that_was_left_open_in_a_loop_that_is_gone_is_refused(maker: A
         runner.run(backend.__aexit__(None, None, None))
 
 
-async def test_a_plan_is_not_taken_up_by_a_backend_that_is_not_open(maker: Any, tmp_path: Path) -> None:
+async def test_a_plan_is_not_executed_on_a_backend_that_is_not_open(maker: Any, tmp_path: Path) -> None:
     one, backend = Plan.create(plan(1), tmp_path / "plan"), maker()
 
     with pytest.raises(PlanError, match="is not open"):

@@ -1,4 +1,4 @@
-"""A case's result as a row of the registry, and back."""
+"""The result of a case as a text of the registry, and back."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -81,7 +81,7 @@ def test_a_result_moves_with_the_plans_artifacts_and_no_others() -> None:
     assert [one.execution and one.execution.storage_base for one in moved] == ["/new/artifacts", "/fleet"]
 
 
-def test_what_a_custom_function_returned_is_kept_as_far_as_json_can() -> None:
+def test_values_of_functions_that_json_cant_hold_become_texts() -> None:
     odd = TestResult("w", "e", NOON, TestStatus.SUCCESS, 1.0, outputs={"n": 1, "odd": {3}})
 
     read = result_from_text(result_to_text(replace(RESULT, test_result=odd), ""), "")

@@ -1,4 +1,4 @@
-"""Where earlier runs of a tool are recorded: plans, and what executors left in Redis."""
+"""Recorded durations of earlier runs: in plans, and in Redis."""
 
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ async def test_runs_that_a_plans_registry_has_count_once(records: Store) -> None
     assert sorted(found.seconds) == [1.5, 3.5]
 
 
-def test_plans_are_told_apart_by_their_tools(tmp_path: Path) -> None:
+def test_durations_are_kept_apart_by_tool(tmp_path: Path) -> None:
     for tool in ("noop", "another"):
         manifest: dict[str, Any] = {"workflow_id": tool, "tool": tool, "cases": [{}]}
         plan = Plan.create(RunManifest.model_validate(manifest), tmp_path / tool)
