@@ -7,12 +7,13 @@ from typing import Any, Self
 import pytest
 
 from services.planner.backends.local import LocalBackend
+from services.planner.execution import Execution, ExecutionResult
 from services.planner.plan import Plan
 from services.planner.scheduler import TaskScheduler
 from services.planner.service import ExecutorService
 from shared.errors import PlanError
 from tests.planner.conftest import Laboratory
-from tests.planner.scripted import Scripted, plan, states
+from tests.planner.scripted import Scripted, plan, result, states
 
 TOOL = "def tool(n):\n    return n\n"
 
@@ -64,7 +65,11 @@ class Counting(Scripted):
 
 
 async def test_the_capacity_is_that_of_the_backend_that_was_made() -> None:
-    backend = Counting(capacity=2)
+    async def slow_success(call: Execution, cancel: asyncio.Event) -> ExecutionResult:
+        await asyncio.sleep(0.01)
+        return result(call)
+
+    backend = Counting(slow_success, capacity=2)
     await TaskScheduler(lambda: backend).run_manifest_async(plan(12, concurrency=12))
 
     assert backend.most_busy == 2

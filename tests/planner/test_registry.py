@@ -239,7 +239,7 @@ def test_a_file_that_is_no_registry_is_refused(tmp_path: Path) -> None:
         Registry(tmp_path / "nothing").results()
     with pytest.raises(PlanError, match="file is not a database"):
         Registry(tmp_path / "text.sqlite").results()
-    with pytest.raises(PlanError, match="is there already"):
+    with pytest.raises(PlanError, match="exists already"):
         Registry.create(make(tmp_path).path, [], {})
 
 

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +12,6 @@ from services.planner.cancellation import CancellationToken
 from services.planner.execution import Execution, ExecutionResult
 from services.planner.models import Budget
 from services.planner.scheduler import TaskScheduler
-from services.planner.scheduling import dispatcher
 from services.planner.tasks import TERMINAL, TRANSITIONS, RunExecutionResult
 from tests.planner.scripted import FakeTime, Recorded, Scripted, plan, result, until_cancelled
 
@@ -92,13 +90,6 @@ policies = st.fixed_dictionaries(
 ways = st.lists(st.lists(st.sampled_from(ACTS), min_size=1, max_size=4), max_size=14)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _impatient() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dispatcher, "PATIENCE_SECONDS", 0.01)
-        yield
-
-
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(policies, ways, st.none() | st.integers(0, 20), st.none() | st.integers(1, 12))
 def test_every_case_has_one_result_in_its_place(
@@ -108,8 +99,9 @@ def test_every_case_has_one_result_in_its_place(
     if cancel_at == 0:
         token.cancel()
     backend = Acting(ways, token, cancel_at)
-    scheduler = TaskScheduler(backend, now_fn=time, sleep_fn=time.sleep, listener=listener)
-
+    scheduler = TaskScheduler(
+        backend, now_fn=time, sleep_fn=time.sleep, listener=listener, cancel_seconds=0.01
+    )
     manifest = plan(len(ways), **policy).model_copy(update={"budget": Budget(max_runs=max_runs)})
 
     found = scheduler.run_manifest(manifest, token)
