@@ -1,25 +1,22 @@
-"""A plan of cases that do nothing, against other ways to run many: `python -m benchmarks.planner`.
+"""Overhead of a case in a plan, compared with other libraries: `python -m benchmarks.planner`.
 
-Everybody gets the same cases, the same two processes and the same function, all
-cases at once, and has to hand back every result in the order of the cases.
-What is measured is the time from the list of cases to the list of results divided by
-their number; since a case does nothing, all of it is overhead.  Starting the
-processes is not part of it: each has called the function some hundred times before.
-Everything takes turns within one run, round after round, and what is printed is the
-median of the rounds; since machines differ and are busy, read the ratios rather than
-the times.
+Each candidate gets the same cases, the same function and two processes, and returns every result
+in the order of the cases.  The time from the list of cases to the list of results is divided by
+their number; a case does nothing, so all of it is overhead.  The processes are started, and have
+called the function some hundred times, before the time is taken.  The candidates take turns, round
+after round, and the median of the rounds is printed.  Machines differ and are busy, so compare
+the ratios rather than the times.
 
-Ours is a plan on the `local` backend: every case is a call in isolation that can be
-cancelled and has a time limit, is told its seed, has its outcome judged and its
-identity computed.  The others do nothing of that.  Two more lines say where our time
-goes: the same calls without a plan, and the plan on a backend that answers at once.
-Another says what `fullsend plan run` takes, which keeps a plan in a directory: every case
-and every attempt is noted in its registry (SQLite), so that the plan outlives a crash.
-joblib hands over several cases at a time if they are short (`auto`, its default);
-everybody else, also joblib with `batch_size=1`, one by one.
+Ours is a plan on the `local` backend: every case is an isolated call with a seed and a time limit
+that can be cancelled, and its outcome and its digest are computed.  The other libraries do none of
+that.  Two further lines show where our time goes: the same calls without a plan, and the plan
+on a backend that returns at once.  Another line is a plan on disk, as `fullsend plan run` executes
+it: every attempt is recorded in a registry (SQLite), so that the plan survives a crash.  joblib
+sends several short cases at a time (`auto`, its default); all others, and joblib with
+`batch_size=1`, send one at a time.
 
-joblib, loky, Dask and Ray take part when they can be imported; `--peers VENV` names an
-environment that has them.
+joblib, loky, Dask and Ray take part if they can be imported; `--peers VENV` names an environment
+in which they are installed.
 """
 
 import argparse
@@ -66,7 +63,7 @@ Run = Callable[[Sequence[int]], Sequence[Any]]
 
 
 def noop(x: int) -> int:
-    """What the others call; the tool is the same text."""
+    """The function that the other libraries call; the tool has the same source."""
     return x
 
 
@@ -74,21 +71,21 @@ def noop(x: int) -> int:
 
 
 class AtOnce:
-    """A backend that answers at once, to see what the planner itself takes."""
+    """A backend that returns at once, to measure the planner alone."""
 
     capacity = PROCESSES
 
     async def run(
         self, call: Execution, *, report: Report | None = None, cancel: asyncio.Event | None = None
     ) -> ExecutionResult:
-        """The parameter, as the tool would return it."""
+        """Return the parameter, as the tool would."""
         await asyncio.sleep(0)
         result = json.dumps(call.parameters["x"])
         return ExecutionResult(call.options.run_id, Status.COMPLETED, "memory", "memory://", result=result)
 
 
 def a_plan(numbers: Sequence[int]) -> RunManifest:
-    """A case for each number."""
+    """Return a manifest with a case for each number."""
     cases = [TestCase(parameters={"x": x}) for x in numbers]
     return RunManifest.model_validate(
         {
@@ -101,19 +98,19 @@ def a_plan(numbers: Sequence[int]) -> RunManifest:
 
 
 async def planned(backend: Any, numbers: Sequence[int]) -> list[Any]:
-    """All of it: the plan is made, its seeds are computed, its cases run."""
+    """Execute a plan, including its creation and its seeds."""
     return values_in(await TaskScheduler(backend).run_manifest_async(a_plan(numbers)))
 
 
 async def kept(backend: LocalBackend, folder: Path, numbers: Sequence[int]) -> list[Any]:
-    """The same, as a plan on disk."""
+    """Execute a plan on disk."""
     directory = Path(tempfile.mkdtemp(dir=folder)) / "plan"
     plan = await asyncio.to_thread(Plan.create, a_plan(numbers), directory)
     return values_in(await plan.run(backend))
 
 
 def values_in(found: RunExecutionResult) -> list[Any]:
-    """What the tool returned to each case."""
+    """Return what the tool returned for each case."""
     failed = [one for one in found.task_results if one.task_status is not TaskStatus.SUCCEEDED]
     assert not failed, (
         f"{len(failed)} failed, the first with {failed[0].error_type}: {failed[0].error_message}"
@@ -122,7 +119,7 @@ def values_in(found: RunExecutionResult) -> list[Any]:
 
 
 async def unplanned(backend: LocalBackend, numbers: Sequence[int]) -> list[Any]:
-    """The same calls, with a caller for each process."""
+    """Make the same calls without a plan, with a caller for each process."""
     cases = all_cases(a_plan(numbers))
     answers: list[Any] = [None] * len(cases)
     waiting = iter(enumerate(cases))
@@ -139,7 +136,7 @@ async def unplanned(backend: LocalBackend, numbers: Sequence[int]) -> list[Any]:
 
 @contextlib.asynccontextmanager
 async def our_backend(directory: Path) -> AsyncIterator[LocalBackend]:
-    """The `local` backend with everything below one directory."""
+    """Open a `local` backend with all its files in one directory."""
     (directory / "tools").mkdir()
     (directory / "tools" / "noop.py").write_text(SOURCE)
     places = RuntimeConfig(
@@ -152,7 +149,7 @@ async def our_backend(directory: Path) -> AsyncIterator[LocalBackend]:
         yield backend
 
 
-# -- the others -----------------------------------------------------------------------
+# -- other libraries ------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -183,7 +180,7 @@ def joblib(batch_size: int | str) -> Callable[[], contextlib.AbstractContextMana
             with module.Parallel(n_jobs=PROCESSES, backend="loky", batch_size=batch_size) as parallel:
                 yield lambda numbers: list(parallel(module.delayed(noop)(x=x) for x in numbers))
         finally:
-            pool.get_reusable_executor().shutdown(wait=True)  # it is kept for whoever comes next
+            pool.get_reusable_executor().shutdown(wait=True)  # joblib keeps it for its next user
 
     return opened
 
@@ -228,7 +225,7 @@ PEERS: dict[str, tuple[str, Callable[[], contextlib.AbstractContextManager[Run]]
 
 
 def installed() -> dict[str, Callable[[], contextlib.AbstractContextManager[Run]]]:
-    """The others that can be imported."""
+    """Return the libraries that can be imported."""
     found = {}
     for name, (module, open_it) in PEERS.items():
         try:
@@ -246,18 +243,18 @@ def installed() -> dict[str, Callable[[], contextlib.AbstractContextManager[Run]
 def peer_seconds(
     open_it: Callable[[], contextlib.AbstractContextManager[Run]], numbers: Sequence[int]
 ) -> float:
-    """One round of another, which is gone afterwards: its threads would slow down everybody else."""
+    """Measure one round of a library, and close it: its threads would slow down the others."""
     with open_it() as run:
         run(range(WARM_UP))
         begun = time.perf_counter()
         answers = run(numbers)
         seconds = time.perf_counter() - begun
-    assert list(answers) == list(numbers), "somebody lost a result"
+    assert list(answers) == list(numbers), "a result was lost"
     return seconds
 
 
 async def our_seconds(numbers: Sequence[int]) -> dict[str, float]:
-    """One round of ours, and of its parts."""
+    """Measure one round of ours, and of its parts."""
     with tempfile.TemporaryDirectory() as directory:
         async with our_backend(Path(directory)) as backend:
             return {
@@ -269,17 +266,17 @@ async def our_seconds(numbers: Sequence[int]) -> dict[str, float]:
 
 
 async def timed(run: Callable[[Sequence[int]], Awaitable[list[Any]]], numbers: Sequence[int]) -> float:
-    """How long it takes once it is warm."""
+    """Return how long it takes in seconds, after a warm-up."""
     await run(range(WARM_UP))
     begun = time.perf_counter()
     answers = await run(numbers)
     seconds = time.perf_counter() - begun
-    assert answers == list(numbers), "we lost a result"
+    assert answers == list(numbers), "a result was lost"
     return seconds
 
 
 def measured(numbers: Sequence[int]) -> dict[str, list[float]]:
-    """Seconds of all rounds, by name; who fails once is left out from there on."""
+    """Return the seconds of all rounds by name; a library that fails once is left out."""
     peers, rounds = installed(), dict[str, list[float]]()
     for number in range(ROUNDS):
         for name, seconds in asyncio.run(our_seconds(numbers)).items():
@@ -287,14 +284,14 @@ def measured(numbers: Sequence[int]) -> dict[str, list[float]]:
         for name, open_it in list(peers.items()):
             try:
                 rounds.setdefault(name, []).append(peer_seconds(open_it, numbers))
-            except Exception as exc:  # whatever it is, it is not ours to mend
+            except Exception as exc:  # a failure of the library, whatever it is
                 print(f"  {name} is left out, it failed in round {number + 1}: {type(exc).__name__}: {exc}")
                 del peers[name], rounds[name]
     return rounds
 
 
 def show(rounds: dict[str, list[float]], cases: int) -> None:
-    """Print the overhead of each, and how many times ours it is, round by round."""
+    """Print the overhead of each candidate, and its ratio to ours."""
     for name, seconds in rounds.items():
         micros = statistics.median(seconds) / cases * 1e6
         ratios = [one / ours for one, ours in zip(seconds, rounds[OURS], strict=True)]
@@ -303,25 +300,25 @@ def show(rounds: dict[str, list[float]], cases: int) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """What was asked for; the environment that was named can be imported from afterwards."""
+    """Parse the command line, and make the packages of `--peers` importable."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "--cases", type=int, default=CASES, metavar="N", help=f"{CASES:,} unless told otherwise"
+        "--cases", type=int, default=CASES, metavar="N", help=f"number of cases, by default {CASES:,}"
     )
     parser.add_argument(
-        "--peers", type=Path, metavar="VENV", help="where joblib, loky, Dask and Ray are installed"
+        "--peers", type=Path, metavar="VENV", help="an environment with joblib, loky, Dask and Ray"
     )
     given = parser.parse_args()
     if given.peers is not None:
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
         packages = str(given.peers.resolve() / "lib" / version / "site-packages")
         sys.path.append(packages)
-        os.environ["PYTHONPATH"] = packages  # most of them start interpreters of their own
+        os.environ["PYTHONPATH"] = packages  # most of them start interpreters
     return given
 
 
 def main() -> None:
-    """Measure everything side by side."""
+    """Measure all candidates side by side."""
     given = arguments()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     os.environ["DASK_LOGGING__DISTRIBUTED"] = "critical"  # its workers complain while they are being closed

@@ -1,4 +1,4 @@
-"""A planner that is killed again and again: resuming gives what an undisturbed plan gives."""
+"""A planner that is killed ten times: the resumed plan has the results of an undisturbed one."""
 
 import asyncio
 import json
@@ -21,10 +21,10 @@ from tests.acceptance.commands import Shell, family, survivors
 CASES = 500
 KILLS = 10
 MOST_RESULTS = 30
-"""Between two kills; nine times as many, and what comes until the kill, leave some for the last sitting."""
+"""The most results between two kills, so that cases are left for the last session."""
 MOST_SECONDS = 0.05
 REPORT_SECONDS = 0.4
-"""From the end of the last case; writing the report takes longer, as drawing is slow to import."""
+"""The most seconds after the last case; the report takes longer, as drawing is slow to import."""
 LOOK_SECONDS = 0.005
 TIMES = ["started_at", "finished_at", "seconds"]
 
@@ -126,7 +126,7 @@ async def test_a_plan_killed_ten_times_comes_to_the_same_as_an_undisturbed_one(
 
 
 async def _killed(shell: Shell, plan: Path, dice: random.Random) -> list[int]:
-    """Execute the plan, killed ten times; the numbers of the sittings that were to leave what had failed."""
+    """Execute the plan with ten kills; return the numbers of the sessions with `--no-failed`."""
     leaving, command = list[int](), ["run", "plan.json", "--directory", str(plan)]
     for number in range(1, KILLS + 1):
         if number < KILLS:
@@ -147,17 +147,17 @@ _ENDED = (
     "(SELECT count(*) FROM runs WHERE runs.execution_id = executions.execution_id "
     "AND runs.status NOT IN ('running', 'retried'))"
 )
-"""How many cases have ended in the sitting."""
+"""The number of cases that have ended in the session."""
 
 
 async def _kill(shell: Shell, command: list[str], plan: Path, when: str, seconds: float) -> None:
-    """Kill the command so long after `when` is true of its sitting; wait until nothing is left of it."""
+    """Kill the command `seconds` after `when` is true of its session; wait for the end of its processes."""
     query = f"SELECT {when} FROM executions ORDER BY execution_id DESC LIMIT 1"
     async with shell.called("plan", *command) as process:
         while not (plan.exists() and _rows(plan, query) == [(True,)]):
             assert process.returncode is None, await process.communicate()
             await asyncio.sleep(LOOK_SECONDS)
-        await asyncio.sleep(seconds)  # the moment is random, and nothing waits for it
+        await asyncio.sleep(seconds)  # a random moment
         assert process.returncode is None, await process.communicate()
         below = family(process.pid)
         process.kill()
