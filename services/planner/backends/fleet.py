@@ -170,7 +170,7 @@ class FleetBackend:
             raise
         if task.done() and not task.cancelled():
             return task.result()
-        return self._answers.cancelled(one, "the run was cancelled; no executor has said yet that it ended")
+        return self._answers.cancelled(one, "the run was cancelled; no executor has reported its end yet")
 
     # -- one call ---------------------------------------------------------------------
 
@@ -200,7 +200,7 @@ class FleetBackend:
         except FullsendError as exc:
             return self._answers.failed(one, exc)
         except Exception as exc:  # a bug here must not leave the call without a result
-            log.exception("call.broke", run_id=one.call.options.run_id)
+            log.exception("call.failed", run_id=one.call.options.run_id)
             return self._answers.failed(one, exc)
 
     def _never_queued(self, one: PendingRun) -> ExecutionResult:
@@ -330,10 +330,10 @@ log = structlog.get_logger()
 PLACES_PER_WORKER = 16
 """The default of eight runs at once of an executor, and one that waits for each of them."""
 
-NOBODY = "no executor is alive, and the plan waits for one; `fullsend worker` starts one"
-SOMEBODY = "an executor is alive; the plan goes on"
-AWAY = "Redis is away, and the plan waits for it: {}"
-BACK = "Redis is back; the plan goes on"
+NOBODY = "no executor is alive; the plan waits for one: start it with `fullsend worker`"
+SOMEBODY = "an executor is alive; the plan continues"
+AWAY = "Redis is unavailable; the plan waits for it: {}"
+BACK = "Redis is available again; the plan continues"
 
 
 class LiveExecutors:

@@ -78,7 +78,7 @@ class PendingRun:
         try:
             report(event)
         except Exception:  # one report must not stop the reader of all runs
-            log.exception("report.broke", run_id=self.call.options.run_id)
+            log.exception("report.failed", run_id=self.call.options.run_id)
             self._report = None
 
     def update(self, where: Standing) -> None:

@@ -60,7 +60,7 @@ log = structlog.get_logger()
 CANCEL_SECONDS: Final = 5.0
 """How long a cancelled attempt may take to end; then its task is cancelled."""
 
-INTERRUPTED: Final = "the execution was cut short"
+INTERRUPTED: Final = "the execution was interrupted"
 """The reason if the task that executes the plan is cancelled, without a reason of its own."""
 
 
@@ -115,9 +115,7 @@ class Dispatcher:
         self._budget = tracker
         self._stoppers: tuple[Stopper, ...] = (FailureLimits(policy.stop_conditions), *hooks.stoppers)
         self._results: dict[int, TaskResult] = {}
-        self._outcomes: dict[
-            int, AttemptOutcome
-        ] = {}  # of the last attempts of cases that are to have another
+        self._outcomes: dict[int, AttemptOutcome] = {}  # of cases that wait for a retry
         self._ready: deque[Task] = deque()
         self._running: dict[int, _RunningAttempt] = {}
         self._pausing: set[asyncio.Task[Any]] = set()

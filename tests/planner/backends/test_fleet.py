@@ -311,7 +311,7 @@ async def test_a_run_of_a_dead_executor_is_cancelled_after_a_while(store: Store,
         result = await call
 
     assert result.status is Status.CANCELLED
-    assert "no executor has said yet" in str(result.error)
+    assert "no executor has reported its end" in str(result.error)
     assert await store.runs.to_be_cancelled([claim.order.run_id]) == {claim.order.run_id}
 
 
