@@ -241,9 +241,6 @@ def _require_success(replicates: Sequence[TaskResult]) -> None:
         )
 
 
-log = structlog.get_logger()
-
-
 @contextlib.asynccontextmanager
 async def judging(
     manifest: RunManifest,

@@ -30,6 +30,62 @@ log = structlog.get_logger()
 TRIGGER = "plan"
 POLL_SECONDS = 5.0
 CANCEL_SECONDS = 5.0
+RUNS_PER_EXECUTOR = 16
+"""The default of eight runs at once of an executor, and one that waits for each of them."""
+
+NOBODY = "no executor is alive; the plan waits for one: start it with `fullsend worker`"
+SOMEBODY = "an executor is alive; the plan continues"
+AWAY = "Redis is unavailable; the plan waits for it: {}"
+BACK = "Redis is available again; the plan continues"
+
+
+class LiveExecutors:
+    """Counts the live executors.
+
+    Args:
+        store: of the executors' Redis.
+        tell: receives a line when there is no executor or Redis is unavailable, and when that is over.
+    """
+
+    def __init__(self, store: Store, tell: Callable[[str], None] | None) -> None:
+        self._store = store
+        self._tell = tell
+        self._count: int | None = None
+        self._is_away = False
+
+    @property
+    def capacity(self) -> int:
+        """How many runs they can take at once; at least one, for the next executor that starts."""
+        return max(1, (self._count or 0) * RUNS_PER_EXECUTOR)
+
+    async def count(self) -> None:
+        """Count them; tell the user when there is none, or one again.  Raises `StoreError`."""
+        before, self._count = self._count, len(await self._store.workers.alive())
+        if not self._count and before != 0:
+            self._say(NOBODY)
+        elif self._count and before == 0:
+            self._say(SOMEBODY)
+
+    async def watch(self, seconds: float, counted: Callable[[], None]) -> None:
+        """Count them every `seconds` until cancelled, and call `counted` each time."""
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await self.count()
+            except StoreError as exc:
+                if not self._is_away:
+                    self._say(AWAY.format(exc))
+                self._is_away = True
+                continue
+            if self._is_away:
+                self._say(BACK)
+            self._is_away = False
+            counted()
+
+    def _say(self, line: str) -> None:
+        log.warning("executors.counted", alive=self._count, note=line)
+        if self._tell is not None:
+            self._tell(line)
 
 
 class FleetBackend:
@@ -66,7 +122,7 @@ class FleetBackend:
     ) -> None:
         self.experiment_id = f"plan:{plan_id}"
         self._store = store
-        self._answers = RunResults(storage_type, storage_base)
+        self._results = RunResults(storage_type, storage_base)
         self._capacity = capacity
         self._priority = priority
         self._poll_seconds = poll_seconds
@@ -81,7 +137,7 @@ class FleetBackend:
         self._waiting: deque[PendingRun] = deque()
         self._tasks: asyncio.TaskGroup | None = None
         self._life: asyncio.Task[None] | None = None
-        self._leaving = asyncio.Event()
+        self._closing = asyncio.Event()
         self._refusal = ""
 
     @property
@@ -128,16 +184,16 @@ class FleetBackend:
         except BaseException:
             await self._lease.leave()
             raise
-        self._leaving, self._refusal = asyncio.Event(), ""
+        self._closing, self._refusal = asyncio.Event(), ""
         opened = asyncio.Event()
-        self._life = asyncio.create_task(self._live(opened), name=self.experiment_id)
+        self._life = asyncio.create_task(self._serve(opened), name=self.experiment_id)
         await opened.wait()
         self._binding.bind()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._binding.unbind()
-        self._leaving.set()
+        self._closing.set()
         try:
             if self._life is not None:
                 await self._life
@@ -160,7 +216,7 @@ class FleetBackend:
         one = PendingRun(call, report)
         if self._tasks is None or (cancel is not None and cancel.is_set()):
             return self._never_queued(one)
-        task = self._tasks.create_task(self._answered(one), name=f"call {call.options.run_id}")
+        task = self._tasks.create_task(self._result_of(one), name=f"call {call.options.run_id}")
         self._calls[task] = one
         task.add_done_callback(self._calls.pop)
         try:
@@ -170,7 +226,7 @@ class FleetBackend:
             raise
         if task.done() and not task.cancelled():
             return task.result()
-        return self._answers.cancelled(one, "the run was cancelled; no executor has reported its end yet")
+        return self._results.cancelled(one, "the run was cancelled; no executor has reported its end yet")
 
     # -- one call ---------------------------------------------------------------------
 
@@ -189,7 +245,7 @@ class FleetBackend:
             for watcher in watching:
                 watcher.cancel()
 
-    async def _answered(self, one: PendingRun) -> ExecutionResult:
+    async def _result_of(self, one: PendingRun) -> ExecutionResult:
         try:
             check_parameters(one.call)
             order = self._order(one.call)
@@ -198,13 +254,13 @@ class FleetBackend:
                     return self._never_queued(one)
                 return await self._run(one, order)
         except FullsendError as exc:
-            return self._answers.failed(one, exc)
+            return self._results.failed(one, exc)
         except Exception as exc:  # a bug here must not leave the call without a result
             log.exception("call.failed", run_id=one.call.options.run_id)
-            return self._answers.failed(one, exc)
+            return self._results.failed(one, exc)
 
     def _never_queued(self, one: PendingRun) -> ExecutionResult:
-        return self._answers.cancelled(one, self._refusal or "the run was cancelled before it was queued")
+        return self._results.cancelled(one, self._refusal or "the run was cancelled before it was queued")
 
     def _order(self, call: Execution) -> Order:
         """Return the order of a call.  Raises `ContractError` if no executor could read its parameters."""
@@ -267,18 +323,18 @@ class FleetBackend:
             if one.is_over:
                 record = await until_available("record", lambda: self._store.runs.record(run_id))
                 if record.get("status", Status.RUNNING) != Status.RUNNING:
-                    return self._answers.of_record(one, record)
+                    return self._results.of_record(one, record)
                 one.is_over = False
                 self._watcher.poll_now()
             await one.change()
 
-    # -- all of them ------------------------------------------------------------------
+    # -- the backend -------------------------------------------------------------------
 
-    async def _live(self, opened: asyncio.Event) -> None:
+    async def _serve(self, opened: asyncio.Event) -> None:
         """Own all tasks of the backend while it is open."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                listening = [
+                watching = [
                     tasks.create_task(self._watcher.follow_journal(), name="journal"),
                     tasks.create_task(self._watcher.poll(self._poll_seconds), name="runs"),
                     tasks.create_task(
@@ -288,10 +344,10 @@ class FleetBackend:
                 ]
                 self._tasks = tasks
                 opened.set()
-                await self._leaving.wait()
+                await self._closing.wait()
                 self._tasks = None
                 await self._stop_all()
-                for task in listening:
+                for task in watching:
                     task.cancel()
         finally:
             self._tasks = None
@@ -323,63 +379,3 @@ class FleetBackend:
             task.cancel()
         if late:
             log.warning("runs.left_open", experiment_id=self.experiment_id, count=len(late))
-
-
-log = structlog.get_logger()
-
-PLACES_PER_WORKER = 16
-"""The default of eight runs at once of an executor, and one that waits for each of them."""
-
-NOBODY = "no executor is alive; the plan waits for one: start it with `fullsend worker`"
-SOMEBODY = "an executor is alive; the plan continues"
-AWAY = "Redis is unavailable; the plan waits for it: {}"
-BACK = "Redis is available again; the plan continues"
-
-
-class LiveExecutors:
-    """Counts the live executors.
-
-    Args:
-        store: of the executors' Redis.
-        tell: receives a line when there is no executor or Redis is unavailable, and when that is over.
-    """
-
-    def __init__(self, store: Store, tell: Callable[[str], None] | None) -> None:
-        self._store = store
-        self._tell = tell
-        self._count: int | None = None
-        self._is_away = False
-
-    @property
-    def capacity(self) -> int:
-        """How many runs they can take at once; at least one, for the next executor that starts."""
-        return max(1, (self._count or 0) * PLACES_PER_WORKER)
-
-    async def count(self) -> None:
-        """Count them; tell the user when there is none, or one again.  Raises `StoreError`."""
-        before, self._count = self._count, len(await self._store.workers.alive())
-        if not self._count and before != 0:
-            self._say(NOBODY)
-        elif self._count and before == 0:
-            self._say(SOMEBODY)
-
-    async def watch(self, seconds: float, counted: Callable[[], None]) -> None:
-        """Count them every `seconds` until cancelled, and call `counted` each time."""
-        while True:
-            await asyncio.sleep(seconds)
-            try:
-                await self.count()
-            except StoreError as exc:
-                if not self._is_away:
-                    self._say(AWAY.format(exc))
-                self._is_away = True
-                continue
-            if self._is_away:
-                self._say(BACK)
-            self._is_away = False
-            counted()
-
-    def _say(self, line: str) -> None:
-        log.warning("executors.counted", alive=self._count, note=line)
-        if self._tell is not None:
-            self._tell(line)

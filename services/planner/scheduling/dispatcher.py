@@ -223,10 +223,10 @@ class Dispatcher:
         """
         while len(self._results) < until and self._reason is None:
             out_of_runs = self._budget.out_of_runs
-            has_place = len(self._running) < self._max_running(self._policy.concurrency)
+            has_capacity = len(self._running) < self._max_running(self._policy.concurrency)
             if out_of_runs is not None and not self._running:
                 self.stop(out_of_runs)
-            elif out_of_runs is None and self._ready and has_place:
+            elif out_of_runs is None and self._ready and has_capacity:
                 await self._sleep(self._pace.reserve())
                 if self._reason is None:
                     self._begin(self._ready.popleft())
@@ -322,9 +322,9 @@ class Dispatcher:
         task.move(status)
         self._notify(self._hooks.listener.on_status, task)
 
-    def _notify(self, hear: Callable[..., None], *what: Any) -> None:
+    def _notify(self, method: Callable[..., None], *args: Any) -> None:
         try:
-            hear(*what)
+            method(*args)
         except Exception as exc:
             if self._reason is None:
                 log.exception("listener.failed")
