@@ -8,9 +8,9 @@ from typing import TypeVar
 
 from services.executor import config
 from services.executor.service import retention
-from services.executor.store import Entry, Store
+from services.executor.store import JournalEntry, Store
 from services.planner.runtime import RuntimeConfig
-from shared.connection import connect, connect_patiently, is_embedded, running_server
+from shared.connection import connect, connect_blocking, is_embedded, running_server
 from shared.errors import StoreUnavailableError
 
 Reply = TypeVar("Reply")

@@ -293,7 +293,7 @@ async def test_a_planner_killed_on_the_fleet_leaves_nothing_that_runs_twice(
         assert len(left) == 2
         assert [await store.history.status(one) for one in left] == ["cancelled"] * 2
         assert (json.loads(out)["state"], json.loads(out)["session"]["backend"]) == ("completed", "fleet")
-        assert await store.awaited.open_runs(f"plan:{plan.name}") == []
+        assert await store.submissions.open_runs(f"plan:{plan.name}") == []
 
 
 async def _are_over(store: Store, run_ids: list[str]) -> bool:

@@ -299,9 +299,9 @@ class FleetBackend:
 
     async def _run(self, one: PendingRun, order: Order) -> ExecutionResult:
         """Queue the run and wait for its result."""
-        awaited = self._store.awaited
+        submissions = self._store.submissions
         with self._watcher.expecting_run():
-            timestamp = await until_available("order", lambda: awaited.submit(order, one.token))
+            timestamp = await until_available("order", lambda: submissions.submit(order, one.token))
             run_id = f"{self.experiment_id}:{timestamp}"
             self._watcher.follow(run_id, one)
         try:
@@ -354,7 +354,7 @@ class FleetBackend:
 
     async def _cancel_leftovers(self) -> None:
         """Cancel the runs that a dead planner left in the queue."""
-        for run_id in await self._store.awaited.open_runs(self.experiment_id):
+        for run_id in await self._store.submissions.open_runs(self.experiment_id):
             answer = await cancel_run(self._store, run_id)
             log.info("run.left_behind", run_id=run_id, answer=answer.value)
 

@@ -66,7 +66,7 @@ class PendingRun:
         self.is_admitted = True
         self._changed.set()
 
-    def on_entry(self, entry: Entry) -> None:
+    def on_entry(self, entry: JournalEntry) -> None:
         """Take an entry of the journal about its run into account."""
         if entry.kind == "result":
             self.is_over = True
@@ -81,7 +81,7 @@ class PendingRun:
             log.exception("report.failed", run_id=self.call.options.run_id)
             self._report = None
 
-    def update(self, where: Standing) -> None:
+    def update(self, where: RunProgress) -> None:
         """Take the state of its run in Redis into account."""
         if where.is_open:
             return
@@ -105,7 +105,7 @@ class RunWatcher:
         self._cursor = ""
         self._followed: dict[str, PendingRun] = {}
         self._expected = 0
-        self._unassigned: dict[str, list[Entry]] = {}
+        self._unassigned: dict[str, list[JournalEntry]] = {}
         self._poll_requested = asyncio.Event()
 
     async def open(self) -> None:
@@ -161,7 +161,7 @@ class RunWatcher:
                     await self._poll_requested.wait()
             self._poll_requested.clear()
             try:
-                found = await self._store.awaited.standing(self._experiment_id, list(self._followed))
+                found = await self._store.submissions.progress(self._experiment_id, list(self._followed))
             except StoreError as exc:
                 await asyncio.sleep(outage.failed(exc))
                 self.poll_now()
@@ -171,7 +171,7 @@ class RunWatcher:
                 if run_id in self._followed:
                     self._followed[run_id].update(where)
 
-    def _dispatch(self, entry: Entry) -> None:
+    def _dispatch(self, entry: JournalEntry) -> None:
         if entry.data.get("experiment_id") != self._experiment_id:
             return
         run_id = str(entry.data.get("run_id"))

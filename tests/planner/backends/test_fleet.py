@@ -184,7 +184,7 @@ class Deaf:
         """Return the end."""
         return "0-0"
 
-    async def read(self, cursor: str, wait_ms: int | None = None) -> list[Entry]:
+    async def read(self, cursor: str, wait_ms: int | None = None) -> list[JournalEntry]:
         """Return no entry."""
         await asyncio.Event().wait()
         return []

@@ -42,7 +42,7 @@ HOLD = """
 @pytest.fixture
 async def another_store(redis_url: str) -> AsyncIterator[Store]:
     """The store of another process."""
-    client, patient = connect(redis_url), connect_patiently(redis_url)
+    client, patient = connect(redis_url), connect_blocking(redis_url)
     yield Store.on(client, patient, KEPT)
     await client.aclose()
     await patient.aclose()
