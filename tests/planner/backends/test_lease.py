@@ -144,7 +144,7 @@ async def test_runs_of_a_killed_planner_are_cancelled_at_once(
 async def test_the_lease_of_a_planner_on_another_host_expires(fleet: MakeFleet, redis: Any) -> None:
     await redis.set(LEASE, somebody(), px=200)
 
-    with pytest.raises(PlanError, match=r"by process 7 on far since 2030-01-01, .* if it is dead already"):
+    with pytest.raises(PlanError, match=r"by process 7 on far since 2030-01-01, .* if that process has died"):
         await fleet().__aenter__()
     await eventually(lambda: _gone(redis), "the end of the lease")
     async with fleet():
