@@ -102,12 +102,12 @@ class Aggregator:
         tool = await self._runtime.loader.load(task.tool, timeout_seconds)
         inputs = await in_thread(_inputs, used)
         given = {f"{one.run_id}/{name}": (one, ref) for one in used for name, ref in one.artifacts.items()}
-        products = _AggregationEffects(
-            Products(self._runtime.keeper, MemoryCheckpoints(), self._runtime.threads), given
+        attempt_results = _AggregationEffects(
+            AttemptResults(self._runtime.keeper, MemoryCheckpoints(), self._runtime.threads), given
         )
-        outcome = await self._called(task, tool, inputs, products, report)
-        if products.problem is not None:
-            raise products.problem
+        outcome = await self._called(task, tool, inputs, attempt_results, report)
+        if attempt_results.problem is not None:
+            raise attempt_results.problem
         found = _answer(task, outcome)
         return AggregationResult(
             aggregation_id=_identity(task, tool, inputs),
@@ -125,7 +125,7 @@ class Aggregator:
         task: AggregationTask,
         tool: Tool,
         inputs: Sequence["_Input"],
-        products: "_AggregationEffects",
+        attempt_results: "_AggregationEffects",
         report: Report | None,
     ) -> Outcome:
         chosen = Policy(timeout_seconds=task.timeout_seconds)
@@ -142,9 +142,9 @@ class Aggregator:
             environ=options.environ,
             entry=task.entry_point,
         )
-        answer = await self._runtime.pool.call(call, report or _ignore, effects=products)
+        answer = await self._runtime.pool.call(call, report or _ignore, effects=attempt_results)
         outcome = judge(answer, []).masked(options.mask)
-        return await products.kept.complete(outcome, is_first=False)
+        return await attempt_results.kept.complete(outcome, is_first=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ class LocalBackend:
         """Call the tool once.  A failure of any kind is a result, not an exception."""
         started = time.monotonic()
         runtime, options = self._runtime, call.options
-        products = Products(runtime.keeper, MemoryCheckpoints(), runtime.threads)
+        attempt_results = AttemptResults(runtime.keeper, MemoryCheckpoints(), runtime.threads)
         identity: Identity | None = None
         limit_seconds = runtime.defaults.timeout(options.policy, NO_NEEDS)
         try:
@@ -99,12 +99,12 @@ class LocalBackend:
             tool = await self._load(call.tool, limit_seconds, cancel)
             tool.check(call.parameters)
             identity = _identity(tool, call)
-            outcome = await self._called(tool, call, products, report, cancel)
+            outcome = await self._called(tool, call, attempt_results, report, cancel)
         except _Cancelled:
             outcome = CANCELLED
         except FullsendError as exc:
             outcome = outcome_of(exc, limit_seconds) if self._binding.is_open else CANCELLED
-        outcome = await products.complete(outcome, is_first=False)
+        outcome = await attempt_results.complete(outcome, is_first=False)
         return ExecutionResult(
             run_id=options.run_id,
             status=outcome.status,
@@ -131,7 +131,7 @@ class LocalBackend:
         self,
         tool: Tool,
         call: Execution,
-        products: AttemptResults,
+        attempt_results: AttemptResults,
         report: Report | None,
         cancel: asyncio.Event | None,
     ) -> Outcome:
@@ -157,7 +157,7 @@ class LocalBackend:
             seed=chosen.seed,
             environ=options.environ,
         )
-        answer = await self._runtime.pool.call(isolated, hear, effects=products, cancel=cancel)
+        answer = await self._runtime.pool.call(isolated, hear, effects=attempt_results, cancel=cancel)
         return judge(answer, partials).masked(options.mask)
 
 
