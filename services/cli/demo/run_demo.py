@@ -104,7 +104,7 @@ class Setup:
 
     def places(self, url: str) -> str:
         """Return where the server, the tools and the log are."""
-        return f"server {url}, tools {_relative(self.settings.tools_path)}, log {LOG_FILE}"
+        return f"server: {url}, tools: {_relative(self.settings.tools_path)}, log: {LOG_FILE}"
 
 
 def set_up() -> Setup:

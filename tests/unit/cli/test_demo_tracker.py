@@ -11,7 +11,7 @@ from services.cli.demo.tracker import Phase, RunTracker
 from services.cli.watch import describe
 from services.executor.store import JournalEntry
 
-PLACES = "server redis://127.0.0.1:1/0, tools tools, log .fullsend/demo.log"
+PLACES = "server: redis://127.0.0.1:1/0, tools: tools, log: .fullsend/demo.log"
 
 
 def metric(event: str, run: str = "exp_1:1-0", **members: Any) -> JournalEntry:
