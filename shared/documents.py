@@ -261,7 +261,7 @@ def mistakes(exc: ValidationError, known: Iterable[str]) -> list[Mistake]:
         Mistake(
             ".".join(map(str, one["loc"])),
             None if one["type"] == "missing" else one["input"],
-            _problem(one, known),
+            problem(one, known),
         )
         for one in exc.errors(include_url=False)
     ]
@@ -278,13 +278,15 @@ _EXPECTED = {
     "tuple": "a list",
     "dict": "an object",
     "mapping": "an object",
+    "model": "an object",
 }
 """What was expected, by the first word of the type of pydantic's error, such as `int_parsing`."""
 
 _BOUNDS = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}
 
 
-def _problem(error: ErrorDetails, known: Iterable[str]) -> str:
+def problem(error: ErrorDetails, known: Iterable[str] = ()) -> str:
+    """Return what one of pydantic's errors found wrong, in the words of this project; see `mistakes`."""
     about = error.get("ctx", {})
     match error["type"]:
         case "missing":
@@ -295,6 +297,8 @@ def _problem(error: ErrorDetails, known: Iterable[str]) -> str:
             return str(about["error"])
         case "enum" | "literal_error":
             return f"expected {about['expected']}"
+        case "string_too_short" | "too_short" if about["min_length"] == 1:
+            return "must not be empty"
         case "string_too_short":
             return f"expected at least {about['min_length']} characters"
         case "string_too_long":

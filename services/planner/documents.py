@@ -14,32 +14,15 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from services.planner.models import RANGE, VALUES, RunManifest
-from shared.documents import json_object, printable, shown, yaml_object
+from shared.documents import json_object, printable, problem, shown, yaml_object
 from shared.errors import ContractError, PlanError
 
 MAX_FILE_BYTES: Final = 100_000_000
 MAX_MISTAKES: Final = 20
 """How many mistakes are listed; more are usually the same one."""
 
-EXPECTED: Final[Mapping[str, str]] = {
-    "string_type": "must be a text; put it in quotes",
-    "int_type": "must be a whole number",
-    "float_type": "must be a number",
-    "finite_number": "must be a number that JSON can hold",
-    "bool_type": "must be true or false",
-    "list_type": "must be a list",
-    "tuple_type": "must be a list",
-    "dict_type": "must be an object",
-    "model_type": "must be an object",
-    "model_attributes_type": "must be an object",
-    "string_too_short": "must not be empty",
-    "too_short": "must not be empty",
-}
-"""Our words for errors, by pydantic's type of error; for other types, pydantic's words are used."""
-
 _PLAIN: Final = re.compile(r"[A-Za-z_]\w*")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
-_SUBJECT: Final = re.compile(r"^(Input|String|List|Tuple|Dictionary) should ")
 _TAGS: Final = (VALUES, RANGE, "[key]")
 
 
@@ -84,7 +67,7 @@ def manifest_of(place: str, members: Mapping[str, Any]) -> RunManifest:
     try:
         return RunManifest.model_validate(members)
     except ValidationError as exc:
-        mistakes = [_mistake(place, one) for one in exc.errors(include_url=False, include_context=False)]
+        mistakes = [_mistake(place, one) for one in exc.errors(include_url=False)]
         more = len(mistakes) - MAX_MISTAKES
         left_out = [f"{place} has {more} more mistakes"] if more > 0 else []
         raise PlanError("\n".join(mistakes[:MAX_MISTAKES] + left_out)) from None
@@ -189,11 +172,11 @@ def _mistake(place: str, error: ErrorDetails) -> str:
         case "value_error":  # about several members; the message names them
             return f"{place}{f' member {path!r}' if path else ''}: {message}"
         case "list_type" if error["loc"][-1] == VALUES:
-            expected = "must be a list of values, or a range such as {low: 0, high: 1}"
+            expected = "expected a list of values, or a range such as {low: 0, high: 1}"
             return f"{place} member '{path}' is {_value(error['input'])}: {expected}"
         case kind:
-            expected = EXPECTED.get(kind) or _SUBJECT.sub("must ", message)
-            return f"{place} member '{path}' is {_value(error['input'])}: {expected}"
+            hint = "; put it in quotes" if kind == "string_type" else ""
+            return f"{place} member '{path}' is {_value(error['input'])}: {problem(error)}{hint}"
 
 
 def member_path(parts: Sequence[int | str]) -> str:

@@ -157,27 +157,27 @@ def test_a_long_plan_can_be_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("members", "complaint"),
     [
-        ({"workflow_version": 1.5}, "member 'workflow_version' is 1.5: must be a text; put it in quotes"),
+        ({"workflow_version": 1.5}, "member 'workflow_version' is 1.5: expected a text; put it in quotes"),
         ({"tool": ""}, "member 'tool' is \"\": must not be empty"),
-        ({"tool": None}, "member 'tool' is null: must be a text; put it in quotes"),
-        ({"cases": {}}, "member 'cases' is an object: must be a list"),
-        ({"cases": [3]}, "member 'cases[0]' is 3: must be an object"),
+        ({"tool": None}, "member 'tool' is null: expected a text; put it in quotes"),
+        ({"cases": {}}, "member 'cases' is an object: expected a list"),
+        ({"cases": [3]}, "member 'cases[0]' is 3: expected an object"),
         (
             {"cases": [{}, {}, {}, {"parameters": [1, "ü"]}]},
-            "member 'cases[3].parameters' is [1, \"ü\"]: must be an object",
+            "member 'cases[3].parameters' is [1, \"ü\"]: expected an object",
         ),
-        ({"cases": [{"seed": -1}]}, "member 'cases[0].seed' is -1: must be greater than or equal to 0"),
-        ({"cases": [{"seed": "4"}]}, "member 'cases[0].seed' is \"4\": must be a whole number"),
-        ({"cases": [{"seed": 4.0}]}, "member 'cases[0].seed' is 4.0: must be a whole number"),
-        ({"cases": [{"replicate": True}]}, "member 'cases[0].replicate' is true: must be a whole number"),
+        ({"cases": [{"seed": -1}]}, "member 'cases[0].seed' is -1: expected a whole number >= 0"),
+        ({"cases": [{"seed": "4"}]}, "member 'cases[0].seed' is \"4\": expected a whole number"),
+        ({"cases": [{"seed": 4.0}]}, "member 'cases[0].seed' is 4.0: expected a whole number"),
+        ({"cases": [{"replicate": True}]}, "member 'cases[0].replicate' is true: expected a whole number"),
         (
             {"execution_policy": {"stop_conditions": {"failure_rate": 2}}},
-            "member 'execution_policy.stop_conditions.failure_rate' is 2: must be less than or equal to 1",
+            "member 'execution_policy.stop_conditions.failure_rate' is 2: expected a number <= 1",
         ),
-        ({"budget": {"max_cost": 0}}, "member 'budget.max_cost' is 0: must be greater than 0"),
+        ({"budget": {"max_cost": 0}}, "member 'budget.max_cost' is 0: expected a number > 0"),
         (
             {"execution_policy": {"isolation": "wram"}},
-            "member 'execution_policy.isolation' is \"wram\": must be 'warm', 'fork' or 'spawn'",
+            "member 'execution_policy.isolation' is \"wram\": expected 'warm', 'fork' or 'spawn'",
         ),
         (
             {"execution_policy": {"rate_control": {"burst": 1}}},
@@ -227,12 +227,12 @@ def test_an_unknown_member_is_refused_with_a_suggestion(members: Any, complaint:
         (
             sweep(dimensions={"x": 7}),
             "member 'sweep.dimensions.x' is 7: "
-            "must be a list of values, or a range such as {low: 0, high: 1}",
+            "expected a list of values, or a range such as {low: 0, high: 1}",
         ),
         (
             sweep(method="gird"),
             "member 'sweep.method' is \"gird\": "
-            "must be 'grid', 'zip', 'pairwise', 'latin_hypercube' or 'sobol'",
+            "expected 'grid', 'zip', 'pairwise', 'latin_hypercube' or 'sobol'",
         ),
         (
             sweep(dimensions={"x": {"low": 0, "high": 1}}),
@@ -310,7 +310,7 @@ def test_a_long_value_is_shown_in_part() -> None:
     [line] = mistakes(cases=[{"seed": "x" * 1_000}])
 
     assert len(line) < 160
-    assert "xxx...: must be a whole number" in line
+    assert "xxx...: expected a whole number" in line
 
 
 @pytest.mark.parametrize(
