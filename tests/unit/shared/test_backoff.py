@@ -221,7 +221,22 @@ async def test_an_error_that_is_no_outage_is_raised() -> None:
         await until_available("test", call)
 
 
-async def test_who_shuts_down_does_not_wait_for_redis_for_long() -> None:
+async def test_a_cancellation_ends_the_wait_for_redis() -> None:
+    called = asyncio.Event()
+
+    async def call() -> None:
+        called.set()
+        raise StoreUnavailableError("away")
+
+    task = asyncio.create_task(until_available("test", call))
+    await called.wait()
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_calls_at_shutdown_are_limited() -> None:
     with pytest.raises(StoreUnavailableError, match=r"within 0\.01 s"):
         async with shutdown_timeout(0.01):
             await asyncio.Event().wait()
