@@ -57,6 +57,16 @@ async def test_publish_stores_the_file_and_its_schedule_and_announces_it(
     assert json.loads(announced.data) == schedule
 
 
+async def test_publish_warns_of_a_schedule_that_is_probably_a_mistake(
+    shell: Shell, experiment_file: ExperimentFile
+) -> None:
+    done = await shell.fullsend("publish", experiment_file("exp_1", schedule="H 0 9 * * *").name)
+
+    assert done.code == 0
+    assert "schedule H 0 9 * * *: " in done.out
+    assert "; warning: it fires every second of some minutes" in done.out
+
+
 async def test_publish_stores_the_state_of_the_file_unless_another_is_given(
     shell: Shell, experiment_file: ExperimentFile, redis: Any
 ) -> None:
