@@ -218,7 +218,6 @@ async def _ready(service: Service, task: asyncio.Task[None], store: Store) -> No
     async def alive() -> bool:
         if task.done():
             await task
-        listening = service._triggers is None or service._triggers.listening.is_set()
-        return listening and service.worker in await store.workers.alive()
+        return service.is_listening and service.worker in await store.workers.alive()
 
     await eventually(alive, "the service")

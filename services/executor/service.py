@@ -88,6 +88,20 @@ class Service:
             self._store, self.worker, settings.heartbeat_ttl, self._intake, self._triggers
         )
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether triggers are received; True if the modes include no triggers."""
+        return self._triggers is None or self._triggers.listening.is_set()
+
+    @property
+    def running(self) -> int:
+        """The number of runs that this worker has claimed and that have not ended."""
+        return len(self._intake.running)
+
+    def processes(self) -> dict[str, int]:
+        """The number of tool processes that are `busy`, `starting` and `idle`."""
+        return self._pool.counts()
+
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then finish what runs, or give it back after the grace period."""
         async with self._connections(), self._observed(stop):

@@ -96,7 +96,7 @@ async def test_a_tool_whose_begin_is_refused_is_ended_and_nothing_is_said_of_it(
         await neighbour.trigger({"experiment_id": "exp_1"})
         await until(started.exists, "the tool")
         held.let.set()
-        await until(lambda: not service._intake.running, "the end")
+        await until(lambda: not service.running, "the end")
         held.answer = None
         await assert_works(neighbour)
 
@@ -110,7 +110,7 @@ async def is_called_ahead(service: Service, neighbour: Neighbour, held: Held) ->
     held.let.clear()
     await neighbour.trigger({"experiment_id": "exp_1"})
     await held.asked.wait()
-    counts = service._pool.counts()
+    counts = service.processes()
     held.let.set()
     await neighbour.result("exp_1", 2)
     return counts["busy"] + counts["starting"] > 0

@@ -79,7 +79,7 @@ async def test_a_service_that_breaks_gives_its_runs_back(
 
 
 async def _holds_nothing(service: Service) -> bool:
-    return not service._intake.running
+    return not service.running
 
 
 @pytest.mark.usefixtures("go")

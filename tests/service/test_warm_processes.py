@@ -47,7 +47,7 @@ async def test_tools_in_turns_stay_warm_as_long_as_there_is_room(
     async with serve(concurrency=1, warm_processes=room) as service:
         await eventually(registered)
         first, second = await turn(neighbour), await turn(neighbour)
-        counts = service._pool.counts()
+        counts = service.processes()
 
     if are_kept:
         assert second == first
