@@ -135,8 +135,9 @@ async def _store_and_describe(store: Store, one: Publication) -> str:
     line = f"published {experiment.id}: {experiment.state}, tool {experiment.tool}"
     if one.cron is not None:
         line += f", schedule {one.cron.expression}: {one.cron.describe()}"
-        if one.cron.warning is not None:
-            line += f"; warning: {one.cron.warning}"
+        is_over = one.cron.next_after(round(time.time() * 1_000)) is None
+        for warning in (one.cron.warning, "it is never due" if is_over else None):
+            line += "" if warning is None else f"; warning: {warning}"
     if has_old_schedule:
         line += f"; the file has no schedule, but schedules:{experiment.id} still applies"
     return line

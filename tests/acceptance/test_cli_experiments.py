@@ -60,11 +60,15 @@ async def test_publish_stores_the_file_and_its_schedule_and_announces_it(
 async def test_publish_warns_of_a_schedule_that_is_probably_a_mistake(
     shell: Shell, experiment_file: ExperimentFile
 ) -> None:
-    done = await shell.fullsend("publish", experiment_file("exp_1", schedule="H 0 9 * * *").name)
+    seconds = experiment_file("exp_1", schedule="H 0 9 * * *")
+    never = experiment_file("exp_2", schedule="0 0 30 2 *")
+
+    done = await shell.fullsend("publish", seconds.name, never.name)
 
     assert done.code == 0
-    assert "schedule H 0 9 * * *: " in done.out
-    assert "; warning: it fires every second of some minutes" in done.out
+    assert "schedule H 0 9 * * *: " in done.lines[0]
+    assert "; warning: it fires every second of some minutes" in done.lines[0]
+    assert done.lines[1].endswith("; warning: it is never due")
 
 
 async def test_publish_stores_the_state_of_the_file_unless_another_is_given(

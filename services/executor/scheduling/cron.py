@@ -159,7 +159,7 @@ def explain(
         runs.append(f"{local:%a} {local.isoformat(' ')}   {local.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC")
         due_ms = cron.next_after(due_ms)
     if due_ms is None:
-        runs.append("none: it never fires again" if not runs else "no more after that")
+        runs.append("none: it is never due again" if not runs else "no more after that")
     lines = [f"Expression  {cron.expression}", f"Meaning     {cron.describe()}"]
     if cron.warning is not None:
         lines.append(f"Warning     {cron.warning}")

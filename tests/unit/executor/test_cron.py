@@ -640,4 +640,4 @@ def test_explain_tells_the_meaning_and_the_next_runs_in_both_clocks() -> None:
 
 
 def test_explain_says_that_nothing_will_run() -> None:
-    assert explain("0 0 30 2 *", None, 0).endswith("Next runs   none: it never fires again")
+    assert explain("0 0 30 2 *", None, 0).endswith("Next runs   none: it is never due again")
