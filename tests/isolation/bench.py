@@ -1,4 +1,4 @@
-"""A pool with tools written on the spot, and what its calls reported."""
+"""A pool, tools that a test writes, and the events of their calls."""
 
 import asyncio
 import contextlib
@@ -24,8 +24,8 @@ from services.executor.isolation.calls import (
 from services.executor.isolation.pool import Pool
 
 
-class Shelf(NothingKept):
-    """Keeps artifacts in a list, and hands out what it is given by reference."""
+class ArtifactList(NothingKept):
+    """Keeps artifacts in a list, and returns those in `given` by reference."""
 
     def __init__(self) -> None:
         self.captures: list[Capture] = []
@@ -45,7 +45,7 @@ class Shelf(NothingKept):
 
 
 class Bench:
-    """Writes tools, runs them in one pool and keeps every event."""
+    """Writes tools, runs them in one pool and keeps all events."""
 
     def __init__(self, pool: Pool, directory: Path) -> None:
         self.pool = pool
@@ -75,7 +75,7 @@ class Bench:
         environ: dict[str, str] | None = None,
         attempt: int = 1,
     ) -> Call:
-        """A call with everything that a test doesn't care about filled in."""
+        """A call, with defaults for everything that does not matter to a test."""
         return Call(
             tool, "exp:1-0", "exp", attempt, params or {}, timeout_seconds, level,
             limits or Limits(), seed, environ or {},
@@ -89,19 +89,19 @@ class Bench:
         cancel: asyncio.Event | None = None,
         **options: Any,
     ) -> Answer:
-        """The answer to one call of a tool, or of a tool with this source."""
+        """The answer to a call of a tool, or of a tool with this source."""
         module = self.tool(tool) if isinstance(tool, str) else tool
         return await self.pool.call(self.call(module, **options), self.report, effects=effects, cancel=cancel)
 
     def report(self, event: Event) -> None:
-        """Keep an event and wake whoever waits for it."""
+        """Keep an event and wake those that wait for it."""
         self.events.append(event)
         for matches, waiter in self._waiters:
             if not waiter.done() and matches(event):
                 waiter.set_result(event)
 
     async def until(self, matches: Callable[[Event], bool]) -> Event:
-        """The first event from now on, or before, for which `matches` holds."""
+        """The first event for which `matches` is true; wait for it if there is none yet."""
         for event in self.events:
             if matches(event):
                 return event
@@ -135,7 +135,7 @@ async def bench(directory: Path, **options: Any) -> AsyncIterator[Bench]:
 
 
 async def gone(pid: int, timeout_seconds: float = 10.0) -> None:
-    """Wait until a process that is not ours to reap has ended."""
+    """Wait until a process has ended that is not a child of this one."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""Real subprocesses: each test gets a pool of its own, and none may leave a process behind."""
+"""Real subprocesses: each test has its own pool, and must not leave a process behind."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,5 +17,5 @@ async def _bench(tmp_path: Path) -> AsyncIterator[Bench]:
 
 @pytest.fixture
 def tools(tmp_path: Path) -> Path:
-    """Where a test's tools lie."""
+    """The folder of a test's tools."""
     return tmp_path

@@ -1,4 +1,4 @@
-"""Tries, from inside a confined process, everything that confinement forbids.
+"""Tries everything that confinement forbids, from inside a confined process.
 
 Run by path, `python sandbox_attempts.py REQUEST`; prints a JSON object of what
 came of each attempt: "done", or the name of the error.  Standard library only.
@@ -35,7 +35,7 @@ ADDR_NO_RANDOMIZE = 0x0040000
 
 
 def call(function: str, *arguments: Any) -> int:
-    """Call the C library; OSError when it fails."""
+    """Call the C library; raise OSError if the call fails."""
     result: int = getattr(libc, function)(*arguments)
     if result < 0:
         raise OSError(ctypes.get_errno(), function)
@@ -48,7 +48,7 @@ def syscall(number: int, *arguments: Any) -> int:
 
 
 def opened(path: str, flags: int = os.O_RDONLY) -> None:
-    """Open and close; for reading, read a little as well."""
+    """Open and close a file; for reading, read a little as well."""
     descriptor = os.open(path, flags, 0o600)
     if flags == os.O_RDONLY and not stat.S_ISDIR(os.fstat(descriptor).st_mode):
         os.read(descriptor, 1)
@@ -167,7 +167,7 @@ FILES: dict[str, Attempt] = {
 
 
 def of_process(place: str, flags: int = os.O_RDONLY) -> dict[str, Attempt]:
-    """The same for the parent and for a process that is no relative."""
+    """The same for the parent and for an unrelated process."""
     return {
         f"open {place} of the parent": lambda t: opened(f"/proc/{t.parent}/{place}", flags),
         f"open {place} of a neighbour": lambda t: opened(f"/proc/{t.neighbour}/{place}", flags),
@@ -285,7 +285,7 @@ GROUPS = {
 
 
 def outcome(attempt: Attempt, target: Any) -> str:
-    """What came of it: "done", the name of an error number, or another exception in full."""
+    """The outcome: "done", the name of an error number, or another exception in full."""
     try:
         attempt(target)
     except OSError as error:
@@ -296,7 +296,7 @@ def outcome(attempt: Attempt, target: Any) -> str:
 
 
 def forked_outcome(attempt: Attempt, target: Any) -> str:
-    """The same in a process of its own, so that a success has no consequence for the next attempt."""
+    """The same in a new process, so that a success does not affect the next attempt."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -310,7 +310,7 @@ def forked_outcome(attempt: Attempt, target: Any) -> str:
 
 
 def every_refused_call(seccomp: Any) -> dict[str, str]:
-    """Each call of the filter's table with senseless arguments."""
+    """Each call of the filter's table with invalid arguments."""
     column = seccomp.MACHINES[os.uname().machine][0]
     calls = {**seccomp.ALWAYS, **seccomp.METADATA}
     numbers = {name: pair[column] for name, pair in calls.items() if pair[column] is not None}
@@ -319,7 +319,7 @@ def every_refused_call(seccomp: Any) -> dict[str, str]:
 
 
 def foreign_calls() -> dict[str, str]:
-    """System calls as another kind of machine or a newer C library makes them."""
+    """System calls as another machine or a newer C library makes them."""
 
     def int_0x80(_: Any) -> int:
         with mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC) as page:
@@ -351,7 +351,7 @@ def confined(request: dict[str, Any]) -> Any:
 
 
 def start_over(request: dict[str, Any]) -> None:
-    """Go on in a new program: the interpreter, or a copy of it that exists in memory only."""
+    """Continue in a new program: the interpreter, or a copy of it in memory."""
     arguments = ["python", "-S", "-s", __file__, json.dumps({**request, "spec": None, "route": "direct"})]
     if request["route"] == "exec":
         os.execv(sys.executable, arguments)
@@ -362,12 +362,12 @@ def start_over(request: dict[str, Any]) -> None:
 
 
 def target_of(request: dict[str, Any]) -> Any:
-    """What the attempts are aimed at."""
+    """The targets of the attempts."""
     return types.SimpleNamespace(**request["target"], parent=os.getppid())
 
 
 def main() -> None:
-    """Do what the request says, and print what came of it."""
+    """Do what the request says, and print the outcome."""
     request = json.loads(sys.argv[1])
     target = target_of(request)
     seccomp = confined(request)

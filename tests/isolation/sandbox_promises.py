@@ -1,4 +1,4 @@
-"""Does, from inside a confined process, what every tool may rely on.
+"""Does everything that tools may rely on, from inside a confined process.
 
 Run by path, `python sandbox_promises.py REQUEST`; prints a JSON object of what
 came of each: "done", or what went wrong.  Standard library only.

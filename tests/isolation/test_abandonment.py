@@ -1,4 +1,4 @@
-"""A task that is cancelled, at whatever moment, while it waits for the pool."""
+"""Cancelling a task that waits for the pool, at any moment."""
 
 import asyncio
 from collections.abc import Awaitable

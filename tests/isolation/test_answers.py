@@ -1,4 +1,4 @@
-"""What comes back from a tool that returns or raises."""
+"""The answers of tools that return or raise."""
 
 import pytest
 
@@ -114,7 +114,7 @@ async def test_what_is_retryable(bench: Bench, expression: str, retryable: bool)
     ("value", "seconds"),
     [("30", 30), ("1.5", 1.5), ("-1", None), ("'soon'", None), ("float('nan')", None), ("10**400", None)],
 )
-async def test_retry_after_is_taken_when_it_makes_sense(
+async def test_retry_after_must_be_a_finite_number_of_seconds(
     bench: Bench, value: str, seconds: float | None
 ) -> None:
     answer = await bench.run(f"class E(Exception):\n    retry_after = {value}\ndef run(): raise E()")
@@ -193,7 +193,7 @@ async def test_parameters_that_json_cannot_hold_never_reach_a_process(bench: Ben
     assert answer.error_type == "ToolParameterError"
 
 
-async def test_a_result_that_json_cannot_hold_names_its_place(bench: Bench) -> None:
+async def test_the_error_for_a_result_that_json_cannot_hold_names_the_part(bench: Bench) -> None:
     answer = await bench.run("def run(): return {'a': [1, b'x']}")
 
     assert isinstance(answer, Raised)
@@ -212,7 +212,7 @@ async def test_a_result_that_json_cannot_hold_names_its_place(bench: Bench) -> N
         ("raise ValueError('at import')", "ValueError: at import"),
     ],
 )
-async def test_a_module_that_is_no_tool_is_named_with_what_to_do(
+async def test_the_error_for_a_module_that_is_no_tool_says_what_to_do(
     bench: Bench, source: str, part: str
 ) -> None:
     tool = bench.tool(source)

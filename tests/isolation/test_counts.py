@@ -1,4 +1,4 @@
-"""How many processes a pool has, and what they do."""
+"""The numbers of idle, busy and starting processes of a pool."""
 
 import asyncio
 
@@ -57,7 +57,7 @@ async def test_a_process_that_imports_its_tool_is_starting(bench: Bench) -> None
     assert starting == {"idle": 0, "busy": 0, "starting": 1}
 
 
-async def test_templates_and_forks_that_stand_by_are_idle(bench: Bench) -> None:
+async def test_templates_and_waiting_forks_count_as_idle(bench: Bench) -> None:
     tool, go = bench.tool(PATIENT), bench.directory / "go"
     running = asyncio.create_task(bench.run(tool, params={"until": str(go)}, level=Level.FORK))
     await bench.printed("begun")

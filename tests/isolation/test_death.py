@@ -1,4 +1,4 @@
-"""Processes that end themselves, that have to be ended, and what they leave behind."""
+"""Processes that end by themselves or are ended, and what they leave behind."""
 
 import asyncio
 import os
@@ -132,7 +132,7 @@ async def test_an_import_that_hangs_is_a_time_out(bench: Bench) -> None:
     assert isinstance(answer, TimedOut)
 
 
-async def test_cancel_ends_a_run_and_says_so(bench: Bench) -> None:
+async def test_cancelling_ends_a_run(bench: Bench) -> None:
     cancel = asyncio.Event()
     running = asyncio.create_task(bench.run(STUBBORN["spins"], cancel=cancel))
     await bench.printed("begun")
@@ -164,7 +164,7 @@ async def test_a_cancelled_task_leaves_no_process(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-async def test_the_whole_tree_is_ended_even_what_called_setsid(bench: Bench, level: Level) -> None:
+async def test_the_whole_tree_is_ended_including_new_sessions(bench: Bench, level: Level) -> None:
     tool = bench.tool("""
         import os, signal, subprocess, sys
         def run():
@@ -187,7 +187,7 @@ async def test_the_whole_tree_is_ended_even_what_called_setsid(bench: Bench, lev
     await gone(int(line.text), 1.0)
 
 
-async def test_a_grandchild_whose_parents_are_dead_goes_with_the_tool(bench: Bench) -> None:
+async def test_an_orphaned_grandchild_is_ended_with_the_tool(bench: Bench) -> None:
     tool = bench.tool("""
         import os, subprocess, sys, time
         def run():
@@ -217,13 +217,13 @@ FIFTY = {
         time.sleep(1000)""",
 }
 FIFTY_SECONDS = 1.0
-"""From the deadline to a free slot, for each of fifty that have the same deadline."""
+"""The time from the deadline to a free slot, for fifty runs with the same deadline."""
 
 SLOWNESS = 3.0
-"""How much slower than promised a machine may be that does other work at the same time."""
+"""A machine that does other work at the same time may be so many times slower."""
 
 
-async def test_fifty_hanging_at_once_are_all_ended_in_time(tools: Path) -> None:
+async def test_fifty_hanging_runs_are_ended_in_time(tools: Path) -> None:
     kinds = [*FIFTY, *FIFTY] * 7
     async with bench(tools, capacity=50) as many:
         tool = {
@@ -278,7 +278,7 @@ async def test_a_tool_that_attacks_the_fork_server_harms_only_what_runs_now(
 
 
 @pytest.mark.parametrize("attacked", ["the fork server", "the fork server's guard", "both"])
-async def test_a_grandchild_that_cannot_be_known_by_its_environment_dies_with_the_fork_server(
+async def test_a_grandchild_with_its_own_environment_dies_with_the_fork_server(
     bench: Bench, attacked: str
 ) -> None:
     tool = bench.tool("""
@@ -374,7 +374,7 @@ async def test_closing_every_descriptor_is_a_death_not_a_hang(bench: Bench) -> N
     assert isinstance(answer, Died)
 
 
-async def test_nonsense_on_the_connection_costs_the_process_its_life(bench: Bench) -> None:
+async def test_a_process_that_breaks_the_protocol_is_ended(bench: Bench) -> None:
     answer = await bench.run("""
         import os, stat
         def run():
@@ -447,7 +447,7 @@ async def test_a_call_that_its_process_has_not_read_is_made_again_by_another(ben
     assert bench.lines() == ["0", str(size)]
 
 
-async def test_a_process_that_is_dead_when_it_is_called_fails_nobody(bench: Bench) -> None:
+async def test_a_call_of_a_dead_process_is_made_again(bench: Bench) -> None:
     tool = bench.tool("import os\ndef run(): return os.getpid()")
     first = await bench.run(tool)
     assert isinstance(first, Returned)

@@ -1,4 +1,4 @@
-"""What a tool says of itself, read by a child."""
+"""Descriptions of tools, read in a subprocess."""
 
 import asyncio
 from typing import Any
@@ -144,7 +144,7 @@ async def test_an_import_that_hangs_is_a_time_out(bench: Bench) -> None:
         await bench.pool.describe(bench.tool("while True: pass"), 0.3)
 
 
-async def test_an_import_that_crashes_is_told_with_its_last_words(bench: Bench) -> None:
+async def test_the_error_for_an_import_that_crashes_has_its_last_lines(bench: Bench) -> None:
     with pytest.raises(ToolCrashedError, match="last words"):
         await bench.pool.describe(bench.tool("import os\nprint('last words')\nos._exit(7)"), 20)
 

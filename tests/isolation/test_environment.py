@@ -71,7 +71,7 @@ async def test_programs_of_an_environment_run(workshop: Workshop) -> None:
 
 
 @pytest.mark.parametrize("requirements", [Requirements(), Requirements(requires_python=">=3.9")])
-async def test_without_dependencies_the_services_own_environment_will_do(
+async def test_without_dependencies_the_services_own_environment_is_used(
     workshop: Workshop, requirements: Requirements
 ) -> None:
     environments = workshop.environments()
@@ -82,7 +82,7 @@ async def test_without_dependencies_the_services_own_environment_will_do(
     assert (workshop.calls(), workshop.folder.exists()) == ([], False)
 
 
-async def test_the_services_own_interpreter_is_used_where_it_fits(workshop: Workshop) -> None:
+async def test_the_services_own_interpreter_is_used_if_it_fits(workshop: Workshop) -> None:
     requirements = Requirements(("pinned",), requires_python=f"=={platform.python_version()}")
 
     environment = await workshop.environments().ensure(requirements)
@@ -91,7 +91,7 @@ async def test_the_services_own_interpreter_is_used_where_it_fits(workshop: Work
     assert workshop.calls("python") == []
 
 
-async def test_another_interpreter_of_the_machine_is_used_where_the_own_does_not_fit(
+async def test_another_interpreter_is_used_if_the_services_own_does_not_fit(
     workshop: Workshop,
 ) -> None:
     listed = await output_of(workshop.uv, "python", "list", "--only-installed", "--output-format", "json")
@@ -112,7 +112,7 @@ async def test_another_interpreter_of_the_machine_is_used_where_the_own_does_not
     )
 
 
-async def test_without_a_fitting_interpreter_the_message_names_those_there_are(workshop: Workshop) -> None:
+async def test_without_a_fitting_interpreter_the_message_names_those_that_exist(workshop: Workshop) -> None:
     with pytest.raises(ToolEnvironmentError, match=r"needs Python >=9\.1") as caught:
         await workshop.environments().ensure(Requirements(requires_python=">=9.1"))
 
@@ -133,7 +133,7 @@ async def test_an_environment_is_built_once(workshop: Workshop) -> None:
     assert len(workshop.calls()) == 2
 
 
-async def test_all_who_ask_at_the_same_time_wait_for_one_build(workshop: Workshop) -> None:
+async def test_concurrent_callers_wait_for_one_build(workshop: Workshop) -> None:
     environments = workshop.environments()
 
     made = await asyncio.gather(*(environments.ensure(ONE) for _ in range(20)))
@@ -142,7 +142,7 @@ async def test_all_who_ask_at_the_same_time_wait_for_one_build(workshop: Worksho
     assert len(workshop.calls("pip")) == 1
 
 
-async def test_processes_that_ask_at_the_same_time_wait_for_one_build(workshop: Workshop) -> None:
+async def test_concurrent_processes_wait_for_one_build(workshop: Workshop) -> None:
     workshop.close_gate()
     others = [asyncio.create_task(output_of(*another_service(workshop, ONE))) for _ in range(2)]
     here = asyncio.create_task(workshop.environments().ensure(ONE))
@@ -209,7 +209,7 @@ async def test_a_damaged_environment_is_built_again(workshop: Workshop, damage: 
     assert workshop.folders() == [environment.python.parents[1]]
 
 
-async def test_damage_is_noticed_by_whoever_has_used_the_environment_before(workshop: Workshop) -> None:
+async def test_damage_is_noticed_after_the_environment_was_used(workshop: Workshop) -> None:
     environments = workshop.environments()
     before = await environments.ensure(ONE)
     before.python.unlink()
@@ -220,7 +220,7 @@ async def test_damage_is_noticed_by_whoever_has_used_the_environment_before(work
     assert await version_of_pinned(after) == "1.0"
 
 
-async def test_an_environment_says_what_is_in_it(workshop: Workshop) -> None:
+async def test_the_marker_of_an_environment_names_its_dependencies(workshop: Workshop) -> None:
     await workshop.environments().ensure(ONE)
 
     about = json.loads(workshop.markers()[0].read_text())

@@ -1,4 +1,4 @@
-"""Builds that fail, hang, are given up or lose their builder."""
+"""Builds that fail, hang or are cancelled, and builders that are killed."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,7 @@ async def failure_of(environments: Environments, requirements: Requirements) -> 
 # -- failed builds --------------------------------------------------------------------
 
 
-async def test_a_failed_build_has_uvs_own_words_and_leaves_nothing(workshop: Workshop) -> None:
+async def test_a_failed_build_has_the_message_of_uv_and_leaves_nothing(workshop: Workshop) -> None:
     message = await failure_of(workshop.environments(), MISSING)
 
     assert message.startswith("uv can't install the tool's dependencies: No solution found")
@@ -44,7 +44,7 @@ async def test_a_failed_build_has_uvs_own_words_and_leaves_nothing(workshop: Wor
     assert workshop.names() == [".lock"]
 
 
-async def test_a_failure_is_not_repeated_at_once_but_later(workshop: Workshop) -> None:
+async def test_a_failed_build_is_repeated_only_after_a_while(workshop: Workshop) -> None:
     environments = workshop.environments(retry_seconds=10.0)
     first = await failure_of(environments, MISSING)
     workshop.wheel("pinned", "3.0")
@@ -59,7 +59,7 @@ async def test_a_failure_is_not_repeated_at_once_but_later(workshop: Workshop) -
     assert await version_of_pinned(environment) == "3.0"
 
 
-async def test_all_who_wait_hear_of_the_failure(workshop: Workshop) -> None:
+async def test_all_waiting_callers_get_the_failure(workshop: Workshop) -> None:
     environments = workshop.environments()
 
     messages = await asyncio.gather(*(failure_of(environments, MISSING) for _ in range(5)))
@@ -89,7 +89,7 @@ async def test_a_short_message_begins_where_the_error_does(workshop: Workshop) -
     assert message == "uv can't install the tool's dependencies: no\n  cause: why"
 
 
-async def test_a_failure_without_words_names_the_exit_status(workshop: Workshop) -> None:
+async def test_a_failure_without_a_message_names_the_exit_status(workshop: Workshop) -> None:
     workshop.at_installation("exit 7")
 
     assert "status 7" in await failure_of(workshop.environments(), ONE)
@@ -130,7 +130,7 @@ async def test_no_message_shows_the_password_of_an_index(workshop: Workshop) -> 
     assert "hunter2" not in message
 
 
-async def test_uv_sees_of_the_services_environment_only_what_reaches_packages(workshop: Workshop) -> None:
+async def test_uv_gets_only_the_variables_that_it_needs_to_reach_packages(workshop: Workshop) -> None:
     workshop.environ |= {"REDIS_URL": "redis://secret", "UV_SYSTEM_PYTHON": "1", "UV_PYTHON": "2.7"}
 
     await workshop.environments().ensure(ONE)
@@ -140,7 +140,7 @@ async def test_uv_sees_of_the_services_environment_only_what_reaches_packages(wo
     assert (seen["UV_FIND_LINKS"], seen["UV_PYTHON_DOWNLOADS"]) == (str(workshop.wheels), "never")
 
 
-async def test_exclude_newer_is_for_uv_to_judge(workshop: Workshop) -> None:
+async def test_exclude_newer_is_passed_to_uv(workshop: Workshop) -> None:
     message = await failure_of(
         workshop.environments(), Requirements(("pinned",), exclude_newer="the other day")
     )
@@ -175,7 +175,7 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
         """Print nothing."""
 
 
-async def test_what_is_in_uvs_cache_is_enough_when_the_index_can_not_be_reached(workshop: Workshop) -> None:
+async def test_uvs_cache_is_enough_if_the_index_can_not_be_reached(workshop: Workshop) -> None:
     del workshop.environ["UV_FIND_LINKS"]
     workshop.environ |= {"UV_OFFLINE": "0", "UV_HTTP_RETRIES": "0", "UV_HTTP_TIMEOUT": "5"}
     with index(workshop) as url:
@@ -202,7 +202,7 @@ async def test_without_index_and_cache_the_message_says_what_could_not_be_reache
 # -- builds that are given up ---------------------------------------------------------
 
 
-async def test_one_who_stops_waiting_does_not_end_the_build_for_the_others(workshop: Workshop) -> None:
+async def test_a_caller_that_stops_waiting_does_not_end_the_build(workshop: Workshop) -> None:
     environments = workshop.environments()
     workshop.close_gate()
     impatient, patient = (asyncio.create_task(environments.ensure(ONE)) for _ in range(2))
@@ -218,7 +218,7 @@ async def test_one_who_stops_waiting_does_not_end_the_build_for_the_others(works
     assert len(workshop.calls("pip")) == 1
 
 
-async def test_the_last_one_who_stops_waiting_ends_the_build_with_its_whole_tree(workshop: Workshop) -> None:
+async def test_the_last_caller_that_stops_waiting_ends_the_build_and_its_tree(workshop: Workshop) -> None:
     environments = workshop.environments()
     waiting = [asyncio.create_task(environments.ensure(ONE)) for _ in range(2)]
     with workshop.hanging():
@@ -233,7 +233,7 @@ async def test_the_last_one_who_stops_waiting_ends_the_build_with_its_whole_tree
     assert (await environments.ensure(ONE)).python.exists()
 
 
-async def test_whoever_asks_while_a_build_is_being_given_up_gets_a_new_one(workshop: Workshop) -> None:
+async def test_a_call_during_the_end_of_a_build_starts_a_new_one(workshop: Workshop) -> None:
     environments = workshop.environments()
     gives_up = asyncio.create_task(environments.ensure(ONE))
     with workshop.hanging():
@@ -258,7 +258,7 @@ async def test_a_build_that_takes_too_long_is_ended_with_its_whole_tree(workshop
     assert workshop.names() == [".lock"]
 
 
-async def test_what_an_installation_leaves_running_is_ended_with_it(workshop: Workshop) -> None:
+async def test_processes_left_by_an_installation_are_ended(workshop: Workshop) -> None:
     pid_file = workshop.directory / "daemon"
     workshop.at_installation(f"setsid sleep 1000 & echo $! > {pid_file}\n")
 
@@ -267,7 +267,7 @@ async def test_what_an_installation_leaves_running_is_ended_with_it(workshop: Wo
     assert not is_alive(int(pid_file.read_text()))
 
 
-async def test_a_builder_that_is_killed_leaves_no_process_and_the_next_one_builds(workshop: Workshop) -> None:
+async def test_a_killed_builder_leaves_no_process_and_the_next_one_builds(workshop: Workshop) -> None:
     with workshop.hanging():
         builder = await asyncio.create_subprocess_exec(*another_service(workshop, ONE), cwd=ROOT)
         pids = await workshop.hung()

@@ -1,4 +1,4 @@
-"""Environments that nobody uses any more are removed, and no others."""
+"""Removing environments that nobody uses any more."""
 
 import asyncio
 import os
@@ -86,7 +86,7 @@ async def test_an_environment_in_which_a_process_runs_is_not_removed(workshop: W
     assert await environments.prune(DAY) == [environment.digest]
 
 
-async def test_what_is_being_built_is_not_removed(workshop: Workshop) -> None:
+async def test_an_unfinished_build_is_not_removed(workshop: Workshop) -> None:
     environments = workshop.environments()
     workshop.close_gate()
     build = asyncio.create_task(environments.ensure(ONE))
@@ -99,7 +99,7 @@ async def test_what_is_being_built_is_not_removed(workshop: Workshop) -> None:
     assert await version_of_pinned(await build) == "1.0"
 
 
-async def test_left_overs_are_removed_and_what_is_not_ours_stays(workshop: Workshop) -> None:
+async def test_left_overs_are_removed_and_other_files_stay(workshop: Workshop) -> None:
     digest = "a" * 64
     (workshop.folder / f"{digest}.01234567" / "lib").mkdir(parents=True)
     for name in (f"{digest}.lock", f"{digest}.new", f"{digest}.retired", "notes.json", "README"):
@@ -109,7 +109,7 @@ async def test_left_overs_are_removed_and_what_is_not_ours_stays(workshop: Works
     assert workshop.names() == ["README", "notes.json"]
 
 
-async def test_a_folder_that_is_not_there_has_nothing_to_remove(workshop: Workshop) -> None:
+async def test_a_missing_folder_has_nothing_to_remove(workshop: Workshop) -> None:
     assert await workshop.environments().prune(0) == []
 
 

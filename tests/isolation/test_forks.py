@@ -1,4 +1,4 @@
-"""What a fork has of the process it was forked from, and of those that were forked with it."""
+"""What a fork shares with its template and with other forks."""
 
 import asyncio
 import contextlib
@@ -182,9 +182,7 @@ async def test_a_fork_has_its_streams_where_the_import_has_closed_them(bench: Be
         ("signal.signal(signal.SIGCHLD, heard)", [False, False, True]),
     ],
 )
-async def test_a_fork_hears_of_its_children_as_its_import_wanted(
-    bench: Bench, at_import: str, seen: list[bool]
-) -> None:
+async def test_a_fork_has_the_sigchld_of_its_import(bench: Bench, at_import: str, seen: list[bool]) -> None:
     tool = bench.tool(f"""
         import os, signal
         calls = []
@@ -208,7 +206,7 @@ async def test_a_fork_hears_of_its_children_as_its_import_wanted(
 
 
 @pytest.mark.parametrize("action", ["ignored", "no zombies"])
-async def test_an_import_that_has_the_kernel_bury_its_children_keeps_no_place(
+async def test_an_import_that_has_the_kernel_reap_its_children_holds_no_slot(
     tools: Path, action: str
 ) -> None:
     """By C, so that Python doesn't know: nobody would hear of a fork's end."""
@@ -248,7 +246,7 @@ async def test_a_template_that_reaps_nobody_is_given_up(tools: Path) -> None:
         assert await small.run("def run(): return 1", timeout_seconds=20) == Returned(1)
 
 
-async def test_what_an_import_has_called_after_a_fork_hears_of_its_children(bench: Bench) -> None:
+async def test_functions_called_after_a_fork_have_the_sigchld_of_the_import(bench: Bench) -> None:
     tool = bench.tool("""
         import os, signal
         seen = []
@@ -274,7 +272,7 @@ async def test_a_program_that_a_fork_starts_has_streams_that_the_import_had_clos
     assert lines == [("stdout", "here")] * MAX_PREFORKED
 
 
-async def test_a_fork_that_lets_go_of_where_its_stacks_go_is_ended_all_the_same(bench: Bench) -> None:
+async def test_a_fork_that_closes_the_file_of_its_stacks_is_ended(bench: Bench) -> None:
     tool = bench.tool("""
         import os, time
         def run():
@@ -336,7 +334,7 @@ def free_descriptors(number: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("free", "forks"), [(4, 0), (DESCRIPTORS_OF_FORK + 4, 1)])
-async def test_where_there_are_descriptors_for_a_single_fork_it_is_made(
+async def test_with_too_few_descriptors_a_single_fork_or_none_is_made(
     bench: Bench, tools: Path, free: int, forks: int
 ) -> None:
     async with held(bench, bench.tool(OPEN_FILES), tools / "gate", 2) as template:

@@ -1,4 +1,4 @@
-"""The child's side under every interpreter that is installed here."""
+"""The code of the subprocess under all interpreters that are installed here."""
 
 import os
 from pathlib import Path

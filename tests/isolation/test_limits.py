@@ -1,4 +1,4 @@
-"""What a run may use, and how going over it is reported."""
+"""The limits of a run, and the answer when it exceeds one."""
 
 import pytest
 
@@ -9,7 +9,7 @@ LEVELS = list(Level)
 
 
 @pytest.mark.parametrize("level", LEVELS)
-async def test_memory_is_limited_for_the_tree_and_the_kill_says_so(bench: Bench, level: Level) -> None:
+async def test_memory_is_limited_for_the_whole_tree(bench: Bench, level: Level) -> None:
     answer = await bench.run(
         """
         import subprocess, sys
@@ -40,9 +40,7 @@ async def test_memory_that_is_only_reserved_does_not_count(bench: Bench) -> None
 
 @pytest.mark.parametrize("ending", ["return 1", "raise ValueError"])
 @pytest.mark.parametrize("seconds", [0, 0.3])
-async def test_the_memory_of_a_limited_run_that_ends_well_is_told(
-    bench: Bench, ending: str, seconds: float
-) -> None:
+async def test_the_memory_of_a_limited_run_is_reported(bench: Bench, ending: str, seconds: float) -> None:
     answer = await bench.run(
         f"""
         import time
@@ -60,7 +58,7 @@ async def test_the_memory_of_a_limited_run_that_ends_well_is_told(
     assert 50_000_000 < answer.peak_rss_bytes < 500_000_000
 
 
-async def test_the_memory_of_a_run_without_limits_is_not_looked_at(bench: Bench) -> None:
+async def test_the_memory_of_a_run_without_limits_is_not_measured(bench: Bench) -> None:
     assert await bench.run("def run(): return 1") == Returned(1)
 
 

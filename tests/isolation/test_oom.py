@@ -1,4 +1,4 @@
-"""The kernel's OOM killer at work, in a control group that is too small for what a tool wants."""
+"""The kernel's OOM killer, in a control group that is too small for a tool."""
 
 import asyncio
 import contextlib
@@ -99,7 +99,7 @@ async def deaths(group: Path, directory: Path, level: str, *runs: dict[str, Any]
 
 
 @pytest.mark.parametrize("level", ["warm", "fork", "spawn"])
-async def test_a_run_that_the_oom_killer_ends_says_so(group: Path, tmp_path: Path, level: str) -> None:
+async def test_a_run_that_the_oom_killer_ends_is_marked(group: Path, tmp_path: Path, level: str) -> None:
     first, second, third = await deaths(
         group, tmp_path, level, {"megabytes": 400}, {"kill": True}, {"megabytes": 1}
     )

@@ -36,7 +36,7 @@ async def test_lines_arrive_while_the_tool_runs_with_the_time_of_their_arrival(b
     await running
 
 
-async def test_what_a_run_printed_last_belongs_to_it_and_not_to_the_next(bench: Bench) -> None:
+async def test_the_last_output_of_a_run_does_not_go_to_the_next(bench: Bench) -> None:
     tool = bench.tool("def run(text): print(text, end='')")
 
     await bench.run(tool, params={"text": "first"})
@@ -60,24 +60,24 @@ async def test_a_long_line_is_cut_with_a_note(bench: Bench) -> None:
     assert following == "next"
 
 
-async def test_of_a_progress_bar_the_latest_state_is_kept(bench: Bench) -> None:
+async def test_only_the_last_state_of_a_progress_bar_is_kept(bench: Bench) -> None:
     await bench.run("import sys\ndef run(): sys.stdout.write('10%\\r20%\\r30%\\r\\n')")
 
     assert bench.lines() == ["30%"]
 
 
-async def test_bytes_that_are_no_text_become_replacement_characters(bench: Bench) -> None:
+async def test_invalid_utf_8_becomes_replacement_characters(bench: Bench) -> None:
     await bench.run("import os\ndef run(): os.write(1, b'a\\xffb\\n')")
 
     assert bench.lines() == ["a\ufffdb"]
 
 
-async def test_text_that_no_encoding_holds_is_escaped(bench: Bench) -> None:
+async def test_lone_surrogates_are_escaped(bench: Bench) -> None:
     assert await bench.run("def run(): print('\\ud800')") == Returned(None)
     assert bench.lines() == ["\\ud800"]
 
 
-async def test_a_flood_slows_the_tool_and_not_the_service(bench: Bench) -> None:
+async def test_a_flood_of_output_slows_the_tool_and_not_the_service(bench: Bench) -> None:
     running = asyncio.create_task(
         bench.run("def run():\n    for _ in range(1_000_000): print('x' * 100)", timeout_seconds=3.0)
     )

@@ -236,7 +236,7 @@ async def test_a_process_that_died_while_idle_is_replaced(bench: Bench) -> None:
     assert value(await bench.run(tool)) != pid
 
 
-async def test_waiting_for_a_place_does_not_count_as_running(tools: Path) -> None:
+async def test_the_wait_for_a_slot_does_not_count_against_the_time_limit(tools: Path) -> None:
     async with bench(tools, capacity=1) as one:
         tool = one.tool(PID)
 
@@ -247,7 +247,7 @@ async def test_waiting_for_a_place_does_not_count_as_running(tools: Path) -> Non
     assert all(isinstance(answer, Returned) for answer in answers)
 
 
-async def test_a_call_that_waits_for_a_place_can_be_cancelled(tools: Path) -> None:
+async def test_a_call_that_waits_for_a_slot_can_be_cancelled(tools: Path) -> None:
     async with bench(tools, capacity=1) as one:
         tool = one.tool("def run():\n    print('begun')\n    while True: pass")
         holder_cancel, waiter_cancel = asyncio.Event(), asyncio.Event()
@@ -285,7 +285,7 @@ async def test_a_template_whose_import_hangs_fails_each_caller_at_its_own_deadli
     assert all(isinstance(answer, TimedOut) for answer in answers)
 
 
-async def test_an_interpreter_that_is_not_there_is_an_answer(bench: Bench) -> None:
+async def test_a_missing_interpreter_is_reported(bench: Bench) -> None:
     tool = bench.tool(PID, python=Path("/nowhere/python"))
 
     answer = await bench.run(tool)
@@ -294,7 +294,7 @@ async def test_an_interpreter_that_is_not_there_is_an_answer(bench: Bench) -> No
     assert "/nowhere/python" in answer.reason
 
 
-async def test_an_interpreter_that_is_none_is_an_answer(bench: Bench) -> None:
+async def test_a_file_that_is_no_interpreter_is_reported(bench: Bench) -> None:
     tool = bench.tool(PID, python=Path("/bin/true"))
 
     assert isinstance(await bench.run(tool), Died)
@@ -326,7 +326,7 @@ async def test_an_event_that_cannot_be_reported_does_not_harm_the_pool(bench: Be
     assert await bench.run(tool) == Returned(1)
 
 
-async def test_running_out_of_descriptors_is_an_answer_and_no_lasting_harm(bench: Bench) -> None:
+async def test_running_out_of_descriptors_is_reported_and_does_no_lasting_harm(bench: Bench) -> None:
     tool = bench.tool(PID)
     free = len(list(Path("/proc/self/fd").iterdir()))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -373,7 +373,7 @@ async def test_what_is_installed_can_be_imported_at_every_level(bench: Bench) ->
     assert answers == [Returned("pydantic_core")] * 3
 
 
-async def test_no_two_modules_of_ours_can_be_taken_for_the_tools(bench: Bench) -> None:
+async def test_no_module_of_ours_can_be_mistaken_for_the_tools(bench: Bench) -> None:
     for name in ("wire", "tool", "owner", "limits"):
         (bench.directory / f"{name}.py").write_text(f"NAME = {name!r}")
     tool = bench.tool("""

@@ -1,4 +1,4 @@
-"""What is kept between runs, and for how long."""
+"""What is kept between runs."""
 
 import asyncio
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from tests.isolation.bench import Bench, bench
 DIGESTS = 1_000
 
 
-async def test_nothing_is_kept_of_a_thousand_digests(tools: Path) -> None:
+async def test_a_thousand_digests_leave_nothing_behind(tools: Path) -> None:
     async with bench(tools, capacity=2) as few:
 
         async def after(count: int) -> Mapping[str, int]:

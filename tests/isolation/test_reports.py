@@ -1,4 +1,4 @@
-"""The toolkit, from inside a tool to the service."""
+"""The toolkit: from a tool's call to the service."""
 
 import asyncio
 import hashlib
@@ -21,12 +21,12 @@ from services.executor.isolation.calls import (
     Raised,
     Returned,
 )
-from tests.isolation.bench import Bench, Shelf
+from tests.isolation.bench import ArtifactList, Bench
 
 MILLION = 1_000_000
 SOON_SECONDS = 0.1
 HEAD_ROOM_SECONDS = 1.0
-"""What a machine that does other work at the same time may add."""
+"""A machine that does other work at the same time may take so much longer."""
 
 
 class Memory(NothingKept):
@@ -57,7 +57,7 @@ async def test_progress_and_metrics_arrive(bench: Bench) -> None:
     assert bench.events == [Progress(1, 4, "one"), Metric("emails", 3, {"domain": "example.org"})]
 
 
-async def test_a_report_reaches_the_service_while_the_tool_goes_quiet(bench: Bench) -> None:
+async def test_a_report_arrives_while_the_tool_reports_nothing_more(bench: Bench) -> None:
     running = asyncio.create_task(
         bench.run(
             """
@@ -202,7 +202,7 @@ async def test_once_runs_a_step_once_over_all_attempts(bench: Bench) -> None:
     assert bench.lines() == ["sent"]
 
 
-async def test_once_hands_back_none_without_repeating(bench: Bench) -> None:
+async def test_once_returns_a_recorded_none_without_repeating(bench: Bench) -> None:
     tool = bench.tool("from shared import toolkit\ndef run(): return toolkit.once('k', lambda: print('ran'))")
     memory = Memory()
 
@@ -239,7 +239,7 @@ async def test_a_store_that_fails_is_a_retryable_error_of_the_run(bench: Bench) 
 
 
 async def test_an_artifact_is_captured_at_the_moment_of_the_call(bench: Bench) -> None:
-    shelf = Shelf()
+    kept = ArtifactList()
     tool = bench.tool("""
         from shared import toolkit
         def run():
@@ -250,17 +250,17 @@ async def test_an_artifact_is_captured_at_the_moment_of_the_call(bench: Bench) -
             return [first, second]
     """)
 
-    answers = [await bench.pool.call(bench.call(tool), bench.report, effects=shelf) for _ in range(2)]
+    answers = [await bench.pool.call(bench.call(tool), bench.report, effects=kept) for _ in range(2)]
 
-    first, second = shelf.captures[:2]
-    assert shelf.contents == [b"{}", b"before"] * 2
+    first, second = kept.captures[:2]
+    assert kept.contents == [b"{}", b"before"] * 2
     assert (first.name, first.media_type, first.size_bytes) == ("a.json", "application/geo+json", 2)
     assert (second.sha256, second.media_type) == (hashlib.sha256(b"before").hexdigest(), None)
     assert answers[0] == Returned(["kept:1", "kept:2"], 2)
 
 
 async def test_a_kept_artifact_leaves_no_file(bench: Bench) -> None:
-    shelf = Shelf()
+    kept = ArtifactList()
     tool = bench.tool("""
         import os
         from shared import toolkit
@@ -269,10 +269,10 @@ async def test_a_kept_artifact_leaves_no_file(bench: Bench) -> None:
             return os.listdir(toolkit.run.temp_directory + "/../artifacts")
     """)
 
-    answers = [await bench.pool.call(bench.call(tool), bench.report, effects=shelf) for _ in range(3)]
+    answers = [await bench.pool.call(bench.call(tool), bench.report, effects=kept) for _ in range(3)]
 
     assert answers == [Returned([], 0)] * 3
-    assert len(shelf.contents) == 90
+    assert len(kept.contents) == 90
 
 
 async def test_an_artifact_that_nobody_keeps_has_no_reference(bench: Bench) -> None:
@@ -281,8 +281,8 @@ async def test_an_artifact_that_nobody_keeps_has_no_reference(bench: Bench) -> N
     assert answer == Returned(None)
 
 
-async def test_an_artifact_of_a_file_that_is_not_there_is_the_tools_own_error(bench: Bench) -> None:
-    shelf = Shelf()
+async def test_an_artifact_of_a_missing_file_is_the_tools_own_error(bench: Bench) -> None:
+    kept = ArtifactList()
     answer = await bench.run(
         """
         from shared import toolkit
@@ -290,14 +290,14 @@ async def test_an_artifact_of_a_file_that_is_not_there_is_the_tools_own_error(be
             try: toolkit.artifact("a", "missing")
             except FileNotFoundError: return toolkit.artifact("b", b"x")
         """,
-        effects=shelf,
+        effects=kept,
     )
 
     assert answer == Returned("kept:1")
 
 
 async def test_an_artifact_that_is_a_link_to_something_else_is_not_taken(bench: Bench) -> None:
-    shelf = Shelf()
+    kept = ArtifactList()
     answer = await bench.run(
         """
         import os
@@ -308,16 +308,16 @@ async def test_an_artifact_that_is_a_link_to_something_else_is_not_taken(bench: 
             os.symlink("/etc/passwd", path)
             host.channel.ask("keep", {"name": "a", "number": 1, "size": 1, "sha256": ""})
         """,
-        effects=shelf,
+        effects=kept,
     )
 
     assert isinstance(answer, Raised)
-    assert shelf.contents == []
+    assert kept.contents == []
 
 
 async def test_an_artifact_behind_a_link_to_another_place_is_not_taken(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "1").write_text("secret")
-    shelf = Shelf()
+    kept = ArtifactList()
     answer = await bench.run(
         f"""
         import os
@@ -327,20 +327,20 @@ async def test_an_artifact_behind_a_link_to_another_place_is_not_taken(bench: Be
             os.symlink({str(tmp_path)!r}, host.run["artifacts"])
             host.channel.ask("keep", {{"name": "a", "number": 1, "size": 1, "sha256": ""}})
         """,
-        effects=shelf,
+        effects=kept,
     )
 
     assert isinstance(answer, Raised)
     assert "is not a file in the directory for artifacts" in answer.message
-    assert shelf.contents == []
+    assert kept.contents == []
 
 
 async def test_an_artifact_given_by_reference_is_fetched(bench: Bench) -> None:
-    shelf = Shelf()
-    shelf.given["cas://1"] = b"given"
+    kept = ArtifactList()
+    kept.given["cas://1"] = b"given"
     answer = await bench.run(
         "from shared import toolkit\ndef run(): return toolkit.read_artifact('cas://1').decode()",
-        effects=shelf,
+        effects=kept,
     )
 
     assert answer == Returned("given")

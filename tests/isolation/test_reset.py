@@ -1,4 +1,4 @@
-"""A warm process is to the next run what it was to the first."""
+"""A warm process is reset between runs."""
 
 from pathlib import Path
 
@@ -66,7 +66,7 @@ STATES = {
 
 
 @pytest.mark.parametrize("state", STATES)
-async def test_what_a_run_changes_is_as_before_in_the_next(bench: Bench, state: str) -> None:
+async def test_the_changes_of_a_run_are_undone_before_the_next(bench: Bench, state: str) -> None:
     change, check = STATES[state]
     tool = bench.tool(f"""
         import asyncio, ctypes, decimal, gc, io, locale, logging, os, signal, socket, sys, tempfile, time
@@ -227,7 +227,7 @@ async def test_the_seed_of_a_run_makes_its_random_numbers(bench: Bench) -> None:
 @pytest.mark.parametrize("level", Level)
 @pytest.mark.parametrize("draw", ["random.random()", "float(numpy.random.random())"])
 @pytest.mark.parametrize("place", ["outside", "inside"])
-async def test_the_seed_counts_wherever_the_generator_is_imported(
+async def test_the_seed_applies_wherever_the_generator_is_imported(
     bench: Bench, place: str, draw: str, level: Level
 ) -> None:
     module = draw.partition(".")[0].removeprefix("float(")
@@ -245,7 +245,7 @@ async def test_the_seed_counts_wherever_the_generator_is_imported(
     )
 
 
-async def test_a_seeded_run_leaves_nothing_in_the_way_of_imports(bench: Bench) -> None:
+async def test_a_seeded_run_leaves_no_finder_behind(bench: Bench) -> None:
     tool = bench.tool("""
         import sys
         def run(load):
@@ -324,7 +324,7 @@ async def test_nothing_of_the_service_can_be_imported_through_shared(bench: Benc
     assert answer.error_type == "ModuleNotFoundError"
 
 
-async def test_a_temp_directory_that_was_empty_for_long_is_emptied_all_the_same(bench: Bench) -> None:
+async def test_a_temp_directory_that_was_empty_for_long_is_emptied(bench: Bench) -> None:
     tool = bench.tool("""
         import os, time
         def run(act):

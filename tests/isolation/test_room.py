@@ -1,4 +1,4 @@
-"""How many processes are kept, however few calls may be under way."""
+"""Room for more processes than calls."""
 
 import asyncio
 import contextlib
@@ -40,7 +40,7 @@ async def watching(look: Callable[[], int]) -> AsyncIterator[list[int]]:
     watcher.cancel()
 
 
-async def test_with_room_for_all_tools_a_second_turn_starts_no_process(tools: Path) -> None:
+async def test_with_room_for_all_tools_a_second_round_starts_no_process(tools: Path) -> None:
     async with bench(tools, capacity=1, room=6) as wide:
         kinds = [wide.tool(PID) for _ in range(6)]
 
@@ -51,7 +51,7 @@ async def test_with_room_for_all_tools_a_second_turn_starts_no_process(tools: Pa
     assert turns[1] == turns[2] == list(map(value, at_once)) == turns[0]
 
 
-async def test_by_default_there_is_room_for_the_calls_alone(tools: Path) -> None:
+async def test_by_default_there_is_room_for_as_many_processes_as_calls(tools: Path) -> None:
     async with bench(tools, capacity=2) as narrow:
         kinds = [narrow.tool(PID) for _ in range(3)]
 
@@ -60,7 +60,7 @@ async def test_by_default_there_is_room_for_the_calls_alone(tools: Path) -> None
     assert not set(first) & set(second)
 
 
-async def test_the_one_that_was_idle_the_longest_makes_room(tools: Path) -> None:
+async def test_the_process_that_was_idle_longest_makes_room(tools: Path) -> None:
     async with bench(tools, capacity=1, room=3) as three:
         a, b, c, d = (three.tool(PID) for _ in range(4))
         before = await in_turn(three, [a, b, c])
@@ -105,7 +105,7 @@ async def test_both_bounds_hold_under_load(tools: Path, room: int) -> None:
     assert max(calls) == 3
 
 
-async def test_more_room_does_not_make_for_more_templates(tools: Path) -> None:
+async def test_more_room_does_not_mean_more_templates(tools: Path) -> None:
     async with bench(tools, capacity=2, room=9) as wide:
         for _ in range(5):
             value(await wide.run(PID, level=Level.FORK))

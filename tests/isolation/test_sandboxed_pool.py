@@ -27,7 +27,7 @@ from services.executor.isolation.calls import (
 )
 from services.executor.isolation.sandbox import Bubblewrap, Sandbox, Unavailable
 from shared.errors import SandboxUnavailableError
-from tests.isolation.bench import Bench, Shelf, bench, gone
+from tests.isolation.bench import ArtifactList, Bench, bench, gone
 
 TRY_TO_READ = """
     import os
@@ -154,7 +154,7 @@ async def test_runs_of_one_tool_do_not_see_each_others_directories(
 
 
 @pytest.mark.parametrize("level", list(Level))
-async def test_reports_and_artifacts_come_through(bench: Bench, level: Level) -> None:
+async def test_reports_and_artifacts_arrive(bench: Bench, level: Level) -> None:
     tool = confined(
         bench,
         """
@@ -165,17 +165,17 @@ async def test_reports_and_artifacts_come_through(bench: Bench, level: Level) ->
             print("printed")
     """,
     )
-    shelf = Shelf()
+    kept = ArtifactList()
     for _ in range(2):
-        value(await bench.run(tool, level=level, effects=shelf))
+        value(await bench.run(tool, level=level, effects=kept))
 
-    assert shelf.contents == [b"kept"] * 2
+    assert kept.contents == [b"kept"] * 2
     assert [metric.name for metric in bench.of(Metric)] == ["seen"] * 2
     assert bench.lines() == ["printed"] * 2
 
 
 @pytest.mark.parametrize("level", list(Level))
-async def test_a_confined_tree_is_ended_whole(bench: Bench, level: Level) -> None:
+async def test_the_whole_tree_of_a_confined_tool_is_ended(bench: Bench, level: Level) -> None:
     tool = confined(
         bench,
         """
@@ -241,7 +241,7 @@ async def test_the_network_is_out_of_reach(bench: Bench) -> None:
     assert isinstance(allowed, Returned)
 
 
-async def test_a_confined_tool_is_described_without_getting_out(bench: Bench) -> None:
+async def test_a_confined_tool_is_confined_while_it_is_described(bench: Bench) -> None:
     tool = confined(bench, 'open({secret!r})\ndef run(a: int):\n    """Do it."""')
 
     answer = await bench.run(tool, params={"a": 1})
@@ -250,7 +250,7 @@ async def test_a_confined_tool_is_described_without_getting_out(bench: Bench) ->
     assert "{secret}" not in answer.message
 
 
-async def test_where_nothing_can_confine_no_tool_runs(tmp_path: Path) -> None:
+async def test_no_tool_runs_if_nothing_can_confine_it(tmp_path: Path) -> None:
     nothing = Unavailable("the kernel has no Landlock")
     async with bench(tmp_path, detect_sandbox=lambda: nothing) as own:
         tool = confined(own, "def run(): return 1")

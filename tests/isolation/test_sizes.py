@@ -17,7 +17,7 @@ async def test_large_values_pass_in_both_directions(bench: Bench, size: int) -> 
     assert await bench.run(ECHO, params={"x": text}) == Returned(text)
 
 
-async def test_one_byte_over_the_limit_fails_clearly_and_keeps_the_process(tools: Path) -> None:
+async def test_one_byte_over_the_limit_fails_and_keeps_the_process(tools: Path) -> None:
     async with bench(tools, limit_bytes=1000) as small:
         tool = small.tool("import os\ndef run(n): return 'x' * n if n else os.getpid()")
         pid = await small.run(tool, params={"n": 0})
@@ -53,7 +53,7 @@ async def test_an_item_over_the_limit_is_an_error_of_the_run(tools: Path) -> Non
         assert small.of(Partial) == [Partial(1)]
 
 
-async def test_a_frame_that_only_announces_too_much_ends_the_process(bench: Bench) -> None:
+async def test_a_frame_that_announces_too_much_ends_the_process(bench: Bench) -> None:
     answer = await bench.run("""
         import os, stat
         def run():

@@ -43,7 +43,7 @@ def contents(directory: Path) -> list[str]:
 
 @pytest.mark.parametrize("level", Level)
 @pytest.mark.parametrize("spoil", SPOIL)
-async def test_whatever_a_run_does_to_its_temp_directory_harms_neither_others_nor_the_next_run(
+async def test_no_change_of_its_temp_directory_harms_others_or_the_next_run(
     bench: Bench, victim: Path, spoil: str, level: Level
 ) -> None:
     tool = bench.tool(f"""
@@ -72,7 +72,7 @@ async def test_whatever_a_run_does_to_its_temp_directory_harms_neither_others_no
     assert contents(victim) == before
 
 
-async def test_nothing_of_the_pool_is_left_however_deep_or_closed_it_was(bench: Bench) -> None:
+async def test_deep_and_closed_directories_are_removed_with_the_pool(bench: Bench) -> None:
     tool = bench.tool("""
         import os
         def run():
@@ -92,7 +92,7 @@ async def test_nothing_of_the_pool_is_left_however_deep_or_closed_it_was(bench: 
     assert not Path(answer.value).exists()
 
 
-async def test_a_temp_directory_that_cannot_be_entered_costs_the_process_but_not_the_run(
+async def test_a_temp_directory_that_cannot_be_entered_ends_the_process_but_not_the_run(
     bench: Bench,
 ) -> None:
     tool = bench.tool("import os\ndef run(): return [os.getpid(), os.getcwd()]")
@@ -156,7 +156,7 @@ async def test_the_name_of_a_full_directory_is_free_at_once(tmp_path: Path) -> N
     await eventually(lambda: not list(tmp_path.iterdir()))
 
 
-def test_one_entry_that_stays_does_not_keep_the_others(
+def test_an_entry_that_can_not_be_removed_does_not_keep_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a/stays", "b/goes", "c/d/goes"):

@@ -1,4 +1,4 @@
-"""Packages made on the spot, a uv that can be watched and held, and environments built with both."""
+"""Packages and a uv for tests: the packages are written on the spot, and uv can be watched and held."""
 
 import asyncio
 import contextlib
@@ -81,12 +81,12 @@ class Workshop:
         }
 
     def environments(self, **chosen: Any) -> Environments:
-        """As one service has them; more than one may use the folder."""
+        """The environments of one service; several may share the folder."""
         defaults: dict[str, Any] = {"uv": self.uv, "environ": self.environ, "clock": self.clock}
         return Environments(self.folder, **(defaults | chosen))
 
     def wheel(self, name: str, version: str, requires: str = "") -> Path:
-        """A package with one module that knows its version, and a command that prints it."""
+        """A package with one module that has a version, and a command that prints it."""
         info = f"{name}-{version}.dist-info"
         needs = f"Requires-Dist: {requires}\n" if requires else ""
         files = {
@@ -105,12 +105,12 @@ class Workshop:
     # -- the watched uv ---------------------------------------------------------------
 
     def calls(self, command: str = "") -> list[str]:
-        """How uv was called so far, with that first word."""
+        """The calls of uv so far that begin with this word."""
         lines = self._log.read_text().splitlines() if self._log.exists() else []
         return [line for line in lines if line.startswith(command)]
 
     def note(self, line: str) -> None:
-        """Put a line among the calls."""
+        """Add a line to the log of calls."""
         with self._log.open("a") as log:
             log.write(line + "\n")
 
@@ -128,7 +128,7 @@ class Workshop:
         os.mkfifo(self._gate)
 
     def open_gate(self) -> None:
-        """Let all that wait, and all that come, go on."""
+        """Let all installations continue, those that wait and those that follow."""
         held = self._gate.rename(self._gate.with_suffix(".open"))
         # Without O_NONBLOCK it would wait for one to wait; so it fails, and nothing is to be done.
         with contextlib.suppress(OSError):
@@ -148,14 +148,14 @@ class Workshop:
         await eventually(lambda: len(self.calls("pip")) >= count)
 
     async def hung(self) -> list[int]:
-        """Wait until an installation hangs; the processes that it is made of."""
+        """Wait until an installation hangs; return its processes."""
         await eventually(lambda: self._pids.exists() and len(self._pids.read_text().split()) >= 2)
         return [int(pid) for pid in self._pids.read_text().split()]
 
     # -- what is on disk --------------------------------------------------------------
 
     def markers(self) -> list[Path]:
-        """What says that an environment is finished."""
+        """The files that mark finished environments."""
         return sorted(self.folder.glob("*.json"))
 
     def folders(self) -> list[Path]:
@@ -163,7 +163,7 @@ class Workshop:
         return sorted(path for path in self.folder.iterdir() if path.is_dir())
 
     def names(self) -> list[str]:
-        """All there is in the folder, digests and nonces left out."""
+        """The files in the folder, without digests and nonces."""
         return sorted(re.sub(r"^[0-9a-f]{64}|[0-9a-f]{8}$", "", path.name) for path in self.folder.iterdir())
 
     def age(self, seconds: float) -> None:
@@ -181,7 +181,7 @@ class Workshop:
 
 
 async def output_of(*command: str | Path) -> str:
-    """What a program prints; it must succeed."""
+    """The output of a program, which must succeed."""
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, cwd=ROOT)
     output, _ = await process.communicate()
     assert process.returncode == 0
@@ -189,12 +189,12 @@ async def output_of(*command: str | Path) -> str:
 
 
 async def version_of_pinned(environment: Environment) -> str:
-    """Which version of the package `pinned` is installed there."""
+    """The version of the package `pinned` that is installed there."""
     return await output_of(environment.python, "-c", "import pinned; print(pinned.VERSION)")
 
 
 def another_service(workshop: Workshop, requirements: Any) -> list[str]:
-    """The command line of a process that makes one environment and prints its interpreter."""
+    """The command line of a process that prepares one environment and prints its interpreter."""
     script = (
         "import asyncio, pathlib\n"
         "from services.executor.isolation.environment.environments import Environment, Environments\n"
@@ -209,14 +209,14 @@ def another_service(workshop: Workshop, requirements: Any) -> list[str]:
 
 
 async def eventually(fact: Callable[[], Any]) -> None:
-    """Wait until `fact` holds; fails after a generous while."""
+    """Wait until `fact` is true; fail after PATIENCE_SECONDS."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not fact():
             await asyncio.sleep(0.01)
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process, dead ones that nobody has buried included."""
+    """Whether there is such a process, zombies included."""
     return Path("/proc", str(pid)).exists()
 
 

@@ -17,7 +17,7 @@ LARGE = b'"%s"' % (b"x" * 2_000_000)
 
 
 class Peer:
-    """The other end: reads frames, and the descriptors that come with them, when it is told to."""
+    """The other end: reads frames, and the descriptors that come with them, on request."""
 
     def __init__(self) -> None:
         ours, theirs = socket_pair()
@@ -28,7 +28,7 @@ class Peer:
         self._data = b""
 
     def read(self) -> None:
-        """What is there now."""
+        """Read what has arrived."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 data, descriptors, *_ = socket.recv_fds(self.sock, 65_536, 8)
@@ -38,7 +38,7 @@ class Peer:
                 self.descriptors += descriptors
 
     def messages(self) -> list[Any]:
-        """Those that have come whole."""
+        """The frames that have arrived completely."""
         found, rest = [], self._data
         while len(rest) >= 4 and len(rest) >= 4 + (size := int.from_bytes(rest[:4], "big")):
             found.append(json.loads(rest[4 : 4 + size]))
@@ -48,7 +48,7 @@ class Peer:
 
 @pytest_asyncio.fixture
 async def peer() -> AsyncIterator[Peer]:
-    """It has read nothing."""
+    """Whether it has read nothing."""
     one = Peer()
     yield one
     one.connection.close()

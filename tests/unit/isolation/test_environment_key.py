@@ -1,4 +1,4 @@
-"""What a script block asks for, and when two of them make the same environment."""
+"""The requirements in a script block, and when two blocks share an environment."""
 
 import contextlib
 import textwrap
@@ -99,7 +99,7 @@ def test_a_table_may_have_what_only_others_read() -> None:
         ("[tool]\nuv = 5", "isn't supported"),
     ],
 )
-def test_a_block_that_can_not_be_kept_to_is_refused_with_place_and_reason(toml: str, reason: str) -> None:
+def test_an_invalid_block_is_refused_with_place_and_reason(toml: str, reason: str) -> None:
     with pytest.raises(ToolError, match=reason) as caught:
         read(toml)
 

@@ -1,4 +1,4 @@
-"""The child's encoder says what `json.dumps` says."""
+"""The encoder returns what `json.dumps` returns."""
 
 import json
 from collections.abc import Callable

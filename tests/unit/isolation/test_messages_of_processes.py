@@ -1,4 +1,4 @@
-"""Whatever a process says, it is understood, or the end of that process, and never a fault of the service."""
+"""Any message of a process is handled or ends that process, and is never a fault of the service."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ NAMES = [
 ]  # fmt: skip
 DEEP = "[" * 900 + "]" * 900
 DEPTHS = [*range(100, 900, 100), *range(900, 1000, 5), 2_000]
-"""Some can't be read, some can be read and not be shown, depending on how deep the reader is itself."""
+"""Depending on the depth of the reader's own stack, some can't be read, and some can be read but not shown."""
 
 CHILD = 2**40
 
@@ -73,20 +73,20 @@ class ParentOfNone(Parent):
         return [1]
 
     def end_child(self, token: int, grace_seconds: float, *, stacks: bool) -> None:
-        """There is none."""
+        """There is no child."""
 
 
 class Keeper(NothingKept):
-    """Looks at what it is given."""
+    """Opens each artifact."""
 
     async def keep(self, capture: Capture) -> str | None:
-        """Open it, as whoever keeps it would."""
+        """Open it, as a store would."""
         capture.open().close()
         return None
 
 
 class Heard:
-    """A process that exists as far as the executor can tell, and what comes of what it says."""
+    """A process that exists as far as the executor can tell, and the effects of what it sends."""
 
     def __init__(self, directory: Path) -> None:
         self.faults: list[dict[str, Any]] = []
@@ -101,7 +101,7 @@ class Heard:
         self.process.expect(CHILD, self.child)
 
     async def say(self, text: str) -> None:
-        """Have the process send this, and wait until it is understood."""
+        """Have the process send this, and wait until it is handled."""
         payload = text.encode("utf-8", "replace")
         with contextlib.suppress(OSError):
             os.write(self.parent.peer, len(payload).to_bytes(4, "big") + payload)
@@ -146,7 +146,7 @@ async def _hear(directory: Path, text: str) -> tuple[list[dict[str, Any]], str]:
 @example({"method": "exited", "params": {"children": CHILD}})
 @example({"method": "recall", "params": {"key": "a"}, "id": float("inf")})
 @example({"method": "recall", "params": {"key": "a"}})
-def test_any_message_is_understood_or_ends_the_process(
+def test_any_message_is_handled_or_ends_the_process(
     tmp_path_factory: pytest.TempPathFactory, message: dict[str, Any]
 ) -> None:
     faults, fate = asyncio.run(_hear(tmp_path_factory.getbasetemp(), said(message)))
@@ -187,7 +187,7 @@ NESTED = {
 
 
 @pytest.mark.parametrize("kind", NESTED)
-async def test_what_is_nested_however_deep_is_no_fault_of_the_service(tmp_path: Path, kind: str) -> None:
+async def test_no_depth_of_nesting_is_a_fault_of_the_service(tmp_path: Path, kind: str) -> None:
     for depth in DEPTHS:
         text = NESTED[kind].replace("DEEP", "[" * depth + "]" * depth)
 
@@ -197,7 +197,7 @@ async def test_what_is_nested_however_deep_is_no_fault_of_the_service(tmp_path: 
         assert fate == "" or "it broke the protocol" in fate
 
 
-async def test_an_end_that_makes_no_sense_loses_no_child(tmp_path: Path) -> None:
+async def test_an_invalid_report_of_an_end_loses_no_child(tmp_path: Path) -> None:
     heard = Heard(tmp_path)
 
     await heard.say(NONSENSE["status"])
@@ -215,7 +215,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize("error", ANSWERS)
 @pytest.mark.parametrize("method", ["load", "describe"])
-async def test_an_error_that_makes_no_sense_ends_the_process(tmp_path: Path, method: str, error: str) -> None:
+async def test_an_invalid_error_ends_the_process(tmp_path: Path, method: str, error: str) -> None:
     heard = Heard(tmp_path)
     asking = asyncio.ensure_future(getattr(heard.process, method)())
     await asyncio.sleep(0)
@@ -231,12 +231,12 @@ async def test_an_error_that_makes_no_sense_ends_the_process(tmp_path: Path, met
 @given(values | st.dictionaries(st.sampled_from(["name", "entry", "line", "kind", "parameters"]), values))
 @example({"name": "a", "entry": "b", "parameters": {}})
 @example({"name": "a", "entry": "b", "parameters": {}, "neighbours": 5, "more": 1})
-def test_a_description_is_one_or_a_value_error(value: Any) -> None:
+def test_an_invalid_description_is_a_value_error(value: Any) -> None:
     with pytest.raises(ValueError, match="description"):
         description(value)
 
 
-async def test_a_description_that_is_none_ends_the_process(tmp_path: Path) -> None:
+async def test_an_invalid_description_ends_the_process(tmp_path: Path) -> None:
     heard = Heard(tmp_path)
     describing = asyncio.ensure_future(heard.process.describe())
     await asyncio.sleep(0)
@@ -250,7 +250,7 @@ async def test_a_description_that_is_none_ends_the_process(tmp_path: Path) -> No
 
 @given(values, numbers | st.none())
 @example([], float("inf"))
-def test_an_exception_is_one_or_a_value_error(value: Any, retry_after_seconds: Any) -> None:
+def test_an_invalid_exception_is_a_value_error(value: Any, retry_after_seconds: Any) -> None:
     data = {"error_type": "E", "message": "m", "traceback": "", "retryable": True}
     data["retry_after_seconds"] = retry_after_seconds
 

@@ -1,4 +1,4 @@
-"""How deaths are told to be the OOM killer's, with files in place of the kernel's."""
+"""Deaths by the OOM killer, with files in place of the kernel's."""
 
 from pathlib import Path
 
@@ -82,7 +82,7 @@ def test_a_count_that_can_not_be_read_explains_nothing(tmp_path: Path) -> None:
 
 
 def shown(directory: Path, groups: str, mounts: str) -> Path:
-    """The file to read for what /proc says like this."""
+    """The file to read if /proc has this content."""
     (directory / "cgroup").write_text(groups)
     (directory / "mountinfo").write_text(mounts)
     return counter_file(directory / "cgroup", directory / "mountinfo")

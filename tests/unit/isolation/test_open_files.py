@@ -22,7 +22,7 @@ def test_nothing_was_left(files: OpenFiles) -> None:
     assert files.left_behind() == []
 
 
-def test_one_that_is_not_the_lowest_free_one_is_found(files: OpenFiles) -> None:
+def test_a_descriptor_that_is_not_the_lowest_free_one_is_found(files: OpenFiles) -> None:
     first, second = os.dup(0), os.dup(0)
     os.close(first)
     try:
@@ -31,7 +31,7 @@ def test_one_that_is_not_the_lowest_free_one_is_found(files: OpenFiles) -> None:
         os.close(second)
 
 
-def test_one_of_a_high_number_is_found(files: OpenFiles) -> None:
+def test_a_descriptor_with_a_high_number_is_found(files: OpenFiles) -> None:
     high = os.dup2(0, 900)
     try:
         assert files.left_behind() == [high]
@@ -39,7 +39,7 @@ def test_one_of_a_high_number_is_found(files: OpenFiles) -> None:
         os.close(high)
 
 
-def test_what_is_closed_that_was_open_before_is_nothing_left(files: OpenFiles) -> None:
+def test_a_descriptor_that_was_open_before_may_be_closed(files: OpenFiles) -> None:
     kept = os.dup(0)
     later = OpenFiles()
 

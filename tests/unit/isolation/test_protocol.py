@@ -1,4 +1,4 @@
-"""Frames: any split of the bytes, any JSON value, and whatever a hostile child may send."""
+"""Frames: any split of the bytes, any JSON value, and hostile bytes."""
 
 import contextlib
 import gc

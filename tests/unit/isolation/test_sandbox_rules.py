@@ -1,4 +1,4 @@
-"""What a confinement allows, and what the filter of system calls says, worked out without a kernel."""
+"""What a confinement allows, and what the filter of system calls returns, without a kernel."""
 
 import re
 import struct
@@ -25,7 +25,7 @@ HEADERS = {
 def judged(
     machine: str, number: int, *arguments: int, audited_as: int = 0, network: bool = True, abi: int = 6
 ) -> int:
-    """What the filter returns for a call: the kernel's interpreter of classic BPF, as far as it is used."""
+    """What the filter returns for a call: an interpreter of the part of classic BPF that it uses."""
     audited_as = audited_as or seccomp.MACHINES[machine][1]
     data = struct.pack("<IIQ6Q", number, audited_as, 0, *arguments, *[0] * (6 - len(arguments)))
     code = seccomp.program(machine, network=network, landlock_abi=abi)
@@ -300,13 +300,13 @@ def test_the_strictest_wish_counts(wishes: tuple[Sandbox | None, ...], level: Sa
     assert sandbox.stricter(*wishes) is level
 
 
-def test_off_asks_for_nothing(tmp_path: Path) -> None:
+def test_off_confines_nothing(tmp_path: Path) -> None:
     allowed = confinement(tmp_path, Sandbox.OFF, kind=Unavailable("nothing here"))
 
     assert allowed.to_json()["level"] == "off"
 
 
-def test_without_any_means_a_tool_is_refused_and_told_what_to_do(tmp_path: Path) -> None:
+def test_the_error_where_nothing_can_confine_says_what_to_do(tmp_path: Path) -> None:
     missing = "the kernel has no Landlock, and bubblewrap is not installed"
 
     with pytest.raises(SandboxUnavailableError, match=f"'files'.*{missing}.*or set the sandbox to 'off'"):
@@ -325,7 +325,7 @@ def test_nothing_is_found_on_a_machine_with_nothing(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("works", [True, False])
-def test_bubblewrap_counts_if_it_can_make_its_namespaces(
+def test_bubblewrap_is_used_if_it_can_create_namespaces(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, works: bool
 ) -> None:
     program = tmp_path / "bwrap"
@@ -339,7 +339,7 @@ def test_bubblewrap_counts_if_it_can_make_its_namespaces(
     assert found == (Bubblewrap(program) if works else Unavailable(problem))
 
 
-def test_a_machine_whose_calls_are_not_known_has_no_landlock_for_us(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_landlock_is_not_used_on_a_machine_whose_calls_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
 
     found = sandbox.best_kind(6, filters=seccomp.is_supported("s390x"))

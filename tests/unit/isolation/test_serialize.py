@@ -1,4 +1,4 @@
-"""Results as JSON, and the sentences for what has none."""
+"""Results as JSON, and the messages for those that have no JSON form."""
 
 import collections
 import dataclasses

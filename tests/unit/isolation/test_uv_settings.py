@@ -1,4 +1,4 @@
-"""How uv comes to know where packages are, and what stays out of messages."""
+"""The settings for uv, and the secrets that messages must not show."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ INDEX = "https://packages.example/simple"
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A home with nothing in it, on a system with nothing in it."""
+    """An empty home directory on a system without configuration."""
     (tmp_path / "home").mkdir()
     return tmp_path / "home"
 
@@ -21,7 +21,7 @@ def base(home: Path) -> dict[str, str]:
 
 
 def translated(home: Path, pip_conf: str = "", **environ: str) -> dict[str, str]:
-    """The variables for uv that aren't in the service's environment already."""
+    """The variables for uv that are not in the service's environment."""
     file = home / "pip.conf"
     file.write_text(pip_conf)
     given = base(home) | environ
