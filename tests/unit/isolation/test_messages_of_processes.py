@@ -31,7 +31,7 @@ NAMES = [
 ]  # fmt: skip
 DEEP = "[" * 900 + "]" * 900
 DEPTHS = [*range(100, 900, 100), *range(900, 1000, 5), 2_000]
-"""Depending on the depth of the reader's own stack, some can't be read, and some can be read but not shown."""
+"""Depending on the depth of the stack, some can't be read, and some can be read but not shown."""
 
 CHILD = 2**40
 

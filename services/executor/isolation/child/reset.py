@@ -103,9 +103,9 @@ class Baseline:
         if not all(map(operator.is_, _of_sys(sys), self._sys)):
             for name, value in zip(_SYS_NAMES, self._sys):  # noqa: B905 - strict= needs Python 3.10
                 setattr(sys, name, value)
-        for place, content in self._lists:
-            if place != content:
-                place[:] = content
+        for current, content in self._lists:
+            if current != content:
+                current[:] = content
         if warnings.filters != self._filters:
             warnings.filters[:] = self._filters  # type: ignore[index]
             warnings._filters_mutated()  # type: ignore[attr-defined]

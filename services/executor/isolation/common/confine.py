@@ -146,23 +146,23 @@ def _create_ruleset(network: bool, abi: int) -> int:
 def _allow(ruleset: int, path: str, rights: int, abi: int, *, must_exist: bool = False) -> None:
     """Allow `rights` on a file, or on a directory and everything below it."""
     try:
-        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         if must_exist:
             raise
         return
     try:
-        _add_rule(ruleset, place, rights, abi)
+        _add_rule(ruleset, descriptor, rights, abi)
     finally:
-        os.close(place)
+        os.close(descriptor)
 
 
-def _add_rule(ruleset: int, place: int, rights: int, abi: int) -> None:
+def _add_rule(ruleset: int, descriptor: int, rights: int, abi: int) -> None:
     rights &= _handled(abi)
-    if not stat.S_ISDIR(os.fstat(place).st_mode):
+    if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
         rights &= _OF_FILES
     # struct landlock_path_beneath_attr, which is packed.
-    rule = ctypes.c_char_p(struct.pack("=Qi", rights, place))
+    rule = ctypes.c_char_p(struct.pack("=Qi", rights, descriptor))
     _syscall(_ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(_PATH_BENEATH), rule, ctypes.c_uint(0))
 
 
@@ -173,10 +173,10 @@ def _allow_own_process(ruleset: int, abi: int) -> None:
     holds the old ones.
     """
     try:
-        place = os.open(f"/proc/{os.getpid()}", os.O_PATH | os.O_CLOEXEC)
+        descriptor = os.open(f"/proc/{os.getpid()}", os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:
         return
-    _add_rule(ruleset, place, READ_FILE | READ_DIR, abi)
+    _add_rule(ruleset, descriptor, READ_FILE | READ_DIR, abi)
 
 
 # -- calling the kernel ----------------------------------------------------------------

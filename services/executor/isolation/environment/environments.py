@@ -79,7 +79,7 @@ class Environments:
         self._timeout_seconds = timeout_seconds
         self._retry_seconds = retry_seconds
         self._clock = clock
-        self._slots = asyncio.Semaphore(PARALLEL_BUILDS)
+        self._builds = asyncio.Semaphore(PARALLEL_BUILDS)
         self._ready: dict[Requirements, Environment] = {}
         self._failed: dict[Requirements, _Failure] = {}
         self._preparations: dict[Requirements, _Preparation] = {}
@@ -162,7 +162,7 @@ class Environments:
         digest = requirements.digest(interpreter.identity)
         python = self._cache.find(digest)
         if python is None:
-            async with self._cache.locked(digest), self._slots:
+            async with self._cache.locked(digest), self._builds:
                 python = self._cache.find(digest) or await self._build(digest, requirements, interpreter)
         return Environment(python, digest)
 
