@@ -62,6 +62,31 @@ def queue(priority: str) -> str:
     return f"fullsend:executor:queue:{priority}"
 
 
+def bell() -> str:
+    """List: one item while there may be orders that no worker has looked for; idle workers wait for it."""
+    return "fullsend:executor:bell"
+
+
+def bell_of(worker: str) -> str:
+    """List: the same for one worker, when orders wait for a tool that it has."""
+    return f"fullsend:executor:bell:{worker}"
+
+
+def tools_of(worker: str) -> str:
+    """Hash: by name the tools that a worker has, with the limit of each that it can begin; expires."""
+    return f"fullsend:executor:tools:{worker}"
+
+
+def wanted() -> str:
+    """Set: tools that orders wait for until a worker can begin them."""
+    return "fullsend:executor:wanted"
+
+
+def compiled(experiment_id: str) -> str:
+    """Hash: what an experiment's document says, for scripts, with the document's digest; expires."""
+    return f"fullsend:executor:compiled:{experiment_id}"
+
+
 def retries() -> str:
     """Sorted set: orders of next attempts, by when they are due (ms)."""
     return "fullsend:executor:retries"

@@ -5,13 +5,13 @@ understand with a `ContractError` that names the key, the member and what was ex
 """
 
 import json
+import secrets
 import unicodedata
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from msgspec import Struct
-from msgspec.structs import replace
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from shared.documents import json_object, json_text, kind, member, printable, validated, yaml_object
@@ -128,13 +128,14 @@ class Experiment(Struct, frozen=True):
     policy: Policy
     document: str | None = None
 
-    def with_state(self, state: State) -> Self:
-        """Return the experiment in another state; all other members of its document are kept."""
-        if self.document is None:
-            return replace(self, state=state)
-        root = json.loads(self.document)
-        _body(root)["state"] = state.value
-        return replace(self, state=state, document=json_text(root, raw=self.document))
+    def around_state(self) -> tuple[str, str]:
+        """The texts before and after the state in its document, in the form that the executor writes."""
+        document = self.document or "{}"
+        mark = secrets.token_hex(16)
+        root = json.loads(document)
+        _body(root)["state"] = mark
+        before, _, after = json_text(root, raw=document).partition(mark)
+        return before, after
 
 
 class Trigger(WireRecord):
@@ -182,7 +183,7 @@ def read_experiment(experiment_id: str, redis_type: str, content: Mapping[str, s
             document = json_object(place, content)
             return _experiment(experiment_id, place, document, document=content)
         case _:
-            raise ContractError(f"{place} is a Redis {redis_type}; expected a hash or a string with JSON")
+            raise ContractError(_wrong_type(place, redis_type, content, "a hash or a string with JSON"))
 
 
 def read_trigger(data: bytes | str) -> Trigger:
@@ -205,7 +206,7 @@ def read_schedule(experiment_id: str, redis_type: str, content: Mapping[str, str
         case "string", str():
             members = {"cron": content}
         case _:
-            raise ContractError(f"{place} is a Redis {redis_type}; expected a string or a hash")
+            raise ContractError(_wrong_type(place, redis_type, content, "a string or a hash"))
     return _schedule(place, {**members, "experiment_id": experiment_id})
 
 
@@ -233,6 +234,12 @@ def read_experiment_file(place: str, text: str) -> Experiment:
 
 
 # -- details --------------------------------------------------------------------------
+
+
+def _wrong_type(place: str, redis_type: str, content: object, expected: str) -> str:
+    if redis_type == "oversize":
+        return f"{place} holds {content}; at most 16 MiB in 1,000 fields are read"
+    return f"{place} is a Redis {redis_type}; expected {expected}"
 
 
 def _check_length(place: str, data: bytes | str, hint: str = "") -> None:

@@ -28,12 +28,13 @@ EXIT_SECONDS = 60.0
 
 # Runs are queued with the same function as in the store's scripts.
 FILL = f"""
-{source("queued.lua")}
+{source("orders.lua")}
 for number = tonumber(ARGV[2]), tonumber(ARGV[3]) do
   local experiment = ARGV[4] .. number % tonumber(ARGV[5])
   local order = string.gsub(string.gsub(ARGV[1], '@experiment', experiment), '@number', number)
   queue_run(redis.call, KEYS[1], KEYS[2] .. experiment, order)
 end
+ring()
 """
 EXPERIMENT = "exp_"
 
@@ -144,7 +145,7 @@ class Ground:
 
     async def fill(self, count: int, experiments: int = 1, priority: str = NORMAL) -> None:
         """Queue `count` runs of the experiments in turn; their numbers continue."""
-        order = Order("@experiment", "enqueue", params={"number": "@number"}, priority=priority).to_json()
+        order = Order("@experiment", "enqueue", params={"number": "@number"}, priority=priority).encode()
         last = self.queued + count
         while self.queued < last:
             upto = min(last, self.queued + FILLED_AT_ONCE)

@@ -9,8 +9,7 @@ from redis.exceptions import ResponseError
 from benchmarks.peers.figures import rate
 from benchmarks.scale.curve import Amounts, Column, Curve, Figures
 from benchmarks.scale.ground import Ground, ScaleError, ground
-from services.executor.store.deliveries import GROUP
-from services.executor.store.queue import CLAIM, QUEUES
+from services.executor.store.claims import CLAIM, GROUP, QUEUES
 
 WARM_UP = 200
 WEIGHED_FROM = 1_000
@@ -84,7 +83,7 @@ async def _claims(on: Ground, reference: Ground, count: int, experiments: int) -
             await one.redis.config_set(option, value)
     for _ in range(count):
         for one, claim in both.items():
-            claims, _ = await claim(QUEUES, (GROUP, "benchmark", 1))
+            claims, *_ = await claim(QUEUES, ("benchmark", 1, "now", 0, 1_000, 1_000, 60_000, 0, 0))
             if not claims:
                 raise ScaleError("there was nothing to be claimed")
             await one.fill(1, experiments)

@@ -17,8 +17,8 @@ from services.cli import connection, output
 from services.cli.output import CommandError, RunId
 from services.cli.records.record import no_such_run
 from services.cli.watch import describe, failure
-from services.executor.cancellation import cancel as request_cancellation
 from services.executor.outcome import Status
+from services.executor.recovery import cancel as request_cancellation
 from services.executor.scheduling.cron import Cron
 from services.executor.store import Cancelled, JournalEntry, Store
 from shared.documents import json_object, validated

@@ -4,19 +4,31 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
-from services.executor.running import Running
-from services.executor.store import Claim, Queue
+from services.executor.runner import Running
+from services.executor.store import Claim, Queue, Taken
 from shared.backoff import Outage, shutdown_timeout, until_available
 from shared.errors import StoreError
 
 log = structlog.get_logger()
 
-CLAIM_WAIT_MS = 5_000
+WAIT_SECONDS = 2.0
+"""After so long without a bell a worker looks for orders, should whoever heard it have died."""
 LOOK_SECONDS = 10.0
+
+
+class ToolPreparation(Protocol):
+    """Prepares the tools that orders wait for."""
+
+    def want(self, name: str) -> None:
+        """Prepare a tool, unless that is under way."""
+
+    def take_missing(self) -> list[str]:
+        """Return the tools that were looked for in vain since this was called last."""
+
 
 Perform = Callable[[Running], Coroutine[Any, Any, None]]
 
@@ -28,21 +40,23 @@ class Intake:
         queue: where runs are claimed.
         worker: this worker's name.
         concurrency: how many runs at once.
+        readiness: prepares the tools that orders wait for.
         perform: does a run and says when it needs no slot any more; being cancelled, it gives the run back.
     """
 
-    def __init__(self, queue: Queue, worker: str, concurrency: int, perform: Perform) -> None:
+    def __init__(
+        self, queue: Queue, worker: str, concurrency: int, readiness: ToolPreparation, perform: Perform
+    ) -> None:
         self._queue = queue
         self._worker = worker
         self._concurrency = concurrency
+        self._readiness = readiness
         self._perform = perform
         self._running: dict[str, Running] = {}
         self._free = concurrency
         self._reserved = 0
         self._is_queue_empty = False
         self._changed = asyncio.Event()
-        self.sure_until = 0.0
-        """Until then, by the monotonic clock, nobody takes this worker for dead; see `recovery.py`."""
         self._outage = Outage("claim")
         self._look_at = 0.0
 
@@ -68,20 +82,36 @@ class Intake:
             while self.room <= 0:
                 self._changed.clear()
                 await self._changed.wait()
-            self._is_queue_empty = False
-            await self.take(await self._claims())
+            try:
+                await self._claim()
+            except StoreError as exc:
+                self._look_at = 0.0
+                await asyncio.sleep(self._outage.failed(exc))
+            else:
+                self._outage.ended()
 
-    def _found_empty(self) -> None:
+    async def _claim(self) -> None:
+        """Begin the runs that there are, or wait until there may be some."""
+        self._is_queue_empty = False
+        if time.monotonic() >= self._look_at:
+            await self.take(await self._unknown())
+            if self.room <= 0:
+                return
+        taken = await self._queue.claim(self._worker, self.room, self._readiness.take_missing())
+        await self.take(taken)
+        if taken.claims:
+            return
         self._is_queue_empty = True
+        if await self._queue.wait(self._worker, WAIT_SECONDS) and self.room <= 0:
+            await self._queue.ring()  # meanwhile triggers took all the room
 
     @contextlib.contextmanager
     def reserved(self) -> Iterator[int]:
-        """A slot for a run that is about to be queued, to be taken with it: 1, or 0 if none can be spared.
+        """Reserve a slot for a run that is about to be queued, to be taken with it: 1, or 0 if there is none.
 
-        None while runs are waiting, for whose turn it is then; and never the last one, since
-        the wait for runs may bring one at any time.
+        While other runs wait it is 0, as it is their turn.
         """
-        count = int(self._is_queue_empty and self.room > 1)
+        count = int(self._is_queue_empty and self.room > 0)
         self._reserved += count
         try:
             yield count
@@ -89,10 +119,14 @@ class Intake:
             self._reserved -= count
             self._changed.set()
 
-    async def take(self, claims: Sequence[Claim]) -> None:
+    async def take(self, taken: Taken) -> None:
         """Perform what there is room for, and give the rest back."""
+        if not taken.is_whole:
+            self._look_at = 0.0
+        for tool in taken.wanted:
+            self._readiness.want(tool)
         # What was claimed while the question was asked what is held may have been found there.
-        new = [claim for claim in claims if claim.lease not in self._running]
+        new = [claim for claim in taken.claims if claim.lease not in self._running]
         room = max(0, self.room)
         for claim in new[:room]:
             self._start(claim)
@@ -121,9 +155,8 @@ class Intake:
         Only their tools are ended.  What has an outcome learns from the store
         whether that still counts: it may have been taken without an answer.
         """
-        known = list(
-            self._running.items()
-        )  # what is claimed while the question is asked is not among the held
+        # What is claimed while the question is asked is not among the held.
+        known = list(self._running.items())
         held = {claim.lease for claim in await self._held()}
         for lease, running in known:
             if lease not in held and not running.cancel.is_set():
@@ -131,7 +164,7 @@ class Intake:
                 running.cancel.set()
 
     async def _give_back(self, claims: Sequence[Claim]) -> None:
-        """Let another worker have what there is no slot for here; a wait may hand out more than was free."""
+        """Let another worker have what there is no slot for here."""
         try:
             for claim in claims:
                 if await self._queue.requeue(claim, claim.order):
@@ -140,32 +173,18 @@ class Intake:
             log.warning("claims.not_given_back", error=str(exc), hint="they begin here, as slots become free")
             self._look_at = 0.0
 
-    async def _claims(self) -> list[Claim]:
-        """Runs to be started, if there are any; after a while of waiting there are none."""
-        try:
-            if time.monotonic() >= self._look_at:
-                claims = await self._unknown()
-            else:
-                claims = await self._queue.claim(self._worker, self.room, CLAIM_WAIT_MS, self._found_empty)
-        except StoreError as exc:
-            await asyncio.sleep(self._outage.failed(exc))
-            self._look_at = 0.0
-            return []
-        self._outage.ended()
-        return claims
-
-    async def _unknown(self) -> list[Claim]:
-        """What this worker holds without knowing.
+    async def _unknown(self) -> Taken:
+        """Begin what this worker holds without knowing.
 
         An answer that was cut off may have handed runs to it; and a failover may
         bring back runs that it had finished.
         """
         known = set(self._running)
-        unknown = [claim for claim in await self._held() if claim.lease not in known]
+        unknown = [claim for claim in await self._held() if claim.lease not in known][: self.room]
         self._look_at = time.monotonic() + LOOK_SECONDS
         for claim in unknown:
             log.warning("claim.found", run_id=claim.order.run_id)
-        return unknown
+        return await self._queue.begin_held(self._worker, unknown) if unknown else Taken()
 
     async def _held(self) -> list[Claim]:
         """What this worker holds, also when Redis has come back without its data."""
@@ -174,7 +193,7 @@ class Intake:
 
     def _start(self, claim: Claim) -> None:
         self._free -= 1
-        running = self._running[claim.lease] = Running(claim, self._is_sure, self._free_slot)
+        running = self._running[claim.lease] = Running(claim, self._free_slot)
         running.task = asyncio.create_task(self._hold_slot(running), name=f"run {claim.order.run_id}")
 
     async def _hold_slot(self, running: Running) -> None:
@@ -190,6 +209,3 @@ class Intake:
     def _free_slot(self) -> None:
         self._free += 1
         self._changed.set()
-
-    def _is_sure(self) -> bool:
-        return time.monotonic() < self.sure_until

@@ -28,7 +28,7 @@ from services.executor.policy import ToolNeeds, allowed_environment, needs_of
 from services.executor.tools.bundles import ENTRY, Bundle, Bundles
 from services.executor.tools.tool_source import TOOLS_KEPT, BoundedDict, Code, ToolSource
 from shared import log
-from shared.errors import ToolError, ToolParameterError
+from shared.errors import ToolError, ToolParameterError, ToolTimeoutError
 
 LOOKS = 4
 TEST_TIMEOUT_SECONDS = 60.0
@@ -174,6 +174,21 @@ class Loader:
         if not module.environment:  # an environment must be marked as used, and may have been removed
             self._loaded[name] = (code.bundle, tool)
         return tool
+
+    async def load_within(self, name: str, limit_seconds: float) -> Tool:
+        """The tool called `name`, within a time limit, also where somebody with more time is loading it.
+
+        Raises:
+            ToolError: as `load` does; `ToolTimeoutError` when it takes longer.
+        """
+        known = self.loaded(name)
+        if known is not None:
+            return known
+        try:
+            async with asyncio.timeout(limit_seconds):
+                return await self.load(name, limit_seconds)
+        except TimeoutError:
+            raise ToolTimeoutError(f"the import of '{name}' took more than {limit_seconds:g} s") from None
 
     async def recognises(self, name: str, digest: str) -> bool:
         """Return whether `name` has this digest and needs no environment; if so, keep its code.

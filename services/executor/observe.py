@@ -1,18 +1,14 @@
 """What is counted of one worker, for Prometheus; its runs' spans are made along the way (`spans.py`)."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
 from services.executor.monitoring.tracing import GIVEN_BACK, Trace, Tracing, tracing
-from services.executor.store import Claim, Finished, Stored
-from shared.errors import StoreError, StoreUnavailableError
-
-T = TypeVar("T")
+from services.executor.report import Observer
+from services.executor.store import Claim, Finished
 
 UNKNOWN = "unknown"
 """Stands for every tool that doesn't exist: nobody makes new series by inventing names."""
@@ -28,11 +24,11 @@ class _Attempt:
     trace: Trace
 
 
-class Observer:
-    """Counts what one worker does.
+class Monitor(Observer):
+    """Counts what one worker does, and makes its runs' spans.
 
     Args:
-        worker: its name; claims under other names were taken over from the dead.
+        worker: its name.
         tools: the names of the tools that exist.
         tracing: makes the spans.
     """
@@ -71,21 +67,13 @@ class Observer:
             "cron_lateness_seconds", "From a due time of cron to its queued runs", LATENESS_BUCKETS
         )
 
-    async def asked(self, answer: Awaitable[T], claim: Claim | None = None) -> T:
-        """The store's answer; an attempt that it can't work with is not followed any further."""
-        try:
-            return await answer
-        except StoreUnavailableError:
-            self._unavailable.inc()
-            raise
-        except StoreError:
-            self._leave(claim, "broken")
-            raise
+    def unavailable(self) -> None:
+        """Redis was not there for a claim, a transition or a heartbeat."""
+        self._unavailable.inc()
 
-    def began(self, claim: Claim, fields: Mapping[str, Any]) -> None:
-        """An attempt began; `fields` are its record's."""
-        order, tool = claim.order, fields.get("tool")
-        started = datetime.fromisoformat(fields["started_at"]).timestamp()
+    def begun(self, claim: Claim, tool: str | None, started: float) -> None:
+        """An attempt began here, at `started` (unix seconds)."""
+        order = claim.order
         queued = min(_joined_ms(claim.entry) / 1_000, started)  # Redis' clock may be ahead
         label = self._label(tool)
         if order.attempt == 1 and order.losses == 0:
@@ -100,29 +88,15 @@ class Observer:
         if attempt is not None:
             attempt.trace.report()
 
-    def finished(self, claim: Claim, stored: Stored, fields: Mapping[str, Any], answer: Finished) -> None:
-        """The store took or refused the end of a run; `fields` are its record's."""
-        status = str(fields["status"])
+    def finished(self, claim: Claim, status: str, seconds: float, answer: Finished) -> None:
+        """The store took or refused the end of a run whose last attempt took `seconds`."""
         refused = answer is Finished.STALE
         attempt = self._leave(claim, "refused" if refused else status)
-        if attempt is None:
-            self._finished_elsewhere(claim, stored, status, answer)
-        elif refused:
+        if refused:
             self._refused.inc()
-        else:
+        elif attempt is not None:
             self._ended.labels(attempt.tool, status).inc()
-            self._duration.labels(attempt.tool, status).observe(float(fields["duration_seconds"]))
-
-    def _finished_elsewhere(self, claim: Claim, stored: Stored, status: str, answer: Finished) -> None:
-        """No attempt of ours: whoever comes second is told DONE, so only FINISHED counts."""
-        if answer is Finished.FINISHED:
-            self.ended_waiting(status, stored.experiment.tool if stored.experiment else None)
-            if claim.worker != self.worker:
-                self._buried.inc()
-
-    def ended_waiting(self, status: str, tool: str | None = None) -> None:
-        """A run ended that no attempt of ours was under way for."""
-        self._ended.labels(self._label(tool), status).inc()
+            self._duration.labels(attempt.tool, status).observe(seconds)
 
     def retried(self, claim: Claim, *, stored: bool) -> None:
         """Another attempt follows, unless this one had been taken away."""
@@ -133,13 +107,25 @@ class Observer:
             self._retried.labels(attempt.tool).inc()
 
     def given_back(self, claim: Claim) -> None:
-        """A claim is about to go back to the queue; if it is ours, its attempt is over."""
+        """An attempt ends, and its run goes back to the queue."""
         self._leave(claim, GIVEN_BACK)
 
-    def recovered(self, claim: Claim) -> None:
-        """A claim went back to the queue."""
-        if claim.worker != self.worker:
-            self._recovered.inc()
+    def abandoned(self, claim: Claim) -> None:
+        """An attempt ends, for it can't go on."""
+        self._leave(claim, "broken")
+
+    def ended_unbegun(self, status: str) -> None:
+        """A run ended that no attempt was under way for."""
+        self._ended.labels(UNKNOWN, status).inc()
+
+    def taken_over(self) -> None:
+        """A run of a dead worker went back to the queue."""
+        self._recovered.inc()
+
+    def buried(self, status: str, tool: str | None) -> None:
+        """A run of a dead worker ended; it is not tried again."""
+        self._ended.labels(self._label(tool), status).inc()
+        self._buried.inc()
 
     def fired(self, late_seconds: float) -> None:
         """A due time of cron became runs."""
@@ -149,8 +135,8 @@ class Observer:
         """Hand over the last spans."""
         await asyncio.to_thread(self.tracing.close)
 
-    def _leave(self, claim: Claim | None, status: str) -> _Attempt | None:
-        attempt = self._attempts.pop(claim.lease, None) if claim else None
+    def _leave(self, claim: Claim, status: str) -> _Attempt | None:
+        attempt = self._attempts.pop(claim.lease, None)
         if attempt is not None:
             attempt.trace.end(status)
         return attempt
@@ -161,12 +147,12 @@ class Observer:
         return tool if tool in self._known else UNKNOWN
 
 
-def wanted(
+def monitor(
     worker: str, tools: Callable[[], Iterable[str]], *, scraped: bool, variables: Mapping[str, str]
-) -> Observer | None:
-    """An observer, unless nobody would read what it counts (`scraped`) or collect its spans."""
+) -> Monitor | None:
+    """A monitor, unless nobody would read what it counts (`scraped`) or collect its spans."""
     spans = tracing(variables)
-    return Observer(worker, tools, spans or Tracing()) if scraped or spans else None
+    return Monitor(worker, tools, spans or Tracing()) if scraped or spans else None
 
 
 def _joined_ms(entry: str) -> int:

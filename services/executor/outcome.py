@@ -18,6 +18,7 @@ from services.executor.isolation.calls import (
     TimedOut,
 )
 from shared.backoff import Backoff, Dice
+from shared.errors import ToolTimeoutError
 from shared.log import masked_within, unmasked
 
 SUMMARY_MEMBERS = 50
@@ -63,6 +64,13 @@ class Outcome(Struct, frozen=True):
     def of_error(cls, exc: Exception, status: Status = Status.FAILED) -> Self:
         """Return the outcome of an attempt that failed before the tool was called."""
         return cls(status, error=str(exc), error_type=type(exc).__name__)
+
+    @classmethod
+    def of_fault(cls, exc: Exception, limit_seconds: float) -> Self:
+        """A failure before the call; an import that exceeds its limit is a time-out like any other."""
+        if isinstance(exc, ToolTimeoutError):
+            return replace(cls.of_error(exc, Status.TIMEOUT), timeout_seconds=limit_seconds)
+        return cls.of_error(exc)
 
     def exhausted(self, attempts: int) -> Self:
         """Return the outcome of the last of `attempts` that all failed."""

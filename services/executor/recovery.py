@@ -1,7 +1,9 @@
-"""Shows that this worker lives, takes up the runs of dead ones, and queues the retries that are due."""
+"""Heartbeats, runs of dead workers, retries that are due, and runs that nobody wants any more."""
 
 import asyncio
+import re
 import time
+from collections.abc import Sequence
 
 import structlog
 from msgspec.structs import replace
@@ -9,11 +11,12 @@ from msgspec.structs import replace
 from services.executor import report
 from services.executor.intake import Intake
 from services.executor.outcome import Outcome, Status
-from services.executor.store import Claim, Order, Store
+from services.executor.runner import experiment_of
+from services.executor.store import Cancelled, Claim, Finished, Order, Store
 from services.executor.triggers import Triggers
-from services.executor.work import experiment_of, may_run_ahead
+from shared import keys
 from shared.backoff import Outage, shutdown_timeout, until_available
-from shared.documents import iso
+from shared.documents import iso, json_object, member
 from shared.errors import ContractError, FullsendError, StoreError, StoreUnavailableError
 from shared.messages import Experiment, State
 
@@ -22,6 +25,12 @@ log = structlog.get_logger()
 BEATS_PER_TTL = 3
 PROMOTE_SECONDS = 0.5
 MAX_LOSSES = 3
+LONGEST_PAUSE_SECONDS = 1.0
+_RUN_ID = re.compile(r".+:\d+-\d+", re.DOTALL)
+
+
+class RunCancelledError(FullsendError):
+    """Somebody asked for the run's end."""
 
 
 class WorkerDiedError(FullsendError):
@@ -37,16 +46,24 @@ class Recovery:
         ttl_seconds: after which silence counts as death.
         intake: what runs here.
         triggers: whether this worker listens.
+        observer: is told of the runs of the dead.
     """
 
     def __init__(
-        self, store: Store, worker: str, ttl_seconds: float, intake: Intake, triggers: Triggers | None
+        self,
+        store: Store,
+        worker: str,
+        ttl_seconds: float,
+        intake: Intake,
+        triggers: Triggers | None,
+        observer: report.Observer,
     ) -> None:
         self._store = store
         self._worker = worker
         self._ttl_seconds = ttl_seconds
         self._intake = intake
         self._triggers = triggers
+        self._observer = observer
         self._dead: set[str] = set()
         self._found = asyncio.Event()
 
@@ -61,12 +78,10 @@ class Recovery:
         outage = Outage("heartbeat")
         while True:
             try:
-                sent = time.monotonic()
                 dead = await self._heartbeat()
                 if time.monotonic() - last > self._ttl_seconds:
                     await self._intake.drop_lost()
                 last = time.monotonic()
-                self._intake.sure_until = sent + self._ttl_seconds
                 self._dead.update(dead)
                 self._found.set()
                 await self._end_unwanted()
@@ -147,28 +162,29 @@ class Recovery:
             log.warning("worker.died", dead=worker)
 
     async def _take_up(self, claim: Claim) -> None:
-        experiment = await self._experiment(claim.order)
-        has_begun = await self._lease_in_record(claim) == claim.lease
-        if not has_begun and not (experiment and may_run_ahead(claim, experiment)):
-            if await self._store.queue.requeue(claim, claim.order):
-                log.info("run.recovered", attempt=claim.order.attempt)
+        if await self._lease_in_record(claim) != claim.lease:  # it had not begun
+            await self._requeue(claim, claim.order)
             return
-        doubt = "" if has_begun else "; its tool may have been called by then"
         loss = {
             "attempt": claim.order.attempt,
-            "error": f"worker {claim.worker} died{doubt}",
+            "error": f"worker {claim.worker} died",
             "error_type": WorkerDiedError.__name__,
             "at": iso(time.time()),
         }
         order = claim.order.after_loss(loss)
+        experiment = await self._experiment(claim.order)
         if order.losses >= MAX_LOSSES:
-            await self._bury(claim, order, f"that was the last of {MAX_LOSSES} times that are allowed")
-            return
-        if experiment and experiment.policy.on_worker_death == "fail":
-            await self._bury(claim, order, "the experiment's on_worker_death is 'fail'")
-            return
-        attempts = report.attempts_text(order)
-        if await self._store.queue.requeue(claim, order, ("status", "running", "attempts", attempts)):
+            await self._bury(claim, order, experiment, f"that was the last of {MAX_LOSSES} allowed times")
+        elif experiment and experiment.policy.on_worker_death == "fail":
+            await self._bury(claim, order, experiment, "the experiment's on_worker_death is 'fail'")
+        else:
+            await self._requeue(claim, order, ("status", "running", "attempts", report.attempts_text(order)))
+
+    async def _requeue(
+        self, claim: Claim, order: Order, fields: Sequence[str] = ("status", "running")
+    ) -> None:
+        if await self._store.queue.requeue(claim, order, fields):
+            self._observer.taken_over()
             log.warning("run.recovered", attempt=order.attempt, losses=order.losses)
 
     async def _lease_in_record(self, claim: Claim) -> str | None:
@@ -189,17 +205,75 @@ class Recovery:
         except ContractError:
             return None
 
-    async def _bury(self, claim: Claim, order: Order, reason: str) -> None:
+    async def _bury(self, claim: Claim, order: Order, experiment: Experiment | None, reason: str) -> None:
         now = time.time()
         error = WorkerDiedError(f"worker {claim.worker} died during the run; {reason}")
         artifacts = await until_available("artifacts", self._store.runs.checkpoints(order.run_id).artifacts)
         outcome = replace(Outcome.of_error(error, Status.LOST), artifacts=artifacts)
-        stored = await self._store.experiments.read(order.experiment_id)
-        fields = report.end_fields(order, outcome, now, now)
-        events = report.end_events(order, outcome, now, now)
-        message = report.result(order, outcome, now, now)
-        await until_available(
-            "bury",
-            lambda: self._store.runs.finish(claim, stored, State.FAILED, fields, events, message),
-        )
+        ending = report.ending(order, outcome, now, now)
+        answer = await until_available("bury", lambda: self._store.runs.finish(claim, State.FAILED, *ending))
+        if answer is Finished.FINISHED:
+            self._observer.buried(outcome.status, experiment.tool if experiment else None)
         log.error("run.buried", losses=order.losses, reason=reason)
+
+
+# -- cancellation -----------------------------------------------------------------------
+
+
+async def cancel(store: Store, run_id: str) -> Cancelled:
+    """Ask for a run's end.
+
+    A run that waits ends at once; one under way is ended by the worker that has
+    it, at its next heartbeat.  May be asked for by any number of workers at once.
+
+    Args:
+        store: where the run is.
+        run_id: `{experiment_id}:{timestamp}`.
+    """
+    experiment_id, _, timestamp = run_id.rpartition(":")
+    order = Order(experiment_id, trigger="", timestamp=timestamp)
+    now = time.time()
+    outcome = Outcome.of_error(RunCancelledError("the run was cancelled while it waited"), Status.CANCELLED)
+    fields = {"run_id": run_id, "experiment_id": experiment_id}
+    fields |= report.end_fields(order, outcome, now, now)
+    [event] = report.end_events(order, outcome, now, now)
+    return await store.runs.cancel(order, fields, event, report.result(order, outcome, now, now))
+
+
+class Cancellations:
+    """Listens for run ids on `fullsend:executor:cancel`: `{"run_id": ...}`."""
+
+    def __init__(self, store: Store, observer: report.Observer) -> None:
+        self._store = store
+        self._observer = observer
+
+    async def run(self) -> None:
+        """Listen until cancelled; a broken connection is made again."""
+        outage = Outage("cancellations", LONGEST_PAUSE_SECONDS)
+        while True:
+            try:
+                async with self._store.subscriptions.to((keys.CANCEL,)) as messages:
+                    outage.ended()
+                    async for message in messages:
+                        await self._take(message.data)
+            except StoreError as exc:
+                await asyncio.sleep(outage.failed(exc))
+
+    async def _take(self, data: str) -> None:
+        try:
+            run_id = member(
+                "cancellation", "run_id", json_object("cancellation", data).get("run_id"), _run_id
+            )
+        except ContractError as exc:
+            log.warning("cancellation.refused", error=str(exc))
+            return
+        answer = await until_available("cancellation", lambda: cancel(self._store, run_id))
+        if answer is Cancelled.CANCELLED:
+            self._observer.ended_unbegun(Status.CANCELLED)
+        log.info("run.cancellation", run_id=run_id, answer=answer.value)
+
+
+def _run_id(value: object) -> str:
+    if not isinstance(value, str) or not _RUN_ID.fullmatch(value):
+        raise ValueError("must be {experiment_id}:{timestamp}")
+    return value

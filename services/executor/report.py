@@ -9,11 +9,48 @@ from typing import Any
 from services.executor import metrics
 from services.executor.outcome import Outcome, Status, summary
 from services.executor.result_cache import Identity
-from services.executor.store import Claim, Order
+from services.executor.store import Claim, Finished, Order
 from shared.documents import iso, json_text
 from shared.messages import experiment_failed
 
 Members = dict[str, Any]
+
+
+class Observer:
+    """Is told what happens to runs; this one does nothing with it."""
+
+    def begun(self, claim: Claim, tool: str | None, started: float) -> None:
+        """An attempt began here, at `started` (unix seconds)."""
+
+    def reporting(self, claim: Claim) -> None:
+        """The outcome of an attempt is about to be stored."""
+
+    def finished(self, claim: Claim, status: str, seconds: float, answer: Finished) -> None:
+        """The store took or refused the end of a run whose last attempt took `seconds`."""
+
+    def retried(self, claim: Claim, *, stored: bool) -> None:
+        """Another attempt follows, unless this one had been taken away."""
+
+    def given_back(self, claim: Claim) -> None:
+        """An attempt ends, and its run goes back to the queue."""
+
+    def abandoned(self, claim: Claim) -> None:
+        """An attempt ends, for it can't go on."""
+
+    def ended_unbegun(self, status: str) -> None:
+        """A run ended that no attempt was under way for."""
+
+    def taken_over(self) -> None:
+        """A run of a dead worker went back to the queue."""
+
+    def buried(self, status: str, tool: str | None) -> None:
+        """A run of a dead worker ended; it is not tried again."""
+
+    def fired(self, late_seconds: float) -> None:
+        """A due time became runs."""
+
+    def unavailable(self) -> None:
+        """Redis was not there for a claim, a transition or a heartbeat."""
 
 
 def identity_fields(order: Order) -> Members:
@@ -30,23 +67,13 @@ def identity_fields(order: Order) -> Members:
     }
 
 
-def begin_fields(
-    claim: Claim,
-    tool: str | None,
-    identity: Identity | str | None,
-    params: Mapping[str, Any] | None,
-    started: float,
-) -> Members:
-    """The record of a run under way; of one that can't be performed, only the code's digest may be known."""
+def details(order: Order, identity: Identity | str | None, params: Mapping[str, Any] | None) -> Members:
+    """What a record says besides what its claim wrote: where the run comes from, and all that it depends on.
+
+    Of a run that can't be performed, only the digest of the tool's code may be known.
+    """
     known = _identity_members(identity) if isinstance(identity, Identity) else {"tool_digest": identity}
-    return {
-        **identity_fields(claim.order),
-        "tool": tool,
-        **known,
-        "params": params,
-        "started_at": iso(started),
-        "worker": claim.worker,
-    }
+    return {**identity_fields(order), **known, "params": params}
 
 
 def _identity_members(identity: Identity) -> Members:
@@ -57,6 +84,20 @@ def _identity_members(identity: Identity) -> Members:
         "seed": identity.seed,
         "environment_digest": identity.environment_digest or None,
     }
+
+
+def ending(
+    order: Order, outcome: Outcome, started: float, ended: float, details: Members | None = None
+) -> tuple[Members, list[Members], Members]:
+    """What is written and said when a run ends: fields of its record, metric events, the result message."""
+    fields = (identity_fields(order) if details is None else details) | end_fields(
+        order, outcome, started, ended
+    )
+    return (
+        fields,
+        end_events(order, outcome, started, ended),
+        result(order, outcome, started, ended),
+    )
 
 
 def end_fields(order: Order, outcome: Outcome, started: float, ended: float) -> Members:
@@ -82,11 +123,6 @@ def end_fields(order: Order, outcome: Outcome, started: float, ended: float) -> 
         "exit": outcome.exit,
         "attempts": list(order.history) or None,
     }
-
-
-def started_event(order: Order, tool: str | None) -> Members:
-    """An attempt begins."""
-    return metrics.event(order.experiment_id, order.run_id, "run_started", attempt=order.attempt, tool=tool)
 
 
 def retrying_event(order: Order, outcome: Outcome, delay_seconds: float) -> Members:

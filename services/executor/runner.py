@@ -1,43 +1,109 @@
-"""One run: begin, perform, judge, report."""
+"""One run: begin, perform, judge, report.
+
+A claim has begun the run already: its record says `running`, and that it is this worker's.
+"""
 
 import asyncio
 import functools
 import time
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
+import msgspec
 import structlog
-from msgspec import Struct, field
+from msgspec import Struct
 
-from services.executor import policy, report
+from services.executor import report
 from services.executor.artifacts import Keeper
-from services.executor.beginning import Beginning
 from services.executor.isolation.calls import Answer, Call, Effects, Report
-from services.executor.loader import Loader
+from services.executor.loader import Loader, Tool
 from services.executor.metrics import Emitter
 from services.executor.outcome import GiveUp, Outcome, Retry, Status, judge, retry_or_give_up
 from services.executor.policy import Defaults, RunOptions
-from services.executor.result_cache import ResultCache
+from services.executor.result_cache import Identity, ResultCache
 from services.executor.results import AttemptResults
-from services.executor.running import Running
-from services.executor.store import Begun, Claim, Finished, Limit, Order, Store, Stored
-from services.executor.work import Fault, Work, prepare
+from services.executor.store import Begun, Claim, Finished, Order, Store, Stored
+from services.executor.tools.bundles import parse
+from services.executor.tools.readiness import Readiness
 from shared.backoff import Backoff, Dice, shutdown_timeout, until_available
-from shared.errors import ExperimentArchivedError, StoreUnavailableError
-from shared.messages import Policy, State
+from shared.documents import kind, validated
+from shared.errors import (
+    ContractError,
+    ExperimentArchivedError,
+    FullsendError,
+    StoreError,
+    StoreUnavailableError,
+)
+from shared.messages import Experiment, Policy, State
 from shared.threads import Threads
 
 log = structlog.get_logger()
 
 STORING_THREADS = 8
 OPTIONS_KEPT = 1_000
+DETAILS_AFTER_SECONDS = 0.25
+"""A run that is under way for so long gets what only its worker knows into its record before its end."""
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """A run that has a slot here, or had it until its tool was done, and is being reported.
+
+    Attributes:
+        claim: the order, held by this worker.
+        cancel: when set, the attempt is ended.
+    """
+
+    claim: Claim
+    on_free: Callable[[], None]
+    has_slot: bool = True
+    cancel: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+
+    def free_slot(self) -> None:
+        """The tool is done, and nothing is left to do but to report."""
+        if self.has_slot:
+            self.has_slot = False
+            self.on_free()
+
+
+class Work(Struct, frozen=True):
+    """A run that has begun, with all that its experiment and its tool say."""
+
+    claim: Claim
+    experiment: Experiment
+    tool: Tool
+    params: Mapping[str, Any]
+
+    @property
+    def identity(self) -> Identity:
+        """All that the result may depend on."""
+        return Identity(
+            tool_digest=self.tool.module.digest,
+            entry_point=self.tool.description.entry,
+            parameters=self.params,
+            seed=self.experiment.policy.seed,
+            environment_digest=self.tool.module.environment,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A run that has begun and can't be performed, and why."""
+
+    claim: Claim
+    experiment: Experiment | None
+    error: FullsendError
+    limit_seconds: float
+    tool_digest: str | None = None
 
 
 class _Start(Struct, frozen=True):
     """When an attempt began, unix seconds."""
 
-    at: float = field(default_factory=time.time)
-    _monotonic: float = field(default_factory=time.monotonic)
+    at: float = msgspec.field(default_factory=time.time)
+    _monotonic: float = msgspec.field(default_factory=time.monotonic)
 
     def now(self) -> float:
         """Unix seconds as counted from there: setting the clock meanwhile makes no duration wrong."""
@@ -62,25 +128,30 @@ class Runner:
     """Performs claimed runs.
 
     Args:
-        store: where runs are claimed and reported.
+        store: where runs are reported.
         loader: finds tools.
-        caller: calls them.
+        readiness: knows why a tool couldn't be prepared.
+        caller: calls tools.
         keeper: keeps what they produce.
         defaults: see `Defaults`.
         dice: for the jitter of retries.
+        observer: is told what happens to runs.
     """
 
     def __init__(
         self,
         store: Store,
         loader: Loader,
+        readiness: Readiness,
         caller: Caller,
         keeper: Keeper,
         defaults: Defaults,
         dice: Dice,
+        observer: report.Observer,
     ) -> None:
         self._store = store
         self._loader = loader
+        self._readiness = readiness
         self._caller = caller
         self._keeper = keeper
         self._threads = Threads(STORING_THREADS)
@@ -88,6 +159,7 @@ class Runner:
         self._defaults = defaults
         self._options = functools.lru_cache(OPTIONS_KEPT)(defaults.options)
         self._dice = dice
+        self._observer = observer
 
     async def run(self, running: Running) -> None:
         """Perform one attempt of a run and report what it came to, in a task of its own.
@@ -98,7 +170,15 @@ class Runner:
         claim = running.claim
         structlog.contextvars.bind_contextvars(run_id=claim.order.run_id)
         try:
-            await self._attempt(running)
+            match claim.begun:
+                case Begun.BEGUN:
+                    await self._attempt(running)
+                case Begun.ARCHIVED:
+                    place = f"experiments:{claim.order.experiment_id}"
+                    archived = ExperimentArchivedError(f"{place} is archived; nothing of it is run")
+                    await self._reject(claim, Outcome.of_error(archived, Status.CANCELLED))
+                case Begun.BROKEN:
+                    await self._reject(claim, Outcome.of_error(StoreError(claim.error)))
         except asyncio.CancelledError:
             await asyncio.shield(self._give_back(claim))
             raise
@@ -107,136 +187,131 @@ class Runner:
             await self._bury(claim, exc)
 
     async def _attempt(self, running: Running) -> None:
-        started, claim = _Start(), running.claim
-        stored = claim.stored or await self._read(claim.order)
-        work = await prepare(self._loader, claim, stored, self._defaults.timeout_seconds)
-        limits = self._limits(work)
-        outcome: Outcome | None = None
-        async with Beginning(self._begin(work, stored, started, limits), running.cancel) as beginning:
-            runs_ahead = not limits and isinstance(work, Work) and work.may_run_ahead and running.is_sure()
-            if runs_ahead or (await beginning.answer())[0] is Begun.BEGUN:
-                outcome = await self._perform(work, beginning, running)
-            begun, stored = await beginning.answer()
-        if begun is Begun.BEGUN and outcome is not None:
-            await self._report(work, stored, outcome, started)
-        else:
-            await self._let_go(claim, begun, started)
-
-    async def _let_go(self, claim: Claim, begun: Begun, started: _Start) -> None:
-        """The attempt is not to be."""
-        if begun is Begun.LOST:
-            log.warning("claim.lost", worker=claim.worker)
-        elif begun is Begun.CANCELLED:
-            log.info("run.let_go")
-        elif begun is Begun.WAITING:
-            log.info("run.waiting")
-        else:
-            await self._refuse_archived(claim, started)
+        claim, started = running.claim, _Start()
+        order = claim.order
+        log.info("run.started", tool=_tool_of(claim), attempt=order.attempt, trigger=order.trigger)
+        self._observer.begun(claim, _tool_of(claim), started.at)
+        work = await self._prepare(claim)
+        details = report.details(order, *_depends_on(work))
+        later = asyncio.get_running_loop().call_later(
+            DETAILS_AFTER_SECONDS, self._store.runs.describe, claim, details
+        )
+        try:
+            outcome = await self._perform(work, running)
+        finally:
+            later.cancel()
+        self._observer.reporting(claim)
+        decision = retry_or_give_up(
+            order.attempt,
+            retryable=outcome.retryable and not _must_not_repeat(work, outcome),
+            retry_after_seconds=outcome.retry_after_seconds,
+            backoff=self._retries(work),
+            dice=self._dice,
+        )
+        match decision:
+            case Retry(delay_seconds):
+                await self._retry(claim, outcome, details, delay_seconds)
+            case GiveUp(exhausted):
+                final = outcome.exhausted(order.attempt) if exhausted else outcome
+                is_finished = await self._finish(claim, final, details, started)
+                if is_finished and isinstance(work, Work) and work.experiment.policy.cache:
+                    await self._cache.remember(work.identity.digest, order.run_id, final)
 
     # -- begin ------------------------------------------------------------------------
 
-    async def _begin(
-        self, work: Work | Fault, stored: Stored, started: _Start, limits: Sequence[Limit]
-    ) -> tuple[Begun, Stored]:
-        claim, name = work.claim, work.experiment.tool if work.experiment else None
-        identity = work.identity if isinstance(work, Work) else work.tool_digest
-        params = work.params if isinstance(work, Work) else claim.order.params
-        fields = report.begin_fields(claim, name, identity, params, started.at)
-        event = report.started_event(claim.order, name)
-        answer = await until_available(
-            "begin", lambda: self._store.runs.begin(claim, stored, fields, event, limits)
-        )
-        if answer[0] is Begun.BEGUN:
-            log.info("run.started", tool=name, attempt=claim.order.attempt, trigger=claim.order.trigger)
-        return answer
+    async def _prepare(self, claim: Claim) -> Work | Fault:
+        """Find all that is needed before the tool can be called."""
+        experiment: Experiment | None = None
+        limit_seconds = self._defaults.timeout_seconds
+        try:
+            experiment = experiment_of(claim.order, claim.stored)
+            limit_seconds = experiment.policy.timeout_seconds or limit_seconds
+            tool = self._loader.loaded(experiment.tool) or await self._load(experiment.tool, limit_seconds)
+            params = {**experiment.params, **claim.order.params}
+            tool.check(params)
+        except FullsendError as exc:
+            return Fault(claim, experiment, exc, limit_seconds, self._digest(experiment))
+        return Work(claim, experiment, tool, params)
 
-    # -- perform ----------------------------------------------------------------------
+    async def _load(self, name: str, limit_seconds: float) -> Tool:
+        """Load a tool that has changed since it was prepared, or has an environment of its own.
 
-    async def _perform(self, work: Work | Fault, beginning: Beginning, running: Running) -> Outcome:
+        Raises:
+            ToolError: as the loader does; `ToolTimeoutError` when it takes longer.
+        """
+        failure = self._readiness.failure(name)
+        if failure is not None:
+            raise failure
+        tool = await self._loader.load_within(name, limit_seconds)
+        await self._readiness.loaded(name, tool)
+        return tool
+
+    def _digest(self, experiment: Experiment | None) -> str | None:
+        """The digest of code that was found, even if it can't be used."""
+        if experiment is None:
+            return None
+        try:
+            reference = parse(experiment.tool)
+            return reference[1] if reference else self._loader.find(experiment.tool).digest
+        except FullsendError:
+            return None
+
+    # -- perform, judge ---------------------------------------------------------------
+
+    async def _perform(self, work: Work | Fault, running: Running) -> Outcome:
+        """Call the tool, and judge its answer; what it produced is kept then."""
         order = work.claim.order
-        memory = self._store.runs.checkpoints(order.run_id)
-        products = AttemptResults(self._keeper, memory, self._threads, beginning.then)
+        products = AttemptResults(self._keeper, self._store.runs.checkpoints(order.run_id), self._threads)
         is_first = order.attempt == 1 and not order.losses
         if isinstance(work, Fault):
-            return await products.complete(work.outcome, is_first=is_first)
+            return await products.complete(
+                Outcome.of_fault(work.error, work.limit_seconds), is_first=is_first
+            )
         if work.experiment.policy.cache:
             known = await self._cache.recall(work.identity.digest)
             if known is not None:
                 return known
-        outcome = await self._called(work, products, beginning, running.cancel)
-        running.free_slot()
-        return await products.complete(outcome, is_first=is_first)
-
-    async def _called(
-        self, work: Work, products: AttemptResults, beginning: Beginning, cancel: asyncio.Event
-    ) -> Outcome:
         options = self._options(work.experiment.policy, work.tool.needs)
-        emitter = self._emitter(work.claim, beginning, options.mask)
-        call = _call(work, options)
+        emitter = self._emitter(work.claim, options)
         try:
-            answer = await self._caller.call(call, emitter.report, effects=products, cancel=cancel)
+            answer = await self._caller.call(
+                _call(work, options), emitter.report, effects=products, cancel=running.cancel
+            )
             await emitter.drain()
         except BaseException:
             emitter.drop()
             raise
-        return judge(answer, emitter.partials, emitter.partials_dropped).masked(options.mask)
+        outcome = judge(answer, emitter.partials, emitter.partials_dropped).masked(options.mask)
+        running.free_slot()
+        return await products.complete(outcome, is_first=is_first)
 
-    @staticmethod
-    def _limits(work: Work | Fault) -> list[Limit]:
-        if isinstance(work, Fault):
-            return []
-        chosen, tool = work.experiment.policy, work.tool
-        return policy.shared_limits(work.claim.order, chosen, tool.module.name, tool.needs)
-
-    def _emitter(self, claim: Claim, beginning: Beginning, mask: Callable[[str], str]) -> Emitter:
-        experiment_id, run_id = claim.order.experiment_id, claim.order.run_id
-        runs = self._store.runs
+    def _emitter(self, claim: Claim, options: RunOptions) -> Emitter:
+        runs, run_id = self._store.runs, claim.order.run_id
         return Emitter(
-            experiment_id,
+            claim.order.experiment_id,
             run_id,
-            emit=lambda events: beginning.then(
-                lambda: until_available("metrics", lambda: runs.emit(claim, events))
-            ),
-            log=lambda lines: beginning.then(lambda: until_available("log", lambda: runs.log(run_id, lines))),
-            mask=mask,
+            emit=lambda events: until_available("metrics", lambda: runs.emit(claim, events)),
+            log=lambda lines: until_available("log", lambda: runs.log(run_id, lines)),
+            mask=options.mask,
         )
 
     # -- report -----------------------------------------------------------------------
-
-    async def _report(self, work: Work | Fault, stored: Stored, outcome: Outcome, started: _Start) -> None:
-        match retry_or_give_up(
-            work.claim.order.attempt,
-            retryable=outcome.retryable and not self._must_not_repeat(work, outcome),
-            retry_after_seconds=outcome.retry_after_seconds,
-            backoff=self._retries(work),
-            dice=self._dice,
-        ):
-            case Retry(delay_seconds):
-                await self._retry(work.claim, outcome, delay_seconds)
-            case GiveUp(exhausted):
-                final = outcome.exhausted(work.claim.order.attempt) if exhausted else outcome
-                is_finished = await self._finish(work.claim, stored, final, started)
-                if is_finished and isinstance(work, Work) and work.experiment.policy.cache:
-                    await self._cache.remember(work.identity.digest, work.claim.order.run_id, final)
 
     def _retries(self, work: Work | Fault) -> Backoff:
         if isinstance(work, Work):
             return self._options(work.experiment.policy, work.tool.needs).backoff
         return self._defaults.retries(work.experiment.policy if work.experiment else Policy())
 
-    @staticmethod
-    def _must_not_repeat(work: Work | Fault, outcome: Outcome) -> bool:
-        """Whether a run that went down with others' processes is one that may have had its effect."""
-        chosen = work.experiment.policy if work.experiment else Policy()
-        return outcome.error_type == "ToolCrashedError" and chosen.on_worker_death == "fail"
-
-    async def _retry(self, claim: Claim, outcome: Outcome, delay_seconds: float) -> None:
+    async def _retry(
+        self, claim: Claim, outcome: Outcome, details: report.Members, delay_seconds: float
+    ) -> None:
         order = claim.order.after_failure(report.failure(claim.order, outcome, time.time()))
         event = report.retrying_event(claim.order, outcome, delay_seconds)
-        fields = {"attempts": list(order.history)}
+        fields = details | {"attempts": list(order.history)}
         stored = await until_available(
             "retry", lambda: self._store.runs.retry(claim, order, delay_seconds, fields, [event])
         )
+        self._observer.retried(claim, stored=stored)
         if not stored:
             log.warning("outcome.refused", attempt=claim.order.attempt)
             return
@@ -248,57 +323,84 @@ class Runner:
             error=outcome.error,
         )
 
-    async def _finish(self, claim: Claim, stored: Stored, outcome: Outcome, started: _Start) -> bool:
+    async def _finish(self, claim: Claim, outcome: Outcome, details: report.Members, started: _Start) -> bool:
         """Report the end of the run; False when it isn't this worker's any more."""
         ended = started.now()
         state = State.RUN if outcome.status is Status.COMPLETED else State.FAILED
-        fields = report.end_fields(claim.order, outcome, started.at, ended)
-        events = report.end_events(claim.order, outcome, started.at, ended)
-        message = report.result(claim.order, outcome, started.at, ended)
-        answer = await until_available(
-            "finish", lambda: self._store.runs.finish(claim, stored, state, fields, events, message)
-        )
+        ending = report.ending(claim.order, outcome, started.at, ended, details)
+        answer = await until_available("finish", lambda: self._store.runs.finish(claim, state, *ending))
+        self._observer.finished(claim, outcome.status, ended - started.at, answer)
         if answer is Finished.STALE:
             log.warning("outcome.refused", status=outcome.status)
         else:
             _log_end(outcome, ended - started.at)
         return answer is not Finished.STALE
 
-    async def _refuse_archived(self, claim: Claim, started: _Start) -> None:
-        ended, order = started.now(), claim.order
-        error = ExperimentArchivedError(
-            f"experiments:{order.experiment_id} is archived; nothing of it is run"
-        )
-        outcome = Outcome.of_error(error, Status.CANCELLED)
-        fields = report.identity_fields(order) | report.end_fields(order, outcome, started.at, ended)
-        events = report.end_events(order, outcome, started.at, ended)
-        message = report.result(order, outcome, started.at, ended)
-        await until_available("reject", lambda: self._store.runs.reject(claim, fields, events, message))
-        _log_end(outcome, ended - started.at)
+    async def _reject(self, claim: Claim, outcome: Outcome) -> None:
+        """Report the end of a run that never began."""
+        now = time.time()
+        ending = report.ending(claim.order, outcome, now, now)
+        answer = await until_available("reject", lambda: self._store.runs.reject(claim, *ending))
+        if answer is Finished.FINISHED:
+            self._observer.ended_unbegun(outcome.status)
+        _log_end(outcome, 0.0)
 
     async def _bury(self, claim: Claim, exc: Exception) -> None:
+        """Report the end of a run that this worker can't go on with."""
+        self._observer.abandoned(claim)
         now = time.time()
-        outcome = Outcome.of_error(exc)
-        fields = report.identity_fields(claim.order) | report.end_fields(claim.order, outcome, now, now)
-        events = report.end_events(claim.order, outcome, now, now)
-        message = report.result(claim.order, outcome, now, now)
-        stored = await self._read(claim.order)
-        answer = await until_available(
-            "finish", lambda: self._store.runs.finish(claim, stored, State.FAILED, fields, events, message)
-        )
+        ending = report.ending(claim.order, Outcome.of_error(exc), now, now)
+        runs = self._store.runs
+        answer = await until_available("finish", lambda: runs.finish(claim, State.FAILED, *ending))
         if answer is Finished.STALE:
-            await until_available("reject", lambda: self._store.runs.reject(claim, fields, events, message))
-
-    async def _read(self, order: Order) -> Stored:
-        return await until_available("experiment", lambda: self._store.experiments.read(order.experiment_id))
+            await until_available("reject", lambda: runs.reject(claim, *ending))
 
     async def _give_back(self, claim: Claim) -> None:
+        self._observer.given_back(claim)
         try:
             async with shutdown_timeout():
                 if await self._store.queue.requeue(claim, claim.order):
                     log.info("run.given_back")
         except StoreUnavailableError as exc:
             log.warning("run.not_given_back", error=str(exc), hint="recovery takes it up")
+
+
+def experiment_of(order: Order, stored: Stored) -> Experiment:
+    """What the order brings along, or else what is stored.  Raises `ContractError`."""
+    if not order.experiment:
+        return stored.readable()
+    place, tool = f"the order of {order.run_id}", order.experiment.get("tool")
+    if not isinstance(tool, str) or not tool:
+        raise ContractError(f"{place} has {kind(tool)} as its experiment's 'tool'; expected a tool's name")
+    return Experiment(
+        id=order.experiment_id,
+        state=State.READY,
+        tool=tool,
+        params={},
+        schedule=None,
+        timezone=None,
+        policy=validated(Policy, place, order.experiment),
+    )
+
+
+def _tool_of(claim: Claim) -> str | None:
+    if claim.order.experiment:
+        tool = claim.order.experiment.get("tool")
+        return tool if isinstance(tool, str) else None
+    return claim.stored.experiment.tool if claim.stored.experiment else None
+
+
+def _depends_on(work: Work | Fault) -> tuple[Identity | str | None, Mapping[str, Any]]:
+    """The identity of a run, as far as it is known, and its parameters."""
+    if isinstance(work, Work):
+        return work.identity, work.params
+    return work.tool_digest, work.claim.order.params
+
+
+def _must_not_repeat(work: Work | Fault, outcome: Outcome) -> bool:
+    """Whether a run that went down with others' processes is one that may have had its effect."""
+    chosen = work.experiment.policy if work.experiment else Policy()
+    return outcome.error_type == "ToolCrashedError" and chosen.on_worker_death == "fail"
 
 
 def _call(work: Work, options: RunOptions) -> Call:

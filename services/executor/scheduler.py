@@ -115,6 +115,7 @@ class CronScheduler:
         check_interval_seconds: how often all schedules are read again, to find those that were
             written without a message, and how often due times are looked for at least.
         hands: who begins the runs that are fired at once; without it, they wait to be claimed.
+        observer: is told how late due times are fired.
         misfires: decides what becomes of a due time.
         read_at_once: how many due times are read and decided at once.
     """
@@ -124,12 +125,14 @@ class CronScheduler:
         store: Store,
         check_interval_seconds: float,
         hands: Hands | None = None,
+        observer: report.Observer | None = None,
         misfires: Misfires = Misfires(),  # noqa: B008 - it can't be changed
         read_at_once: int = 100,
     ) -> None:
         self._store = store
         self._check_interval_seconds = check_interval_seconds
         self._hands = hands
+        self._observer = observer or report.Observer()
         self._misfires = misfires
         self._read_at_once = read_at_once
         self._known: dict[str, Known] = {}
@@ -202,6 +205,8 @@ class CronScheduler:
             if fired.what in ("changed", "early"):
                 is_complete = False
             elif fired.what != "taken":
+                if fired.what == "fired":
+                    self._observer.fired(fired.late_ms / 1_000)
                 log.info(
                     f"due_time.{fired.what}",
                     experiment_id=decision.experiment_id,
@@ -216,7 +221,7 @@ class CronScheduler:
             return await self._store.due_times.fire(decision)
         with self._hands.intake.reserved() as room:
             fired = await self._store.due_times.fire(decision, self._hands.worker, room)
-        await self._hands.intake.take(fired.claims)
+        await self._hands.intake.take(fired.taken)
         return fired
 
     # schedules

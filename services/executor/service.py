@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from services.executor.artifacts import Keeper, open_blobs
-from services.executor.cancellation import Cancellations
 from services.executor.config import Mode, Settings
 from services.executor.intake import Intake
 from services.executor.isolation.calls import Level
@@ -23,17 +22,19 @@ from services.executor.isolation.pool import Pool
 from services.executor.loader import Loader
 from services.executor.monitoring import tracing
 from services.executor.policy import Defaults, allowed_environment, retry_backoff
-from services.executor.recovery import Recovery
+from services.executor.recovery import Cancellations, Recovery
+from services.executor.report import Observer
 from services.executor.runner import Runner
 from services.executor.store import Retention, Store
 from services.executor.tools.bundles import Bundles
+from services.executor.tools.readiness import PREPARED_AT_ONCE, Readiness
 from services.executor.tools.registry import Registry, fingerprint_of
 from services.executor.triggers import Triggers
 from shared.backoff import until_available
 from shared.connection import connect, connect_blocking, without_password
 
 if TYPE_CHECKING:
-    from services.executor.observe import Observer
+    from services.executor.observe import Monitor
 
 # What only some modes and settings need is imported where they ask for it: a worker starts in a
 # fraction of the time and memory without Prometheus' client, an HTTP server and what reads cron.
@@ -60,7 +61,8 @@ class Service:
         self._client = connect(url)
         self._patient = connect_blocking(url)
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
-        capacity = settings.concurrency + 1  # the registry looks at a tool while all slots are taken
+        # The registry and those who prepare tools describe some while all slots are taken.
+        capacity = settings.concurrency + 1 + PREPARED_AT_ONCE
         self._pool = Pool(
             capacity=capacity,
             room=max(settings.warm_processes, capacity),
@@ -73,19 +75,32 @@ class Service:
         self._loader = Loader(
             settings.tools_path, self._pool, self._environments, self._bundles, settings.sandbox
         )
-        self._store = Store.on(self._client, self._patient, retention(settings))
-        self._observer = self._wanted_observer(self._loader, variables)
+        self._monitor = self._wanted_monitor(variables)
+        observer = self._monitor or Observer()
+        self._observer = observer
+        self._store = Store.on(self._client, self._patient, retention(settings), observer.unavailable)
+        self._readiness = Readiness(
+            self._store, self._loader, self.worker, settings.heartbeat_ttl, settings.tool_execution_timeout
+        )
         self._registry = Registry(
             self._store, self._loader, lambda: fingerprint_of(settings.sandbox, settings.sandbox_readable)
         )
-        keeper = Keeper(blobs, settings.inline_artifact_max_bytes)
         runner = Runner(
-            self._store, self._loader, self._pool, keeper, defaults(settings, variables), random.random
+            self._store,
+            self._loader,
+            self._readiness,
+            self._pool,
+            Keeper(blobs, settings.inline_artifact_max_bytes),
+            defaults(settings, variables),
+            random.random,
+            observer,
         )
-        self._intake = Intake(self._store.queue, self.worker, settings.concurrency, runner.run)
+        self._intake = Intake(
+            self._store.queue, self.worker, settings.concurrency, self._readiness, runner.run
+        )
         self._triggers = self._listener()
         self._recovery = Recovery(
-            self._store, self.worker, settings.heartbeat_ttl, self._intake, self._triggers
+            self._store, self.worker, settings.heartbeat_ttl, self._intake, self._triggers, observer
         )
 
     @property
@@ -146,11 +161,11 @@ class Service:
     @contextlib.asynccontextmanager
     async def _observed(self, stop: asyncio.Event) -> AsyncIterator[None]:
         """Answer who watches, from before Redis is there until the last run is reported."""
-        observer, settings = self._observer, self._settings
+        monitor, settings = self._monitor, self._settings
         async with contextlib.AsyncExitStack() as opened:
-            if observer is not None:
-                opened.push_async_callback(observer.close)
-            if observer is not None and settings.health_port:
+            if monitor is not None:
+                opened.push_async_callback(monitor.close)
+            if monitor is not None and settings.health_port:
                 from services.executor.monitoring.health_server import Answers, Worker, serving
 
                 listening = self._triggers.listening if self._triggers else None
@@ -163,7 +178,7 @@ class Service:
                     stop,
                     self._pool.counts,
                 )
-                answers = Answers(worker, observer.registry)
+                answers = Answers(worker, monitor.registry)
                 await opened.enter_async_context(serving(settings.health_host, settings.health_port, answers))
             yield
 
@@ -189,11 +204,12 @@ class Service:
         settings = self._settings
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._intake.run(), name="intake")
+            tasks.create_task(self._readiness.run(), name="readiness")
             tasks.create_task(self._recovery.promote(), name="retries")
             tasks.create_task(self._recovery.rescue(), name="rescue")
             tasks.create_task(_settled(self._registry.run), name="registry")
             tasks.create_task(_settled(self._prune), name="environments")
-            tasks.create_task(Cancellations(self._store).run(), name="cancellations")
+            tasks.create_task(Cancellations(self._store, self._observer).run(), name="cancellations")
             if self._triggers is not None:
                 tasks.create_task(self._triggers.run(), name="triggers")
             if Mode.CRON in settings.schedule_mode:
@@ -208,7 +224,7 @@ class Service:
         from services.executor.scheduler import CronScheduler, Hands
 
         hands = Hands(self._intake, self.worker)
-        await CronScheduler(self._store, self._settings.cron_check_interval, hands).run()
+        await CronScheduler(self._store, self._settings.cron_check_interval, hands, self._observer).run()
 
     async def _prune(self) -> None:
         """Remove environments and copies of code that no tool has used for long, again and again."""
@@ -217,16 +233,14 @@ class Service:
             await asyncio.to_thread(self._bundles.prune, self._settings.environment_retention)
             await asyncio.sleep(PRUNE_SECONDS)
 
-    def _wanted_observer(self, loader: Loader, variables: Mapping[str, str]) -> "Observer | None":
-        """An observer of the store, unless nobody would read what it counts or collect its spans."""
+    def _wanted_monitor(self, variables: Mapping[str, str]) -> "Monitor | None":
+        """A monitor, unless nobody would read what it counts or collect its spans."""
         scraped = self._settings.health_port > 0
         if not scraped and not tracing.are_collected(variables):
             return None
-        from services.executor import observe, watched
+        from services.executor.observe import monitor
 
-        observer = observe.wanted(self.worker, loader.names, scraped=scraped, variables=variables)
-        self._store = watched.store_on(self._client, self._patient, retention(self._settings), observer)
-        return observer
+        return monitor(self.worker, self._loader.names, scraped=scraped, variables=variables)
 
     def _listener(self) -> Triggers | None:
         settings = self._settings

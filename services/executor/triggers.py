@@ -15,7 +15,6 @@ hears before it: so that is nobody else's, and what comes after it is.
 
 import asyncio
 import secrets
-import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -24,7 +23,7 @@ import structlog
 
 from services.executor import report
 from services.executor.intake import Intake
-from services.executor.store import NORMAL, Order, Position, Store
+from services.executor.store import Order, Position, Store
 from services.executor.store.pubsub import Message
 from shared import keys
 from shared.backoff import Outage, until_available
@@ -41,8 +40,6 @@ LEAVE_SECONDS = 2.0
 AHEAD_MESSAGES = 10_000
 AHEAD_CHARACTERS = 100_000_000
 """How much is heard before it is admitted: what is not heard in time fills Redis' memory, which it limits."""
-PRIORITIES_KEPT = 10_000
-PRIORITY_KEPT_SECONDS = 2.0
 
 
 class Positions:
@@ -153,7 +150,6 @@ class Triggers:
         self._worker = worker
         self._channels = tuple(channels)
         self._ttl_seconds = ttl_seconds
-        self._priorities: dict[str, tuple[str, float]] = {}
         self._ear = ""
         self._farewell = LEAVING + secrets.token_hex(8)
         self._left = asyncio.Event()
@@ -233,30 +229,16 @@ class Triggers:
         order = Order(
             experiment_id=trigger.experiment_id,
             trigger="trigger",
-            priority=await self._priority(trigger.experiment_id),
+            priority="",  # its experiment's
             params=trigger.params,
             request_id=trigger.request_id,
             triggered_by=trigger.triggered_by,
             traceparent=trigger.traceparent,
         )
         with self._intake.reserved() as room:
-            timestamp, claims = await until_available(
+            timestamp, taken = await until_available(
                 "trigger", lambda: self._store.queue.admit(order, position, self._worker, room)
             )
-        await self._intake.take(claims)
-        if claims:  # a line takes as long as a begin
-            await asyncio.sleep(0)
+        await self._intake.take(taken)
         if timestamp is not None:
             log.info("trigger.admitted", experiment_id=order.experiment_id, run=timestamp)
-
-    async def _priority(self, experiment_id: str) -> str:
-        """The experiment's priority, at most a moment old."""
-        known = self._priorities.get(experiment_id)
-        if known is not None and time.monotonic() < known[1]:
-            return known[0]
-        stored = await until_available("priority", lambda: self._store.experiments.read(experiment_id))
-        chosen = stored.experiment.policy.priority if stored.experiment else None
-        if len(self._priorities) >= PRIORITIES_KEPT:
-            self._priorities.clear()
-        self._priorities[experiment_id] = (chosen or NORMAL, time.monotonic() + PRIORITY_KEPT_SECONDS)
-        return chosen or NORMAL

@@ -26,6 +26,17 @@ def echo(tools: Tools) -> Path:
     return tools("echo", ECHO)
 
 
+class NoTools:
+    """The preparation of tools, where none is needed."""
+
+    def want(self, name: str) -> None:
+        """Prepare nothing."""
+
+    def take_missing(self) -> list[str]:
+        """None was looked for."""
+        return []
+
+
 async def assert_works(neighbour: Neighbour) -> None:
     """A good experiment (with the tool `echo`) runs."""
     await neighbour.publish("exp_good", "echo", params={"well": True})

@@ -26,7 +26,7 @@ from shared import keys
 from shared.errors import SettingsError
 from tests.conftest import Neighbour, Serve, Tools, eventually
 from tests.ports import free_port
-from tests.service.conftest import Work, assert_works, client_ids
+from tests.service.conftest import NoTools, Work, assert_works, client_ids
 
 HOST = "127.0.0.1"
 PATIENT = """
@@ -83,7 +83,7 @@ async def get(port: int, path: str) -> tuple[int, dict[str, Any]]:
 
 def a_worker(store: Store) -> Worker:
     """A worker that does nothing."""
-    intake = Intake(store.queue, "me", 8, lambda running: asyncio.sleep(0))
+    intake = Intake(store.queue, "me", 8, NoTools(), lambda running: asyncio.sleep(0))
     return Worker("me", store, intake, 8, None, asyncio.Event())
 
 
@@ -465,10 +465,10 @@ async def _held_by_the_dead(store: Store, order: Order) -> None:
     """A run that a worker had begun before it died."""
     await store.queue.create_group()
     await store.queue.enqueue(order)
-    [claim] = await store.queue.claim("dead", 1, 1)
-    stored = await store.experiments.read(order.experiment_id)
-    begun, _ = await store.runs.begin(claim, stored, {"run_id": claim.order.run_id}, {"event": "run_started"})
-    assert begun is Begun.BEGUN
+    tool = (await store.experiments.read(order.experiment_id)).readable().tool
+    await store.workers.tell_tools("dead", {tool: ""}, 60)
+    [claim] = (await store.queue.claim("dead", 1)).claims
+    assert claim.begun is Begun.BEGUN
     await store.workers.heartbeat("dead", 0.01, listening=False)
 
 

@@ -4,12 +4,11 @@ import asyncio
 from typing import Any
 
 from services.executor.intake import Intake
-from services.executor.running import Running
+from services.executor.runner import Running
 from services.executor.store import Order, Store
-from services.executor.store.orders import PRIORITIES
-from shared import keys
 from tests.conftest import eventually
-from tests.store.conftest import orders, pending
+from tests.service.conftest import NoTools
+from tests.store.conftest import pending
 
 
 async def perform(running: Running) -> None:
@@ -17,32 +16,20 @@ async def perform(running: Running) -> None:
     await running.cancel.wait()
 
 
-async def test_what_a_wait_handed_out_beyond_the_free_slots_is_given_back(store: Store, redis: Any) -> None:
-    intake = Intake(store.queue, "w1", 1, perform)
+async def test_a_worker_without_room_passes_the_bell_on(store: Store, redis: Any) -> None:
+    intake = Intake(store.queue, "w1", 1, NoTools(), perform)
     claiming = asyncio.create_task(intake.run())
 
     async def waits() -> bool:
         return int((await redis.info("clients"))["blocked_clients"]) > 0
 
-    async def settled() -> bool:
-        return len(intake.running) == 1 and await pending(redis) == 1
-
     await eventually(waits, "the wait for an order")
-    async with redis.pipeline(transaction=True) as pipe:  # so that each queue has one when the wait ends
-        for priority in PRIORITIES:
-            order = Order(priority, "trigger", priority=priority)
-            pipe.xadd(keys.queue(priority), {"order": order.to_json()})
-        await pipe.execute()
-    await eventually(settled, "one run to begin")
-    other = await store.queue.claim("w2", 3, 1_000)
-    running = [one.claim.order.experiment_id for one in intake.running]
+    with intake.reserved() as count:
+        assert count == 1
+        await store.queue.enqueue(Order("e", "trigger"))
+        assert await store.queue.wait("w2", 10)
+    assert len((await store.queue.claim("w2", 1)).claims) == 1
     claiming.cancel()
-    for one in intake.running:
-        one.cancel.set()
-
-    assert sorted([*running, *(claim.order.experiment_id for claim in other)]) == sorted(PRIORITIES)
-    assert len(await orders(redis)) == 3
-    assert all(claim.order.timestamp for claim in other)
 
 
 async def test_what_was_handed_out_in_an_answer_that_was_lost_does_not_wait_either(
@@ -51,17 +38,20 @@ async def test_what_was_handed_out_in_an_answer_that_was_lost_does_not_wait_eith
     await store.queue.create_group()
     for number in range(4):
         await store.queue.enqueue(Order(f"e{number}", "trigger"))
-    assert len(await store.queue.claim("w1", 4, 10)) == 4
-    intake = Intake(store.queue, "w1", 2, perform)
+    assert len((await store.queue.claim("w1", 4)).claims) == 4
+    intake = Intake(store.queue, "w1", 2, NoTools(), perform)
     claiming = asyncio.create_task(intake.run())
 
-    async def given_back() -> bool:
-        return len(intake.running) == 2 and await pending(redis) == 2
+    async def has_begun() -> bool:
+        return len(intake.running) == 2
 
-    await eventually(given_back, "the others to be given back")
+    await eventually(has_begun, "two runs to begin")
+    for one in intake.running:
+        one.cancel.set()
+    await eventually(has_begun, "the other two")
     claiming.cancel()
 
-    assert len(await store.queue.claim("w2", 4, 1_000)) == 2
+    assert await pending(redis) == 4
     for one in intake.running:
         one.cancel.set()
 
@@ -78,7 +68,7 @@ async def test_a_run_that_is_only_reported_keeps_no_slot_and_reports_dont_pile_u
 
     for _ in range(5):
         await store.queue.enqueue(Order("e", "trigger"))
-    intake = Intake(store.queue, "w1", 2, report_slowly)
+    intake = Intake(store.queue, "w1", 2, NoTools(), report_slowly)
     claiming = asyncio.create_task(intake.run())
     for _ in range(4):
         await begun.acquire()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from services.executor import cancellation
+from services.executor import recovery
 from services.executor.store import Cancelled, Store
 from tests.conftest import Neighbour, Serve, eventually
 
@@ -144,7 +144,7 @@ async def test_a_run_that_was_cancelled_while_it_waited_never_starts(
         await neighbour.events("exp_long", "run_started")
         await neighbour.trigger({"experiment_id": "exp_wait"})
         [waiting] = await eventually(lambda: _open_runs(neighbour, "exp_wait"))
-        answer = await cancellation.cancel(store, f"exp_wait:{waiting}")
+        answer = await recovery.cancel(store, f"exp_wait:{waiting}")
         result = await neighbour.result("exp_wait")
         go.touch()
         await neighbour.result("exp_long")

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from services.executor import cancellation
+from services.executor import recovery
 from services.executor.store import Store
 from tests.conftest import Neighbour, Serve, eventually
 
@@ -75,7 +75,7 @@ async def test_cancelling_the_wait_for_another_attempt_leaves_no_experiment_runn
         for name in ("exp_hash", "exp_text"):
             await neighbour.trigger({"experiment_id": name})
             [retrying] = await neighbour.events(name, "run_retrying")
-            await cancellation.cancel(store, retrying["run_id"])
+            await recovery.cancel(store, retrying["run_id"])
             await neighbour.result(name)
 
     assert await neighbour.redis.hget("experiments:exp_hash", "state") == "failed"

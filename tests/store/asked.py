@@ -23,15 +23,11 @@ async def read_schedules(store: Store) -> list[Any]:
     return [one async for one in store.experiments.scan_schedules()]
 
 
-async def begin_again(run: Run) -> Any:
-    return await run.worker.begin(await run.worker.claim())
-
-
 WRITES: dict[str, Ask] = {
     "enqueue": lambda run: run.worker.store.queue.enqueue(
         Order(EXPERIMENT, "trigger", request_id="r"), Position("m", 1)
     ),
-    "begin": begin_again,
+    "claim": lambda run: run.worker.store.queue.claim("w1", 1),
     "emit": lambda run: run.worker.store.runs.emit(run.claim, [event_of(run.claim, "progress")]),
     "finish": lambda run: run.finish(),
     "retry": lambda run: run.retry(60),
@@ -65,7 +61,7 @@ READS: dict[str, Ask] = {
     "depth": lambda run: run.worker.store.queue.depth(),
     "alive": lambda run: run.worker.store.workers.alive(),
     "subscribe": lambda run: subscribe(run.worker.store),
-    "claim": lambda run: run.worker.store.queue.claim("w1", 1, 50),
+    "wait": lambda run: run.worker.store.queue.wait("w1", 0.05),
     "claims_of": lambda run: run.worker.store.queue.claims_of("w1"),
     "now": lambda run: run.worker.store.due_times.now_ms(),
 }

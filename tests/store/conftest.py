@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from services.executor.store import Begun, Claim, Finished, Limit, NotedSchedule, Order, Store, Stored
-from services.executor.store.deliveries import GROUP
-from services.executor.store.queue import QUEUES
+from services.executor.store import Claim, Finished, NotedSchedule, Order, Store
+from services.executor.store.claims import GROUP, QUEUES
 from shared import keys
 from shared.connection import connect, connect_blocking
 from shared.messages import State
@@ -20,7 +19,6 @@ from tests.conftest import KEPT, Neighbour
 from tests.service.trouble import Server
 
 EXPERIMENT = "exp:1"
-CLAIM_WAIT_MS = 5_000
 QUEUE = keys.queue("normal")
 """Where orders wait that say nothing about their priority."""
 
@@ -31,42 +29,49 @@ class Worker:
     def __init__(self, store: Store, name: str = "w1") -> None:
         self.store = store
         self.name = name
+        self._has_told = False
 
-    async def queued(self, experiment_id: str = EXPERIMENT, **members: Any) -> str:
-        """The timestamp of a new run."""
+    async def queued(
+        self, experiment_id: str = EXPERIMENT, limits: Mapping[str, Any] | None = None, **members: Any
+    ) -> str:
+        """The timestamp of a new run; with `limits`, its order brings an experiment that has these."""
+        if limits is not None:
+            members["experiment"] = {"tool": "t", **limits}
         timestamp = await self.store.queue.enqueue(Order(experiment_id, "trigger", **members))
         assert timestamp is not None
         return timestamp
+
+    async def ready(self) -> None:
+        """Tell that this worker can begin the tool `t`."""
+        if not self._has_told:
+            await self.store.workers.tell_tools(self.name, {"t": ""}, 60)
+            self._has_told = True
+
+    async def take(self, room: int = 1, missing: Sequence[str] = ()) -> Sequence[Claim]:
+        """The claims that there are now."""
+        await self.ready()
+        return (await self.store.queue.claim(self.name, room, missing)).claims
 
     async def claim(self) -> Claim:
         """The next claim; waits for it."""
         async with asyncio.timeout(10):
             while True:
-                for claim in await self.store.queue.claim(self.name, 1, CLAIM_WAIT_MS):
+                for claim in await self.take():
                     return claim
+                await self.store.queue.wait(self.name, 5)
 
-    async def claimed(self, experiment_id: str = EXPERIMENT, **members: Any) -> Claim:
+    async def claimed(
+        self, experiment_id: str = EXPERIMENT, limits: Mapping[str, Any] | None = None, **members: Any
+    ) -> Claim:
         """A new run, held by this worker."""
-        await self.queued(experiment_id, **members)
+        await self.queued(experiment_id, limits, **members)
         return await self.claim()
 
-    async def begin(
-        self, claim: Claim, stored: Stored | None = None, limits: Sequence[Limit] = ()
-    ) -> tuple[Begun, Stored]:
-        """Begin the attempt, with the experiment as it is stored now unless it is given."""
-        if stored is None:
-            stored = await self.store.experiments.read(claim.order.experiment_id)
-        event = event_of(claim, "run_started")
-        return await self.store.runs.begin(
-            claim, stored, {"worker": self.name, "params": {"a": 1}}, event, limits
-        )
-
-    async def begun(self, experiment_id: str = EXPERIMENT, **members: Any) -> "Run":
+    async def begun(
+        self, experiment_id: str = EXPERIMENT, limits: Mapping[str, Any] | None = None, **members: Any
+    ) -> "Run":
         """A run under way."""
-        claim = await self.claimed(experiment_id, **members)
-        answer, stored = await self.begin(claim)
-        assert answer is Begun.BEGUN
-        return Run(self, claim, stored)
+        return Run(self, await self.claimed(experiment_id, limits, **members))
 
 
 @dataclass(frozen=True)
@@ -75,18 +80,16 @@ class Run:
 
     worker: Worker
     claim: Claim
-    stored: Stored
 
     @property
     def id(self) -> str:
         return self.claim.order.run_id
 
-    async def finish(self, state: State = State.RUN, stored: Stored | None = None) -> Finished:
+    async def finish(self, state: State = State.RUN) -> Finished:
         """End it: `state` is the experiment's then."""
         status = "completed" if state is State.RUN else "failed"
         return await self.worker.store.runs.finish(
             self.claim,
-            stored or self.stored,
             state,
             {"status": status, "result": [1], "error": None},
             [event_of(self.claim, "items_processed"), event_of(self.claim, "run_completed")],
@@ -132,6 +135,14 @@ def event_of(claim: Claim, name: str) -> dict[str, Any]:
 def result_of(claim: Claim, status: str) -> dict[str, Any]:
     """The message about the run's end."""
     return {"experiment_id": claim.order.experiment_id, "run_id": claim.order.run_id, "status": status}
+
+
+async def held(worker: Worker, redis: Any, experiment_id: str = EXPERIMENT, **members: Any) -> Claim:
+    """A new run whose order a worker holds, and that has not begun: an answer was lost, say."""
+    timestamp = await worker.queued(experiment_id, **members)
+    await redis.xreadgroup(GROUP, worker.name, {keys.queue(members.get("priority", "normal")): ">"})
+    claims = await worker.store.queue.claims_of(worker.name)
+    return next(claim for claim in claims if claim.entry == timestamp)
 
 
 @pytest.fixture
@@ -197,9 +208,13 @@ async def pending(redis: Any) -> int:
     return sum([int((await redis.xpending(queue, GROUP))["pending"]) for queue in QUEUES])
 
 
-async def orders(redis: Any) -> list[dict[str, Any]]:
+async def orders(redis: Any) -> list[Order]:
     """What is in the queue, claimed or not."""
-    return [json.loads(fields["order"]) for queue in QUEUES for _, fields in await redis.xrange(queue)]
+    return [
+        Order.decode(fields["order"], entry)
+        for queue in QUEUES
+        for entry, fields in await redis.xrange(queue)
+    ]
 
 
 Document = Mapping[str, Any]

@@ -1,22 +1,25 @@
-"""An attempt begins in one step, or nothing at all happens."""
+"""A claim begins a run in one step, or nothing at all happens."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from services.executor.store import Begun, Stored
+from services.executor.store import FOUND, Begun
 from shared import keys
+from shared.errors import ContractError, ExperimentNotFoundError
 from shared.messages import State
 from tests.store.conftest import (
     EXPERIMENT,
     KINDS,
     SHAPES,
     Ear,
+    Run,
     Worker,
     event_of,
     everything,
+    held,
     journal,
     metrics,
     publish,
@@ -30,14 +33,25 @@ async def test_everything_that_a_begin_changes_is_seen_at_once(worker: Worker, r
     run = await worker.begun()
 
     record = await redis.hgetall(keys.run(run.id))
-    event = event_of(run.claim, "run_started")
+    [event] = await metrics(redis)
     assert (record["status"], record["lease"], record["worker"]) == ("running", run.claim.lease, "w1")
-    assert json.loads(record["params"]) == {"a": 1}
+    assert (record["run_id"], record["experiment_id"], record["tool"]) == (run.id, EXPERIMENT, "t")
+    assert (record["attempt"], record["trigger"]) == ("1", "trigger")
     assert await redis.zscore(keys.open_runs(EXPERIMENT), run.claim.order.timestamp) == 1
-    assert await metrics(redis) == [event]
-    assert await journal(redis) == [("metric", event)]
-    assert await ear.all() == [(keys.METRICS, event)]
+    assert isinstance(event.pop("timestamp"), float)
+    assert event == {**event_of(run.claim, "run_started"), "tool": "t"}
+    assert [(kind, one["event"]) for kind, one in await journal(redis)] == [("metric", "run_started")]
+    assert [(channel, one["event"]) for channel, one in await ear.all()] == [(keys.METRICS, "run_started")]
     assert await state_of(redis) == "running"
+
+
+async def test_names_are_written_as_json_has_them(worker: Worker, redis: Any) -> None:
+    name = 'a "quoted" \\ name/ü'
+    await publish(redis, "flat", experiment_id=name)
+    run = await worker.begun(name)
+
+    [event] = await metrics(redis, name)
+    assert (event["experiment_id"], event["run_id"]) == (name, run.id)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -48,67 +62,93 @@ async def test_an_experiment_in_any_shape_and_state_begins(
     await publish(redis, shape, state)
     run = await worker.begun()
 
+    assert run.claim.begun is Begun.BEGUN
     assert await state_of(redis) == "running"
-    assert run.stored.experiment is not None
-    assert run.stored.experiment.state is State.RUNNING
-    assert run.stored == await worker.store.experiments.read(EXPERIMENT)
+    experiment = run.claim.stored.readable()
+    assert (experiment.tool, experiment.params, experiment.id) == ("t", {}, EXPERIMENT)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_an_archived_experiment_does_not_begin(shape: str, worker: Worker, redis: Any) -> None:
     await publish(redis, shape, "archived")
     claim = await worker.claimed()
-    before = await everything(redis)
-    answer, _ = await worker.begin(claim)
 
-    assert answer is Begun.ARCHIVED
-    assert await everything(redis) == before
+    assert claim.begun is Begun.ARCHIVED
+    assert not await redis.exists(keys.run(claim.order.run_id), keys.metrics(EXPERIMENT), keys.journal())
+    assert await redis.zscore(keys.open_runs(EXPERIMENT), claim.order.timestamp) == 0
+    assert await state_of(redis) == "archived"
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_an_experiment_archived_after_it_was_read_does_not_begin(
+async def test_an_experiment_archived_after_it_was_compiled_does_not_begin(
     shape: str, worker: Worker, redis: Any
 ) -> None:
     await publish(redis, shape)
-    stored = await worker.store.experiments.read(EXPERIMENT)
+    await (await worker.begun()).finish()
     await publish(redis, shape, "archived")
-    claim = await worker.claimed()
 
-    assert (await worker.begin(claim, stored))[0] is Begun.ARCHIVED
+    assert (await worker.claimed()).begun is Begun.ARCHIVED
     assert await state_of(redis) == "archived"
 
 
 @pytest.mark.parametrize("before", KINDS)
 @pytest.mark.parametrize("after", KINDS)
-async def test_an_experiment_published_anew_meanwhile_begins_as_it_is_now(
+async def test_an_experiment_published_anew_begins_as_it_is_now(
     before: str, after: str, worker: Worker, redis: Any
 ) -> None:
     await publish(redis, before, "draft")
-    stored = await worker.store.experiments.read(EXPERIMENT)
+    await (await worker.begun()).finish()
     await redis.delete(keys.experiment(EXPERIMENT))
     await publish(redis, after, "paused")
-    answer, stored = await worker.begin(await worker.claimed(), stored)
+    claim = await worker.claimed()
 
-    assert answer is Begun.BEGUN
+    assert claim.begun is Begun.BEGUN
     assert await state_of(redis) == "running"
-    if after in {"string", "wrapped"}:
-        assert stored == await worker.store.experiments.read(EXPERIMENT)
+
+
+@pytest.mark.parametrize("shape", ["flat", "string"])
+async def test_a_document_is_compiled_once_whatever_its_state(shape: str, worker: Worker, redis: Any) -> None:
+    await publish(redis, shape, "ready")
+    await (await worker.begun()).finish()
+    before = (await redis.info("commandstats"))["cmdstat_del"]["calls"]
+    for state in ("run", "failed", "completed", "paused"):
+        if shape == "flat":
+            await redis.hset(keys.experiment(EXPERIMENT), "state", state)
+        run = await worker.begun()
+        await run.finish(State.FAILED)
+
+    assert (await redis.info("commandstats"))["cmdstat_del"]["calls"] == before
+
+
+async def test_a_changed_document_is_compiled_anew(worker: Worker, redis: Any) -> None:
+    await publish(redis, "flat")
+    await (await worker.begun()).finish()
+    await redis.hset(keys.experiment(EXPERIMENT), "params", '{"a": 1}')
+
+    assert (await worker.claimed()).stored.readable().params == {"a": 1}
+
+
+async def test_what_was_compiled_does_not_stay_for_ever(worker: Worker, redis: Any) -> None:
+    await publish(redis, "flat")
+    await worker.begun()
+
+    assert 0 < await redis.pttl(keys.compiled(EXPERIMENT)) <= 7 * 86_400_000
 
 
 async def test_a_document_that_says_running_already_stays_as_it_is(worker: Worker, redis: Any) -> None:
     text = '{ "execution":{"tool":"t"},  "state" : "running" }'
     await redis.set(keys.experiment(EXPERIMENT), text)
-    run = await worker.begun()
+    await worker.begun()
 
-    assert await redis.get(keys.experiment(EXPERIMENT)) == run.stored.content == text
+    assert await redis.get(keys.experiment(EXPERIMENT)) == text
 
 
 async def test_an_experiment_that_runs_already_is_not_written_again(worker: Worker, redis: Any) -> None:
     await publish(redis, "flat")
     await worker.begun()
-    claim = await worker.claimed()
+    await worker.queued()
     before = (await redis.info("commandstats"))["cmdstat_hset"]["calls"]
-    await worker.begin(claim)
+    await worker.claim()
 
     assert (await redis.info("commandstats"))["cmdstat_hset"]["calls"] == before + 1  # its record
 
@@ -128,17 +168,19 @@ async def test_an_experiment_that_is_not_there_is_not_made(worker: Worker, redis
     run = await worker.begun()
     await run.finish()
 
+    assert isinstance(run.claim.stored.error, ExperimentNotFoundError)
     assert await redis.exists(keys.experiment(EXPERIMENT)) == 0
 
 
-async def test_an_experiment_deleted_after_it_was_read_is_not_made(worker: Worker, redis: Any) -> None:
+async def test_an_experiment_deleted_after_it_was_compiled_is_not_made(worker: Worker, redis: Any) -> None:
     for shape in ("flat", "string"):
         await publish(redis, shape)
-        stored = await worker.store.experiments.read(EXPERIMENT)
+        await (await worker.begun()).finish()
         await redis.delete(keys.experiment(EXPERIMENT))
-        answer, _ = await worker.begin(await worker.claimed(), stored)
+        claim = await worker.claimed()
 
-        assert answer is Begun.BEGUN
+        assert claim.begun is Begun.BEGUN
+        assert isinstance(claim.stored.error, ExperimentNotFoundError)
         assert await redis.exists(keys.experiment(EXPERIMENT)) == 0
 
 
@@ -162,65 +204,147 @@ async def test_what_can_not_be_read_begins_to_be_reported_and_is_left_alone(
     name, *arguments = command
     await redis.execute_command(name, keys.experiment(EXPERIMENT), *arguments)
     before = await redis.dump(keys.experiment(EXPERIMENT))
-    run = await worker.begun()
-    assert await run.finish(State.FAILED) == "finished"
+    for _ in range(2):  # as it is compiled, and from what was compiled
+        run = await worker.begun()
+        assert await run.finish(State.FAILED) == "finished"
 
-    assert run.stored.experiment is None
-    assert await redis.dump(keys.experiment(EXPERIMENT)) == before
+        assert isinstance(run.claim.stored.error, ContractError)
+        assert await redis.dump(keys.experiment(EXPERIMENT)) == before
+
+
+async def test_what_is_too_large_is_not_read(worker: Worker, redis: Any) -> None:
+    await redis.hset(keys.experiment(EXPERIMENT), mapping={"tool": "t", "params": "x" * 17_000_000})
+    run = await worker.begun()
+
+    assert "holds 17000001 bytes; at most 16 MiB" in str(run.claim.stored.error)
+
+
+# -- which tools a worker can begin ---------------------------------------------------
+
+
+async def test_an_order_whose_tool_is_not_ready_is_put_aside_unbegun(worker: Worker, redis: Any) -> None:
+    await publish(redis, "flat")
+    await worker.queued()
+    taken = await worker.store.queue.claim("other", 1)
+
+    assert (list(taken.claims), list(taken.wanted)) == ([], ["t"])
+    assert await redis.keys("experiment_runs:*") == []
+    assert await worker.store.queue.claims_of("other") == []
+    assert (await worker.store.queue.depth()).waiting == 1
+
+
+async def test_who_can_begin_a_tool_takes_what_was_put_aside_for_it(worker: Worker, redis: Any) -> None:
+    await publish(redis, "flat")
+    queued = [await worker.queued(priority=priority) for priority in ("low", "normal", "high")]
+    await worker.store.queue.claim("other", 5)
+    claims = await worker.take(2)
+    claims = [*claims, *await worker.take(2)]
+
+    assert {claim.entry for claim in claims} == set(queued)
+    assert not await redis.exists(keys.wanted())
+    assert (await worker.store.queue.depth()).held == 3
+
+
+async def test_a_tool_that_is_found_and_not_ready_is_wanted_again(worker: Worker, redis: Any) -> None:
+    await publish(redis, "flat")
+    await worker.queued()
+    await worker.store.workers.tell_tools("other", {"t": FOUND}, 60)
+
+    for _ in range(2):
+        assert list((await worker.store.queue.claim("other", 1)).wanted) == ["t"]
+
+
+async def test_a_tool_that_no_live_worker_has_begins_to_be_reported(worker: Worker, redis: Any) -> None:
+    await publish(redis, "flat")
+    await worker.queued()
+    await worker.store.queue.claim("other", 1)
+    [claim] = (await worker.store.queue.claim("other", 1, missing=["t"])).claims
+
+    assert claim.begun is Begun.BEGUN
+    assert await redis.hget(keys.run(claim.order.run_id), "worker") == "other"
+
+
+async def test_a_tool_that_another_live_worker_has_waits_for_that_one(worker: Worker, redis: Any) -> None:
+    await publish(redis, "flat")
+    await worker.store.workers.heartbeat("w1", 60, listening=False)
+    await worker.store.workers.tell_tools("w1", {"t": FOUND}, 60)
+    await worker.queued()
+    await worker.store.queue.claim("other", 1)
+    taken = await worker.store.queue.claim("other", 1, missing=["t"])
+
+    assert list(taken.claims) == []
+    assert await worker.store.queue.wait("w1", 5)  # it was woken
+    assert len(await worker.take()) == 1
+
+
+async def test_what_a_worker_tells_of_its_tools_ends_with_its_heartbeat(worker: Worker, redis: Any) -> None:
+    await worker.store.workers.tell_tools("w1", {"t": ""}, 60)
+    await worker.store.workers.heartbeat("w1", 3, listening=False)
+
+    assert 0 < await redis.pttl(keys.tools_of("w1")) <= 3_000
 
 
 # -- whose run it is ------------------------------------------------------------------
 
 
+async def test_an_order_that_is_held_and_has_not_begun_begins_once(worker: Worker, redis: Any) -> None:
+    await publish(redis, "flat")
+    await worker.ready()
+    claim = await held(worker, redis)
+    [begun] = (await worker.store.queue.begin_held("w1", [claim])).claims
+    before = await everything(redis)
+    [again] = (await worker.store.queue.begin_held("w1", [claim])).claims
+
+    assert begun.begun is again.begun is Begun.BEGUN
+    assert again.stored.readable().tool == "t"
+    assert await everything(redis) == before
+    assert await Run(worker, again).finish() == "finished"
+
+
 async def test_a_claim_that_was_taken_over_does_not_begin(worker: Worker, redis: Any) -> None:
     await publish(redis, "flat")
-    claim = await worker.claimed()
+    claim = await held(worker, redis)
     assert await worker.store.queue.requeue(claim, claim.order)
     before = await everything(redis)
 
-    assert (await worker.begin(claim))[0] is Begun.LOST
+    assert (await worker.store.queue.begin_held("w1", [claim])).claims == []
     assert await everything(redis) == before
 
 
 async def test_only_who_holds_a_claim_begins_it(worker: Worker, redis: Any) -> None:
     await publish(redis, "flat")
-    claim = await worker.claimed()
-    thief = replace(claim, worker="w2")
+    claim = await held(worker, redis)
     before = await everything(redis)
 
-    assert (await worker.begin(thief))[0] is Begun.LOST
+    assert (await worker.store.queue.begin_held("w2", [replace(claim, worker="w2")])).claims == []
     assert await everything(redis) == before
 
 
 async def test_of_many_begins_of_different_deliveries_one_counts(worker: Worker, redis: Any) -> None:
     await publish(redis, "string")
-    first = await worker.claimed()
+    await worker.ready()
+    first = await held(worker, redis)
     await worker.store.queue.requeue(first, first.order)
-    second = await worker.claim()
-    answers = await together(*(worker.begin(claim) for claim in (first, second, first)))
+    await redis.xreadgroup("executors", "w1", {first.queue: ">"})
+    [second] = await worker.store.queue.claims_of("w1")
+    taken = await together(*(worker.store.queue.begin_held("w1", [one]) for one in (first, second, first)))
 
-    assert sorted(answer.value for answer, _ in answers) == ["begun", "lost", "lost"]
+    assert [claim.entry for one in taken for claim in one.claims] == [second.entry]
     assert (await redis.hgetall(keys.run(second.order.run_id)))["lease"] == second.lease
 
 
 async def test_a_begin_against_writers_of_the_document_gets_through(worker: Worker, redis: Any) -> None:
     await publish(redis, "string")
-    stored = await worker.store.experiments.read(EXPERIMENT)
-    for number in range(3):
-        await redis.set(keys.experiment(EXPERIMENT), json.dumps({"tool": "t", "version": number}))
-    answer, stored = await worker.begin(await worker.claimed(), stored)
+    await worker.ready()
 
-    assert answer is Begun.BEGUN
-    assert json.loads(stored.content) == {"tool": "t", "version": 2, "state": "running"}
-    assert await redis.get(keys.experiment(EXPERIMENT)) == stored.content
+    async def write() -> None:
+        for number in range(3):
+            await redis.set(keys.experiment(EXPERIMENT), json.dumps({"tool": "t", "version": number}))
 
+    claim, _ = await together(worker.claimed(), write())
 
-async def test_a_begin_without_an_experiment_leaves_it_alone(worker: Worker, redis: Any) -> None:
-    await publish(redis, "flat", "paused")
-    answer, _ = await worker.begin(await worker.claimed(), Stored.nothing())
-
-    assert answer is Begun.BEGUN
-    assert await state_of(redis) == "paused"
+    assert claim.begun is Begun.BEGUN
+    assert json.loads(await redis.get(keys.experiment(EXPERIMENT)))["version"] == 2
 
 
 @pytest.mark.parametrize("command", [("SET", "x"), ("HSET", "a", "b"), ("SADD", "x")], ids=" ".join)

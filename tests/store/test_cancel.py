@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 
-from services.executor.store import Begun, Cancelled, Claim, Finished, Limit, Order, Store
+from services.executor.store import Begun, Cancelled, Claim, Finished, Order, Store
 from services.executor.store.orders import PRIORITIES
 from shared import keys
 from tests.store.conftest import (
     EXPERIMENT,
     Ear,
-    Run,
     Worker,
     everything,
+    held,
     orders,
     pending,
     publish,
@@ -51,7 +51,7 @@ async def test_a_run_that_was_cancelled_while_it_waited_is_never_claimed(
     other = await worker.queued(experiment_id, priority=priority)
     await cancel(worker.store, f"{experiment_id}:{first}")
 
-    assert [one.order.timestamp for one in await worker.store.queue.claim("w1", 5, 10)] == [other]
+    assert [one.order.timestamp for one in await worker.take(5)] == [other]
     assert (await worker.store.queue.depth()).waiting == 0
 
 
@@ -60,10 +60,11 @@ async def test_the_run_of_another_experiment_with_the_same_timestamp_stays(
 ) -> None:
     timestamp = await worker.queued()
     same = Order("another", "trigger", priority="low", params={"experiment_id": EXPERIMENT})
-    await redis.xadd(keys.queue("low"), {"order": same.to_json()}, id=timestamp)
+    await redis.xadd(keys.queue("low"), {"order": same.encode()}, id=timestamp)
+    await redis.zadd(keys.open_runs("another"), {timestamp: 0})
     await cancel(worker.store, f"{EXPERIMENT}:{timestamp}")
 
-    [claim] = await worker.store.queue.claim("w1", 5, 10)
+    [claim] = await worker.take(5)
     assert claim.order.run_id == f"another:{timestamp}"
 
 
@@ -71,11 +72,10 @@ async def test_a_run_that_was_cancelled_once_it_was_claimed_never_begins(
     worker: Worker, redis: Any, ear: Ear
 ) -> None:
     await publish(redis, "flat")
-    claim = await worker.claimed()
+    claim = await held(worker, redis)
     await cancel(worker.store, claim.order.run_id)
-    answer, _ = await worker.begin(claim)
 
-    assert answer is Begun.CANCELLED
+    assert (await worker.store.queue.begin_held("w1", [claim])).claims == []
     assert await orders(redis) == []
     assert await pending(redis) == 0
     assert await ear.names() == ["error", "cancelled"]
@@ -83,11 +83,12 @@ async def test_a_run_that_was_cancelled_once_it_was_claimed_never_begins(
 
 
 async def test_a_run_that_was_claimed_but_did_not_begin_never_does(worker: Worker, redis: Any) -> None:
-    claim = await worker.claimed()
+    claim = await held(worker, redis)
     assert await cancel(worker.store, claim.order.run_id) is Cancelled.CANCELLED
     assert await worker.store.queue.requeue(claim, claim.order)
 
-    assert (await worker.begin(await worker.claim()))[0] is Begun.CANCELLED
+    assert await worker.take() == []
+    assert (await orders(redis), await pending(redis)) == ([], 0)
     assert not await worker.store.due_times.has_open_runs(EXPERIMENT)
 
 
@@ -97,7 +98,7 @@ async def test_a_run_between_two_attempts_ends_at_once(worker: Worker, redis: An
     assert await cancel(worker.store, run.id) is Cancelled.CANCELLED
     await worker.store.queue.promote()
 
-    assert (await worker.begin(await worker.claim()))[0] is Begun.CANCELLED
+    assert await worker.take() == []
     assert (await worker.store.runs.record(run.id))["status"] == "cancelled"
     assert (await ear.names())[-2:] == ["error", "cancelled"]
 
@@ -142,33 +143,34 @@ async def test_of_many_who_ask_one_ends_it(worker: Worker, ear: Ear) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_of_a_begin_and_a_cancellation_one_is_first(seed: int, worker: Worker, ear: Ear) -> None:
-    claims = [await worker.claimed(f"e{number}") for number in range(10)]
+async def test_of_a_begin_and_a_cancellation_one_is_first(
+    seed: int, worker: Worker, redis: Any, ear: Ear
+) -> None:
+    claims = [await held(worker, redis, f"e{number}") for number in range(10)]
 
-    async def race(claim: Claim, number: int) -> tuple[Begun, Cancelled]:
-        asked = [worker.begin(claim), cancel(worker.store, claim.order.run_id)]
+    async def race(claim: Claim, number: int) -> tuple[int, Cancelled]:
+        asked = [
+            worker.store.queue.begin_held("w1", [claim]),
+            cancel(worker.store, claim.order.run_id),
+        ]
         if (number + seed) % 2:
-            cancelled, begun = await together(*reversed(asked))
+            cancelled, taken = await together(*reversed(asked))
         else:
-            begun, cancelled = await together(*asked)
-        return begun[0], cancelled
+            taken, cancelled = await together(*asked)
+        return len(taken.claims), cancelled
 
     answers = await together(*(race(claim, number) for number, claim in enumerate(claims)))
 
-    assert set(answers) <= {(Begun.BEGUN, Cancelled.CANCELLING), (Begun.CANCELLED, Cancelled.CANCELLED)}
+    assert set(answers) <= {(1, Cancelled.CANCELLING), (0, Cancelled.CANCELLED)}
 
 
 async def test_a_cancelled_run_gives_up_its_place_in_the_line(worker: Worker, redis: Any) -> None:
-    one = [Limit("account", max_concurrent=1)]
-    first = await worker.claimed("first")
-    _, stored = await worker.begin(first, limits=one)
-    waiting = [await worker.claimed(name) for name in ("a", "b")]
-    for claim in waiting:
-        assert (await worker.begin(claim, limits=one))[0] is Begun.WAITING
-    await cancel(worker.store, waiting[0].order.run_id)
-    await Run(worker, first, stored).finish()
+    one = {"max_concurrent": 1, "limit_key": "account"}
+    first = await worker.begun("first", one)
+    waiting = [await worker.queued(name, one) for name in ("a", "b")]
+    assert await worker.take(2) == []
+    await cancel(worker.store, f"a:{waiting[0]}")
+    await first.finish()
 
-    assert (await worker.begin(await worker.claim(), limits=one))[0] is Begun.CANCELLED
     claim = await worker.claim()
-    assert claim.order.experiment_id == "b"
-    assert (await worker.begin(claim, limits=one))[0] is Begun.BEGUN
+    assert (claim.order.experiment_id, claim.begun) == ("b", Begun.BEGUN)

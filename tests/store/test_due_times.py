@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.executor.store import Decision, DueTime, Fired, NotedSchedule, Order, Store
+from services.executor.store import Begun, Decision, DueTime, Fired, NotedSchedule, Order, Store
 from shared import keys
 from tests.store.conftest import EXPERIMENT, QUEUE, SHAPES, Worker, everything, orders, publish, together
 
@@ -125,7 +125,7 @@ async def test_a_due_time_becomes_a_run_and_the_schedule_moves_on(store: Store, 
     assert await fire(store) == "fired"
 
     [order] = await orders(redis)
-    assert (order["experiment_id"], order["trigger"], order["scheduled_for"]) == (EXPERIMENT, "cron", "1000")
+    assert (order.experiment_id, order.trigger, order.scheduled_for) == (EXPERIMENT, "cron", "1000")
     assert await store.due_times.all() == {EXPERIMENT: 2_000}
     assert await store.due_times.has_open_runs(EXPERIMENT)
 
@@ -149,7 +149,7 @@ async def test_due_times_are_each_fired_once_by_many(store: Store, redis: Any) -
 
     fired = await together(*(work() for _ in range(4)))
 
-    due_times = [order["scheduled_for"] for order in await orders(redis)]
+    due_times = [order.scheduled_for for order in await orders(redis)]
     assert sum(fired) == len(due_times)
     assert due_times == [str(due) for due in range(50)]
 
@@ -184,7 +184,7 @@ async def test_missed_due_times_may_all_become_runs(store: Store, redis: Any) ->
     missed = [order_at(str(number)) for number in range(100)]
 
     assert (await store.due_times.fire(replace(decision(), orders=missed))).what == "fired"
-    assert [order["scheduled_for"] for order in await orders(redis)] == [str(number) for number in range(100)]
+    assert [order.scheduled_for for order in await orders(redis)] == [str(number) for number in range(100)]
     assert await redis.zcard(keys.open_runs(EXPERIMENT)) == 100
 
 
@@ -203,7 +203,7 @@ async def test_overlap_says_what_a_due_time_does_while_a_run_is_open(
 
     assert await fire(worker.store, overlap=overlap) == answer
     assert await worker.store.due_times.all() == {EXPERIMENT: 2_000}
-    assert [order["trigger"] for order in await orders(redis)].count("cron") == (answer == "fired")
+    assert [order.trigger for order in await orders(redis)].count("cron") == (answer == "fired")
 
 
 async def test_a_due_time_after_the_last_run_has_ended_is_fired(worker: Worker) -> None:
@@ -331,19 +331,20 @@ async def test_a_decision_does_not_count_once_something_else_is_written(
 
 async def test_who_fires_a_due_time_takes_its_run_with_it(worker: Worker, redis: Any) -> None:
     await publish(redis, "flat")
+    await worker.ready()
     await noted(worker.store)
     fired = await worker.store.due_times.fire(decision(), worker.name, 1)
 
-    [claim] = fired.claims
+    [claim] = fired.taken.claims
     assert (claim.worker, claim.order.scheduled_for) == (worker.name, "1000")
-    assert claim.stored == await worker.store.experiments.read(EXPERIMENT)
-    assert await worker.store.queue.claims_of(worker.name) == [claim]
+    assert claim.begun is Begun.BEGUN
+    assert [one.lease for one in await worker.store.queue.claims_of(worker.name)] == [claim.lease]
 
 
 async def test_without_room_a_run_is_left_to_whoever_claims(worker: Worker) -> None:
     await noted(worker.store)
 
-    assert (await worker.store.due_times.fire(decision(), worker.name, 0)).claims == []
+    assert (await worker.store.due_times.fire(decision(), worker.name, 0)).taken.claims == []
     assert (await worker.claim()).order.scheduled_for == "1000"
 
 
@@ -351,7 +352,7 @@ async def test_without_a_group_a_due_time_becomes_a_run_all_the_same(store: Stor
     await noted(store)
     fired = await store.due_times.fire(decision(), "w1", 1)
 
-    assert (fired.what, fired.claims) == ("fired", [])
+    assert (fired.what, fired.taken.claims) == ("fired", [])
     assert len(await orders(redis)) == 1
 
 
@@ -363,5 +364,5 @@ async def test_a_run_of_a_due_time_is_taken_by_one_of_many(worker: Worker) -> No
 
     answers = await together(*map(fired_by, range(10)))
 
-    taken = [(one.what, claim.worker) for one in answers for claim in one.claims]
+    taken = [(one.what, claim.worker) for one in answers for claim in one.taken.claims]
     assert taken in [[("fired", f"w{number}")] for number in range(10)]

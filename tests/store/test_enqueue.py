@@ -1,11 +1,11 @@
 """A run is queued once, however often and by how many it is asked for."""
 
-import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from services.executor.store import Order, Position, Store
+from services.executor.store import Begun, Order, Position, Store, Taken
 from shared import keys
 from tests.store.conftest import EXPERIMENT, Worker, orders, publish, together
 
@@ -16,7 +16,7 @@ async def test_an_order_is_queued_as_an_open_run(store: Store, redis: Any) -> No
     timestamp = await store.queue.enqueue(ORDER)
 
     assert timestamp is not None
-    assert await orders(redis) == [json.loads(ORDER.to_json())]
+    assert await orders(redis) == [replace(ORDER, timestamp=timestamp)]
     assert await redis.zrange(keys.open_runs(EXPERIMENT), 0, -1, withscores=True) == [(timestamp, 0)]
 
 
@@ -98,20 +98,22 @@ async def test_what_was_refused_is_not_queued_and_the_other_way_round(store: Sto
 
 async def test_who_has_room_takes_the_run_with_its_admission(worker: Worker, redis: Any) -> None:
     await publish(redis, "flat")
-    timestamp, claims = await worker.store.queue.admit(ORDER, None, worker.name, 1)
-    [claim] = claims
+    await worker.ready()
+    timestamp, taken = await worker.store.queue.admit(ORDER, None, worker.name, 1)
+    [claim] = taken.claims
 
     assert claim.order.timestamp == claim.entry == timestamp
-    assert claim.stored is not None
-    assert claim.stored == await worker.store.experiments.read(EXPERIMENT)
-    assert await worker.store.queue.claims_of(worker.name) == claims
+    assert claim.begun is Begun.BEGUN
+    assert claim.stored.readable().tool == "t"
+    assert await redis.hget(keys.run(claim.order.run_id), "status") == "running"
+    assert [one.lease for one in await worker.store.queue.claims_of(worker.name)] == [claim.lease]
 
 
 async def test_who_has_room_is_given_the_oldest_run(worker: Worker) -> None:
     first = await worker.queued()
-    _, [claim] = await worker.store.queue.admit(ORDER, None, worker.name, 1)
+    _, taken = await worker.store.queue.admit(ORDER, None, worker.name, 1)
 
-    assert claim.entry == first
+    assert [claim.entry for claim in taken.claims] == [first]
 
 
 async def test_without_room_or_a_group_a_run_is_only_queued(store: Store, redis: Any) -> None:
@@ -119,14 +121,14 @@ async def test_without_room_or_a_group_a_run_is_only_queued(store: Store, redis:
     await store.queue.create_group()
     _, late = await store.queue.admit(ORDER, None, "w1", 0)
 
-    assert early == late == []
+    assert list(early.claims) == list(late.claims) == []
     assert len(await orders(redis)) == 2
 
 
 async def test_a_message_that_was_admitted_before_hands_out_nothing(worker: Worker) -> None:
     await worker.store.queue.admit(ORDER, Position("m:c", 1), worker.name, 0)
 
-    assert await worker.store.queue.admit(ORDER, Position("m:c", 1), worker.name, 1) == (None, [])
+    assert await worker.store.queue.admit(ORDER, Position("m:c", 1), worker.name, 1) == (None, Taken())
 
 
 @pytest.mark.parametrize(
@@ -140,5 +142,6 @@ async def test_a_message_that_was_admitted_before_hands_out_nothing(worker: Work
 )
 async def test_who_takes_what_it_admits_has_what_anybody_would_read(order: Order, worker: Worker) -> None:
     _, taken = await worker.store.queue.admit(order, None, worker.name, 1)
+    held = await worker.store.queue.claims_of(worker.name)
 
-    assert taken == await worker.store.queue.claims_of(worker.name)
+    assert [one.order for one in taken.claims] == [one.order for one in held]

@@ -62,8 +62,8 @@ async def test_a_reference_in_an_order_is_found_wherever_the_order_waits(
 ) -> None:
     await worker.queued(params={"of": CAS})
     await worker.queued(params={"of": f"cas://{B}"}, priority="high")
-    await redis.zadd(keys.retries(), {Order("exp", "t", params={"of": f"cas://{C}"}).to_json(): 1})
-    await redis.rpush(keys.blocked("limit"), Order("exp", "t", params={"of": f"cas://{D}"}).to_json())
+    await redis.zadd(keys.retries(), {Order("exp", "t", params={"of": f"cas://{C}"}).encode(): 1})
+    await redis.rpush(keys.blocked("limit"), Order("exp", "t", params={"of": f"cas://{D}"}).encode())
 
     assert (await store.gc_roots.all()).addresses == {A, B, C, D}
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from services.executor.store import Begun, Cancelled, Claim, Limit, Order, Position, Store
+from services.executor.store import Cancelled, Claim, Limit, Order, Position, Store
 from services.executor.store.orders import PRIORITIES
 from shared import keys
 from shared.messages import State
@@ -15,7 +15,7 @@ from tests.store.test_cancel import cancel
 
 RUNS, EXPERIMENTS, WORKERS = 3_000, 40, 8
 PAGE = (Path(__file__).parents[2] / "docs" / "redis.md").read_text()
-LIMIT = Limit("account", max_concurrent=RUNS, max_per_minute=6e8, burst=RUNS)
+LIMIT = Limit("account", max_concurrent=RUNS, max_per_minute=6e8, burst=RUNS).encode()
 
 
 def documented() -> list[re.Pattern[str]]:
@@ -48,15 +48,7 @@ async def submit(store: Store, numbers: Iterable[int]) -> None:
 
 async def perform(worker: Worker, claim: Claim) -> None:
     """Bring a claim to an end, of one kind or another."""
-    stored = await worker.store.experiments.read(claim.order.experiment_id)
-    run, kind = Run(worker, claim, stored), int(claim.entry[-1])
-    if kind == 9:
-        await run.reject()
-        return
-    answer, stored = await worker.begin(claim, stored, [LIMIT] if kind < 4 else [])
-    if answer is not Begun.BEGUN:
-        return
-    run = Run(worker, claim, stored)
+    run, kind = Run(worker, claim), int(claim.entry[-1])
     if kind == 1:
         await worker.store.runs.emit(claim, [event_of(claim, "progress")])
         await worker.store.runs.log(run.id, [{"at": "1.0", "stream": "stdout", "text": "x"}])
@@ -72,9 +64,10 @@ async def perform(worker: Worker, claim: Claim) -> None:
 async def work(store: Store, name: str) -> int:
     """Perform until nothing is left; how many claims there were."""
     worker, count = Worker(store, name), 0
+    await store.workers.tell_tools(name, {"t": LIMIT}, 60)
     await store.workers.heartbeat(name, 60, listening=True)
     while True:
-        claims = await store.queue.claim(name, 50, 20)
+        claims = (await store.queue.claim(name, 50)).claims
         for claim in claims:
             await perform(worker, claim)
         count += len(claims)

@@ -6,19 +6,18 @@ from typing import Any
 
 import pytest
 
-from services.executor.store import Begun, Limit
 from services.executor.store.orders import PRIORITIES
 from shared import keys
 from tests.store.conftest import EXPERIMENT, Run, Worker
 
-ONE = [Limit("account", max_concurrent=1)]
+ONE = {"max_concurrent": 1, "limit_key": "account"}
 
 
 async def test_the_urgent_come_first(worker: Worker) -> None:
     for priority in reversed(PRIORITIES):
         for _ in range(2):
             await worker.queued(priority=priority)
-    claims = await worker.store.queue.claim("w1", 6, 1_000)
+    claims = await worker.take(6)
 
     assert [claim.order.priority for claim in claims] == ["high", "high", "normal", "normal", "low", "low"]
 
@@ -36,7 +35,7 @@ async def test_a_claim_takes_no_more_than_it_is_told_of_what_is_ready(worker: Wo
     for priority in PRIORITIES:
         await worker.queued(priority=priority)
 
-    assert [len(await worker.store.queue.claim("w1", 2, 10)) for _ in range(3)] == [2, 1, 0]
+    assert [len(await worker.take(2)) for _ in range(3)] == [2, 1, 0]
 
 
 @pytest.mark.parametrize("priority", PRIORITIES)
@@ -59,7 +58,7 @@ async def test_runs_of_all_priorities_have_timestamps_of_their_own(worker: Worke
 async def test_leases_of_all_priorities_differ(worker: Worker) -> None:
     for priority in PRIORITIES:
         await worker.queued(priority=priority)
-    claims = await worker.store.queue.claim("w1", 3, 1_000)
+    claims = await worker.take(3)
 
     assert len({claim.lease for claim in claims}) == 3
 
@@ -69,8 +68,7 @@ async def test_a_run_keeps_its_priority_whatever_becomes_of_it(priority: str, wo
     run = await worker.begun(priority=priority)
     await run.requeue()
     again = await worker.claim()
-    _, stored = await worker.begin(again)
-    await Run(worker, again, stored).retry()
+    await Run(worker, again).retry()
     await worker.store.queue.promote()
     retried = await worker.claim()
 
@@ -80,9 +78,9 @@ async def test_a_run_keeps_its_priority_whatever_becomes_of_it(priority: str, wo
 
 @pytest.mark.parametrize("priority", PRIORITIES)
 async def test_a_run_that_waited_for_room_keeps_its_priority(priority: str, worker: Worker) -> None:
-    first = await worker.claimed("first")
-    _, stored = await worker.begin(first, limits=ONE)
-    assert (await worker.begin(await worker.claimed(priority=priority), limits=ONE))[0] is Begun.WAITING
-    await Run(worker, first, stored).finish()
+    first = await worker.begun("first", ONE)
+    await worker.queued(limits=ONE, priority=priority)
+    assert await worker.take() == []
+    await first.finish()
 
     assert (await worker.claim()).order.priority == priority

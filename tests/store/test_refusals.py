@@ -10,7 +10,6 @@ from shared.connection import connect
 from shared.errors import StoreError, StoreUnavailableError
 from tests.store.asked import READS, WRITES, Ask, refused
 from tests.store.conftest import (
-    EXPERIMENT,
     QUEUE,
     Ear,
     Run,
@@ -29,10 +28,6 @@ async def test_what_is_refused_for_want_of_memory_changed_nothing(
 ) -> None:
     await ear.all()
     heard, before = len(await ear.all()), await everything(redis)
-    if ask is WRITES["begin"]:
-        claim = await run.worker.claim()
-        before = await everything(redis)
-        ask = lambda run: run.worker.begin(claim)  # noqa: E731
     await redis.config_set("maxmemory", "1")
 
     for _ in range(2):
@@ -50,9 +45,6 @@ async def test_what_a_replica_refuses_changed_nothing_and_was_not_said(
 ) -> None:
     await ear.all()
     heard = len(await ear.all())
-    if ask is WRITES["begin"]:
-        claim = await run.worker.claim()
-        ask = lambda run: run.worker.begin(claim)  # noqa: E731
     before = await everything(redis)
     await redis.execute_command("REPLICAOF", "127.0.0.1", "1")
 
@@ -65,7 +57,7 @@ async def test_what_a_replica_refuses_changed_nothing_and_was_not_said(
     await ask(run)
 
 
-SAID = ["begin", "emit", "finish", "retry", "refuse", "announce", "join"]
+SAID = ["claim", "emit", "finish", "retry", "refuse", "announce", "join"]
 
 
 @pytest.mark.parametrize("name", SAID)
@@ -74,13 +66,10 @@ async def test_what_may_not_be_said_changed_nothing(name: str, run: Run, redis: 
     if (await redis.info("server"))["redis_version"].startswith("6."):
         pytest.skip("before Redis 7 a new user may publish everywhere, and scripts can't ask what it may")
     ask = WRITES[name]
-    claim = await run.worker.claim()
-    if name == "begin":
-        ask = lambda run: run.worker.begin(claim)  # noqa: E731
     await redis.acl_setuser("limited", enabled=True, nopass=True, commands=["+@all"], keys=["*"])
     before = await everything(redis)
     async with store_on(redis_url.replace("redis://", "redis://limited:x@")) as store:
-        limited = Run(Worker(store), run.claim, run.stored)
+        limited = Run(Worker(store), run.claim)
         for _ in range(2):
             assert "channel" in await refused(ask, limited)
 
@@ -109,7 +98,7 @@ async def test_a_key_that_an_acl_denies_is_refused_for_now(
 
 NEEDED = {
     "enqueue": ["getbit", "get", "xadd"],
-    "begin": ["xpending", "hget", "zscore", "get"],
+    "claim": ["xreadgroup"],
     "emit": ["hmget"],
     "log": ["hget", "xadd"],
     "finish": ["hmget", "zcount", "get"],
@@ -124,27 +113,12 @@ async def test_one_command_that_an_acl_denies_is_not_taken_for_a_key_of_another_
     await publish(redis, "string")
     run = await worker.begun()
     await worker.queued()
-    claim, stored = await worker.claim(), await worker.store.experiments.read(EXPERIMENT)
-    ask = WRITES[name]
-    if name == "begin":
-        ask = lambda run: run.worker.begin(claim, stored)  # noqa: E731
 
-    await denied(ask, run, redis, redis_url, keys=["*"], commands=["+@all", f"-{command}"])
+    await denied(WRITES[name], run, redis, redis_url, keys=["*"], commands=["+@all", f"-{command}"])
 
 
 async def test_a_state_that_an_acl_hides_is_not_passed_over(run: Run, redis: Any, redis_url: str) -> None:
     await denied(WRITES["finish"], run, redis, redis_url, keys=["*"], commands=["+@all", "-hget"])
-
-
-async def test_an_experiment_that_an_acl_hides_keeps_nobody_from_a_claim(
-    run: Run, redis: Any, redis_url: str
-) -> None:
-    rules: dict[str, list[str]] = {"keys": ["*"], "commands": ["+@all", "-hgetall"]}
-    await redis.acl_setuser("limited", enabled=True, nopass=True, **rules)
-    async with store_on(redis_url.replace("redis://", "redis://limited:x@")) as store:
-        [claim] = await store.queue.claim("w1", 1, 1_000)
-
-    assert (claim.order.experiment_id, claim.stored) == (EXPERIMENT, None)
 
 
 async def test_events_that_an_acl_denies_to_keep_are_not_passed_over(
@@ -153,7 +127,7 @@ async def test_events_that_an_acl_denies_to_keep_are_not_passed_over(
     rules: dict[str, list[str]] = {"keys": ["*"], "channels": ["*"], "commands": ["+@all", "-rpush"]}
     await redis.acl_setuser("limited", enabled=True, nopass=True, **rules)
     async with store_on(redis_url.replace("redis://", "redis://limited:x@")) as store:
-        message = await refused(WRITES["emit"], Run(Worker(store), run.claim, run.stored))
+        message = await refused(WRITES["emit"], Run(Worker(store), run.claim))
 
     assert "Redis refuses for now: " in message
 
@@ -162,7 +136,7 @@ async def denied(ask: Ask, run: Run, redis: Any, redis_url: str, **rules: list[s
     await redis.acl_setuser("limited", enabled=True, nopass=True, channels=["*"], **rules)
     before = await everything(redis)
     async with store_on(redis_url.replace("redis://", "redis://limited:x@")) as store:
-        message = await refused(ask, Run(Worker(store), run.claim, run.stored))
+        message = await refused(ask, Run(Worker(store), run.claim))
 
     assert "Redis refuses for now: " in message
     assert await everything(redis) == before
@@ -171,7 +145,7 @@ async def denied(ask: Ask, run: Run, redis: Any, redis_url: str, **rules: list[s
 async def test_a_wrong_password_is_said_without_it(run: Run, redis: Any, redis_url: str) -> None:
     await redis.acl_setuser("limited", enabled=True, passwords=["+right"], commands=["+@all"], keys=["*"])
     async with store_on(redis_url.replace("redis://", "redis://limited:wrong-one@")) as store:
-        message = await refused(READS["now"], Run(Worker(store), run.claim, run.stored))
+        message = await refused(READS["now"], Run(Worker(store), run.claim))
 
     assert "wrong-one" not in message
 

@@ -1,27 +1,28 @@
 """A claimed run goes back: now or later, begun or not, and only by who holds it."""
 
 import json
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from services.executor.store import Begun
 from shared import keys
-from tests.store.conftest import EXPERIMENT, Worker, everything, orders, pending, publish, together
+from tests.store.conftest import EXPERIMENT, Worker, everything, held, orders, pending, publish, together
 
 
 async def test_a_run_that_goes_back_can_be_claimed_by_another(worker: Worker, redis: Any) -> None:
-    claim = await worker.claimed(params={"a": 1})
+    claim = await held(worker, redis, params={"a": 1})
     assert await worker.store.queue.requeue(claim, claim.order)
     again = await Worker(worker.store, "w2").claim()
 
     assert again.order == claim.order
     assert again.entry != claim.entry
     assert await pending(redis) == 1
-    assert await redis.zscore(keys.open_runs(EXPERIMENT), claim.order.timestamp) == 0
+    assert await redis.zscore(keys.open_runs(EXPERIMENT), claim.order.timestamp) == 1
 
 
 async def test_a_run_that_never_began_has_no_record_when_it_goes_back(worker: Worker, redis: Any) -> None:
-    claim = await worker.claimed()
+    claim = await held(worker, redis)
     await worker.store.queue.requeue(claim, claim.order)
 
     assert await redis.exists(keys.run(claim.order.run_id)) == 0
@@ -36,7 +37,7 @@ async def test_a_run_that_had_begun_says_so_when_it_goes_back(worker: Worker, re
     record = await redis.hgetall(keys.run(run.id))
     assert (record["lease"], record["status"]) == ("", "running")
     assert json.loads(record["attempts"]) == [{"error": "w1 died"}]
-    assert (await orders(redis))[0]["losses"] == 1
+    assert (await orders(redis))[0].losses == 1
 
 
 async def test_a_run_may_go_back_without_a_word(worker: Worker, redis: Any) -> None:
@@ -76,8 +77,7 @@ async def test_a_run_that_went_back_begins_like_a_new_one(worker: Worker, redis:
     run = await worker.begun()
     await run.requeue()
     claim = await worker.claim()
-    answer, _ = await worker.begin(claim)
 
-    assert answer is Begun.BEGUN
+    assert claim.begun is Begun.BEGUN
     assert (await redis.hgetall(keys.run(run.id)))["lease"] == claim.lease
     assert claim.order.attempt == 1

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from services.executor.store import Begun, Finished
+from services.executor.store import Begun, Finished, Order
 from shared import keys
 from tests.conftest import eventually
 from tests.service.trouble import Server
@@ -31,8 +31,8 @@ async def test_a_retry_is_stored_in_one_step(worker: Worker, redis: Any, ear: Ea
 
     [(text, due)] = await redis.zrange(keys.retries(), 0, -1, withscores=True)
     record = await redis.hgetall(keys.run(run.id))
-    assert json.loads(text)["attempt"] == 2
-    assert json.loads(text)["timestamp"] == run.claim.order.timestamp
+    assert Order.decode(text, "0-0").attempt == 2
+    assert Order.decode(text, "0-0").timestamp == run.claim.order.timestamp
     assert before + 60_000 <= due < before + 70_000
     assert (record["status"], record["lease"], int(record["retry_at"])) == ("running", "", due)
     assert json.loads(record["attempts"]) == [{"attempt": 1, "error": "refused"}]
@@ -52,7 +52,7 @@ async def test_a_retry_that_is_not_due_waits(worker: Worker) -> None:
     assert count == 0
     assert next_ms is not None
     assert 50_000 < next_ms <= 60_000
-    assert await worker.store.queue.claim("w1", 1, 20) == []
+    assert await worker.take() == []
 
 
 async def test_a_retry_that_is_due_is_the_next_attempt_of_the_same_run(worker: Worker, redis: Any) -> None:
@@ -61,13 +61,12 @@ async def test_a_retry_that_is_due_is_the_next_attempt_of_the_same_run(worker: W
     await first.retry()
     assert await worker.store.queue.promote() == (1, None)
     claim = await worker.claim()
-    answer, stored = await worker.begin(claim)
 
     assert (claim.order.attempt, claim.order.run_id) == (2, first.id)
     assert claim.order.history == ({"attempt": 1, "error": "refused"},)
     assert claim.entry != first.claim.entry
-    assert answer is Begun.BEGUN
-    assert await Run(worker, claim, stored).finish() is Finished.FINISHED
+    assert claim.begun is Begun.BEGUN
+    assert await Run(worker, claim).finish() is Finished.FINISHED
     assert await redis.pttl(keys.run(first.id)) > 0
 
 
@@ -76,7 +75,7 @@ async def test_the_record_of_an_attempt_under_way_does_not_expire(worker: Worker
     await first.retry()
     await redis.pexpire(keys.run(first.id), 60_000)
     await worker.store.queue.promote()
-    await worker.begin(await worker.claim())
+    await worker.claim()
 
     assert await redis.pttl(keys.run(first.id)) == -1
 
@@ -116,8 +115,7 @@ async def test_what_follows_an_attempt_that_was_taken_away_is_refused(worker: Wo
     late = await worker.begun()
     await late.requeue()
     other = Worker(worker.store, "w2")
-    claim = await other.claim()
-    await other.begin(claim)
+    await other.claim()
     assert not await late.retry()
 
     assert await redis.exists(keys.retries()) == 0
@@ -131,7 +129,9 @@ async def test_of_a_retry_and_an_end_the_first_counts(worker: Worker, redis: Any
     await second.finish()
     assert not await second.retry(60)
 
-    assert [json.loads(text)["experiment_id"] for text in await redis.zrange(keys.retries(), 0, -1)] == ["a"]
+    assert [
+        Order.decode(text, "0-0").experiment_id for text in await redis.zrange(keys.retries(), 0, -1)
+    ] == ["a"]
 
 
 async def test_due_times_survive_a_power_cut(own_server: Server) -> None:
@@ -151,7 +151,7 @@ async def test_due_times_survive_a_power_cut(own_server: Server) -> None:
 
         assert await eventually(promoted) == 1
         assert [(await worker.claim()).order.experiment_id for _ in range(2)] == ["waiting", "soon"]
-        assert held in await store.queue.claims_of("w1")
+        assert held.lease in [one.lease for one in await store.queue.claims_of("w1")]
         _, next_ms = await store.queue.promote()
         assert next_ms is not None
         assert 3_500_000 < next_ms <= 3_600_000

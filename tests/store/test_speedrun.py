@@ -29,8 +29,7 @@ async def perform(workers: list[Worker]) -> None:
     waiting = (await workers[0].store.queue.depth()).waiting
     for _, worker in zip(range(waiting), itertools.cycle(workers), strict=False):
         claim = await worker.claim()
-        _, stored = await worker.begin(claim)
-        await Run(worker, claim, stored).finish()
+        await Run(worker, claim).finish()
 
 
 async def next_cycle(redis: Any) -> None:
@@ -41,7 +40,7 @@ async def next_cycle(redis: Any) -> None:
 async def test_a_turn_is_a_run(store: Store, redis: Any) -> None:
     assert await cycle(store, ["e1"]) == ["e1"]
 
-    assert await orders(redis) == [{"experiment_id": "e1", "trigger": "speedrun"}]
+    assert await orders(redis) == [Order("e1", "speedrun", timestamp=(await orders(redis))[0].timestamp)]
     assert await store.due_times.has_open_runs("e1")
 
 

@@ -3,12 +3,12 @@
 import asyncio
 import random
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from services.executor.store import Begun, Claim, Stored
+from services.executor.store import Begun, Claim
 from shared import keys
 from tests.store.conftest import Ear, Run, Worker, orders, publish
 
@@ -18,9 +18,7 @@ RUNS, WORKERS, SECONDS = 60, 8, 1.5
 class Chaos(Worker):
     """A worker that acts at random, also on claims of other workers."""
 
-    def __init__(
-        self, worker: Worker, name: str, seen: list[tuple[Claim, Stored]], dice: random.Random
-    ) -> None:
+    def __init__(self, worker: Worker, name: str, seen: list[Claim], dice: random.Random) -> None:
         super().__init__(worker.store, name)
         self._seen = seen
         self._dice = dice
@@ -35,25 +33,23 @@ class Chaos(Worker):
             case 4:
                 await self._steal()
             case _ if self._seen:
-                await self._end_somehow(*self._dice.choice(self._seen))
+                await self._end_somehow(self._dice.choice(self._seen))
             case _:
                 await asyncio.sleep(0)
 
     async def _claim_and_begin(self) -> None:
-        for claim in await self.store.queue.claim(self.name, 2, 1):
-            answer, stored = await self.begin(claim)
-            assert answer is Begun.BEGUN
-            self._seen.append((claim, stored))
+        for claim in await self.take(2):
+            assert claim.begun is Begun.BEGUN
+            self._seen.append(claim)
 
     async def _steal(self) -> None:
         """Begin what somebody else holds, or held."""
         if self._seen:
-            claim, stored = self._dice.choice(self._seen)
-            answer, _ = await self.begin(replace(claim, worker=self.name), stored)
-            assert answer in {Begun.LOST, Begun.BEGUN}
+            claim = replace(self._dice.choice(self._seen), worker=self.name)
+            await self.store.queue.begin_held(self.name, [claim])
 
-    async def _end_somehow(self, claim: Claim, stored: Stored) -> None:
-        run = Run(self, claim, stored)
+    async def _end_somehow(self, claim: Claim) -> None:
+        run = Run(self, claim)
         ways: list[Any] = [run.finish, run.finish, run.requeue, run.retry, run.reject]
         await self._dice.choice(ways)()
 
@@ -65,7 +61,7 @@ async def test_no_run_ends_twice_and_none_is_lost(
     dice = random.Random(seed)
     await publish(redis, shape)
     runs = {f"exp:1:{await worker.queued()}" for _ in range(RUNS)}
-    seen: list[tuple[Claim, Stored]] = []
+    seen: list[Claim] = []
     workers = [Chaos(worker, f"w{number}", seen, random.Random(dice.random())) for number in range(WORKERS)]
 
     async def storm(one: Chaos) -> None:
@@ -79,13 +75,11 @@ async def test_no_run_ends_twice_and_none_is_lost(
     for one in workers:  # what is left goes the usual way
         for claim in await one.store.queue.claims_of(one.name):
             await one.store.queue.requeue(claim, claim.order)
+    last = Worker(worker.store, "last")
     while await redis.zcard(keys.retries()) or await orders(redis):
         await worker.store.queue.promote()
-        for claim in await worker.store.queue.claim("last", 10, 1):
-            last = Worker(worker.store, "last")
-            answer, stored = await last.begin(claim)
-            assert answer is Begun.BEGUN
-            await Run(last, claim, stored).finish()
+        for claim in await last.take(10):
+            await Run(last, claim).finish()
 
     ended = Counter(message["run_id"] for channel, message in await ear.all() if channel == keys.RESULTS)
     assert set(ended) == runs

@@ -75,11 +75,10 @@ async def test_an_order_of_the_executors_own_is_queued_once(store: Store, redis:
 async def test_a_run_begins_and_ends_once(shape: str, worker: Worker, redis: Any, ear: Ear) -> None:
     await publish(redis, shape)
     claim = await worker.claimed(request_id="r")
-    answer, stored = await worker.begin(claim)
-    assert answer is Begun.BEGUN
-    assert stored == await worker.store.experiments.read(EXPERIMENT)
+    [again] = (await worker.store.queue.begin_held("w1", [claim])).claims
+    assert claim.begun is again.begun is Begun.BEGUN
     assert await state_of(redis) == "running"
-    assert await Run(worker, claim, stored).finish() in {Finished.FINISHED, Finished.DONE}
+    assert await Run(worker, claim).finish() in {Finished.FINISHED, Finished.DONE}
 
     assert await state_of(redis) == "run"
     assert await ear.names() == ["run_started", "items_processed", "run_completed", "completed"]
@@ -93,9 +92,8 @@ async def test_a_run_begins_and_ends_once(shape: str, worker: Worker, redis: Any
 async def test_an_archived_run_is_rejected_once(shape: str, worker: Worker, redis: Any, ear: Ear) -> None:
     await publish(redis, shape, "archived")
     claim = await worker.claimed(request_id="r")
-    answer, stored = await worker.begin(claim)
-    assert answer is Begun.ARCHIVED
-    await Run(worker, claim, stored).reject()
+    assert claim.begun is Begun.ARCHIVED
+    await Run(worker, claim).reject()
 
     assert await ear.names() == ["error", "cancelled"]
 
@@ -201,10 +199,10 @@ async def test_no_script_is_left_out(twice: dict[str, int], worker: Worker, redi
     await worker.store.due_times.speedrun([], 60, 1)
     await worker.store.runs.log(run.id, [{"text": "x"}])
     await redis.xadd(QUEUE, {"order": "x"})
-    await worker.store.queue.claim("w1", 5, 10)
+    await worker.take(5)
     await worker.store.workers.heartbeat("w", 60, listening=False)
     await worker.store.workers.forget("w")
 
     texts = [path.read_text() for path in FOLDER.glob("*.lua")]
     included = {name for text in texts for name in re.findall(r"^-- include (\w+)\.lua$", text, re.M)}
-    assert {path.stem for path in FOLDER.glob("*.lua")} - included - set(twice) <= {"cancel"}
+    assert {path.stem for path in FOLDER.glob("*.lua")} - included - set(twice) <= {"cancel", "read"}

@@ -26,16 +26,13 @@ from tests.store.conftest import (
 @pytest.mark.parametrize("ask", [*WRITES.values(), *READS.values()], ids=[*WRITES, *READS])
 async def test_every_method_raises_one_error_without_a_server(ask: Ask, run: Run, own_server: Server) -> None:
     async with store_on(own_server.url) as store:
-        message = await refused(ask, Run(Worker(store), run.claim, run.stored))
+        message = await refused(ask, Run(Worker(store), run.claim))
 
     assert "Redis can't be reached: " in message
 
 
 @pytest.mark.parametrize("ask", [*WRITES.values(), *READS.values()], ids=[*WRITES, *READS])
 async def test_a_connection_that_was_cut_off_is_made_again(ask: Ask, run: Run, redis: Any) -> None:
-    if ask is WRITES["begin"]:
-        claim = await run.worker.claim()
-        ask = lambda run: run.worker.begin(claim)  # noqa: E731
     for kind in ("normal", "pubsub"):
         await redis.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
     try:
@@ -44,24 +41,24 @@ async def test_a_connection_that_was_cut_off_is_made_again(ask: Ask, run: Run, r
         await ask(run)
 
 
-async def test_a_claim_that_is_cut_off_raises(worker: Worker, redis: Any) -> None:
-    claiming = asyncio.create_task(worker.store.queue.claim("w1", 1, 60_000))
+async def test_a_wait_that_is_cut_off_raises(worker: Worker, redis: Any) -> None:
+    waiting = asyncio.create_task(worker.store.queue.wait("w1", 60))
     while not int((await redis.info("clients"))["blocked_clients"]):
         await asyncio.sleep(0)
     await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
-    with pytest.raises(StoreUnavailableError, match=r"^claim: Redis can't be reached"):
-        await claiming
+    with pytest.raises(StoreUnavailableError, match=r"^wait: Redis can't be reached"):
+        await waiting
 
 
-async def test_a_claim_raises_when_its_server_becomes_a_replica(worker: Worker, redis: Any) -> None:
-    claiming = asyncio.create_task(worker.store.queue.claim("w1", 1, 60_000))
+async def test_a_wait_raises_when_its_server_becomes_a_replica(worker: Worker, redis: Any) -> None:
+    waiting = asyncio.create_task(worker.store.queue.wait("w1", 60))
     while not int((await redis.info("clients"))["blocked_clients"]):
         await asyncio.sleep(0)
     await redis.execute_command("REPLICAOF", "127.0.0.1", "1")
 
     with pytest.raises(StoreUnavailableError):
-        await claiming
+        await waiting
 
 
 async def test_a_subscription_that_is_cut_off_raises(store: Store, redis: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import structlog
 
-from services.executor.store import Decision, Finished, Limit, NotedSchedule, Order, Position, Store
+from services.executor.store import Begun, Decision, Finished, NotedSchedule, Order, Position, Store
 from services.executor.store.orders import PRIORITIES
 from shared import keys
 from shared.errors import StoreError, StoreUnavailableError
@@ -19,6 +19,7 @@ from tests.store.conftest import (
     Worker,
     event_of,
     everything,
+    held,
     orders,
     pending,
     publish,
@@ -26,7 +27,8 @@ from tests.store.conftest import (
 )
 from tests.store.test_cancel import cancel
 
-LIMIT = Limit("account", max_concurrent=1, max_per_minute=60)
+LIMIT = {"max_concurrent": 1, "max_per_minute": 60, "limit_key": "account"}
+LIMIT_KEYS = [keys.holders("key:account"), keys.blocked("key:account"), keys.rate("key:account")]
 Ask = Callable[[Run], Awaitable[Any]]
 ASKED: dict[str, Ask] = WRITES | {
     "promote": lambda run: run.worker.store.queue.promote(),
@@ -91,26 +93,26 @@ async def test_what_cant_be_done_as_a_whole_is_not_begun(name: str, run: Run, re
 
 async def test_a_run_that_cant_begin_is_rejected(worker: Worker, redis: Any, ear: Ear) -> None:
     await publish(redis, "flat")
-    claim = await worker.claimed()
-    stored = await worker.store.experiments.read(EXPERIMENT)
+    await worker.ready()
+    claim = await held(worker, redis, limits=LIMIT)
     spoiled = [
-        QUEUE, keys.run(claim.order.run_id), keys.open_runs(EXPERIMENT), keys.retries(), keys.nudges(),
-        *LIMIT.key_names,
+        keys.run(claim.order.run_id), keys.open_runs(EXPERIMENT), keys.retries(), keys.nudges(), *LIMIT_KEYS,
     ]  # fmt: skip
     for key in spoiled:
         kept = await redis.dump(key)
         await spoil(redis, key)
         before = await everything(redis)
 
-        with pytest.raises(StoreError, match=f"WRONGTYPE {key} is a Redis "):
-            await worker.begin(claim, limits=[LIMIT])
+        [broken] = (await worker.store.queue.begin_held("w1", [claim])).claims
+        assert broken.begun is Begun.BROKEN
+        assert f"WRONGTYPE {key} is a Redis " in broken.error
         assert await everything(redis) == before
         await redis.delete(key)
         if kept is not None:
             await redis.restore(key, 0, kept)
     await spoil(redis, keys.run(claim.order.run_id))
     await spoil(redis, keys.open_runs(EXPERIMENT))
-    run = Run(worker, claim, stored)
+    run = Run(worker, claim)
 
     assert await run.finish() is Finished.STALE
     assert await run.reject() is Finished.FINISHED
@@ -154,9 +156,10 @@ async def test_a_run_whose_record_is_none_any_more_is_reported_by_whoever_finds_
     await spoil(redis, keys.run(run.id))
     assert await run.finish() is Finished.STALE
     [claim] = await worker.store.queue.claims_of(worker.name)
-    with pytest.raises(StoreError, match=r"begin: Redis answers: WRONGTYPE experiment_runs:"):
-        await worker.begin(claim)
+    [found] = (await worker.store.queue.begin_held(worker.name, [claim])).claims
 
+    assert found.begun is Begun.BROKEN
+    assert "WRONGTYPE experiment_runs:" in found.error
     assert await run.reject() is Finished.FINISHED
     assert (await ear.names())[-1] == "cancelled"
     assert await pending(redis) == 0
@@ -172,7 +175,7 @@ async def test_a_run_is_queued_where_open_runs_cant_be_noted(store: Store, redis
     _, chosen = await store.due_times.speedrun([Order(EXPERIMENT, "speedrun")], 60, 1)
 
     assert chosen == [EXPERIMENT]
-    assert [one["trigger"] for one in await orders(redis)] == ["trigger", "cron", "speedrun"]
+    assert [one.trigger for one in await orders(redis)] == ["trigger", "cron", "speedrun"]
     assert await redis.dump(keys.open_runs(EXPERIMENT)) == before
 
 
@@ -186,12 +189,11 @@ async def test_a_claim_is_given_back_whatever_has_become_of_its_record(worker: W
 
 
 async def test_a_limit_that_cant_be_read_holds_up_nobodys_end(worker: Worker, redis: Any, ear: Ear) -> None:
-    claim = await worker.claimed()
-    _, stored = await worker.begin(claim, limits=[LIMIT])
-    for key in LIMIT.key_names:
+    run = await worker.begun(limits=LIMIT)
+    for key in LIMIT_KEYS:
         await spoil(redis, key)
 
-    assert await Run(worker, claim, stored).finish() is Finished.FINISHED
+    assert await run.finish() is Finished.FINISHED
     assert await pending(redis) == 0
 
 

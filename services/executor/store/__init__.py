@@ -4,34 +4,36 @@ Each script in `lua/` is one transition, atomic and in one round trip.  Every sc
 a time-out does not tell whether it was executed: it checks a lease, or recognizes what it has done before.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
 from redis.asyncio import Redis
 
 from services.executor.store.checkpoints import CachedRuns, Checkpoints
-from services.executor.store.deliveries import Deliveries
-from services.executor.store.deployment import Server, ServerFacts, Workers
+from services.executor.store.claims import Claims, Retention, Taken
+from services.executor.store.deployment import FOUND, Server, ServerFacts, Workers
 from services.executor.store.due_times import Decision, DueTime, DueTimes, Fired, FoundDue, NotedSchedule
 from services.executor.store.experiments import Experiments, Stored
 from services.executor.store.gc_roots import GcRoots, ReferencedDigests
 from services.executor.store.history import History, Journal, JournalEntry, LogLine, moment
-from services.executor.store.orders import NORMAL, Claim, Order
+from services.executor.store.orders import NORMAL, Begun, Claim, Limit, Order, limit_of
 from services.executor.store.pubsub import Subscriptions, TriggerOrder
-from services.executor.store.queue import Depth, Limit, Position, Queue
-from services.executor.store.runs import Begun, Cancelled, Finished, Retention, Runs
+from services.executor.store.queue import Depth, Position, Queue
+from services.executor.store.runs import Cancelled, Finished, Runs
 from services.executor.store.scripts import Scripts
 from services.executor.store.submissions import RunProgress, Submissions
 
 __all__ = [
+    "FOUND",
     "NORMAL",
     "Begun",
     "CachedRuns",
     "Cancelled",
     "Checkpoints",
     "Claim",
+    "Claims",
     "Decision",
-    "Deliveries",
     "Depth",
     "DueTime",
     "DueTimes",
@@ -59,8 +61,10 @@ __all__ = [
     "Stored",
     "Submissions",
     "Subscriptions",
+    "Taken",
     "TriggerOrder",
     "Workers",
+    "limit_of",
     "moment",
 ]
 
@@ -84,16 +88,27 @@ class Store:
     submissions: Submissions
 
     @classmethod
-    def on(cls, client: Redis, patient: Redis, retention: Retention) -> Self:
-        """A store on two clients: one for commands, one for blocking reads."""
-        scripts = Scripts(client)
-        experiments = Experiments(scripts)
-        deliveries = Deliveries(scripts, retention.record_ms, retention.journal)
+    def on(
+        cls,
+        client: Redis,
+        patient: Redis,
+        retention: Retention,
+        on_unavailable: Callable[[], None] = lambda: None,
+    ) -> Self:
+        """A store on two clients: one for commands, one for blocking reads.
+
+        Args:
+            client, patient: the clients.
+            retention: how much is kept.
+            on_unavailable: is called when Redis is not there for a script.
+        """
+        scripts = Scripts(client, on_unavailable)
+        claims = Claims(scripts, retention)
         return cls(
-            queue=Queue(scripts, patient, deliveries),
-            runs=Runs(scripts, experiments, retention),
-            experiments=experiments,
-            due_times=DueTimes(scripts, deliveries),
+            queue=Queue(scripts, patient, claims),
+            runs=Runs(scripts, claims, retention),
+            experiments=Experiments(scripts),
+            due_times=DueTimes(scripts, claims),
             triggers=TriggerOrder(scripts, retention.journal),
             workers=Workers(scripts),
             subscriptions=Subscriptions(patient),

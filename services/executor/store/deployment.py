@@ -1,13 +1,13 @@
 """What runs there are on: the workers that are alive, and the Redis server that they share."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import redis.exceptions
 
-from services.executor.store.deliveries import GROUP
-from services.executor.store.queue import QUEUES
+from services.executor.store.claims import GROUP, QUEUES
+from services.executor.store.queue import ASIDE
 from services.executor.store.scripts import Script, Scripts, asking
 from shared import keys
 from shared.errors import StoreError
@@ -29,9 +29,13 @@ TYPES = {
 """The Redis types of the executor's own keys, except those of single runs and experiments."""
 
 _HEARTBEAT = Script(
-    "heartbeat", keys=("workers", "listeners", "silence"), args=("worker", "ttl_ms", "is_listening")
+    "heartbeat", keys=("workers", "listeners", "silence", "tools"), args=("worker", "ttl_ms", "is_listening")
 )
 _FORGET = Script("forget", keys=("workers", "listeners", "queues[]"), args=("worker", "group"))
+
+
+FOUND = "-"
+"""Says that a worker has a tool and can't begin it yet."""
 
 
 class Workers:
@@ -54,7 +58,7 @@ class Workers:
         """
         answer: Sequence[str] = await self._scripts.call(
             _HEARTBEAT,
-            [keys.workers(), keys.listeners(), keys.silence(worker)],
+            [keys.workers(), keys.listeners(), keys.silence(worker), keys.tools_of(worker)],
             [worker, round(ttl_seconds * 1_000), int(listening)],
         )
         return list(answer)
@@ -72,7 +76,32 @@ class Workers:
                 raise
             return []  # Redis has lost its data, and no worker holds a claim
         holding = {one["name"] for consumers in groups for one in consumers if one["pending"]}
-        return sorted(holding - set(known))
+        return sorted(name for name in holding - set(known) if not name.startswith(ASIDE))
+
+    async def tell_tools(self, worker: str, tools: Mapping[str, str], ttl_seconds: float) -> None:
+        """Record which tools `worker` has.
+
+        Args:
+            worker: its name.
+            tools: by name the limit of a tool (see `limit_of`) that the worker can begin, or `FOUND`.
+            ttl_seconds: until its next heartbeat, at the latest.
+        """
+        if not tools:
+            return
+        async with asking("tell_tools"), self._scripts.client.pipeline(transaction=True) as pipe:
+            pipe.hset(keys.tools_of(worker), mapping=dict(tools))
+            pipe.pexpire(keys.tools_of(worker), round(ttl_seconds * 1_000))
+            await pipe.execute()
+
+    async def count_tools(self, worker: str) -> int:
+        """How many tools are recorded for `worker`."""
+        async with asking("count_tools"):
+            return int(await self._scripts.client.hlen(keys.tools_of(worker)))
+
+    async def untell_tool(self, worker: str, tool: str) -> None:
+        """Record that `worker` doesn't have a tool any more, or can't begin it."""
+        async with asking("untell_tool"):
+            await self._scripts.client.hdel(keys.tools_of(worker), tool)
 
     async def forget(self, worker: str) -> bool:
         """Remove `worker` from the list; False while it still holds claims."""

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from services.executor.store.deliveries import GROUP, Deliveries
+from services.executor.store.claims import CLAIM_ARGUMENTS, NOTHING_TAKEN, Claims, Taken
 from services.executor.store.experiments import Stored, read_stored, read_stored_schedule
-from services.executor.store.orders import NORMAL, Claim, Order
+from services.executor.store.orders import Order
 from services.executor.store.scripts import Script, Scripts, asking
 from shared import keys
 from shared.errors import ContractError
@@ -22,8 +22,8 @@ _NOTE_SCHEDULES = Script(
 _DUE = Script("due", keys=("due_times", "noted_schedules"), args=("within_ms", "most", "open_runs_prefix"))
 _FIRE = Script(
     "fire",
-    keys=("due_times", "queue", "open_runs"),
-    args=("experiment", "due_ms", "next_ms", "overlap", "digest", "group", "worker", "room", "orders[]"),
+    keys=("due_times", "open_runs"),
+    args=("experiment_id", "due_ms", "next_ms", "overlap", "digest", *CLAIM_ARGUMENTS, "orders[]"),
 )
 _SPEEDRUN = Script(
     "speedrun",
@@ -106,7 +106,7 @@ class Fired:
 
     what: str
     late_ms: int
-    claims: Sequence[Claim] = ()
+    taken: Taken = NOTHING_TAKEN
 
 
 class DueTimes:
@@ -114,12 +114,12 @@ class DueTimes:
 
     Args:
         scripts: for transitions.
-        deliveries: reads what is handed out.
+        claims: begins what is handed out.
     """
 
-    def __init__(self, scripts: Scripts, deliveries: Deliveries) -> None:
+    def __init__(self, scripts: Scripts, claims: Claims) -> None:
         self._scripts = scripts
-        self._deliveries = deliveries
+        self._claims = claims
 
     async def now_ms(self) -> int:
         """Redis' clock, which is the one that all workers agree on."""
@@ -181,24 +181,20 @@ class DueTimes:
 
         If the answer is lost, `worker` holds what was handed out without knowing, as after a claim.
         """
-        priority = decision.orders[0].priority if decision.orders else NORMAL
-        what, now_us, claims, experiments = await self._scripts.call(
+        what, now_us, handed_out = await self._scripts.call(
             _FIRE,
-            [keys.due_times(), keys.queue(priority), keys.open_runs(decision.experiment_id)],
+            [keys.due_times(), keys.open_runs(decision.experiment_id)],
             [
                 decision.experiment_id,
                 decision.due_ms,
                 _text(decision.next_ms),
                 decision.overlap,
                 decision.digest,
-                GROUP,
-                worker,
-                room,
-                [order.to_json() for order in decision.orders],
+                *self._claims.arguments(worker, room),
+                [order.encode() for order in decision.orders],
             ],
         )
-        handed_out = await self._deliveries.handed_out(worker, claims, experiments)
-        return Fired(what, now_us // 1_000 - decision.due_ms, handed_out)
+        return Fired(what, now_us // 1_000 - decision.due_ms, await self._claims.read(worker, handed_out))
 
     async def cycle(self, worker: str) -> float:
         """Seconds until speedrun's next cycle; 0 when `worker`, and nobody else, is to prepare it now.
@@ -235,7 +231,7 @@ class DueTimes:
                 max(1, round(interval_seconds * 1_000)),
                 turns,
                 [one.experiment_id for one in orders],
-                [one.to_json() for one in orders],
+                [one.encode() for one in orders],
             ],
         )
         return left_ms / 1_000, list(chosen)

@@ -1,15 +1,14 @@
 """Experiments, schedules and tools as the neighbours wrote them."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Self
-
-from msgspec import Struct
+from typing import Any
 
 from services.executor.store.scripts import Script, Scripts, asking
 from shared import keys
 from shared.errors import ContractError, ExperimentNotFoundError
-from shared.messages import Experiment, Schedule, State, read_experiment, read_schedule
+from shared.messages import Experiment, Schedule, read_experiment, read_schedule
 
 READ_AT_ONCE = 200
 REMEMBERED = 1_000
@@ -18,17 +17,12 @@ REMEMBERED_CHARACTERS = 10_000
 READ = Script("read", keys=("names[]",))
 
 
-class Stored(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Stored:
     """What is at an experiment's key: the experiment, or why it can't be read."""
 
-    content: str
     experiment: Experiment | None
     error: ContractError | None
-
-    @classmethod
-    def nothing(cls) -> Self:
-        """Stands for a key that is left alone."""
-        return cls("", None, None)
 
     def readable(self) -> Experiment:
         """The experiment.  Raises the `ContractError` that reading it gave."""
@@ -36,28 +30,9 @@ class Stored(Struct, frozen=True):
             raise self.error or ContractError("nothing was read")
         return self.experiment
 
-    def moved(self, state: State) -> Self:
-        """The same after its state was set to `state`, unless it can't be read or is archived."""
-        if self.experiment is None or self.experiment.state in {State.ARCHIVED, state}:
-            return self
-        experiment = self.experiment.with_state(state)
-        return type(self)(experiment.document or self.content, experiment, None)
 
-    def move(self, state: State | None, only_from: State | None = None) -> tuple[str, str, str]:
-        """The arguments of `state.lua`: state, expected document, replacement.
-
-        What can't be read is left as it is, and so is a document that is
-        archived or has left `only_from`.
-        """
-        if state is None or self.experiment is None:
-            return "", self.content, ""
-        if self.experiment.document is None:
-            return state, "", ""
-        if self.experiment.state is State.ARCHIVED:
-            return State.ARCHIVED, self.content, ""
-        if self.experiment.state is state or (only_from and self.experiment.state != only_from):
-            return state, self.content, ""
-        return state, self.content, self.experiment.with_state(state).document or ""
+NOTHING_STORED = Stored(None, None)
+"""Stands for an experiment that was not read."""
 
 
 class Experiments:
@@ -187,18 +162,26 @@ class Experiments:
 
 def read_stored(experiment_id: str, kind: str, content: Sequence[str] | str) -> Stored:
     """What a script has read at the key of an experiment: fields and values in turn, or a text."""
-    raw = content if isinstance(content, str) else ""
     if kind == "none":
-        place = keys.experiment(experiment_id)
-        return Stored(
-            raw, None, ExperimentNotFoundError(f"{place} does not exist; publish the experiment first")
-        )
+        return Stored(None, not_found(experiment_id))
     parts = content if isinstance(content, str) else tuple(content)
-    read = _remembered if _characters(parts) <= REMEMBERED_CHARACTERS else _experiment
-    try:
-        return Stored(raw, read(experiment_id, kind, parts), None)
-    except ContractError as exc:
-        return Stored(raw, None, exc)
+    read = _read if _characters(parts) > REMEMBERED_CHARACTERS else _remembered
+    return stored_as(read(experiment_id, kind, parts))
+
+
+def stored_as(read: Experiment | str) -> Stored:
+    """What is stored: an experiment, or the reason why it can't be read.
+
+    An error is made anew each time, for a traceback grows where one is raised.
+    """
+    return Stored(None, ContractError(read)) if isinstance(read, str) else Stored(read, None)
+
+
+def not_found(experiment_id: str) -> ExperimentNotFoundError:
+    """The error for an experiment that nobody has published."""
+    return ExperimentNotFoundError(
+        f"{keys.experiment(experiment_id)} does not exist; publish the experiment first"
+    )
 
 
 def schedule_at(
@@ -220,13 +203,16 @@ def read_stored_schedule(
     return schedule_at(experiment_id, kind, _content(kind, content))
 
 
-def _experiment(experiment_id: str, kind: str, parts: tuple[str, ...] | str) -> Experiment:
-    content = parts if isinstance(parts, str) else _fields(parts)
-    return read_experiment(experiment_id, kind, content)
+def _read(experiment_id: str, kind: str, parts: tuple[str, ...] | str) -> Experiment | str:
+    try:
+        content = parts if isinstance(parts, str) else _fields(parts)
+        return read_experiment(experiment_id, kind, content)
+    except ContractError as exc:
+        return str(exc)
 
 
-# What is the same is read once, for most runs find it unchanged.
-_remembered = lru_cache(maxsize=REMEMBERED)(_experiment)
+# A document is read once while it stays the same, also one that can't be read.
+_remembered = lru_cache(maxsize=REMEMBERED)(_read)
 
 
 def _characters(parts: tuple[str, ...] | str) -> int:

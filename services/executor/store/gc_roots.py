@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from services.executor.store.claims import QUEUES
 from services.executor.store.experiments import READ
-from services.executor.store.queue import QUEUES
 from services.executor.store.scripts import Scripts, asking
 from shared import keys
 from shared.errors import StoreError

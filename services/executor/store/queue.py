@@ -3,15 +3,16 @@
 import contextlib
 import itertools
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import redis.exceptions
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from services.executor.store.deliveries import GROUP, Deliveries, Delivery, order_in
-from services.executor.store.orders import PRIORITIES, Claim, Order
+from services.executor.store.claims import CLAIM_ARGUMENTS, GROUP, NOTHING_TAKEN, QUEUES, Claims, Taken
+from services.executor.store.orders import NORMAL, Claim, Order
 from services.executor.store.scripts import Script, Scripts, asking
 from shared import keys
 from shared.errors import ContractError, StoreError
@@ -19,24 +20,26 @@ from shared.errors import ContractError, StoreError
 GONE = ("NOGROUP", "UNBLOCKED")
 """What a claim is answered when the queues have gone, before it came or while it waited (Redis 7.0)."""
 
-QUEUES = tuple(keys.queue(priority) for priority in PRIORITIES)
 PREFERENCES = [QUEUES] * 7 + [(QUEUES[1], QUEUES[0], QUEUES[2])] * 2 + [(QUEUES[2], *QUEUES[:2])]
-"""The order in which a worker looks into the queues, claim by claim: nobody starves."""
+"""The order in which a worker looks into the queues, claim by claim: each queue is served."""
 
+ASIDE = "@"
+"""Begins the names of the consumers that hold orders which wait for a tool, see `lua/claims.lua`."""
+
+BELL_SECONDS = 60
 REQUEST_ID_KEPT_MS = 24 * 3_600 * 1_000
 RESENT_WITHIN_MS = 60_000
 BITMAP_KEPT_MS = 3_600 * 1_000
 
-ENQUEUE = Script(
+_ENQUEUE = Script(
     "enqueue",
-    keys=("queue", "open_runs", "admitted", "request"),
-    args=("order", "bit", "bitmap_kept_ms", "request_kept_ms", "group", "worker", "room"),
+    keys=("open_runs", "admitted", "request"),
+    args=("order", "bit", "bitmap_kept_ms", "request_kept_ms", *CLAIM_ARGUMENTS),
 )
-CLAIM = Script("claim", keys=("queues[]",), args=("group", "worker", "count"))
 _REQUEUE = Script(
     "requeue",
     keys=("queue", "record", "open_runs"),
-    args=("group", "worker", "entry", "timestamp", "run", "order", "fields[]"),
+    args=("worker", "entry", "timestamp", "run", "order", "fields[]"),
 )
 _PROMOTE = Script("promote", keys=("retries", "nudges"), args=("most",))
 
@@ -63,13 +66,13 @@ class Queue:
 
     Args:
         scripts: for transitions.
-        patient: a client whose blocking reads may take for ever.
-        deliveries: reads what is handed out.
+        patient: a client whose blocking reads may take any time.
+        claims: begins what is handed out.
     """
 
-    def __init__(self, scripts: Scripts, patient: Redis, deliveries: Deliveries) -> None:
+    def __init__(self, scripts: Scripts, patient: Redis, claims: Claims) -> None:
         self._scripts = scripts
-        self._deliveries = deliveries
+        self._claims = claims
         self._patient: Any = patient
         self._preference = itertools.cycle(PREFERENCES)
 
@@ -77,7 +80,7 @@ class Queue:
         """Queue one run.
 
         Args:
-            order: without a timestamp.
+            order: without a timestamp; with an empty priority, it has its experiment's.
             position: where its message stood, when every worker heard it.
 
         Returns:
@@ -89,87 +92,105 @@ class Queue:
 
     async def admit(
         self, order: Order, position: Position | None, worker: str, room: int
-    ) -> tuple[str | None, list[Claim]]:
-        """The same, and the worker takes up to `room` orders of the same priority with it.
+    ) -> tuple[str | None, Taken]:
+        """Queue one run as `enqueue` does, and have `worker` take up to `room` orders of its priority.
 
-        What it takes in an answer that is lost, it holds without knowing, as after a claim.
-
-        Returns:
-            As for `enqueue`, and the claims.
+        What the worker takes in an answer that is lost, it holds without knowing.
         """
-        request_ms: int | str = REQUEST_ID_KEPT_MS if order.request_id else ""
-        request = order.request_id or ""
+        request, request_ms = order.request_id or "", REQUEST_ID_KEPT_MS
         if position is None and not request:  # or it would be two runs when it is sent twice
             request, request_ms = secrets.token_hex(8), RESENT_WITHIN_MS
-        text = order.to_json()
-        timestamp, _, claims, experiments = await self._scripts.call(
-            ENQUEUE,
+        return await self._enqueue(order, request, request_ms, position, worker, room)
+
+    async def submit(self, order: Order, token: str) -> str:
+        """Queue one run for somebody who waits for it; its timestamp.
+
+        Args:
+            order: without a timestamp.
+            token: a text that was never used before; with it, sending the order again is sending it once.
+        """
+        timestamp, _ = await self._enqueue(order, token, REQUEST_ID_KEPT_MS)
+        return str(timestamp)
+
+    async def _enqueue(
+        self,
+        order: Order,
+        request: str,
+        request_ms: int,
+        position: Position | None = None,
+        worker: str = "",
+        room: int = 0,
+    ) -> tuple[str | None, Taken]:
+        timestamp, *taken = await self._claims.compiling(
+            _ENQUEUE,
             [
-                keys.queue(order.priority),
                 keys.open_runs(order.experiment_id),
                 keys.admitted(position.marker if position else ""),
                 keys.request(order.experiment_id, request),
             ],
-            [
-                text,
+            lambda may_ask: [
+                order.encode() if may_ask or order.priority else replace(order, priority=NORMAL).encode(),
                 position.count if position else "",
                 BITMAP_KEPT_MS,
-                request_ms,
-                GROUP,
-                worker,
-                room,
+                request_ms if request else "",
+                *self._claims.arguments(worker, room),
             ],
         )
-        return timestamp or None, await self._deliveries.handed_out(
-            worker, claims, experiments, {text: order}
-        )
+        return timestamp or None, await self._claims.read(worker, taken) if taken else NOTHING_TAKEN
 
-    async def claim(
-        self, worker: str, count: int, wait_ms: int, on_empty: Callable[[], None] | None = None
-    ) -> list[Claim]:
-        """Take `count` orders if there are, waiting up to `wait_ms` for the first.
+    async def claim(self, worker: str, room: int, missing: Sequence[str] = ()) -> Taken:
+        """Take up to `room` orders, if there are any, and begin their runs.
 
-        The more urgent come first, but every queue is the preferred one now and
-        then.  After a wait there may be one of each priority, more than `count`.
+        The more urgent come first, but every queue is the preferred one now and then.
 
         Args:
             worker: who takes them.
-            count: at most so many.
-            wait_ms: for the first one.
-            on_empty: called when there are none, and the wait begins.
+            room: how many it has slots for.
+            missing: tools that it has looked for and doesn't have.
         """
         try:
-            # An answer that hands out orders must not be lost unseen.
-            ready, experiments = await self._scripts.call(
-                CLAIM, next(self._preference), [GROUP, worker, count], asks_again=False
-            )
-            if ready:
-                return await self._deliveries.handed_out(worker, ready, experiments)
-            if on_empty is not None:
-                on_empty()
-            async with asking("claim", may_take_seconds=wait_ms / 1_000):
-                answer = await self._patient.xreadgroup(
-                    GROUP, worker, dict.fromkeys(QUEUES, ">"), count=1, block=wait_ms
-                )
+            return await self._claims.take(worker, room, next(self._preference), missing=missing)
         except StoreError as exc:
-            if not any(word in str(exc) for word in GONE):
-                raise
-            await self.create_group()
-            return []
-        return await self._deliveries.claims(worker, _of_command(answer))
+            await self._repair(exc)
+            return NOTHING_TAKEN
+
+    async def wait(self, worker: str, seconds: float) -> bool:
+        """Wait until there may be orders to claim; False when nothing was heard for `seconds`."""
+        bells = [keys.bell(), keys.bell_of(worker)]
+        try:
+            async with asking("wait", may_take_seconds=seconds):
+                return await self._patient.blpop(bells, timeout=seconds) is not None
+        except StoreError as exc:
+            await self._repair(exc)
+            return True
+
+    async def ring(self) -> None:
+        """Wake another worker that waits: this one heard the bell and has no room."""
+        async with asking("ring"):
+            await self._scripts.client.lpush(keys.bell(), "1")
+
+    async def ring_for(self, worker: str) -> None:
+        """Wake `worker`, if it waits: it can begin now what it couldn't begin before."""
+        async with asking("ring"), self._scripts.client.pipeline(transaction=True) as pipe:
+            pipe.lpush(keys.bell_of(worker), "1")
+            pipe.expire(keys.bell_of(worker), BELL_SECONDS)
+            await pipe.execute()
+
+    async def _repair(self, exc: StoreError) -> None:
+        """Make the groups again when Redis has come back without them; raises what is something else."""
+        if not any(word in str(exc) for word in GONE):
+            raise exc
+        await self.create_group()
+
+    async def begin_held(self, worker: str, claims: Sequence[Claim]) -> Taken:
+        """Begin the runs whose orders `worker` holds, unless they have begun."""
+        return await self._claims.take(
+            worker, len(claims), (), held=[(claim.queue, claim.entry) for claim in claims]
+        )
 
     async def claims_of(self, worker: str) -> list[Claim]:
-        """The orders that `worker` holds."""
-        try:
-            async with asking("claims_of"):
-                answer = await self._scripts.client.xreadgroup(
-                    GROUP, worker, dict.fromkeys(QUEUES, "0"), count=1_000
-                )
-        except StoreError as exc:
-            if "NOGROUP" not in str(exc):
-                raise
-            return []
-        return await self._deliveries.claims(worker, _of_command(answer))
+        """The orders that `worker` holds, whether they have begun or not."""
+        return await self._claims.held_by(worker)
 
     async def create_group(self) -> None:
         """Make the consumer group of each queue, unless it is there."""
@@ -195,15 +216,7 @@ class Queue:
         answer = await self._scripts.call(
             _REQUEUE,
             [claim.queue, keys.run(order.run_id), keys.open_runs(order.experiment_id)],
-            [
-                GROUP,
-                claim.worker,
-                claim.entry,
-                str(order.timestamp),
-                order.run_id,
-                order.to_json(),
-                fields,
-            ],
+            [claim.worker, claim.entry, str(order.timestamp), order.run_id, order.encode(), list(fields)],
         )
         return bool(answer)
 
@@ -219,36 +232,48 @@ class Queue:
         return f"{experiment_id}:{timestamp}" if timestamp else None
 
     async def depth(self) -> Depth:
-        """How much there is to do."""
+        """How much there is to do; an order that waits for a tool waits for a worker."""
         entries = held = 0
         async with asking("depth"):
             delayed = await self._scripts.client.zcard(keys.retries())
-            for queue in QUEUES:
+        for queue in QUEUES:
+            async with asking("depth"):
                 entries += await self._scripts.client.xlen(queue)
-                try:
-                    held += (await self._scripts.client.xpending(queue, GROUP))["pending"]
-                except redis.exceptions.ResponseError as exc:
-                    if not str(exc).startswith("NOGROUP"):
-                        raise
+            holding = await self._holding(queue)
+            held += sum(count for name, count in holding.items() if not name.startswith(ASIDE))
         return Depth(waiting=entries - held, held=held, delayed=delayed)
+
+    async def _holding(self, queue: str) -> dict[str, int]:
+        """How many orders of a queue each consumer holds."""
+        async with asking("depth"):
+            try:
+                summary = await self._scripts.client.xpending(queue, GROUP)
+            except redis.exceptions.ResponseError as exc:
+                if not str(exc).startswith("NOGROUP"):
+                    raise
+                return {}
+        return {one["name"]: one["pending"] for one in summary["consumers"]}
 
     async def oldest_seconds(self) -> float:
         """How long the order has waited that waits the longest; 0 when none does."""
-        client = self._scripts.client
-        joined = [await self._oldest_ms(queue) for queue in QUEUES]
+        joined = [one for queue in QUEUES for one in await self._waiting_since_ms(queue)]
         async with asking("oldest_seconds"):
-            seconds, micros = await client.time()
-        waiting = [one for one in joined if one is not None]
-        return max(0.0, float(seconds + micros / 1_000_000 - min(waiting) / 1_000)) if waiting else 0.0
+            seconds, micros = await self._scripts.client.time()
+        return max(0.0, float(seconds + micros / 1_000_000 - min(joined) / 1_000)) if joined else 0.0
 
-    async def _oldest_ms(self, queue: str) -> int | None:
-        """When the first order in a queue joined it that nobody has claimed."""
+    async def _waiting_since_ms(self, queue: str) -> list[int]:
+        """When the first order joined a queue that nobody has claimed, and the first for each tool."""
         client = self._scripts.client
         async with asking("oldest_seconds"):
             groups = await client.xinfo_groups(queue) if await client.exists(queue) else []
             last = next((one["last-delivered-id"] for one in groups if one["name"] == GROUP), "0-0")
-            entries = await client.xrange(queue, min=f"({last}", count=1)
-        return _written_ms(entries[0][0]) if entries else None
+            entries = [entry for entry, _ in await client.xrange(queue, min=f"({last}", count=1)]
+        for name in await self._holding(queue):
+            if name.startswith(ASIDE):
+                async with asking("oldest_seconds"):
+                    found = await client.xpending_range(queue, GROUP, "-", "+", 1, consumername=name)
+                entries += [one["message_id"] for one in found]
+        return [int(entry.partition("-")[0]) for entry in entries]
 
     async def waiting(self) -> list[Claim]:
         """Every order in the queues, claimed or not; for people to look at."""
@@ -258,47 +283,5 @@ class Queue:
                 entries = await self._scripts.client.xrange(queue, count=10_000)
             for entry, fields in entries:
                 with contextlib.suppress(ContractError):
-                    found.append(Claim(queue, entry, "", order_in(entry, fields)))
+                    found.append(Claim(queue, entry, "", Order.decode(fields.get("order", ""), entry)))
         return found
-
-
-def _of_command(answer: Any) -> Iterator[Delivery]:
-    """An entry that was deleted while it was claimed has no fields."""
-    for queue, entries in answer or ():
-        for entry, fields in entries:
-            yield queue, entry, fields or {}
-
-
-def _written_ms(entry: str) -> int:
-    """When an entry was written, by Redis' clock."""
-    return int(entry.partition("-")[0])
-
-
-SHORTEST_INTERVAL_MS = 0.001  # what a double still tells apart in a time in ms
-LONGEST_INTERVAL_MS = 365 * 86_400_000
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """What runs that share `key` may take up together.
-
-    `max_concurrent` runs at once; `max_per_minute` begin, `burst` of them at
-    once after a pause.  None and 0 mean no limit.
-    """
-
-    key: str
-    max_concurrent: int | None = None
-    max_per_minute: float | None = None
-    burst: int = 1
-
-    @property
-    def interval_ms(self) -> float:
-        """From one begin to the next at the steady rate; 0 without a rate limit."""
-        if not self.max_per_minute:
-            return 0
-        return min(max(60_000 / self.max_per_minute, SHORTEST_INTERVAL_MS), LONGEST_INTERVAL_MS)
-
-    @property
-    def key_names(self) -> tuple[str, str, str]:
-        """What is kept of it in Redis: holders, blocked orders, rate."""
-        return keys.holders(self.key), keys.blocked(self.key), keys.rate(self.key)

@@ -12,8 +12,8 @@ Each script is a file in `lua/`.  A header comment says what it does and names i
 
 `events[]` is a list of any length; of KEYS, only the last may be one.  The names become local variables
 of the script, so that no script counts its arguments.  The caller declares the script beside its use,
-with the same names; a difference is an error when the module is imported.  Files that are included
-follow the header, each of them once; they can include others in the same way.
+with the same names; a difference is an error when the module is imported.  The header also names the files
+that are included, each of them once; they can include others in the same way, and use the names.
 """
 
 import asyncio
@@ -118,12 +118,18 @@ class Scripts:
 
     Args:
         client: for commands, and for the connection on which the scripts are called.
+        on_unavailable: is called when Redis is not there for a script.
     """
 
-    def __init__(self, client: Redis) -> None:
+    def __init__(self, client: Redis, on_unavailable: Callable[[], None] = lambda: None) -> None:
         # Any: redis-py annotates for both protocols, bytes and text at once; the methods above are exact.
         self.client: Any = client
         self._connection = SharedConnection(client, COMMAND_TIMEOUT_SECONDS)
+        self._on_unavailable = on_unavailable
+
+    def send(self, *command: Argument) -> None:
+        """Send a command whose answer nobody waits for, behind all that was sent before."""
+        self._connection.execute(*command).add_done_callback(_ignore)
 
     async def call(
         self,
@@ -160,8 +166,16 @@ class Scripts:
             except (redis.exceptions.RedisError, OSError) as exc:
                 is_last = not asks_again or LOST_ANSWER.is_exhausted(attempt)
                 if is_last or not isinstance(exc, redis.exceptions.ConnectionError):
-                    raise translated(script.name, exc, script.located) from exc
+                    error = translated(script.name, exc, script.located)
+                    if isinstance(error, StoreUnavailableError):
+                        self._on_unavailable()
+                    raise error from exc
                 await asyncio.sleep(LOST_ANSWER.pause_seconds(attempt))
+
+
+def _ignore(answer: asyncio.Future[Any]) -> None:
+    if not answer.cancelled():
+        answer.exception()
 
 
 def source(file_name: str) -> str:
@@ -170,15 +184,15 @@ def source(file_name: str) -> str:
 
 
 def _lines(path: Path, bindings: str = "", included: set[Path] | None = None) -> Iterator[tuple[str, str]]:
-    """The place and the text of each line; included files and bindings follow the header."""
+    """The place and the text of each line; the bindings come first, included files where they are named."""
     included = set() if included is None else included
     is_header = True
+    if bindings:
+        yield f"{path.name}:1", bindings
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         place = f"{path.name}:{number}"
-        if is_header and not line.startswith("--"):
+        if not line.startswith("--"):
             is_header = False
-            if bindings:
-                yield place, bindings
         if match := _INCLUDE.fullmatch(line.strip()):
             if not is_header:
                 raise ValueError(f"{place}: an include must be part of the header")

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.executor.store.orders import Order
-from services.executor.store.queue import ENQUEUE, REQUEST_ID_KEPT_MS
 from services.executor.store.scripts import Scripts, asking
 from shared import keys
 from shared.errors import StoreError
@@ -29,28 +27,6 @@ class Submissions:
 
     def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
-
-    async def submit(self, order: Order, token: str) -> str:
-        """Queue one run.
-
-        Args:
-            order: without a timestamp.
-            token: a text that was never used before; an order that is sent twice with it is queued once.
-
-        Returns:
-            The timestamp of the run.
-        """
-        timestamp, *_ = await self._scripts.call(
-            ENQUEUE,
-            [
-                keys.queue(order.priority),
-                keys.open_runs(order.experiment_id),
-                keys.admitted(""),
-                keys.request(order.experiment_id, token),
-            ],
-            [order.to_json(), "", 0, REQUEST_ID_KEPT_MS, "", "", 0],
-        )
-        return str(timestamp)
 
     async def forget(self, experiment_id: str, token: str) -> None:
         """Forget a token: the order that was submitted with it will not be sent again."""

@@ -14,9 +14,9 @@ from typing import Self
 
 import structlog
 
-from services.executor.cancellation import cancel as cancel_run
 from services.executor.isolation.calls import Report
 from services.executor.outcome import Status
+from services.executor.recovery import cancel as cancel_run
 from services.executor.store import Order, Store
 from services.planner.backends import LoopBinding, PlanContext, check_parameters
 from services.planner.backends.fleet_runs import PendingRun, RunLostError, RunResults, RunWatcher
@@ -273,7 +273,7 @@ class FleetBackend:
             request_id=call.options.run_id,
             experiment={**policy.model_dump(exclude_defaults=True), "tool": call.tool, "max_attempts": 1},
         )
-        Order.from_json(order.to_json(), "0-0")
+        Order.decode(order.encode(), "0-0")
         return order
 
     @contextlib.asynccontextmanager
@@ -301,7 +301,7 @@ class FleetBackend:
         """Queue the run and wait for its result."""
         submissions = self._store.submissions
         with self._watcher.expecting_run():
-            timestamp = await until_available("order", lambda: submissions.submit(order, one.token))
+            timestamp = await until_available("order", lambda: self._store.queue.submit(order, one.token))
             run_id = f"{self.experiment_id}:{timestamp}"
             self._watcher.follow(run_id, one)
         try:

@@ -10,9 +10,9 @@ from typing import Any
 
 import structlog
 
-from services.executor.cancellation import RunCancelledError
 from services.executor.isolation.calls import Event, Metric, Progress, Report
 from services.executor.outcome import Status
+from services.executor.recovery import RunCancelledError
 from services.executor.store import JournalEntry, RunProgress, Store
 from services.planner.execution import ErrorInfo, Execution, ExecutionResult, result_of_record
 from shared.backoff import Outage

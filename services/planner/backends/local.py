@@ -12,7 +12,6 @@ from services.executor.outcome import Outcome, Status, judge
 from services.executor.policy import ToolNeeds
 from services.executor.result_cache import Identity
 from services.executor.results import AttemptResults
-from services.executor.work import load, outcome_of
 from services.planner.backends import LoopBinding, PlanContext, check_parameters
 from services.planner.execution import Execution, ExecutionResult, error_of
 from services.planner.runtime import MemoryCheckpoints, ToolRuntime
@@ -103,7 +102,7 @@ class LocalBackend:
         except _Cancelled:
             outcome = CANCELLED
         except FullsendError as exc:
-            outcome = outcome_of(exc, limit_seconds) if self._binding.is_open else CANCELLED
+            outcome = Outcome.of_fault(exc, limit_seconds) if self._binding.is_open else CANCELLED
         outcome = await attempt_results.complete(outcome, is_first=False)
         return ExecutionResult(
             run_id=options.run_id,
@@ -122,7 +121,7 @@ class LocalBackend:
 
     async def _load(self, name: str, limit_seconds: float, cancel: asyncio.Event | None) -> Tool:
         """Load the tool; its first import may take long, so that it can be cancelled."""
-        loading = load(self._runtime.loader, name, limit_seconds)
+        loading = self._runtime.loader.load_within(name, limit_seconds)
         tool = await (loading if cancel is None or name in self._loaded else _unless(cancel, loading))
         self._loaded.add(name)
         return tool

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from services.executor.outcome import Status
-from services.executor.store import Begun, Claim, JournalEntry, Order, Store, Stored
+from services.executor.store import Begun, Claim, JournalEntry, Order, Store
 from services.planner.backends.fleet import NOBODY, SOMEBODY, FleetBackend
 from services.planner.backends.fleet_runs import PendingRun, RunResults
 from shared import keys
@@ -58,7 +58,7 @@ async def test_ten_thousand_cases_are_not_in_front_of_a_normal_trigger(
         await backend.run(execution("echo", {}), cancel=_set())  # all that could be queued has been
         orders = [one.order for one in await store.queue.waiting()]
         await store.queue.enqueue(Order("exp_1", "trigger"))
-        [first] = await store.queue.claim("w1", 1, 1_000)
+        [first] = (await store.queue.claim("w1", 1)).claims
         assert not any(one.done() for one in calls)
 
     assert len(orders) == 20
@@ -279,12 +279,11 @@ async def test_the_run_of_a_dead_executor_is_taken_over_as_the_policy_says(
     await store.queue.create_group()
     async with fleet() as backend, asked(backend, 1, seed=5, **policy) as calls:
         await store.workers.heartbeat("dead", 0.01, listening=False)
-        [claim] = await store.queue.claim("dead", 1, 10_000)
-        begun, _ = await store.runs.begin(claim, Stored.nothing(), {}, {"event": "run_started"})
+        claim = await claimed_by_the_dead(store)
         async with executors():
             [result] = await asyncio.gather(*calls)
 
-    assert begun is Begun.BEGUN
+    assert claim.begun is Begun.BEGUN
     assert (result.status, result.seed) == (status, 5)
     assert (result.error is None) == (status is Status.COMPLETED)
 
@@ -305,14 +304,21 @@ async def test_a_run_of_a_dead_executor_is_cancelled_after_a_while(store: Store,
     await store.queue.create_group()
     async with fleet(cancel_seconds=0.2) as backend:
         call = asyncio.create_task(backend.run(execution("echo", {}), cancel=cancel))
-        [claim] = await store.queue.claim("dead", 1, 10_000)
-        await store.runs.begin(claim, Stored.nothing(), {}, {"event": "run_started"})
+        claim = await claimed_by_the_dead(store)
         cancel.set()
         result = await call
 
     assert result.status is Status.CANCELLED
     assert "no executor has reported its end" in str(result.error)
     assert await store.runs.to_be_cancelled([claim.order.run_id]) == {claim.order.run_id}
+
+
+async def claimed_by_the_dead(store: Store) -> Claim:
+    """A run that a worker has begun which is never heard of again."""
+    await store.workers.tell_tools("dead", {"echo": ""}, 60)
+    await queued(store, 1)
+    [claim] = (await store.queue.claim("dead", 1)).claims
+    return claim
 
 
 def _set() -> asyncio.Event:

@@ -1,13 +1,13 @@
 """What a worker begins, and which claims it has lost: those that somebody else took over, and no others."""
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
 from services.executor.intake import Intake
-from services.executor.running import Running
-from services.executor.store import Claim, Order
+from services.executor.runner import Running
+from services.executor.store import Claim, Order, Taken
+from tests.service.conftest import NoTools
 
 CLAIM = Claim("queue", "1-1", "worker", Order("exp", "trigger", timestamp="1-1"))
 
@@ -18,7 +18,10 @@ async def never(running: Running) -> None:
 
 
 class SlowQueue:
-    """Hands out one claim when it is told to; from `slow` on it says what is held only when it is told to."""
+    """Hands out one claim when it is told to; from `slow` on it says what is held only when it is told to.
+
+    It is found `empty` first, and then waited for, or it hands out nothing until `hand_out` is set.
+    """
 
     def __init__(self) -> None:
         self.slow = self.empty = False
@@ -28,13 +31,22 @@ class SlowQueue:
     async def create_group(self) -> None:
         """There is one."""
 
-    async def claim(self, worker: str, count: int, wait_ms: int, on_empty: Callable[[], None]) -> list[Claim]:
+    async def claim(self, worker: str, room: int, missing: list[str]) -> Taken:
         if self.empty:
-            on_empty()
+            self.empty = False
+            return Taken()
         self.waited_for.set()
         await self.hand_out.wait()
         self.hand_out.clear()
-        return [CLAIM]
+        return Taken([CLAIM])
+
+    async def wait(self, worker: str, seconds: float) -> bool:
+        self.waited_for.set()
+        await self.hand_out.wait()
+        return True
+
+    async def ring(self) -> None:
+        """Nobody else waits."""
 
     async def claims_of(self, worker: str) -> list[Claim]:
         if self.slow:
@@ -50,7 +62,7 @@ async def test_a_run_that_was_claimed_while_the_question_was_asked_is_not_lost()
         begun.put_nowait(running.cancel)
         await running.cancel.wait()
 
-    intake = Intake(queue, "worker", 2, perform)  # type: ignore[arg-type]
+    intake = Intake(queue, "worker", 2, NoTools(), perform)  # type: ignore[arg-type]
     working = asyncio.create_task(intake.run())
     await queue.waited_for.wait()
     queue.slow = True
@@ -72,7 +84,7 @@ async def test_a_run_that_was_claimed_while_the_question_was_asked_is_not_lost()
 async def test_a_slot_is_spared_only_while_no_run_waits_for_it(*, empty: bool) -> None:
     queue = SlowQueue()
     queue.empty = empty
-    intake = Intake(queue, "worker", 3, never)  # type: ignore[arg-type]
+    intake = Intake(queue, "worker", 3, NoTools(), never)  # type: ignore[arg-type]
     working = asyncio.create_task(intake.run())
     await queue.waited_for.wait()
 
@@ -82,25 +94,24 @@ async def test_a_slot_is_spared_only_while_no_run_waits_for_it(*, empty: bool) -
     working.cancel()
 
 
-async def test_the_last_slot_is_kept_for_the_wait_for_runs() -> None:
+async def test_each_free_slot_is_reserved_once() -> None:
     queue = SlowQueue()
     queue.empty = True
-    intake = Intake(queue, "worker", 2, never)  # type: ignore[arg-type]
+    intake = Intake(queue, "worker", 2, NoTools(), never)  # type: ignore[arg-type]
     working = asyncio.create_task(intake.run())
     await queue.waited_for.wait()
 
-    with intake.reserved() as first, intake.reserved() as second:
-        assert (first, second, intake.room) == (1, 0, 1)
+    with intake.reserved() as first, intake.reserved() as second, intake.reserved() as third:
+        assert (first, second, third, intake.room) == (1, 1, 0, 0)
     working.cancel()
 
 
 async def test_after_a_wait_a_slot_is_spared_only_when_the_queue_was_found_empty_again() -> None:
     queue = SlowQueue()
     queue.empty = True
-    intake = Intake(queue, "worker", 3, never)  # type: ignore[arg-type]
+    intake = Intake(queue, "worker", 3, NoTools(), never)  # type: ignore[arg-type]
     working = asyncio.create_task(intake.run())
     await queue.waited_for.wait()
-    queue.empty = False
     queue.waited_for.clear()
     queue.hand_out.set()
     await queue.waited_for.wait()
@@ -113,9 +124,9 @@ async def test_after_a_wait_a_slot_is_spared_only_when_the_queue_was_found_empty
 
 
 async def test_a_claim_that_was_found_meanwhile_is_begun_once() -> None:
-    intake = Intake(SlowQueue(), "worker", 3, never)  # type: ignore[arg-type]
-    await intake.take([CLAIM])
-    await intake.take([CLAIM])
+    intake = Intake(SlowQueue(), "worker", 3, NoTools(), never)  # type: ignore[arg-type]
+    await intake.take(Taken([CLAIM]))
+    await intake.take(Taken([CLAIM]))
 
     assert len(intake.running) == 1
     intake.running[0].cancel.set()

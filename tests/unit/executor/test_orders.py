@@ -20,16 +20,17 @@ json_values = st.recursive(
     max_leaves=8,
 )
 texts = st.text(min_size=1)
+names = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=50)
 made = st.builds(
     Order,
-    experiment_id=st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=50),
+    experiment_id=names,
     trigger=st.sampled_from(["trigger", "cron", "speedrun"]),
     timestamp=st.none() | st.from_regex(r"[0-9]{1,13}-[0-9]{1,5}", fullmatch=True),
     attempt=st.integers(1, 1_000),
     losses=st.integers(0, 10),
     serial=st.booleans(),
     priority=st.sampled_from(PRIORITIES),
-    reserved=st.lists(texts, max_size=2).map(tuple),
+    reserved=st.lists(names, max_size=2).map(tuple),
     params=st.dictionaries(st.text(), json_values, max_size=4),
     scheduled_for=st.none() | texts,
     request_id=st.none() | texts,
@@ -42,7 +43,7 @@ made = st.builds(
 @steady
 @given(made)
 def test_an_order_comes_back_as_it_was_written(order: Order) -> None:
-    back = Order.from_json(order.to_json(), "5-6")
+    back = Order.decode(order.encode(), "5-6")
 
     assert back == (
         order if order.timestamp is not None else Order(**{**_members(order), "timestamp": "5-6"})
@@ -53,8 +54,27 @@ def _members(order: Order) -> dict[str, Any]:
     return {name: getattr(order, name) for name in Order.__struct_fields__}
 
 
+def order_text(rest: str = "{}", **head: str) -> str:
+    """An order as the queue holds it, with some parts of its first line replaced."""
+    parts = {
+        "priority": "normal",
+        "id": "e",
+        "timestamp": "",
+        "attempt": "1",
+        "trigger": "cron",
+        "serial": "",
+    }
+    return "\t".join((parts | {"serial": ""} | head).values()) + "\n\n\n" + rest
+
+
 def test_only_what_differs_from_the_defaults_is_written() -> None:
-    assert json.loads(Order("e", "cron").to_json()) == {"experiment_id": "e", "trigger": "cron"}
+    assert Order("e", "cron").encode() == order_text()
+
+
+def test_an_order_names_the_limit_of_the_experiment_that_it_brings() -> None:
+    own = {"tool": "t", "max_concurrent": 2, "limit_key": "a b"}
+
+    assert Order("e", "plan", experiment=own).encode().split("\n")[2] == "own\tt\t2 0 1 key:a b"
 
 
 def test_params_of_any_depth_that_is_read_can_be_queued() -> None:
@@ -62,7 +82,7 @@ def test_params_of_any_depth_that_is_read_can_be_queued() -> None:
     for _ in range(95):
         params = {"a": params}
 
-    assert Order.from_json(Order("e", "trigger", params=params).to_json(), "1-1").params == params
+    assert Order.decode(Order("e", "trigger", params=params).encode(), "1-1").params == params
 
 
 @pytest.mark.parametrize(
@@ -70,64 +90,62 @@ def test_params_of_any_depth_that_is_read_can_be_queued() -> None:
 )
 def test_whatever_json_can_hold_is_read_as_it_was(value: Any) -> None:
     """Also what the quick way of reading an order leaves to the careful one."""
-    text = json.dumps({"experiment_id": "e", "trigger": "cron", "params": {"a": value}})
+    text = order_text(json.dumps({"params": {"a": value}}))
 
-    assert repr(Order.from_json(text, "1-2").params) == repr({"a": value})
+    assert repr(Order.decode(text, "1-2").params) == repr({"a": value})
 
 
 def test_members_of_a_newer_version_are_passed_on() -> None:
     others = {"lane": {"name": "fast"}, "deadline": 5, "others": [1]}
-    text = json.dumps({"experiment_id": "e", "trigger": "cron", **others})
-    order = Order.from_json(text, "1-2")
+    text = order_text(json.dumps(others), serial="serial\tand more").replace("serial\tand more", "\tand more")
+    order = Order.decode(text, "1-2")
 
     assert order == Order("e", "cron", timestamp="1-2", others=others)
-    assert Order.from_json(order.after_failure({}).to_json(), "3-4").others == others
+    assert Order.decode(order.after_failure({}).encode(), "3-4").others == others
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "nonsense", "[]", "null", "5", '"e"', "{}", '{"experiment_id": "e"}', '{"trigger": "cron"}'),
-        *('{"experiment_id": 5, "trigger": "cron"}', '{"experiment_id": "", "trigger": "cron"}'),
-        '{"experiment_id": "e", "trigger": ["cron"]}',
-        '{"experiment_id": "e", "trigger": "cron", "timestamp": 5}',
-        '{"experiment_id": "e", "trigger": "cron", "timestamp": "yesterday"}',
-        '{"experiment_id": "e", "trigger": "cron", "attempt": "first"}',
-        '{"experiment_id": "e", "trigger": "cron", "attempt": 0}',
-        '{"experiment_id": "e", "trigger": "cron", "attempt": true}',
-        '{"experiment_id": "e", "trigger": "cron", "losses": -1}',
-        '{"experiment_id": "e", "trigger": "cron", "serial": "yes"}',
-        '{"experiment_id": "e", "trigger": "cron", "params": []}',
-        '{"experiment_id": "e", "trigger": "cron", "params": null}',
-        '{"experiment_id": "e", "trigger": "cron", "history": {}}',
-        '{"experiment_id": "e", "trigger": "cron", "history": ["x"]}',
-        '{"experiment_id": "e", "trigger": "cron", "request_id": 5}',
-        '{"experiment_id": "e", "trigger": "cron", "params": {"a": NaN}}',
-        '{"experiment_id": "e", "trigger": "cron", "params": ' + '{"a":' * 5_000 + "1" + "}" * 5_001,
+        *("", "nonsense", "[]", "normal\te", "normal\te\t\t1\tcron\t", '{"experiment_id": "e"}'),
+        order_text(id=""),
+        order_text(id="\x7f"),
+        order_text(timestamp="5"),
+        order_text(timestamp="yesterday"),
+        order_text(attempt="first"),
+        order_text(attempt="0"),
+        order_text(attempt="-1"),
+        *(order_text(rest) for rest in ("", "nonsense", "[]", "null", "5")),
+        order_text('{"losses": "x"}'),
+        order_text('{"losses": -1}'),
+        order_text('{"params": []}'),
+        order_text('{"params": null}'),
+        order_text('{"history": {}}'),
+        order_text('{"history": ["x"]}'),
+        order_text('{"request_id": 5}'),
+        order_text('{"params": {"a": NaN}}'),
+        order_text('{"params": ' + '{"a":' * 5_000 + "1" + "}" * 5_001),
+        *(order_text(f'{{"experiment":{one}}}') for one in ("null", "[]", '"echo"', "5")),
     ],
 )
 def test_nonsense_is_refused_with_the_place_it_is_in(text: str) -> None:
     with pytest.raises(ContractError, match=r"^queue entry 1-2 "):
-        Order.from_json(text, "1-2")
+        Order.decode(text, "1-2")
 
 
-@pytest.mark.parametrize("priority", ["urgent", "", None, 5, []])
-def test_a_priority_that_nobody_knows_is_the_normal_one(priority: Any) -> None:
+@pytest.mark.parametrize("priority", ["urgent", ""])
+def test_a_priority_that_nobody_knows_is_the_normal_one(priority: str) -> None:
     """Or the order would go back to a queue that nobody reads."""
-    text = json.dumps({"experiment_id": "e", "trigger": "cron", "priority": priority})
-
-    assert Order.from_json(text, "1-2").priority == "normal"
+    assert Order.decode(order_text(priority=priority), "1-2").priority == "normal"
 
 
 @pytest.mark.parametrize(
     ("text", "run"),
     [
-        ('{"experiment_id": "e", "attempt": "x"}', ("e", "1-2")),
-        ('{"experiment_id": "e", "timestamp": "5-6"}', ("e", "5-6")),
-        ('{"experiment_id": 5}', None),
-        ('{"experiment_id": "e", "timestamp": "yesterday"}', None),
-        ("[]", None),
-        ("{}", None),
+        (order_text(attempt="x"), ("e", "1-2")),
+        (order_text("nonsense", timestamp="5-6"), ("e", "5-6")),
+        (order_text(id=""), None),
+        (order_text(timestamp="yesterday"), None),
         ("nonsense", None),
         ("", None),
     ],

@@ -9,7 +9,7 @@ from services.executor import report
 from services.executor.isolation.calls import Died, Exit, Raised, Returned, TimedOut
 from services.executor.outcome import Outcome, Status, judge
 from services.executor.result_cache import Identity
-from services.executor.store import Claim, Order
+from services.executor.store import Order
 from shared.errors import ContractError, ToolNotFoundError
 
 ORDER = Order("exp:1", "cron", timestamp="1700000000123-4", scheduled_for="2023-11-14T22:13:00.000+00:00")
@@ -55,24 +55,18 @@ def test_a_record_says_where_the_run_comes_from() -> None:
     }
 
 
-def test_a_record_says_what_began() -> None:
+def test_a_record_says_what_the_run_depends_on() -> None:
     identity = Identity("d1", "run", {"a": 1}, seed=3)
-    fields = report.begin_fields(Claim("q", "1-1", "w1", ORDER), "a_tool", identity, {"a": 1}, STARTED)
+    fields = report.details(ORDER, identity, {"a": 1})
 
-    assert (
-        fields.items()
-        >= {
-            "tool": "a_tool",
-            "tool_digest": "d1",
-            "run_digest": identity.digest,
-            "entry_point": "run",
-            "seed": 3,
-            "started_at": "2023-11-14T22:13:21.000+00:00",
-            "worker": "w1",
-            "scheduled_for": "2023-11-14T22:13:00.000+00:00",
-        }.items()
-    )
-    assert fields["params"] == {"a": 1}
+    assert fields == report.identity_fields(ORDER) | {
+        "tool_digest": "d1",
+        "run_digest": identity.digest,
+        "entry_point": "run",
+        "seed": 3,
+        "environment_digest": None,
+        "params": {"a": 1},
+    }
 
 
 def test_a_record_says_how_it_ended_well() -> None:
@@ -126,16 +120,6 @@ def test_an_attempt_is_listed_with_what_it_came_to() -> None:
 
 
 # -- metric events --------------------------------------------------------------------
-
-
-def test_an_attempt_that_begins_is_an_event() -> None:
-    event = report.started_event(ORDER, "a_tool")
-
-    assert without_time([event]) == [event_of(event="run_started", attempt=1, tool="a_tool")]
-
-
-def test_an_attempt_of_an_unknown_tool_begins_as_well() -> None:
-    assert without_time([report.started_event(ORDER, None)]) == [event_of(event="run_started", attempt=1)]
 
 
 def test_a_retry_is_an_event() -> None:

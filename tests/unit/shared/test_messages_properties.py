@@ -114,10 +114,10 @@ def test_a_document_in_another_state_has_all_its_other_members(
     inner = _finite({**free, "tool": "t", "state": "ready"})
     document = {"experiment": inner, "more": 1} if is_wrapped else inner
 
-    moved = read_experiment("a", "string", json.dumps(document)).with_state(state)
+    moved = state.value.join(read_experiment("a", "string", json.dumps(document)).around_state())
 
     inner["state"] = state.value
-    assert json.loads((moved.document or "").encode()) == document
+    assert json.loads(moved.encode()) == document
 
 
 @steady

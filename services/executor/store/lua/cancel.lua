@@ -1,22 +1,15 @@
--- Cancels a run.
+-- Ends a run that waits, and marks one that is under way so that its worker ends it.
 --
--- A run that waits ends here: its order can't be claimed any more, and a worker that has claimed it lets it go.
--- A run under way is marked, and its worker ends it.
---
--- KEYS  record open_runs metrics journal experiment
--- ARGV  timestamp result event kept_ms metrics_cap journal_cap state expected replacement group order_head fields[]
---   timestamp      of the run
+-- KEYS  record open_runs metrics journal
+-- ARGV  timestamp experiment_id result event kept_ms metrics_cap journal_cap state fields[]
 --   result, event  JSON
---   kept_ms        how long the record and the metrics are kept
---   state, expected, replacement  of the experiment, see state.lua
---   order_head     how an order of the experiment begins, without a priority (JSON)
+--   state          the experiment's next one
 --   fields         of the record
 -- returns "cancelled" | "already" (it was, before) | "cancelling" (it is under way)
---         | "over" (it has ended otherwise, or never was) | "conflict"
--- include types.lua
--- include state.lua
+--         | "over" (it has ended otherwise, or never was); {"uncompiled", document}: see experiments.lua
 -- include events.lua
--- include limits.lua
+-- include experiments.lua
+-- include orders.lua
 local mute = silenced('fullsend:metrics') or silenced('fullsend:experiment_results')
 if mute then return mute end
 local wrong = misfit(record, 'hash', open_runs, 'zset')
@@ -27,20 +20,18 @@ if tonumber(open) == 1 then
   redis.call('HSET', record, 'cancel', '1')
   return 'cancelling'
 end
--- While a run waits for another attempt, its experiment stays `running`.
+-- A run that waits for another attempt has left its experiment `running`.
 local was_last = redis.call('EXISTS', record) == 1 and redis.call('ZCOUNT', open_runs, 1, 1) == 0
-if was_last and move_state(experiment, 'running', state, expected, replacement) == 'conflict' then
-  return 'conflict'
-end
+if was_last and not end_running(experiment_id, state) then return uncompiled(experiment_id) end
 redis.call('ZREM', open_runs, timestamp)
--- Before the first attempt, the order has the id of the run, in one of the queues. In another queue, an order of
--- another experiment may have that id.
+-- Where it waits for the first time, its order has the same id: in one of the queues, while in another
+-- that may be the id of another experiment's.
 for _, priority in ipairs({'high', 'normal', 'low'}) do
   local queue = QUEUES .. priority
   local entry = usable(queue, 'stream') and redis.call('XRANGE', queue, timestamp, timestamp)[1]
-  local order = entry and entry[2][1] == 'order' and string.gsub(entry[2][2], '^{"priority":"%l+",', '{')
-  if order and string.sub(order, 1, #order_head) == order_head then
-    local held = redis.pcall('XPENDING', queue, group, timestamp, timestamp, 1)
+  local order = entry and entry[2][1] == 'order' and read_order(entry[2][2], timestamp)
+  if order and order.id == experiment_id then
+    local held = redis.pcall('XPENDING', queue, 'executors', timestamp, timestamp, 1)
     if held.err or #held == 0 then redis.call('XDEL', queue, timestamp) end
   end
 end

@@ -1,8 +1,27 @@
--- Hands orders out to a worker, with what is stored of their experiments; waits for none.
+-- Hands orders out to a worker, without waiting for any, and begins their runs.
 --
 -- KEYS  queues[]
---   queues  the preferred one first
--- ARGV  group worker count
--- returns {claims, experiments}, see claims.lua
+-- ARGV  worker room started_at started metrics_cap journal_cap metrics_ms held[] missing[]
+--   held     queues and entries in turn that the worker holds already
+--   missing  tools that the worker has looked for and doesn't have; where no other worker has one, its runs begin
+--            here, to be reported
+-- returns what was handed out (see claims.lua, which has the other arguments)
 -- include claims.lua
-return {hand_out(queues, group, worker, count)}
+local mute = silenced('fullsend:metrics')
+if mute then return mute end
+-- Refused when there is no memory left, and does nothing otherwise: XREADGROUP is never refused for that, nor is what
+-- follows a first write.
+redis.call('SETRANGE', 'fullsend:executor:memory', 0, '')
+for _, tool in ipairs(missing) do
+  local other = other_with(tool, false)
+  if other then ring_for(other) else absent[tool] = true end
+end
+for i = 1, #held, 2 do
+  local queue, entry = held[i], held[i + 1]
+  if #redis.call('XPENDING', queue, GROUP, entry, entry, 1, worker) > 0 then
+    local stored = redis.call('XRANGE', queue, entry, entry)[1]
+    if stored then begin(queue, entry, stored[2]) else redis.call('XACK', queue, GROUP, entry) end
+  end
+end
+hand_out(queues)
+return handed_out()

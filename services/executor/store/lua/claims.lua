@@ -1,27 +1,259 @@
--- Hands orders out to a worker.
--- include documents.lua
+-- Hands orders out to a worker, and begins their runs.
+--
+-- The script that includes this has these arguments:
+--   worker      its name
+--   room        how many runs it has slots for
+--   started_at  now, ISO 8601
+--   started     now, unix seconds
+--   metrics_cap, journal_cap, metrics_ms  how much is kept, and how long
+-- include events.lua
+-- include experiments.lua
+-- include limits.lua
+room = tonumber(room)
+local GROUP = 'executors'
+local RECORD, METRICS, OPEN = 'experiment_runs:', 'metrics:', 'fullsend:executor:open:'
+local JOURNAL = 'fullsend:executor:journal'
+local TOOLS, WANTED, WORKERS = 'fullsend:executor:tools:', 'fullsend:executor:wanted', 'fullsend:executor:workers'
+local FOUND = '-' -- a tool that a worker has, but can't begin yet
+local ASIDE = '@' -- and a tool: the consumer that holds the orders which wait for it
+local EXAMINED_AT_ONCE = 200
 
--- Takes up to `count` orders from the queues, in their order, without waiting for any.
--- Returns triples {queue, entry, fields}, and triples {id, type, content} of their experiments. An experiment is
--- left out if it can't be read here, or if its id can't be told from the text of the order.
-local function hand_out(queues, group, worker, count)
-  local claims, experiments, seen = {}, {}, {}
-  for _, queue in ipairs(queues) do
-    local free = count - #claims
-    if free <= 0 then break end
-    local answer = redis.call('XREADGROUP', 'GROUP', group, worker, 'COUNT', free, 'STREAMS', queue, '>')
-    for _, entry in ipairs(answer and answer[1][2] or {}) do
-      local fields = entry[2]
-      claims[#claims + 1] = {queue, entry[1], fields}
-      local id = fields[1] == 'order' and string.match(fields[2], '^[^\\]-"experiment_id":"([^"\\]+)"')
-      if id and not seen[id] then
-        seen[id] = true
-        -- An error here must not stop the script: the orders are handed out by now.
-        local kind, content = document('experiments:' .. id, redis.pcall)
-        local is_read = kind and not (type(content) == 'table' and content.err)
-        if is_read then experiments[#experiments + 1] = {id, kind, content} end
+local answer = {claims = {}, experiments = {}, documents = {}, wanted = {}}
+local told, absent = {}, {}
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function let_go(queue, entry)
+  redis.call('XACK', queue, GROUP, entry)
+  redis.call('XDEL', queue, entry)
+end
+
+local function give(what, queue, entry, text, detail)
+  answer.claims[#answer.claims + 1] = {what, queue, entry, text, detail or ''}
+end
+
+-- Tell the worker what it needs to know of an experiment, once.
+local function tell(found)
+  if told[found.id] then return end
+  told[found.id] = true
+  if found.is_known then
+    answer.experiments[#answer.experiments + 1] = {found.id, found.body, found.state or ''}
+  else
+    answer.documents[#answer.documents + 1] = {found.id, found.kind, found.content, found.digest}
+  end
+end
+
+-- Wake a worker by its own bell.
+local function ring_for(name)
+  local bell = BELL .. ':' .. name
+  if redis.call('LLEN', bell) == 0 then
+    redis.call('RPUSH', bell, '1')
+    redis.call('PEXPIRE', bell, 60000)
+  end
+end
+
+-- Another worker that lives and has the tool; with `ready`, one that can begin it.
+local function other_with(tool, ready)
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', WORKERS, now_ms(), '+inf')) do
+    local has = name ~= worker and redis.call('HGET', TOOLS .. name, tool)
+    if has and (not ready or has ~= FOUND) then return name end
+  end
+end
+
+-- The limit that the tool has; nil when this worker can't begin it.
+local function limit_of_tool(tool)
+  if tool == '' or absent[tool] then return '' end
+  local limit = redis.call('HGET', TOOLS .. worker, tool)
+  if limit and limit ~= FOUND then return limit end
+end
+
+-- Nobody's, until a worker tells that it can begin the tool.
+local function put_aside(queue, entry, tool)
+  redis.call('XCLAIM', queue, GROUP, ASIDE .. tool, 0, entry, 'JUSTID')
+  redis.call('SADD', WANTED, tool)
+  answer.wanted[tool] = true
+  local other = other_with(tool, true)
+  if other then ring_for(other) end
+end
+
+-- Whether there is room under the limits; if not, it is seen to that the order comes again.
+local function has_room(limits, order)
+  for _, limit in ipairs(limits) do
+    if limit.most > 0 and redis.call('SCARD', HOLDERS .. limit.name) >= limit.most then
+      redis.call('RPUSH', BLOCKED .. limit.name, order_text(order))
+      redis.call('ZADD', NUDGES, 'NX', now_ms() + NUDGE_MS, limit.name)
+      return false
+    end
+  end
+  for _, limit in ipairs(limits) do
+    local has_waited = string.find('\t' .. order.reserved .. '\t', '\t' .. limit.name .. '\t', 1, true)
+    if limit.interval > 0 and not has_waited then
+      local now = now_ms()
+      limit.next = math.max(tonumber(redis.call('GET', RATE .. limit.name) or 0), now)
+      local due = limit.next - (limit.burst - 1) * limit.interval
+      if due > now then
+        take_turn(limit, limit.next, now)
+        order.reserved = order.reserved == '' and limit.name or order.reserved .. '\t' .. limit.name
+        redis.call('ZADD', RETRIES, due, order_text(order))
+        return false
       end
     end
   end
-  return claims, experiments
+  return true
+end
+
+local function take_room(limits, run)
+  local names = {}
+  for i, limit in ipairs(limits) do
+    if limit.most > 0 then redis.call('SADD', HOLDERS .. limit.name, run) end
+    if limit.next then take_turn(limit, limit.next, now_ms()) end
+    names[i] = limit.name
+  end
+  return table.concat(names, '\n')
+end
+
+local function write_begin(order, run, record, lease, tool, limits, had_begun)
+  local fields = {
+    'run_id', run, 'experiment_id', order.id, 'attempt', order.attempt, 'trigger', order.trigger,
+    'started_at', started_at, 'worker', worker, 'status', 'running', 'lease', lease, 'tool', tool,
+  }
+  local count = tool == '' and 16 or 18
+  if limits ~= '' then
+    fields[count + 1], fields[count + 2] = 'limits', limits
+    count = count + 2
+  end
+  redis.call('HSET', record, unpack(fields, 1, count))
+  if had_begun then redis.call('PERSIST', record) end
+  redis.call('ZADD', OPEN .. order.id, 1, order.timestamp)
+  local event = '{"experiment_id":' .. json_string(order.id) .. ',"run_id":' .. json_string(run)
+    .. ',"event":"run_started","timestamp":' .. started .. ',"attempt":' .. order.attempt
+    .. ',"tool":' .. (tool == '' and 'null' or json_string(tool)) .. '}'
+  emit_metrics(METRICS .. order.id, JOURNAL, {event}, metrics_cap, journal_cap, metrics_ms)
+end
+
+-- Whether the delivery with another lease of the same run is still held, whose attempt is under way then.
+local function is_held(lease)
+  local priority, entry = string.match(lease, '/(%l+)/(%d+%-%d+)$')
+  if not priority then return false end
+  local pending = redis.pcall('XPENDING', QUEUES .. priority, GROUP, entry, entry, 1)
+  return not pending.err and #pending > 0
+end
+
+-- Begin a run that this worker holds the order of, or say in the answer why not.
+local function begin(queue, entry, fields)
+  local text = fields and fields[1] == 'order' and fields[2] or ''
+  local order = read_order(text, entry)
+  if not order then return give('unreadable', queue, entry, text) end
+  local run = order.id .. ':' .. order.timestamp
+  local record, open_runs = RECORD .. run, OPEN .. order.id
+  local lease = worker .. '/' .. string.sub(queue, #QUEUES + 1) .. '/' .. entry
+
+  local found
+  if order.own == '' then
+    found = experiment(order.id)
+    tell(found)
+  end
+  local held = redis.pcall('HGET', record, 'lease')
+  local wrong = refused(held, record, 'hash')
+  if wrong then return give('broken', queue, entry, text, wrong.err) end
+  if held == lease then return give('begun', queue, entry, text) end -- by a call whose answer was lost
+  local open = redis.pcall('ZSCORE', open_runs, order.timestamp)
+  wrong = refused(open, open_runs, 'zset')
+  if wrong then return give('broken', queue, entry, text, wrong.err) end
+
+  if open == '1' and held and is_held(held) then return let_go(queue, entry) end
+  if found and not found.is_known then return give('uncompiled', queue, entry, text) end
+  if open and found and found.state == 'archived' and not found.is_refused then
+    return give('archived', queue, entry, text)
+  end
+  local tool, limit = order.tool, order.limit
+  if found then tool, limit = found.tool, found.limit end
+  local limit_of_its_tool = limit_of_tool(tool)
+  if open and not limit_of_its_tool then return put_aside(queue, entry, tool) end
+
+  local limits = {}
+  for _, one in ipairs({limit, limit_of_its_tool or '', order.serial and '1 0 1 serial:' .. order.id or ''}) do
+    if one ~= '' then limits[#limits + 1] = read_limit(one) end
+  end
+  for _, one in ipairs(limits) do
+    wrong = misfit(HOLDERS .. one.name, 'set', BLOCKED .. one.name, 'list', RATE .. one.name, 'string',
+      RETRIES, 'zset', NUDGES, 'zset')
+    if wrong then return give('broken', queue, entry, text, wrong.err) end
+  end
+  if not open then -- the run was cancelled while it waited
+    for _, one in ipairs(limits) do unblock(BLOCKED .. one.name) end
+    return let_go(queue, entry)
+  end
+  if not has_room(limits, order) then return let_go(queue, entry) end
+
+  if found then move_state(found, nil, 'running') end
+  write_begin(order, run, record, lease, tool, #limits > 0 and take_room(limits, run) or '', held)
+  give('begun', queue, entry, text)
+end
+
+-- Entries that were put aside for a tool which this worker can begin now.
+local function take_aside(tool, queues)
+  local is_left = false
+  for _, queue in ipairs(queues) do
+    local free = room - #answer.claims
+    local waiting = redis.pcall('XPENDING', queue, GROUP, '-', '+', math.max(free, 1), ASIDE .. tool)
+    if waiting.err then waiting = {} end
+    is_left = is_left or #waiting > free
+    for i = 1, math.min(#waiting, free) do
+      local entry = waiting[i][1]
+      local claimed = redis.call('XCLAIM', queue, GROUP, worker, 0, entry)
+      if claimed[1] and claimed[1][2] then
+        begin(queue, entry, claimed[1][2])
+      else
+        redis.call('XACK', queue, GROUP, entry)
+      end
+    end
+    is_left = is_left or #waiting >= math.max(free, 1)
+  end
+  if is_left then return end
+  redis.call('SREM', WANTED, tool)
+  for _, queue in ipairs(queues) do redis.pcall('XGROUP', 'DELCONSUMER', queue, GROUP, ASIDE .. tool) end
+end
+
+-- Hand orders out until there is no room left, the preferred queue first, without waiting for any.
+local function hand_out(queues)
+  for _, tool in ipairs(redis.call('SMEMBERS', WANTED)) do
+    if limit_of_tool(tool) then
+      take_aside(tool, queues)
+    else
+      answer.wanted[tool] = true
+    end
+  end
+  local left = EXAMINED_AT_ONCE
+  for _, queue in ipairs(queues) do
+    while left > 0 and #answer.claims < room do
+      local count = math.min(left, room - #answer.claims)
+      local got = redis.call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', count, 'STREAMS', queue, '>')
+      if not got then break end
+      for _, entry in ipairs(got[1][2]) do begin(queue, entry[1], entry[2]) end
+      left = left - #got[1][2]
+    end
+  end
+  -- There may be more: let another worker look.
+  if left <= 0 or #answer.claims >= room then ring() end
+end
+
+-- The same behind what was just queued in a queue.  Where there is no group yet, that stays queued.
+local function hand_out_from(queue)
+  if room == 0 then return ring() end
+  local is_done, err = pcall(hand_out, {queue})
+  if is_done then return end
+  local text = type(err) == 'table' and err.err or err
+  if not string.find(text, 'NOGROUP', 1, true) then error(text) end
+  ring()
+end
+
+-- What the worker is answered: see `claims.py`.
+local function handed_out()
+  local wanted = {}
+  for tool in pairs(answer.wanted) do wanted[#wanted + 1] = tool end
+  return {answer.claims, answer.experiments, answer.documents, wanted}
 end

@@ -1,28 +1,32 @@
--- Queues one run, once, and hands orders out from its queue to a worker with room, which need not be woken then.
+-- Queues one run, once, and hands orders out from its queue to a worker that has room.
 --
--- KEYS  queue open_runs admitted request
+-- KEYS  open_runs admitted request
 --   admitted  a bitmap
--- ARGV  order bit bitmap_kept_ms request_kept_ms group worker room
---   order            JSON
+-- ARGV  order bit bitmap_kept_ms request_kept_ms worker room started_at started metrics_cap journal_cap metrics_ms
+--   order            with its priority, or with an empty one to have its experiment's
 --   bit              of the message in the bitmap, or ""
 --   request_kept_ms  how long the request id is remembered, or "" when there is none
---   room             how many orders the worker takes
--- returns {timestamp, 1, claims, experiments} when queued (see claims.lua);
---         {timestamp or "", 0, {}, {}} when it was queued before
--- include queued.lua
+-- returns {timestamp} and what was handed out (see claims.lua, which has the other arguments) when queued;
+--         {timestamp or ""} when it was queued before; {"uncompiled", document}: see experiments.lua
 -- include claims.lua
 local known, wrong = false, nil
 if bit ~= '' then
   local seen = redis.pcall('GETBIT', admitted, bit)
   wrong = refused(seen, admitted, 'string')
   if wrong then return wrong end
-  if seen == 1 then return {'', 0, {}, {}} end
+  if seen == 1 then return {''} end
 end
 if request_kept_ms ~= '' then
   known = redis.pcall('GET', request)
   wrong = refused(known, request, 'string')
   if wrong then return wrong end
 end
+if not known and string.sub(order, 1, 1) == '\t' then
+  local found = experiment(read_order(order, '').id)
+  if not found.is_known then return uncompiled(found.id) end
+  order = (found.priority and found.priority ~= '' and found.priority or 'normal') .. order
+end
+local queue = queue_of(order)
 local timestamp = known or queue_run(redis.pcall, queue, open_runs, order)
 wrong = refused(timestamp, queue, 'stream')
 if wrong then return wrong end
@@ -30,11 +34,7 @@ if bit ~= '' then
   redis.call('SETBIT', admitted, bit, 1)
   redis.call('PEXPIRE', admitted, bitmap_kept_ms)
 end
-if known then return {known, 0, {}, {}} end
+if known then return {known} end
 if request_kept_ms ~= '' then redis.call('SET', request, timestamp, 'PX', request_kept_ms) end
-if room ~= '0' then
-  -- Without the consumer group, the run is queued all the same.
-  local could_claim, claims, experiments = pcall(hand_out, {queue}, group, worker, tonumber(room))
-  if could_claim then return {timestamp, 1, claims, experiments} end
-end
-return {timestamp, 1, {}, {}}
+hand_out_from(queue)
+return {timestamp, unpack(handed_out())}

@@ -11,6 +11,14 @@ local function silenced(channel)
   return redis.error_reply('NOPERM no permission to publish on the channel ' .. channel)
 end
 
+-- A text as JSON writes it.
+local ESCAPES = {['"'] = '\\"', ['\\'] = '\\\\'}
+local function json_string(text)
+  return '"' .. string.gsub(text, '[%c"\\]', function(char)
+    return ESCAPES[char] or string.format('\\u%04x', string.byte(char))
+  end) .. '"'
+end
+
 -- Adds metric events (JSON) to the experiment's list and to the journal, and publishes them. The list expires
 -- when a record would. A list or a journal of another type must not stop a run.
 local function emit_metrics(list, journal, events, list_cap, journal_cap, kept_ms)

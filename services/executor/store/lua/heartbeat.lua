@@ -3,7 +3,8 @@
 -- While Redis is away, every heartbeat is missed. The first worker to come back must not take the others for dead:
 -- it learns of none until they had time to come back as well.
 --
--- KEYS  workers listeners silence
+-- KEYS  workers listeners silence tools
+--   tools    of this worker, which are told as long as its heartbeat holds
 --   silence  exists after this worker missed its own heartbeat
 -- ARGV  worker ttl_ms is_listening
 --   ttl_ms        when the worker counts as dead
@@ -16,6 +17,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local expired = tonumber(redis.call('ZSCORE', workers, worker) or now)
 redis.call('ZADD', workers, now + ttl_ms, worker)
+redis.call('PEXPIRE', tools, ttl_ms)
 if is_listening == '1' then redis.call('ZADD', listeners, now + ttl_ms, worker) end
 if expired < now then redis.call('SET', silence, '1', 'PX', ttl_ms) end
 if redis.call('EXISTS', silence) == 1 then return {} end

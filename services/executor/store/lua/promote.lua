@@ -1,10 +1,9 @@
--- Queues the attempts that are due, and one order for each limit under which orders have waited for a while.
---
--- The second is for the case that a run which holds room is gone: its limit must not block orders for ever.
+-- Queues the attempts that are due; and one order for each limit under which some have waited for a while, in case
+-- the run that was to make room is gone.
 --
 -- KEYS  retries nudges
 -- ARGV  most
--- returns {how many attempts, ms until the next is due or -1}
+-- returns {how many, ms until the next one is due or -1}
 -- include limits.lua
 local wrong = misfit(retries, 'zset', nudges, 'zset',
   QUEUES .. 'high', 'stream', QUEUES .. 'normal', 'stream', QUEUES .. 'low', 'stream')
@@ -13,7 +12,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local due = redis.call('ZRANGEBYSCORE', retries, '-inf', now, 'LIMIT', 0, most)
 for _, order in ipairs(due) do
-  redis.call('XADD', queue_of(order), '*', 'order', order)
+  queue_again(order)
   redis.call('ZREM', retries, order)
 end
 for _, limit in ipairs(redis.call('ZRANGEBYSCORE', nudges, '-inf', now, 'LIMIT', 0, most)) do

@@ -1,17 +1,14 @@
--- Removes an order that can't be read, and answers it once.
+-- Puts an order away that nobody can read, and reports it once.
 --
--- KEYS  queue journal run_keys[]
---   run_keys  record, experiment, open runs; empty when the order does not name its run
--- ARGV  group entry result journal_cap timestamp run kept_ms state expected replacement fields[]
---   result          JSON
---   timestamp, run  of the run, or "" when the order does not name it
---   kept_ms         how long the record is kept
---   state, expected, replacement  of the experiment, see state.lua
---   fields          of the record
--- returns "answered" | "done" (it was answered before, or the run has an end) | "conflict"
--- include types.lua
--- include state.lua
+-- KEYS  queue journal record open_runs
+-- ARGV  entry result journal_cap timestamp run experiment_id state kept_ms fields[]
+--   result     JSON
+--   timestamp  of the run that the order names, or ""
+--   state      the experiment's next one
+--   fields     of the record
+-- returns "answered" | "done" (it was reported before, or the run has ended); {"uncompiled", document}: see experiments.lua
 -- include events.lua
+-- include experiments.lua
 -- include limits.lua
 local mute = silenced('fullsend:experiment_results')
 if mute then return mute end
@@ -19,7 +16,7 @@ local wrong = misfit(queue, 'stream')
 if wrong then return wrong end
 local function put_away()
   redis.call('XDEL', queue, entry)
-  return redis.call('XACK', queue, group, entry)
+  return redis.call('XACK', queue, 'executors', entry)
 end
 if timestamp == '' then
   if put_away() == 0 then return 'done' end
@@ -27,7 +24,6 @@ if timestamp == '' then
   return 'answered'
 end
 
-local record, experiment, open_runs = unpack(run_keys)
 local has_record, has_open = usable(record, 'hash'), usable(open_runs, 'zset')
 local held = has_record and redis.call('HMGET', record, 'status', 'lease', 'limits') or {}
 local status, lease = held[1], held[2] or ''
@@ -35,11 +31,12 @@ if lease ~= '' and status == 'running' and string.sub(lease, -#entry - 1) ~= '/'
   put_away() -- another delivery of the run is under way; that one reports its end
   return 'done'
 end
--- While a run waits for another attempt, its experiment stays `running`.
-local was_last = status and not (has_open and redis.call('ZCOUNT', open_runs, 1, 1) > 0)
 local over = status and status ~= 'running'
-if was_last and not over and move_state(experiment, 'running', state, expected, replacement) == 'conflict' then
-  return 'conflict'
+-- A run that has begun, or waits for another attempt, has left its experiment `running`.
+local open = has_open and redis.call('ZCOUNT', open_runs, 1, 1) or 0
+local others = lease ~= '' and open - 1 or open
+if status and not over and others <= 0 and not end_running(experiment_id, state) then
+  return uncompiled(experiment_id)
 end
 local was_held = put_away() == 1
 if has_open then redis.call('ZREM', open_runs, timestamp) end

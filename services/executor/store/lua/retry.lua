@@ -1,14 +1,10 @@
--- Ends an attempt that failed, and stores the order of the next one.
+-- Ends a failed attempt that another one follows later.
 --
 -- KEYS  queue record open_runs retries metrics journal
--- ARGV  group entry timestamp lease order delay_ms metrics_cap journal_cap run kept_ms events[] fields[]
---   timestamp, run  of the run
---   lease           of the attempt
---   order           of the next attempt (JSON)
---   delay_ms        when it is due
---   kept_ms         how long the metrics are kept
---   events          JSON
---   fields          of the record
+-- ARGV  entry timestamp lease order delay_ms metrics_cap journal_cap run kept_ms events[] fields[]
+--   order   of the next attempt
+--   events  JSON
+--   fields  of the record
 -- returns {"retrying", ms when it is due} | {"stale", 0}
 -- include events.lua
 -- include limits.lua
@@ -18,7 +14,7 @@ local wrong = misfit(queue, 'stream', record, 'hash', open_runs, 'zset', retries
 if wrong then return wrong end
 local held = redis.call('HMGET', record, 'lease', 'status', 'limits')
 if held[1] ~= lease or held[2] ~= 'running' then
-  local stored = redis.call('ZSCORE', retries, order) -- if this very call got through before
+  local stored = redis.call('ZSCORE', retries, order) -- when this very call had got through before
   return stored and {'retrying', tonumber(stored)} or {'stale', 0}
 end
 local time = redis.call('TIME')
@@ -28,6 +24,6 @@ redis.call('ZADD', retries, due, order)
 redis.call('ZADD', open_runs, 0, timestamp)
 release(held[3], run)
 emit_metrics(metrics, journal, events, metrics_cap, journal_cap, kept_ms)
-redis.call('XACK', queue, group, entry)
+redis.call('XACK', queue, 'executors', entry)
 redis.call('XDEL', queue, entry)
 return {'retrying', due}

@@ -5,9 +5,9 @@
 -- ARGV  interval_ms most experiments[] orders[]
 --   interval_ms  how long a cycle takes
 --   most         how many turns it gives
---   orders       JSON, one for each experiment
+--   orders       one for each experiment
 -- returns {ms until the next cycle, experiments that got a turn ...}
--- include queued.lua
+-- include orders.lua
 local GIVEN = '1' -- any other value is the worker that prepares the cycle
 local TURN_KEPT_MS = 30 * 86400 * 1000 -- by then, the experiment is gone or set aside
 local wrong = misfit(cycle, 'string', turns, 'zset')
@@ -39,6 +39,7 @@ local answer = {tonumber(interval_ms)}
 for turn = 1, math.min(tonumber(most), #waiting) do
   local next = waiting[turn]
   queue_run(redis.call, next.queue, next.open_runs, next.order)
+  ring()
   -- The fraction keeps the order of turns within a cycle.
   redis.call('ZADD', turns, now + turn / 1000, next.experiment)
   answer[turn + 1] = next.experiment

@@ -1,0 +1,107 @@
+"""Experiments compiled for scripts, which read no JSON and no YAML.
+
+A worker reads a document once, in whatever shape a neighbour wrote it, and keeps beside the document's
+digest what it says.  `lua/experiments.lua` says when that counts.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+
+from msgspec.structs import replace
+
+from services.executor.store.experiments import REMEMBERED, Stored, not_found, read_stored, stored_as
+from services.executor.store.orders import limit_of
+from shared import keys
+from shared.documents import json_text, printable, shown
+from shared.errors import ContractError
+from shared.messages import Experiment, Policy, State
+
+KEPT_SECONDS = 7 * 86_400
+"""Experiments that nobody runs for so long are compiled again."""
+
+
+def compiled(experiment_id: str, kind: str, content: Sequence[str] | str, digest: str) -> dict[str, str]:
+    """The fields that scripts read, of a document in any shape.
+
+    Args:
+        experiment_id: whose it is.
+        kind, content, digest: as a script has read the document.
+
+    Returns:
+        `digest`; `tool`, `limit` (see `Limit`) and `priority`, empty when the document can't be read;
+        `body`, which `read_compiled` reads; `state`, the document's own; and of a text `before` and
+        `after`, which surround its state in the form that the executor writes.
+    """
+    stored = read_stored(experiment_id, kind, content)
+    own_state = _given_state(content) if kind == "hash" else None
+    if own_state not in (None, "", *State):  # which is no part of what is compiled, and is read each time
+        stored = read_stored(experiment_id, kind, _with_state(content, State.READY))
+    if stored.experiment is None:
+        return {"digest": digest, "tool": "", "limit": "", "priority": "", "body": _refusal(stored)}
+    experiment = stored.experiment
+    fields = {
+        "digest": digest,
+        "state": experiment.state.value,
+        "tool": printable(experiment.tool),
+        "limit": limit_of(experiment.policy, f"experiment:{experiment_id}"),
+        "priority": experiment.policy.priority or "",
+        "body": _body(experiment),
+    }
+    if experiment.document is not None:
+        fields["before"], fields["after"] = experiment.around_state()
+    return fields
+
+
+def read_compiled(experiment_id: str, body: str, state: str) -> Stored:
+    """What a script has told of an experiment; without a body there is none."""
+    if not body:
+        return Stored(None, not_found(experiment_id))
+    stored = stored_as(_read_body(experiment_id, body))
+    if stored.experiment is None or state == stored.experiment.state:
+        return stored
+    try:
+        return Stored(replace(stored.experiment, state=State(state or State.READY)), None)
+    except ValueError:
+        *others, last = State
+        place = printable(keys.experiment(experiment_id))
+        return Stored(
+            None,
+            ContractError(
+                f"{place} member 'state' is {shown(state)}: expected {', '.join(others)} or {last}"
+            ),
+        )
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _read_body(experiment_id: str, body: str) -> Experiment | str:
+    members = json.loads(body)
+    if "error" in members:
+        return str(members["error"])
+    return Experiment(
+        id=experiment_id,
+        state=State.READY,
+        tool=members["tool"],
+        params=members["params"],
+        schedule=None,
+        timezone=None,
+        policy=Policy(**members["policy"]),
+    )
+
+
+def _body(experiment: Experiment) -> str:
+    policy = experiment.policy.model_dump(exclude_none=True)
+    return json_text({"tool": experiment.tool, "params": experiment.params, "policy": policy})
+
+
+def _refusal(stored: Stored) -> str:
+    return json_text({"error": str(stored.error)})
+
+
+def _given_state(content: Sequence[str] | str) -> str | None:
+    return dict(zip(content[::2], content[1::2], strict=True)).get("state")
+
+
+def _with_state(content: Sequence[str] | str, state: str) -> list[str]:
+    fields = dict(zip(content[::2], content[1::2], strict=True)) | {"state": state}
+    return [part for pair in fields.items() for part in pair]
