@@ -1,42 +1,23 @@
 """`fullsend plan`."""
 
-import asyncio
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from services.cli import connection, output
+from services.cli import output
 from services.cli.output import AsJson, CommandError
 from services.cli.plans import plan_output, run_plan
-from services.cli.plans.plan_output import (
-    case_counts,
-    exit_now,
-    plan_json,
-    plan_row,
-    report_paths,
-    show_failures,
-    show_plan,
-    show_report,
-)
-from services.cli.plans.run_plan import PlanRun, plan_context, store_of
-from services.planner.backends import BACKENDS, DEFAULT_BACKEND, backend_class
+from services.cli.plans.run_plan import PlanRun
+from services.planner.backends import BACKENDS, DEFAULT_BACKEND
 from services.planner.documents import read_manifest
 from services.planner.models import RunManifest
 from services.planner.plan import PLANS, Plan, plans_in
-from services.planner.plan.estimate import (
-    Estimate,
-    RecordedRuns,
-    estimate,
-    recorded_in_plans,
-    recorded_in_redis,
-)
 from services.planner.plan.status import PlanState, PlanStatus
 from services.planner.report import code_warning
-from shared import log
 from shared.errors import PlanError
 
 LOOK_SECONDS: Final = 0.1
@@ -57,11 +38,16 @@ def known_backend(name: str | None) -> str | None:
     return name
 
 
-NAMES: Final = f"[{'|'.join(BACKENDS)}]"
-WHERE: Final = "; ".join(f"{name}: {entry.help}" for name, entry in BACKENDS.items())
-Where = Annotated[
+BACKEND_NAMES: Final = f"[{'|'.join(BACKENDS)}]"
+BACKENDS_IN_WORDS: Final = "; ".join(f"{name}: {entry.help}" for name, entry in BACKENDS.items())
+BackendOption = Annotated[
     str,
-    typer.Option("--backend", metavar=NAMES, callback=known_backend, help=f"Where the cases run. {WHERE}."),
+    typer.Option(
+        "--backend",
+        metavar=BACKEND_NAMES,
+        callback=known_backend,
+        help=f"Where the cases run. {BACKENDS_IN_WORDS}.",
+    ),
 ]
 Concurrency = Annotated[
     int | None,
@@ -91,7 +77,7 @@ def plan(context: typer.Context) -> None:
 @app.command()
 def run(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The manifest: YAML or JSON.")],
-    backend: Where = DEFAULT_BACKEND,
+    backend: BackendOption = DEFAULT_BACKEND,
     concurrency: Concurrency = None,
     directory: Directory = None,
     estimate: EstimateOnly = False,
@@ -116,7 +102,7 @@ def resume(
     backend: Annotated[
         str | None,
         typer.Option(
-            metavar=NAMES,
+            metavar=BACKEND_NAMES,
             callback=known_backend,
             help="Where the cases run; by default, where they ran before.",
         ),
@@ -144,12 +130,12 @@ def status(
     """Show the state and the progress of plans."""
     statuses = list(_all_statuses()) if plan_id is None else [_status(find_plan(plan_id))]
     if as_json:
-        members = [plan_json(*one) for one in statuses]
+        members = [plan_output.plan_json(*one) for one in statuses]
         output.print_json(members if plan_id is None else members[0])
     elif plan_id is not None:
-        show_plan(*statuses[0])
+        plan_output.show_plan(*statuses[0])
     else:
-        output.table(plan_output.COLUMNS, [plan_row(*one) for one in statuses], output.console())
+        output.table(plan_output.COLUMNS, [plan_output.plan_row(*one) for one in statuses], output.console())
 
 
 @app.command()
@@ -169,7 +155,7 @@ def cancel(
         time.sleep(LOOK_SECONDS)
         status = found.status()
     state = "stopping" if status.state is PlanState.RUNNING else status.state
-    output.console().print(f"{found.plan_id} is {state}: {case_counts(status)}")
+    output.console().print(f"{found.plan_id} is {state}: {plan_output.case_counts(status)}")
 
 
 @app.command()
@@ -178,7 +164,7 @@ def report(plan_id: PlanId, as_json: AsJson = False) -> None:
 
     Runs no case.
     """
-    show_report(run_plan.write_report_again(find_plan(plan_id)), as_json)
+    plan_output.show_report(run_plan.write_report_again(find_plan(plan_id)), as_json)
 
 
 # -- running --------------------------------------------------------------------------
@@ -186,7 +172,7 @@ def report(plan_id: PlanId, as_json: AsJson = False) -> None:
 
 def print_estimate(manifest: RunManifest, backend: str, directory: Path | None, as_json: bool) -> None:
     """Print how many runs and how much time a plan will take."""
-    expected = estimate_plan(manifest, backend, directory)
+    expected = run_plan.estimate_plan(manifest, backend, directory)
     if as_json:
         output.print_json(expected.to_json())
     else:
@@ -201,12 +187,14 @@ def finish(run: PlanRun, as_json: bool) -> None:
     """
     status = run.plan.status()
     if as_json:
-        output.print_json({**plan_json(run.plan, status), "report": report_paths(run.report)})
+        output.print_json(
+            {**plan_output.plan_json(run.plan, status), "report": plan_output.report_paths(run.report)}
+        )
     else:
         _print_end(run, status)
     code = _exit_code(run, status)
     if run.is_cut_short:
-        exit_now(code)  # a thread may still read results or draw the report
+        plan_output.exit_now(code)  # a thread may still read results or draw the report
     if code:
         raise typer.Exit(code)
 
@@ -215,10 +203,10 @@ def _print_end(run: PlanRun, status: PlanStatus) -> None:
     changed = code_warning(run.results)
     for warning in (*([changed] if changed else []), *run.notes):
         print(f"warning: {output.one_line(warning)}", file=sys.stderr)
-    show_failures(run.results)
-    show_plan(run.plan, status)
+    plan_output.show_failures(run.results)
+    plan_output.show_plan(run.plan, status)
     if run.report:
-        show_report(run.report, as_json=False)
+        plan_output.show_report(run.report, as_json=False)
     if status.left:
         print(f"continue with: fullsend plan resume {run.plan.place}")
     elif run.is_cut_short:
@@ -275,37 +263,3 @@ def find_plan(name: str) -> Plan:
     if matching:
         raise CommandError(f"{name!r} is ambiguous: {', '.join(one.name for one in matching)}")
     raise CommandError(f"there is no plan {name!r} in {PLANS}; `fullsend plan status` lists the plans")
-
-
-# -- estimates ------------------------------------------------------------------------
-
-
-def estimate_plan(manifest: RunManifest, backend: str, directory: Path | None = None) -> Estimate:
-    """Estimate a plan from recorded runs of its tool.
-
-    Args:
-        manifest: the plan.
-        backend: where its cases will run; if it uses Redis, runs in Redis count as well.
-        directory: of the plan; the plans beside it count as well.
-    """
-    log.configure(level="error")
-    beside = directory.absolute().parent if directory is not None else PLANS.absolute()
-    places = [PLANS] if beside == PLANS.absolute() else [PLANS, beside]
-    recorded = [recorded_in_plans(manifest.tool, place) for place in places]
-    notes: list[str] = []
-    capacity, in_redis = asyncio.run(_ask_backend(manifest, backend, recorded, notes))
-    seconds = {one.place: one.seconds for one in (*recorded, *in_redis)}
-    return estimate(manifest, seconds, backend, capacity, notes)
-
-
-async def _ask_backend(
-    manifest: RunManifest, backend: str, recorded: Sequence[RecordedRuns], notes: list[str]
-) -> tuple[int, Sequence[RecordedRuns]]:
-    """Return how many cases run at once on a backend, and further runs that its Redis has recorded."""
-    chosen = connection.settings()
-    capacity = await backend_class(backend).plan_capacity(plan_context(manifest, chosen, notes.append))
-    if not BACKENDS[backend].uses_redis:
-        return capacity, ()
-    known = frozenset().union(*(one.experiments for one in recorded))
-    async with store_of(chosen) as store:
-        return capacity, [await recorded_in_redis(store, manifest.tool, known)]

@@ -1,4 +1,4 @@
-"""Runs plans for the commands: opens the backend, shows progress, evaluates, writes the report."""
+"""Runs plans for the commands: opens the backend, shows progress, writes the report; estimates plans."""
 
 import asyncio
 import contextlib
@@ -16,11 +16,18 @@ from services.executor.artifacts import open_blobs
 from services.executor.config import Settings
 from services.executor.store import Store
 from services.planner.aggregation import Aggregator
-from services.planner.backends import Backend, PlanContext, backend_class, runtime_of
+from services.planner.backends import BACKENDS, Backend, PlanContext, backend_class, runtime_of
 from services.planner.cancellation import CancellationToken, GoalReached, PlanCancelledError, unless_cancelled
 from services.planner.evaluation import Evaluations
 from services.planner.models import RunManifest
-from services.planner.plan import Plan
+from services.planner.plan import PLANS, Plan
+from services.planner.plan.estimate import (
+    Estimate,
+    RecordedRuns,
+    estimate,
+    recorded_in_plans,
+    recorded_in_redis,
+)
 from services.planner.plan.runner import ActiveSession, LockedPlan, run_remaining
 from services.planner.plan.status import Progress
 from services.planner.report import write_report
@@ -112,7 +119,7 @@ class _Execution:
         succeeded = sum(one.task_status is TaskStatus.SUCCEEDED for one in work.settled)
         criteria = CancellationToken()
         async with contextlib.AsyncExitStack() as stack:
-            backend, runtime = await opened(stack, plan, name, chosen, self.display.say, token)
+            backend, runtime = await open_backend(stack, plan, name, chosen, self.display.say, token)
             evaluations = Evaluations(
                 plan.manifest, Aggregator(runtime), already=work.settled, on_stop=criteria.cancel
             )
@@ -163,7 +170,7 @@ async def _write_report(plan: Plan, evaluations: Evaluations) -> dict[str, Path]
 # -- backends -------------------------------------------------------------------------
 
 
-async def opened(
+async def open_backend(
     stack: contextlib.AsyncExitStack,
     plan: Plan,
     name: str,
@@ -251,3 +258,37 @@ async def _check_tool(plan: Plan, runtime: ToolRuntime, tell: Tell) -> None:
     before = await in_thread(plan.registry.fact, "tool_digest")
     if before not in (None, tool.module.digest):
         tell(f"the code of {plan.manifest.tool} has changed since the plan's first run; results may differ")
+
+
+# -- estimates ------------------------------------------------------------------------
+
+
+def estimate_plan(manifest: RunManifest, backend: str, directory: Path | None = None) -> Estimate:
+    """Estimate a plan from recorded runs of its tool.
+
+    Args:
+        manifest: the plan.
+        backend: where its cases will run; if it uses Redis, runs in Redis count as well.
+        directory: of the plan; the plans beside it count as well.
+    """
+    log.configure(level="error")
+    beside = directory.absolute().parent if directory is not None else PLANS.absolute()
+    places = [PLANS] if beside == PLANS.absolute() else [PLANS, beside]
+    recorded = [recorded_in_plans(manifest.tool, place) for place in places]
+    notes: list[str] = []
+    capacity, in_redis = asyncio.run(_ask_backend(manifest, backend, recorded, notes))
+    seconds = {one.place: one.seconds for one in (*recorded, *in_redis)}
+    return estimate(manifest, seconds, backend, capacity, notes)
+
+
+async def _ask_backend(
+    manifest: RunManifest, backend: str, recorded: Sequence[RecordedRuns], notes: list[str]
+) -> tuple[int, Sequence[RecordedRuns]]:
+    """Return how many cases run at once on a backend, and further runs that its Redis has recorded."""
+    chosen = connection.settings()
+    capacity = await backend_class(backend).plan_capacity(plan_context(manifest, chosen, notes.append))
+    if not BACKENDS[backend].uses_redis:
+        return capacity, ()
+    known = frozenset().union(*(one.experiments for one in recorded))
+    async with store_of(chosen) as store:
+        return capacity, [await recorded_in_redis(store, manifest.tool, known)]

@@ -12,7 +12,7 @@ import typer
 from services.cli import output
 from services.cli.output import AsJson, Column, CommandError
 from services.cli.plans import plan, run_plan
-from services.cli.plans.plan import Directory, EstimateOnly, Where
+from services.cli.plans.plan import BackendOption, Directory, EstimateOnly
 from services.planner.backends import BACKENDS, DEFAULT_BACKEND
 from services.planner.documents import manifest_of
 from services.planner.evaluation import group_replicates
@@ -49,7 +49,7 @@ def ring(
     default_handling: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="`fail-fast` or `expel-agent`.")
     ] = None,
-    backend: Where = DEFAULT_BACKEND,
+    backend: BackendOption = DEFAULT_BACKEND,
     concurrency: Annotated[
         int | None,
         typer.Option(
