@@ -25,7 +25,7 @@ MAX_CHECKS = 2
 FOLLOW_SECONDS = 0.02
 """From then on, a fork's log is read while it runs.  Most runs are over before."""
 
-DISMISSAL_SECONDS = 0.1
+DISMISSAL_SECONDS = 0.2
 """A process that was dismissed has so long to exit by itself."""
 
 
