@@ -1,15 +1,12 @@
-"""Isolated calls against a bare socket pair and other process pools: `python -m benchmarks.isolation`.
+"""Compares isolated calls with a bare socket pair and other process pools: `python -m benchmarks.isolation`.
 
-Latency is that of one call at a time, from the caller and back, of a tool that
-does nothing.  Throughput is that of the same two processes per pool with the
-same number of calls handed over and not yet answered; the others are fed through
-`submit` (pebble: `schedule`), one call per message, as their documentation has it
-for calls that come one by one.  Everything takes turns within one run, round after
-round, and what is printed is the median of the rounds; since machines differ and
-are busy, read the ratios rather than the times.
+Latency is the round trip of single calls of a tool that does nothing.  Throughput is measured with two
+processes per pool and the same number of calls in flight.  The other pools get their calls by `submit`
+(pebble: `schedule`), one call per message, as their documentation recommends for single calls.  All
+measurements alternate within one run, and the medians of the rounds are printed.  Compare ratios, not times:
+they depend less on the machine and its load.
 
-pebble and loky take part when they can be imported; `--peers VENV` names an
-environment that has them.
+pebble and loky are measured if they can be imported; `--peers VENV` names an environment that has them.
 """
 
 import argparse
@@ -49,31 +46,31 @@ SOURCE = "import os\ndef noop(die=False):\n    if die: os._exit(1)\n"
 
 
 def noop() -> None:
-    """What the other pools call."""
+    """The function that the other pools call."""
 
 
 def ignore(_: Event) -> None:
-    """A report that costs nothing."""
+    """A report handler that does nothing."""
 
 
-# -- the floor ------------------------------------------------------------------------
+# -- bare sockets ----------------------------------------------------------------------
 
 
 def frame(value: dict[str, Any]) -> bytes:
-    """The same envelope as the real protocol has."""
+    """A message in the framing of the real protocol."""
     payload = json.dumps(value, separators=(",", ":")).encode()
     return len(payload).to_bytes(4, "big") + payload
 
 
 def echo(sock: socket.socket) -> None:
-    """Answer every request at once until there are no more."""
+    """Answer every request at once until the end of the input."""
     while data := sock.recv(65_536):
         request = json.loads(data[4:])
         sock.sendall(frame({"jsonrpc": "2.0", "id": request["id"], "result": {"items": None, "value": None}}))
 
 
 def start_echo() -> socket.socket:
-    """Our end of a socket pair whose other end echoes in a process of its own."""
+    """Start a process that echoes; returns our end of the socket pair."""
     ours, theirs = socket.socketpair()
     if os.fork() == 0:
         try:
@@ -86,13 +83,13 @@ def start_echo() -> socket.socket:
 
 
 def request(number: int) -> bytes:
-    """A request of about the size of a real call."""
+    """A request with the size of a real call."""
     params = {"run_id": "exp:1-0", "experiment_id": "exp", "attempt": 1, "params": {}, "timeout_seconds": 30}
     return frame({"jsonrpc": "2.0", "id": number, "method": "call", "params": params})
 
 
 def blocking_echo_seconds(sock: socket.socket) -> list[float]:
-    """Round trips with nothing but two blocking sockets."""
+    """Seconds of round trips between two blocking sockets."""
     sock.setblocking(True)
     times = []
     for number in range(CALLS):
@@ -104,7 +101,7 @@ def blocking_echo_seconds(sock: socket.socket) -> list[float]:
 
 
 async def loop_echo_seconds(sock: socket.socket) -> list[float]:
-    """Round trips with our end on the event loop, as the service needs it."""
+    """Seconds of round trips with our end on the event loop, as in the service."""
     loop = asyncio.get_running_loop()
     sock.setblocking(False)
     answer: asyncio.Future[Any] = loop.create_future()
@@ -131,12 +128,12 @@ def a_tool(directory: Path) -> Module:
 
 
 def a_call(tool: Module, level: Level, **params: Any) -> Call:
-    """A call of it."""
+    """A call of a tool."""
     return Call(tool, "exp:1-0", "exp", 1, params, 30.0, level)
 
 
 async def timed(count: int, act: Callable[[], Awaitable[object]], apart_seconds: float = 0.0) -> list[float]:
-    """How long each of `count` acts takes, one after the other."""
+    """The seconds that each of `count` calls of `act` takes, one after the other."""
     times = []
     for _ in range(count):
         begun = time.perf_counter()
@@ -148,7 +145,7 @@ async def timed(count: int, act: Callable[[], Awaitable[object]], apart_seconds:
 
 
 async def replacement_seconds(pool: Pool, tool: Module) -> list[float]:
-    """From the death of a warm process to the answer of the one that takes its place."""
+    """Seconds from the death of a warm process to the answer of its replacement."""
     times = []
     for _ in range(DEATHS):
         assert isinstance(await pool.call(a_call(tool, Level.WARM, die=True), ignore), Died)
@@ -157,7 +154,7 @@ async def replacement_seconds(pool: Pool, tool: Module) -> list[float]:
 
 
 async def calls_per_second(pool: Pool, tool: Module, in_flight: int, calls: int = CALLS) -> float:
-    """With so many callers that each wait for their answer; those beyond the processes queue in the pool."""
+    """Calls per second with `in_flight` callers that each wait for their answer."""
     call = a_call(tool, Level.WARM)
 
     async def work() -> None:
@@ -170,14 +167,14 @@ async def calls_per_second(pool: Pool, tool: Module, in_flight: int, calls: int 
 
 
 async def our_rates(pool: Pool, tool: Module) -> dict[int, float]:
-    """One round of ours; as with the others, the processors are awake before the time is taken."""
+    """One round of our pool, after a warm-up as for the other pools."""
     await calls_per_second(pool, tool, PROCESSES, WARM_UP_CALLS)
     return {in_flight: await calls_per_second(pool, tool, in_flight) for in_flight in IN_FLIGHT}
 
 
 @contextlib.asynccontextmanager
 async def our_pool(directory: Path) -> AsyncIterator[tuple[Pool, Module]]:
-    """Our pool with its processes warm, and the tool."""
+    """Our pool with warm processes, and the tool."""
     tool = a_tool(directory)
     pool = Pool(capacity=PROCESSES, max_runs=10**9, log=logging.getLogger("silent"))
     await pool.start()
@@ -193,18 +190,18 @@ async def our_pool(directory: Path) -> AsyncIterator[tuple[Pool, Module]]:
 
 
 def others() -> dict[str, Callable[[], Any]]:
-    """How to make each of the other pools that are installed."""
+    """The constructors of the other installed pools."""
     found: dict[str, Callable[[], Any]] = {"ProcessPoolExecutor": lambda: ProcessPoolExecutor(PROCESSES)}
     for name, kind in (("pebble", "ProcessPool"), ("loky", "ProcessPoolExecutor")):
         try:
             found[name] = functools.partial(getattr(importlib.import_module(name), kind), PROCESSES)
         except ImportError:
-            print(f"  {name} can't be imported and is left out; --peers names a venv that has it")
+            print(f"  {name} can't be imported and is left out; --peers names an environment that has it")
     return found
 
 
 def rates_of(make: Callable[[], Any]) -> dict[int, float]:
-    """One round of another pool, which is gone afterwards: its threads would slow down everybody else."""
+    """One round of another pool, which is closed afterwards, as its threads would slow down the others."""
     pool = make()
     try:
         submitted_per_second(pool, PROCESSES, WARM_UP_CALLS)
@@ -214,7 +211,7 @@ def rates_of(make: Callable[[], Any]) -> dict[int, float]:
 
 
 def submitted_per_second(pool: Any, in_flight: int, calls: int = CALLS) -> float:
-    """With so many calls handed over and not yet done."""
+    """Calls per second with `in_flight` calls submitted and not done."""
     submit: Callable[..., Future[None]] = getattr(pool, "schedule", None) or pool.submit
     room = threading.Semaphore(in_flight)
     futures = []
@@ -229,7 +226,7 @@ def submitted_per_second(pool: Any, in_flight: int, calls: int = CALLS) -> float
 
 
 def close(pool: Any) -> None:
-    """End one of the other pools."""
+    """Close one of the other pools."""
     if hasattr(pool, "schedule"):
         pool.close()
         pool.join()
@@ -241,7 +238,7 @@ def close(pool: Any) -> None:
 
 
 async def latencies(pool: Pool, tool: Module) -> None:
-    """Print how long one call at a time takes, beside bare sockets."""
+    """Print the latency of single calls, next to bare sockets."""
     with start_echo() as sock:
         blocking, looped, warm, blocking_ratios, looped_ratios = [], [], [], [], []
         for _ in range(ROUNDS):
@@ -260,7 +257,7 @@ async def latencies(pool: Pool, tool: Module) -> None:
 
 
 async def rarer_calls(pool: Pool, tool: Module) -> None:
-    """Print what a process of its own costs."""
+    """Print the latency of calls that start a process."""
     forks = await timed(FORKS, lambda: pool.call(a_call(tool, Level.FORK), ignore))
     percentiles("fork call", forks, "1,500 us at most")
     apart = await timed(FORKS, lambda: pool.call(a_call(tool, Level.FORK), ignore), APART_SECONDS)
@@ -270,7 +267,7 @@ async def rarer_calls(pool: Pool, tool: Module) -> None:
 
 
 async def throughputs(pool: Pool, tool: Module) -> None:
-    """Print the calls a second of every pool, for several numbers of calls in flight."""
+    """Print the throughput of every pool for several numbers of calls in flight."""
     peers = others()
     ours: list[dict[int, float]] = []
     theirs: dict[str, list[dict[int, float]]] = {name: [] for name in peers}
@@ -288,36 +285,36 @@ async def throughputs(pool: Pool, tool: Module) -> None:
 
 
 def ratio(ratios: list[float]) -> str:
-    """The median of what was measured side by side."""
+    """The median ratio as text."""
     return f"{statistics.median(ratios):.1f} x"
 
 
 def percentiles(name: str, times: list[float], target: str = "") -> None:
-    """Print the best, the median and the slowest tenth."""
+    """Print the minimum, the median and the 90th percentile."""
     cuts = statistics.quantiles(times, n=10)
     values = f"{min(times) * 1e6:,.0f} / {statistics.median(times) * 1e6:,.0f} / {cuts[8] * 1e6:,.0f} us"
     line(f"{name}, best / p50 / p90", values, target)
 
 
 def line(name: str, value: str, target: str = "") -> None:
-    """Print one result, and what it should be."""
+    """Print one result and its target."""
     print(f"  {name:<52}{value:>28}" + (f"   ({target})" if target else ""), flush=True)
 
 
 def with_peers() -> None:
-    """Let the environment that was named on the command line be imported from."""
+    """Make the packages of the environment named on the command line importable."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--peers", type=Path, metavar="VENV", help="where pebble and loky are installed")
+    parser.add_argument("--peers", type=Path, metavar="VENV", help="environment with pebble and loky")
     venv = parser.parse_args().peers
     if venv is not None:
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
         packages = str(venv.resolve() / "lib" / version / "site-packages")
         sys.path.append(packages)
-        os.environ["PYTHONPATH"] = packages  # loky starts interpreters of its own
+        os.environ["PYTHONPATH"] = packages  # for the interpreters that loky starts
 
 
 async def main() -> None:
-    """Measure everything side by side."""
+    """Run all measurements."""
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory() as directory:
         async with our_pool(Path(directory)) as (pool, tool):

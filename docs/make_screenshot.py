@@ -24,7 +24,7 @@ FOREIGN_FONT = re.compile(r"@font-face \{.*?\}", re.DOTALL)
 
 
 class Camera(LiveDisplay):
-    """Keeps the frame in which most happens."""
+    """Keeps the most eventful frame."""
 
     def __init__(self) -> None:
         super().__init__(_console())

@@ -15,27 +15,27 @@ POLL_SECONDS = 0.001
 
 
 async def stamp(ctx: Any) -> int:
-    """As everywhere."""
+    """The job of the same name."""
     return jobs.stamp()
 
 
 async def large(ctx: Any, size: int) -> str:
-    """As everywhere."""
+    """The job of the same name."""
     return jobs.large(size)
 
 
 async def nap(ctx: Any, seconds: float) -> str:
-    """As everywhere, without a thread."""
+    """The job of the same name, as a coroutine."""
     return await naps.nap(seconds)
 
 
 async def work(ctx: Any, path: str, seconds: float) -> int:
-    """As everywhere, without a thread."""
+    """The job of the same name, as a coroutine."""
     return await naps.work(path, seconds)
 
 
 async def hang(ctx: Any, path: str, kind: str, seconds: float) -> int:
-    """In a thread, as arq's documentation has it for what blocks."""
+    """In a thread, as arq's documentation recommends for blocking functions."""
     return await asyncio.to_thread(jobs.hang, path, kind, seconds)
 
 
@@ -50,7 +50,7 @@ async def minute(ctx: Any) -> None:
 
 
 class WorkerSettings:
-    """What `arq` reads."""
+    """The settings that `arq` reads."""
 
     redis_settings = RedisSettings.from_dsn(asked.REDIS_URL)
     functions = (stamp, large, nap, work, func(hang, timeout=asked.DEADLINE_SECONDS, max_tries=1))
@@ -69,13 +69,13 @@ silent = {"version": 1, "disable_existing_loggers": False, "loggers": {"arq": {"
 
 
 class Client:
-    """arq's own."""
+    """A client with arq's client library."""
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
 
     async def fill(self, job: str, arguments: Mapping[str, Any], count: int) -> list[Any]:
-        """Many at once."""
+        """Enqueue several at the same time."""
         several = asyncio.Semaphore(20)
 
         async def enqueue() -> Any:
@@ -85,19 +85,19 @@ class Client:
         return list(await asyncio.gather(*(enqueue() for _ in range(count))))
 
     async def fetch(self, handle: Any) -> Any:
-        """From the result's key."""
+        """Read the result's key."""
         info = await handle.result_info()
         return info and info.result
 
     async def ask(self, job: str, arguments: Mapping[str, Any]) -> Any:
-        """Polls, as arq does."""
+        """Poll, as arq does."""
         handle = await self._pool.enqueue_job(job, **arguments)
         return await handle.result(timeout=asked.PATIENCE_SECONDS, poll_delay=POLL_SECONDS)
 
 
 @asynccontextmanager
 async def client() -> AsyncIterator[Client]:
-    """What the driver uses."""
+    """The client of this system."""
     pool = await create_pool(WorkerSettings.redis_settings)
     yield Client(pool)
     await pool.aclose()

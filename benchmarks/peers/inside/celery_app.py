@@ -1,5 +1,5 @@
 # mypy: disable-error-code="import-not-found, import-untyped"
-"""celery: a pool of processes that are used again."""
+"""celery: a pool of processes that are reused."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -23,23 +23,23 @@ if asked.CRON_NOTES:
 
 
 class Client:
-    """celery's own, which blocks."""
+    """A client with celery's blocking client library."""
 
     async def fill(self, job: str, arguments: Mapping[str, Any], count: int) -> list[Any]:
-        """One after the other: there is no other way but groups, which cost more."""
+        """Enqueue one after the other; the only other way, groups, costs more."""
         options = {"time_limit": asked.DEADLINE_SECONDS} if job == "hang" else {}
         return [tasks[job].apply_async(kwargs=dict(arguments), **options) for _ in range(count)]
 
     async def fetch(self, handle: Any) -> Any:
-        """From the result backend."""
+        """Read the result backend."""
         return handle.result if handle.state == "SUCCESS" else None
 
     async def ask(self, job: str, arguments: Mapping[str, Any]) -> Any:
-        """Waits for the backend's message."""
+        """Wait for the backend's message."""
         return tasks[job].delay(**arguments).get(timeout=asked.PATIENCE_SECONDS)
 
 
 @asynccontextmanager
 async def client() -> AsyncIterator[Client]:
-    """What the driver uses."""
+    """The client of this system."""
     yield Client()

@@ -17,12 +17,12 @@ EVERY_MINUTE = Cron("* * * * *")
 
 
 async def stamp() -> int:
-    """As everywhere."""
+    """The job of the same name."""
     return jobs.stamp()
 
 
 async def large(size: int) -> str:
-    """As everywhere."""
+    """The job of the same name."""
     return jobs.large(size)
 
 
@@ -41,29 +41,29 @@ tasks = [*functions.values(), *([minute] if asked.CRON_NOTES else [])]
 
 
 class Client:
-    """docket's own."""
+    """A client with docket's client library."""
 
     def __init__(self, docket: Any) -> None:
         self._docket = docket
 
     async def fill(self, job: str, arguments: Mapping[str, Any], count: int) -> list[Any]:
-        """In a few pipelines."""
+        """Enqueue in a few pipelines."""
         calls = (self._docket.call(functions[job])(**arguments) for _ in range(count))
         return list(await self._docket.add_many(calls))
 
     async def fetch(self, handle: Any) -> Any:
-        """From the execution's hash and the store of results."""
+        """Read the execution's hash and the store of results."""
         await handle.sync()
         return await handle.get_result() if handle.state == ExecutionState.COMPLETED else None
 
     async def ask(self, job: str, arguments: Mapping[str, Any]) -> Any:
-        """Waits for docket's message."""
+        """Wait for docket's message."""
         execution = await self._docket.add(functions[job])(**arguments)
         return await execution.get_result(timeout=PATIENCE)
 
 
 @asynccontextmanager
 async def client() -> AsyncIterator[Client]:
-    """What the driver uses."""
+    """The client of this system."""
     async with Docket(name="bench", url=asked.REDIS_URL) as docket:
         yield Client(docket)

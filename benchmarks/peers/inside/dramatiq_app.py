@@ -37,26 +37,26 @@ if asked.CRON_NOTES:
 
 
 class Client:
-    """dramatiq's own, which blocks."""
+    """A client with dramatiq's blocking client library."""
 
     async def fill(self, job: str, arguments: Mapping[str, Any], count: int) -> list[Any]:
-        """One after the other."""
+        """Enqueue one after the other."""
         return [actors[job].send(**arguments) for _ in range(count)]
 
     async def fetch(self, handle: Any) -> Any:
-        """From the result backend."""
+        """Read the result backend."""
         try:
             return handle.get_result(backend=results)
         except ResultMissing:
             return None
 
     async def ask(self, job: str, arguments: Mapping[str, Any]) -> Any:
-        """Blocks on the result's list."""
+        """Block on the result's list."""
         message = actors[job].send(**arguments)
         return message.get_result(backend=results, block=True, timeout=asked.PATIENCE_SECONDS * 1_000)
 
 
 @asynccontextmanager
 async def client() -> AsyncIterator[Client]:
-    """What the driver uses."""
+    """The client of this system."""
     yield Client()

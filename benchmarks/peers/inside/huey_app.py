@@ -1,5 +1,5 @@
 # mypy: disable-error-code="import-not-found, import-untyped"
-"""huey: a pool of processes; what a worker has taken is not in Redis any more."""
+"""huey: a pool of processes; a job that a worker has taken is no longer in Redis."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -24,22 +24,22 @@ if asked.CRON_NOTES:
 
 
 class Client:
-    """huey's own, which blocks."""
+    """A client with huey's blocking client library."""
 
     async def fill(self, job: str, arguments: Mapping[str, Any], count: int) -> list[Any]:
-        """One after the other."""
+        """Enqueue one after the other."""
         return [tasks[job](**arguments) for _ in range(count)]
 
     async def fetch(self, handle: Any) -> Any:
-        """From the hash of results."""
+        """Read the hash of results."""
         return handle.get()
 
     async def ask(self, job: str, arguments: Mapping[str, Any]) -> Any:
-        """Blocks on the result's list (`notify_result`)."""
+        """Block on the result's list (`notify_result`)."""
         return tasks[job](**arguments).get(blocking=True, timeout=asked.PATIENCE_SECONDS)
 
 
 @asynccontextmanager
 async def client() -> AsyncIterator[Client]:
-    """What the driver uses."""
+    """The client of this system."""
     yield Client()

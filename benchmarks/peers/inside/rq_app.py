@@ -13,13 +13,13 @@ from benchmarks.peers.inside import asked, jobs
 
 
 class Client:
-    """rq's own, which blocks."""
+    """A client with rq's blocking client library."""
 
     def __init__(self) -> None:
         self._queue = Queue(connection=Redis.from_url(asked.REDIS_URL))
 
     async def fill(self, job: str, arguments: Mapping[str, Any], count: int) -> list[Any]:
-        """In one pipeline."""
+        """Enqueue in one pipeline."""
         function = getattr(jobs, job)
         timeout = asked.DEADLINE_SECONDS if job == "hang" else None
         data = [
@@ -29,12 +29,12 @@ class Client:
         return list(self._queue.enqueue_many(data))
 
     async def fetch(self, handle: Job) -> Any:
-        """From the stream of the job's results."""
+        """Read the stream of the job's results."""
         result = handle.latest_result()
         return result and result.return_value
 
     async def ask(self, job: str, arguments: Mapping[str, Any]) -> Any:
-        """Blocks on that stream."""
+        """Block on that stream."""
         handle = self._queue.enqueue(getattr(jobs, job), kwargs=dict(arguments))
         result = handle.latest_result(timeout=asked.PATIENCE_SECONDS)
         assert result is not None, "it came in time"
@@ -43,5 +43,5 @@ class Client:
 
 @asynccontextmanager
 async def client() -> AsyncIterator[Client]:
-    """What the driver uses."""
+    """The client of this system."""
     yield Client()

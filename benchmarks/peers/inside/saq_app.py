@@ -15,27 +15,27 @@ queue = Queue.from_url(asked.REDIS_URL)
 
 
 async def stamp(ctx: Any) -> int:
-    """As everywhere."""
+    """The job of the same name."""
     return jobs.stamp()
 
 
 async def large(ctx: Any, *, size: int) -> str:
-    """As everywhere."""
+    """The job of the same name."""
     return jobs.large(size)
 
 
 async def nap(ctx: Any, *, seconds: float) -> str:
-    """As everywhere, without a thread."""
+    """The job of the same name, as a coroutine."""
     return await naps.nap(seconds)
 
 
 async def work(ctx: Any, *, path: str, seconds: float) -> int:
-    """As everywhere, without a thread."""
+    """The job of the same name, as a coroutine."""
     return await naps.work(path, seconds)
 
 
 def hang(ctx: Any, *, path: str, kind: str, seconds: float) -> int:
-    """In a thread, as SAQ runs what is no coroutine."""
+    """In a thread, as SAQ runs functions that are not coroutines."""
     return jobs.hang(path, kind, seconds)
 
 
@@ -57,10 +57,10 @@ if asked.CRON_NOTES:
 
 
 class Client:
-    """SAQ's own."""
+    """A client with SAQ's client library."""
 
     async def fill(self, job: str, arguments: Mapping[str, Any], count: int) -> list[Any]:
-        """Many at once, as in SAQ's own benchmark."""
+        """Enqueue several at the same time, as SAQ's own benchmark does."""
         options = {"timeout": asked.DEADLINE_SECONDS} if job == "hang" else {}
         several = asyncio.Semaphore(20)
 
@@ -71,10 +71,10 @@ class Client:
         return list(await asyncio.gather(*(enqueue() for _ in range(count))))
 
     async def fetch(self, handle: Any) -> Any:
-        """From the job's key.
+        """Read the job's key.
 
-        A worker that starts sweeps away, as stuck, what another one has just taken
-        and not yet marked: some of many jobs that wait when two start together.
+        A starting worker aborts jobs as stuck that another worker has taken and not yet marked.  This fails
+        some of many queued jobs if two workers start at the same time.
         """
         await handle.refresh()
         if handle.status in ("aborted", "aborting", "failed"):
@@ -82,13 +82,13 @@ class Client:
         return handle.result if handle.status == "complete" else None
 
     async def ask(self, job: str, arguments: Mapping[str, Any]) -> Any:
-        """Polls, as SAQ does unless told to listen."""
+        """Poll, as SAQ does by default."""
         return await queue.apply(job, poll_interval=POLL_SECONDS, **arguments)
 
 
 @asynccontextmanager
 async def client() -> AsyncIterator[Client]:
-    """What the driver uses."""
+    """The client of this system."""
     await queue.connect()
     yield Client()
     await queue.disconnect()

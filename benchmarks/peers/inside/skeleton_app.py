@@ -41,7 +41,7 @@ class Client:
         self._done = done
 
     async def fill(self, job: str, arguments: Mapping[str, Any], count: int) -> list[Any]:
-        """In one pipeline."""
+        """Enqueue in one pipeline."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for _ in range(count):
                 pipe.xadd(STREAM, {"job": job, "arguments": json.dumps(arguments)})

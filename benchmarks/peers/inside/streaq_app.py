@@ -16,31 +16,31 @@ quiet = {} if asked.DEFAULTS else {"silent": True}
 
 @worker.task(**quiet)
 async def stamp() -> int:
-    """As everywhere."""
+    """The job of the same name."""
     return jobs.stamp()
 
 
 @worker.task(**quiet)
 async def large(size: int) -> str:
-    """As everywhere."""
+    """The job of the same name."""
     return jobs.large(size)
 
 
 @worker.task(**quiet)
 async def nap(seconds: float) -> str:
-    """As everywhere, without a thread."""
+    """The job of the same name, as a coroutine."""
     return await naps.nap(seconds)
 
 
 @worker.task(**quiet)
 async def work(path: str, seconds: float) -> int:
-    """As everywhere, without a thread."""
+    """The job of the same name, as a coroutine."""
     return await naps.work(path, seconds)
 
 
 @worker.task(timeout=asked.DEADLINE_SECONDS, max_tries=1)
 def hang(path: str, kind: str, seconds: float) -> int:
-    """In a thread, as streaQ runs what is no coroutine."""
+    """In a thread, as streaQ runs functions that are not coroutines."""
     return jobs.hang(path, kind, seconds)
 
 
@@ -58,27 +58,27 @@ if asked.CRON_NOTES:
 
 
 class Client:
-    """streaQ's own."""
+    """A client with streaQ's client library."""
 
     async def fill(self, job: str, arguments: Mapping[str, Any], count: int) -> list[Any]:
-        """In one pipeline."""
+        """Enqueue in one pipeline."""
         handles = [worker.registry[job].enqueue(**arguments) for _ in range(count)]
         await worker.enqueue_many(handles)
         return handles
 
     async def fetch(self, handle: Any) -> Any:
-        """From the result's key; `result()` would subscribe to a channel for each."""
+        """Read the result's key; `result()` would subscribe to a channel for each."""
         raw = await worker.redis.get(worker.results_key + handle.id)
         return raw and (await worker.deserialize(raw))["r"]
 
     async def ask(self, job: str, arguments: Mapping[str, Any]) -> Any:
-        """Waits for streaQ's message."""
+        """Wait for streaQ's message."""
         handle = await worker.registry[job].enqueue(**arguments)
         return (await handle.result(asked.PATIENCE_SECONDS)).result
 
 
 @asynccontextmanager
 async def client() -> AsyncIterator[Client]:
-    """What the driver uses."""
+    """The client of this system."""
     async with worker:
         yield Client()

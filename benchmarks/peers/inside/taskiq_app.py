@@ -25,12 +25,12 @@ scheduler = TaskiqScheduler(broker, [LabelScheduleSource(broker)])
 
 
 async def stamp() -> int:
-    """As everywhere."""
+    """The job of the same name."""
     return jobs.stamp()
 
 
 async def large(size: int) -> str:
-    """As everywhere."""
+    """The job of the same name."""
     return jobs.large(size)
 
 
@@ -46,20 +46,20 @@ if asked.CRON_NOTES:
 
 
 class Client:
-    """taskiq's own."""
+    """A client with taskiq's client library."""
 
     async def fill(self, job: str, arguments: Mapping[str, Any], count: int) -> list[Any]:
-        """One after the other."""
+        """Enqueue one after the other."""
         return [await tasks[job].kiq(**arguments) for _ in range(count)]
 
     async def fetch(self, handle: Any) -> Any:
-        """From the result backend."""
+        """Read the result backend."""
         if not await handle.is_ready():
             return None
         return (await handle.get_result()).return_value
 
     async def ask(self, job: str, arguments: Mapping[str, Any]) -> Any:
-        """Polls, as taskiq does."""
+        """Poll, as taskiq does."""
         handle = await tasks[job].kiq(**arguments)
         result = await handle.wait_result(check_interval=CHECK_SECONDS, timeout=asked.PATIENCE_SECONDS)
         return result.return_value
@@ -67,7 +67,7 @@ class Client:
 
 @asynccontextmanager
 async def client() -> AsyncIterator[Client]:
-    """What the driver uses."""
+    """The client of this system."""
     await broker.startup()
     yield Client()
     await broker.shutdown()
