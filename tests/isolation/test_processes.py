@@ -14,10 +14,10 @@ from services.executor.isolation.calls import Level, Returned
 from services.executor.isolation.templates import MAX_PREFORKED
 from tests.isolation.bench import Bench, bench
 
-DIGESTS = 1_000
+DIGESTS = 300
 
 
-async def test_a_thousand_digests_leave_nothing_behind(tools: Path) -> None:
+async def test_hundreds_of_digests_leave_nothing_behind(tools: Path) -> None:
     async with bench(tools, capacity=2) as few:
 
         async def after(count: int) -> Mapping[str, int]:
