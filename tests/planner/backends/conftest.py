@@ -11,7 +11,7 @@ import pytest
 
 from services.executor.isolation.calls import Report
 from services.executor.store import Store
-from services.planner.backends import Backend
+from services.planner.backends import BACKENDS, Backend
 from services.planner.backends.fleet import FleetBackend
 from services.planner.backends.local import LocalBackend
 from services.planner.execution import Execution, ExecutionResult, RunOptions
@@ -21,7 +21,6 @@ from tests.conftest import Serve, Tools, eventually
 
 CAPACITY = 4
 INLINE_MAX_BYTES = 100
-BACKENDS = ("local", "fleet")
 
 
 def execution(tool: str, parameters: dict[str, Any], number: int = 1, **policy: Any) -> Execution:
@@ -103,7 +102,7 @@ def executors(serve: Serve) -> Executors:
     return lambda: serve(concurrency=CAPACITY, inline_artifact_max_bytes=INLINE_MAX_BYTES)
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=list(BACKENDS))
 async def bench(
     request: pytest.FixtureRequest,
     local: LocalBackend,
@@ -116,7 +115,8 @@ async def bench(
     async with contextlib.AsyncExitStack() as opened:
         if request.param == "fleet":
             await opened.enter_async_context(executors())
-        yield Bench(local if request.param == "local" else fleet(), tools, tmp_path)
+        make: dict[str, Callable[[], Backend]] = {"local": lambda: local, "fleet": fleet}
+        yield Bench(make[request.param](), tools, tmp_path)
 
 
 async def written(path: Path) -> str:

@@ -1,0 +1,90 @@
+"""The table of backends: what the command offers, imports and opens."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from services.executor.store import Store
+from services.planner.backends import (
+    BACKENDS,
+    DEFAULT_BACKEND,
+    PlanContext,
+    backend_class,
+    backend_name,
+    runtime_of,
+)
+from services.planner.backends.local import LOCAL_CAPACITY, LocalBackend
+from services.planner.runtime import RuntimeConfig, ToolRuntime
+from shared.errors import PlanError
+from tests.conftest import Tools
+from tests.planner.backends.conftest import execution
+
+
+def context(folder: Path, store: Store, told: list[str], concurrency: int = 2) -> PlanContext:
+    """What a command has for a plan without an evaluator."""
+
+    @contextlib.asynccontextmanager
+    async def connect() -> AsyncIterator[Store]:
+        yield store
+
+    config = RuntimeConfig(
+        tools_path=folder / "tools",
+        artifacts=str(folder / "artifacts"),
+        bundles_path=folder / "bundles",
+        environments_path=folder / "environments",
+    )
+    return PlanContext(
+        plan_id="p1",
+        concurrency=concurrency,
+        has_evaluator=False,
+        storage_type="local",
+        storage_base=str(folder / "artifacts"),
+        make_runtime=lambda capacity: ToolRuntime(config, capacity, os.environ),
+        connect=connect,
+        tell=told.append,
+    )
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+async def test_every_backend_of_the_table_opens_for_a_plan(name: str, store: Store, tmp_path: Path) -> None:
+    given = context(tmp_path, store, [])
+
+    assert await backend_class(name).plan_capacity(given) >= 1
+    async with backend_class(name).open_for_plan(given) as backend:
+        backend.check_open()
+        assert backend_name(backend) == name
+
+
+async def test_a_local_backend_has_a_runtime_for_evaluations(
+    store: Store, tmp_path: Path, tools: Tools
+) -> None:
+    tools("echo", "def echo(n): return n")
+    async with LocalBackend.open_for_plan(context(tmp_path, store, [])) as backend:
+        results = await asyncio.gather(*(backend.run(execution("echo", {"n": n}, n)) for n in range(3)))
+
+        assert isinstance(runtime_of(backend), ToolRuntime)
+    assert [one.result for one in results] == ["0", "1", "2"]
+
+
+async def test_a_local_backend_warns_of_less_capacity_than_the_plan_asks_for(
+    store: Store, tmp_path: Path
+) -> None:
+    told: list[str] = []
+
+    assert await LocalBackend.plan_capacity(context(tmp_path, store, told, 500)) == LOCAL_CAPACITY
+    assert told == [f"the plan asks for 500 cases at once; local runs at most {LOCAL_CAPACITY}"]
+
+
+def test_the_default_backend_is_in_the_table() -> None:
+    assert DEFAULT_BACKEND in BACKENDS
+
+
+def test_an_unknown_backend_is_refused() -> None:
+    with pytest.raises(PlanError, match="there is no backend 'nowhere'; known are local, fleet, or give"):
+        backend_class("nowhere")
+    with pytest.raises(PlanError, match=r"the backend 'no\.module:Class' can't be imported"):
+        backend_class("no.module:Class")
