@@ -34,7 +34,7 @@ def all_cases(manifest: RunManifest, *, max_cases: int = MAX_CASES) -> tuple[Tes
     indexes: dict[bytes, int] = {}
     for case in _expanded(manifest):
         if len(cases) == max_cases:
-            raise PlanError(f"{manifest.workflow_id} has more than {max_cases:,} cases; no plan may")
+            raise PlanError(f"{manifest.workflow_id} has more than {max_cases:,} cases, the limit of a plan")
         content = content_of(manifest.tool, case)
         seed = seed_of_content(content) if case.seed is None else case.seed
         earlier = indexes.setdefault(_identity(seed, content), len(cases))

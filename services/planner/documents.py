@@ -211,7 +211,9 @@ def _suggestion(parts: Sequence[int | str]) -> str:
         return f"did you mean '{close[0]}'?"
     places = [place for place, model in models.items() if name in model.model_fields]
     if places:
-        return f"it belongs {' or '.join(f'into {place!r}' if place else 'outside' for place in places)}"
+        return (
+            f"it belongs {' or '.join(f'in {place!r}' if place else 'at the top level' for place in places)}"
+        )
     return f"known are {', '.join(known)}"
 
 

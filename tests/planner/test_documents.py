@@ -202,13 +202,13 @@ def test_a_mistake_names_the_member_its_value_and_what_is_allowed(members: Any, 
             sweep(method="sobol", samples=1, dimensions={"low": {"low": 0, "high": 1, "logg": True}}),
             "member 'sweep.dimensions.low.logg' is not known; did you mean 'log'?",
         ),
-        ({"concurrency": 4}, "member 'concurrency' is not known; it belongs into 'execution_policy'"),
+        ({"concurrency": 4}, "member 'concurrency' is not known; it belongs in 'execution_policy'"),
         (
             {"execution_policy": {"max_failures": 4}},
             "member 'execution_policy.max_failures' is not known; "
-            "it belongs into 'execution_policy.stop_conditions'",
+            "it belongs in 'execution_policy.stop_conditions'",
         ),
-        ({"cases": [{"tool": "t"}]}, "member 'cases[0].tool' is not known; it belongs outside"),
+        ({"cases": [{"tool": "t"}]}, "member 'cases[0].tool' is not known; it belongs at the top level"),
         (
             {"budget": {"zork": 1}},
             "member 'budget.zork' is not known; known are max_runs, max_seconds, max_cost",
