@@ -48,12 +48,12 @@ async def run(tmp_path: Path) -> AsyncIterator[Run]:
         bundles_path=tmp_path / "bundles",
         environments_path=tmp_path / "environments",
     )
-    bench = ToolRuntime(places, 2, os.environ)
-    async with LocalBackend(bench, 2) as backend:
+    runtime = ToolRuntime(places, 2, os.environ)
+    async with LocalBackend(runtime, 2) as backend:
 
         async def run_and_check(manifest: RunManifest, expected: int) -> Sequence[Evaluation]:
             token = CancellationToken()
-            async with Evaluations(manifest, Aggregator(bench), on_stop=token.cancel) as evaluations:
+            async with Evaluations(manifest, Aggregator(runtime), on_stop=token.cancel) as evaluations:
                 scheduler = TaskScheduler(backend, criteria=evaluations.stopper)
                 done = await scheduler.run_manifest_async(manifest, token)
                 made = await evaluations.finish(done.task_results)

@@ -30,7 +30,7 @@ def execution(tool: str, parameters: dict[str, Any], number: int = 1, **policy: 
     )
 
 
-class Bench:
+class Harness:
     """One backend, and tools for it.
 
     Attributes:
@@ -103,20 +103,20 @@ def executors(serve: Serve) -> Executors:
 
 
 @pytest.fixture(params=list(BACKENDS))
-async def bench(
+async def harness(
     request: pytest.FixtureRequest,
     local: LocalBackend,
     fleet: MakeFleet,
     executors: Executors,
     tools: Tools,
     tmp_path: Path,
-) -> AsyncIterator[Bench]:
+) -> AsyncIterator[Harness]:
     """Each backend in turn, with its executor and its tools."""
     async with contextlib.AsyncExitStack() as opened:
         if request.param == "fleet":
             await opened.enter_async_context(executors())
         make: dict[str, Callable[[], Backend]] = {"local": lambda: local, "fleet": fleet}
-        yield Bench(make[request.param](), tools, tmp_path)
+        yield Harness(make[request.param](), tools, tmp_path)
 
 
 async def written(path: Path) -> str:

@@ -10,7 +10,7 @@ import pytest
 from services.executor.isolation.calls import Event, Metric, Progress
 from services.executor.outcome import Status
 from shared.errors import PlanError
-from tests.planner.backends.conftest import Bench, execution, gone, written
+from tests.planner.backends.conftest import Harness, execution, gone, written
 
 HOLD = """
     import os, time
@@ -22,8 +22,8 @@ HOLD = """
 """
 
 
-async def test_a_call_returns_the_result_and_the_artifacts(bench: Bench) -> None:
-    result = await bench.called(
+async def test_a_call_returns_the_result_and_the_artifacts(harness: Harness) -> None:
+    result = await harness.called(
         """
         from shared import toolkit
         def tool(n):
@@ -44,8 +44,8 @@ async def test_a_call_returns_the_result_and_the_artifacts(bench: Bench) -> None
     assert result.execution_time_ms is not None
 
 
-async def test_a_large_result_is_a_reference(bench: Bench) -> None:
-    result = await bench.called("def tool(): return 'x' * 1_000\n")
+async def test_a_large_result_is_a_reference(harness: Harness) -> None:
+    result = await harness.called("def tool(): return 'x' * 1_000\n")
 
     assert str(result.result).startswith("cas://")
     assert json.loads(result.loader.load_text(str(result.result))) == "x" * 1_000
@@ -86,18 +86,18 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_a_fault_of_the_tool_is_a_result(bench: Bench, fault: str) -> None:
+async def test_a_fault_of_the_tool_is_a_result(harness: Harness, fault: str) -> None:
     text, status, error_type, retryable = FAULTS[fault]
 
-    result = await bench.called(text, policy={"timeout_seconds": 2})
+    result = await harness.called(text, policy={"timeout_seconds": 2})
 
     assert result.error is not None
     assert (result.status, result.error.type, result.error.retryable) == (status, error_type, retryable)
 
 
-async def test_a_tool_that_is_not_there_is_a_result(bench: Bench) -> None:
-    async with bench.backend:
-        result = await bench.run("nothing")
+async def test_a_tool_that_is_not_there_is_a_result(harness: Harness) -> None:
+    async with harness.backend:
+        result = await harness.run("nothing")
 
     assert result.status is Status.FAILED
     assert str(result.error).startswith("ToolNotFoundError: Tool 'nothing' not found")
@@ -114,9 +114,9 @@ async def test_a_tool_that_is_not_there_is_a_result(bench: Bench) -> None:
     ],
 )
 async def test_parameters_that_dont_fit_are_a_result(
-    bench: Bench, parameters: dict[str, Any], complaint: str
+    harness: Harness, parameters: dict[str, Any], complaint: str
 ) -> None:
-    result = await bench.called("def tool(n): return n\n", **parameters)
+    result = await harness.called("def tool(n): return n\n", **parameters)
 
     assert result.status is Status.FAILED
     assert result.error is not None
@@ -124,8 +124,8 @@ async def test_parameters_that_dont_fit_are_a_result(
     assert complaint in result.error.message
 
 
-async def test_a_failed_call_has_the_artifacts_that_exist(bench: Bench) -> None:
-    result = await bench.called(
+async def test_a_failed_call_has_the_artifacts_that_exist(harness: Harness) -> None:
+    result = await harness.called(
         """
         from shared import toolkit
         def tool():
@@ -137,8 +137,8 @@ async def test_a_failed_call_has_the_artifacts_that_exist(bench: Bench) -> None:
     assert (result.status, list(result.artifacts)) == (Status.FAILED, ["first"])
 
 
-async def test_a_tool_may_ask_for_a_longer_pause(bench: Bench) -> None:
-    result = await bench.called(
+async def test_a_tool_may_ask_for_a_longer_pause(harness: Harness) -> None:
+    result = await harness.called(
         """
         def tool():
             error = ConnectionError("too many")
@@ -151,16 +151,16 @@ async def test_a_tool_may_ask_for_a_longer_pause(bench: Bench) -> None:
     assert (result.error.retryable, result.error.retry_after_seconds) == (True, 2.5)
 
 
-async def test_a_tool_over_its_time_limit_is_ended(bench: Bench) -> None:
-    bench.tool("hold", HOLD)
-    bench.tool("quick", "def quick(): return 1\n")
-    async with bench.backend:
-        await bench.run("quick")
+async def test_a_tool_over_its_time_limit_is_ended(harness: Harness) -> None:
+    harness.tool("hold", HOLD)
+    harness.tool("quick", "def quick(): return 1\n")
+    async with harness.backend:
+        await harness.run("quick")
         began = time.monotonic()
-        result = await bench.run("hold", policy={"timeout_seconds": 0.2}, path=str(bench.folder / "pid"))
+        result = await harness.run("hold", policy={"timeout_seconds": 0.2}, path=str(harness.folder / "pid"))
         seconds = time.monotonic() - began
 
-        await gone(await written(bench.folder / "pid"))
+        await gone(await written(harness.folder / "pid"))
 
     assert result.status is Status.TIMEOUT
     assert seconds < 10  # rather than 600; 1 on a machine that has nothing else to do
@@ -169,7 +169,7 @@ async def test_a_tool_over_its_time_limit_is_ended(bench: Bench) -> None:
 # -- what goes in ---------------------------------------------------------------------
 
 
-async def test_parameters_of_every_kind_arrive(bench: Bench) -> None:
+async def test_parameters_of_every_kind_arrive(harness: Harness) -> None:
     given = {
         "null": None,
         "truth": [True, False],
@@ -179,7 +179,7 @@ async def test_parameters_of_every_kind_arrive(bench: Bench) -> None:
         "list": [[], [[1]], {}],
         "object": {"": 1, "a b": {"c": [None]}},
     }
-    result = await bench.called("def tool(**given): return given\n", **given)
+    result = await harness.called("def tool(**given): return given\n", **given)
     text = str(result.result)
     returned = json.loads(result.loader.load_text(text) if text.startswith("cas://") else text)
 
@@ -188,8 +188,8 @@ async def test_parameters_of_every_kind_arrive(bench: Bench) -> None:
     assert result.parameters == given
 
 
-async def test_the_seed_reaches_the_tool(bench: Bench) -> None:
-    bench.tool(
+async def test_the_seed_reaches_the_tool(harness: Harness) -> None:
+    harness.tool(
         "tool",
         """
         import random
@@ -197,8 +197,8 @@ async def test_the_seed_reaches_the_tool(bench: Bench) -> None:
         def tool(): return [toolkit.run.seed, random.random()]
         """,
     )
-    async with bench.backend:
-        results = [await bench.run("tool", policy={"seed": seed}) for seed in (2**63 - 1, 7, 7)]
+    async with harness.backend:
+        results = [await harness.run("tool", policy={"seed": seed}) for seed in (2**63 - 1, 7, 7)]
     first, second, third = [json.loads(str(one.result)) for one in results]
 
     assert (first[0], second[0]) == (2**63 - 1, 7)
@@ -207,11 +207,11 @@ async def test_the_seed_reaches_the_tool(bench: Bench) -> None:
     assert results[0].run_digest != results[1].run_digest == results[2].run_digest
 
 
-async def test_the_level_of_isolation_is_the_policys(bench: Bench) -> None:
-    bench.tool("tool", "import os\ndef tool(): return os.getpid()\n")
-    async with bench.backend:
+async def test_the_level_of_isolation_is_the_policys(harness: Harness) -> None:
+    harness.tool("tool", "import os\ndef tool(): return os.getpid()\n")
+    async with harness.backend:
         pids = {
-            level: {(await bench.run("tool", policy={"isolation": level})).result for _ in range(3)}
+            level: {(await harness.run("tool", policy={"isolation": level})).result for _ in range(3)}
             for level in ("warm", "spawn")
         }
 
@@ -221,9 +221,9 @@ async def test_the_level_of_isolation_is_the_policys(bench: Bench) -> None:
 # -- many, and meanwhile --------------------------------------------------------------
 
 
-async def test_fifty_calls_at_once_have_each_its_own_result(bench: Bench) -> None:
-    bench.tool("square", "def square(n): return n * n\n")
-    async with bench.backend as backend:
+async def test_fifty_calls_at_once_have_each_its_own_result(harness: Harness) -> None:
+    harness.tool("square", "def square(n): return n * n\n")
+    async with harness.backend as backend:
         calls = [backend.run(execution("square", {"n": n}, n)) for n in range(50)]
         results = await asyncio.gather(*calls)
 
@@ -232,9 +232,9 @@ async def test_fifty_calls_at_once_have_each_its_own_result(bench: Bench) -> Non
     assert backend.capacity >= 1
 
 
-async def test_reports_of_the_tool_are_passed_on(bench: Bench) -> None:
+async def test_reports_of_the_tool_are_passed_on(harness: Harness) -> None:
     heard: list[Event] = []
-    bench.tool(
+    harness.tool(
         "tool",
         """
         from shared import toolkit
@@ -244,8 +244,8 @@ async def test_reports_of_the_tool_are_passed_on(bench: Bench) -> None:
             toolkit.metric("loss", 0.5, fold=2)
         """,
     )
-    async with bench.backend:
-        result = await bench.run("tool", heard.append)
+    async with harness.backend:
+        result = await harness.run("tool", heard.append)
 
     assert result.status is Status.COMPLETED
     assert heard[0] == Progress(0, 3, "step")  # those that follow fast are told as one
@@ -253,13 +253,13 @@ async def test_reports_of_the_tool_are_passed_on(bench: Bench) -> None:
     assert Metric("loss", 0.5, {"fold": 2}) in heard
 
 
-async def test_a_report_that_raises_loses_no_result(bench: Bench) -> None:
+async def test_a_report_that_raises_loses_no_result(harness: Harness) -> None:
     def broken(event: Event) -> None:
         raise ValueError("the display is gone")
 
-    bench.tool("tool", "from shared import toolkit\ndef tool():\n  toolkit.progress(1)\n  return 1\n")
-    async with bench.backend:
-        results = [await bench.run("tool", report) for report in (broken, None)]
+    harness.tool("tool", "from shared import toolkit\ndef tool():\n  toolkit.progress(1)\n  return 1\n")
+    async with harness.backend:
+        results = [await harness.run("tool", report) for report in (broken, None)]
 
     assert [one.result for one in results] == ["1", "1"]
 
@@ -267,25 +267,25 @@ async def test_a_report_that_raises_loses_no_result(bench: Bench) -> None:
 # -- the end --------------------------------------------------------------------------
 
 
-async def test_a_call_cancelled_in_advance_never_begins(bench: Bench) -> None:
-    bench.tool("hold", HOLD)
+async def test_a_call_cancelled_in_advance_never_begins(harness: Harness) -> None:
+    harness.tool("hold", HOLD)
     cancel = asyncio.Event()
     cancel.set()
-    async with bench.backend:
-        result = await bench.run("hold", cancel=cancel, path=str(bench.folder / "pid"))
+    async with harness.backend:
+        result = await harness.run("hold", cancel=cancel, path=str(harness.folder / "pid"))
 
     assert result.status is Status.CANCELLED
     assert result.error is not None
     assert result.error.type == "RunCancelledError"
-    assert not (bench.folder / "pid").exists()
+    assert not (harness.folder / "pid").exists()
 
 
-async def test_cancelling_ends_the_tool(bench: Bench) -> None:
-    bench.tool("hold", HOLD)
+async def test_cancelling_ends_the_tool(harness: Harness) -> None:
+    harness.tool("hold", HOLD)
     cancel = asyncio.Event()
-    async with bench.backend, asyncio.TaskGroup() as tasks:
-        call = tasks.create_task(bench.run("hold", cancel=cancel, path=str(bench.folder / "pid")))
-        pid = await written(bench.folder / "pid")
+    async with harness.backend, asyncio.TaskGroup() as tasks:
+        call = tasks.create_task(harness.run("hold", cancel=cancel, path=str(harness.folder / "pid")))
+        pid = await written(harness.folder / "pid")
         cancel.set()
         result = await call
         await gone(pid)
@@ -295,17 +295,17 @@ async def test_cancelling_ends_the_tool(bench: Bench) -> None:
     assert result.error.type == "RunCancelledError"
 
 
-async def test_cancelling_ends_an_import(bench: Bench) -> None:
+async def test_cancelling_ends_an_import(harness: Harness) -> None:
     text = "\n".join(HOLD.replace("    ", "").splitlines()[1:2])
-    path = bench.folder / "pid"
-    bench.tool(
+    path = harness.folder / "pid"
+    harness.tool(
         "slow",
         f"{text}\nopen('{path}.new', 'w').write(str(os.getpid()))\nos.rename('{path}.new', '{path}')\n"
         "time.sleep(600)\ndef slow(): pass\n",
     )
     cancel = asyncio.Event()
-    async with bench.backend, asyncio.TaskGroup() as tasks:
-        call = tasks.create_task(bench.run("slow", cancel=cancel, policy={"timeout_seconds": 2}))
+    async with harness.backend, asyncio.TaskGroup() as tasks:
+        call = tasks.create_task(harness.run("slow", cancel=cancel, policy={"timeout_seconds": 2}))
         pid = await written(path)
         cancel.set()
         result = await call
@@ -314,27 +314,29 @@ async def test_cancelling_ends_an_import(bench: Bench) -> None:
     assert result.status is Status.CANCELLED
 
 
-async def test_a_call_whose_caller_is_cancelled_is_ended(bench: Bench) -> None:
-    bench.tool("hold", HOLD)
-    async with bench.backend:
-        call = asyncio.create_task(bench.run("hold", path=str(bench.folder / "pid")))
-        pid = await written(bench.folder / "pid")
+async def test_a_call_whose_caller_is_cancelled_is_ended(harness: Harness) -> None:
+    harness.tool("hold", HOLD)
+    async with harness.backend:
+        call = asyncio.create_task(harness.run("hold", path=str(harness.folder / "pid")))
+        pid = await written(harness.folder / "pid")
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
         await gone(pid)
 
 
-async def test_closing_cancels_running_calls(bench: Bench) -> None:
-    bench.tool("hold", HOLD)
-    async with bench.backend:
-        calls = [asyncio.create_task(bench.run("hold", path=str(bench.folder / f"{n}"))) for n in range(8)]
+async def test_closing_cancels_running_calls(harness: Harness) -> None:
+    harness.tool("hold", HOLD)
+    async with harness.backend:
+        calls = [
+            asyncio.create_task(harness.run("hold", path=str(harness.folder / f"{n}"))) for n in range(8)
+        ]
         await asyncio.wait(
-            [asyncio.create_task(written(bench.folder / f"{n}")) for n in range(8)],
+            [asyncio.create_task(written(harness.folder / f"{n}")) for n in range(8)],
             return_when=asyncio.FIRST_COMPLETED,
         )
     results = await asyncio.gather(*calls)
-    pids = [path.read_text() for n in range(8) if (path := bench.folder / f"{n}").exists()]
+    pids = [path.read_text() for n in range(8) if (path := harness.folder / f"{n}").exists()]
     for pid in pids:
         await gone(pid)
 
@@ -342,29 +344,29 @@ async def test_closing_cancels_running_calls(bench: Bench) -> None:
     assert pids
 
 
-async def test_a_backend_may_be_opened_again(bench: Bench) -> None:
-    results = [await bench.called("def tool(n): return n\n", n=n) for n in range(3)]
+async def test_a_backend_may_be_opened_again(harness: Harness) -> None:
+    results = [await harness.called("def tool(n): return n\n", n=n) for n in range(3)]
 
     assert [one.result for one in results] == ["0", "1", "2"]
 
 
-async def test_a_backend_says_whether_it_is_open_and_where(bench: Bench) -> None:
+async def test_a_backend_says_whether_it_is_open_and_where(harness: Harness) -> None:
     async def elsewhere() -> None:
-        bench.backend.check_open()
+        harness.backend.check_open()
 
     with pytest.raises(PlanError, match=r"is not open: .* inside `async with backend:`, or give"):
-        bench.backend.check_open()
-    async with bench.backend as backend:
+        harness.backend.check_open()
+    async with harness.backend as backend:
         backend.check_open()
         with pytest.raises(PlanError, match="was opened in another event loop"):
             await asyncio.to_thread(asyncio.run, elsewhere())
     with pytest.raises(PlanError, match="is not open"):
-        bench.backend.check_open()
+        harness.backend.check_open()
 
 
-async def test_a_call_of_a_backend_that_is_not_open_is_cancelled(bench: Bench) -> None:
-    bench.tool("tool", "def tool(): return 1\n")
-    async with bench.backend:
+async def test_a_call_of_a_backend_that_is_not_open_is_cancelled(harness: Harness) -> None:
+    harness.tool("tool", "def tool(): return 1\n")
+    async with harness.backend:
         pass
 
-    assert (await bench.run("tool")).status is Status.CANCELLED
+    assert (await harness.run("tool")).status is Status.CANCELLED
