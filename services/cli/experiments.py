@@ -20,7 +20,7 @@ from services.cli.watch import describe, failure
 from services.executor.outcome import Status
 from services.executor.recovery import cancel as request_cancellation
 from services.executor.scheduling.cron import Cron
-from services.executor.store import Cancelled, JournalEntry, Store
+from services.executor.store import JournalEntry, RunCancellation, Store
 from shared.documents import json_object, validated
 from shared.errors import ContractError, ScheduleError
 from shared.messages import Experiment, Schedule, State, read_experiment_file
@@ -277,11 +277,11 @@ def cancel(
 
     async def act(store: Store) -> str:
         answer = await request_cancellation(store, run_id)
-        if answer is Cancelled.OVER:
+        if answer is RunCancellation.OVER:
             raise await _already_over(store, run_id)
-        if answer is Cancelled.CANCELLING and wait:
+        if answer is RunCancellation.CANCELLING and wait:
             return f"{run_id} is {await _await_status(store, run_id)}"
-        return f"{run_id} is {'being cancelled' if answer is Cancelled.CANCELLING else 'cancelled'}"
+        return f"{run_id} is {'being cancelled' if answer is RunCancellation.CANCELLING else 'cancelled'}"
 
     output.console().print(connection.with_store(act))
 

@@ -23,7 +23,7 @@ from services.cli.records.record import (
     status_of,
 )
 from services.executor.outcome import Status
-from services.executor.store import LogLine, Store, moment
+from services.executor.store import Store, StoredLogLine, moment
 from shared.errors import ArtifactError
 
 COLUMNS = [
@@ -280,7 +280,7 @@ def logs(
     connection.with_store(act)
 
 
-def _print_line(line: LogLine, out: Console, times: bool) -> None:
+def _print_line(line: StoredLogLine, out: Console, times: bool) -> None:
     head = f"{datetime.fromtimestamp(line.at, UTC):%H:%M:%S.%f}"[:-3] + f" {line.stream:<8} " if times else ""
     if not out.is_terminal:
         print(head + line.text, flush=True)

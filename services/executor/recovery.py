@@ -11,8 +11,7 @@ from msgspec.structs import replace
 from services.executor import report
 from services.executor.intake import Intake
 from services.executor.outcome import Outcome, Status
-from services.executor.runner import experiment_of
-from services.executor.store import Cancelled, Claim, Finished, Order, Store
+from services.executor.store import Claim, Finished, Order, RunCancellation, Store, experiment_of
 from services.executor.triggers import Triggers
 from shared import keys
 from shared.backoff import Outage, shutdown_timeout, until_available
@@ -220,7 +219,7 @@ class Recovery:
 # -- cancellation -----------------------------------------------------------------------
 
 
-async def cancel(store: Store, run_id: str) -> Cancelled:
+async def cancel(store: Store, run_id: str) -> RunCancellation:
     """Ask for a run's end.
 
     A run that waits ends at once; one under way is ended by the worker that has
@@ -268,7 +267,7 @@ class Cancellations:
             log.warning("cancellation.refused", error=str(exc))
             return
         answer = await until_available("cancellation", lambda: cancel(self._store, run_id))
-        if answer is Cancelled.CANCELLED:
+        if answer is RunCancellation.CANCELLED:
             self._observer.ended_unbegun(Status.CANCELLED)
         log.info("run.cancellation", run_id=run_id, answer=answer.value)
 

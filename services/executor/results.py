@@ -1,6 +1,6 @@
 """The results of a run: its artifacts, its steps, and values that are too large for its record."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol, TypeVar
 
 import structlog
@@ -42,18 +42,6 @@ class Memory(Protocol):
         """Return the artifacts that the run has, by name."""
 
 
-class Then(Protocol):
-    """Has something done once that may be done."""
-
-    async def __call__(self, ask: Callable[[], Awaitable[T]], /) -> T:
-        """What came of it.  Raises `FullsendError` when it may not be done."""
-
-
-async def at_once(ask: Callable[[], Awaitable[T]]) -> T:
-    """What may be done at any time."""
-    return await ask()
-
-
 class AttemptResults(NothingKept):
     """Keeps the results of one attempt, while it runs and at its end.
 
@@ -61,7 +49,6 @@ class AttemptResults(NothingKept):
         keeper: keeps the content.
         memory: lists it for later attempts of the run and for its record.
         threads: for storing.
-        then: delays what is written to the memory until that is allowed.
         backoff: between attempts to store a result.
     """
 
@@ -70,13 +57,11 @@ class AttemptResults(NothingKept):
         keeper: Keeper,
         memory: Memory,
         threads: Threads,
-        then: Then = at_once,
         backoff: Backoff = STORING,
     ) -> None:
         self._keeper = keeper
         self._threads = threads
         self._memory = memory
-        self._then = then
         self._backoff = backoff
         self._names: set[str] = set()
         self._inline_bytes = 0
@@ -89,16 +74,14 @@ class AttemptResults(NothingKept):
 
     async def record(self, key: str, value: Any) -> None:
         """Record the step for later attempts."""
-        await self._then(lambda: until_available("record", lambda: self._memory.record(key, value)))
+        await until_available("record", lambda: self._memory.record(key, value))
 
     async def keep(self, capture: Capture) -> str:
         """Keep and list an artifact; return its reference.  Raises `ArtifactError`."""
         self._check(capture.name)
         artifact = await self._threads.run(self._stored, capture)
         name, described = artifact.name, artifact.to_json()
-        await self._then(
-            lambda: until_available("artifact", lambda: self._memory.list_artifact(name, described))
-        )
+        await until_available("artifact", lambda: self._memory.list_artifact(name, described))
         self._names.add(name)
         if not isinstance(artifact.reference, CasReference):
             self._inline_bytes += artifact.size_bytes

@@ -23,13 +23,11 @@ from services.executor.outcome import GiveUp, Outcome, Retry, Status, judge, ret
 from services.executor.policy import Defaults, RunOptions
 from services.executor.result_cache import Identity, ResultCache
 from services.executor.results import AttemptResults
-from services.executor.store import Begun, Claim, Finished, Order, Store, Stored
+from services.executor.store import Begun, Claim, Finished, Store, experiment_of
 from services.executor.tools.bundles import parse
 from services.executor.tools.readiness import Readiness
 from shared.backoff import Backoff, Dice, shutdown_timeout, until_available
-from shared.documents import kind, validated
 from shared.errors import (
-    ContractError,
     ExperimentArchivedError,
     FullsendError,
     StoreError,
@@ -189,8 +187,8 @@ class Runner:
     async def _attempt(self, running: Running) -> None:
         claim, started = running.claim, _Start()
         order = claim.order
-        log.info("run.started", tool=_tool_of(claim), attempt=order.attempt, trigger=order.trigger)
-        self._observer.begun(claim, _tool_of(claim), started.at)
+        log.info("run.started", tool=claim.tool, attempt=order.attempt, trigger=order.trigger)
+        self._observer.begun(claim, claim.tool, started.at)
         work = await self._prepare(claim)
         details = report.details(order, *_depends_on(work))
         later = asyncio.get_running_loop().call_later(
@@ -363,31 +361,6 @@ class Runner:
                     log.info("run.given_back")
         except StoreUnavailableError as exc:
             log.warning("run.not_given_back", error=str(exc), hint="recovery takes it up")
-
-
-def experiment_of(order: Order, stored: Stored) -> Experiment:
-    """What the order brings along, or else what is stored.  Raises `ContractError`."""
-    if not order.experiment:
-        return stored.readable()
-    place, tool = f"the order of {order.run_id}", order.experiment.get("tool")
-    if not isinstance(tool, str) or not tool:
-        raise ContractError(f"{place} has {kind(tool)} as its experiment's 'tool'; expected a tool's name")
-    return Experiment(
-        id=order.experiment_id,
-        state=State.READY,
-        tool=tool,
-        params={},
-        schedule=None,
-        timezone=None,
-        policy=validated(Policy, place, order.experiment),
-    )
-
-
-def _tool_of(claim: Claim) -> str | None:
-    if claim.order.experiment:
-        tool = claim.order.experiment.get("tool")
-        return tool if isinstance(tool, str) else None
-    return claim.stored.experiment.tool if claim.stored.experiment else None
 
 
 def _depends_on(work: Work | Fault) -> tuple[Identity | str | None, Mapping[str, Any]]:

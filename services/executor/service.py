@@ -34,7 +34,7 @@ from shared.backoff import until_available
 from shared.connection import connect, connect_blocking, without_password
 
 if TYPE_CHECKING:
-    from services.executor.observe import Monitor
+    from services.executor.monitoring.prometheus import Monitor
 
 # What only some modes and settings need is imported where they ask for it: a worker starts in a
 # fraction of the time and memory without Prometheus' client, an HTTP server and what reads cron.
@@ -238,7 +238,7 @@ class Service:
         scraped = self._settings.health_port > 0
         if not scraped and not tracing.are_collected(variables):
             return None
-        from services.executor.observe import monitor
+        from services.executor.monitoring.prometheus import monitor
 
         return monitor(self.worker, self._loader.names, scraped=scraped, variables=variables)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from services.executor import recovery
-from services.executor.store import Cancelled, Store
+from services.executor.store import RunCancellation, Store
 from tests.conftest import Neighbour, Serve, eventually
 
 Write = Callable[[str, str], Path]
@@ -150,7 +150,7 @@ async def test_a_run_that_was_cancelled_while_it_waited_never_starts(
         await neighbour.result("exp_long")
         await eventually(lambda: _is_empty(store))
 
-    assert answer is Cancelled.CANCELLED
+    assert answer is RunCancellation.CANCELLED
     assert result["status"] == "cancelled"
     assert "+wait" not in path.read_text()
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from services.executor.store import Begun, Cancelled, Claim, Finished, Order, Store
+from services.executor.store import Begun, Claim, Finished, Order, RunCancellation, Store
 from services.executor.store.orders import PRIORITIES
 from shared import keys
 from tests.store.conftest import (
@@ -21,7 +21,7 @@ from tests.store.conftest import (
 )
 
 
-async def cancel(store: Store, run_id: str) -> Cancelled:
+async def cancel(store: Store, run_id: str) -> RunCancellation:
     experiment_id, _, timestamp = run_id.rpartition(":")
     order = Order(experiment_id, "", timestamp=timestamp)
     named = {"experiment_id": experiment_id, "run_id": run_id}
@@ -33,7 +33,7 @@ async def cancel(store: Store, run_id: str) -> Cancelled:
 async def test_a_run_that_waits_ends_at_once(worker: Worker, redis: Any, ear: Ear) -> None:
     await publish(redis, "flat")
     run_id = f"{EXPERIMENT}:{await worker.queued()}"
-    assert await cancel(worker.store, run_id) is Cancelled.CANCELLED
+    assert await cancel(worker.store, run_id) is RunCancellation.CANCELLED
 
     assert (await worker.store.runs.record(run_id))["status"] == "cancelled"
     assert await ear.names() == ["error", "cancelled"]
@@ -84,7 +84,7 @@ async def test_a_run_that_was_cancelled_once_it_was_claimed_never_begins(
 
 async def test_a_run_that_was_claimed_but_did_not_begin_never_does(worker: Worker, redis: Any) -> None:
     claim = await held(worker, redis)
-    assert await cancel(worker.store, claim.order.run_id) is Cancelled.CANCELLED
+    assert await cancel(worker.store, claim.order.run_id) is RunCancellation.CANCELLED
     assert await worker.store.queue.requeue(claim, claim.order)
 
     assert await worker.take() == []
@@ -95,7 +95,7 @@ async def test_a_run_that_was_claimed_but_did_not_begin_never_does(worker: Worke
 async def test_a_run_between_two_attempts_ends_at_once(worker: Worker, redis: Any, ear: Ear) -> None:
     run = await worker.begun()
     await run.retry()
-    assert await cancel(worker.store, run.id) is Cancelled.CANCELLED
+    assert await cancel(worker.store, run.id) is RunCancellation.CANCELLED
     await worker.store.queue.promote()
 
     assert await worker.take() == []
@@ -105,7 +105,7 @@ async def test_a_run_between_two_attempts_ends_at_once(worker: Worker, redis: An
 
 async def test_a_run_under_way_is_marked(worker: Worker, redis: Any, ear: Ear) -> None:
     run, other = await worker.begun(), await worker.begun()
-    assert await cancel(worker.store, run.id) is Cancelled.CANCELLING
+    assert await cancel(worker.store, run.id) is RunCancellation.CANCELLING
 
     assert await worker.store.runs.to_be_cancelled([run.id, other.id, "never:1-1"]) == {run.id}
     assert await worker.store.runs.to_be_cancelled([]) == set()
@@ -118,8 +118,8 @@ async def test_a_run_that_is_over_stays_as_it_is(worker: Worker, redis: Any) -> 
     await run.finish()
     before = await everything(redis)
 
-    assert await cancel(worker.store, run.id) is Cancelled.OVER
-    assert await cancel(worker.store, f"{EXPERIMENT}:1-1") is Cancelled.OVER
+    assert await cancel(worker.store, run.id) is RunCancellation.OVER
+    assert await cancel(worker.store, f"{EXPERIMENT}:1-1") is RunCancellation.OVER
     assert await everything(redis) == before
 
 
@@ -129,8 +129,8 @@ async def test_who_asks_again_learns_that_it_was_done(worker: Worker, redis: Any
     await run.reject()
     before = await everything(redis)
 
-    assert await cancel(worker.store, waiting) is Cancelled.ALREADY
-    assert await cancel(worker.store, run.id) is Cancelled.ALREADY
+    assert await cancel(worker.store, waiting) is RunCancellation.ALREADY
+    assert await cancel(worker.store, run.id) is RunCancellation.ALREADY
     assert await everything(redis) == before
 
 
@@ -148,7 +148,7 @@ async def test_of_a_begin_and_a_cancellation_one_is_first(
 ) -> None:
     claims = [await held(worker, redis, f"e{number}") for number in range(10)]
 
-    async def race(claim: Claim, number: int) -> tuple[int, Cancelled]:
+    async def race(claim: Claim, number: int) -> tuple[int, RunCancellation]:
         asked = [
             worker.store.queue.begin_held("w1", [claim]),
             cancel(worker.store, claim.order.run_id),
@@ -161,7 +161,7 @@ async def test_of_a_begin_and_a_cancellation_one_is_first(
 
     answers = await together(*(race(claim, number) for number, claim in enumerate(claims)))
 
-    assert set(answers) <= {(1, Cancelled.CANCELLING), (0, Cancelled.CANCELLED)}
+    assert set(answers) <= {(1, RunCancellation.CANCELLING), (0, RunCancellation.CANCELLED)}
 
 
 async def test_a_cancelled_run_gives_up_its_place_in_the_line(worker: Worker, redis: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from services.executor.store import Cancelled, Claim, Limit, Order, Position, Store
+from services.executor.store import Claim, Limit, Order, Position, RunCancellation, Store
 from services.executor.store.orders import PRIORITIES
 from shared import keys
 from shared.messages import State
@@ -43,7 +43,7 @@ async def submit(store: Store, numbers: Iterable[int]) -> None:
         order = Order(name, "trigger", priority=priority, request_id=request_id)
         timestamp = await store.queue.enqueue(order, position)
         if number % 50 == 0:
-            assert await cancel(store, f"{name}:{timestamp}") is Cancelled.CANCELLED
+            assert await cancel(store, f"{name}:{timestamp}") is RunCancellation.CANCELLED
 
 
 async def perform(worker: Worker, claim: Claim) -> None:

@@ -16,11 +16,11 @@ from services.executor.store.deployment import FOUND, Server, ServerFacts, Worke
 from services.executor.store.due_times import Decision, DueTime, DueTimes, Fired, FoundDue, NotedSchedule
 from services.executor.store.experiments import Experiments, Stored
 from services.executor.store.gc_roots import GcRoots, ReferencedDigests
-from services.executor.store.history import History, Journal, JournalEntry, LogLine, moment
-from services.executor.store.orders import NORMAL, Begun, Claim, Limit, Order, limit_of
+from services.executor.store.history import History, Journal, JournalEntry, StoredLogLine, moment
+from services.executor.store.orders import NORMAL, Begun, Claim, Limit, Order, experiment_of, limit_of
 from services.executor.store.pubsub import Subscriptions, TriggerOrder
 from services.executor.store.queue import Depth, Position, Queue
-from services.executor.store.runs import Cancelled, Finished, Runs
+from services.executor.store.runs import Finished, RunCancellation, Runs
 from services.executor.store.scripts import Scripts
 from services.executor.store.submissions import RunProgress, Submissions
 
@@ -29,7 +29,6 @@ __all__ = [
     "NORMAL",
     "Begun",
     "CachedRuns",
-    "Cancelled",
     "Checkpoints",
     "Claim",
     "Claims",
@@ -46,24 +45,26 @@ __all__ = [
     "Journal",
     "JournalEntry",
     "Limit",
-    "LogLine",
     "NotedSchedule",
     "Order",
     "Position",
     "Queue",
     "ReferencedDigests",
     "Retention",
+    "RunCancellation",
     "RunProgress",
     "Runs",
     "Server",
     "ServerFacts",
     "Store",
     "Stored",
+    "StoredLogLine",
     "Submissions",
     "Subscriptions",
     "Taken",
     "TriggerOrder",
     "Workers",
+    "experiment_of",
     "limit_of",
     "moment",
 ]

@@ -1,7 +1,7 @@
 """Experiments compiled for scripts, which read no JSON and no YAML.
 
 A worker reads a document once, in whatever shape a neighbour wrote it, and keeps beside the document's
-digest what it says.  `lua/experiments.lua` says when that counts.
+digest what it says.  `lua/documents.lua` says when that counts.
 """
 
 import json

@@ -25,7 +25,7 @@ _TIMESTAMP = re.compile(r"(\d+)-(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
-class LogLine:
+class StoredLogLine:
     """One line that a run printed.
 
     Attributes:
@@ -80,14 +80,16 @@ class History:
             status: str | None = await self._scripts.client.hget(keys.run(run_id), "status")
         return status
 
-    async def lines(self, run_id: str, cursor: str = "0-0", wait_ms: int | None = None) -> list[LogLine]:
+    async def lines(
+        self, run_id: str, cursor: str = "0-0", wait_ms: int | None = None
+    ) -> list[StoredLogLine]:
         """The lines of the run after `cursor`, oldest first; waits up to `wait_ms` for the first."""
         async with asking("logs"):
             answer = await self._patient.xread(
                 {keys.logs(run_id): cursor}, count=LINES_AT_ONCE, block=wait_ms
             )
         return [
-            LogLine(entry, float(fields["at"]), fields["stream"], fields["text"])
+            StoredLogLine(entry, float(fields["at"]), fields["stream"], fields["text"])
             for _, entries in answer or ()
             for entry, fields in entries
         ]

@@ -21,9 +21,18 @@ from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from services.executor.store.experiments import NOTHING_STORED, Stored
-from shared.documents import MAX_DEPTH, json_object, json_text, may_be_deeper, printable, shown
+from shared.documents import (
+    MAX_DEPTH,
+    json_object,
+    json_text,
+    kind,
+    may_be_deeper,
+    printable,
+    shown,
+    validated,
+)
 from shared.errors import ContractError
-from shared.messages import valid_id
+from shared.messages import Experiment, Policy, State, valid_id
 
 PRIORITIES = ("high", "normal", "low")
 NORMAL = "normal"
@@ -276,6 +285,32 @@ class Claim(Struct, frozen=True):
     error: str = ""
 
     @property
+    def tool(self) -> str | None:
+        """The name of the tool, as far as the experiment can be read."""
+        if self.order.experiment:
+            tool = self.order.experiment.get("tool")
+            return tool if isinstance(tool, str) else None
+        return self.stored.experiment.tool if self.stored.experiment else None
+
+    @property
     def lease(self) -> str:
         """The fence: a different one for each delivery of an order."""
         return f"{self.worker}/{self.queue.rpartition(':')[2]}/{self.entry}"
+
+
+def experiment_of(order: Order, stored: Stored) -> Experiment:
+    """What the order brings along, or else what is stored.  Raises `ContractError`."""
+    if not order.experiment:
+        return stored.readable()
+    place, tool = f"the order of {order.run_id}", order.experiment.get("tool")
+    if not isinstance(tool, str) or not tool:
+        raise ContractError(f"{place} has {kind(tool)} as its experiment's 'tool'; expected a tool's name")
+    return Experiment(
+        id=order.experiment_id,
+        state=State.READY,
+        tool=tool,
+        params={},
+        schedule=None,
+        timezone=None,
+        policy=validated(Policy, place, order.experiment),
+    )

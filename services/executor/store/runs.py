@@ -19,7 +19,7 @@ log = structlog.get_logger()
 Event = Mapping[str, Any]
 
 
-class Cancelled(StrEnum):
+class RunCancellation(StrEnum):
     """What became of a wish to end a run."""
 
     CANCELLED = "cancelled"
@@ -151,7 +151,7 @@ class Runs:
         )
         return bool(answer == "retrying")
 
-    async def cancel(self, order: Order, fields: Fields, event: Event, result: Event) -> Cancelled:
+    async def cancel(self, order: Order, fields: Fields, event: Event, result: Event) -> RunCancellation:
         """End a run that waits, or have the worker end it that has it.
 
         Args:
@@ -173,7 +173,7 @@ class Runs:
                 flat(fields),
             ],
         )
-        return Cancelled(answer)
+        return RunCancellation(answer)
 
     async def to_be_cancelled(self, run_ids: Sequence[str]) -> set[str]:
         """Those of the runs under way whose end somebody asked for."""

@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from services.executor.runner import experiment_of
-from services.executor.store import Order, Stored
+from services.executor.store import Order, Stored, experiment_of
 from shared.errors import ContractError, ExperimentNotFoundError
 from shared.messages import Policy
 

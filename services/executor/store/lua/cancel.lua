@@ -6,9 +6,9 @@
 --   state          the experiment's next one
 --   fields         of the record
 -- returns "cancelled" | "already" (it was, before) | "cancelling" (it is under way)
---         | "over" (it has ended otherwise, or never was); {"uncompiled", document}: see experiments.lua
+--         | "over" (it has ended otherwise, or never was); {"uncompiled", document}: see documents.lua
 -- include events.lua
--- include experiments.lua
+-- include documents.lua
 -- include orders.lua
 local mute = silenced('fullsend:metrics') or silenced('fullsend:experiment_results')
 if mute then return mute end

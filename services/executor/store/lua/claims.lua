@@ -7,8 +7,8 @@
 --   started     now, unix seconds
 --   metrics_cap, journal_cap, metrics_ms  how much is kept, and how long
 -- include events.lua
--- include experiments.lua
--- include limits.lua
+-- include documents.lua
+-- include orders.lua
 room = tonumber(room)
 local GROUP = 'executors'
 local RECORD, METRICS, OPEN = 'experiment_runs:', 'metrics:', 'fullsend:executor:open:'

@@ -7,7 +7,7 @@
 --   bit              of the message in the bitmap, or ""
 --   request_kept_ms  how long the request id is remembered, or "" when there is none
 -- returns {timestamp} and what was handed out (see claims.lua, which has the other arguments) when queued;
---         {timestamp or ""} when it was queued before; {"uncompiled", document}: see experiments.lua
+--         {timestamp or ""} when it was queued before; {"uncompiled", document}: see documents.lua
 -- include claims.lua
 local known, wrong = false, nil
 if bit ~= '' then

@@ -8,11 +8,11 @@
 --   fields          of the record
 -- returns {"finished" | "stale" (the attempt was taken away; the outcome is dropped)
 --          | "done" (this call was executed before), keys that it did without ...};
---         {"uncompiled", document}: see experiments.lua.
+--         {"uncompiled", document}: see documents.lua.
 --         A run ends also where one of its keys has another type than it should have.
 -- include events.lua
--- include experiments.lua
--- include limits.lua
+-- include documents.lua
+-- include orders.lua
 local mute = silenced('fullsend:metrics') or silenced('fullsend:experiment_results')
 if mute then return mute end
 local readable = try(record, 'hash', 'HMGET', 'lease', 'status', 'limits')

@@ -4,7 +4,7 @@
 -- KEYS  retries nudges
 -- ARGV  most
 -- returns {how many, ms until the next one is due or -1}
--- include limits.lua
+-- include orders.lua
 local wrong = misfit(retries, 'zset', nudges, 'zset',
   QUEUES .. 'high', 'stream', QUEUES .. 'normal', 'stream', QUEUES .. 'low', 'stream')
 if wrong then return wrong end

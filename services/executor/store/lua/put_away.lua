@@ -6,10 +6,10 @@
 --   timestamp  of the run that the order names, or ""
 --   state      the experiment's next one
 --   fields     of the record
--- returns "answered" | "done" (it was reported before, or the run has ended); {"uncompiled", document}: see experiments.lua
+-- returns "answered" | "done" (it was reported before, or the run has ended); {"uncompiled", document}: see documents.lua
 -- include events.lua
--- include experiments.lua
--- include limits.lua
+-- include documents.lua
+-- include orders.lua
 local mute = silenced('fullsend:experiment_results')
 if mute then return mute end
 local wrong = misfit(queue, 'stream')

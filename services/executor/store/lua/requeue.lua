@@ -4,7 +4,7 @@
 -- ARGV  worker entry timestamp run order fields[]
 --   fields  of the record, written if the run had begun and is still open
 -- returns 1 when it went back, 0 when the claim is gone
--- include limits.lua
+-- include orders.lua
 local held = redis.pcall('XPENDING', queue, 'executors', entry, entry, 1, worker)
 if held.err and string.find(held.err, 'NOGROUP', 1, true) then return 0 end -- Redis has lost its data
 local wrong = refused(held, queue, 'stream')

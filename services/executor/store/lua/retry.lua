@@ -7,7 +7,7 @@
 --   fields  of the record
 -- returns {"retrying", ms when it is due} | {"stale", 0}
 -- include events.lua
--- include limits.lua
+-- include orders.lua
 local mute = silenced('fullsend:metrics')
 if mute then return mute end
 local wrong = misfit(queue, 'stream', record, 'hash', open_runs, 'zset', retries, 'zset')

@@ -12,9 +12,9 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from services.executor import observe
+from services.executor.monitoring import prometheus
+from services.executor.monitoring.prometheus import UNKNOWN, Monitor
 from services.executor.monitoring.tracing import COLLECTORS, Spans, Tracing
-from services.executor.observe import UNKNOWN, Monitor
 from services.executor.outcome import Status
 from services.executor.store import Claim, Finished, Order
 
@@ -283,11 +283,11 @@ def test_an_attempt_that_cant_go_on_is_not_left_open(
 
 
 def test_nobody_watching_means_no_monitor() -> None:
-    assert observe.monitor("me", list, scraped=False, variables={}) is None
+    assert prometheus.monitor("me", list, scraped=False, variables={}) is None
 
 
 def test_scraping_alone_makes_no_spans() -> None:
-    seen = observe.monitor("me", list, scraped=True, variables={})
+    seen = prometheus.monitor("me", list, scraped=True, variables={})
 
     assert seen is not None
     assert type(seen.tracing) is Tracing
@@ -299,14 +299,16 @@ def test_a_collector_without_the_extra_is_said_and_costs_nothing(
 ) -> None:
     monkeypatch.setitem(sys.modules, EXPORTER, None)
 
-    assert observe.monitor("me", list, scraped=False, variables={variable: "http://127.0.0.1:4318"}) is None
+    assert (
+        prometheus.monitor("me", list, scraped=False, variables={variable: "http://127.0.0.1:4318"}) is None
+    )
 
 
 def test_a_collector_gets_the_last_spans_when_the_worker_stops(
     monkeypatch: pytest.MonkeyPatch, collector: InMemorySpanExporter
 ) -> None:
     monkeypatch.setitem(sys.modules, EXPORTER, SimpleNamespace(OTLPSpanExporter=lambda: collector))
-    seen = observe.monitor("me", list, scraped=False, variables={COLLECTORS[0]: "http://127.0.0.1"})
+    seen = prometheus.monitor("me", list, scraped=False, variables={COLLECTORS[0]: "http://127.0.0.1"})
     assert seen is not None
     claim = claimed()
     seen.begun(claim, "echo", NOW)
@@ -325,8 +327,8 @@ def test_without_opentelemetry_a_service_is_observed_all_the_same() -> None:
         from services.executor import observe, service
         from services.executor.monitoring import tracing
         asked = dict.fromkeys(tracing.COLLECTORS, "http://127.0.0.1")
-        assert observe.monitor("me", list, scraped=True, variables={})
-        assert observe.monitor("me", list, scraped=False, variables=asked) is None
+        assert prometheus.monitor("me", list, scraped=True, variables={})
+        assert prometheus.monitor("me", list, scraped=False, variables=asked) is None
     """
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""What is counted of one worker, for Prometheus; its runs' spans are made along the way (`spans.py`)."""
+"""What is counted of one worker, for Prometheus; its runs' spans are made along the way (`tracing.py`)."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
