@@ -9,7 +9,9 @@ import pytest
 from shared import keys
 from tests.conftest import Neighbour, Serve, Tools, eventually
 
-TOOLS = [f"tool_{letter}" for letter in "abcde"]
+TOOLS = [f"tool_{letter}" for letter in "abcdefghi"]
+LEAST_ROOM = 1 + 5
+"""Of a worker with one slot, see WARM_PROCESSES in docs/operations.md."""
 PID = """
     import os
 
@@ -51,9 +53,9 @@ async def test_tools_in_turns_stay_warm_as_long_as_there_is_room(
 
     if are_kept:
         assert second == first
-    else:  # the run's own process, and the one that the registry may need meanwhile
+    else:  # the run's own process, and those in which tools may be described meanwhile
         assert not set(second) & set(first)
-        assert sum(counts.values()) <= 2
+        assert sum(counts.values()) <= LEAST_ROOM
 
 
 async def test_few_warm_processes_hold_up_no_run(
