@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from services.executor.isolation.calls import Died, Event, Level, LogLine, Module, Returned, TimedOut
-from services.executor.isolation.child import after_fork
+from services.executor.isolation.child import os_state
 from services.executor.isolation.process import Process
 from services.executor.isolation.templates import MAX_PREFORKED
 from tests.isolation.bench import Bench, bench
@@ -296,7 +296,7 @@ async def test_a_fork_that_closes_the_file_of_its_stacks_is_ended(bench: Bench) 
 def test_descriptors_are_closed_in_as_few_ranges_as_there_are(
     descriptors: list[int], ranges: list[tuple[int, int]]
 ) -> None:
-    assert after_fork.ranges(descriptors) == ranges
+    assert os_state.ranges(descriptors) == ranges
 
 
 async def test_nothing_of_a_fork_waits_for_the_garbage_collector(bench: Bench) -> None:

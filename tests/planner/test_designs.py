@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from services.planner.designs import points
+from services.planner.cases import points
 from services.planner.models import Sweep
 
 CHOOSING = ["latin_hypercube", "sobol"]

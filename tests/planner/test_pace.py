@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.planner.models import RateLimit, RetryPolicy
-from services.planner.scheduling.pace import RateLimiter, retry_pause_seconds
+from services.planner.scheduling.budget import RateLimiter, retry_pause_seconds
 from shared.backoff import DAY_SECONDS
 
 START = datetime(2030, 1, 1, tzinfo=UTC)

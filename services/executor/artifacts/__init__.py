@@ -14,10 +14,9 @@ digits>` below the store's base, in every kind of store.  So references stay val
 is moved or copied into a bucket.
 """
 
-from services.executor.artifacts.artifact import Artifact
 from services.executor.artifacts.blobs import Blob, Blobs, Source, StorageType, StoredBlob
 from services.executor.artifacts.garbage_collection import Collected, collect
-from services.executor.artifacts.keeper import INLINE_MAX_BYTES, Keeper
+from services.executor.artifacts.keeper import INLINE_MAX_BYTES, Artifact, Keeper
 from services.executor.artifacts.loaders import (
     ArtifactLoader,
     CasArtifactLoader,

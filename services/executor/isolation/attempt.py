@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from services.executor.isolation import exit_status
+from services.executor.isolation import calls
 from services.executor.isolation.calls import (
     Answer,
     Cancelled,
@@ -167,5 +167,5 @@ class Attempt:
         if self.verdict == CANCEL:
             return Cancelled(exit_)
         known = self.verdict or fate
-        reason = known or exit_status.reason(exit_)
-        return Died(reason, exit_, innocent=not known and exit_status.died_with_parent(exit_))
+        reason = known or calls.reason(exit_)
+        return Died(reason, exit_, innocent=not known and calls.died_with_parent(exit_))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from services.executor.isolation import exit_status, rpc, sandbox
+from services.executor.isolation import calls, rpc, sandbox
 from services.executor.isolation.calls import Call, Description, Effects, Exit, Module, Report
 from services.executor.isolation.common import protocol
 from services.executor.isolation.connection import Connection, Disconnected, Refused, close_all, socket_pair
@@ -334,7 +334,7 @@ class Process(Parent):
         if not self._is_dismissed:
             self._read_the_rest()
             stacks, last_lines = self._output.stacks(), self._output.last_lines
-            self.exit = exit_status.exit_of(status, peak_rss_bytes, cpu_seconds, stacks, last_lines)
+            self.exit = calls.exit_of(status, peak_rss_bytes, cpu_seconds, stacks, last_lines)
         self.ended.set_result(self.exit)
         if self.parent is not None:
             self.connection.close()

@@ -6,20 +6,23 @@ The same metrics make the same bytes, whatever the clock, locale or process.
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from fractions import Fraction
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import jinja2
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from services.planner.metrics.computer import DayMetrics, DebtorShare, MetricsBundle, Ratio, Step
-from services.planner.svg import drawing, svg_element
 
 TEMPLATE = "metrics.html.j2"
 
@@ -139,3 +142,37 @@ def _finish(axes: Axes, title: str, unit: str) -> None:
 def _number(value: Ratio) -> float:
     """Return NaN for None, which leaves a gap in the curve."""
     return float("nan") if value is None else float(value)
+
+
+SETTINGS: Final[dict[Any, Any]] = {
+    "svg.hashsalt": "fullsend",
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "image.cmap": "viridis",
+    "text.parse_math": False,  # names may contain a dollar sign
+}
+NO_METADATA: Final = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+
+
+@contextmanager
+def drawing(*, grid: bool = False) -> Iterator[None]:
+    """Make figures that are drawn inside the block look the same on all machines.
+
+    Args:
+        grid: whether axes have a grid.
+    """
+    with mpl.rc_context(), warnings.catch_warnings():
+        mpl.rcdefaults()  # ignores the user's matplotlibrc
+        mpl.rcParams.update({**SETTINGS, "axes.grid": grid})
+        # The browser draws the glyphs that the font lacks here.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+def svg_element(figure: Figure) -> str:
+    """Return a figure as an `<svg>` element."""
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", metadata=NO_METADATA)
+    text = file.getvalue().decode()
+    # Without the XML declaration, which doesn't belong into HTML, and the ids that all figures share.
+    return re.sub(r'<g id="\w+_\d+">', "<g>", text[text.index("<svg") :])

@@ -13,7 +13,7 @@ from services.planner.cases import all_cases
 from services.planner.models import ExecutionPolicy, RunManifest
 from services.planner.plan import PLANS, plans_in
 from services.planner.plan.directory import registry_in
-from services.planner.scheduling.pace import batch_size
+from services.planner.scheduling.budget import batch_size
 from shared.errors import PlanError
 
 MANY: Final = 10

@@ -11,8 +11,8 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from services.planner.metrics.outputs import drawing, svg_element
 from services.planner.report.findings import Group, is_number, key_of, label, ordered, sample_of
-from services.planner.svg import drawing, svg_element
 from services.planner.tasks import TaskResult, TaskStatus
 
 MAX_TICKS: Final = 25

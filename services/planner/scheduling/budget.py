@@ -1,16 +1,18 @@
-"""The budget of a plan: counts the runs, seconds and cost that its attempts use."""
+"""When another attempt may begin: the pace of a plan, and its budget of runs, seconds and cost."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Final
 
 import structlog
 
-from services.planner.models import Budget
+from services.planner.models import Budget, ExecutionPolicy, RateLimit, RetryPolicy
 from services.planner.results import STORED, load_spent
 from services.planner.scheduling.attempts import AttemptOutcome
 from services.planner.tasks import Spent, Task, TaskResult
+from shared.backoff import Backoff, Dice
 from shared.errors import ArtifactError, PlanError
 from shared.threads import Threads
 
@@ -124,3 +126,63 @@ def _unknown(budget: Budget, index: int, exc: Exception) -> str:
         f"the budget of a cost of {budget.max_cost:g} can't be kept: "
         f"the cost of case {index} is in a result that can't be read: {exc}"
     )
+
+
+class RateLimiter:
+    """Assigns each attempt a start time that keeps the rate limit, in the order of the calls.
+
+    This is the generic cell rate algorithm (ITU-T I.371, virtual scheduling algorithm), which is
+    equivalent to a bucket of `burst` tokens that is refilled evenly.  An assigned time is used up
+    whether the attempt begins or not, so no caller has to ask twice.  A clock that is set back
+    counts as one that stands still.
+
+    Args:
+        limit: attempts per minute and burst; None for no limit.
+        now: the clock.
+    """
+
+    def __init__(self, limit: RateLimit | None, now: Callable[[], datetime]) -> None:
+        self._limit = limit
+        self._now = now
+        self._seen = now()
+        self._elapsed_seconds = 0.0
+        self._arrival_seconds = 0.0
+
+    def reserve(self) -> float:
+        """Reserve the next start time; return the seconds until then, 0 for now."""
+        if self._limit is None:
+            return 0.0
+        interval_seconds = 60 / self._limit.per_minute
+        now_seconds = self._clock()
+        tolerated_seconds = interval_seconds * (self._limit.burst - 1)
+        wait_seconds = max(0.0, self._arrival_seconds - tolerated_seconds - now_seconds)
+        self._arrival_seconds = max(self._arrival_seconds, now_seconds) + interval_seconds
+        return wait_seconds
+
+    def _clock(self) -> float:
+        now = self._now()
+        self._elapsed_seconds += max(0.0, (now - self._seen).total_seconds())
+        self._seen = now
+        return self._elapsed_seconds
+
+
+def batch_size(policy: ExecutionPolicy, cases: int) -> int:
+    """Return the size of a batch for a number of cases, at least 1; a pause follows each batch.
+
+    Without a pause all cases are one batch: smaller ones would only delay the next cases.
+    """
+    size = policy.batch_size if policy.backoff_seconds else None
+    return max(1, min(size or cases, cases))
+
+
+def retry_pause_seconds(
+    policy: RetryPolicy, attempt: int, dice: Dice, asked_seconds: float | None = None
+) -> float:
+    """Return the seconds between failed attempt number `attempt` (from 1) and the next, a day at most.
+
+    They are not fewer than the tool asks for.
+    """
+    backoff = Backoff(
+        policy.backoff_seconds, factor=policy.backoff_multiplier, jitter=(-policy.jitter, policy.jitter)
+    )
+    return backoff.pause_seconds(attempt, dice, asked_seconds)

@@ -23,9 +23,8 @@ from services.executor.isolation.calls import Event
 from services.planner.cancellation import CancellationToken
 from services.planner.models import ExecutionPolicy
 from services.planner.scheduling.attempts import AttemptOutcome, AttemptRunner, call_function, cancelled
-from services.planner.scheduling.budget import BudgetTracker
+from services.planner.scheduling.budget import BudgetTracker, RateLimiter, batch_size, retry_pause_seconds
 from services.planner.scheduling.early_stop import FailureLimits, Stopper
-from services.planner.scheduling.pace import RateLimiter, batch_size, retry_pause_seconds
 from services.planner.tasks import Task, TaskResult, TaskStatus
 from shared.backoff import Dice
 

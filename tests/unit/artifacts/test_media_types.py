@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.executor.artifacts.artifact import media_type_of
+from services.executor.artifacts.keeper import media_type_of
 
 
 @pytest.mark.parametrize(

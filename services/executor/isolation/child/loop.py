@@ -16,7 +16,7 @@ import sys
 from typing import Any, Callable, NoReturn
 
 from ..common import process_tree, protocol
-from . import after_fork, importer, supervisor
+from . import importer, os_state, supervisor
 from .channel import Channel
 from .tool import LoadedTool
 
@@ -86,12 +86,12 @@ class Loop:
             self.supervisor = self._become_parent()
         given = [self.channel.take_descriptors(DESCRIPTORS) for _ in children]
         passed = {descriptor for descriptors in given for descriptor in descriptors}
-        others = after_fork.ranges((passed | {self.supervisor.ends}) - set(self.targets))
+        others = os_state.ranges((passed | {self.supervisor.ends}) - set(self.targets))
         complete = sum(len(descriptors) == DESCRIPTORS for descriptors in given)
         pids, problem = self.supervisor.fork(complete)
         if pids and not pids[-1]:
             self._live(given[len(pids) - 1], others, children[len(pids) - 1][1], params["fresh"])
-        for low, high in after_fork.ranges(passed):
+        for low, high in os_state.ranges(passed):
             os.closerange(low, high)
         forked = [(token, pid) for (token, _), pid in zip(children, pids)]  # noqa: B905 - strict= needs 3.10
         self.supervisor.adopt(forked)
@@ -141,9 +141,9 @@ class Loop:
     def _begin_life(self, given: list[int], others: list[tuple[int, int]], fresh: bool) -> None:
         assert self.supervisor is not None
         os.setsid()
-        after_fork.take_over(self.supervisor.pid, self.channel, self.targets, given, others)
+        os_state.take_over(self.supervisor.pid, self.channel, self.targets, given, others)
         if self.tool is None:  # otherwise the tool has done so right after the fork
-            after_fork.restore_sigchld(self.supervisor.sigchld_before)
+            os_state.restore_sigchld(self.supervisor.sigchld_before)
         if fresh:
             _replace_interpreter(self.channel.descriptor, self.stacks)
 

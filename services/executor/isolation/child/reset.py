@@ -1,4 +1,4 @@
-"""Resets a warm process after a run, so that the next run finds it as the first did."""
+"""Resets a warm process after a run, so that the next run finds it as the first did; seeds its generators."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import warnings
 from typing import Any
 
 from ..common import directory, process_tree
-from . import importer, os_state, seeds
+from . import importer, os_state
 
 THREAD_END_SECONDS = 0.05
 # Plain numbers and C functions, because the enumerations of `signal` cost more than the rest of a reset.
@@ -133,7 +133,7 @@ class Baseline:
             events: Any = sys.modules["asyncio.events"]
             events._event_loop_policy = None
             events._set_running_loop(None)
-        seeds.seed(None)
+        seed(None)
 
     # -- what can't be undone ----------------------------------------------------------
 
@@ -246,3 +246,59 @@ def _restore_loggers(known: dict[str | None, tuple[Any, ...]]) -> None:
         logger.setLevel(before[0])
         logger.propagate, logger.disabled = before[1], before[2]
         logger.handlers[:], logger.filters[:] = before[3], before[4]
+
+
+GENERATORS = ("random", "numpy.random")
+SEED_BYTES = 32
+
+
+def seed(value: int | None) -> None:
+    """Seed the random generators that are loaded: with `value`, or with new entropy of the system."""
+    for name in GENERATORS:
+        if name in sys.modules:
+            _seed(name, value)
+
+
+def _seed(name: str, value: int | None) -> None:
+    module: Any = sys.modules[name]
+    if name == "random":
+        # `random` itself fetches 2,500 bytes, which takes as long as half a reset.
+        module.seed(int.from_bytes(os.urandom(SEED_BYTES), "big") if value is None else value)
+    else:
+        module.seed(None if value is None else value % 2**32)
+
+
+def begin(value: int) -> None:
+    """Seed the generators for a run.  Restoring `sys.meta_path` ends the effect on those not loaded yet."""
+    seed(value)
+    if not all(name in sys.modules for name in GENERATORS):
+        sys.meta_path.insert(0, SeedingFinder(value))
+
+
+class SeedingFinder:
+    """Finds the generators as the other finders do, and seeds them once they are imported."""
+
+    def __init__(self, value: int) -> None:
+        self._value = value
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """Where the module is; None for any other, or if no finder knows."""
+        if name not in GENERATORS:
+            return None
+        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
+            spec = finder.find_spec(name, path, target)
+            if spec is not None:
+                self._seed_when_executed(name, spec.loader)
+                return spec
+        return None
+
+    def _seed_when_executed(self, name: str, loader: Any) -> None:
+        if isinstance(loader, type) or not hasattr(loader, "exec_module"):
+            return  # not an object for this module alone, so it must not be changed
+
+        def exec_module(module: Any) -> None:
+            del loader.exec_module
+            loader.exec_module(module)
+            _seed(name, self._value)
+
+        loader.exec_module = exec_module

@@ -11,7 +11,7 @@ import types
 from typing import Any
 
 from ..common import directory, protocol, serialize
-from . import after_fork, importer, os_state, reset, seeds
+from . import importer, os_state, reset
 from .channel import Channel
 from .reporter import Reporter, too_large
 
@@ -114,7 +114,7 @@ class LoadedTool:
         registered to be called after a fork; only those that C code has registered come earlier.
         """
         if self.sigchld_in_forks is not None:
-            after_fork.restore_sigchld(self.sigchld_in_forks)
+            os_state.restore_sigchld(self.sigchld_in_forks)
             return
         self.is_tools_fork = True
         self.reporter.detach()
@@ -166,7 +166,7 @@ class LoadedTool:
             os.environ.update(params["environ"])
         params["temp"], params["artifacts"] = self.directories["temp"], self.directories["artifacts"]
         if "seed" in params:
-            seeds.begin(params["seed"])
+            reset.begin(params["seed"])
         params["deadline"] = time.monotonic() + params["timeout_seconds"]
         self.reporter.begin(params)
 
