@@ -183,7 +183,6 @@ async def test_a_record_that_somebody_made_something_else_of_under_way_is_answer
     serve: Serve, neighbour: Neighbour, tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.executor.intake.LOOK_SECONDS", 0.2)
-    monkeypatch.setattr("services.executor.intake.CLAIM_WAIT_MS", 200)
     tools("patient", PATIENT)
     await neighbour.publish("exp_1", "patient", params={"until": str(tmp_path / "go")})
 

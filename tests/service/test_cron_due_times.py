@@ -1,13 +1,12 @@
 """Each due time of a schedule fires once, however many services there are."""
 
 import asyncio
-import json
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from services.executor.store import Store
+from services.executor.store import Order, Store
 from shared import keys
 from tests.conftest import Neighbour, Serve, eventually
 from tests.service.conftest import Work
@@ -29,13 +28,14 @@ async def fired(neighbour: Neighbour) -> list[datetime]:
     """The due times of `exp_1` that fired, in order, when all services have stopped."""
     records = [await neighbour.record(name.partition(":")[2]) for name in await runs(neighbour)]
     waiting = [
-        json.loads(fields["order"]) for _, fields in await neighbour.redis.xrange(keys.queue("normal"))
+        Order.decode(fields["order"], entry)
+        for entry, fields in await neighbour.redis.xrange(keys.queue("normal"))
     ]
     known = {one["run_id"]: one["scheduled_for"] for one in records}
-    queued = [one for one in waiting if f"exp_1:{one.get('timestamp')}" not in known]
+    queued = [one for one in waiting if one.run_id not in known]
     due_times = [
         *known.values(),
-        *(one["scheduled_for"] for one in queued if one["experiment_id"] == "exp_1"),
+        *(str(one.scheduled_for) for one in queued if one.experiment_id == "exp_1"),
     ]
     return sorted(map(datetime.fromisoformat, due_times))
 

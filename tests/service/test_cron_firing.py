@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import pytest
 
 from services.executor.scheduler import CronScheduler
-from services.executor.store import Claim, FoundDue, Queue, Store
+from services.executor.store import FoundDue, Order, Store
 from shared import keys
-from tests.conftest import Neighbour, Serve, eventually
+from tests.conftest import Neighbour, eventually
 
 EVERY_SECOND = "* * * * * *"
 SELDOM = "0 0 1 1 *"
@@ -39,9 +38,9 @@ async def experiment(neighbour: Neighbour) -> None:
     await neighbour.redis.set("schedules:exp_1", EVERY_SECOND)
 
 
-async def queued(redis: Any) -> list[dict[str, Any]]:
+async def queued(redis: Any) -> list[Order]:
     """The orders of cron, in order."""
-    return [json.loads(fields["order"]) for _, fields in await redis.xrange(QUEUE)]
+    return [Order.decode(fields["order"], entry) for entry, fields in await redis.xrange(QUEUE)]
 
 
 async def are_queued(redis: Any, count: int) -> None:
@@ -90,7 +89,7 @@ async def test_what_is_written_between_the_decision_and_the_due_time_counts(
         await is_done.wait()
         await are_queued(neighbour.redis, 2)
 
-    assert {one["experiment_id"] for one in await queued(neighbour.redis)} == {"exp_2"}
+    assert {one.experiment_id for one in await queued(neighbour.redis)} == {"exp_2"}
 
 
 async def test_a_schedule_that_was_deleted_without_a_message_does_not_fire(
@@ -132,7 +131,7 @@ async def test_what_an_experiment_asks_for_counts_when_it_is_due(store: Store, n
         await neighbour.publish("exp_1", "echo", overlap="queue")
         await are_queued(neighbour.redis, 3)
 
-    assert (await queued(neighbour.redis))[2]["serial"] is True
+    assert (await queued(neighbour.redis))[2].serial is True
 
 
 async def test_an_experiment_that_was_paused_is_left_alone(store: Store, neighbour: Neighbour) -> None:
@@ -145,7 +144,7 @@ async def test_an_experiment_that_was_paused_is_left_alone(store: Store, neighbo
         await are_queued(neighbour.redis, before + 3)
 
     last = (await queued(neighbour.redis))[before + 1 :]
-    assert {one["experiment_id"] for one in last} == {"exp_2"}
+    assert {one.experiment_id for one in last} == {"exp_2"}
 
 
 async def test_a_due_time_is_not_lost_when_the_last_run_ends_while_it_is_decided(
@@ -190,10 +189,10 @@ async def test_nothing_fires_before_its_time_or_twice(store: Store, neighbour: N
         await are_queued(neighbour.redis, 3)
     entries = await neighbour.redis.xrange(QUEUE)
 
-    due_times = [one["scheduled_for"] for one in await queued(neighbour.redis)]
+    due_times = [one.scheduled_for for one in await queued(neighbour.redis)]
     assert len(set(due_times)) == len(due_times)
     for entry, fields in entries:
-        due = datetime.fromisoformat(json.loads(fields["order"])["scheduled_for"])
+        due = datetime.fromisoformat(str(Order.decode(fields["order"], entry).scheduled_for))
         assert int(entry.partition("-")[0]) >= due.timestamp() * 1_000
 
 
@@ -228,24 +227,7 @@ async def test_more_due_times_at_one_moment_than_are_read_at_once_all_fire(
 
     fired: dict[str, list[str]] = {}
     for one in await queued(neighbour.redis):
-        fired.setdefault(one["scheduled_for"], []).append(one["experiment_id"])
+        fired.setdefault(str(one.scheduled_for), []).append(one.experiment_id)
     _, *whole, _ = sorted(fired)
     assert whole
     assert all(sorted(fired[one]) == sorted(names) for one in whole)
-
-
-async def test_who_fires_a_due_time_begins_its_run_without_claiming_it(
-    serve: Serve, neighbour: Neighbour, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def finds_none(
-        self: Queue, worker: str, count: int, wait_ms: int, on_empty: Callable[[], None]
-    ) -> list[Claim]:
-        on_empty()
-        await asyncio.Event().wait()
-        return []
-
-    monkeypatch.setattr(Queue, "claim", finds_none)
-    async with serve(schedule_mode="cron"):
-        results = await neighbour.results("exp_1", 2)
-
-    assert [one["trigger"] for one in results] == ["cron", "cron"]

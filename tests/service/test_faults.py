@@ -102,7 +102,7 @@ async def test_a_run_over_which_workers_die_again_and_again_is_buried_with_all_t
     losses = json.loads(record["attempts"])
     assert (result["status"], result["error_type"]) == ("lost", "WorkerDiedError")
     assert record["status"] == "lost"
-    assert f"the last of {MAX_LOSSES} times" in record["error"]
+    assert f"the last of {MAX_LOSSES} allowed times" in record["error"]
     assert [(one["attempt"], one["error_type"]) for one in losses] == [(1, "WorkerDiedError")] * MAX_LOSSES
     assert len({one["error"] for one in losses}) == MAX_LOSSES  # each names its worker
     assert len(neighbour.heard_of("exp_1", keys.RESULTS)) == 1

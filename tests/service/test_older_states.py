@@ -11,7 +11,7 @@ from services.executor.store import Order
 from shared import keys
 from shared.messages import Experiment
 from tests.conftest import Serve, Tools, eventually
-from tests.service.trouble import Books, Log, Server, none_is_held, queue, queue_unheard
+from tests.service.trouble import Books, Log, Server, none_is_held, order_text, queue, queue_unheard
 
 RUNS = 3
 
@@ -157,15 +157,15 @@ async def test_what_a_newer_version_says_in_an_order_is_passed_on(
     await redis.hset(
         "experiments:exp_1", mapping={"tool": "transient", "backoff_min": 600, "backoff_max": 600}
     )
-    order = {"experiment_id": "exp_1", "trigger": "trigger", "colour": {"of": "tomorrow"}}
+    newer = {"experiment_id": "exp_1", "trigger": "trigger", "colour": {"of": "tomorrow"}}
 
     async with serve():
-        await queue(redis, order, "1-1")
+        await queue(redis, newer, "1-1")
         await eventually(lambda: redis.zcard(keys.retries()), "the next attempt")
     [text] = await redis.zrange(keys.retries(), 0, -1)
 
-    assert json.loads(text)["colour"] == {"of": "tomorrow"}
-    assert json.loads(text)["attempt"] == 2
+    order = Order.decode(text, "0-0")
+    assert (order.others, order.attempt) == ({"colour": {"of": "tomorrow"}}, 2)
 
 
 OLDER_ORDER = {
@@ -222,9 +222,9 @@ async def test_an_order_of_the_version_before_runs(
     timestamp, run_id = str(OLDER_ORDER["timestamp"]), str(OLDER_RECORD["run_id"])
     await redis.zadd(keys.open_runs("exp_1"), {timestamp: 0})
     if place == "queue":
-        await redis.xadd(keys.queue("high"), {"order": json.dumps(OLDER_ORDER)})
+        await redis.xadd(keys.queue("high"), {"order": order_text(OLDER_ORDER)})
     else:
-        await redis.zadd(keys.retries(), {json.dumps(OLDER_ORDER): 1})
+        await redis.zadd(keys.retries(), {order_text(OLDER_ORDER): 1})
 
     async with serve():
         await eventually(books.says_one_result, "the end of the run")
@@ -247,7 +247,7 @@ async def test_a_run_under_way_in_a_worker_of_the_version_before_is_taken_over(
     books.go()
     run_id, queue_high = str(OLDER_RECORD["run_id"]), keys.queue("high")
     await redis.xgroup_create(queue_high, "executors", id="0", mkstream=True)
-    entry = await redis.xadd(queue_high, {"order": json.dumps(OLDER_ORDER)})
+    entry = await redis.xadd(queue_high, {"order": order_text(OLDER_ORDER)})
     await redis.xreadgroup("executors", "older", {queue_high: ">"})
     await redis.hset(keys.run(run_id), mapping=OLDER_RECORD | {"lease": f"older/high/{entry}"})
     await redis.zadd(keys.open_runs("exp_1"), {str(OLDER_ORDER["timestamp"]): 1})

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError
 
-from services.executor import intake
 from shared.connection import check_url, connect, without_password
 from tests.conftest import Serve, eventually
 from tests.service.conftest import Work
@@ -117,9 +116,8 @@ def redis_url(cluster: Cluster) -> str:
 
 
 @pytest.fixture(autouse=True)
-def looks_often(hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker asks for runs again and again."""
-    monkeypatch.setattr(intake, "CLAIM_WAIT_MS", 500)
+def is_hasty(hasty: None) -> None:
+    """A worker waits for no answer for long."""
 
 
 # -- failover ---------------------------------------------------------------------------

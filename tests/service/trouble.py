@@ -290,9 +290,21 @@ TROUBLES = [stopped, killed, frozen, full, demoted, forbidden]
 # -- runs out of the ordinary ------------------------------------------------------------
 
 
+def order_text(order: dict[str, Any]) -> str:
+    """An order as the queue holds it, whatever its members are."""
+    rest = dict(order)
+    head = [str(rest.pop(name, default)) for name, default in ORDER_HEAD.items()]
+    serial = "serial" if rest.pop("serial", False) else ""
+    reserved = "\t".join(rest.pop("reserved", ()))
+    return "\t".join([*head, serial]) + f"\n{reserved}\n\n{json.dumps(rest)}"
+
+
+ORDER_HEAD = {"priority": "normal", "experiment_id": "", "timestamp": "", "attempt": 1, "trigger": ""}
+
+
 async def queue_unheard(redis: Any, worker: str, experiment_id: str) -> str:
     """Hand a new run to `worker`, as if it had asked for it; nobody can come between."""
-    order = json.dumps({"experiment_id": experiment_id, "trigger": "trigger", "params": {"number": 7}})
+    order = order_text({"experiment_id": experiment_id, "trigger": "trigger", "params": {"number": 7}})
     entry = await redis.eval(
         """
         redis.pcall('XGROUP', 'CREATE', KEYS[1], 'executors', '0', 'MKSTREAM')
@@ -315,7 +327,7 @@ async def queue(redis: Any, order: dict[str, Any], timestamp: str, *, spoilt: bo
     async with redis.pipeline(transaction=True) as pipe:
         if spoilt:
             pipe.set(keys.run(f"{order['experiment_id']}:{timestamp}"), "somebody else's")
-        pipe.xadd(keys.queue("normal"), {"order": json.dumps(order)}, id=timestamp)
+        pipe.xadd(keys.queue("normal"), {"order": order_text(order)}, id=timestamp)
         pipe.zadd(keys.open_runs(order["experiment_id"]), {timestamp: 0})
         await pipe.execute()
 

@@ -15,7 +15,7 @@ from services.executor.store.claims import CLAIM_ARGUMENTS, GROUP, NOTHING_TAKEN
 from services.executor.store.orders import NORMAL, Claim, Order
 from services.executor.store.scripts import Script, Scripts, asking
 from shared import keys
-from shared.errors import ContractError, StoreError
+from shared.errors import ContractError, StoreError, StoreUnavailableError
 
 GONE = ("NOGROUP", "UNBLOCKED")
 """What a claim is answered when the queues have gone, before it came or while it waited (Redis 7.0)."""
@@ -161,6 +161,8 @@ class Queue:
             async with asking("wait", may_take_seconds=seconds):
                 return await self._patient.blpop(bells, timeout=seconds) is not None
         except StoreError as exc:
+            if isinstance(exc, StoreUnavailableError):
+                self._scripts.on_unavailable()
             await self._repair(exc)
             return True
 

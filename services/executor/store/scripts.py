@@ -125,7 +125,7 @@ class Scripts:
         # Any: redis-py annotates for both protocols, bytes and text at once; the methods above are exact.
         self.client: Any = client
         self._connection = SharedConnection(client, COMMAND_TIMEOUT_SECONDS)
-        self._on_unavailable = on_unavailable
+        self.on_unavailable = on_unavailable
 
     def send(self, *command: Argument) -> None:
         """Send a command whose answer nobody waits for, behind all that was sent before."""
@@ -168,7 +168,7 @@ class Scripts:
                 if is_last or not isinstance(exc, redis.exceptions.ConnectionError):
                     error = translated(script.name, exc, script.located)
                     if isinstance(error, StoreUnavailableError):
-                        self._on_unavailable()
+                        self.on_unavailable()
                     raise error from exc
                 await asyncio.sleep(LOST_ANSWER.pause_seconds(attempt))
 

@@ -16,6 +16,7 @@ local JOURNAL = 'fullsend:executor:journal'
 local TOOLS, WANTED, WORKERS = 'fullsend:executor:tools:', 'fullsend:executor:wanted', 'fullsend:executor:workers'
 local FOUND = '-' -- a tool that a worker has, but can't begin yet
 local ASIDE = '@' -- and a tool: the consumer that holds the orders which wait for it
+local PRIORITIES = {'high', 'normal', 'low'}
 local EXAMINED_AT_ONCE = 200
 
 local answer = {claims = {}, experiments = {}, documents = {}, wanted = {}}
@@ -194,10 +195,11 @@ local function begin(queue, entry, fields)
   give('begun', queue, entry, text)
 end
 
--- Entries that were put aside for a tool which this worker can begin now.
-local function take_aside(tool, queues)
+-- Entries that were put aside for a tool which this worker can begin now, of any priority.
+local function take_aside(tool)
   local is_left = false
-  for _, queue in ipairs(queues) do
+  for _, priority in ipairs(PRIORITIES) do
+    local queue = QUEUES .. priority
     local free = room - #answer.claims
     local waiting = redis.pcall('XPENDING', queue, GROUP, '-', '+', math.max(free, 1), ASIDE .. tool)
     if waiting.err then waiting = {} end
@@ -215,14 +217,16 @@ local function take_aside(tool, queues)
   end
   if is_left then return end
   redis.call('SREM', WANTED, tool)
-  for _, queue in ipairs(queues) do redis.pcall('XGROUP', 'DELCONSUMER', queue, GROUP, ASIDE .. tool) end
+  for _, priority in ipairs(PRIORITIES) do
+    redis.pcall('XGROUP', 'DELCONSUMER', QUEUES .. priority, GROUP, ASIDE .. tool)
+  end
 end
 
 -- Hand orders out until there is no room left, the preferred queue first, without waiting for any.
 local function hand_out(queues)
   for _, tool in ipairs(redis.call('SMEMBERS', WANTED)) do
     if limit_of_tool(tool) then
-      take_aside(tool, queues)
+      take_aside(tool)
     else
       answer.wanted[tool] = true
     end
