@@ -23,6 +23,9 @@ QUEUES = tuple(keys.queue(priority) for priority in PRIORITIES)
 COMPILED_IN_A_ROW = 10
 """How often the experiments of a claim are compiled, should somebody write them all the time."""
 
+LET_GO = {"waiting": "run.waiting", "cancelled": "run.let_go", "under way": "order.duplicate"}
+"""The lines of the log about runs that don't begin, by reason: see `let_go` in `lua/claims.lua`."""
+
 CLAIM_ARGUMENTS = ("worker", "room", "started_at", "started", "metrics_cap", "journal_cap", "metrics_ms")
 """What scripts that hand orders out take, in this order: see `lua/claims.lua`."""
 
@@ -127,7 +130,9 @@ class Claims:
         claims: list[Claim] = []
         wanted: set[str] = set()
         for _ in range(COMPILED_IN_A_ROW):
-            given, experiments, documents, missing = answer
+            given, experiments, documents, missing, let_go = answer
+            for run_id, reason in let_go:
+                log.info(LET_GO[reason], run_id=run_id)
             wanted.update(missing)
             stored = {one[0]: read_compiled(*one) for one in experiments}
             stored |= {name: read_stored(name, kind, content) for name, kind, content, _ in documents}

@@ -19,7 +19,7 @@ local ASIDE = '@' -- and a tool: the consumer that holds the orders which wait f
 local PRIORITIES = {'high', 'normal', 'low'}
 local EXAMINED_AT_ONCE = 200
 
-local answer = {claims = {}, experiments = {}, documents = {}, wanted = {}}
+local answer = {claims = {}, experiments = {}, documents = {}, wanted = {}, let_go = {}}
 local told, absent = {}, {}
 
 local function now_ms()
@@ -27,9 +27,11 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
-local function let_go(queue, entry)
+-- The run doesn't begin: it is "waiting" for room, "cancelled", or "under way" by another delivery of its order.
+local function let_go(queue, entry, run, why)
   redis.call('XACK', queue, GROUP, entry)
   redis.call('XDEL', queue, entry)
+  answer.let_go[#answer.let_go + 1] = {run, why}
 end
 
 local function give(what, queue, entry, text, detail)
@@ -165,7 +167,7 @@ local function begin(queue, entry, fields)
   wrong = refused(open, open_runs, 'zset')
   if wrong then return give('broken', queue, entry, text, wrong.err) end
 
-  if open == '1' and held and is_held(held) then return let_go(queue, entry) end
+  if open == '1' and held and is_held(held) then return let_go(queue, entry, run, 'under way') end
   if found and not found.is_known then return give('uncompiled', queue, entry, text) end
   if open and found and found.state == 'archived' and not found.is_refused then
     return give('archived', queue, entry, text)
@@ -186,9 +188,9 @@ local function begin(queue, entry, fields)
   end
   if not open then -- the run was cancelled while it waited
     for _, one in ipairs(limits) do unblock(BLOCKED .. one.name) end
-    return let_go(queue, entry)
+    return let_go(queue, entry, run, 'cancelled')
   end
-  if not has_room(limits, order) then return let_go(queue, entry) end
+  if not has_room(limits, order) then return let_go(queue, entry, run, 'waiting') end
 
   if found then move_state(found, nil, 'running') end
   write_begin(order, run, record, lease, tool, #limits > 0 and take_room(limits, run) or '', held)
@@ -259,5 +261,5 @@ end
 local function handed_out()
   local wanted = {}
   for tool in pairs(answer.wanted) do wanted[#wanted + 1] = tool end
-  return {answer.claims, answer.experiments, answer.documents, wanted}
+  return {answer.claims, answer.experiments, answer.documents, wanted, answer.let_go}
 end
