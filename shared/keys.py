@@ -83,8 +83,11 @@ def wanted() -> str:
 
 
 def compiled(experiment_id: str) -> str:
-    """Hash: what an experiment's document says, for scripts, with the document's digest; expires."""
-    return f"fullsend:executor:compiled:{experiment_id}"
+    """Hash: what an experiment's document says, for scripts, with the document's digest; expires.
+
+    The number is that of the form, to be raised when documents are read or kept in another way.
+    """
+    return f"fullsend:executor:compiled:1:{experiment_id}"
 
 
 def retries() -> str:

@@ -1,15 +1,13 @@
 """A queue that is longer and longer, and what one run of it costs."""
 
 import asyncio
-import contextlib
 from typing import Any
-
-from redis.exceptions import ResponseError
 
 from benchmarks.peers.figures import rate
 from benchmarks.scale.curve import Amounts, Column, Curve, Figures
 from benchmarks.scale.ground import Ground, ScaleError, ground
-from services.executor.store.claims import CLAIM, GROUP, QUEUES
+from services.executor.store import Retention, Store
+from services.executor.store.claims import CLAIM
 
 WARM_UP = 200
 WEIGHED_FROM = 1_000
@@ -17,7 +15,8 @@ TOP_UP_SECONDS = 0.002
 REFERENCE = 1_000
 SLOWLOG = "slowlog-log-slower-than"
 SLOWLOG_KEPT = "slowlog-max-len"
-CLAIMS_KEPT = 100_000
+WORKER = "benchmark"
+RETENTION = Retention(record_ms=60_000, metrics=1_000, journal=1_000, log_lines=1_000)
 
 
 async def measure(depth: int, amounts: Amounts, experiments: int = 1) -> Figures:
@@ -38,6 +37,7 @@ async def measure(depth: int, amounts: Amounts, experiments: int = 1) -> Figures
         done = await on.done()
         await _top_up(on, depth, experiments)
         async with ground(amounts.server) as reference:
+            await reference.experiments(experiments)
             await reference.fill(REFERENCE, experiments)
             claims = await _claims(on, reference, amounts.runs, experiments)
         stamps = [at for number, at in on.notes.lines() if first <= number < first + count]
@@ -74,17 +74,15 @@ async def _claims(on: Ground, reference: Ground, count: int, experiments: int) -
     Nobody else asks meanwhile, and each run that is claimed makes room for another one.  The two
     servers take turns: by themselves, a busy machine would make more of a difference than they do.
     """
-    both = {one: one.redis.register_script(CLAIM.text) for one in (on, reference)}
-    for one in both:
-        for queue in QUEUES:
-            with contextlib.suppress(ResponseError):  # the executor has made it
-                await one.redis.xgroup_create(queue, GROUP, id="0", mkstream=True)
+    both = {one: Store.on(one.redis, one.redis, RETENTION) for one in (on, reference)}
+    for one, store in both.items():
+        await store.queue.create_group()
+        await store.workers.tell_tools(WORKER, {"mark": ""}, ttl_seconds=3_600)
         for option, value in ((SLOWLOG_KEPT, 3 * count), (SLOWLOG, 0)):
             await one.redis.config_set(option, value)
     for _ in range(count):
-        for one, claim in both.items():
-            claims, *_ = await claim(QUEUES, ("benchmark", 1, "now", 0, 1_000, 1_000, 60_000, 0, 0))
-            if not claims:
+        for one, store in both.items():
+            if not (await store.queue.claim(WORKER, 1)).claims:
                 raise ScaleError("there was nothing to be claimed")
             await one.fill(1, experiments)
     here, there = [await _middle_us(one) for one in both]

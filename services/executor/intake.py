@@ -16,8 +16,9 @@ from shared.errors import StoreError
 log = structlog.get_logger()
 
 WAIT_SECONDS = 2.0
-"""After so long without a bell a worker looks for orders, should whoever heard it have died."""
-LOOK_SECONDS = 10.0
+"""A worker looks for orders this long after the last bell: the worker that took the bell may have died."""
+LOOK_SECONDS = 3.0
+"""How often a worker looks for orders that it holds without knowing, because an answer was lost."""
 
 
 class ToolPreparation(Protocol):
@@ -26,8 +27,13 @@ class ToolPreparation(Protocol):
     def want(self, name: str) -> None:
         """Prepare a tool, unless that is under way."""
 
-    def take_missing(self) -> list[str]:
-        """Return the tools that were looked for in vain since this was called last."""
+    @property
+    def missing(self) -> Sequence[str]:
+        """The tools that were looked for in vain a moment ago."""
+
+    @property
+    def failed(self) -> Sequence[str]:
+        """The tools that couldn't be prepared a moment ago."""
 
 
 Perform = Callable[[Running], Coroutine[Any, Any, None]]
@@ -79,11 +85,13 @@ class Intake:
         """Claim and perform until cancelled; what runs then goes on, see `drain`."""
         await until_available("queue", self._queue.create_group)
         while True:
-            while self.room <= 0:
-                self._changed.clear()
-                await self._changed.wait()
             try:
-                await self._claim()
+                if time.monotonic() >= self._look_at:
+                    await self._look()
+                if self.room > 0:
+                    await self._claim()
+                else:
+                    await self._wait_for_room()
             except StoreError as exc:
                 self._look_at = 0.0
                 await asyncio.sleep(self._outage.failed(exc))
@@ -93,17 +101,20 @@ class Intake:
     async def _claim(self) -> None:
         """Begin the runs that there are, or wait until there may be some."""
         self._is_queue_empty = False
-        if time.monotonic() >= self._look_at:
-            await self.take(await self._unknown())
-            if self.room <= 0:
-                return
-        taken = await self._queue.claim(self._worker, self.room, self._readiness.take_missing())
+        readiness = self._readiness
+        taken = await self._queue.claim(self._worker, self.room, readiness.missing, readiness.failed)
         await self.take(taken)
         if taken.claims:
             return
         self._is_queue_empty = True
         if await self._queue.wait(self._worker, WAIT_SECONDS) and self.room <= 0:
             await self._queue.ring()  # meanwhile triggers took all the room
+
+    async def _wait_for_room(self) -> None:
+        self._changed.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, self._look_at - time.monotonic())):
+                await self._changed.wait()
 
     @contextlib.contextmanager
     def reserved(self) -> Iterator[int]:
@@ -125,7 +136,7 @@ class Intake:
             self._look_at = 0.0
         for tool in taken.wanted:
             self._readiness.want(tool)
-        # What was claimed while the question was asked what is held may have been found there.
+        # `_look` may have found a claim before its own answer arrived.
         new = [claim for claim in taken.claims if claim.lease not in self._running]
         room = max(0, self.room)
         for claim in new[:room]:
@@ -155,7 +166,7 @@ class Intake:
         Only their tools are ended.  What has an outcome learns from the store
         whether that still counts: it may have been taken without an answer.
         """
-        # What is claimed while the question is asked is not among the held.
+        # Listed before Redis is asked: a claim that is made meanwhile may be missing in the answer.
         known = list(self._running.items())
         held = {claim.lease for claim in await self._held()}
         for lease, running in known:
@@ -173,18 +184,22 @@ class Intake:
             log.warning("claims.not_given_back", error=str(exc), hint="they begin here, as slots become free")
             self._look_at = 0.0
 
-    async def _unknown(self) -> Taken:
-        """Begin what this worker holds without knowing.
+    async def _look(self) -> None:
+        """Begin what this worker holds without knowing, or give it back where there is no room.
 
         An answer that was cut off may have handed runs to it; and a failover may
         bring back runs that it had finished.
         """
         known = set(self._running)
-        unknown = [claim for claim in await self._held() if claim.lease not in known][: self.room]
+        unknown = [claim for claim in await self._held() if claim.lease not in known]
         self._look_at = time.monotonic() + LOOK_SECONDS
         for claim in unknown:
             log.warning("claim.found", run_id=claim.order.run_id)
-        return await self._queue.begin_held(self._worker, unknown) if unknown else Taken()
+        room = max(0, self.room)
+        if unknown[:room]:
+            await self.take(await self._queue.begin_held(self._worker, unknown[:room]))
+        if unknown[room:]:
+            await self._give_back(unknown[room:])
 
     async def _held(self) -> list[Claim]:
         """What this worker holds, also when Redis has come back without its data."""
@@ -194,12 +209,12 @@ class Intake:
     def _start(self, claim: Claim) -> None:
         self._free -= 1
         running = self._running[claim.lease] = Running(claim, self._free_slot)
-        running.task = asyncio.create_task(self._hold_slot(running), name=f"run {claim.order.run_id}")
+        running.task = asyncio.create_task(self._perform_in_slot(running), name=f"run {claim.order.run_id}")
 
-    async def _hold_slot(self, running: Running) -> None:
+    async def _perform_in_slot(self, running: Running) -> None:
         try:
             await self._perform(running)
-        except Exception:  # the claim stays with this worker; whoever takes over from it tries again
+        except Exception:  # this worker keeps the claim; recovery or the next look tries again
             log.exception("run.abandoned", run_id=running.claim.order.run_id)
         finally:
             del self._running[running.claim.lease]

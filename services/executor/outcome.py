@@ -102,6 +102,9 @@ class Outcome(Struct, frozen=True):
         return len(self.partial_results) if isinstance(self.partial_results, list | dict) else 1
 
 
+CANCELLED = Outcome(Status.CANCELLED, error="the run was cancelled", error_type="RunCancelledError")
+
+
 def judge(answer: Answer, partials: Sequence[Any], dropped: int = 0) -> Outcome:
     """Return the outcome of an attempt.
 
@@ -153,13 +156,7 @@ def _judged(answer: Answer, kept: list[Any] | None) -> Outcome:
                 exit=_shown(exit_),
             )
         case Cancelled(exit_):
-            return Outcome(
-                Status.CANCELLED,
-                error="the run was cancelled",
-                error_type="RunCancelledError",
-                partial_results=kept,
-                exit=_shown(exit_),
-            )
+            return replace(CANCELLED, partial_results=kept, exit=_shown(exit_))
         case _:
             assert_never(answer)
 

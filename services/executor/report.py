@@ -58,7 +58,6 @@ def identity_fields(order: Order) -> Members:
     return {
         "run_id": order.run_id,
         "experiment_id": order.experiment_id,
-        "attempt": str(order.attempt),
         "trigger": order.trigger,
         "triggered_by": order.triggered_by,
         "request_id": order.request_id,
@@ -105,6 +104,7 @@ def end_fields(order: Order, outcome: Outcome, started: float, ended: float) -> 
     completed, partial = outcome.status is Status.COMPLETED, outcome.partial_results
     finished_at = iso(ended)
     return {
+        "attempt": str(order.attempt),
         "status": outcome.status.value,
         "finished_at": finished_at,
         "timestamp": finished_at,

@@ -19,7 +19,7 @@ from services.executor.artifacts import Keeper
 from services.executor.isolation.calls import Answer, Call, Effects, Report
 from services.executor.loader import Loader, Tool
 from services.executor.metrics import Emitter
-from services.executor.outcome import GiveUp, Outcome, Retry, Status, judge, retry_or_give_up
+from services.executor.outcome import CANCELLED, GiveUp, Outcome, Retry, Status, judge, retry_or_give_up
 from services.executor.policy import Defaults, RunOptions
 from services.executor.result_cache import Identity, ResultCache
 from services.executor.results import AttemptResults
@@ -128,7 +128,7 @@ class Runner:
     Args:
         store: where runs are reported.
         loader: finds tools.
-        readiness: knows why a tool couldn't be prepared.
+        readiness: loads tools that are not loaded yet.
         caller: calls tools.
         keeper: keeps what they produce.
         defaults: see `Defaults`.
@@ -175,6 +175,8 @@ class Runner:
                     place = f"experiments:{claim.order.experiment_id}"
                     archived = ExperimentArchivedError(f"{place} is archived; nothing of it is run")
                     await self._reject(claim, Outcome.of_error(archived, Status.CANCELLED))
+                case Begun.CANCELLED:
+                    await self._reject(claim, CANCELLED)
                 case Begun.BROKEN:
                     await self._reject(claim, Outcome.of_error(StoreError(claim.error)))
         except asyncio.CancelledError:
@@ -224,25 +226,14 @@ class Runner:
         try:
             experiment = experiment_of(claim.order, claim.stored)
             limit_seconds = experiment.policy.timeout_seconds or limit_seconds
-            tool = self._loader.loaded(experiment.tool) or await self._load(experiment.tool, limit_seconds)
+            tool = self._loader.loaded(experiment.tool) or await self._readiness.load(
+                experiment.tool, limit_seconds
+            )
             params = {**experiment.params, **claim.order.params}
             tool.check(params)
         except FullsendError as exc:
             return Fault(claim, experiment, exc, limit_seconds, self._digest(experiment))
         return Work(claim, experiment, tool, params)
-
-    async def _load(self, name: str, limit_seconds: float) -> Tool:
-        """Load a tool that has changed since it was prepared, or has an environment of its own.
-
-        Raises:
-            ToolError: as the loader does; `ToolTimeoutError` when it takes longer.
-        """
-        failure = self._readiness.failure(name)
-        if failure is not None:
-            raise failure
-        tool = await self._loader.load_within(name, limit_seconds)
-        await self._readiness.loaded(name, tool)
-        return tool
 
     def _digest(self, experiment: Experiment | None) -> str | None:
         """The digest of code that was found, even if it can't be used."""
@@ -393,13 +384,8 @@ def _call(work: Work, options: RunOptions) -> Call:
 
 
 def _log_end(outcome: Outcome, seconds: float) -> None:
+    ended = {"status": outcome.status.value, "seconds": round(seconds, 3)}
     if outcome.status is Status.COMPLETED:
-        log.info("run.finished", status=outcome.status.value, seconds=round(seconds, 3))
+        log.info("run.finished", **ended)
     else:
-        log.warning(
-            "run.failed",
-            status=outcome.status.value,
-            seconds=round(seconds, 3),
-            error_type=outcome.error_type,
-            error=outcome.error,
-        )
+        log.warning("run.failed", **ended, error_type=outcome.error_type, error=outcome.error)

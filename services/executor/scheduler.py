@@ -147,8 +147,6 @@ class CronScheduler:
             tasks.create_task(self._read_again(), name="all schedules")
             tasks.create_task(self._fire(), name="cron")
 
-    # due times
-
     async def _fire(self) -> None:
         """Fire what is due, again and again."""
         outage = Outage("cron", LONGEST_PAUSE_SECONDS)
@@ -223,8 +221,6 @@ class CronScheduler:
             fired = await self._store.due_times.fire(decision, self._hands.worker, room)
         await self._hands.intake.take(fired.taken)
         return fired
-
-    # schedules
 
     async def _listen(self) -> None:
         """Note schedules as they are announced."""

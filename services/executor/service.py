@@ -131,6 +131,7 @@ class Service:
     async def _live(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then drain; after a fault of ours, runs are given back at once."""
         grace_seconds = 0.0
+        await self._readiness.start()
         await until_available("heartbeat", self._recovery.register)
         async with asyncio.TaskGroup() as tasks:
             beating = tasks.create_task(self._recovery.beat(), name="heartbeat")

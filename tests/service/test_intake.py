@@ -48,10 +48,12 @@ async def test_what_was_handed_out_in_an_answer_that_was_lost_does_not_wait_eith
     await eventually(has_begun, "two runs to begin")
     for one in intake.running:
         one.cancel.set()
-    await eventually(has_begun, "the other two")
-    claiming.cancel()
 
-    assert await pending(redis) == 4
+    async def all_are_held() -> bool:
+        return len(intake.running) == 2 and await pending(redis) == 4
+
+    await eventually(all_are_held, "the other two, that were given back")
+    claiming.cancel()
     for one in intake.running:
         one.cancel.set()
 

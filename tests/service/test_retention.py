@@ -129,8 +129,9 @@ async def test_in_the_end_nothing_is_left_of_a_run(serve: Serve, neighbour: Neig
 
     async def left() -> set[str]:
         names = set(await neighbour.redis.keys("*")) - LASTING
-        others = ("experiments:", "tools:", "fullsend:executor:admitted:", "fullsend:executor:request:")
-        return {name for name in names if not name.startswith(others)}
+        of_experiments = ("experiments:", "tools:", "fullsend:executor:compiled:")
+        of_triggers = ("fullsend:executor:admitted:", "fullsend:executor:request:")
+        return {name for name in names if not name.startswith((*of_experiments, *of_triggers))}
 
     async def nothing() -> bool:
         return not await left()
@@ -140,6 +141,9 @@ async def test_in_the_end_nothing_is_left_of_a_run(serve: Serve, neighbour: Neig
         await neighbour.redis.ttl(name) for name in await neighbour.redis.keys("fullsend:executor:[ar]*")
     ]
     assert all(0 < ttl <= 24 * 3_600 for ttl in short)
+    compiled = [await neighbour.redis.ttl(name) for name in await neighbour.redis.keys(keys.compiled("*"))]
+    assert compiled
+    assert all(0 < ttl <= 7 * 24 * 3_600 for ttl in compiled)
 
 
 def _is_kept_with_the_record(name: str) -> bool:
@@ -164,20 +168,6 @@ async def test_metrics_are_kept_from_the_last_one_on(store: Store, redis: Any) -
         ttls.append(await redis.pttl(name))
 
     assert all(3_500_000 < ttl <= 3_600_000 for ttl in ttls)
-
-
-async def test_a_run_that_was_cancelled_as_its_worker_stopped_stays_cancelled(
-    store: Store, redis: Any
-) -> None:
-    await store.queue.create_group()
-    worker = Worker(store)
-    claim = await worker.claimed()
-    order = Order("exp:1", "trigger", timestamp=claim.order.timestamp)
-    await store.runs.cancel(order, {"status": "cancelled"}, {"event": "error"}, {"status": "cancelled"})
-
-    await store.queue.requeue(claim, claim.order)
-
-    assert (await store.runs.record(claim.order.run_id))["status"] == "cancelled"
 
 
 async def test_turns_of_experiments_that_are_gone_are_forgotten(store: Store, redis: Any) -> None:

@@ -177,13 +177,27 @@ async def test_a_broken_tool_fails_the_run_with_its_reason(
 
 async def test_an_import_that_hangs_is_a_time_out(serve: Serve, neighbour: Neighbour, tools: Tools) -> None:
     tools("tool", "import time\ntime.sleep(60)\n\ndef tool():\n    pass\n")
-    await neighbour.publish("exp_1", "tool", timeout_seconds=0.3)
+    await neighbour.publish("exp_1", "tool")
 
-    async with serve():
+    async with serve(tool_execution_timeout=0.3):
         result = await neighbour.run("exp_1")
 
     assert (result["error_type"], result["status"]) == ("ToolTimeoutError", "timeout")
     assert result["timeout_seconds"] == 0.3
+
+
+async def test_a_tool_that_was_deleted_since_it_last_ran_is_not_found(
+    serve: Serve, neighbour: Neighbour, tools: Tools
+) -> None:
+    path = tools("tool", "def tool():\n    pass\n")
+    await neighbour.publish("exp_1", "tool")
+
+    async with serve():
+        assert (await neighbour.run("exp_1"))["status"] == "success"
+        path.unlink()
+        result = await neighbour.run("exp_1")
+
+    assert result["error_type"] == "ToolNotFoundError"
 
 
 # -- parameters --------------------------------------------------------------------------

@@ -277,6 +277,50 @@ async def test_a_tool_that_another_live_worker_has_waits_for_that_one(worker: Wo
     assert len(await worker.take()) == 1
 
 
+async def test_a_tool_that_failed_waits_for_a_live_worker_that_can_begin_it(
+    worker: Worker, redis: Any
+) -> None:
+    await publish(redis, "flat")
+    await worker.store.workers.heartbeat("w1", 60, listening=False)
+    await worker.store.workers.tell_tools("w1", {"t": ""}, 60)
+    await worker.queued()
+
+    assert list((await worker.store.queue.claim("other", 1, failed=["t"])).claims) == []
+    assert await worker.store.queue.wait("w1", 5)  # it was woken
+    assert len(await worker.take()) == 1
+
+
+async def test_a_tool_that_failed_and_no_live_worker_can_begin_begins_to_be_reported(
+    worker: Worker, redis: Any
+) -> None:
+    await publish(redis, "flat")
+    await worker.store.workers.heartbeat("w1", 60, listening=False)
+    await worker.store.workers.tell_tools("w1", {"t": FOUND}, 60)
+    await worker.queued()
+    await worker.store.queue.claim("other", 1)
+    [claim] = (await worker.store.queue.claim("other", 1, failed=["t"])).claims
+
+    assert claim.begun is Begun.BEGUN
+
+
+async def test_an_experiment_whose_state_was_removed_is_compiled_once(worker: Worker, redis: Any) -> None:
+    await publish(redis, "flat")
+    await (await worker.begun()).finish()
+    await redis.hdel(keys.experiment(EXPERIMENT), "state")
+    compiled = await redis.hgetall(keys.compiled(EXPERIMENT))
+    run = await worker.begun()
+
+    assert run.claim.begun is Begun.BEGUN
+    assert await redis.hgetall(keys.compiled(EXPERIMENT)) == compiled
+
+
+async def test_a_worker_that_left_has_no_tools(worker: Worker, redis: Any) -> None:
+    await worker.ready()
+    assert await worker.store.workers.forget("w1")
+
+    assert not await redis.exists(keys.tools_of("w1"))
+
+
 async def test_what_a_worker_tells_of_its_tools_ends_with_its_heartbeat(worker: Worker, redis: Any) -> None:
     await worker.store.workers.tell_tools("w1", {"t": ""}, 60)
     await worker.store.workers.heartbeat("w1", 3, listening=False)

@@ -10,6 +10,7 @@ from shared import keys
 from tests.store.conftest import (
     EXPERIMENT,
     Ear,
+    Run,
     Worker,
     everything,
     held,
@@ -111,6 +112,22 @@ async def test_a_run_under_way_is_marked(worker: Worker, redis: Any, ear: Ear) -
     assert await worker.store.runs.to_be_cancelled([]) == set()
     assert await run.finish() is Finished.FINISHED
     assert "cancelled" not in await ear.names()
+
+
+@pytest.mark.parametrize("ended", ["requeue", "retry"])
+async def test_a_run_whose_attempt_ended_otherwise_once_it_was_marked_is_not_begun_again(
+    worker: Worker, redis: Any, ended: str
+) -> None:
+    run = await worker.begun()
+    await cancel(worker.store, run.id)
+    assert await (run.requeue() if ended == "requeue" else run.retry(60))
+    await worker.store.queue.promote()
+
+    [claim] = await worker.take()
+    assert claim.begun is Begun.CANCELLED
+    assert await Run(worker, claim).reject() is Finished.FINISHED
+    assert (await worker.store.runs.record(run.id))["status"] == "cancelled"
+    assert (await orders(redis), await pending(redis)) == ([], 0)
 
 
 async def test_a_run_that_is_over_stays_as_it_is(worker: Worker, redis: Any) -> None:

@@ -71,6 +71,13 @@ async def test_those_without_room_come_in_the_order_in_which_they_asked(worker: 
     assert came == ["a", "b", "c"]
 
 
+async def test_a_run_that_has_its_room_already_does_not_wait_for_itself(worker: Worker, redis: Any) -> None:
+    timestamp = await worker.queued(limits=ONE)
+    await redis.sadd(keys.holders(ACCOUNT), f"{EXPERIMENT}:{timestamp}")
+
+    assert (await worker.claim()).begun is Begun.BEGUN
+
+
 async def test_other_keys_are_other_limits(worker: Worker) -> None:
     await begun_under(worker, ONE)
     await begun_under(worker, ONE | {"limit_key": "another"})

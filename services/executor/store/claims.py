@@ -21,7 +21,7 @@ log = structlog.get_logger()
 GROUP = "executors"
 QUEUES = tuple(keys.queue(priority) for priority in PRIORITIES)
 COMPILED_IN_A_ROW = 10
-"""How often the experiments of a claim are compiled, should somebody write them all the time."""
+"""How often experiments are compiled for one call, if another service keeps writing them."""
 
 LET_GO = {"waiting": "run.waiting", "cancelled": "run.let_go", "under way": "order.duplicate"}
 """The lines of the log about runs that don't begin, by reason: see `let_go` in `lua/claims.lua`."""
@@ -29,7 +29,7 @@ LET_GO = {"waiting": "run.waiting", "cancelled": "run.let_go", "under way": "ord
 CLAIM_ARGUMENTS = ("worker", "room", "started_at", "started", "metrics_cap", "journal_cap", "metrics_ms")
 """What scripts that hand orders out take, in this order: see `lua/claims.lua`."""
 
-CLAIM = Script("claim", keys=("queues[]",), args=(*CLAIM_ARGUMENTS, "held[]", "missing[]"))
+CLAIM = Script("claim", keys=("queues[]",), args=(*CLAIM_ARGUMENTS, "held[]", "missing[]", "failed[]"))
 _PUT_AWAY = Script(
     "put_away",
     keys=("queue", "journal", "record", "open_runs"),
@@ -97,6 +97,7 @@ class Claims:
         *,
         held: Sequence[tuple[str, str]] = (),
         missing: Sequence[str] = (),
+        failed: Sequence[str] = (),
     ) -> Taken:
         """Take up to `room` orders, without waiting for any, and begin their runs.
 
@@ -106,11 +107,12 @@ class Claims:
             queues: the preferred one first.
             held: queues and entries that it holds already.
             missing: tools that it has looked for and doesn't have.
+            failed: tools that it can't prepare.
 
         Raises:
             StoreError: what was taken in an answer that is lost, the worker holds without knowing.
         """
-        return await self.read(worker, await self._ask(worker, room, queues, held, missing))
+        return await self.read(worker, await self._ask(worker, room, queues, held, missing, failed))
 
     async def _ask(
         self,
@@ -119,9 +121,10 @@ class Claims:
         queues: Sequence[str],
         held: Sequence[tuple[str, str]],
         missing: Sequence[str] = (),
+        failed: Sequence[str] = (),
     ) -> Any:
         entries = [part for one in held for part in one]
-        arguments = [*self.arguments(worker, room), entries, list(missing)]
+        arguments = [*self.arguments(worker, room), entries, missing, failed]
         # An answer that hands out orders must not be lost unseen.
         return await self._scripts.call(CLAIM, list(queues), arguments, asks_again=False)
 

@@ -10,7 +10,14 @@ from functools import lru_cache
 
 from msgspec.structs import replace
 
-from services.executor.store.experiments import REMEMBERED, Stored, not_found, read_stored, stored_as
+from services.executor.store.experiments import (
+    REMEMBERED,
+    REMEMBERED_CHARACTERS,
+    Stored,
+    not_found,
+    read_stored,
+    stored_as,
+)
 from services.executor.store.orders import limit_of
 from shared import keys
 from shared.documents import json_text, printable, shown
@@ -33,10 +40,9 @@ def compiled(experiment_id: str, kind: str, content: Sequence[str] | str, digest
         `body`, which `read_compiled` reads; `state`, the document's own; and of a text `before` and
         `after`, which surround its state in the form that the executor writes.
     """
+    if kind == "hash":  # whose field `state` is no part of what is compiled: it is read each time
+        content = _without_state(content)
     stored = read_stored(experiment_id, kind, content)
-    own_state = _given_state(content) if kind == "hash" else None
-    if own_state not in (None, "", *State):  # which is no part of what is compiled, and is read each time
-        stored = read_stored(experiment_id, kind, _with_state(content, State.READY))
     if stored.experiment is None:
         return {"digest": digest, "tool": "", "limit": "", "priority": "", "body": _refusal(stored)}
     experiment = stored.experiment
@@ -57,7 +63,8 @@ def read_compiled(experiment_id: str, body: str, state: str) -> Stored:
     """What a script has told of an experiment; without a body there is none."""
     if not body:
         return Stored(None, not_found(experiment_id))
-    stored = stored_as(_read_body(experiment_id, body))
+    read = _read_body if len(body) > REMEMBERED_CHARACTERS else _remembered_body
+    stored = stored_as(read(experiment_id, body))
     if stored.experiment is None or state == stored.experiment.state:
         return stored
     try:
@@ -73,7 +80,6 @@ def read_compiled(experiment_id: str, body: str, state: str) -> Stored:
         )
 
 
-@lru_cache(maxsize=REMEMBERED)
 def _read_body(experiment_id: str, body: str) -> Experiment | str:
     members = json.loads(body)
     if "error" in members:
@@ -89,6 +95,9 @@ def _read_body(experiment_id: str, body: str) -> Experiment | str:
     )
 
 
+_remembered_body = lru_cache(maxsize=REMEMBERED)(_read_body)
+
+
 def _body(experiment: Experiment) -> str:
     policy = experiment.policy.model_dump(exclude_none=True)
     return json_text({"tool": experiment.tool, "params": experiment.params, "policy": policy})
@@ -98,10 +107,6 @@ def _refusal(stored: Stored) -> str:
     return json_text({"error": str(stored.error)})
 
 
-def _given_state(content: Sequence[str] | str) -> str | None:
-    return dict(zip(content[::2], content[1::2], strict=True)).get("state")
-
-
-def _with_state(content: Sequence[str] | str, state: str) -> list[str]:
-    fields = dict(zip(content[::2], content[1::2], strict=True)) | {"state": state}
-    return [part for pair in fields.items() for part in pair]
+def _without_state(content: Sequence[str] | str) -> list[str]:
+    pairs = zip(content[::2], content[1::2], strict=True)
+    return [part for pair in pairs if pair[0] != "state" for part in pair]

@@ -22,6 +22,8 @@ TYPES = {
     keys.noted_schedules(): "hash",
     keys.turns(): "zset",
     keys.cycle(): "string",
+    keys.bell(): "list",
+    keys.wanted(): "set",
     keys.workers(): "zset",
     keys.listeners(): "zset",
     keys.ears(): "set",
@@ -31,7 +33,7 @@ TYPES = {
 _HEARTBEAT = Script(
     "heartbeat", keys=("workers", "listeners", "silence", "tools"), args=("worker", "ttl_ms", "is_listening")
 )
-_FORGET = Script("forget", keys=("workers", "listeners", "queues[]"), args=("worker", "group"))
+_FORGET = Script("forget", keys=("workers", "listeners", "tools", "queues[]"), args=("worker", "group"))
 
 
 FOUND = "-"
@@ -98,6 +100,11 @@ class Workers:
         async with asking("count_tools"):
             return int(await self._scripts.client.hlen(keys.tools_of(worker)))
 
+    async def wanted_tools(self) -> list[str]:
+        """The tools that orders wait for."""
+        async with asking("wanted_tools"):
+            return list(await self._scripts.client.smembers(keys.wanted()))
+
     async def untell_tool(self, worker: str, tool: str) -> None:
         """Record that `worker` doesn't have a tool any more, or can't begin it."""
         async with asking("untell_tool"):
@@ -106,7 +113,7 @@ class Workers:
     async def forget(self, worker: str) -> bool:
         """Remove `worker` from the list; False while it still holds claims."""
         answer = await self._scripts.call(
-            _FORGET, [keys.workers(), keys.listeners(), *QUEUES], [worker, GROUP]
+            _FORGET, [keys.workers(), keys.listeners(), keys.tools_of(worker), *QUEUES], [worker, GROUP]
         )
         return bool(answer)
 

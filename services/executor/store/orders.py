@@ -265,6 +265,8 @@ class Begun(StrEnum):
     """Its record says `running`, and that it is this worker's."""
     ARCHIVED = "archived"
     """Its experiment is archived; nothing has begun."""
+    CANCELLED = "cancelled"
+    """The run was cancelled while an attempt was under way that gave it back; no other one has begun."""
     BROKEN = "broken"
     """A key of the run has another Redis type than it must have; nothing has begun."""
 

@@ -18,7 +18,7 @@ from shared import keys
 from shared.errors import ContractError, StoreError, StoreUnavailableError
 
 GONE = ("NOGROUP", "UNBLOCKED")
-"""What a claim is answered when the queues have gone, before it came or while it waited (Redis 7.0)."""
+"""What a claim or a wait is answered when Redis has lost its data."""
 
 PREFERENCES = [QUEUES] * 7 + [(QUEUES[1], QUEUES[0], QUEUES[2])] * 2 + [(QUEUES[2], *QUEUES[:2])]
 """The order in which a worker looks into the queues, claim by claim: each queue is served."""
@@ -138,7 +138,9 @@ class Queue:
         )
         return timestamp or None, await self._claims.read(worker, taken) if taken else NOTHING_TAKEN
 
-    async def claim(self, worker: str, room: int, missing: Sequence[str] = ()) -> Taken:
+    async def claim(
+        self, worker: str, room: int, missing: Sequence[str] = (), failed: Sequence[str] = ()
+    ) -> Taken:
         """Take up to `room` orders, if there are any, and begin their runs.
 
         The more urgent come first, but every queue is the preferred one now and then.
@@ -147,12 +149,14 @@ class Queue:
             worker: who takes them.
             room: how many it has slots for.
             missing: tools that it has looked for and doesn't have.
+            failed: tools that it can't prepare.
         """
+        queues = next(self._preference)
         try:
-            return await self._claims.take(worker, room, next(self._preference), missing=missing)
+            return await self._claims.take(worker, room, queues, missing=missing, failed=failed)
         except StoreError as exc:
             await self._repair(exc)
-            return NOTHING_TAKEN
+            return Taken(is_whole=False)
 
     async def wait(self, worker: str, seconds: float) -> bool:
         """Wait until there may be orders to claim; False when nothing was heard for `seconds`."""

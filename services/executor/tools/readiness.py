@@ -11,22 +11,25 @@ import structlog
 
 from services.executor.loader import Loader, Tool
 from services.executor.store import FOUND, Store, limit_of
+from services.executor.tools.bundles import parse
 from shared.backoff import until_available
 from shared.errors import ToolError, ToolNotFoundError
 
 log = structlog.get_logger()
 
 LOOK_SECONDS = 5.0
+CHECKS_PER_TTL = 3
 PREPARED_AT_ONCE = 4
+MISSING_SECONDS = 1.0
 FAILURE_SECONDS = 5.0
-"""For so long, runs of a tool that can't be prepared fail at once, instead of preparing it again."""
+"""For so long, runs of a tool that can't be prepared here fail at once, instead of preparing it again."""
 
 
 class Readiness:
     """The tools of one worker.
 
     Args:
-        store: where it is told, and where orders wait.
+        store: where they are told, and where orders wait.
         loader: prepares tools.
         worker: this worker's name.
         ttl_seconds: how long a heartbeat holds.
@@ -40,90 +43,152 @@ class Readiness:
         self._loader = loader
         self._worker = worker
         self._ttl_seconds = ttl_seconds
-        self.timeout_seconds = timeout_seconds
-        self._told: dict[str, str] = {}
-        self._failures: dict[str, tuple[str, ToolError]] = {}
+        self._timeout_seconds = timeout_seconds
+        # A worker without tools tells that it has none, by a name that no tool has.
+        self._told: dict[str, str] = {"": FOUND}
+        self._digests: dict[str, str] = {}
         self._preparing: dict[str, asyncio.Task[None]] = {}
-        self._missing: set[str] = set()
+        self._ringing: set[asyncio.Task[None]] = set()
         self._turns = asyncio.Semaphore(PREPARED_AT_ONCE)
+        self._failures: dict[str, tuple[str, ToolError]] = {}
+        self._missing: set[str] = set()
+
+    async def start(self) -> None:
+        """Tell which tools there are, before this worker is known to be alive."""
+        self._told |= dict.fromkeys(self._loader.names(), FOUND)
+        await self._tell_all()
 
     async def run(self) -> None:
-        """Tell which tools there are, again and again, until cancelled."""
+        """Keep what is told true, until cancelled."""
+        look_at = 0.0
         try:
             while True:
-                await self._tell_found()
-                await asyncio.sleep(LOOK_SECONDS)
+                told = await until_available("tools", lambda: self._store.workers.count_tools(self._worker))
+                if told < len(self._told):  # it expired while Redis or this worker was away
+                    await self._tell_all()
+                if time.monotonic() >= look_at:
+                    await self._look()
+                    look_at = time.monotonic() + LOOK_SECONDS
+                await asyncio.sleep(min(LOOK_SECONDS, self._ttl_seconds / CHECKS_PER_TTL))
         finally:
-            for task in self._preparing.values():
+            for task in [*self._preparing.values(), *self._ringing]:
                 task.cancel()
 
     def want(self, name: str) -> None:
-        """Prepare a tool that orders wait for, unless that is under way."""
-        if name not in self._preparing:
+        """Prepare a tool that orders wait for, unless that is under way or was done in vain a moment ago."""
+        if name in self._missing or name in self._failures:
+            task = asyncio.create_task(self._ring(), name="ring")
+            self._ringing.add(task)
+            task.add_done_callback(self._ringing.discard)
+        elif name not in self._preparing:
             task = asyncio.create_task(self._prepare(name), name=f"prepare {name}")
             self._preparing[name] = task
             task.add_done_callback(lambda _: self._preparing.pop(name, None))
 
-    def take_missing(self) -> list[str]:
-        """Return the tools that were looked for in vain since this was called last."""
-        missing, self._missing = list(self._missing), set()
-        return missing
+    @property
+    def missing(self) -> list[str]:
+        """The tools that were looked for in vain a moment ago."""
+        return list(self._missing)
 
-    def failure(self, name: str) -> ToolError | None:
-        """Return why the tool couldn't be prepared a moment ago, if its code is still the same."""
+    @property
+    def failed(self) -> list[str]:
+        """The tools that couldn't be prepared a moment ago."""
+        return list(self._failures)
+
+    async def load(self, name: str, limit_seconds: float) -> Tool:
+        """Load a tool for a run: it has changed since it was prepared, or has an environment of its own.
+
+        Raises:
+            ToolError: as the loader does; `ToolTimeoutError` when it takes longer.
+        """
         known = self._failures.get(name)
-        return known[1] if known is not None and known[0] == self._digest(name) else None
+        if known is not None and known[0] == self._digest(name):
+            raise known[1]
+        try:
+            tool = await self._loader.load_within(name, limit_seconds)
+        except ToolNotFoundError:
+            await self._gone(name)
+            raise
+        await self._loaded(name, tool)
+        return tool
 
-    async def loaded(self, name: str, tool: Tool) -> None:
+    async def _loaded(self, name: str, tool: Tool) -> None:
         """Tell that a tool is ready; does nothing if that was told."""
-        limit = limit_of(tool.needs, f"tool:{tool.module.name}")
-        if self._told.get(name) != limit:
-            await self._tell(name, limit)
+        self._digests[name] = self._digest(name)
+        await self._tell(name, limit_of(tool.needs, f"tool:{tool.module.name}"))
+
+    async def _gone(self, name: str) -> None:
+        """Tell that this worker doesn't have a tool any more."""
+        self._digests.pop(name, None)
+        if self._told.pop(name, None) is not None:
+            await until_available("tools", lambda: self._store.workers.untell_tool(self._worker, name))
 
     async def _tell(self, name: str, limit: str) -> None:
+        if self._told.get(name) == limit:
+            return
+        self._told[name] = limit
         await until_available(
             "tools", lambda: self._store.workers.tell_tools(self._worker, {name: limit}, self._ttl_seconds)
         )
-        self._told[name] = limit
 
-    async def _tell_found(self) -> None:
-        """Tell of the tools in the folder, and of all again when that has expired meanwhile."""
-        workers = self._store.workers
-        told = await until_available("tools", lambda: workers.count_tools(self._worker))
-        if told < len(self._told):
-            self._told.clear()
-        found = {name: FOUND for name in self._loader.names() if name not in self._told}
-        await until_available("tools", lambda: workers.tell_tools(self._worker, found, self._ttl_seconds))
-        self._told.update(found)
+    async def _tell_all(self) -> None:
+        await until_available(
+            "tools", lambda: self._store.workers.tell_tools(self._worker, self._told, self._ttl_seconds)
+        )
+
+    async def _look(self) -> None:
+        """Tell of new, changed and deleted tools, and prepare those that orders wait for anywhere."""
+        names = set(self._loader.names())
+        for name in [one for one in self._told if one and one not in names and parse(one) is None]:
+            await self._gone(name)
+        for name, digest in list(self._digests.items()):
+            if self._digest(name) != digest:
+                del self._digests[name]
+                await self._tell(name, FOUND)
+        for name in names - self._told.keys():
+            await self._tell(name, FOUND)
+        for name in await until_available("tools", self._store.workers.wanted_tools):
+            if self._told.get(name) == FOUND:
+                self.want(name)
 
     async def _prepare(self, name: str) -> None:
         started = time.monotonic()
         try:
-            async with self._turns:
-                tool = await self._loader.load(name, self.timeout_seconds)
+            tool = self._loader.loaded(name)
+            if tool is None:
+                if parse(name) is None:
+                    self._loader.find(name)  # a tool that isn't there waits for no other's import
+                async with self._turns:
+                    tool = await self._loader.load(name, self._timeout_seconds)
         except ToolNotFoundError:
-            self._missing.add(name)
+            await self._miss(name)
         except ToolError as exc:
             await self._fail(name, exc)
-            return
         except Exception:  # a fault of ours: its orders wait, and the next look at them tries again
             log.exception("tool.preparation_broke", tool=name)
-            return
         else:
-            await self._tell(name, limit_of(tool.needs, f"tool:{tool.module.name}"))
+            await self._loaded(name, tool)
             log.info("tool.ready", tool=name, seconds=round(time.monotonic() - started, 3))
-        await until_available("tools", lambda: self._store.queue.ring_for(self._worker))
+            await self._ring()
+
+    async def _miss(self, name: str) -> None:
+        """Let the runs of a tool begin that no live worker has, so that they fail, for a moment."""
+        await self._gone(name)
+        self._missing.add(name)
+        await self._ring()
+        await asyncio.sleep(MISSING_SECONDS)
+        self._missing.discard(name)
 
     async def _fail(self, name: str, exc: ToolError) -> None:
-        """Let the runs of a tool that can't be prepared begin, so that they fail, for a moment."""
+        """Let the runs of a tool begin that no live worker can begin, so that they fail, for a moment."""
         self._failures[name] = (self._digest(name), exc)
-        await self._tell(name, "")
         log.warning("tool.not_ready", tool=name, error=str(exc))
-        await until_available("tools", lambda: self._store.queue.ring_for(self._worker))
+        await self._ring()
         await asyncio.sleep(FAILURE_SECONDS)
-        await until_available("tools", lambda: self._store.workers.untell_tool(self._worker, name))
         self._failures.pop(name, None)
-        self._told.pop(name, None)
+
+    async def _ring(self) -> None:
+        await until_available("tools", lambda: self._store.queue.ring_for(self._worker))
 
     def _digest(self, name: str) -> str:
         try:

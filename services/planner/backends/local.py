@@ -8,7 +8,7 @@ from typing import Any, Final, Self
 
 from services.executor.isolation.calls import Call, Event, Partial, Report
 from services.executor.loader import Tool
-from services.executor.outcome import Outcome, Status, judge
+from services.executor.outcome import CANCELLED, Outcome, judge
 from services.executor.policy import ToolNeeds
 from services.executor.result_cache import Identity
 from services.executor.results import AttemptResults
@@ -21,7 +21,6 @@ LOCAL_CAPACITY: Final = 32
 """The most processes of this machine that a plan gets, whatever concurrency it asks for."""
 
 NO_NEEDS = ToolNeeds()
-CANCELLED = Outcome(Status.CANCELLED, error="the run was cancelled", error_type="RunCancelledError")
 
 
 def local_capacity(concurrency: int) -> int:

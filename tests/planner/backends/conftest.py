@@ -99,7 +99,9 @@ Executors = Callable[[], contextlib.AbstractAsyncContextManager[Any]]
 @pytest.fixture
 def executors(serve: Serve) -> Executors:
     """`async with executors()` runs an executor."""
-    return lambda: serve(concurrency=CAPACITY, inline_artifact_max_bytes=INLINE_MAX_BYTES)
+    return lambda: serve(
+        concurrency=CAPACITY, inline_artifact_max_bytes=INLINE_MAX_BYTES, tool_execution_timeout=5
+    )
 
 
 @pytest.fixture(params=list(BACKENDS))

@@ -1,6 +1,7 @@
 """What a worker begins, and which claims it has lost: those that somebody else took over, and no others."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
@@ -31,7 +32,7 @@ class SlowQueue:
     async def create_group(self) -> None:
         """There is one."""
 
-    async def claim(self, worker: str, room: int, missing: list[str]) -> Taken:
+    async def claim(self, worker: str, room: int, missing: Sequence[str], failed: Sequence[str]) -> Taken:
         if self.empty:
             self.empty = False
             return Taken()

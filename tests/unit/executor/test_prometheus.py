@@ -324,8 +324,8 @@ def test_without_opentelemetry_a_service_is_observed_all_the_same() -> None:
     code = """if True:
         import sys
         sys.modules["opentelemetry"] = None
-        from services.executor import observe, service
-        from services.executor.monitoring import tracing
+        from services.executor import service
+        from services.executor.monitoring import prometheus, tracing
         asked = dict.fromkeys(tracing.COLLECTORS, "http://127.0.0.1")
         assert prometheus.monitor("me", list, scraped=True, variables={})
         assert prometheus.monitor("me", list, scraped=False, variables=asked) is None

@@ -46,7 +46,6 @@ def test_a_record_says_where_the_run_comes_from() -> None:
     assert report.identity_fields(order) == {
         "run_id": "e:1700000000123-4",
         "experiment_id": "e",
-        "attempt": "2",
         "trigger": "trigger",
         "triggered_by": "me",
         "request_id": "r",
@@ -71,6 +70,7 @@ def test_a_record_says_what_the_run_depends_on() -> None:
 
 def test_a_record_says_how_it_ended_well() -> None:
     assert report.end_fields(ORDER, COMPLETED, STARTED, ENDED) == {
+        "attempt": "1",
         "status": "completed",
         "finished_at": "2023-11-14T22:13:23.500+00:00",
         "timestamp": "2023-11-14T22:13:23.500+00:00",

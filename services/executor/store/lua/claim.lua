@@ -1,10 +1,11 @@
 -- Hands orders out to a worker, without waiting for any, and begins their runs.
 --
 -- KEYS  queues[]
--- ARGV  worker room started_at started metrics_cap journal_cap metrics_ms held[] missing[]
+-- ARGV  worker room started_at started metrics_cap journal_cap metrics_ms held[] missing[] failed[]
 --   held     queues and entries in turn that the worker holds already
 --   missing  tools that the worker has looked for and doesn't have; where no other worker has one, its runs begin
 --            here, to be reported
+--   failed   tools that the worker can't prepare; where no other worker can begin one, its runs begin here as well
 -- returns what was handed out (see claims.lua, which has the other arguments)
 -- include claims.lua
 local mute = silenced('fullsend:metrics')
@@ -14,6 +15,10 @@ if mute then return mute end
 redis.call('SETRANGE', 'fullsend:executor:memory', 0, '')
 for _, tool in ipairs(missing) do
   local other = other_with(tool, false)
+  if other then ring_for(other) else absent[tool] = true end
+end
+for _, tool in ipairs(failed) do
+  local other = other_with(tool, true)
   if other then ring_for(other) else absent[tool] = true end
 end
 for i = 1, #held, 2 do

@@ -58,11 +58,14 @@ local function ring_for(name)
   end
 end
 
--- Another worker that lives and has the tool; with `ready`, one that can begin it.
+-- Another worker that lives and can begin the tool; without `ready`, one that has it, or that hasn't told its tools.
 local function other_with(tool, ready)
   for _, name in ipairs(redis.call('ZRANGEBYSCORE', WORKERS, now_ms(), '+inf')) do
-    local has = name ~= worker and redis.call('HGET', TOOLS .. name, tool)
-    if has and (not ready or has ~= FOUND) then return name end
+    if name ~= worker then
+      local has = redis.call('HGET', TOOLS .. name, tool)
+      if ready and has and has ~= FOUND then return name end
+      if not ready and (has or redis.call('EXISTS', TOOLS .. name) == 0) then return name end
+    end
   end
 end
 
@@ -73,7 +76,7 @@ local function limit_of_tool(tool)
   if limit and limit ~= FOUND then return limit end
 end
 
--- Nobody's, until a worker tells that it can begin the tool.
+-- Let no worker hold an order until one tells that it can begin the tool.
 local function put_aside(queue, entry, tool)
   redis.call('XCLAIM', queue, GROUP, ASIDE .. tool, 0, entry, 'JUSTID')
   redis.call('SADD', WANTED, tool)
@@ -83,9 +86,11 @@ local function put_aside(queue, entry, tool)
 end
 
 -- Whether there is room under the limits; if not, it is seen to that the order comes again.
-local function has_room(limits, order)
+local function has_room(limits, order, run)
   for _, limit in ipairs(limits) do
-    if limit.most > 0 and redis.call('SCARD', HOLDERS .. limit.name) >= limit.most then
+    local holders = HOLDERS .. limit.name
+    local is_full = limit.most > 0 and redis.call('SCARD', holders) >= limit.most
+    if is_full and redis.call('SISMEMBER', holders, run) == 0 then
       redis.call('RPUSH', BLOCKED .. limit.name, order_text(order))
       redis.call('ZADD', NUDGES, 'NX', now_ms() + NUDGE_MS, limit.name)
       return false
@@ -159,15 +164,17 @@ local function begin(queue, entry, fields)
     found = experiment(order.id)
     tell(found)
   end
-  local held = redis.pcall('HGET', record, 'lease')
-  local wrong = refused(held, record, 'hash')
+  local stored = redis.pcall('HMGET', record, 'lease', 'cancel')
+  local wrong = refused(stored, record, 'hash')
   if wrong then return give('broken', queue, entry, text, wrong.err) end
+  local held, is_cancelled = stored[1], stored[2]
   if held == lease then return give('begun', queue, entry, text) end -- by a call whose answer was lost
   local open = redis.pcall('ZSCORE', open_runs, order.timestamp)
   wrong = refused(open, open_runs, 'zset')
   if wrong then return give('broken', queue, entry, text, wrong.err) end
 
   if open == '1' and held and is_held(held) then return let_go(queue, entry, run, 'under way') end
+  if open and is_cancelled then return give('cancelled', queue, entry, text) end
   if found and not found.is_known then return give('uncompiled', queue, entry, text) end
   if open and found and found.state == 'archived' and not found.is_refused then
     return give('archived', queue, entry, text)
@@ -190,7 +197,7 @@ local function begin(queue, entry, fields)
     for _, one in ipairs(limits) do unblock(BLOCKED .. one.name) end
     return let_go(queue, entry, run, 'cancelled')
   end
-  if not has_room(limits, order) then return let_go(queue, entry, run, 'waiting') end
+  if not has_room(limits, order, run) then return let_go(queue, entry, run, 'waiting') end
 
   if found then move_state(found, nil, 'running') end
   write_begin(order, run, record, lease, tool, #limits > 0 and take_room(limits, run) or '', held)
@@ -247,9 +254,9 @@ local function hand_out(queues)
   if left <= 0 or #answer.claims >= room then ring() end
 end
 
--- The same behind what was just queued in a queue.  Where there is no group yet, that stays queued.
+-- Hand out behind what was just queued in a queue.  Where there is no group yet, that stays queued.
 local function hand_out_from(queue)
-  if room == 0 then return ring() end
+  if room == 0 or silenced('fullsend:metrics') then return ring() end
   local is_done, err = pcall(hand_out, {queue})
   if is_done then return end
   local text = type(err) == 'table' and err.err or err

@@ -1,6 +1,6 @@
 -- Takes a worker off the list that has left, or that is dead and holds no claims any more.
 --
--- KEYS  workers listeners queues[]
+-- KEYS  workers listeners tools queues[]
 -- ARGV  worker group
 -- returns 1 when it is off the list, 0 while it still holds claims
 -- include types.lua
@@ -15,5 +15,6 @@ for _, queue in ipairs(queues) do
   if has_group and #held > 0 then return 0 end
 end
 redis.call('ZREM', workers, worker)
+redis.call('DEL', tools)
 for _, queue in ipairs(queues) do redis.pcall('XGROUP', 'DELCONSUMER', queue, group, worker) end -- if there is a group
 return 1
