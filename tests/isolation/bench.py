@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import textwrap
@@ -138,7 +139,9 @@ async def gone(pid: int, timeout_seconds: float = 10.0) -> None:
     """Wait until a process has ended that is not a child of this one."""
     try:
         descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
+    except OSError as exc:
+        if exc.errno not in (errno.ESRCH, errno.EINVAL):  # EINVAL: it is ending this moment
+            raise
         return
     ended = asyncio.Event()
     asyncio.get_running_loop().add_reader(descriptor, ended.set)
