@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from services.executor.store import FOUND, Begun
+from services.executor.store import FOUND, Begun, Order
 from shared import keys
 from shared.errors import ContractError, ExperimentNotFoundError
 from shared.messages import State
@@ -326,6 +326,21 @@ async def test_what_a_worker_tells_of_its_tools_ends_with_its_heartbeat(worker: 
     await worker.store.workers.heartbeat("w1", 3, listening=False)
 
     assert 0 < await redis.pttl(keys.tools_of("w1")) <= 3_000
+
+
+@pytest.mark.parametrize("waiting", [0, 1])
+async def test_an_order_that_is_handed_out_as_it_is_queued_wakes_a_worker_only_if_others_wait(
+    worker: Worker, redis: Any, waiting: int
+) -> None:
+    await publish(redis, "flat")
+    await (await worker.begun()).finish()
+    for _ in range(waiting):
+        await worker.queued()
+    await redis.delete(keys.bell())
+    _, taken = await worker.store.queue.admit(Order(EXPERIMENT, "trigger"), None, "w1", 1)
+
+    assert [claim.begun for claim in taken.claims] == [Begun.BEGUN]
+    assert await redis.llen(keys.bell()) == waiting
 
 
 # -- whose run it is ------------------------------------------------------------------

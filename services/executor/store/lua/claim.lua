@@ -28,5 +28,5 @@ for i = 1, #held, 2 do
     if stored then begin(queue, entry, stored[2]) else redis.call('XACK', queue, GROUP, entry) end
   end
 end
-hand_out(queues)
+if hand_out(queues) then ring() end -- let another worker look
 return handed_out()

@@ -232,6 +232,7 @@ local function take_aside(tool)
 end
 
 -- Hand orders out until there is no room left, the preferred queue first, without waiting for any.
+-- Returns whether there may be more, and the entry that was delivered last.
 local function hand_out(queues)
   for _, tool in ipairs(redis.call('SMEMBERS', WANTED)) do
     if limit_of_tool(tool) then
@@ -240,7 +241,7 @@ local function hand_out(queues)
       answer.wanted[tool] = true
     end
   end
-  local left = EXAMINED_AT_ONCE
+  local left, last = EXAMINED_AT_ONCE, nil
   for _, queue in ipairs(queues) do
     while left > 0 and #answer.claims < room do
       local count = math.min(left, room - #answer.claims)
@@ -248,18 +249,21 @@ local function hand_out(queues)
       if not got then break end
       for _, entry in ipairs(got[1][2]) do begin(queue, entry[1], entry[2]) end
       left = left - #got[1][2]
+      last = got[1][2][#got[1][2]][1]
     end
   end
-  -- There may be more: let another worker look.
-  if left <= 0 or #answer.claims >= room then ring() end
+  return left <= 0 or #answer.claims >= room, last
 end
 
--- Hand out behind what was just queued in a queue.  Where there is no group yet, that stays queued.
-local function hand_out_from(queue)
+-- Hand out from a queue in which `newest` was just queued.  Where there is no group yet, that stays queued.
+local function hand_out_from(queue, newest)
   if room == 0 or silenced('fullsend:metrics') then return ring() end
-  local is_done, err = pcall(hand_out, {queue})
-  if is_done then return end
-  local text = type(err) == 'table' and err.err or err
+  local is_done, result, last = pcall(hand_out, {queue})
+  if is_done then
+    if result and last ~= newest then ring() end
+    return
+  end
+  local text = type(result) == 'table' and result.err or result
   if not string.find(text, 'NOGROUP', 1, true) then error(text) end
   ring()
 end

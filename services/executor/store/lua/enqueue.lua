@@ -36,5 +36,5 @@ if bit ~= '' then
 end
 if known then return {known} end
 if request_kept_ms ~= '' then redis.call('SET', request, timestamp, 'PX', request_kept_ms) end
-hand_out_from(queue)
+hand_out_from(queue, timestamp)
 return {timestamp, unpack(handed_out())}

@@ -33,6 +33,7 @@ if #orders == 0 then return what_became('dropped') end
 if overlap == 'skip' and usable(open_runs, 'zset') and redis.call('ZCARD', open_runs) > 0 then
   return what_became('skipped')
 end
-for _, order in ipairs(orders) do queue_run(redis.call, queue, open_runs, order) end
-hand_out_from(queue)
+local newest
+for _, order in ipairs(orders) do newest = queue_run(redis.call, queue, open_runs, order) end
+hand_out_from(queue, newest)
 return what_became('fired')
