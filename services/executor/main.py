@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import structlog
+import uvloop
 
 from services.executor import config
 from services.executor.service import Service
@@ -57,8 +58,8 @@ def serve(settings: config.Settings, variables: Mapping[str, str]) -> int:
         signal.signal(number, lambda number, _: received.append(number))
     # A full collection that looks at all that was imported delays all runs by 35 ms; now by 0.5 ms.
     gc.freeze()
-    with server(settings.redis_url) as url:
-        asyncio.run(_run(settings, url, variables, received))
+    with server(settings.redis_url) as url, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(settings, url, variables, received))
     return 0
 
 

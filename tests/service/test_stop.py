@@ -168,17 +168,17 @@ async def test_the_embedded_server_goes_with_the_service_that_started_it(work: W
 
 
 EARLY = """
-import asyncio, os, signal, sys
+import os, signal, sys, uvloop
 from services.executor import main
 
-run = asyncio.run
+new_event_loop = uvloop.new_event_loop
 
-def disturbed(coroutine):
+def disturbed():
     for _ in range({count}):
         os.kill(os.getpid(), signal.{signal})
-    run(coroutine)
+    return new_event_loop()
 
-asyncio.run = disturbed
+uvloop.new_event_loop = disturbed
 sys.exit(main.main())
 """
 
