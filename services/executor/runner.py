@@ -66,13 +66,15 @@ class Running:
             self.on_free()
 
 
-class Work(Struct, frozen=True):
+@dataclass(frozen=True)
+class Work:
     """A run that has begun, with all that its experiment and its tool say."""
 
     claim: Claim
     experiment: Experiment
     tool: Tool
     params: Mapping[str, Any]
+    options: RunOptions
 
     @property
     def identity(self) -> Identity:
@@ -85,8 +87,13 @@ class Work(Struct, frozen=True):
             environment_digest=self.tool.module.environment,
         )
 
+    @functools.cached_property
+    def details(self) -> report.Members:
+        """What the record says besides what the claim wrote."""
+        return report.details(self.claim.order, self.identity, self.params)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Fault:
     """A run that has begun and can't be performed, and why."""
 
@@ -95,6 +102,11 @@ class Fault:
     error: FullsendError
     limit_seconds: float
     tool_digest: str | None = None
+
+    @functools.cached_property
+    def details(self) -> report.Members:
+        """What the record says besides what the claim wrote; of the tool, its digest at most."""
+        return report.details(self.claim.order, self.tool_digest, self.claim.order.params)
 
 
 class _Start(Struct, frozen=True):
@@ -188,14 +200,11 @@ class Runner:
 
     async def _attempt(self, running: Running) -> None:
         claim, started = running.claim, _Start()
-        order = claim.order
-        log.info("run.started", tool=claim.tool, attempt=order.attempt, trigger=order.trigger)
+        order, loop = claim.order, asyncio.get_running_loop()
         self._observer.begun(claim, claim.tool, started.at)
         work = await self._prepare(claim)
-        details = report.details(order, *_depends_on(work))
-        later = asyncio.get_running_loop().call_later(
-            DETAILS_AFTER_SECONDS, self._store.runs.describe, claim, details
-        )
+        loop.call_soon(_say_started, work)  # when the tool is called, which doesn't wait for it
+        later = loop.call_later(DETAILS_AFTER_SECONDS, lambda: self._store.runs.describe(claim, work.details))
         try:
             outcome = await self._perform(work, running)
         finally:
@@ -210,10 +219,10 @@ class Runner:
         )
         match decision:
             case Retry(delay_seconds):
-                await self._retry(claim, outcome, details, delay_seconds)
+                await self._retry(claim, outcome, work.details, delay_seconds)
             case GiveUp(exhausted):
                 final = outcome.exhausted(order.attempt) if exhausted else outcome
-                is_finished = await self._finish(claim, final, details, started)
+                is_finished = await self._finish(claim, final, work.details, started)
                 if is_finished and isinstance(work, Work) and work.experiment.policy.cache:
                     await self._cache.remember(work.identity.digest, order.run_id, final)
 
@@ -233,7 +242,7 @@ class Runner:
             tool.check(params)
         except FullsendError as exc:
             return Fault(claim, experiment, exc, limit_seconds, self._digest(experiment))
-        return Work(claim, experiment, tool, params)
+        return Work(claim, experiment, tool, params, self._options(experiment.policy, tool.needs))
 
     def _digest(self, experiment: Experiment | None) -> str | None:
         """The digest of code that was found, even if it can't be used."""
@@ -260,35 +269,35 @@ class Runner:
             known = await self._cache.recall(work.identity.digest)
             if known is not None:
                 return known
-        options = self._options(work.experiment.policy, work.tool.needs)
-        emitter = self._emitter(work.claim, options)
+        emitter = self._emitter(work)
         try:
             answer = await self._caller.call(
-                _call(work, options), emitter.report, effects=products, cancel=running.cancel
+                _call(work), emitter.report, effects=products, cancel=running.cancel
             )
             await emitter.drain()
         except BaseException:
             emitter.drop()
             raise
-        outcome = judge(answer, emitter.partials, emitter.partials_dropped).masked(options.mask)
+        outcome = judge(answer, emitter.partials, emitter.partials_dropped).masked(work.options.mask)
         running.free_slot()
         return await products.complete(outcome, is_first=is_first)
 
-    def _emitter(self, claim: Claim, options: RunOptions) -> Emitter:
-        runs, run_id = self._store.runs, claim.order.run_id
+    def _emitter(self, work: Work) -> Emitter:
+        claim, runs = work.claim, self._store.runs
+        run_id = claim.order.run_id
         return Emitter(
             claim.order.experiment_id,
             run_id,
             emit=lambda events: until_available("metrics", lambda: runs.emit(claim, events)),
             log=lambda lines: until_available("log", lambda: runs.log(run_id, lines)),
-            mask=options.mask,
+            mask=work.options.mask,
         )
 
     # -- report -----------------------------------------------------------------------
 
     def _retries(self, work: Work | Fault) -> Backoff:
         if isinstance(work, Work):
-            return self._options(work.experiment.policy, work.tool.needs).backoff
+            return work.options.backoff
         return self._defaults.retries(work.experiment.policy if work.experiment else Policy())
 
     async def _retry(
@@ -354,11 +363,11 @@ class Runner:
             log.warning("run.not_given_back", error=str(exc), hint="recovery takes it up")
 
 
-def _depends_on(work: Work | Fault) -> tuple[Identity | str | None, Mapping[str, Any]]:
-    """The identity of a run, as far as it is known, and its parameters."""
-    if isinstance(work, Work):
-        return work.identity, work.params
-    return work.tool_digest, work.claim.order.params
+def _say_started(work: Work | Fault) -> None:
+    """Log the begin, and put the details together while the tool runs."""
+    order = work.claim.order
+    log.info("run.started", tool=work.claim.tool, attempt=order.attempt, trigger=order.trigger)
+    _ = work.details
 
 
 def _must_not_repeat(work: Work | Fault, outcome: Outcome) -> bool:
@@ -367,8 +376,8 @@ def _must_not_repeat(work: Work | Fault, outcome: Outcome) -> bool:
     return outcome.error_type == "ToolCrashedError" and chosen.on_worker_death == "fail"
 
 
-def _call(work: Work, options: RunOptions) -> Call:
-    order = work.claim.order
+def _call(work: Work) -> Call:
+    order, options = work.claim.order, work.options
     return Call(
         module=work.tool.module,
         run_id=order.run_id,

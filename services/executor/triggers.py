@@ -240,5 +240,6 @@ class Triggers:
                 "trigger", lambda: self._store.queue.admit(order, position, self._worker, room)
             )
         await self._intake.take(taken)
-        if timestamp is not None:
-            log.info("trigger.admitted", experiment_id=order.experiment_id, run=timestamp)
+        has_begun = any(claim.order.timestamp == timestamp for claim in taken.claims)
+        if timestamp is not None and not has_begun:
+            log.debug("trigger.queued", experiment_id=order.experiment_id, run=timestamp)
