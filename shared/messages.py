@@ -143,7 +143,7 @@ class Trigger(WireRecord):
 
     experiment_id: ExperimentId
     request_id: ExperimentId | None = None
-    params: dict[str, Any] = {}
+    params: dict[str, Any] = Field(default_factory=dict)
     triggered_by: str | None = None
     traceparent: str | None = None
 

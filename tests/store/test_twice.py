@@ -31,7 +31,7 @@ from tests.store.conftest import (
 @pytest.fixture(autouse=True)
 def twice(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """From here on, each script is sent twice and the second answer counts; how often each was."""
-    once = Scripts.call
+    once, once_together = Scripts.call, Scripts.call_together
     sent: dict[str, int] = {}
 
     async def call(self: Scripts, script: Script, *arguments: Any, asks_again: bool = True) -> Any:
@@ -40,7 +40,13 @@ def twice(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
             await once(self, script, *arguments)
         return await once(self, script, *arguments, asks_again=asks_again)
 
+    async def call_together(self: Scripts, script: Script, *arguments: Any, **others: Any) -> Any:
+        sent[script.name] = sent.get(script.name, 0) + 1
+        await once_together(self, script, *arguments, **others)
+        return await once_together(self, script, *arguments, **others)
+
     monkeypatch.setattr(Scripts, "call", call)
+    monkeypatch.setattr(Scripts, "call_together", call_together)
     return sent
 
 

@@ -1,7 +1,7 @@
 """What a script handed out to a worker: runs that have begun, and the few that couldn't."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -216,23 +216,21 @@ class Claims:
             experiment_id,
         ]
         rest = [self._keep.record_ms, flat(_ended(run, exc) if run else {})]
+        script_keys = [queue, keys.journal(), keys.run(run_id), keys.open_runs(experiment_id)]
         await self.compiling(
-            _PUT_AWAY,
-            [queue, keys.journal(), keys.run(run_id), keys.open_runs(experiment_id)],
-            lambda may_move: [*arguments, "failed" if may_move else "", *rest],
+            lambda may_move: self._scripts.call(
+                _PUT_AWAY, script_keys, [*arguments, "failed" if may_move else "", *rest]
+            )
         )
 
-    async def compiling(
-        self, script: Script, script_keys: Sequence[str], arguments: Callable[[bool], Sequence[Any]]
-    ) -> Any:
+    async def compiling(self, call: Callable[[bool], Awaitable[Any]]) -> Any:
         """The answer of a script that may ask to have an experiment compiled first.
 
         Args:
-            script, script_keys: as for `Scripts.call`.
-            arguments: those of the script; given False, such that it needs no experiment.
+            call: calls the script; given False, such that it needs no experiment.
         """
         for number in range(COMPILED_IN_A_ROW):
-            answer = await self._scripts.call(script, script_keys, arguments(number < COMPILED_IN_A_ROW - 1))
+            answer = await call(number < COMPILED_IN_A_ROW - 1)
             if not (isinstance(answer, list) and answer and answer[0] == "uncompiled"):
                 break
             await self.compile([answer[1]])

@@ -3,11 +3,12 @@
 import contextlib
 import itertools
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import redis.exceptions
+from msgspec import Struct
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
@@ -31,17 +32,31 @@ REQUEST_ID_KEPT_MS = 24 * 3_600 * 1_000
 RESENT_WITHIN_MS = 60_000
 BITMAP_KEPT_MS = 3_600 * 1_000
 
-_ENQUEUE = Script(
-    "enqueue",
-    keys=("open_runs", "admitted", "request"),
-    args=("order", "bit", "bitmap_kept_ms", "request_kept_ms", *CLAIM_ARGUMENTS),
-)
+_ENQUEUE = Script("enqueue", args=(*CLAIM_ARGUMENTS, "bitmap_kept_ms", "submissions[]"))
 _REQUEUE = Script(
     "requeue",
     keys=("queue", "record", "open_runs"),
     args=("worker", "entry", "timestamp", "run", "order", "fields[]"),
 )
 _PROMOTE = Script("promote", keys=("retries", "nudges"), args=("most",))
+
+
+class Submission(Struct, frozen=True):
+    """An order to be queued once, as `lua/enqueue.lua` reads it.
+
+    Attributes:
+        open_runs, admitted, request: keys; `admitted` is a bitmap.
+        order: with its priority, or with an empty one to have its experiment's.
+        bit: of the message in the bitmap; -1 without one.
+        request_kept_ms: how long the request id is remembered; 0 without one.
+    """
+
+    open_runs: str
+    admitted: str
+    request: str
+    order: str
+    bit: int
+    request_kept_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,21 +136,26 @@ class Queue:
         worker: str = "",
         room: int = 0,
     ) -> tuple[str | None, Taken]:
-        timestamp, *taken = await self._claims.compiling(
-            _ENQUEUE,
-            [
-                keys.open_runs(order.experiment_id),
-                keys.admitted(position.marker if position else ""),
-                keys.request(order.experiment_id, request),
-            ],
-            lambda may_ask: [
-                order.encode() if may_ask or order.priority else replace(order, priority=NORMAL).encode(),
-                position.count if position else "",
-                BITMAP_KEPT_MS,
-                request_ms if request else "",
-                *self._claims.arguments(worker, room),
-            ],
-        )
+        def call(may_ask: bool) -> Awaitable[Any]:
+            ours = order if may_ask or order.priority else replace(order, priority=NORMAL)
+            submission = Submission(
+                open_runs=keys.open_runs(order.experiment_id),
+                admitted=keys.admitted(position.marker if position else ""),
+                request=keys.request(order.experiment_id, request),
+                order=ours.encode(),
+                bit=position.count if position else -1,
+                request_kept_ms=request_ms if request else 0,
+            )
+            return self._scripts.call_together(
+                _ENQUEUE,
+                (),
+                lambda room: [*self._claims.arguments(worker, room), BITMAP_KEPT_MS],
+                submission,
+                group=worker,
+                weight=room,
+            )
+
+        timestamp, *taken = await self._claims.compiling(call)
         return timestamp or None, await self._claims.read(worker, taken) if taken else NOTHING_TAKEN
 
     async def claim(

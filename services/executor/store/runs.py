@@ -5,6 +5,8 @@ from enum import StrEnum
 from typing import Any, Literal
 
 import structlog
+from msgspec import Struct
+from msgspec.structs import replace
 
 from services.executor.store.checkpoints import Checkpoints
 from services.executor.store.claims import Claims, Retention
@@ -58,14 +60,33 @@ _CANCEL = Script(
     ),
 )  # fmt: skip
 _LOG = Script("log", keys=("log", "record"), args=("log_cap", "kept_ms", "batch", "lengths[]", "parts[]"))
-_FINISH = Script(
-    "finish",
-    keys=("queue", "record", "open_runs", "metrics", "journal"),
-    args=(
-        "entry", "timestamp", "lease", "experiment_id", "state", "result", "kept_ms", "metrics_cap",
-        "journal_cap", "run", "events[]", "fields[]",
-    ),
-)  # fmt: skip
+_FINISH = Script("finish", keys=("journal",), args=("kept_ms", "metrics_cap", "journal_cap", "endings[]"))
+
+
+class _Ending(Struct, frozen=True):
+    """The end of a run, as `lua/finish.lua` reads it.
+
+    Attributes:
+        queue, record, open_runs, metrics: keys.
+        lease: "" for a run that never began.
+        state: the experiment's next one, or "" to leave it.
+        result, events: JSON.
+        fields: of the record, names and values in turn.
+    """
+
+    queue: str
+    record: str
+    open_runs: str
+    metrics: str
+    entry: str
+    timestamp: str
+    lease: str
+    experiment_id: str
+    run: str
+    state: str
+    result: str
+    events: list[str]
+    fields: list[str]
 
 
 class Runs:
@@ -159,19 +180,26 @@ class Runs:
             fields, event, result: of a run that ends while it waits.
         """
         answer = await self._claims.compiling(
-            _CANCEL,
-            self._run_keys(order),
-            lambda may_move: [
-                str(order.timestamp),
-                order.experiment_id,
-                json_text(result),
-                json_text(event),
-                self._keep.record_ms,
-                self._keep.metrics,
-                self._keep.journal,
-                State.FAILED if may_move else "",
-                flat(fields),
-            ],
+            lambda may_move: self._scripts.call(
+                _CANCEL,
+                [
+                    keys.run(order.run_id),
+                    keys.open_runs(order.experiment_id),
+                    keys.metrics(order.experiment_id),
+                    keys.journal(),
+                ],
+                [
+                    str(order.timestamp),
+                    order.experiment_id,
+                    json_text(result),
+                    json_text(event),
+                    self._keep.record_ms,
+                    self._keep.metrics,
+                    self._keep.journal,
+                    State.FAILED if may_move else "",
+                    flat(fields),
+                ],
+            )
         )
         return RunCancellation(answer)
 
@@ -221,24 +249,29 @@ class Runs:
         events: Sequence[Event],
         result: Event,
     ) -> Finished:
-        order = claim.order
+        order, keep = claim.order, self._keep
+        ending = _Ending(
+            queue=claim.queue,
+            record=keys.run(order.run_id),
+            open_runs=keys.open_runs(order.experiment_id),
+            metrics=keys.metrics(order.experiment_id),
+            entry=claim.entry,
+            timestamp=str(order.timestamp),
+            lease=lease,
+            experiment_id=order.experiment_id,
+            run=order.run_id,
+            state=state,
+            result=json_text(result),
+            events=[json_text(event) for event in events],
+            fields=flat(fields),
+        )
         answer, *skipped = await self._claims.compiling(
-            _FINISH,
-            [claim.queue, *self._run_keys(order)],
-            lambda may_move: [
-                claim.entry,
-                str(order.timestamp),
-                lease,
-                order.experiment_id,
-                state if may_move else "",
-                json_text(result),
-                self._keep.record_ms,
-                self._keep.metrics,
-                self._keep.journal,
-                order.run_id,
-                [json_text(event) for event in events],
-                flat(fields),
-            ],
+            lambda may_move: self._scripts.call_together(
+                _FINISH,
+                (keys.journal(),),
+                lambda _: (keep.record_ms, keep.metrics, keep.journal),
+                ending if may_move else replace(ending, state=""),
+            )
         )
         self._tell(skipped)
         return Finished(answer)
@@ -249,12 +282,3 @@ class Runs:
             if key not in self._told:
                 log.warning("key.unusable", key=key, hint="somebody has made another Redis type of it")
         self._told.update(skipped)
-
-    @staticmethod
-    def _run_keys(order: Order) -> tuple[str, str, str, str]:
-        return (
-            keys.run(order.run_id),
-            keys.open_runs(order.experiment_id),
-            keys.metrics(order.experiment_id),
-            keys.journal(),
-        )

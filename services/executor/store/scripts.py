@@ -24,6 +24,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import redis.exceptions
 from redis.asyncio import Redis
 
@@ -46,7 +47,7 @@ _PASSING = re.compile(
     r"(?:^|: )-?(?:OOM|READONLY|NOPERM|MISCONF|LOADING|MASTERDOWN|NOREPLICAS|CLUSTERDOWN|BUSY|TRYAGAIN|NOAUTH"
     r"|UNKILLABLE|UNBLOCKED)\b"
     r"|command not allowed when used memory|can't write against a read only replica"
-    r"|no permissions to (?:run|access)|user executing the script can't"
+    r"|[Nn]o permissions to (?:run|access)|user executing the script can't"
 )
 
 
@@ -153,16 +154,58 @@ class Scripts:
             StoreError: Redis found anything else wrong.
         """
         packed = script.packed(keys, args)
+        return await self._ask(
+            script, lambda verb, text: self._connection.execute(verb, text, *packed), asks_again=asks_again
+        )
+
+    async def call_together(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Callable[[int], Sequence[Any]],
+        item: msgspec.Struct,
+        *,
+        group: str = "",
+        weight: int = 0,
+    ) -> Any:
+        """Execute a script for an item, in one call with other items of this turn of the event loop.
+
+        The script's last argument is the list of the items, each a MessagePack map; it answers with a list.
+
+        Args:
+            script: which one.
+            keys: the same for each item.
+            args: all arguments but the last one, the same for each item, given the sum of the weights.
+            item: what the script is executed for.
+            group: only items of the same group are sent together.
+            weight: see `args`.
+
+        Raises:
+            StoreUnavailableError, StoreError: as for `call`; one item's error is no other one's.
+        """
+        encoded = msgspec.msgpack.encode(item)
+
+        def ask(verb: str, text: str) -> asyncio.Future[Any]:
+            def command(items: Sequence[bytes], weights: int) -> Sequence[Argument]:
+                return verb, text, *script.packed(keys, [*args(weights), items])
+
+            return self._connection.execute_together((verb, script.name, group), command, encoded, weight)
+
+        return await self._ask(script, ask)
+
+    async def _ask(
+        self, script: Script, ask: Callable[[str, str], asyncio.Future[Any]], *, asks_again: bool = True
+    ) -> Any:
         attempt = 0
         while True:
             attempt += 1
             try:
                 try:
-                    return await self._connection.execute("EVALSHA", script.digest, *packed)
+                    return await ask("EVALSHA", script.digest)
                 except redis.exceptions.NoScriptError:
                     # A restarted server, another one, or SCRIPT FLUSH. With SCRIPT LOAD and EVALSHA, the
                     # script could be forgotten again in between.
-                    return await self._connection.execute("EVAL", script.text, *packed)
+                    return await ask("EVAL", script.text)
             except (redis.exceptions.RedisError, OSError) as exc:
                 is_last = not asks_again or LOST_ANSWER.is_exhausted(attempt)
                 if is_last or not isinstance(exc, redis.exceptions.ConnectionError):
