@@ -231,6 +231,7 @@ class Runner:
             )
             params = {**experiment.params, **claim.order.params}
             tool.check(params)
+            self._options(experiment.policy, tool.needs)  # fails if the tool asks for what it is not given
         except FullsendError as exc:
             return Fault(claim, experiment, exc, limit_seconds, self._digest(experiment))
         return Work(claim, experiment, tool, params)

@@ -271,7 +271,8 @@ def defaults(settings: Settings, variables: Mapping[str, str]) -> Defaults:
         ),
         level=Level(settings.isolation),
         environment=settings.tool_environment,
-        variables=variables,
+        allowed=settings.tool_environment_allowed,
+        variables={**settings.file_variables, **variables},
     )
 
 
