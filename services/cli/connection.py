@@ -88,7 +88,7 @@ async def store_at(url: str, chosen: config.Settings) -> AsyncIterator[Store]:
     """Connect to the store at `url`; the connections are closed at the end of the block."""
     client, patient = connect(url), connect_blocking(url)
     try:
-        yield Store.on(client, patient, retention(chosen))
+        yield Store.on(client, patient, retention(chosen), document_max_bytes=chosen.experiment_max_bytes)
     finally:
         await client.aclose()
         await patient.aclose()

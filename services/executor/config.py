@@ -21,8 +21,9 @@ from services.executor.isolation.sandbox import Sandbox
 from services.executor.policy import is_withheld, variable_pattern
 from shared import keys
 from shared.connection import check_url
-from shared.documents import Mistake, kind, mistakes, printable, yaml_value
+from shared.documents import Mistake, kind, mistakes, printable
 from shared.errors import ArtifactError, ContractError, SettingsError
+from shared.yaml_reader import yaml_value
 
 FILE = Path("config/schedule.yaml")
 ENV_FILE = Path(".env")
@@ -101,6 +102,9 @@ class Settings(BaseSettings):
 
     trigger_channels: Annotated[NonEmptyList[str], InFile("trigger.channels")] = (keys.EXECUTE_NOW,)
     """Channels on which triggers are received."""
+
+    experiment_max_bytes: Count = 1_000_000
+    """The largest experiment, schedule or registration of a tool that is read."""
 
     cron_check_interval: Annotated[Seconds, InFile("cron.check_interval")] = 60.0
     """Seconds between full readings of the schedules."""

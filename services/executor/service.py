@@ -78,7 +78,13 @@ class Service:
         self._monitor = self._wanted_monitor(variables)
         observer = self._monitor or Observer()
         self._observer = observer
-        self._store = Store.on(self._client, self._patient, retention(settings), observer.unavailable)
+        self._store = Store.on(
+            self._client,
+            self._patient,
+            retention(settings),
+            observer.unavailable,
+            settings.experiment_max_bytes,
+        )
         self._readiness = Readiness(
             self._store, self._loader, self.worker, settings.heartbeat_ttl, settings.tool_execution_timeout
         )

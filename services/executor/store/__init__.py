@@ -21,7 +21,7 @@ from services.executor.store.orders import NORMAL, Begun, Claim, Limit, Order, e
 from services.executor.store.pubsub import Subscriptions, TriggerOrder
 from services.executor.store.queue import Depth, Position, Queue
 from services.executor.store.runs import Finished, RunCancellation, Runs
-from services.executor.store.scripts import Scripts
+from services.executor.store.scripts import DOCUMENT_MAX_BYTES, Scripts
 from services.executor.store.submissions import RunProgress, Submissions
 
 __all__ = [
@@ -95,6 +95,7 @@ class Store:
         patient: Redis,
         retention: Retention,
         on_unavailable: Callable[[], None] = lambda: None,
+        document_max_bytes: int = DOCUMENT_MAX_BYTES,
     ) -> Self:
         """A store on two clients: one for commands, one for blocking reads.
 
@@ -102,8 +103,9 @@ class Store:
             client, patient: the clients.
             retention: how much is kept.
             on_unavailable: is called when Redis is not there for a script.
+            document_max_bytes: a larger experiment, schedule or tool is not read.
         """
-        scripts = Scripts(client, on_unavailable)
+        scripts = Scripts(client, on_unavailable, document_max_bytes)
         claims = Claims(scripts, retention)
         return cls(
             queue=Queue(scripts, patient, claims),

@@ -35,6 +35,9 @@ from shared.errors import StoreError, StoreUnavailableError
 COMMAND_TIMEOUT_SECONDS = 15.0
 LOST_ANSWER: Final = Backoff(0.05, 0.1, max_attempts=3)
 
+DOCUMENT_MAX_BYTES: Final = 1_000_000
+_BOUND: Final = f"local LARGEST_BYTES = {DOCUMENT_MAX_BYTES} "
+
 FOLDER: Final = Path(__file__).parent / "lua"
 
 _INCLUDE = re.compile(r"-- include (\w+\.lua)")
@@ -81,11 +84,21 @@ class Script:
         self._places, lines = zip(*_lines(path, _bindings(keys, args)), strict=True)
         self.text = "\n".join(lines)
         self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        self._bounded = {DOCUMENT_MAX_BYTES: (self.digest, self.text)}
         self._key_count = len(keys)
         self._has_key_list = any(map(_is_list, keys))
         self._argument_count = len(args)
         self._single = [at for at, one in enumerate(args) if not _is_list(one)]
         self._lists = [at for at, one in enumerate(args) if _is_list(one)]
+
+    def bounded(self, document_max_bytes: int) -> tuple[str, str]:
+        """The digest and the text of the script that reads documents of at most so many bytes."""
+        known = self._bounded.get(document_max_bytes)
+        if known is None:
+            text = self.text.replace(_BOUND, f"local LARGEST_BYTES = {document_max_bytes} ")
+            digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+            known = self._bounded[document_max_bytes] = digest, text
+        return known
 
     def packed(self, keys: Sequence[str], args: Sequence[Any]) -> list[Argument]:
         """Keys and arguments as they are sent behind the script: the number of keys comes first.
@@ -119,13 +132,20 @@ class Scripts:
     Args:
         client: for commands, and for the connection on which the scripts are called.
         on_unavailable: is called when Redis is not there for a script.
+        document_max_bytes: a larger experiment, schedule or tool is not read.
     """
 
-    def __init__(self, client: Redis, on_unavailable: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        client: Redis,
+        on_unavailable: Callable[[], None] = lambda: None,
+        document_max_bytes: int = DOCUMENT_MAX_BYTES,
+    ) -> None:
         # Any: redis-py annotates for both protocols, bytes and text at once; the methods above are exact.
         self.client: Any = client
         self._connection = SharedConnection(client, COMMAND_TIMEOUT_SECONDS)
         self.on_unavailable = on_unavailable
+        self._document_max_bytes = document_max_bytes
 
     def send(self, *command: Argument) -> None:
         """Send a command whose answer nobody waits for, behind all that was sent before."""
@@ -153,16 +173,17 @@ class Scripts:
             StoreError: Redis found anything else wrong.
         """
         packed = script.packed(keys, args)
+        digest, text = script.bounded(self._document_max_bytes)
         attempt = 0
         while True:
             attempt += 1
             try:
                 try:
-                    return await self._connection.execute("EVALSHA", script.digest, *packed)
+                    return await self._connection.execute("EVALSHA", digest, *packed)
                 except redis.exceptions.NoScriptError:
                     # A restarted server, another one, or SCRIPT FLUSH. With SCRIPT LOAD and EVALSHA, the
                     # script could be forgotten again in between.
-                    return await self._connection.execute("EVAL", script.text, *packed)
+                    return await self._connection.execute("EVAL", text, *packed)
             except (redis.exceptions.RedisError, OSError) as exc:
                 is_last = not asks_again or LOST_ANSWER.is_exhausted(attempt)
                 if is_last or not isinstance(exc, redis.exceptions.ConnectionError):
