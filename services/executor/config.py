@@ -106,6 +106,9 @@ class Settings(BaseSettings):
     experiment_max_bytes: Count = 1_000_000
     """The largest experiment, schedule or registration of a tool that is read."""
 
+    channel_prefix: Annotated[str, Field(pattern=r"\A[A-Za-z0-9:._-]*\z", max_length=100)] = ""
+    """Stands before the names of all channels, where several databases of a server have executors."""
+
     cron_check_interval: Annotated[Seconds, InFile("cron.check_interval")] = 60.0
     """Seconds between full readings of the schedules."""
 

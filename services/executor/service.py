@@ -25,7 +25,7 @@ from services.executor.policy import Defaults, allowed_environment, retry_backof
 from services.executor.recovery import Cancellations, Recovery
 from services.executor.report import Observer
 from services.executor.runner import Runner
-from services.executor.store import Retention, Store
+from services.executor.store import Retention, Store, StoreOptions
 from services.executor.tools.bundles import Bundles
 from services.executor.tools.readiness import PREPARED_AT_ONCE, Readiness
 from services.executor.tools.registry import Registry, fingerprint_of
@@ -83,7 +83,7 @@ class Service:
             self._patient,
             retention(settings),
             observer.unavailable,
-            settings.experiment_max_bytes,
+            store_options(settings),
         )
         self._readiness = Readiness(
             self._store, self._loader, self.worker, settings.heartbeat_ttl, settings.tool_execution_timeout
@@ -266,6 +266,11 @@ def retention(settings: Settings) -> Retention:
         journal=settings.journal_kept,
         log_lines=settings.log_lines_kept,
     )
+
+
+def store_options(settings: Settings) -> StoreOptions:
+    """What the operator chose about the store."""
+    return StoreOptions(settings.experiment_max_bytes, settings.channel_prefix)
 
 
 def defaults(settings: Settings, variables: Mapping[str, str]) -> Defaults:

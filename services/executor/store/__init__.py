@@ -21,7 +21,7 @@ from services.executor.store.orders import NORMAL, Begun, Claim, Limit, Order, e
 from services.executor.store.pubsub import Subscriptions, TriggerOrder
 from services.executor.store.queue import Depth, Position, Queue
 from services.executor.store.runs import Finished, RunCancellation, Runs
-from services.executor.store.scripts import DOCUMENT_MAX_BYTES, Scripts
+from services.executor.store.scripts import Scripts, StoreOptions
 from services.executor.store.submissions import RunProgress, Submissions
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "Server",
     "ServerFacts",
     "Store",
+    "StoreOptions",
     "Stored",
     "StoredLogLine",
     "Submissions",
@@ -95,7 +96,7 @@ class Store:
         patient: Redis,
         retention: Retention,
         on_unavailable: Callable[[], None] = lambda: None,
-        document_max_bytes: int = DOCUMENT_MAX_BYTES,
+        options: StoreOptions | None = None,
     ) -> Self:
         """A store on two clients: one for commands, one for blocking reads.
 
@@ -103,9 +104,9 @@ class Store:
             client, patient: the clients.
             retention: how much is kept.
             on_unavailable: is called when Redis is not there for a script.
-            document_max_bytes: a larger experiment, schedule or tool is not read.
+            options: what the operator chose.
         """
-        scripts = Scripts(client, on_unavailable, document_max_bytes)
+        scripts = Scripts(client, on_unavailable, options)
         claims = Claims(scripts, retention)
         return cls(
             queue=Queue(scripts, patient, claims),
@@ -114,7 +115,7 @@ class Store:
             due_times=DueTimes(scripts, claims),
             triggers=TriggerOrder(scripts, retention.journal),
             workers=Workers(scripts),
-            subscriptions=Subscriptions(patient),
+            subscriptions=Subscriptions(scripts, patient),
             journal=Journal(scripts, patient),
             history=History(scripts, patient),
             server=Server(scripts),

@@ -162,6 +162,19 @@ class ServerFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherListeners:
+    """Workers of other databases of this server, which hear the same channels.
+
+    Attributes:
+        workers: how many.
+        databases: in which databases there are subscribers, as far as the server tells.
+    """
+
+    workers: int
+    databases: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
 class WrongType:
     """A key of the executor that somebody has made another Redis type of."""
 
@@ -174,6 +187,7 @@ class Server:
     """The Redis server."""
 
     def __init__(self, scripts: Scripts) -> None:
+        self._scripts = scripts
         self._client = scripts.client
 
     async def look(self) -> ServerFacts:
@@ -203,6 +217,24 @@ class Server:
             for (key, wanted), kind in zip(expected.items(), found, strict=True)
             if kind not in (wanted, "none")
         ]
+
+    async def other_listeners(self) -> OtherListeners:
+        """Who hears the triggers and isn't known in this database: pub/sub knows no databases."""
+        markers = self._scripts.channel(keys.MARKERS)
+        async with asking("listeners"):
+            ears = await self._client.smembers(keys.ears())
+            counts = dict(await self._client.pubsub_numsub(markers, *ears))
+        others = counts.pop(markers, 0) - sum(1 for count in counts.values() if count)
+        if others <= 0:
+            return OtherListeners(0, ())
+        own = self._client.connection_pool.connection_kwargs.get("db") or 0
+        try:
+            async with asking("listeners"):
+                clients = await self._client.client_list(_type="pubsub")
+        except StoreError:  # managed servers refuse CLIENT
+            clients = []
+        databases = {int(one["db"]) for one in clients if int(one.get("sub", 0))} - {int(own)}
+        return OtherListeners(others, sorted(databases))
 
     async def _ping_ms(self) -> float:
         started = time.perf_counter()

@@ -107,7 +107,7 @@ class Experiments:
             pipe.hsetnx(key, "created_at", now)
             if schedule:
                 pipe.set(keys.schedule(experiment.id), schedule.to_json())
-                pipe.publish(keys.SCHEDULES_CHANGED, schedule.to_json())
+                pipe.publish(self._scripts.channel(keys.SCHEDULES_CHANGED), schedule.to_json())
             pipe.exists(keys.schedule(experiment.id))
 
         async with asking("publish"):

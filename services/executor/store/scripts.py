@@ -21,6 +21,7 @@ import contextlib
 import hashlib
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,15 +29,13 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 from services.executor.store.resp import Argument, SharedConnection
+from shared import keys
 from shared.backoff import Backoff
 from shared.documents import json_text
 from shared.errors import StoreError, StoreUnavailableError
 
 COMMAND_TIMEOUT_SECONDS = 15.0
 LOST_ANSWER: Final = Backoff(0.05, 0.1, max_attempts=3)
-
-DOCUMENT_MAX_BYTES: Final = 1_000_000
-_BOUND: Final = f"local LARGEST_BYTES = {DOCUMENT_MAX_BYTES} "
 
 FOLDER: Final = Path(__file__).parent / "lua"
 
@@ -51,6 +50,22 @@ _PASSING = re.compile(
     r"|command not allowed when used memory|can't write against a read only replica"
     r"|no permissions to (?:run|access)|user executing the script can't"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """What an operator can choose about a store.
+
+    Args:
+        document_max_bytes: a larger experiment, schedule or registration of a tool is not read.
+        channel_prefix: stands before the names of all channels.
+    """
+
+    document_max_bytes: int = 1_000_000
+    channel_prefix: str = ""
+
+
+_BOUND: Final = f"local LARGEST_BYTES = {StoreOptions().document_max_bytes} "
 
 
 class Script:
@@ -84,20 +99,22 @@ class Script:
         self._places, lines = zip(*_lines(path, _bindings(keys, args)), strict=True)
         self.text = "\n".join(lines)
         self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-        self._bounded = {DOCUMENT_MAX_BYTES: (self.digest, self.text)}
+        self._adapted = {StoreOptions(): (self.digest, self.text)}
         self._key_count = len(keys)
         self._has_key_list = any(map(_is_list, keys))
         self._argument_count = len(args)
         self._single = [at for at, one in enumerate(args) if not _is_list(one)]
         self._lists = [at for at, one in enumerate(args) if _is_list(one)]
 
-    def bounded(self, document_max_bytes: int) -> tuple[str, str]:
-        """The digest and the text of the script that reads documents of at most so many bytes."""
-        known = self._bounded.get(document_max_bytes)
+    def adapted(self, options: StoreOptions) -> tuple[str, str]:
+        """The digest and the text of the script with other options than by default."""
+        known = self._adapted.get(options)
         if known is None:
-            text = self.text.replace(_BOUND, f"local LARGEST_BYTES = {document_max_bytes} ")
+            text = self.text.replace(_BOUND, f"local LARGEST_BYTES = {options.document_max_bytes} ")
+            for channel in (keys.METRICS, keys.RESULTS):
+                text = text.replace(f"'{channel}'", f"'{options.channel_prefix}{channel}'")
             digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-            known = self._bounded[document_max_bytes] = digest, text
+            known = self._adapted[options] = digest, text
         return known
 
     def packed(self, keys: Sequence[str], args: Sequence[Any]) -> list[Argument]:
@@ -132,20 +149,24 @@ class Scripts:
     Args:
         client: for commands, and for the connection on which the scripts are called.
         on_unavailable: is called when Redis is not there for a script.
-        document_max_bytes: a larger experiment, schedule or tool is not read.
+        options: what the operator chose.
     """
 
     def __init__(
         self,
         client: Redis,
         on_unavailable: Callable[[], None] = lambda: None,
-        document_max_bytes: int = DOCUMENT_MAX_BYTES,
+        options: StoreOptions | None = None,
     ) -> None:
         # Any: redis-py annotates for both protocols, bytes and text at once; the methods above are exact.
         self.client: Any = client
         self._connection = SharedConnection(client, COMMAND_TIMEOUT_SECONDS)
         self.on_unavailable = on_unavailable
-        self._document_max_bytes = document_max_bytes
+        self._options = options or StoreOptions()
+
+    def channel(self, name: str) -> str:
+        """The channel that is called `name` in the contract, as it is called on this server."""
+        return self._options.channel_prefix + name
 
     def send(self, *command: Argument) -> None:
         """Send a command whose answer nobody waits for, behind all that was sent before."""
@@ -173,7 +194,7 @@ class Scripts:
             StoreError: Redis found anything else wrong.
         """
         packed = script.packed(keys, args)
-        digest, text = script.bounded(self._document_max_bytes)
+        digest, text = script.adapted(self._options)
         attempt = 0
         while True:
             attempt += 1
