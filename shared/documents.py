@@ -231,6 +231,19 @@ def printable(text: str) -> str:
     return _UNSEEN.sub(lambda found: repr(found[0])[1:-1], text)
 
 
+def cut(text: str, most: int) -> str:
+    """Return the beginning of `text`, and how much is left out, if it has more than `most` characters."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text) - most:,} characters left out)"
+
+
+def cut_middle(text: str, most: int) -> str:
+    """Return the beginning and the end of `text` if it has more than `most` characters."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]}\n... ({len(text) - most:,} characters left out) ...\n{text[-half:]}"
+
+
 def shown(value: object) -> str:
     """Return `value` as an error message quotes it: at most 80 characters on one line."""
     text = value[:400].decode(errors="replace") if isinstance(value, bytes) else str(value)

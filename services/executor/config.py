@@ -168,6 +168,9 @@ class Settings(BaseSettings):
     journal_kept: Count = 100_000
     """Entries that the journal keeps."""
 
+    journal_max_bytes: Count = 64_000_000
+    """The memory that the journal may take in Redis."""
+
     log_lines_kept: Count = 2_000
     """Log lines that are kept per run."""
 

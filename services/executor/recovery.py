@@ -83,6 +83,16 @@ class Recovery:
                 last = time.monotonic()
                 self._dead.update(dead)
                 self._found.set()
+                outage.ended()
+            except StoreError as exc:
+                outage.failed(exc)
+            await asyncio.sleep(self._ttl_seconds / BEATS_PER_TTL)
+
+    async def watch(self) -> None:
+        """End the runs here that nobody wants any more, until cancelled; no heartbeat waits for that."""
+        outage = Outage("unwanted")
+        while True:
+            try:
                 await self._end_unwanted()
                 outage.ended()
             except StoreError as exc:

@@ -116,7 +116,7 @@ class Store:
             triggers=TriggerOrder(scripts, retention.journal),
             workers=Workers(scripts),
             subscriptions=Subscriptions(scripts, patient),
-            journal=Journal(scripts, patient),
+            journal=Journal(scripts, patient, retention),
             history=History(scripts, patient),
             server=Server(scripts),
             cached_runs=CachedRuns(scripts, retention.record_ms),

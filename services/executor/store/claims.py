@@ -51,13 +51,14 @@ _PUT_AWAY = Script(
 class Retention:
     """How much is kept for those who ask later.
 
-    `record_ms` counts from the end of a run, and for metrics from the last one.
+    `record_ms` counts from the end of a run, for metrics from the last one, and for entries of the journal.
     """
 
     record_ms: int
     metrics: int
     journal: int
     log_lines: int
+    journal_bytes: int = 64_000_000
 
 
 @dataclass(frozen=True, slots=True)
