@@ -69,6 +69,7 @@ class Recovery:
     async def register(self) -> None:
         """Be known before the first claim: who is not known and holds claims counts as dead."""
         await self._store.queue.create_group()
+        await self._store.workers.identify_data()
         await self._store.workers.heartbeat(self._worker, self._ttl_seconds, listening=False)
 
     async def beat(self) -> None:
@@ -78,7 +79,9 @@ class Recovery:
         while True:
             try:
                 dead = await self._heartbeat()
-                if time.monotonic() - last > self._ttl_seconds:
+                is_same_data = await self._store.workers.identify_data()
+                # When data was lost, nobody has taken over what runs here.
+                if is_same_data and time.monotonic() - last > self._ttl_seconds:
                     await self._intake.drop_lost()
                 last = time.monotonic()
                 self._dead.update(dead)

@@ -210,7 +210,9 @@ class Runner:
         )
         match decision:
             case Retry(delay_seconds):
-                await self._retry(claim, outcome, details, delay_seconds)
+                is_stored = await self._retry(claim, outcome, details, delay_seconds)
+                if not is_stored and await until_available("lost", lambda: self._store.runs.is_lost(claim)):
+                    await self._finish(claim, outcome, details, started)
             case GiveUp(exhausted):
                 final = outcome.exhausted(order.attempt) if exhausted else outcome
                 is_finished = await self._finish(claim, final, details, started)
@@ -294,7 +296,8 @@ class Runner:
 
     async def _retry(
         self, claim: Claim, outcome: Outcome, details: report.Members, delay_seconds: float
-    ) -> None:
+    ) -> bool:
+        """Have another attempt follow; False when the run isn't this worker's any more."""
         order = claim.order.after_failure(report.failure(claim.order, outcome, time.time()))
         event = report.retrying_event(claim.order, outcome, delay_seconds)
         fields = details | {"attempts": list(order.history)}
@@ -304,7 +307,7 @@ class Runner:
         self._observer.retried(claim, stored=stored)
         if not stored:
             log.warning("outcome.refused", attempt=claim.order.attempt)
-            return
+            return False
         log.warning(
             "run.retrying",
             attempt=claim.order.attempt,
@@ -312,6 +315,7 @@ class Runner:
             error_type=outcome.error_type,
             error=outcome.error,
         )
+        return True
 
     async def _finish(self, claim: Claim, outcome: Outcome, details: report.Members, started: _Start) -> bool:
         """Report the end of the run; False when it isn't this worker's any more."""

@@ -207,7 +207,7 @@ class Claims:
             await self._put_away(queue, entry, Order.run_named_in(text, entry), exc)
             return []
         experiment = stored.get(order.experiment_id, NOTHING_STORED)
-        return [Claim(queue, entry, worker, order, Begun(what), experiment, error)]
+        return [Claim(queue, entry, worker, order, Begun(what), experiment, error, self._scripts.dataset)]
 
     async def _put_away(self, queue: str, entry: str, run: Order | None, exc: ContractError) -> None:
         """End the run that the order names; without one, there are only the message and the entry."""

@@ -1,5 +1,6 @@
 """What runs there are on: the workers that are alive, and the Redis server that they share."""
 
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,13 @@ from services.executor.store.claims import GROUP, QUEUES
 from services.executor.store.queue import ASIDE
 from services.executor.store.scripts import Script, Scripts, asking
 from shared import keys
-from shared.errors import StoreError
+from shared.errors import StoreError, StoreUnavailableError
 
 PINGS = 5
 TYPES = {
     **dict.fromkeys(QUEUES, "stream"),
     keys.journal(): "stream",
+    keys.dataset(): "string",
     keys.retries(): "zset",
     keys.nudges(): "zset",
     keys.due_times(): "zset",
@@ -64,6 +66,21 @@ class Workers:
             [worker, round(ttl_seconds * 1_000), int(listening)],
         )
         return list(answer)
+
+    async def identify_data(self) -> bool:
+        """Look what identifies Redis' data; False if that has changed since the last call: data was lost."""
+        known = self._scripts.dataset
+        try:
+            async with asking("dataset"), self._scripts.client.pipeline(transaction=True) as pipe:
+                pipe.set(keys.dataset(), secrets.token_hex(8), nx=True)
+                pipe.get(keys.dataset())
+                _, found = await pipe.execute()
+        except StoreUnavailableError:
+            raise
+        except StoreError:  # somebody has made another type of the key, so nothing is known
+            found = ""
+        self._scripts.dataset = str(found)
+        return known in ("", found)
 
     async def strays(self) -> list[str]:
         """Workers that hold claims and are not listed: they were forgotten, came back to life and died."""

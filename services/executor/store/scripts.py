@@ -163,6 +163,8 @@ class Scripts:
         self._connection = SharedConnection(client, COMMAND_TIMEOUT_SECONDS)
         self.on_unavailable = on_unavailable
         self._options = options or StoreOptions()
+        self.dataset = ""
+        """What identified Redis' data at the last heartbeat, see `Workers.identify_data`."""
 
     def channel(self, name: str) -> str:
         """The channel that is called `name` in the contract, as it is called on this server."""
