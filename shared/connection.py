@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import redis
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -31,6 +31,7 @@ SENTINEL_TIMEOUT_SECONDS = 1.0
 _DRIVER = DriverInfo(lib_version=redis.__version__)
 """Sent to the server.  Without it, redis-py looks up its version in its metadata for each connection."""
 
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _SENTINEL = re.compile(r"(?:\[(?P<ipv6>[0-9a-fA-F:.]+)\]|(?P<name>[^\s:\[\]]+))(?::(?P<port>\d+))?")
 
 
@@ -53,9 +54,19 @@ def check_url(url: str) -> str:
 
 def _names_a_server(url: str) -> bool:
     parts = urlsplit(url)
+    if parts.scheme in ("redis", "rediss"):
+        _check_database(parts.path.removeprefix("/"))
+    _check_database(*parse_qs(parts.query).get("db", ()))
     port_is_fine = parts.port is None or parts.port > 0
     named = parts.path if parts.scheme == "unix" else parts.hostname
     return parts.scheme in SCHEMES and bool(named) and port_is_fine
+
+
+def _check_database(*given: str) -> None:
+    """redis-py would use database 0 for what is no number."""
+    for text in given:
+        if text and not _NUMBER.fullmatch(text):
+            raise ValueError(f"the database must be a number, not {text!r}")
 
 
 def _is_behind_sentinels(url: str) -> bool:
@@ -235,8 +246,7 @@ def _master_pool(url: str, connections: int, retries: int) -> _MasterPool:
     service, _, db = parts.path.removeprefix("/").partition("/")
     if not service:
         raise ValueError("the path must name the service that the sentinels watch: .../SERVICE/DB")
-    if db and not db.isdecimal():
-        raise ValueError(f"the database must be a number, not {db!r}")
+    _check_database(db, *parse_qs(parts.query).get("db", ()))
     options: dict[str, Any] = dict(parse_url(f"redis://{who}{at}sentinels/{db}?{parts.query}"))
     del options["host"]
     if parts.scheme.startswith("rediss"):

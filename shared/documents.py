@@ -1,4 +1,4 @@
-"""Read and write the texts of neighbours: JSON, YAML and times, as plain values and as checked records.
+"""Read and write the texts of neighbours: JSON and times, as plain values and as checked records.
 
 An error names the place of the text, the member and what was expected.
 """
@@ -8,24 +8,16 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from datetime import date
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from shared.errors import ContractError
 
 MAX_DEPTH = 100
-MAX_YAML_VALUES = 100_000
-CHARACTERS_PER_YAML_VALUE = 100
-"""A YAML text counts as one more value for each so many of its characters."""
-
-_MAX_INTEGER_BITS = 14_000
-"""Python refuses to print an integer that is much longer."""
 
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -90,120 +82,19 @@ def _is_deeper(value: Any, limit: int) -> bool:
     return True
 
 
-def _not_a_number(text: str) -> float:
+def not_a_number(text: str) -> float:
+    """Refuse a number that JSON doesn't have; raises ValueError."""
     raise ValueError(f"{text} is not a JSON number")
 
 
 def _finite(text: str) -> float:
     number = float(text)
-    return number if math.isfinite(number) else _not_a_number(text)
+    return number if math.isfinite(number) else not_a_number(text)
 
 
-_decoder = json.JSONDecoder(parse_constant=_not_a_number, parse_float=_finite)
+_decoder = json.JSONDecoder(parse_constant=not_a_number, parse_float=_finite)
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _PLAIN_VALUES_ONLY = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
-
-# -- YAML -----------------------------------------------------------------------------
-
-
-def yaml_object(place: str, text: str) -> dict[str, Any]:
-    """Return the YAML mapping in `text` with JSON's values: a date becomes a text.
-
-    Raises:
-        ContractError: `text` is not one YAML mapping, or has no form in JSON; names `place`.
-    """
-    value = yaml_value(place, text)
-    if not isinstance(value, dict):
-        raise ContractError(f"{place} is {kind(value)}; expected a YAML mapping")
-    return value
-
-
-def yaml_value(place: str, text: str, *, finite: bool = True) -> Any:
-    """Return the value of the YAML document in `text`, as `yaml_object` does; None if it is empty.
-
-    Args:
-        place: where the text is, for error messages.
-        text: the document.
-        finite: refuse numbers that are not finite, because JSON has none.
-
-    Raises:
-        ContractError: `text` is not one YAML document, or has no form in JSON; names `place`.
-    """
-    try:
-        return _parsed(text, finite)
-    except (yaml.YAMLError, ValueError, RecursionError) as exc:
-        raise ContractError(f"{place} is not a YAML document: {' '.join(str(exc).split())}") from None
-
-
-class _YamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """A safe loader that also limits what merge keys (`<<`) unfold into while a document is read."""
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        super().flatten_mapping(node)
-        if len(node.value) > MAX_YAML_VALUES:
-            raise _too_much()
-
-
-@lru_cache(maxsize=256)
-def _parsed(text: str, finite: bool) -> Any:
-    # Cached, because the file of an experiment is read again for each of its runs.
-    _check_nesting(text)
-    value = yaml.load(text, Loader=_YamlLoader)  # noqa: S506  (a safe loader)
-    return _plain(value, [MAX_YAML_VALUES], finite)
-
-
-def _check_nesting(text: str) -> None:
-    """Check the depth before the document is built: libyaml's recursion would overflow the C stack."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_YamlLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
-
-
-def _plain(value: Any, budget: list[int], finite: bool) -> Any:
-    """YAML's value as JSON has it; ValueError if its aliases unfold into more than `budget` values."""
-    budget[0] -= 1 + (len(value) // CHARACTERS_PER_YAML_VALUE if isinstance(value, str) else 0)
-    if budget[0] < 0:
-        raise _too_much()
-    match value:
-        case dict():
-            return {_key(key): _plain(item, budget, finite) for key, item in value.items()}
-        case list() | set() | tuple():
-            return [_plain(item, budget, finite) for item in value]
-        case None | str() | bool():
-            return value
-        case int() | float():
-            return _number(value, finite)
-        case date():
-            return value.isoformat()
-        case _:
-            raise ValueError(f"{shown(value)} has no form in JSON")
-
-
-def _number(value: float, finite: bool) -> float:
-    if isinstance(value, int) and value.bit_length() > _MAX_INTEGER_BITS:
-        raise ValueError("it has a number with too many digits")
-    return _not_a_number(str(value)) if finite and not math.isfinite(value) else value
-
-
-def _key(key: object) -> str:
-    match key:
-        case str():
-            return key
-        case date():
-            return key.isoformat()
-        case None | bool() | int() | float():
-            return json.dumps(key)
-        case _:
-            raise ValueError(f"the key {shown(key)} has no form in JSON")
-
-
-def _too_much() -> ValueError:
-    characters = MAX_YAML_VALUES * CHARACTERS_PER_YAML_VALUE
-    return ValueError(f"it holds more than {MAX_YAML_VALUES:,} values or {characters:,} characters")
-
 
 # -- times ----------------------------------------------------------------------------
 
@@ -338,6 +229,19 @@ def kind(value: object) -> str:
 def printable(text: str) -> str:
     """Return `text` on one line, with control characters and surrogates as escapes."""
     return _UNSEEN.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def cut(text: str, most: int) -> str:
+    """Return the beginning of `text`, and how much is left out, if it has more than `most` characters."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text) - most:,} characters left out)"
+
+
+def cut_middle(text: str, most: int) -> str:
+    """Return the beginning and the end of `text` if it has more than `most` characters."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]}\n... ({len(text) - most:,} characters left out) ...\n{text[-half:]}"
 
 
 def shown(value: object) -> str:

@@ -205,6 +205,11 @@ def journal() -> str:
     return "fullsend:executor:journal"
 
 
+def dataset() -> str:
+    """String: a random text; a new one when Redis has lost its data."""
+    return "fullsend:executor:dataset"
+
+
 MARKERS: Final = "fullsend:executor:markers"
 """Channel: markers in the order of triggers."""
 

@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal
 from msgspec import Struct
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from shared.documents import json_object, json_text, kind, member, printable, validated, yaml_object
+from shared.documents import json_object, json_text, kind, member, printable, validated
 from shared.errors import ContractError
+from shared.yaml_reader import yaml_object
 
 TRIGGER_MAX_BYTES = 1_000_000
 
@@ -238,7 +239,7 @@ def read_experiment_file(place: str, text: str) -> Experiment:
 
 def _wrong_type(place: str, redis_type: str, content: object, expected: str) -> str:
     if redis_type == "oversize":
-        return f"{place} holds {content}; at most 16 MiB in 1,000 fields are read"
+        return f"{place} holds {content} (EXPERIMENT_MAX_BYTES)"
     return f"{place} is a Redis {redis_type}; expected {expected}"
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 from services.executor import config
-from services.executor.service import retention
+from services.executor.service import retention, store_options
 from services.executor.store import JournalEntry, Store
 from services.planner.runtime import RuntimeConfig
 from shared.connection import connect, connect_blocking, is_embedded, running_server
@@ -88,7 +88,7 @@ async def store_at(url: str, chosen: config.Settings) -> AsyncIterator[Store]:
     """Connect to the store at `url`; the connections are closed at the end of the block."""
     client, patient = connect(url), connect_blocking(url)
     try:
-        yield Store.on(client, patient, retention(chosen))
+        yield Store.on(client, patient, retention(chosen), options=store_options(chosen))
     finally:
         await client.aclose()
         await patient.aclose()

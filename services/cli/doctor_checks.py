@@ -72,6 +72,8 @@ async def findings(store: Store, settings: Settings, url: str) -> AsyncIterator[
         yield one
     for one in await _keys(store):
         yield one
+    async for one in _listeners(store):
+        yield one
     async for one in _workers(store):
         yield one
     yield await _runs(store)
@@ -119,6 +121,16 @@ async def _workers(store: Store) -> AsyncIterator[Finding]:
     if waited_seconds > LONG_WAIT_SECONDS:
         text = f"the oldest order has waited for {output.duration(waited_seconds)}"
         yield warning("queue", f"{text}; start more workers or raise CONCURRENCY")
+
+
+async def _listeners(store: Store) -> AsyncIterator[Finding]:
+    """Find workers on another database of the server: a PUBLISH reaches all databases."""
+    found = await store.server.other_listeners()
+    if found.workers:
+        named = ", ".join(map(str, found.databases))
+        where = f"database {named}" if len(found.databases) == 1 else "other databases"
+        text = f"{found.workers} further workers on {where} of this server hear the same messages"
+        yield problem("channels", f"{text}, so each trigger runs there as well; set CHANNEL_PREFIX for one")
 
 
 async def _keys(store: Store) -> list[Finding]:

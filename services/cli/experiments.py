@@ -25,6 +25,8 @@ from shared.documents import json_object, validated
 from shared.errors import ContractError, ScheduleError
 from shared.messages import Experiment, Schedule, State, read_experiment_file
 
+OTHER_FIELDS_BYTES = 200
+"""What the fields of an experiment may take that `publish` writes beside the file."""
 QUEUED_SECONDS = 10.0
 LONGEST_WAIT_SECONDS = 600.0
 
@@ -53,13 +55,25 @@ def publish(
 
     If any file is invalid, nothing is stored.
     """
+    chosen = connection.settings()
     publications = read_files(files, state)
+    for publication in publications:
+        _check_size(publication, chosen.experiment_max_bytes)
 
     async def act(store: Store) -> None:
         for one in publications:
             print(await _store_and_describe(store, one), flush=True)
 
-    connection.with_store(act, wait_seconds=connection.STARTING_SECONDS)
+    connection.with_store(act, chosen, wait_seconds=connection.STARTING_SECONDS)
+
+
+def _check_size(one: Publication, most_bytes: int) -> None:
+    size_bytes = len(one.text.encode()) + OTHER_FIELDS_BYTES
+    if size_bytes > most_bytes:
+        raise CommandError(
+            f"{one.path} is an experiment of {size_bytes:,} bytes; executors read at most {most_bytes:,} "
+            "(EXPERIMENT_MAX_BYTES); store a large input where the tool can fetch it; nothing was published"
+        )
 
 
 def read_files(paths: Iterable[Path], state: State | None = None) -> list[Publication]:

@@ -1,12 +1,12 @@
 """The settings of the service: environment > `.env` > `config/schedule.yaml` > defaults."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeVar
 
-from dotenv.parser import parse_stream
+from dotenv.parser import Binding, parse_stream
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
@@ -18,10 +18,12 @@ from pydantic_settings import (
 
 from services.executor.artifacts import open_blobs
 from services.executor.isolation.sandbox import Sandbox
+from services.executor.policy import is_withheld, variable_pattern
 from shared import keys
 from shared.connection import check_url
-from shared.documents import Mistake, kind, mistakes, printable, yaml_value
+from shared.documents import Mistake, kind, mistakes, printable
 from shared.errors import ArtifactError, ContractError, SettingsError
+from shared.yaml_reader import yaml_value
 
 FILE = Path("config/schedule.yaml")
 ENV_FILE = Path(".env")
@@ -64,6 +66,12 @@ def _artifact_store(value: str) -> str:
     return value
 
 
+def _not_withheld(name: str) -> str:
+    if is_withheld(name):
+        raise ValueError(f"{name} is the executor's connection to Redis, which no tool is given")
+    return name
+
+
 List = Annotated[tuple[Item, ...], BeforeValidator(_split)]
 NonEmptyList = Annotated[List[Item], AfterValidator(_at_least_one)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -94,6 +102,12 @@ class Settings(BaseSettings):
 
     trigger_channels: Annotated[NonEmptyList[str], InFile("trigger.channels")] = (keys.EXECUTE_NOW,)
     """Channels on which triggers are received."""
+
+    experiment_max_bytes: Count = 1_000_000
+    """The largest experiment, schedule or registration of a tool that is read."""
+
+    channel_prefix: Annotated[str, Field(pattern=r"\A[A-Za-z0-9:._-]*\z", max_length=100)] = ""
+    """Stands before the names of all channels, where several databases of a server have executors."""
 
     cron_check_interval: Annotated[Seconds, InFile("cron.check_interval")] = 60.0
     """Seconds between full readings of the schedules."""
@@ -131,8 +145,13 @@ class Settings(BaseSettings):
     sandbox_readable: List[Path] = ()
     """Further paths that confined tools can read."""
 
-    tool_environment: List[str] = ()
+    tool_environment: List[Annotated[str, AfterValidator(_not_withheld)]] = ()
     """Names of the environment variables that every tool gets."""
+
+    tool_environment_allowed: List[
+        Annotated[str, AfterValidator(variable_pattern), AfterValidator(_not_withheld)]
+    ] = ()
+    """Names of variables that a tool gets if it asks for them; `MYAPP_*` stands for all that begin so."""
 
     shutdown_grace: SecondsOrZero = 30.0
     """Seconds that running tools get when the service stops."""
@@ -148,6 +167,9 @@ class Settings(BaseSettings):
 
     journal_kept: Count = 100_000
     """Entries that the journal keeps."""
+
+    journal_max_bytes: Count = 64_000_000
+    """The memory that the journal may take in Redis."""
 
     log_lines_kept: Count = 2_000
     """Log lines that are kept per run."""
@@ -184,6 +206,11 @@ class Settings(BaseSettings):
                 f"RETRY_BACKOFF_MAX ({self.retry_backoff_max:g})"
             )
         return self
+
+    @property
+    def file_variables(self) -> dict[str, str]:
+        """All variables in `.env`, of which tools may be given some."""
+        return {one.key: one.value for one in _bindings() if one.key is not None and one.value}
 
     @classmethod
     def settings_customise_sources(
@@ -281,17 +308,24 @@ class EnvFileSource(_FileSource):
     def __call__(self) -> dict[str, Any]:
         """Return the settings in the file; an empty value counts as not set."""
         try:
-            text = "" if ENV_FILE.is_dir() else ENV_FILE.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return {}
+            bindings = _bindings()
         except (OSError, UnicodeDecodeError) as exc:
             return {f"{ENV_FILE} can't be read: {_reason(exc)}": _REFUSED}
-        return _env_settings(text)
+        return _env_settings(bindings)
 
 
-def _env_settings(text: str) -> dict[str, Any]:
+def _bindings() -> list[Binding]:
+    """The lines of `.env`; none if there is no such file."""
+    try:
+        text = "" if ENV_FILE.is_dir() else ENV_FILE.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    return list(parse_stream(io.StringIO(text)))
+
+
+def _env_settings(bindings: Iterable[Binding]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for one in parse_stream(io.StringIO(text)):
+    for one in bindings:
         if one.error:
             written = one.original.string
             blank_lines = written[: len(written) - len(written.lstrip())].count("\n")

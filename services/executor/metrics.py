@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import structlog
 
 from services.executor.isolation.calls import Event, LogLine, Metric, Partial, Progress
-from shared.documents import json_text
+from shared.documents import cut, json_text
 from shared.errors import FullsendError
 from shared.log import masked_within
 
@@ -23,6 +23,16 @@ PARTIALS_KEPT_BYTES = 8_388_608
 
 PARTIAL_OVERHEAD_BYTES = 64
 """Added for each partial result, because small values take more memory than their text."""
+
+NAME_CHARACTERS = 200
+TEXT_CHARACTERS = 1_000
+TAGS = 50
+TAGS_BYTES = 4_096
+"""The most that the tags of a metric may take as JSON."""
+
+LINE_CHARACTERS = 8_192
+EXECUTOR = "executor"
+"""The stream of the lines in a run's log that the executor adds."""
 
 T = TypeVar("T")
 Message = Mapping[str, Any]
@@ -70,6 +80,7 @@ class Emitter:
         self._mask = mask
         self._events: deque[Message] = deque(maxlen=BUFFERED_EVENTS)
         self._lines: deque[Message] = deque(maxlen=BUFFERED_EVENTS)
+        self._noted: set[str] = set()
         self._sending: asyncio.Task[None] | None = None
         # Reports arrive in the context of the run that the warm process was started for.
         self._context = contextvars.copy_context()
@@ -83,11 +94,14 @@ class Emitter:
             case LogLine(at, stream, text):
                 self._line(at, stream, text)
             case Progress(done, total, message):
-                self._queue("progress", done=done, total=total, message=self._mask(message))
+                message = self._short(
+                    "the message of a progress report", self._mask(message), TEXT_CHARACTERS
+                )
+                self._queue("progress", done=done, total=total, message=message)
             case Metric(name, value, tags):
+                name = self._short("the name of a metric", self._mask(name), NAME_CHARACTERS)
                 # The value has its own name as well: the metrics agent adds up members by name.
-                shown = masked_within({**tags, name: value}, self._mask)
-                members = {**shown, "name": self._mask(name), "value": value}
+                members = {**self._tags(tags), name: value, "name": name, "value": value}
                 self._queue("metric", **{key: one for key, one in members.items() if key not in _RESERVED})
         if self._sending is None:
             self._sending = asyncio.create_task(
@@ -112,8 +126,38 @@ class Emitter:
         else:
             self.partials_dropped += 1
 
+    def _tags(self, tags: Mapping[str, Any]) -> dict[str, Any]:
+        """Tags as they are published: without secrets, and what is too long is cut or left out."""
+        kept: dict[str, Any] = {}
+        size_bytes = 0
+        for key, value in masked_within(tags, self._mask).items():
+            name = self._short("the name of a tag", key, NAME_CHARACTERS)
+            text = value if isinstance(value, str) else json_text(value)
+            short = self._short("the value of a tag", text, TEXT_CHARACTERS)
+            size_bytes += len(name) + len(short)
+            if size_bytes > TAGS_BYTES or len(kept) == TAGS:
+                self._note(
+                    f"a metric has {TAGS} tags and {TAGS_BYTES:,} bytes of tags at most; some are left out"
+                )
+                break
+            kept[name] = value if short is text and not isinstance(value, str) else short
+        return kept
+
+    def _short(self, what: str, text: str, most: int) -> str:
+        if len(text) <= most:
+            return text
+        self._note(f"{what} has {most:,} characters at most and was cut")
+        return cut(text, most)
+
+    def _note(self, text: str) -> None:
+        """Say something in the run's log, once in an attempt."""
+        if text not in self._noted:
+            self._noted.add(text)
+            self._line(time.time(), EXECUTOR, text)
+
     def _line(self, at: float, stream: str, text: str) -> None:
-        self._lines.append({"at": f"{at:.6f}", "stream": stream, "text": self._mask(text)})
+        text = cut(self._mask(text), LINE_CHARACTERS)
+        self._lines.append({"at": f"{at:.6f}", "stream": stream, "text": text})
 
     def _queue(self, name: str, /, **members: Any) -> None:
         if not self._is_refused:

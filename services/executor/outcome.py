@@ -18,11 +18,16 @@ from services.executor.isolation.calls import (
     TimedOut,
 )
 from shared.backoff import Backoff, Dice
+from shared.documents import cut, cut_middle
 from shared.errors import ToolTimeoutError
 from shared.log import masked_within, unmasked
 
 SUMMARY_MEMBERS = 50
 SUMMARY_TEXT = 200
+NAME_CHARACTERS = 200
+ERROR_CHARACTERS = 16_384
+LINE_CHARACTERS = 2_000
+TRACEBACK_CHARACTERS = 500_000
 
 
 class Status(StrEnum):
@@ -81,17 +86,17 @@ class Outcome(Struct, frozen=True):
         )
 
     def masked(self, mask: Callable[[str], str]) -> Self:
-        """Return the outcome with `mask` applied to all its texts."""
-        if mask is unmasked:
+        """Return the outcome with `mask` applied to all its texts, and these cut where they are too long."""
+        if mask is unmasked and self.error is None and self.exit is None:
             return self
-        shown = [masked_within(getattr(self, name), mask) for name in ("error", "traceback")]
         return replace(
             self,
-            error=shown[0],
-            traceback=shown[1],
+            error=self.error and cut_middle(mask(self.error), ERROR_CHARACTERS),
+            error_type=self.error_type and cut(mask(self.error_type), NAME_CHARACTERS),
+            traceback=self.traceback and cut_middle(mask(self.traceback), TRACEBACK_CHARACTERS),
             result=masked_within(self.result, mask),
             partial_results=masked_within(self.partial_results, mask),
-            exit=masked_within(self.exit, mask),
+            exit=self.exit and _short_lines(masked_within(self.exit, mask)),
         )
 
     @property
@@ -205,13 +210,18 @@ def summary(result: Any) -> dict[str, Any]:
         f"{name}_count": len(value) for name, value in result.items() if isinstance(value, dict | list)
     }
     members = {**lengths, **short}
-    return {name: _brief(members[name]) for name in list(members)[:SUMMARY_MEMBERS]}
+    return {cut(name, SUMMARY_TEXT): _brief(members[name]) for name in list(members)[:SUMMARY_MEMBERS]}
 
 
 def _brief(value: Any) -> Any:
     if isinstance(value, str) and len(value) > SUMMARY_TEXT:
         return value[: SUMMARY_TEXT - 3] + "..."
     return value
+
+
+def _short_lines(shown: Mapping[str, Any]) -> dict[str, Any]:
+    lines = shown.get("last_lines", ())
+    return {**shown, "last_lines": [cut(line, LINE_CHARACTERS) for line in lines]} if lines else dict(shown)
 
 
 def _peak(rss_bytes: int | None) -> dict[str, Any] | None:

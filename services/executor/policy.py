@@ -3,6 +3,7 @@
 It also decides which environment variables a tool sees.  Pure.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -12,7 +13,7 @@ from services.executor.isolation.environment.requirements import block_of
 from services.executor.isolation.sandbox import Sandbox
 from services.executor.store import Limit, Order
 from shared.backoff import Backoff
-from shared.documents import kind, validated
+from shared.documents import kind, printable, validated
 from shared.errors import ContractError, ToolError
 from shared.log import masking
 from shared.messages import LimitKey, Policy, PositiveCount, PositiveNumber, WireRecord
@@ -28,6 +29,32 @@ ENVIRONMENT_ALLOW_LIST: Final = (
 def allowed_environment(variables: Mapping[str, str]) -> dict[str, str]:
     """Return those of `variables` that every tool sees."""
     return {name: variables[name] for name in ENVIRONMENT_ALLOW_LIST if name in variables}
+
+
+WITHHELD: Final = frozenset({"REDIS_URL"})
+"""Variables that no tool gets, whoever allows it: with them it could give the executor orders."""
+
+_PATTERN = re.compile(r"[A-Za-z0-9_*]+")
+
+
+def is_withheld(name: str) -> bool:
+    """Return whether no tool gets the variable `name`.  Settings are read in any case, so this is, too."""
+    return name.upper() in WITHHELD
+
+
+def variable_pattern(text: str) -> str:
+    """Return `text` if it is the name of a variable, in which `*` stands for any characters.
+
+    Raises:
+        ValueError: it has other characters than a name.
+    """
+    if not _PATTERN.fullmatch(text):
+        raise ValueError("expected the name of a variable, or a pattern such as MYAPP_*")
+    return text
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return re.fullmatch(pattern.replace("*", ".*"), name) is not None
 
 
 # -- a tool's needs ---------------------------------------------------------------------
@@ -101,19 +128,24 @@ class Defaults:
 
     Attributes:
         environment: names of the variables that every tool may see.
-        variables: the values of these, and of those that tools ask for.
+        allowed: names of those that a tool may ask for, with `*` for any characters.
+        variables: the values of both.
     """
 
     timeout_seconds: float
     backoff: Backoff
     level: Level
     environment: Sequence[str]
+    allowed: Sequence[str]
     variables: Mapping[str, str]
 
     def options(self, chosen: Policy, needs: ToolNeeds) -> RunOptions:
         """Return how a run is performed of an experiment with the policy `chosen` and a tool with `needs`.
 
         Most runs have the same; callers keep the options with `functools.lru_cache`.
+
+        Raises:
+            ToolError: the tool asks for a variable that it may not be given.
         """
         environ = self.environ(needs)
         return RunOptions(
@@ -134,9 +166,29 @@ class Defaults:
         return Level(chosen.isolation or needs.isolation or self.level)
 
     def environ(self, needs: ToolNeeds) -> dict[str, str]:
-        """Return the environment variables that the tool may see."""
-        allowed = (*self.environment, *needs.environment)
-        return {name: self.variables[name] for name in allowed if name in self.variables}
+        """Return the environment variables that the tool may see.
+
+        Raises:
+            ToolError: it asks for one that it may not be given.
+        """
+        for name in needs.environment:
+            self._check_allowed(name)
+        given = (*self.environment, *needs.environment)
+        return {name: self.variables[name] for name in given if name in self.variables}
+
+    def _check_allowed(self, name: str) -> None:
+        if is_withheld(name):
+            raise ToolError(
+                f"the tool asks for the variable {printable(name)} in [tool.fullsend] environment; "
+                "that is the executor's connection to Redis, which no tool is given"
+            )
+        known = {*self.environment, *ENVIRONMENT_ALLOW_LIST}
+        if name not in known and not any(_matches(name, pattern) for pattern in self.allowed):
+            raise ToolError(
+                f"the tool asks for the variable {printable(name)} in [tool.fullsend] environment, which the "
+                f"operator hasn't allowed; add {printable(name)} to TOOL_ENVIRONMENT_ALLOWED to give it to "
+                "tools that ask for it"
+            )
 
     def retries(self, chosen: Policy) -> Backoff:
         """Return the back-off between a run's attempts, with their largest number."""

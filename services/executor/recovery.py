@@ -69,6 +69,7 @@ class Recovery:
     async def register(self) -> None:
         """Be known before the first claim: who is not known and holds claims counts as dead."""
         await self._store.queue.create_group()
+        await self._store.workers.identify_data()
         await self._store.workers.heartbeat(self._worker, self._ttl_seconds, listening=False)
 
     async def beat(self) -> None:
@@ -78,11 +79,23 @@ class Recovery:
         while True:
             try:
                 dead = await self._heartbeat()
-                if time.monotonic() - last > self._ttl_seconds:
+                is_same_data = await self._store.workers.identify_data()
+                # When data was lost, nobody has taken over what runs here.
+                if is_same_data and time.monotonic() - last > self._ttl_seconds:
                     await self._intake.drop_lost()
                 last = time.monotonic()
                 self._dead.update(dead)
                 self._found.set()
+                outage.ended()
+            except StoreError as exc:
+                outage.failed(exc)
+            await asyncio.sleep(self._ttl_seconds / BEATS_PER_TTL)
+
+    async def watch(self) -> None:
+        """End the runs here that nobody wants any more, until cancelled; no heartbeat waits for that."""
+        outage = Outage("unwanted")
+        while True:
+            try:
                 await self._end_unwanted()
                 outage.ended()
             except StoreError as exc:

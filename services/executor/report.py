@@ -10,10 +10,13 @@ from services.executor import metrics
 from services.executor.outcome import Outcome, Status, summary
 from services.executor.result_cache import Identity
 from services.executor.store import Claim, Finished, Order
-from shared.documents import iso, json_text
+from shared.documents import cut_middle, iso, json_text
 from shared.messages import experiment_failed
 
 Members = dict[str, Any]
+
+EARLIER_ERROR_CHARACTERS = 1_000
+"""Of an attempt that another one followed: a run may have a thousand of them."""
 
 
 class Observer:
@@ -195,7 +198,7 @@ def failure(order: Order, outcome: Outcome, ended: float) -> Members:
     """An attempt as the record's `attempts` list it."""
     return {
         "attempt": order.attempt,
-        "error": outcome.error,
+        "error": outcome.error and cut_middle(outcome.error, EARLIER_ERROR_CHARACTERS),
         "error_type": outcome.error_type,
         "at": iso(ended),
     }

@@ -21,6 +21,9 @@ T = TypeVar("T")
 MAX_ARTIFACTS = 1_000
 MAX_NAME_CHARACTERS = 200
 HEAD_CHARACTERS = 2_000
+MAX_KEY_CHARACTERS = 500
+MAX_STEPS_BYTES = 4_000_000
+"""The size of all results of steps that an attempt records; they are kept in Redis."""
 STORING: Final = Backoff(0.5, 4.0, max_attempts=5)
 MAX_INLINE_BYTES = 4_000_000
 """The size of all inline artifacts of an attempt together; further ones are put into the store."""
@@ -65,16 +68,30 @@ class AttemptResults(NothingKept):
         self._backoff = backoff
         self._names: set[str] = set()
         self._inline_bytes = 0
+        self._steps_bytes = 0
 
     # -- while the tool runs ----------------------------------------------------------
 
     async def recall(self, key: str) -> Any | None:
-        """Return what an earlier attempt recorded for this step."""
+        """Return what an earlier attempt recorded for this step.  Raises `Refusal` if its key is too long."""
+        self._check_step(key)
         return await until_available("recall", lambda: self._memory.recall(key))
 
     async def record(self, key: str, value: Any) -> None:
-        """Record the step for later attempts."""
+        """Record the step for later attempts.  Raises `Refusal` if its key or all results are too large."""
+        self._check_step(key)
+        size_bytes = len(key) + len(json_text(value))
+        if self._steps_bytes + size_bytes > MAX_STEPS_BYTES:
+            raise Refusal(
+                f"the results of the steps of a run may have {MAX_STEPS_BYTES:,} bytes of JSON, and step "
+                f"{key!r:.80} adds {size_bytes:,}; save it as an artifact and return its reference"
+            )
+        self._steps_bytes += size_bytes
         await until_available("record", lambda: self._memory.record(key, value))
+
+    def _check_step(self, key: str) -> None:
+        if len(key) > MAX_KEY_CHARACTERS:
+            raise Refusal(f"the key of a step may have {MAX_KEY_CHARACTERS} characters, not {len(key):,}")
 
     async def keep(self, capture: Capture) -> str:
         """Keep and list an artifact; return its reference.  Raises `ArtifactError`."""

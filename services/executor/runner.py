@@ -27,12 +27,7 @@ from services.executor.store import Begun, Claim, Finished, Store, experiment_of
 from services.executor.tools.bundles import parse
 from services.executor.tools.readiness import Readiness
 from shared.backoff import Backoff, Dice, shutdown_timeout, until_available
-from shared.errors import (
-    ExperimentArchivedError,
-    FullsendError,
-    StoreError,
-    StoreUnavailableError,
-)
+from shared.errors import ExperimentArchivedError, FullsendError, StoreError, StoreUnavailableError
 from shared.messages import Experiment, Policy, State
 from shared.threads import Threads
 
@@ -219,7 +214,9 @@ class Runner:
         )
         match decision:
             case Retry(delay_seconds):
-                await self._retry(claim, outcome, work.details, delay_seconds)
+                is_stored = await self._retry(claim, outcome, work.details, delay_seconds)
+                if not is_stored and await until_available("lost", lambda: self._store.runs.is_lost(claim)):
+                    await self._finish(claim, outcome, work.details, started)
             case GiveUp(exhausted):
                 final = outcome.exhausted(order.attempt) if exhausted else outcome
                 is_finished = await self._finish(claim, final, work.details, started)
@@ -240,9 +237,10 @@ class Runner:
             )
             params = {**experiment.params, **claim.order.params}
             tool.check(params)
+            options = self._options(experiment.policy, tool.needs)
         except FullsendError as exc:
             return Fault(claim, experiment, exc, limit_seconds, self._digest(experiment))
-        return Work(claim, experiment, tool, params, self._options(experiment.policy, tool.needs))
+        return Work(claim, experiment, tool, params, options)
 
     def _digest(self, experiment: Experiment | None) -> str | None:
         """The digest of code that was found, even if it can't be used."""
@@ -302,7 +300,8 @@ class Runner:
 
     async def _retry(
         self, claim: Claim, outcome: Outcome, details: report.Members, delay_seconds: float
-    ) -> None:
+    ) -> bool:
+        """Have another attempt follow; False when the run isn't this worker's any more."""
         order = claim.order.after_failure(report.failure(claim.order, outcome, time.time()))
         event = report.retrying_event(claim.order, outcome, delay_seconds)
         fields = details | {"attempts": list(order.history)}
@@ -312,7 +311,7 @@ class Runner:
         self._observer.retried(claim, stored=stored)
         if not stored:
             log.warning("outcome.refused", attempt=claim.order.attempt)
-            return
+            return False
         log.warning(
             "run.retrying",
             attempt=claim.order.attempt,
@@ -320,6 +319,7 @@ class Runner:
             error_type=outcome.error_type,
             error=outcome.error,
         )
+        return True
 
     async def _finish(self, claim: Claim, outcome: Outcome, details: report.Members, started: _Start) -> bool:
         """Report the end of the run; False when it isn't this worker's any more."""

@@ -25,7 +25,7 @@ from services.executor.policy import Defaults, allowed_environment, retry_backof
 from services.executor.recovery import Cancellations, Recovery
 from services.executor.report import Observer
 from services.executor.runner import Runner
-from services.executor.store import Retention, Store
+from services.executor.store import Retention, Store, StoreOptions
 from services.executor.tools.bundles import Bundles
 from services.executor.tools.readiness import PREPARED_AT_ONCE, Readiness
 from services.executor.tools.registry import Registry, fingerprint_of
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 PRUNE_SECONDS = 3_600.0
+TIDY_SECONDS = 5.0
 SETTLE_SECONDS = 0.2
 """So much later begins what no run waits for: it would take the processors from runs that wait."""
 
@@ -78,7 +79,13 @@ class Service:
         self._monitor = self._wanted_monitor(variables)
         observer = self._monitor or Observer()
         self._observer = observer
-        self._store = Store.on(self._client, self._patient, retention(settings), observer.unavailable)
+        self._store = Store.on(
+            self._client,
+            self._patient,
+            retention(settings),
+            observer.unavailable,
+            store_options(settings),
+        )
         self._readiness = Readiness(
             self._store, self._loader, self.worker, settings.heartbeat_ttl, settings.tool_execution_timeout
         )
@@ -135,12 +142,14 @@ class Service:
         await until_available("heartbeat", self._recovery.register)
         async with asyncio.TaskGroup() as tasks:
             beating = tasks.create_task(self._recovery.beat(), name="heartbeat")
+            watching = tasks.create_task(self._recovery.watch(), name="unwanted")
             try:
                 await self._work_until(stop)
                 grace_seconds = self._settings.shutdown_grace
             finally:
                 await self._intake.drain(grace_seconds)
             beating.cancel()
+            watching.cancel()
 
     async def _work_until(self, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -210,6 +219,7 @@ class Service:
             tasks.create_task(self._recovery.rescue(), name="rescue")
             tasks.create_task(_settled(self._registry.run), name="registry")
             tasks.create_task(_settled(self._prune), name="environments")
+            tasks.create_task(self._tidy(), name="journal")
             tasks.create_task(Cancellations(self._store, self._observer).run(), name="cancellations")
             if self._triggers is not None:
                 tasks.create_task(self._triggers.run(), name="triggers")
@@ -233,6 +243,12 @@ class Service:
             await self._environments.prune(self._settings.environment_retention)
             await asyncio.to_thread(self._bundles.prune, self._settings.environment_retention)
             await asyncio.sleep(PRUNE_SECONDS)
+
+    async def _tidy(self) -> None:
+        """Keep the journal within its size and lifetime."""
+        while True:
+            await until_available("journal", self._store.journal.tidy)
+            await asyncio.sleep(TIDY_SECONDS)
 
     def _wanted_monitor(self, variables: Mapping[str, str]) -> "Monitor | None":
         """A monitor, unless nobody would read what it counts or collect its spans."""
@@ -259,7 +275,13 @@ def retention(settings: Settings) -> Retention:
         metrics=settings.metrics_kept,
         journal=settings.journal_kept,
         log_lines=settings.log_lines_kept,
+        journal_bytes=settings.journal_max_bytes,
     )
+
+
+def store_options(settings: Settings) -> StoreOptions:
+    """What the operator chose about the store."""
+    return StoreOptions(settings.experiment_max_bytes, settings.channel_prefix)
 
 
 def defaults(settings: Settings, variables: Mapping[str, str]) -> Defaults:
@@ -271,7 +293,8 @@ def defaults(settings: Settings, variables: Mapping[str, str]) -> Defaults:
         ),
         level=Level(settings.isolation),
         environment=settings.tool_environment,
-        variables=variables,
+        allowed=settings.tool_environment_allowed,
+        variables={**settings.file_variables, **variables},
     )
 
 

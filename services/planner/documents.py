@@ -14,8 +14,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from services.planner.models import RANGE, VALUES, RunManifest
-from shared.documents import json_object, printable, problem, shown, yaml_object
+from shared.documents import json_object, printable, problem, shown
 from shared.errors import ContractError, PlanError
+from shared.yaml_reader import yaml_object
 
 MAX_FILE_BYTES: Final = 100_000_000
 MAX_MISTAKES: Final = 20

@@ -1,7 +1,7 @@
 """Calls tools in subprocesses of this process: the pool, the tools and the store of artifacts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class RuntimeConfig:
     tool_execution_timeout: float = 300.0
     isolation: str = "warm"
     tool_environment: tuple[str, ...] = ()
+    tool_environment_allowed: tuple[str, ...] = ()
+    file_variables: Mapping[str, str] = field(default_factory=dict)
     sandbox: Sandbox = Sandbox.OFF
     sandbox_readable: tuple[Path, ...] = ()
 
@@ -72,7 +74,8 @@ class ToolRuntime:
             backoff=ONCE,
             level=Level(config.isolation),
             environment=config.tool_environment,
-            variables=variables,
+            allowed=config.tool_environment_allowed,
+            variables={**config.file_variables, **variables},
         )
 
     async def open(self) -> None:

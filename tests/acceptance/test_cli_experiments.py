@@ -71,6 +71,19 @@ async def test_publish_warns_of_a_schedule_that_is_probably_a_mistake(
     assert done.lines[1].endswith("; warning: it is never due")
 
 
+async def test_publish_refuses_what_executors_would_not_read(
+    shell: Shell, experiment_file: ExperimentFile, redis: Any
+) -> None:
+    small, large = experiment_file("exp_1"), experiment_file("exp_2", extra=f"  note: {'x' * 2000}\n")
+
+    strict = shell.with_variables(EXPERIMENT_MAX_BYTES="2000")
+    done = await strict.fullsend("publish", small.name, large.name)
+
+    assert done.code == 1
+    assert "executors read at most 2,000 (EXPERIMENT_MAX_BYTES)" in done.err
+    assert await redis.keys("*") == []
+
+
 async def test_publish_stores_the_state_of_the_file_unless_another_is_given(
     shell: Shell, experiment_file: ExperimentFile, redis: Any
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from services.executor.store import Order, Store
 from shared import keys
+from shared.connection import connect_blocking
 from tests.acceptance.commands import Shell, row_of
 from tests.acceptance.tool_texts import GREET
 from tests.conftest import Neighbour, Serve, Tools, eventually
@@ -185,3 +186,18 @@ async def test_doctor_reports_a_worker_that_does_not_answer(shell: Shell, store:
     assert done.code == 1
     assert "does not answer like a worker: [Errno 111] Connection refused" in done.out
     assert "secret" not in done.out
+
+
+async def test_doctor_finds_workers_on_another_database(
+    shell: Shell, neighbour: Neighbour, redis_url: str
+) -> None:
+    client = connect_blocking(redis_url.replace("/0", "/3"))
+    async with client.pubsub() as pubsub:
+        await pubsub.subscribe(keys.MARKERS)
+        await pubsub.get_message(timeout=30)
+        done = await shell.fullsend("doctor")
+    await client.aclose()
+
+    assert "1 further workers on database 3 of this server hear the same messages" in done.out
+    assert "set CHANNEL_PREFIX" in done.out
+    assert done.code == 1

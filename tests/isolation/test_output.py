@@ -56,7 +56,7 @@ async def test_a_long_line_is_cut_with_a_note(bench: Bench) -> None:
 
     cut, following = bench.lines()
     assert cut.startswith("xxx")
-    assert cut.endswith("(line cut at 8192 bytes)")
+    assert cut.endswith("(line cut at 65536 bytes)")
     assert following == "next"
 
 

@@ -27,7 +27,7 @@ def time() -> FakeTime:
 class Laboratory:
     """A backend and an aggregator over one directory of tools and one store."""
 
-    def __init__(self, folder: Path, inline_max_bytes: int = 100) -> None:
+    def __init__(self, folder: Path, inline_max_bytes: int = 100, allowed: tuple[str, ...] = ()) -> None:
         self.folder = folder
         self.tools = folder / "tools"
         self.tools.mkdir(exist_ok=True)
@@ -38,6 +38,7 @@ class Laboratory:
             inline_artifact_max_bytes=inline_max_bytes,
             bundles_path=folder / "bundles",
             environments_path=folder / "environments",
+            tool_environment_allowed=allowed,
         )
         self.runtime = ToolRuntime(places, 2, os.environ)
         self.backend = LocalBackend(self.runtime, 2)

@@ -233,7 +233,7 @@ async def test_an_aggregation_has_the_limits_of_its_tool(
     laboratory: MakeLaboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAB_KEY", "hunter2hunter2")
-    lab = await laboratory()
+    lab = await laboratory(allowed=("LAB_KEY",))
     table = '# /// script\n# [tool.fullsend]\n# memory_mb = 100\n# environment = ["LAB_KEY"]\n# ///\n'
     leaky = "def leaky(replicates, target_data):\n    import os; raise ValueError(os.environ['LAB_KEY'])\n"
     lab.tool("tool", table + TOOL + leaky)

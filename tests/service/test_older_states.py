@@ -125,10 +125,10 @@ async def test_a_service_works_on_with_a_server_that_has_forgotten_everything(
         await books.run(1)
         await redis.flushall()
         books.go()
-        await log.said("outcome.refused")
+        await log.said("run.restored")
         await books.run_none()
         await books.trigger()
-        await eventually(books.says_one_result, "the new run")
+        await books.results()
 
     assert books.starts() == {0: 1, 1: 1}
 

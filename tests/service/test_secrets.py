@@ -48,7 +48,7 @@ async def told(
     monkeypatch.setenv("REDIS_URL", "redis://elsewhere")
     tools("telltale", TELLTALE)
     await neighbour.publish("exp_1", "telltale", params=f'{{"fail": {request.param}}}')
-    async with serve():
+    async with serve(tool_environment_allowed="TELLTALE_*"):
         result = await neighbour.run("exp_1")
     redis, run_id = neighbour.redis, result["run_id"]
     return {

@@ -213,10 +213,12 @@ async def test_what_can_not_be_read_begins_to_be_reported_and_is_left_alone(
 
 
 async def test_what_is_too_large_is_not_read(worker: Worker, redis: Any) -> None:
-    await redis.hset(keys.experiment(EXPERIMENT), mapping={"tool": "t", "params": "x" * 17_000_000})
-    run = await worker.begun()
+    await redis.hset(keys.experiment(EXPERIMENT), mapping={"tool": "t", "params": "x" * 1_000_000})
+    for _ in range(2):  # as it is compiled, and from what was compiled
+        run = await worker.begun()
+        assert await run.finish(State.FAILED) == "finished"
 
-    assert "holds 17000001 bytes; at most 16 MiB" in str(run.claim.stored.error)
+        assert "holds 1000001 bytes; at most 1000000 bytes in 1000 fields" in str(run.claim.stored.error)
 
 
 # -- which tools a worker can begin ---------------------------------------------------

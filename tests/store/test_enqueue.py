@@ -128,7 +128,10 @@ async def test_without_room_or_a_group_a_run_is_only_queued(store: Store, redis:
 async def test_a_message_that_was_admitted_before_hands_out_nothing(worker: Worker) -> None:
     await worker.store.queue.admit(ORDER, Position("m:c", 1), worker.name, 0)
 
-    assert await worker.store.queue.admit(ORDER, Position("m:c", 1), worker.name, 1) == (None, Taken())
+    timestamp, taken = await worker.store.queue.admit(ORDER, Position("m:c", 1), worker.name, 1)
+
+    assert timestamp is None
+    assert taken == Taken(claims=[])
 
 
 @pytest.mark.parametrize(

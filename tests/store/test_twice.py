@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from services.executor.store import Begun, Decision, Finished, NotedSchedule, Order, Position, Store
+from services.executor.store.runs import LOST
 from services.executor.store.scripts import FOLDER, Script, Scripts
 from shared import keys
 from tests.store.conftest import (
@@ -188,6 +189,16 @@ async def test_a_worker_beats_and_leaves_once(store: Store, worker: Worker) -> N
     assert await store.workers.alive() == []
 
 
+async def test_a_run_that_redis_has_lost_is_reported_once(worker: Worker, redis: Any) -> None:
+    await worker.store.workers.identify_data()
+    run = await worker.begun()
+    await redis.flushall()
+
+    assert await run.finish() == "finished"
+    assert [kind for kind, _ in await journal(redis)].count("result") == 1
+    assert (await worker.store.runs.record(run.id))["note"] == LOST
+
+
 async def test_no_script_is_left_out(twice: dict[str, int], worker: Worker, redis: Any) -> None:
     """Reads are the same however often they are sent; `cancel` returns what is then the case."""
     run = await worker.begun(request_id="r")
@@ -208,6 +219,10 @@ async def test_no_script_is_left_out(twice: dict[str, int], worker: Worker, redi
     await worker.take(5)
     await worker.store.workers.heartbeat("w", 60, listening=False)
     await worker.store.workers.forget("w")
+    await worker.store.workers.identify_data()
+    run = await worker.begun()
+    await redis.flushall()
+    await run.finish()
 
     texts = [path.read_text() for path in FOLDER.glob("*.lua")]
     included = {name for text in texts for name in re.findall(r"^-- include (\w+)\.lua$", text, re.M)}

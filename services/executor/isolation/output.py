@@ -9,7 +9,9 @@ from collections import deque
 from collections.abc import Callable
 
 READ_BYTES = 65_536
-MAX_LINE_BYTES = 8_192
+MAX_LINE_BYTES = 65_536
+"""A longer line is cut.  It is cut once more before it is stored, after secrets have been masked."""
+
 KEPT_LINES = 20
 
 

@@ -21,7 +21,7 @@ from services.executor.store.orders import NORMAL, Begun, Claim, Limit, Order, e
 from services.executor.store.pubsub import Subscriptions, TriggerOrder
 from services.executor.store.queue import Depth, Position, Queue
 from services.executor.store.runs import Finished, RunCancellation, Runs
-from services.executor.store.scripts import Scripts
+from services.executor.store.scripts import Scripts, StoreOptions
 from services.executor.store.submissions import RunProgress, Submissions
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "Server",
     "ServerFacts",
     "Store",
+    "StoreOptions",
     "Stored",
     "StoredLogLine",
     "Submissions",
@@ -95,6 +96,7 @@ class Store:
         patient: Redis,
         retention: Retention,
         on_unavailable: Callable[[], None] = lambda: None,
+        options: StoreOptions | None = None,
     ) -> Self:
         """A store on two clients: one for commands, one for blocking reads.
 
@@ -102,8 +104,9 @@ class Store:
             client, patient: the clients.
             retention: how much is kept.
             on_unavailable: is called when Redis is not there for a script.
+            options: what the operator chose.
         """
-        scripts = Scripts(client, on_unavailable)
+        scripts = Scripts(client, on_unavailable, options)
         claims = Claims(scripts, retention)
         return cls(
             queue=Queue(scripts, patient, claims),
@@ -112,8 +115,8 @@ class Store:
             due_times=DueTimes(scripts, claims),
             triggers=TriggerOrder(scripts, retention.journal),
             workers=Workers(scripts),
-            subscriptions=Subscriptions(patient),
-            journal=Journal(scripts, patient),
+            subscriptions=Subscriptions(scripts, patient),
+            journal=Journal(scripts, patient, retention),
             history=History(scripts, patient),
             server=Server(scripts),
             cached_runs=CachedRuns(scripts, retention.record_ms),

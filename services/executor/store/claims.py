@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 
 from services.executor.store.compiled import KEPT_SECONDS, compiled, read_compiled
-from services.executor.store.experiments import NOTHING_STORED, Stored, read_stored
+from services.executor.store.experiments import NOTHING_STORED, Stored, prepare_stored, read_stored
 from services.executor.store.orders import PRIORITIES, Begun, Claim, Order
 from services.executor.store.scripts import Fields, Script, Scripts, asking, flat
 from shared import keys
@@ -51,13 +51,14 @@ _PUT_AWAY = Script(
 class Retention:
     """How much is kept for those who ask later.
 
-    `record_ms` counts from the end of a run, and for metrics from the last one.
+    `record_ms` counts from the end of a run, for metrics from the last one, and for entries of the journal.
     """
 
     record_ms: int
     metrics: int
     journal: int
     log_lines: int
+    journal_bytes: int = 64_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,9 @@ class Claims:
                 log.info(LET_GO[reason], run_id=run_id)
             wanted.update(missing)
             stored = {one[0]: read_compiled(*one) for one in experiments}
-            stored |= {name: read_stored(name, kind, content) for name, kind, content, _ in documents}
+            for name, kind, content, _ in documents:
+                await prepare_stored(kind, content)
+                stored[name] = read_stored(name, kind, content)
             uncompiled = [(queue, entry) for what, queue, entry, *_ in given if what == "uncompiled"]
             try:
                 for one in given:
@@ -157,11 +160,14 @@ class Claims:
         """Keep what documents say for scripts: each an experiment's id, a type, a content and a digest."""
         if not documents:
             return
+        fields: dict[str, dict[str, str]] = {}
+        for experiment_id, kind, content, digest in documents:
+            await prepare_stored(kind, content)
+            fields[keys.compiled(experiment_id)] = compiled(experiment_id, kind, content, digest)
         async with asking("compile"), self._scripts.client.pipeline(transaction=True) as pipe:
-            for experiment_id, kind, content, digest in documents:
-                key = keys.compiled(experiment_id)
+            for key, mapping in fields.items():
                 pipe.delete(key)
-                pipe.hset(key, mapping=compiled(experiment_id, kind, content, digest))
+                pipe.hset(key, mapping=mapping)
                 pipe.expire(key, KEPT_SECONDS)
             await pipe.execute()
 
@@ -201,7 +207,7 @@ class Claims:
             await self._put_away(queue, entry, Order.run_named_in(text, entry), exc)
             return []
         experiment = stored.get(order.experiment_id, NOTHING_STORED)
-        return [Claim(queue, entry, worker, order, Begun(what), experiment, error)]
+        return [Claim(queue, entry, worker, order, Begun(what), experiment, error, self._scripts.dataset)]
 
     async def _put_away(self, queue: str, entry: str, run: Order | None, exc: ContractError) -> None:
         """End the run that the order names; without one, there are only the message and the entry."""

@@ -1,5 +1,6 @@
 """What runs there are on: the workers that are alive, and the Redis server that they share."""
 
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,13 @@ from services.executor.store.claims import GROUP, QUEUES
 from services.executor.store.queue import ASIDE
 from services.executor.store.scripts import Script, Scripts, asking
 from shared import keys
-from shared.errors import StoreError
+from shared.errors import StoreError, StoreUnavailableError
 
 PINGS = 5
 TYPES = {
     **dict.fromkeys(QUEUES, "stream"),
     keys.journal(): "stream",
+    keys.dataset(): "string",
     keys.retries(): "zset",
     keys.nudges(): "zset",
     keys.due_times(): "zset",
@@ -64,6 +66,21 @@ class Workers:
             [worker, round(ttl_seconds * 1_000), int(listening)],
         )
         return list(answer)
+
+    async def identify_data(self) -> bool:
+        """Look what identifies Redis' data; False if that has changed since the last call: data was lost."""
+        known = self._scripts.dataset
+        try:
+            async with asking("dataset"), self._scripts.client.pipeline(transaction=True) as pipe:
+                pipe.set(keys.dataset(), secrets.token_hex(8), nx=True)
+                pipe.get(keys.dataset())
+                _, found = await pipe.execute()
+        except StoreUnavailableError:
+            raise
+        except StoreError:  # somebody has made another type of the key, so nothing is known
+            found = ""
+        self._scripts.dataset = str(found)
+        return known in ("", found)
 
     async def strays(self) -> list[str]:
         """Workers that hold claims and are not listed: they were forgotten, came back to life and died."""
@@ -162,6 +179,19 @@ class ServerFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherListeners:
+    """Workers of other databases of this server, which hear the same channels.
+
+    Attributes:
+        workers: how many.
+        databases: in which databases there are subscribers, as far as the server tells.
+    """
+
+    workers: int
+    databases: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
 class WrongType:
     """A key of the executor that somebody has made another Redis type of."""
 
@@ -174,6 +204,7 @@ class Server:
     """The Redis server."""
 
     def __init__(self, scripts: Scripts) -> None:
+        self._scripts = scripts
         self._client = scripts.client
 
     async def look(self) -> ServerFacts:
@@ -203,6 +234,24 @@ class Server:
             for (key, wanted), kind in zip(expected.items(), found, strict=True)
             if kind not in (wanted, "none")
         ]
+
+    async def other_listeners(self) -> OtherListeners:
+        """Who hears the triggers and isn't known in this database: pub/sub knows no databases."""
+        markers = self._scripts.channel(keys.MARKERS)
+        async with asking("listeners"):
+            ears = await self._client.smembers(keys.ears())
+            counts = dict(await self._client.pubsub_numsub(markers, *ears))
+        others = counts.pop(markers, 0) - sum(1 for count in counts.values() if count)
+        if others <= 0:
+            return OtherListeners(0, ())
+        own = self._client.connection_pool.connection_kwargs.get("db") or 0
+        try:
+            async with asking("listeners"):
+                clients = await self._client.client_list(_type="pubsub")
+        except StoreError:  # managed servers refuse CLIENT
+            clients = []
+        databases = {int(one["db"]) for one in clients if int(one.get("sub", 0))} - {int(own)}
+        return OtherListeners(others, sorted(databases))
 
     async def _ping_ms(self) -> float:
         started = time.perf_counter()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from services.executor.store.claims import CLAIM_ARGUMENTS, NOTHING_TAKEN, Claims, Taken
-from services.executor.store.experiments import Stored, read_stored, read_stored_schedule
+from services.executor.store.experiments import Stored, prepare_stored, read_stored, read_stored_schedule
 from services.executor.store.orders import Order
 from services.executor.store.scripts import Script, Scripts, asking
 from shared import keys
@@ -174,6 +174,8 @@ class DueTimes:
         found, following, now_us = await self._scripts.call(
             _DUE, [keys.due_times(), keys.noted_schedules()], [within_ms, most, keys.open_runs("")]
         )
+        for _, _, _, _, experiment, *_ in found:
+            await prepare_stored(*experiment)
         return FoundDue([DueTime.read(one) for one in found], int(following) if following else None, now_us)
 
     async def fire(self, decision: Decision, worker: str = "", room: int = 0) -> Fired:

@@ -9,6 +9,7 @@ from services.executor.store.scripts import Script, Scripts, asking
 from shared import keys
 from shared.errors import ContractError, ExperimentNotFoundError
 from shared.messages import Experiment, Schedule, read_experiment, read_schedule
+from shared.yaml_reader import LARGE_CHARACTERS, prepare
 
 READ_AT_ONCE = 200
 REMEMBERED = 1_000
@@ -49,7 +50,11 @@ class Experiments:
     async def read_many(self, experiment_ids: Sequence[str]) -> list[Stored]:
         """The same for several, in one trip."""
         pairs = await self._scripts.call(READ, [keys.experiment(one) for one in experiment_ids])
-        return [read_stored(one, *pair) for one, pair in zip(experiment_ids, pairs, strict=True)]
+        found: list[Stored] = []
+        for one, (kind, content) in zip(experiment_ids, pairs, strict=True):
+            await prepare_stored(kind, content)
+            found.append(read_stored(one, kind, content))
+        return found
 
     async def scan(self) -> AsyncIterator[tuple[str, Stored]]:
         """Every experiment there is, readable or not, in no order."""
@@ -102,7 +107,7 @@ class Experiments:
             pipe.hsetnx(key, "created_at", now)
             if schedule:
                 pipe.set(keys.schedule(experiment.id), schedule.to_json())
-                pipe.publish(keys.SCHEDULES_CHANGED, schedule.to_json())
+                pipe.publish(self._scripts.channel(keys.SCHEDULES_CHANGED), schedule.to_json())
             pipe.exists(keys.schedule(experiment.id))
 
         async with asking("publish"):
@@ -160,6 +165,12 @@ class Experiments:
                 return
 
 
+async def prepare_stored(kind: str, content: Sequence[str] | str) -> None:
+    """Have a large text read in a process, so that `read_stored` takes no time right after this."""
+    if kind == "hash" and _characters(content) > LARGE_CHARACTERS:
+        await prepare(_fields(content).get("spec", ""))
+
+
 def read_stored(experiment_id: str, kind: str, content: Sequence[str] | str) -> Stored:
     """What a script has read at the key of an experiment: fields and values in turn, or a text."""
     if kind == "none":
@@ -215,7 +226,7 @@ def _read(experiment_id: str, kind: str, parts: tuple[str, ...] | str) -> Experi
 _remembered = lru_cache(maxsize=REMEMBERED)(_read)
 
 
-def _characters(parts: tuple[str, ...] | str) -> int:
+def _characters(parts: Sequence[str] | str) -> int:
     return len(parts) if isinstance(parts, str) else sum(map(len, parts))
 
 

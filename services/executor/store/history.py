@@ -9,8 +9,10 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from services.executor.store.claims import Retention
 from services.executor.store.scripts import Scripts, asking
 from shared import keys
+from shared.errors import StoreError
 
 OVERVIEW = (
     "status", "tool", "attempt", "trigger", "queued_at", "started_at", "finished_at", "duration_seconds",
@@ -21,6 +23,10 @@ OVERVIEW = (
 TOOK = ("status", "tool", "duration_seconds", "cached")
 
 LINES_AT_ONCE = 1_000
+TRIMS = 5
+TRIMMED_TO = 0.9
+"""The share of its memory that a journal is trimmed to, so that it isn't trimmed again at once."""
+
 _TIMESTAMP = re.compile(r"(\d+)-(\d+)")
 
 
@@ -163,11 +169,40 @@ class Journal:
     Args:
         scripts: for commands.
         patient: a client whose reads have no time limit.
+        retention: how much it keeps.
     """
 
-    def __init__(self, scripts: Scripts, patient: Redis) -> None:
+    def __init__(self, scripts: Scripts, patient: Redis, retention: Retention) -> None:
         self._scripts = scripts
         self._patient: Any = patient
+        self._keep = retention
+
+    async def tidy(self) -> None:
+        """Drop the entries that are too old, and the oldest while all take too much memory.
+
+        Entries of the journal are trimmed by number as they are written.  The journal expires as a whole
+        when this isn't called for as long as records are kept.
+        """
+        key, client = keys.journal(), self._scripts.client
+        async with asking("journal"):
+            if await client.type(key) != "stream":
+                return
+            seconds, micros = await client.time()
+            await client.pexpire(key, self._keep.record_ms)
+            oldest_ms = seconds * 1_000 + micros // 1_000 - self._keep.record_ms
+            await client.xtrim(key, minid=max(0, oldest_ms), approximate=False)
+        for _ in range(TRIMS):
+            try:
+                async with asking("journal"):
+                    used_bytes = int(await client.memory_usage(key, samples=0) or 0)
+                    count = int(await client.xlen(key))
+            except StoreError:
+                return  # managed servers may not tell
+            if used_bytes <= self._keep.journal_bytes:
+                return
+            kept = int(count * self._keep.journal_bytes / used_bytes * TRIMMED_TO)
+            async with asking("journal"):
+                await client.xtrim(key, maxlen=kept, approximate=False)
 
     async def end(self) -> str:
         """The cursor after the last message."""

@@ -275,7 +275,8 @@ class Claim(Struct, frozen=True):
     """An order that a worker holds.
 
     `entry` is its id in the stream `queue`.  `begun` says what became of it, `stored` is its
-    experiment as it was then, `error` what is wrong with a key when it is `broken`.
+    experiment as it was then, `error` what is wrong with a key when it is `broken`.  `dataset` identified
+    Redis' data then; empty if that isn't known.
     """
 
     queue: str
@@ -285,6 +286,7 @@ class Claim(Struct, frozen=True):
     begun: Begun = Begun.BEGUN
     stored: Stored = NOTHING_STORED
     error: str = ""
+    dataset: str = ""
 
     @property
     def tool(self) -> str | None:

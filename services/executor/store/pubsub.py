@@ -30,10 +30,12 @@ class Messages:
 
     Args:
         connection: no command was sent on it yet.
+        prefix: stands before the names of all channels on the server, and nowhere else.
     """
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, prefix: str) -> None:
         self._connection = connection
+        self._prefix = prefix
         self._leaving: set[str] | None = None
 
     async def subscribe(self, channels: Sequence[str]) -> None:
@@ -56,6 +58,7 @@ class Messages:
                 kind, channel, data = await self._read()
             except (redis.exceptions.RedisError, OSError) as exc:
                 raise translated("listen", exc) from exc
+            channel = channel.removeprefix(self._prefix)
             if kind == "message":
                 return Message(channel, data)
             if kind == "unsubscribe" and self._leaving is not None:
@@ -63,7 +66,8 @@ class Messages:
         raise StopAsyncIteration
 
     async def _send(self, command: str, channels: Sequence[str]) -> None:
-        await self._connection.send_command(command, *channels, check_health=False)
+        names = [self._prefix + channel for channel in channels]
+        await self._connection.send_command(command, *names, check_health=False)
 
     async def _read(self) -> Any:
         return await self._connection.read_response(timeout=math.inf, disconnect_on_error=False)
@@ -73,10 +77,12 @@ class Subscriptions:
     """Subscribes to channels.
 
     Args:
+        scripts: know how channels are called on this server.
         patient: a client whose reads have no time limit.
     """
 
-    def __init__(self, patient: Redis) -> None:
+    def __init__(self, scripts: Scripts, patient: Redis) -> None:
+        self._scripts = scripts
         self._patient = patient
 
     @contextlib.asynccontextmanager
@@ -94,7 +100,7 @@ class Subscriptions:
         async with asking("subscribe"):
             connection = await pool.get_connection()
         try:
-            messages = Messages(connection)
+            messages = Messages(connection, self._scripts.channel(""))
             async with asking("subscribe"):
                 await messages.subscribe(channels)
             yield messages
@@ -126,7 +132,7 @@ class TriggerOrder:
     async def send(self, channel: str, message: Mapping[str, Any]) -> int:
         """Publish a trigger as any neighbour would; returns how many subscribers received it."""
         async with asking("trigger"):
-            return int(await self._scripts.client.publish(channel, json_text(message)))
+            return int(await self._scripts.client.publish(self._scripts.channel(channel), json_text(message)))
 
     async def join(self, worker: str, ear: str, marker: str, ttl_seconds: float) -> bool:
         """Publish a marker from which all workers count the triggers.
@@ -140,10 +146,11 @@ class TriggerOrder:
         Returns:
             Whether the triggers that the worker heard before the marker are still to be admitted.
         """
+        channels = self._scripts.channel(keys.MARKERS), self._scripts.channel(ear)
         answer = await self._scripts.call(
             _JOIN,
             [keys.listeners(), keys.ears(), keys.admitted(marker)],
-            [worker, marker, keys.MARKERS, math.ceil(ttl_seconds * 1_000), BITMAP_KEPT_MS, ear],
+            [worker, marker, channels[0], math.ceil(ttl_seconds * 1_000), BITMAP_KEPT_MS, channels[1]],
         )
         return bool(answer)
 

@@ -89,6 +89,15 @@ class _Ending(Struct, frozen=True):
     fields: list[str]
 
 
+_RESTORE = Script(
+    "restore",
+    keys=("record", "metrics", "journal"),
+    args=("lease", "kept_ms", "metrics_cap", "journal_cap", "result", "events[]", "fields[]"),
+)
+
+LOST = "Redis lost its data while the run was under way (FLUSHALL, or a restart without its data)"
+
+
 class Runs:
     """The records of runs, and all that is said about them."""
 
@@ -130,8 +139,45 @@ class Runs:
             fields: of the record, among them the final `status`.
             events: metric events, in order.
             result: the message on the result channel.
+
+        If Redis has lost the run with all its data, what can still be said of it is said all the same.
         """
-        return await self._end(claim, claim.lease, state, fields, events, result)
+        answer = await self._end(claim, claim.lease, state, fields, events, result)
+        if answer is Finished.STALE and await self.is_lost(claim):
+            return await self._restore(claim, fields, events, result)
+        return answer
+
+    async def is_lost(self, claim: Claim) -> bool:
+        """Whether Redis has lost its data since the run was claimed: by FLUSHALL, or a restart without any.
+
+        Otherwise, a claim that isn't there any more was taken over.
+        """
+        if not claim.dataset:
+            return False
+        async with asking("dataset"):
+            return bool(await self._scripts.client.get(keys.dataset()) != claim.dataset)
+
+    async def _restore(
+        self, claim: Claim, fields: Fields, events: Sequence[Event], result: Event
+    ) -> Finished:
+        order, note = claim.order, {"note": LOST}
+        answer = await self._scripts.call(
+            _RESTORE,
+            [keys.run(order.run_id), keys.metrics(order.experiment_id), keys.journal()],
+            [
+                claim.lease,
+                self._keep.record_ms,
+                self._keep.metrics,
+                self._keep.journal,
+                json_text({**result, **note}),
+                [json_text(event) for event in events],
+                flat({**fields, **note}),
+            ],
+        )
+        if not answer:
+            return Finished.STALE
+        log.warning("run.restored", run_id=order.run_id, hint=LOST)
+        return Finished.FINISHED
 
     async def reject(self, claim: Claim, fields: Fields, events: Sequence[Event], result: Event) -> Finished:
         """End a claimed run that never began; its experiment's state is left alone."""

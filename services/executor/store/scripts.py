@@ -21,6 +21,7 @@ import contextlib
 import hashlib
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 from services.executor.store.resp import Argument, SharedConnection
+from shared import keys
 from shared.backoff import Backoff
 from shared.documents import json_text
 from shared.errors import StoreError, StoreUnavailableError
@@ -49,6 +51,22 @@ _PASSING = re.compile(
     r"|command not allowed when used memory|can't write against a read only replica"
     r"|[Nn]o permissions to (?:run|access)|user executing the script can't"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """What an operator can choose about a store.
+
+    Args:
+        document_max_bytes: a larger experiment, schedule or registration of a tool is not read.
+        channel_prefix: stands before the names of all channels.
+    """
+
+    document_max_bytes: int = 1_000_000
+    channel_prefix: str = ""
+
+
+_BOUND: Final = f"local LARGEST_BYTES = {StoreOptions().document_max_bytes} "
 
 
 class Script:
@@ -82,11 +100,23 @@ class Script:
         self._places, lines = zip(*_lines(path, _bindings(keys, args)), strict=True)
         self.text = "\n".join(lines)
         self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        self._adapted = {StoreOptions(): (self.digest, self.text)}
         self._key_count = len(keys)
         self._has_key_list = any(map(_is_list, keys))
         self._argument_count = len(args)
         self._single = [at for at, one in enumerate(args) if not _is_list(one)]
         self._lists = [at for at, one in enumerate(args) if _is_list(one)]
+
+    def adapted(self, options: StoreOptions) -> tuple[str, str]:
+        """The digest and the text of the script with other options than by default."""
+        known = self._adapted.get(options)
+        if known is None:
+            text = self.text.replace(_BOUND, f"local LARGEST_BYTES = {options.document_max_bytes} ")
+            for channel in (keys.METRICS, keys.RESULTS):
+                text = text.replace(f"'{channel}'", f"'{options.channel_prefix}{channel}'")
+            digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+            known = self._adapted[options] = digest, text
+        return known
 
     def packed(self, keys: Sequence[str], args: Sequence[Any]) -> list[Argument]:
         """Keys and arguments as they are sent behind the script: the number of keys comes first.
@@ -120,13 +150,26 @@ class Scripts:
     Args:
         client: for commands, and for the connection on which the scripts are called.
         on_unavailable: is called when Redis is not there for a script.
+        options: what the operator chose.
     """
 
-    def __init__(self, client: Redis, on_unavailable: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        client: Redis,
+        on_unavailable: Callable[[], None] = lambda: None,
+        options: StoreOptions | None = None,
+    ) -> None:
         # Any: redis-py annotates for both protocols, bytes and text at once; the methods above are exact.
         self.client: Any = client
         self._connection = SharedConnection(client, COMMAND_TIMEOUT_SECONDS)
         self.on_unavailable = on_unavailable
+        self._options = options or StoreOptions()
+        self.dataset = ""
+        """What identified Redis' data at the last heartbeat, see `Workers.identify_data`."""
+
+    def channel(self, name: str) -> str:
+        """The channel that is called `name` in the contract, as it is called on this server."""
+        return self._options.channel_prefix + name
 
     def send(self, *command: Argument) -> None:
         """Send a command whose answer nobody waits for, behind all that was sent before."""
@@ -196,16 +239,17 @@ class Scripts:
     async def _ask(
         self, script: Script, ask: Callable[[str, str], asyncio.Future[Any]], *, asks_again: bool = True
     ) -> Any:
+        digest, text = script.adapted(self._options)
         attempt = 0
         while True:
             attempt += 1
             try:
                 try:
-                    return await ask("EVALSHA", script.digest)
+                    return await ask("EVALSHA", digest)
                 except redis.exceptions.NoScriptError:
                     # A restarted server, another one, or SCRIPT FLUSH. With SCRIPT LOAD and EVALSHA, the
                     # script could be forgotten again in between.
-                    return await ask("EVAL", script.text)
+                    return await ask("EVAL", text)
             except (redis.exceptions.RedisError, OSError) as exc:
                 is_last = not asks_again or LOST_ANSWER.is_exhausted(attempt)
                 if is_last or not isinstance(exc, redis.exceptions.ConnectionError):

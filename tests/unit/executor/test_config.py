@@ -206,6 +206,12 @@ def test_other_lines_of_the_env_file_are_left_alone(env_file: Write) -> None:
     assert (load().concurrency, load().warm_processes) == (5, 6)
 
 
+def test_all_lines_of_the_env_file_are_for_tools_as_well(env_file: Write) -> None:
+    env_file("RESEND_API_KEY='a ${HOME}'\nexport CONCURRENCY=5  # slots\nFOO\nEMPTY=\n")
+
+    assert load().file_variables == {"RESEND_API_KEY": "a ${HOME}", "CONCURRENCY": "5"}
+
+
 def test_a_directory_with_the_name_of_the_env_file_is_ignored() -> None:
     """A virtual environment may have this name."""
     config.ENV_FILE.mkdir()

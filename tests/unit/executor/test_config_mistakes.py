@@ -192,3 +192,24 @@ def test_only_the_wrong_item_of_a_list_is_shown(env_file: Write) -> None:
     env_file("SCHEDULE_MODE=trigger,crom\n")
 
     assert refusal() == [".env: SCHEDULE_MODE=crom: expected 'trigger', 'cron' or 'speedrun'"]
+
+
+def test_tools_are_not_given_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOOL_ENVIRONMENT", "OTHER,REDIS_URL")
+    monkeypatch.setenv("TOOL_ENVIRONMENT_ALLOWED", "redis_url")
+
+    problem = "is the executor's connection to Redis, which no tool is given"
+    assert refusal() == [
+        f"TOOL_ENVIRONMENT=REDIS_URL: REDIS_URL {problem}",
+        f"TOOL_ENVIRONMENT_ALLOWED=redis_url: redis_url {problem}",
+    ]
+
+
+def test_what_tools_may_ask_for_are_names_with_stars(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOOL_ENVIRONMENT_ALLOWED", "MYAPP_*, KEY")
+    assert load().tool_environment_allowed == ("MYAPP_*", "KEY")
+
+    monkeypatch.setenv("TOOL_ENVIRONMENT_ALLOWED", "KEY,MY?PP")
+    assert refusal() == [
+        "TOOL_ENVIRONMENT_ALLOWED=MY?PP: expected the name of a variable, or a pattern such as MYAPP_*"
+    ]

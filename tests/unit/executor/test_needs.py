@@ -24,7 +24,9 @@ def refusal(text: str) -> str:
     return str(refused.value)
 
 
-@pytest.mark.parametrize("text", ["", "def tool(): ...\n", "# /// script\n", "# /// other\n# x = 1\n# ///\n"])
+@pytest.mark.parametrize(
+    "text", ["", "def tool(): ...\n", "# /// script\n# ///\n", "# /// other\n# x = 1\n# ///\n"]
+)
 def test_a_file_without_a_block_asks_for_nothing(text: str) -> None:
     assert needs_of(PLACE, text) == ToolNeeds()
 
@@ -77,6 +79,59 @@ def test_an_indented_block_is_ignored() -> None:
     assert needs_of(PLACE, "    # /// script\n    # [tool.fullsend]\n    # x = 1\n    # ///\n") == ToolNeeds()
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "import os\n# /// script\n# x = 1\n\nimport re\n",
+            "the script block that begins in line 2 is not closed: line 4 is not a comment; "
+            "end the block with a line '# ///'",
+        ),
+        (
+            "# /// script\n# x = 1",
+            "the script block that begins in line 1 is not closed: line 3 is not a comment; "
+            "end the block with a line '# ///'",
+        ),
+        (
+            "# /// script\n# x = 1\n#y = 1\n# ///\n",
+            "line 3, '#y = 1', is in a script block and has no space after '#'; insert one",
+        ),
+        (
+            "# /// script\n# x = 1\n#\ty = 1\n# ///\n",
+            "line 3, '#\\ty = 1', is in a script block and has no space after '#'; insert one",
+        ),
+        (
+            "# /// script\n# x = 1\n#///\n",
+            "line 3, '#///', is in a script block and has no space after '#'; insert one",
+        ),
+        (
+            "# /// script\r\n# x = 1\r\n# /// \r\n",
+            "line 3, '# /// ', doesn't close the script block; write exactly '# ///'",
+        ),
+        *(
+            (
+                f"import os\n{opening}\n# x = 1\n# ///\n",
+                f"line 2, {opening!r}, doesn't begin a script block; write exactly '# /// script'",
+            )
+            for opening in ("# /// script ", "# /// script\t", "#/// script", "# ///script", "# ///  script")
+        ),
+    ],
+)
+def test_what_is_almost_a_block_is_refused_by_its_line(text: str, expected: str) -> None:
+    assert refusal(text) == f"{PLACE}: {expected}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# /// script\n# [tool.fullsend]\n# memory_mb = 5\n# ///\n#y = 1\n",
+        "# /// script\n# [tool.fullsend]\n#\n# memory_mb = 5\n# ///\n\n#///\n# ///\n",
+    ],
+)
+def test_comments_after_a_block_are_no_part_of_it(text: str) -> None:
+    assert needs_of(PLACE, text) == ToolNeeds(memory_mb=5)
+
+
 def test_two_blocks_are_refused() -> None:
     assert refusal(block("x = 1") + "\n" + block("y = 1")) == (
         f"{PLACE}: the file has 2 `# /// script` blocks; PEP 723 allows one"
@@ -117,6 +172,7 @@ def test_another_value_than_a_table_is_refused(lines: tuple[str, ...]) -> None:
 
 @pytest.mark.timeout(20)
 def test_a_hostile_file_is_read_quickly() -> None:
-    assert needs_of(PLACE, "# /// script\n" + "#\n" * 200_000) == ToolNeeds()
-    assert needs_of(PLACE, "# /// script\n" * 100_000) == ToolNeeds()
+    assert "line 1 is not closed" in refusal("# /// script\n" + "#\n" * 200_000)
+    assert "line 1 is not closed" in refusal("# /// script\n" * 100_000)
+    assert needs_of(PLACE, "# ///" + " " * 1_000_000 + "x\n") == ToolNeeds()
     assert needs_of(PLACE, "# /// script\n# ///\n\n" * 100_000) == ToolNeeds()

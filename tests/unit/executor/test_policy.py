@@ -1,12 +1,20 @@
 """The experiment's policy counts most, then the tool's needs, then the settings."""
 
+import pytest
+
 from services.executor.isolation.calls import Level, Limits
 from services.executor.policy import Defaults, ToolNeeds, process_limits, retry_backoff, shared_limits
 from services.executor.store import Limit, Order
+from shared.errors import ToolError
 from shared.messages import Policy
 
 DEFAULTS = Defaults(
-    300.0, retry_backoff(3, 1.0, 30.0), Level.WARM, ("ALL",), {"ALL": "1", "KEY": "2", "OTHER": "3"}
+    300.0,
+    retry_backoff(3, 1.0, 30.0),
+    Level.WARM,
+    environment=("ALL",),
+    allowed=("KEY", "APP_*_URL", "MISSING", "REDIS*"),
+    variables={"ALL": "1", "KEY": "2", "OTHER": "3", "APP_A_URL": "4", "REDIS_URL": "5", "redis_url": "6"},
 )
 
 
@@ -33,7 +41,24 @@ def test_the_longest_pause_is_at_least_the_first() -> None:
 
 
 def test_a_tool_sees_the_variables_of_all_tools_and_those_that_it_asks_for() -> None:
-    assert DEFAULTS.environ(ToolNeeds(environment=("KEY", "MISSING"))) == {"ALL": "1", "KEY": "2"}
+    asked = ToolNeeds(environment=("KEY", "MISSING", "APP_A_URL", "PATH"))
+
+    assert DEFAULTS.environ(ToolNeeds()) == {"ALL": "1"}
+    assert DEFAULTS.environ(asked) == {"ALL": "1", "KEY": "2", "APP_A_URL": "4"}
+
+
+@pytest.mark.parametrize("name", ["OTHER", "KEY2", "XKEY", "key", "APP_URL", "APP_A_URL_", "ABSENT", ""])
+def test_a_variable_that_is_not_allowed_is_refused_by_name(name: str) -> None:
+    expected = rf"asks for the variable {name} .* add {name} to TOOL_ENVIRONMENT_ALLOWED"
+
+    with pytest.raises(ToolError, match=expected):
+        DEFAULTS.environ(ToolNeeds(environment=("KEY", name)))
+
+
+@pytest.mark.parametrize("name", ["REDIS_URL", "redis_url"])
+def test_the_connection_is_given_to_no_tool_although_it_is_allowed(name: str) -> None:
+    with pytest.raises(ToolError, match=f"asks for the variable {name} .*connection to Redis"):
+        DEFAULTS.environ(ToolNeeds(environment=(name,)))
 
 
 def test_a_chosen_key_differs_from_every_experiments_and_tools_own() -> None:

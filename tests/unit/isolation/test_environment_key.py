@@ -57,7 +57,6 @@ def test_a_block_names_dependencies_and_the_python_they_need() -> None:
         block('[tool.uv]\nexclude-newer = "2024-01-01"'),
         "# /// pyproject\n# dependencies = ['a']\n# ///\n",
         "x = '''\n # /// script\n # dependencies = ['a']\n # ///\n'''\n",
-        "# /// script\n# dependencies = ['never closed']\n",
     ],
 )
 def test_a_module_that_asks_for_nothing_needs_no_environment(text: str) -> None:

@@ -52,6 +52,7 @@ KEYS: dict[Callable[..., str], str] = {
     keys.artifacts: "fullsend:executor:artifacts:a:b",
     keys.cached: "fullsend:executor:cached:a:b",
     keys.journal: "fullsend:executor:journal",
+    keys.dataset: "fullsend:executor:dataset",
 }
 
 

@@ -14,6 +14,9 @@ from .channel import Channel
 
 GATHER_SECONDS = 0.05
 MAX_GATHERED_METRICS = 500
+MAX_GATHERED_BYTES = 1_000_000
+# The executor cuts it once more, after it has masked secrets.
+MAX_PROGRESS_CHARACTERS = 100_000
 
 
 class Reporter:
@@ -27,6 +30,7 @@ class Reporter:
         self._lock = _thread.allocate_lock()
         self._progress: bytes | None = None
         self._metrics: list[bytes] = []
+        self._metrics_bytes = 0
         self._sent_at = 0.0
         self._armed = False
         self._alarm = _thread.allocate_lock()
@@ -53,13 +57,19 @@ class Reporter:
     def progress(self, done: float, total: float | None, message: str) -> None:
         """Report progress; of several reports within a moment, only the last is sent."""
         total = None if total is None else _number(total, "total")
-        params = {"done": _number(done, "done"), "total": total, "message": str(message)[:1000]}
+        params = {
+            "done": _number(done, "done"),
+            "total": total,
+            "message": str(message)[:MAX_PROGRESS_CHARACTERS],
+        }
         self._hold(protocol.encode_value(params), None)
 
     def metric(self, name: str, value: float, tags: dict[str, Any]) -> None:
         """Report a metric; several within a moment are sent together."""
         params = {"name": str(name), "value": _number(value, "value")}
         encoded = protocol.encode_value(params)[:-1] + b',"tags":' + serialize.to_json(tags, "tags") + b"}"
+        if len(encoded) > self.limit_bytes:
+            raise serialize.Unserializable(too_large("a metric", len(encoded), self.limit_bytes))
         self._hold(None, encoded)
 
     def partial(self, item: Any) -> None:
@@ -128,7 +138,10 @@ class Reporter:
             if progress is not None:
                 self._progress = progress
             if metric is not None:
+                if self._metrics_bytes + len(metric) > MAX_GATHERED_BYTES:
+                    self._flush()
                 self._metrics.append(metric)
+                self._metrics_bytes += len(metric)
             full = len(self._metrics) >= MAX_GATHERED_METRICS
             if full or time.monotonic() - self._sent_at >= GATHER_SECONDS:
                 self._flush()
@@ -136,7 +149,7 @@ class Reporter:
                 self._arm()
 
     def _flush(self) -> None:
-        metrics, self._metrics = self._metrics, []
+        metrics, self._metrics, self._metrics_bytes = self._metrics, [], 0
         progress, self._progress = self._progress, None
         if metrics:
             self._notify(b"metrics", b'{"metrics":[' + b",".join(metrics) + b"]}")

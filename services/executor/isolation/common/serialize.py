@@ -15,8 +15,10 @@ CANT_HOLD = "which JSON can't hold; return text, a number, a list or a dict ther
 _ISOLATION = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 OURS = tuple(os.path.join(_ISOLATION, package, "") for package in ("child", "common"))
 _ASYNCIO = os.path.join(os.path.dirname(os.path.abspath(os.__file__)), "asyncio", "")
-MAX_MESSAGE_CHARACTERS = 16_384
+# The executor masks secrets and cuts once more, so that no part of a secret is left where a text is cut here.
+MAX_MESSAGE_CHARACTERS = 100_000
 MAX_TRACEBACK_CHARACTERS = 1_000_000
+MAX_NAME_CHARACTERS = 10_000
 
 
 class Unserializable(Exception):
@@ -138,7 +140,7 @@ def exception_data(error: BaseException, limit_bytes: int) -> dict[str, Any]:
     even about `__class__`.  `partial_results`, if there are any of at most `limit_bytes`, are JSON already.
     """
     data = {
-        "error_type": type(error).__name__,
+        "error_type": type(error).__name__[:MAX_NAME_CHARACTERS],
         "message": _cut(_message(error), MAX_MESSAGE_CHARACTERS),
         "traceback": _cut(format_traceback(error), MAX_TRACEBACK_CHARACTERS),
         "retryable": _retryable(error),

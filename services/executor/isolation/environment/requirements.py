@@ -3,8 +3,9 @@
 import contextlib
 import hashlib
 import json
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,6 +16,10 @@ from shared.errors import ToolError
 # Part of every digest.  It changes when environments are built in another way.
 LAYOUT = 1
 _FIELDS = ("dependencies", "requires-python", "tool")
+
+_OPENING, _CLOSING = "# /// script", "# ///"
+_ALMOST_OPENING = re.compile(r"#\s*///\s*script\s*")
+_ALMOST_CLOSING = re.compile(r"#\s*///\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,7 @@ def requirements_of(place: str, text: str) -> Requirements:
 
 def block_of(place: str, text: str) -> dict[str, Any]:
     """The PEP 723 block of a module as a table; empty if it has none.  ToolError if it can't be read."""
-    blocks = _script_blocks(text)
+    blocks = _script_blocks(place, text)
     if not blocks:
         return {}
     if len(blocks) > 1:
@@ -79,22 +84,47 @@ def block_of(place: str, text: str) -> dict[str, Any]:
         raise ToolError(f"{place}: the script block isn't TOML: {exc}") from None
 
 
-def _script_blocks(text: str) -> list[list[str]]:
+def _script_blocks(place: str, text: str) -> list[list[str]]:
     """The lines of each PEP 723 block of type `script`.
 
     Found in one pass: PEP 723's regular expression takes forever on a file that begins many blocks.
+
+    Raises:
+        ToolError: a block is not closed, or a line is almost one that begins or closes a block: by PEP 723
+            it would be a mere comment, and what it asks for would be lost; names the line.
     """
     blocks: list[list[str]] = []
     block: list[str] | None = None
-    for line in [*text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n"), ""]:
+    begin = 0
+    for number, line in enumerate([*text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n"), ""], 1):
         if block is not None and (line == "#" or line.startswith("# ")):
             block.append(line)
             continue
-        if block is not None and "# ///" in block[1:]:
-            closing = len(block) - 1 - block[::-1].index("# ///")
-            blocks.append(block[:closing])
-        block = [] if line == "# /// script" else None
+        if block is not None:
+            if _CLOSING not in block:
+                raise ToolError(f"{place}: {_unclosed(begin, block, number, line)}")
+            if _CLOSING in block[1:]:
+                closing = len(block) - 1 - block[::-1].index(_CLOSING)
+                blocks.append(block[:closing])
+        if line != _OPENING and _ALMOST_OPENING.fullmatch(line):
+            raise ToolError(
+                f"{place}: line {number}, {line!r}, doesn't begin a script block; write exactly {_OPENING!r}"
+            )
+        block, begin = ([] if line == _OPENING else None), number
     return blocks
+
+
+def _unclosed(begin: int, block: Sequence[str], number: int, line: str) -> str:
+    """What is wrong with a block that begins in line `begin`, and was ended by `line`, with its number."""
+    for inside, one in enumerate(block, begin + 1):
+        if _ALMOST_CLOSING.fullmatch(one):
+            return f"line {inside}, {one!r}, doesn't close the script block; write exactly {_CLOSING!r}"
+    if line.startswith("#"):
+        return f"line {number}, {line!r:.80}, is in a script block and has no space after '#'; insert one"
+    return (
+        f"the script block that begins in line {begin} is not closed: line {number} is not a comment; "
+        f"end the block with a line {_CLOSING!r}"
+    )
 
 
 def _dependencies(place: str, given: Any) -> tuple[str, ...]:

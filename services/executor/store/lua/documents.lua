@@ -3,14 +3,19 @@
 -- compiled changes nothing and returns {"uncompiled", {id, type, content, digest}}.
 
 -- The type of a key and its content, which is fields and values in turn, or a text.  Of a document over this bound the
--- type is "oversize", and the content is its size.
-local LARGEST_BYTES, MOST_FIELDS = 16 * 1024 * 1024, 1000
+-- type is "oversize", and the content says so.
+local LARGEST_BYTES = 1000000 -- EXPERIMENT_MAX_BYTES, see `Scripts`
+local MOST_FIELDS = 1000
+
+local function oversize(size)
+  return 'oversize', size .. '; at most ' .. LARGEST_BYTES .. ' bytes in ' .. MOST_FIELDS .. ' fields are read'
+end
 
 local function hash_at(key)
-  if redis.call('HLEN', key) > MOST_FIELDS then return 'oversize', MOST_FIELDS .. ' fields' end
+  if redis.call('HLEN', key) > MOST_FIELDS then return oversize('more than ' .. MOST_FIELDS .. ' fields') end
   local names, size = redis.call('HKEYS', key), 0
   for _, name in ipairs(names) do size = size + redis.call('HSTRLEN', key, name) end
-  if size > LARGEST_BYTES then return 'oversize', size .. ' bytes' end
+  if size > LARGEST_BYTES then return oversize(size .. ' bytes') end
   table.sort(names)
   local values, content = redis.call('HMGET', key, unpack(names)), {}
   for i, name in ipairs(names) do
@@ -24,7 +29,7 @@ local function document_at(key)
   if kind == 'hash' then return hash_at(key) end
   if kind ~= 'string' then return kind, '' end
   local size = redis.call('STRLEN', key)
-  if size > LARGEST_BYTES then return 'oversize', size .. ' bytes' end
+  if size > LARGEST_BYTES then return oversize(size .. ' bytes') end
   return kind, redis.call('GET', key)
 end
 
