@@ -17,7 +17,7 @@ from pydantic_settings import (
 )
 
 from services.executor.artifacts import open_blobs
-from services.executor.isolation.sandbox import Sandbox
+from services.executor.isolation.sandbox import Sandbox, known_capability
 from shared import keys
 from shared.connection import check_url
 from shared.documents import Mistake, kind, mistakes, printable, yaml_value
@@ -66,6 +66,7 @@ def _artifact_store(value: str) -> str:
 
 List = Annotated[tuple[Item, ...], BeforeValidator(_split)]
 NonEmptyList = Annotated[List[Item], AfterValidator(_at_least_one)]
+Capability = Annotated[str, AfterValidator(known_capability)]
 Seconds = Annotated[float, Field(gt=0)]
 SecondsOrZero = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -125,11 +126,14 @@ class Settings(BaseSettings):
     isolation: Literal["warm", "fork", "spawn"] = "warm"
     """What a run shares with the runs before it, unless the experiment or the tool chooses."""
 
-    sandbox: Sandbox = Sandbox.OFF
-    """Confinement of all tools: `off`, `files` or `files+network`."""
+    sandbox: Sandbox = Sandbox.PROCESS
+    """Confinement of all tools: `off`, `process`, `files` or `files+network`."""
 
     sandbox_readable: List[Path] = ()
-    """Further paths that confined tools can read."""
+    """Further paths that tools can read whose files are confined."""
+
+    tool_capabilities_allowed: List[Capability] = ()
+    """Capabilities of root that tools may ask for."""
 
     tool_environment: List[str] = ()
     """Names of the environment variables that every tool gets."""

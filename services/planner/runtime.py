@@ -35,8 +35,9 @@ class RuntimeConfig:
     tool_execution_timeout: float = 300.0
     isolation: str = "warm"
     tool_environment: tuple[str, ...] = ()
-    sandbox: Sandbox = Sandbox.OFF
+    sandbox: Sandbox = Sandbox.PROCESS
     sandbox_readable: tuple[Path, ...] = ()
+    tool_capabilities_allowed: tuple[str, ...] = ()
 
 
 class ToolRuntime:
@@ -66,6 +67,7 @@ class ToolRuntime:
             Environments(config.environments_path, uv=Path(uv.find_uv_bin()), environ=variables),
             Bundles(bundles or blobs, config.bundles_path),
             config.sandbox,
+            config.tool_capabilities_allowed,
         )
         self.defaults = Defaults(
             timeout_seconds=config.tool_execution_timeout,

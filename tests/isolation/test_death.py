@@ -22,6 +22,7 @@ from services.executor.isolation.calls import (
     TimedOut,
 )  # fmt: skip
 from services.executor.isolation.common import process_tree
+from services.executor.isolation.sandbox import Sandbox
 from tests.isolation.bench import Bench, bench, gone
 
 LEVELS = list(Level)
@@ -259,7 +260,7 @@ def run(hang):
 async def test_a_tool_that_attacks_the_fork_server_harms_only_what_runs_now(
     bench: Bench, number: int
 ) -> None:
-    answer = await bench.run(
+    tool = bench.tool(
         f"""
         import os, subprocess
         def run():
@@ -268,8 +269,9 @@ async def test_a_tool_that_attacks_the_fork_server_harms_only_what_runs_now(
             os.kill(os.getppid(), {int(number)})
             while True: pass
         """,
-        timeout_seconds=0.5,
+        sandbox=Sandbox.OFF,
     )
+    answer = await bench.run(tool, timeout_seconds=0.5)
     after = await bench.run("def run(): return 1")
 
     assert isinstance(answer, Died | TimedOut)
@@ -281,7 +283,7 @@ async def test_a_tool_that_attacks_the_fork_server_harms_only_what_runs_now(
 async def test_a_grandchild_with_its_own_environment_dies_with_the_fork_server(
     bench: Bench, attacked: str
 ) -> None:
-    tool = bench.tool("""
+    source = """
         import os, subprocess
         def run(attacked, service):
             server = os.getppid()
@@ -294,7 +296,8 @@ async def test_a_grandchild_with_its_own_environment_dies_with_the_fork_server(
             if attacked != "the fork server": os.kill(guard, 9)
             if attacked != "the fork server's guard": os.kill(server, 9)
             while True: pass
-    """)
+    """
+    tool = bench.tool(source, sandbox=Sandbox.OFF)
 
     answer = await bench.run(tool, params={"attacked": attacked, "service": os.getpid()})
 
@@ -308,7 +311,7 @@ async def test_the_embedding_programs_own_orphans_are_left_alone(bench: Bench) -
     starter = await asyncio.create_subprocess_exec("sh", "-c", script, stdout=subprocess.PIPE, env={})
     orphan = int((await starter.communicate())[0])
 
-    await bench.run("import os\ndef run(): os.kill(os.getppid(), 9)")
+    await bench.run(bench.tool("import os\ndef run(): os.kill(os.getppid(), 9)", sandbox=Sandbox.OFF))
     await bench.pool.stop()
 
     try:
@@ -329,6 +332,7 @@ async def test_nobody_survives_the_service(tools: Path, is_stopped: bool) -> Non
 import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from services.executor.isolation.sandbox import Sandbox
 from tests.isolation.bench import bench
 SOURCE = '''
 import os, subprocess, time
@@ -340,7 +344,7 @@ def run():
 '''
 async def main():
     async with bench(Path({str(tools)!r})) as b:
-        task = asyncio.create_task(b.run(SOURCE))
+        task = asyncio.create_task(b.run(b.tool(SOURCE, sandbox=Sandbox.OFF)))
         event = await b.until(lambda event: True)
         print(event.text, flush=True)
         await task

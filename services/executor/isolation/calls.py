@@ -34,6 +34,7 @@ class Module:
         environment: that environment's digest, or empty.
         sandbox: what its processes are confined to, already during the import.
         main: the SHA-256 of a package's `__init__.py`.
+        capabilities: those of root's that its processes keep.
 
     Modules with the same `key` are served by the same process.
     """
@@ -43,14 +44,15 @@ class Module:
     digest: str
     python: Path | None = None
     environment: str = ""
-    sandbox: Sandbox = Sandbox.OFF
+    sandbox: Sandbox = Sandbox.PROCESS
     main: str = ""
+    capabilities: tuple[str, ...] = ()
     key: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Make the key once, because each call needs it several times."""
         code = (self.name, str(self.path), self.digest)
-        key = (*code, str(self.python or ""), self.environment, self.sandbox.value)
+        key = (*code, str(self.python or ""), self.environment, self.sandbox.value, *self.capabilities)
         object.__setattr__(self, "key", key)
 
 

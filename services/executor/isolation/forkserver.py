@@ -21,7 +21,6 @@ from services.executor.isolation.common import process_tree, protocol
 from services.executor.isolation.connection import Connection, Disconnected
 from services.executor.isolation.parent import MARK, Parent
 from services.executor.isolation.process import Process, ProcessOptions, confinement
-from services.executor.isolation.sandbox import Sandbox
 
 CHILD_FILE = Path(__file__).parent / "child" / "__main__.py"
 HANDSHAKE_SECONDS = 30.0
@@ -265,7 +264,7 @@ class ForkServers:
 
     def area(self, module: Module) -> Path | None:
         """Where a tool's processes have their working directories, if their server is confined already."""
-        if module.sandbox is Sandbox.OFF or not isinstance(
+        if not module.sandbox.limits_files or not isinstance(
             self._options.detect_sandbox(), sandbox.Bubblewrap
         ):
             return None

@@ -22,7 +22,7 @@ from services.executor.isolation.calls import (
     Raised,
     Report,
 )  # fmt: skip
-from services.executor.isolation.common import protocol
+from services.executor.isolation.common import kernel, protocol
 from services.executor.isolation.connection import Disconnected, Refused
 from services.executor.isolation.forkserver import ForkServer
 from services.executor.isolation.process import OVERDUE_SECONDS, LoadFailed, Process, ProcessOptions
@@ -115,8 +115,12 @@ class Pool:
         self._oom_kills = OomKills()
 
     async def start(self) -> None:
-        """Start the first fork server, so that the first call needn't wait for it."""
+        """Start the first fork server, so that the first call needn't wait for it.
+
+        From then on, other processes of the same user can't look into this one's memory and environment.
+        """
         if self._processes is None:
+            kernel.set_dumpable(False)
             self._processes = Processes(
                 self.options, self._room, self._capacity, self._idle_seconds, self._log
             )

@@ -65,6 +65,8 @@ def confinement(module: Module, options: ProcessOptions, writable: Path) -> sand
     """
     if module.sandbox is sandbox.Sandbox.OFF:
         return None
+    if module.sandbox is sandbox.Sandbox.PROCESS:
+        return sandbox.of_processes(module.capabilities)
     python = module.python or Path(sys.executable)
     return sandbox.of_tool(
         module.sandbox,
@@ -75,6 +77,7 @@ def confinement(module: Module, options: ProcessOptions, writable: Path) -> sand
         environment=python.parent.parent if module.environment else None,
         also=options.readable,
         kind=options.detect_sandbox(),
+        capabilities=module.capabilities,
     )
 
 

@@ -15,7 +15,7 @@ import socket
 import sys
 from typing import Any, Callable, NoReturn
 
-from ..common import process_tree, protocol
+from ..common import kernel, process_tree, protocol
 from . import importer, os_state, supervisor
 from .channel import Channel
 from .tool import LoadedTool
@@ -107,6 +107,7 @@ class Loop:
         children = supervisor.Supervisor(self.channel.descriptor, self.stacks)
         if self.tool is not None:
             self.tool.sigchld_in_forks = children.sigchld_before
+            self.tool.prepare_to_fork()
         gc.collect()
         gc.freeze()
         return children
@@ -212,6 +213,7 @@ def _replace_interpreter(sock: int, stacks: int) -> NoReturn:
 
 def main(descriptors: list[int]) -> None:
     """Serve on the socket `descriptors[0]`; the second, if any, receives the stacks."""
+    kernel.set_dumpable(False)
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
     if len(descriptors) == 1:
