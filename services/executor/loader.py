@@ -302,6 +302,9 @@ def _described(tool: Tool, path: Path) -> Iterator[str]:
     place = f"{path}:{said.line}"
     yield f"Tool        {said.name}"
     yield f"Function    {said.entry}() at {place}, {said.kind}"
+    if said.module != said.name:
+        text = f"another module is called {said.name}; `import {said.name}` imports that one, not this tool"
+        yield from _under("Warning", text)
     yield from _under("About", said.summary or "(no docstring)")
     yield "Parameters  names, types and defaults from the signature, descriptions from the docstring"
     properties = said.parameters.get("properties", {})

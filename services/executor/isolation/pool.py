@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
+from msgspec import structs
 
 from services.executor.isolation import rpc, sandbox
 from services.executor.isolation.attempt import CANCEL, TIMEOUT, Attempt, Semaphore, Stopped
@@ -21,6 +22,7 @@ from services.executor.isolation.calls import (
     Module,
     Raised,
     Report,
+    seeded,
 )  # fmt: skip
 from services.executor.isolation.common import kernel, protocol
 from services.executor.isolation.connection import Disconnected, Refused
@@ -233,6 +235,8 @@ class Pool:
             effects: keeps artifacts and the results of steps; by default, nothing is kept.
             cancel: ends the call when it is set.
         """
+        if call.seed is not None:
+            call = structs.replace(call, module=seeded(call.module))
         try:
             params = self._encode(call)
         except (ValueError, TypeError, RecursionError) as error:

@@ -21,7 +21,7 @@ from .channel import Channel
 from .tool import LoadedTool
 
 MAIN_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
-INTERPRETER_OPTIONS = ["-I", "-S", "-X", "utf8"]
+INTERPRETER_OPTIONS = ["-I" if sys.flags.isolated else "-s", "-S", "-X", "utf8"]
 STDOUT, STDERR = 1, 2
 DESCRIPTORS = 4
 """What each fork is given: its socket, stdout, stderr, and the file for its stacks."""

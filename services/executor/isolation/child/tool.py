@@ -52,7 +52,7 @@ class LoadedTool:
         try:
             directory.enter(self.options["temp"])
             self._confine()
-            importer.prepare_path(self.path, self.options["toolkit"], self.reporter)
+            importer.prepare_path(self.path, self.reporter)
             self.module = importer.execute(self.name, self.path, self.options["digest"])
             self.entry_name, self.entry = importer.find_entry(self.module, self.name, self.path)
         except BaseException as error:
