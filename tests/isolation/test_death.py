@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from services.executor.isolation.calls import (
     Answer,
     Cancelled,
     Died,
     Level,
+    Limits,
     LogLine,
     Partial,
     Returned,
@@ -484,3 +486,69 @@ async def test_a_call_that_has_begun_is_not_made_again(bench: Bench) -> None:
         await bench.run(tool, params={"die": die})
 
     assert bench.lines() == ["begun"] * 2
+
+
+# -- a process that hides ----------------------------------------------------------------
+
+HIDING = """
+    import ctypes, os, signal, sys, time
+    def run(leave=False):
+        ctypes.CDLL(None).prctl(36, 0)  # adopt no orphans any more
+        reading, writing = os.pipe()
+        if os.fork() == 0:
+            if os.fork() == 0:
+                os.setsid()
+                os.environ.clear()
+                os.write(writing, b"%d" % os.getpid())
+                os.closerange(0, 100)
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                while True: time.sleep(1000)
+            os._exit(0)
+        os.wait()
+        print(os.read(reading, 100).decode(), flush=True)
+        os.close(reading); os.close(writing)
+        if leave: os._exit(1)
+        return os.getpid()
+"""
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("leave", [False, True])
+async def test_a_process_that_hides_from_its_tool_does_not_outlive_the_run(
+    bench: Bench, level: Level, leave: bool
+) -> None:
+    answer = await bench.run(HIDING, params={"leave": leave}, level=level)
+
+    assert isinstance(answer, Died if leave else Returned)
+    await gone(int(bench.lines()[0]))
+
+
+async def test_a_process_that_gave_up_its_orphans_adopts_those_of_the_next_run(bench: Bench) -> None:
+    tool = bench.tool("""
+        import ctypes, os
+        def run(give_up):
+            answer = ctypes.c_int()
+            ctypes.CDLL(None).prctl(37, ctypes.byref(answer))
+            if give_up: ctypes.CDLL(None).prctl(36, 0)
+            return [os.getpid(), answer.value]
+    """)
+
+    first, second = [await bench.run(tool, params={"give_up": give_up}) for give_up in (True, False)]
+
+    assert isinstance(first, Returned)
+    assert first == second
+    assert first.value[1] == 1
+
+
+async def test_a_process_that_hides_is_ended_while_its_run_has_limits(bench: Bench) -> None:
+    tool = bench.tool(HIDING + "\n    def run_on(): run(); time.sleep(1000)")
+    cancel = asyncio.Event()
+    call = structs.replace(bench.call(tool, limits=Limits(cpu_seconds=100)), entry="run_on")
+
+    running = asyncio.create_task(bench.pool.call(call, bench.report, cancel=cancel))
+    line = await bench.until(lambda event: isinstance(event, LogLine))
+    assert isinstance(line, LogLine)
+    await gone(int(line.text))
+    cancel.set()
+
+    assert isinstance(await running, Cancelled)

@@ -26,6 +26,7 @@ CHILD_FILE = Path(__file__).parent / "child" / "__main__.py"
 HANDSHAKE_SECONDS = 30.0
 STOP_SECONDS = 5.0
 TERMINATION_SECONDS = 1.0
+SWEEP_SECONDS = 0.05
 KILL_ROUNDS = 5
 KILL_INTERVAL_SECONDS = 0.1
 
@@ -212,6 +213,7 @@ class ForkServers:
         self._loop = asyncio.get_running_loop()
         self._by_key: dict[Key, ForkServer] = {}
         self.alive: set[ForkServer] = set()
+        self._sweeping: asyncio.TimerHandle | None = None
 
     async def open(self) -> None:
         """Start the one of the service's own interpreter, which is kept so that no call waits for it."""
@@ -219,6 +221,8 @@ class ForkServers:
 
     async def close(self) -> None:
         """End all of them and everything below them, and wait until they are gone."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         await asyncio.gather(*(server.stop() for server in self.alive))
 
     async def for_process(self, process: Process) -> ForkServer:
@@ -243,6 +247,16 @@ class ForkServers:
         await server.ready()
         server.idle_since = self._loop.time()
         return server
+
+    def sweep_soon(self) -> None:
+        """A run is over: end what it has hidden from its own process, at most SWEEP_SECONDS later."""
+        if self._sweeping is None:
+            self._sweeping = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeping = None
+        for server in self.alive:
+            server.sweep()
 
     def end_idle(self, too_old: float) -> None:
         """End those without a process since then.  Until then, nobody prunes the environment they run in."""

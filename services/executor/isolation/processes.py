@@ -207,6 +207,7 @@ class Processes:
 
     def give_back(self, process: Process) -> None:
         """The run is over: keep the process for the next one if it is fit."""
+        self.fork_servers.sweep_soon()
         if process.retired or process.ended.done() or not process.connection.is_open or not process.loaded:
             process.end(grace_seconds=0)
             return
@@ -214,6 +215,7 @@ class Processes:
 
     def dismiss(self, process: Process) -> None:
         """The run is over, and the process exits by itself, because it serves no other."""
+        self.fork_servers.sweep_soon()
         if not process.ended.done():
             process.dismiss()
 

@@ -55,6 +55,9 @@ class LimitMonitor:
 
     def _measure(self) -> None:
         self._schedule()
+        process = self._attempt.process
+        if process is not None and process.parent is not None:
+            process.parent.sweep()  # what the run has hidden from the measurement
         verdict = self._judge(self._pids())
         if verdict:
             self._attempt.stop(verdict)

@@ -43,6 +43,7 @@ class Loop:
             "fork": self._fork,
             "load": self._load,
             "ping": self.channel.respond,
+            "sweep": self._sweep,
         }
 
     def run(self) -> NoReturn:
@@ -151,6 +152,10 @@ class Loop:
     def _end(self, request_id: Any, params: dict[str, Any]) -> None:
         if self.supervisor is not None:
             self.supervisor.end(params["child"], params["grace_seconds"], params["stacks"])
+
+    def _sweep(self, request_id: Any, params: dict[str, Any]) -> None:
+        if self.supervisor is not None:
+            self.supervisor.sweep()
 
     # -- requests to a tool's process ------------------------------------------------
 

@@ -46,6 +46,8 @@ class KernelState:
 
     def restore(self) -> None:
         """Undo what a run has changed.  OSError or ValueError if this process may not."""
+        process_tree.die_with_parent()
+        process_tree.adopt_orphans()
         if os.getpriority(os.PRIO_PROCESS, 0) != self._nice:
             os.setpriority(os.PRIO_PROCESS, 0, self._nice)
         if os.sched_getaffinity(0) != self._cpus:

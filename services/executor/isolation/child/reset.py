@@ -14,7 +14,7 @@ import warnings
 from typing import Any
 
 from ..common import directory, process_tree
-from . import importer, os_state
+from . import importer, os_state, shm
 
 THREAD_END_SECONDS = 0.05
 # Plain numbers and C functions, because the enumerations of `signal` cost more than the rest of a reset.
@@ -25,7 +25,7 @@ _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 class Baseline:
     """The state of the process after the import, before its first run."""
 
-    def __init__(self, tool_path: str, temp_path: str) -> None:
+    def __init__(self, tool_path: str, temp_path: str, *, has_own_shm: bool) -> None:
         self._environ = dict(os.environ)
         self._environ_data = dict(os.environ._data)  # type: ignore[attr-defined]
         self._umask = _umask()
@@ -44,6 +44,7 @@ class Baseline:
         self._tasks = os.open("/proc/self/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._threads = _threads()
         self._sweeper = directory.TempSweeper(temp_path)
+        self._shm_sweeper = shm.sweeper() if has_own_shm else None
         self._streams = os_state.StandardStreams()
         self._kernel = os_state.KernelState()
         self._files = os_state.OpenFiles()
@@ -77,7 +78,10 @@ class Baseline:
             self._restore_interpreter()
             self._restore_modules()
             return (
-                self._streams.restore() or self._left_behind(has_own_thread) or self._sweeper.sweep(temp_path)
+                self._streams.restore()
+                or self._left_behind(has_own_thread)
+                or self._sweeper.sweep(temp_path)
+                or self._empty_shm()
             )
         except Exception as error:
             return f"it can't be reset: {type(error).__name__}: {error}"
@@ -134,6 +138,9 @@ class Baseline:
             events._event_loop_policy = None
             events._set_running_loop(None)
         seed(None)
+
+    def _empty_shm(self) -> str:
+        return "" if self._shm_sweeper is None else self._shm_sweeper.sweep(shm.FOLDER)
 
     # -- what can't be undone ----------------------------------------------------------
 

@@ -11,7 +11,7 @@ import types
 from typing import Any
 
 from ..common import confine, directory, kernel, landlock, protocol, serialize
-from . import importer, os_state, reset
+from . import importer, os_state, reset, shm
 from .channel import Channel
 from .reporter import Reporter, too_large
 
@@ -36,6 +36,7 @@ class LoadedTool:
         self.sigchld_in_forks: tuple[bool, Any] | None = None
         self.is_in_temp = False
         self.baseline: reset.Baseline | None = None
+        self._has_own_shm = False
         self._fflush = ctypes.CDLL(None).fflush
 
     # -- loading -----------------------------------------------------------------------
@@ -51,6 +52,7 @@ class LoadedTool:
         os.register_at_fork(after_in_child=self.be_forked)
         try:
             directory.enter(self.options["temp"])
+            self._has_own_shm = not self._is_kept_from_files and shm.have_own(self._own_paths())
             self._confine()
             importer.prepare_path(self.path, self.reporter)
             self.module = importer.execute(self.name, self.path, self.options["digest"])
@@ -59,8 +61,12 @@ class LoadedTool:
             return {"error": self._explain(error)}
         finally:
             self._flush()
-        self.baseline = reset.Baseline(self.path, self.options["temp"])
+        self.baseline = reset.Baseline(self.path, self.options["temp"], has_own_shm=self._has_own_shm)
         return {"unforkable": self.baseline.unforkable(), "entry": self.entry_name}
+
+    def _own_paths(self) -> tuple[str, ...]:
+        """Where this process has files that it must go on seeing."""
+        return self.path, self.options["temp"], sys.executable, sys.prefix, __file__
 
     def _set_temp_variables(self, path: str) -> None:
         """Set the variables as `os.environ` does, whose many small functions are a tenth of a fork's work."""
@@ -159,6 +165,7 @@ class LoadedTool:
                 answer = self._attempt(request_id, params)
         else:
             answer = self._attempt(request_id, params)
+        shm.end_trackers()
         self.reporter.finish()
         self.channel.send(answer)
         return True

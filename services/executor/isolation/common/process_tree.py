@@ -11,6 +11,12 @@ from typing import Any
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 STOP_SECONDS = 0.02
+
+TRACKER_SECONDS = 1.0
+"""A resource tracker has so long to remove what its processes have left, and to end by itself."""
+
+_TRACKER = b"resource_tracker import main"
+_POLL_SECONDS = 0.005
 _SIGNAL_SET_BYTES = 128
 _ACTION_BYTES = 256
 _ANY_CHILD = os.WEXITED | os.WNOHANG | os.WNOWAIT
@@ -200,18 +206,28 @@ def terminate(root: int) -> None:
         send(pid, signal.SIGCONT)
 
 
+def is_tracker(pid: int) -> bool:
+    """Whether it looks like a resource tracker, which ends by itself once all that use it are gone."""
+    return _TRACKER in _read(f"/proc/{pid}/cmdline")
+
+
 def kill(root: int) -> None:
-    """Send SIGKILL to all processes of the tree."""
+    """Send SIGKILL to all processes of the tree but the resource trackers below its root."""
     for pid in freeze(root):
-        send(pid, signal.SIGKILL)
+        send(pid, signal.SIGCONT if pid != root and is_tracker(pid) else signal.SIGKILL)
 
 
 def kill_all() -> None:
-    """Kill everything below this process, and wait until nothing is left."""
+    """Kill everything below this process, and wait until nothing is left; trackers have their time."""
+    give_up_at = time.monotonic() + TRACKER_SECONDS
     while True:
+        is_over = time.monotonic() >= give_up_at
+        spared = [pid for pid in children(os.getpid()) if not is_over and is_tracker(pid)]
         for pid in children(os.getpid()):
-            kill(pid)
+            if pid not in spared:
+                kill(pid)
         try:
-            os.wait4(-1, 0)
+            if os.wait4(-1, os.WNOHANG if spared else 0)[0] == 0:
+                time.sleep(_POLL_SECONDS)
         except ChildProcessError:
             return
