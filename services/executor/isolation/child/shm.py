@@ -10,7 +10,7 @@ import ctypes
 import os
 import sys
 import time
-from typing import Any, Iterator, Tuple
+from typing import Any, Iterator, Optional, Tuple
 
 from ..common import directory, process_tree
 
@@ -48,9 +48,26 @@ def have_own(paths: Tuple[str, ...]) -> bool:
     return bool(_libc.mount(b"tmpfs", FOLDER.encode(), b"tmpfs", flags, options) == 0)
 
 
-def sweeper() -> directory.TempSweeper:
-    """Empties this process' own /dev/shm between runs."""
-    return directory.TempSweeper(FOLDER)
+class OwnFolder:
+    """This process' own /dev/shm, which is emptied between runs, and read only if something changed."""
+
+    def __init__(self) -> None:
+        self._folder = directory.open_at(FOLDER)
+        self._empty_stamp: Optional[Tuple[int, int]] = None
+
+    def sweep(self) -> str:
+        """Returns why something stays, if it does."""
+        status = os.fstat(self._folder)
+        if (status.st_ino, status.st_ctime_ns) == self._empty_stamp:
+            return ""
+        is_empty = not os.listdir(self._folder)
+        if not is_empty:
+            try:
+                directory.empty(self._folder)
+            except OSError as error:
+                return f"its shared memory can't be removed: {error}"
+        self._empty_stamp = directory.lasting_stamp(status) if is_empty else None
+        return ""
 
 
 def end_trackers() -> None:

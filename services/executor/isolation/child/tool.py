@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import ctypes
 import os
 import sys
@@ -61,7 +62,12 @@ class LoadedTool:
             return {"error": self._explain(error)}
         finally:
             self._flush()
-        self.baseline = reset.Baseline(self.path, self.options["temp"], has_own_shm=self._has_own_shm)
+        self.baseline = reset.Baseline(
+            self.path,
+            self.options["temp"],
+            has_own_shm=self._has_own_shm,
+            may_change_user=self.confinement is None or bool(self.confinement["capabilities"]),
+        )
         return {"unforkable": self.baseline.unforkable(), "entry": self.entry_name}
 
     def _own_paths(self) -> tuple[str, ...]:
@@ -191,7 +197,8 @@ class LoadedTool:
     def _attempt(self, request_id: Any, params: dict[str, Any]) -> bytes:
         head = b'{"jsonrpc":"2.0","id":%d,' % request_id
         try:
-            value, items = self._invoke(params)
+            # In a context of its own, so that what the run puts into context variables is gone after it.
+            value, items = contextvars.copy_context().run(self._invoke, params)
             if self.is_tools_fork:
                 self._leave(0)
             return head + b'"result":' + self._result(value, items) + b"}"
