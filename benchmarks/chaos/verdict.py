@@ -122,6 +122,7 @@ async def _leaked(redis: Any) -> list[str]:
         keys.due_times(),
         keys.noted_schedules(),
         keys.turns(),
+        keys.dataset(),
     }
     names = redis.scan_iter("fullsend:executor:*", count=AT_ONCE)
     return [name async for name in names if name not in lasting and await redis.ttl(name) == -1]

@@ -14,6 +14,7 @@ from services.cli import output
 from services.cli.schedules import ScheduleRow, read_all_schedules
 from services.cli.tools import all_registered
 from services.executor.config import Settings
+from services.executor.isolation.sandbox import Sandbox, Unavailable, detect, unprotected
 from services.executor.outcome import Status
 from services.executor.store import ServerFacts, Store
 from shared import keys
@@ -74,6 +75,7 @@ async def findings(store: Store, settings: Settings, url: str) -> AsyncIterator[
         yield one
     async for one in _listeners(store):
         yield one
+    yield _sandbox(settings.sandbox)
     async for one in _workers(store):
         yield one
     yield await _runs(store)
@@ -102,6 +104,20 @@ def _server(facts: ServerFacts, url: str) -> list[Finding]:
         text = f"keys are deleted when memory is full ({facts.eviction}); set `maxmemory-policy noeviction`"
         found.append(problem("redis", text))
     return found
+
+
+def _sandbox(level: Sandbox) -> Finding:
+    """Tell what tools are kept from on this machine."""
+    if level is Sandbox.OFF:
+        text = "SANDBOX is off: tools can reach the memory and environment of other processes of their user"
+        return warning("sandbox", text)
+    missing = unprotected()
+    if level is Sandbox.PROCESS:
+        return warning("sandbox", missing) if missing else ok("sandbox", "tools reach no other processes")
+    kind = detect()
+    if isinstance(kind, Unavailable):
+        return problem("sandbox", f"SANDBOX is {level}, but {kind.reason}, so no tool runs on this machine")
+    return ok("sandbox", f"tools are confined to {level} by {type(kind).__name__}")
 
 
 async def _workers(store: Store) -> AsyncIterator[Finding]:

@@ -17,7 +17,7 @@ from pydantic_settings import (
 )
 
 from services.executor.artifacts import open_blobs
-from services.executor.isolation.sandbox import Sandbox
+from services.executor.isolation.sandbox import Sandbox, known_capability
 from services.executor.policy import is_withheld, variable_pattern
 from shared import keys
 from shared.connection import check_url
@@ -74,6 +74,7 @@ def _not_withheld(name: str) -> str:
 
 List = Annotated[tuple[Item, ...], BeforeValidator(_split)]
 NonEmptyList = Annotated[List[Item], AfterValidator(_at_least_one)]
+Capability = Annotated[str, AfterValidator(known_capability)]
 Seconds = Annotated[float, Field(gt=0)]
 SecondsOrZero = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -139,11 +140,14 @@ class Settings(BaseSettings):
     isolation: Literal["warm", "fork", "spawn"] = "warm"
     """What a run shares with the runs before it, unless the experiment or the tool chooses."""
 
-    sandbox: Sandbox = Sandbox.OFF
-    """Confinement of all tools: `off`, `files` or `files+network`."""
+    sandbox: Sandbox = Sandbox.PROCESS
+    """Confinement of all tools: `off`, `process`, `files` or `files+network`."""
 
     sandbox_readable: List[Path] = ()
-    """Further paths that confined tools can read."""
+    """Further paths that tools can read whose files are confined."""
+
+    tool_capabilities_allowed: List[Capability] = ()
+    """Capabilities of root that tools may ask for."""
 
     tool_environment: List[Annotated[str, AfterValidator(_not_withheld)]] = ()
     """Names of the environment variables that every tool gets."""

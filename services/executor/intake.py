@@ -65,6 +65,7 @@ class Intake:
         self._changed = asyncio.Event()
         self._outage = Outage("claim")
         self._look_at = 0.0
+        self._seen: set[str] = set()
 
     @property
     def running(self) -> list[Running]:
@@ -188,18 +189,19 @@ class Intake:
         """Begin what this worker holds without knowing, or give it back where there is no room.
 
         An answer that was cut off may have handed runs to it; and a failover may
-        bring back runs that it had finished.
+        bring back runs that it had finished.  What was handed out in an answer that
+        is still on its way looks the same: it is given back at the second look.
         """
         known = set(self._running)
-        unknown = [claim for claim in await self._held() if claim.lease not in known]
+        unknown = [claim for claim in await self._held() if claim.lease not in known | self._running.keys()]
         self._look_at = time.monotonic() + LOOK_SECONDS
         for claim in unknown:
             log.warning("claim.found", run_id=claim.order.run_id)
         room = max(0, self.room)
         if unknown[:room]:
             await self.take(await self._queue.begin_held(self._worker, unknown[:room]))
-        if unknown[room:]:
-            await self._give_back(unknown[room:])
+        seen, self._seen = self._seen, {claim.lease for claim in unknown[room:]}
+        await self._give_back([claim for claim in unknown[room:] if claim.lease in seen])
 
     async def _held(self) -> list[Claim]:
         """What this worker holds, also when Redis has come back without its data."""

@@ -96,6 +96,7 @@ class Loader:
         installer: builds environments.
         kept: keeps code, for bundle references.
         sandbox: the confinement of every tool; a tool may ask for more, not for less.
+        capabilities: those of root's that a tool may ask for.
     """
 
     def __init__(
@@ -104,12 +105,14 @@ class Loader:
         describer: Describer,
         installer: Installer,
         kept: Bundles,
-        sandbox: Sandbox = Sandbox.OFF,
+        sandbox: Sandbox = Sandbox.PROCESS,
+        capabilities: Sequence[str] = (),
     ) -> None:
         self._source = ToolSource(folder, kept)
         self._describer = describer
         self._installer = installer
         self._sandbox = sandbox
+        self._capabilities = capabilities
         self._neighbours: BoundedDict[str, tuple[str, ...]] = BoundedDict(TOOLS_KEPT)
         self._asks: BoundedDict[tuple[str, str], tuple[ToolNeeds, Requirements]] = BoundedDict(TOOLS_KEPT)
         self._loaded: BoundedDict[str, tuple[Bundle, Tool]] = BoundedDict(TOOLS_KEPT)
@@ -161,10 +164,11 @@ class Loader:
             known = self._neighbours.get(name, ())
             code = await self._source.code(name, known)
             needs, requirements = self._asked(code)
+            self._check_allowed(code.module, needs)
             module = await self._equipped(code.module, requirements)
             sandbox = stricter(self._sandbox, needs.sandbox)
-            if sandbox is not module.sandbox:
-                module = replace(module, sandbox=sandbox)
+            if sandbox is not module.sandbox or needs.capabilities:
+                module = replace(module, sandbox=sandbox, capabilities=needs.capabilities)
             description = await self._describe(module, timeout_seconds, aside)
             if code.is_whole or description.neighbours == known:
                 break
@@ -216,6 +220,14 @@ class Loader:
             known = needs_of(f"{place}: [tool.fullsend]", text), requirements_of(place, text)
             self._asks[key] = known
         return known
+
+    def _check_allowed(self, module: Module, needs: ToolNeeds) -> None:
+        refused = [one for one in needs.capabilities if one not in self._capabilities]
+        if refused:
+            raise ToolError(
+                f"{module.path.name} asks for the capability '{refused[0]}', which is not allowed; "
+                "add it to TOOL_CAPABILITIES_ALLOWED, or remove it from the tool's [tool.fullsend]"
+            )
 
     async def _equipped(self, module: Module, requirements: Requirements) -> Module:
         environment = await self._installer.ensure(requirements)
@@ -290,6 +302,9 @@ def _described(tool: Tool, path: Path) -> Iterator[str]:
     place = f"{path}:{said.line}"
     yield f"Tool        {said.name}"
     yield f"Function    {said.entry}() at {place}, {said.kind}"
+    if said.module != said.name:
+        text = f"another module is called {said.name}; `import {said.name}` imports that one, not this tool"
+        yield from _under("Warning", text)
     yield from _under("About", said.summary or "(no docstring)")
     yield "Parameters  names, types and defaults from the signature, descriptions from the docstring"
     properties = said.parameters.get("properties", {})

@@ -6,11 +6,13 @@ It also decides which environment variables a tool sees.  Pure.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator
 
 from services.executor.isolation.calls import NO_LIMITS, Level, Limits
 from services.executor.isolation.environment.requirements import block_of
-from services.executor.isolation.sandbox import Sandbox
+from services.executor.isolation.sandbox import Sandbox, known_capability
 from services.executor.store import Limit, Order
 from shared.backoff import Backoff
 from shared.documents import kind, printable, validated
@@ -19,6 +21,8 @@ from shared.log import masking
 from shared.messages import LimitKey, Policy, PositiveCount, PositiveNumber, WireRecord
 
 MEGABYTE = 1_000_000
+
+Capability = Annotated[str, AfterValidator(known_capability)]
 
 ENVIRONMENT_ALLOW_LIST: Final = (
     "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR",
@@ -66,6 +70,7 @@ class ToolNeeds(WireRecord, extra="forbid"):
     environment: tuple[str, ...] = ()
     isolation: Literal["warm", "fork", "spawn"] | None = None
     sandbox: Sandbox | None = None
+    capabilities: tuple[Capability, ...] = ()
     timeout_seconds: PositiveNumber | None = None
     max_concurrent: PositiveCount | None = None
     max_per_minute: PositiveNumber | None = None

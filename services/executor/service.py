@@ -19,6 +19,7 @@ from services.executor.intake import Intake
 from services.executor.isolation.calls import Level
 from services.executor.isolation.environment.environments import Environments
 from services.executor.isolation.pool import Pool
+from services.executor.isolation.sandbox import Sandbox, unprotected
 from services.executor.loader import Loader
 from services.executor.monitoring import tracing
 from services.executor.policy import Defaults, allowed_environment, retry_backoff
@@ -74,7 +75,12 @@ class Service:
         blobs = open_blobs(settings.artifacts)
         self._bundles = Bundles(blobs, settings.bundles_path)
         self._loader = Loader(
-            settings.tools_path, self._pool, self._environments, self._bundles, settings.sandbox
+            settings.tools_path,
+            self._pool,
+            self._environments,
+            self._bundles,
+            settings.sandbox,
+            settings.tool_capabilities_allowed,
         )
         self._monitor = self._wanted_monitor(variables)
         observer = self._monitor or Observer()
@@ -89,9 +95,8 @@ class Service:
         self._readiness = Readiness(
             self._store, self._loader, self.worker, settings.heartbeat_ttl, settings.tool_execution_timeout
         )
-        self._registry = Registry(
-            self._store, self._loader, lambda: fingerprint_of(settings.sandbox, settings.sandbox_readable)
-        )
+        walls = [settings.sandbox, *settings.sandbox_readable, *settings.tool_capabilities_allowed]
+        self._registry = Registry(self._store, self._loader, lambda: fingerprint_of(walls))
         runner = Runner(
             self._store,
             self._loader,
@@ -204,6 +209,9 @@ class Service:
             tools=str(settings.tools_path.resolve()),
             concurrency=settings.concurrency,
         )
+        missing = unprotected() if settings.sandbox is Sandbox.PROCESS else ""
+        if missing:
+            log.warning("sandbox.incomplete", missing=missing)
         try:
             yield
         finally:

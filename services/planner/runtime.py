@@ -37,8 +37,9 @@ class RuntimeConfig:
     tool_environment: tuple[str, ...] = ()
     tool_environment_allowed: tuple[str, ...] = ()
     file_variables: Mapping[str, str] = field(default_factory=dict)
-    sandbox: Sandbox = Sandbox.OFF
+    sandbox: Sandbox = Sandbox.PROCESS
     sandbox_readable: tuple[Path, ...] = ()
+    tool_capabilities_allowed: tuple[str, ...] = ()
 
 
 class ToolRuntime:
@@ -68,6 +69,7 @@ class ToolRuntime:
             Environments(config.environments_path, uv=Path(uv.find_uv_bin()), environ=variables),
             Bundles(bundles or blobs, config.bundles_path),
             config.sandbox,
+            config.tool_capabilities_allowed,
         )
         self.defaults = Defaults(
             timeout_seconds=config.tool_execution_timeout,

@@ -77,6 +77,7 @@ async def test_doctor_finds_no_problem_in_a_sound_setup(
     assert {line.split()[0] for line in findings} == {"ok"}
     assert any("persistence: append-only file" in line for line in findings)
     assert any("workers  1 alive" in line for line in findings)
+    assert any("sandbox  tools reach no other processes" in line for line in findings)
 
 
 async def test_doctor_finds_problems(shell: Shell, neighbour: Neighbour) -> None:
@@ -87,9 +88,12 @@ async def test_doctor_finds_problems(shell: Shell, neighbour: Neighbour) -> None
     await redis.set("schedules:exp_1_", "nonsense")
     await redis.hset("tools:broken", mapping={"name": "broken", "status": "invalid", "error": "no function"})
 
+    (shell.directory / ".env").write_text("SANDBOX=off\n")
+
     done, as_json = await asyncio.gather(shell.fullsend("doctor"), shell.fullsend("doctor", "--json"))
 
     assert done.code == as_json.code == 1
+    assert "warning  sandbox  SANDBOX is off: tools can reach the memory" in done.out
     for finding in (
         "problem  workers  no worker is alive, so nothing runs",
         "problem  experiments:exp_odd  can't be read: experiments:exp_odd has none of the fields",

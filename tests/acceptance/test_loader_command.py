@@ -62,6 +62,15 @@ async def test_a_good_tool_is_described_with_where_each_part_is_written(shell: S
     ]
 
 
+async def test_a_name_that_hides_another_module_is_a_warning(shell: Shell, tools: Tools) -> None:
+    path = tools("statistics", "import statistics\ndef run() -> float:\n    return statistics.mean([1])\n")
+
+    done = await asked(shell, path)
+
+    assert done.code == 0
+    assert any(line.startswith("Warning     another module is called statistics;") for line in done.lines)
+
+
 async def test_a_tool_that_ships_keeps_the_contract(shell: Shell) -> None:
     done = await asked(shell, Path(__file__).parents[2] / "tools" / "example_tool.py")
 

@@ -23,6 +23,7 @@ from services.executor.isolation.calls import (
     NothingKept,
 )
 from services.executor.isolation.pool import Pool
+from services.executor.isolation.sandbox import Sandbox
 
 
 class ArtifactList(NothingKept):
@@ -55,14 +56,16 @@ class Bench:
         self._waiters: list[tuple[Callable[[Event], bool], asyncio.Future[Event]]] = []
         self._tools = 0
 
-    def tool(self, source: str, name: str = "", python: Path | None = None) -> Module:
+    def tool(
+        self, source: str, name: str = "", python: Path | None = None, sandbox: Sandbox = Sandbox.PROCESS
+    ) -> Module:
         """A tool with this source; it is called `tool<n>` and so may define `run`."""
         self._tools += 1
         name = name or f"tool{self._tools}"
         path = self.directory / f"{name}.py"
         content = textwrap.dedent(source).encode()
         path.write_bytes(content)
-        return Module(name, path, hashlib.sha256(content).hexdigest(), python)
+        return Module(name, path, hashlib.sha256(content).hexdigest(), python, sandbox=sandbox)
 
     def call(
         self,

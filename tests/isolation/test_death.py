@@ -10,18 +10,21 @@ import time
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from services.executor.isolation.calls import (
     Answer,
     Cancelled,
     Died,
     Level,
+    Limits,
     LogLine,
     Partial,
     Returned,
     TimedOut,
 )  # fmt: skip
 from services.executor.isolation.common import process_tree
+from services.executor.isolation.sandbox import Sandbox
 from tests.isolation.bench import Bench, bench, gone
 
 LEVELS = list(Level)
@@ -259,7 +262,7 @@ def run(hang):
 async def test_a_tool_that_attacks_the_fork_server_harms_only_what_runs_now(
     bench: Bench, number: int
 ) -> None:
-    answer = await bench.run(
+    tool = bench.tool(
         f"""
         import os, subprocess
         def run():
@@ -268,8 +271,9 @@ async def test_a_tool_that_attacks_the_fork_server_harms_only_what_runs_now(
             os.kill(os.getppid(), {int(number)})
             while True: pass
         """,
-        timeout_seconds=0.5,
+        sandbox=Sandbox.OFF,
     )
+    answer = await bench.run(tool, timeout_seconds=0.5)
     after = await bench.run("def run(): return 1")
 
     assert isinstance(answer, Died | TimedOut)
@@ -281,7 +285,7 @@ async def test_a_tool_that_attacks_the_fork_server_harms_only_what_runs_now(
 async def test_a_grandchild_with_its_own_environment_dies_with_the_fork_server(
     bench: Bench, attacked: str
 ) -> None:
-    tool = bench.tool("""
+    source = """
         import os, subprocess
         def run(attacked, service):
             server = os.getppid()
@@ -294,7 +298,8 @@ async def test_a_grandchild_with_its_own_environment_dies_with_the_fork_server(
             if attacked != "the fork server": os.kill(guard, 9)
             if attacked != "the fork server's guard": os.kill(server, 9)
             while True: pass
-    """)
+    """
+    tool = bench.tool(source, sandbox=Sandbox.OFF)
 
     answer = await bench.run(tool, params={"attacked": attacked, "service": os.getpid()})
 
@@ -308,7 +313,7 @@ async def test_the_embedding_programs_own_orphans_are_left_alone(bench: Bench) -
     starter = await asyncio.create_subprocess_exec("sh", "-c", script, stdout=subprocess.PIPE, env={})
     orphan = int((await starter.communicate())[0])
 
-    await bench.run("import os\ndef run(): os.kill(os.getppid(), 9)")
+    await bench.run(bench.tool("import os\ndef run(): os.kill(os.getppid(), 9)", sandbox=Sandbox.OFF))
     await bench.pool.stop()
 
     try:
@@ -329,6 +334,7 @@ async def test_nobody_survives_the_service(tools: Path, is_stopped: bool) -> Non
 import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from services.executor.isolation.sandbox import Sandbox
 from tests.isolation.bench import bench
 SOURCE = '''
 import os, subprocess, time
@@ -340,7 +346,7 @@ def run():
 '''
 async def main():
     async with bench(Path({str(tools)!r})) as b:
-        task = asyncio.create_task(b.run(SOURCE))
+        task = asyncio.create_task(b.run(b.tool(SOURCE, sandbox=Sandbox.OFF)))
         event = await b.until(lambda event: True)
         print(event.text, flush=True)
         await task
@@ -480,3 +486,69 @@ async def test_a_call_that_has_begun_is_not_made_again(bench: Bench) -> None:
         await bench.run(tool, params={"die": die})
 
     assert bench.lines() == ["begun"] * 2
+
+
+# -- a process that hides ----------------------------------------------------------------
+
+HIDING = """
+    import ctypes, os, signal, sys, time
+    def run(leave=False):
+        ctypes.CDLL(None).prctl(36, 0)  # adopt no orphans any more
+        reading, writing = os.pipe()
+        if os.fork() == 0:
+            if os.fork() == 0:
+                os.setsid()
+                os.environ.clear()
+                os.write(writing, b"%d" % os.getpid())
+                os.closerange(0, 100)
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                while True: time.sleep(1000)
+            os._exit(0)
+        os.wait()
+        print(os.read(reading, 100).decode(), flush=True)
+        os.close(reading); os.close(writing)
+        if leave: os._exit(1)
+        return os.getpid()
+"""
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("leave", [False, True])
+async def test_a_process_that_hides_from_its_tool_does_not_outlive_the_run(
+    bench: Bench, level: Level, leave: bool
+) -> None:
+    answer = await bench.run(HIDING, params={"leave": leave}, level=level)
+
+    assert isinstance(answer, Died if leave else Returned)
+    await gone(int(bench.lines()[0]))
+
+
+async def test_a_process_that_gave_up_its_orphans_adopts_those_of_the_next_run(bench: Bench) -> None:
+    tool = bench.tool("""
+        import ctypes, os
+        def run(give_up):
+            answer = ctypes.c_int()
+            ctypes.CDLL(None).prctl(37, ctypes.byref(answer))
+            if give_up: ctypes.CDLL(None).prctl(36, 0)
+            return [os.getpid(), answer.value]
+    """)
+
+    first, second = [await bench.run(tool, params={"give_up": give_up}) for give_up in (True, False)]
+
+    assert isinstance(first, Returned)
+    assert first == second
+    assert first.value[1] == 1
+
+
+async def test_a_process_that_hides_is_ended_while_its_run_has_limits(bench: Bench) -> None:
+    tool = bench.tool(HIDING + "\n    def run_on(): run(); time.sleep(1000)")
+    cancel = asyncio.Event()
+    call = structs.replace(bench.call(tool, limits=Limits(cpu_seconds=100)), entry="run_on")
+
+    running = asyncio.create_task(bench.pool.call(call, bench.report, cancel=cancel))
+    line = await bench.until(lambda event: isinstance(event, LogLine))
+    assert isinstance(line, LogLine)
+    await gone(int(line.text))
+    cancel.set()
+
+    assert isinstance(await running, Cancelled)

@@ -57,6 +57,7 @@ async def test_a_description_has_everything_the_docstring_and_the_signature_say(
             "additionalProperties": False,
         },
         returns="What was found.",
+        module="scrape",
     )
 
 

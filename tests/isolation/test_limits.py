@@ -1,5 +1,7 @@
 """The limits of a run, and the answer when it exceeds one."""
 
+import os
+
 import pytest
 
 from services.executor.isolation.calls import Died, Level, Limits, Raised, Returned
@@ -166,3 +168,80 @@ async def test_the_number_of_processes_is_limited(bench: Bench) -> None:
 
     assert isinstance(answer, Died)
     assert answer.reason.startswith("process limit: ")
+
+
+HIDDEN = {
+    "a file in memory": "os.write(os.memfd_create('x'), bytes(150_000_000))",
+    "a file in memory, piece by piece":
+        "f = os.memfd_create('x'); [os.write(f, bytes(10_000_000)) for _ in range(15)]",
+    "a shared map": "m = mmap.mmap(-1, 150_000_000); m.write(b'1' * 150_000_000)",
+    "a shared segment":
+        "s = shared_memory.SharedMemory(create=True, size=150_000_000); s.buf[:] = bytes(s.size)",
+    "some of each":
+        "f = os.memfd_create('x'); os.write(f, bytes(60_000_000));"
+        "m = mmap.mmap(-1, 60_000_000); [m.write(b'1' * 1_000_000) for _ in range(60)]",
+    "a file of a child":
+        "code = 'import os, time; os.write(os.memfd_create(str()), bytes(150_000_000)); time.sleep(100)';"
+        "child = subprocess.Popen([sys.executable, '-c', code])",
+}  # fmt: skip
+HIDDEN_FROM_OTHERS = {
+    "a shared map that is let go":
+        "m = mmap.mmap(-1, 150_000_000); m.write(b'1' * 150_000_000); m.madvise(mmap.MADV_DONTNEED)",
+    "a file in shared memory that is closed": "open('/dev/shm/file', 'wb').write(bytes(150_000_000))",
+}  # fmt: skip
+HIDING = """
+    import mmap, os, subprocess, sys, time
+    from multiprocessing import shared_memory
+    def run():
+        {body}
+        time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("what", HIDDEN)
+async def test_memory_in_files_counts(bench: Bench, what: str, level: Level) -> None:
+    answer = await bench.run(
+        HIDING.format(body=HIDDEN[what]), limits=Limits(memory_bytes=100_000_000), level=level
+    )
+
+    assert isinstance(answer, Died), answer
+    assert answer.reason.startswith("memory limit: ")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root sees it, and has a folder of its own")
+@pytest.mark.parametrize("what", HIDDEN_FROM_OTHERS)
+async def test_memory_that_only_root_sees_counts_for_root(bench: Bench, what: str) -> None:
+    answer = await bench.run(
+        HIDING.format(body=HIDDEN_FROM_OTHERS[what]), limits=Limits(memory_bytes=100_000_000)
+    )
+
+    assert isinstance(answer, Died), answer
+    assert answer.reason.startswith("memory limit: ")
+
+
+async def test_what_processes_share_counts_once(bench: Bench) -> None:
+    answer = await bench.run(
+        """
+        import mmap, os, time
+        from multiprocessing import shared_memory
+        def run():
+            block = shared_memory.SharedMemory(create=True, size=60_000_000)
+            for start in range(0, block.size, 1_000_000):
+                block.buf[start : start + 1_000_000] = b"1" * 1_000_000
+            for _ in range(2):
+                if os.fork() == 0:
+                    assert sum(block.buf[::4096]) > 0
+                    time.sleep(0.5)
+                    os._exit(0)
+            time.sleep(0.5)
+            os.wait(); os.wait()
+            block.unlink()
+            return 1
+        """,
+        limits=Limits(memory_bytes=170_000_000),
+    )
+
+    assert isinstance(answer, Returned), answer
+    assert answer.peak_rss_bytes
+    assert 60_000_000 < answer.peak_rss_bytes < 170_000_000

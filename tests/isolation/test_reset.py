@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from services.executor.isolation.calls import Level, Raised, Returned
+from services.executor.isolation.sandbox import Sandbox
 from tests.isolation.bench import Bench
 
 STATES = {
@@ -283,12 +284,13 @@ async def test_no_environment_of_the_service_is_visible_anywhere_below(
 ) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://secret")
 
-    answer = await bench.run("""
+    source = """
         import os
         def run():
             read = lambda pid: open(f"/proc/{pid}/environ").read()
             return read("self") + read(os.getppid())
-    """)
+    """
+    answer = await bench.run(bench.tool(source, sandbox=Sandbox.OFF))
 
     assert isinstance(answer, Returned)
     assert "secret" not in answer.value

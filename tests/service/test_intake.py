@@ -5,7 +5,7 @@ from typing import Any
 
 from services.executor.intake import Intake
 from services.executor.runner import Running
-from services.executor.store import Order, Store
+from services.executor.store import Order, Store, Taken
 from tests.conftest import eventually
 from tests.service.conftest import NoTools
 from tests.store.conftest import pending
@@ -56,6 +56,41 @@ async def test_what_was_handed_out_in_an_answer_that_was_lost_does_not_wait_eith
     claiming.cancel()
     for one in intake.running:
         one.cancel.set()
+
+
+async def test_what_is_handed_out_in_an_answer_on_its_way_is_performed_once(store: Store, redis: Any) -> None:
+    performed: list[str] = []
+
+    async def note(running: Running) -> None:
+        performed.append(running.claim.order.run_id)
+        await running.cancel.wait()
+
+    await store.queue.create_group()
+    for number in range(2):
+        await store.queue.enqueue(Order(f"e{number}", "trigger"))
+    on_its_way = await store.queue.claim("w1", 2)
+    intake = Intake(store.queue, "w1", 1, NoTools(), note)
+    claiming = asyncio.create_task(intake.run())
+
+    async def one_has_begun() -> bool:
+        return len(intake.running) == 1 and intake.room == 0
+
+    await eventually(one_has_begun, "the look for claims")
+    [first] = intake.running
+    first.cancel.set()
+    assert first.task is not None
+    await first.task
+    second = [claim for claim in on_its_way.claims if claim.lease != first.claim.lease]
+    await intake.take(Taken(second))
+
+    await eventually(lambda: _has_begun(performed, 2), "the second run")
+    assert sorted(performed) == sorted(claim.order.run_id for claim in on_its_way.claims)
+    assert await pending(redis) == 2
+    claiming.cancel()
+
+
+async def _has_begun(performed: list[str], count: int) -> bool:
+    return len(performed) >= count
 
 
 async def test_a_run_that_is_only_reported_keeps_no_slot_and_reports_dont_pile_up(

@@ -1,10 +1,11 @@
 """The values that go into a call of a tool and come out of it."""
 
+import functools
 import os
 import signal
 import stat
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -34,6 +35,8 @@ class Module:
         environment: that environment's digest, or empty.
         sandbox: what its processes are confined to, already during the import.
         main: the SHA-256 of a package's `__init__.py`.
+        capabilities: those of root's that its processes keep.
+        hash_seed: PYTHONHASHSEED of its processes; empty for a random one in each.
 
     Modules with the same `key` are served by the same process.
     """
@@ -43,15 +46,27 @@ class Module:
     digest: str
     python: Path | None = None
     environment: str = ""
-    sandbox: Sandbox = Sandbox.OFF
+    sandbox: Sandbox = Sandbox.PROCESS
     main: str = ""
+    capabilities: tuple[str, ...] = ()
+    hash_seed: str = ""
     key: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Make the key once, because each call needs it several times."""
         code = (self.name, str(self.path), self.digest)
-        key = (*code, str(self.python or ""), self.environment, self.sandbox.value)
-        object.__setattr__(self, "key", key)
+        key = (*code, str(self.python or ""), self.environment, self.sandbox.value, *self.capabilities)
+        object.__setattr__(self, "key", (*key, f"hashes {self.hash_seed}") if self.hash_seed else key)
+
+
+SEEDED_HASHES = "0"
+"""The hash seed of all seeded runs.  With the run's own seed, no two of them could share a process."""
+
+
+@functools.lru_cache(maxsize=1024)
+def seeded(module: Module) -> Module:
+    """The module in processes where texts always have the same hashes, and so sets the same order."""
+    return replace(module, hash_seed=SEEDED_HASHES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +94,7 @@ class Call(msgspec.Struct, frozen=True):
         timeout_seconds: the time limit, which includes the import.
         level: what kind of process runs it.
         limits: what it may use.
-        seed: seeds the random generators; None for system entropy.
+        seed: seeds the random generators, and fixes the hashes of texts; None for system entropy.
         environ: variables besides those of the pool.
         entry: another function of the module than the tool's own.
     """
@@ -282,7 +297,8 @@ class Description:
 
     `parameters` is a JSON Schema object: `properties` (type, default, description), `required`,
     `additionalProperties`.  `neighbours` are the files in the tool's folder, relative to it, that its
-    import has imported; none for a package.
+    import has imported; none for a package.  `module` is the name that it was imported by, which is not its
+    own if something else is imported by that.
     """
 
     name: str
@@ -293,6 +309,7 @@ class Description:
     parameters: Mapping[str, Any]
     returns: str = ""
     neighbours: tuple[str, ...] = ()
+    module: str = ""
 
 
 OURS = [Path(__file__).with_name(package) for package in ("child", "common")]

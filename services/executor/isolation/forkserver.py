@@ -20,17 +20,19 @@ from services.executor.isolation.calls import Module
 from services.executor.isolation.common import process_tree, protocol
 from services.executor.isolation.connection import Connection, Disconnected
 from services.executor.isolation.parent import MARK, Parent
-from services.executor.isolation.process import Process, ProcessOptions, confinement
-from services.executor.isolation.sandbox import Sandbox
+from services.executor.isolation.process import Process, ProcessOptions, confinement, hashing
 
 CHILD_FILE = Path(__file__).parent / "child" / "__main__.py"
 HANDSHAKE_SECONDS = 30.0
 STOP_SECONDS = 5.0
 TERMINATION_SECONDS = 1.0
+SWEEP_SECONDS = 0.05
 KILL_ROUNDS = 5
 KILL_INTERVAL_SECONDS = 0.1
 
-_INTERPRETER_OPTIONS = ("-I", "-S", "-X", "utf8")
+_OPTIONS = ("-S", "-X", "utf8")
+_ISOLATED, _SEEDED = ("-I", *_OPTIONS), ("-s", *_OPTIONS)
+"""An isolated interpreter reads no PYTHONHASHSEED."""
 
 Key = tuple[str, ...]
 OWN_INTERPRETER: Key = (sys.executable,)
@@ -47,6 +49,7 @@ class ForkServer(Parent):
         environ: its environment, which its processes inherit.
         on_death: called once it can't fork any more.
         prefix: the command that starts it confined, if any.
+        hash_seed: that of all its processes; empty for a random one.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class ForkServer(Parent):
         environ: Mapping[str, str],
         on_death: "Callable[[ForkServer], None]",
         prefix: Sequence[str] = (),
+        hash_seed: str = "",
     ) -> None:
         super().__init__()
         loop = asyncio.get_running_loop()
@@ -66,7 +70,7 @@ class ForkServer(Parent):
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                self._process = self._start(theirs.fileno(), environ, prefix)
+                self._process = self._start(theirs.fileno(), environ, prefix, hash_seed)
             except OSError:
                 ours.close()
                 raise
@@ -80,16 +84,18 @@ class ForkServer(Parent):
         loop.add_reader(self._pidfd, self._exited)
 
     def _start(
-        self, descriptor: int, environ: Mapping[str, str], prefix: Sequence[str]
+        self, descriptor: int, environ: Mapping[str, str], prefix: Sequence[str], hash_seed: str
     ) -> subprocess.Popen[bytes]:
+        options = _SEEDED if hash_seed else _ISOLATED
+        outside = {name: value for name, value in environ.items() if not name.startswith("PYTHON")}
         return subprocess.Popen(
-            [*prefix, str(self.python), *_INTERPRETER_OPTIONS, str(CHILD_FILE), str(descriptor)],
+            [*prefix, str(self.python), *options, str(CHILD_FILE), str(descriptor)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=None,
             cwd=tempfile.gettempdir(),
             # Bound lazily, each symbol would be looked up again by every fork.
-            env={**environ, MARK: self.mark, "LD_BIND_NOW": "1"},
+            env={**outside, **hashing(hash_seed), MARK: self.mark, "LD_BIND_NOW": "1"},
             pass_fds=[descriptor],
             start_new_session=True,
         )
@@ -207,6 +213,7 @@ class ForkServers:
         self._loop = asyncio.get_running_loop()
         self._by_key: dict[Key, ForkServer] = {}
         self.alive: set[ForkServer] = set()
+        self._sweeping: asyncio.TimerHandle | None = None
 
     async def open(self) -> None:
         """Start the one of the service's own interpreter, which is kept so that no call waits for it."""
@@ -214,29 +221,42 @@ class ForkServers:
 
     async def close(self) -> None:
         """End all of them and everything below them, and wait until they are gone."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         await asyncio.gather(*(server.stop() for server in self.alive))
 
     async def for_process(self, process: Process) -> ForkServer:
         """The server to fork this process from.  Request the fork before anything else is awaited."""
         python = process.module.python or Path(sys.executable)
-        area = self.area(process.module)
+        area, hash_seed = self.area(process.module), process.module.hash_seed
         if area is None:
-            return await self._ready((str(python),), python, ())
+            key = (str(python), hash_seed) if hash_seed else (str(python),)
+            return await self._ready(key, python, (), hash_seed)
         confined = confinement(process.module, self._options, area)
         assert confined is not None
-        return await self._ready(process.key, python, sandbox.command(confined))
+        return await self._ready(process.key, python, sandbox.command(confined), hash_seed)
 
-    async def _ready(self, key: Key, python: Path, prefix: Sequence[str]) -> ForkServer:
+    async def _ready(self, key: Key, python: Path, prefix: Sequence[str], hash_seed: str = "") -> ForkServer:
         server = self._by_key.get(key)
         if server is None:
             options = self._options
-            server = ForkServer(python, options.limit_bytes, options.environ, self._died, prefix)
+            server = ForkServer(python, options.limit_bytes, options.environ, self._died, prefix, hash_seed)
             self._by_key[key] = server
             self.alive.add(server)
             server.gone.add_done_callback(lambda _: self._gone(key, server))
         await server.ready()
         server.idle_since = self._loop.time()
         return server
+
+    def sweep_soon(self) -> None:
+        """A run is over: end what it has hidden from its own process, at most SWEEP_SECONDS later."""
+        if self._sweeping is None:
+            self._sweeping = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeping = None
+        for server in self.alive:
+            server.sweep()
 
     def end_idle(self, too_old: float) -> None:
         """End those without a process since then.  Until then, nobody prunes the environment they run in."""
@@ -265,7 +285,7 @@ class ForkServers:
 
     def area(self, module: Module) -> Path | None:
         """Where a tool's processes have their working directories, if their server is confined already."""
-        if module.sandbox is Sandbox.OFF or not isinstance(
+        if not module.sandbox.limits_files or not isinstance(
             self._options.detect_sandbox(), sandbox.Bubblewrap
         ):
             return None

@@ -89,6 +89,10 @@ class Parent:
         """Request the end of a child's process tree: dump of its stacks, SIGTERM, the grace, SIGKILL."""
         self.connection.notify("end", {"child": token, "grace_seconds": grace_seconds, "stacks": stacks})
 
+    def sweep(self) -> None:
+        """Request the end of all processes below it that belong to no child of its own."""
+        self.connection.notify("sweep", {})
+
     def handle_forked(self, params: Mapping[str, Any]) -> None:
         """The parent reports that children exist."""
         for token, number in params["children"]:

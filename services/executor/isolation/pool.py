@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
+from msgspec import structs
 
 from services.executor.isolation import rpc, sandbox
 from services.executor.isolation.attempt import CANCEL, TIMEOUT, Attempt, Semaphore, Stopped
@@ -21,8 +22,9 @@ from services.executor.isolation.calls import (
     Module,
     Raised,
     Report,
+    seeded,
 )  # fmt: skip
-from services.executor.isolation.common import protocol
+from services.executor.isolation.common import kernel, protocol
 from services.executor.isolation.connection import Disconnected, Refused
 from services.executor.isolation.forkserver import ForkServer
 from services.executor.isolation.process import OVERDUE_SECONDS, LoadFailed, Process, ProcessOptions
@@ -115,8 +117,12 @@ class Pool:
         self._oom_kills = OomKills()
 
     async def start(self) -> None:
-        """Start the first fork server, so that the first call needn't wait for it."""
+        """Start the first fork server, so that the first call needn't wait for it.
+
+        From then on, other processes of the same user can't look into this one's memory and environment.
+        """
         if self._processes is None:
+            kernel.set_dumpable(False)
             self._processes = Processes(
                 self.options, self._room, self._capacity, self._idle_seconds, self._log
             )
@@ -229,6 +235,8 @@ class Pool:
             effects: keeps artifacts and the results of steps; by default, nothing is kept.
             cancel: ends the call when it is set.
         """
+        if call.seed is not None:
+            call = structs.replace(call, module=seeded(call.module))
         try:
             params = self._encode(call)
         except (ValueError, TypeError, RecursionError) as error:

@@ -17,7 +17,6 @@ from services.executor.isolation.output import Output
 from services.executor.isolation.parent import MARK, ForkRequest, Parent
 from services.executor.isolation.workdir import Workdir
 
-TOOLKIT = Path(__file__).parents[3] / "shared" / "toolkit.py"
 OVERDUE_SECONDS = 3.0
 """The process that forked this one has so long, beyond the grace, to report its end."""
 
@@ -65,6 +64,8 @@ def confinement(module: Module, options: ProcessOptions, writable: Path) -> sand
     """
     if module.sandbox is sandbox.Sandbox.OFF:
         return None
+    if module.sandbox is sandbox.Sandbox.PROCESS:
+        return sandbox.of_processes(module.capabilities)
     python = module.python or Path(sys.executable)
     return sandbox.of_tool(
         module.sandbox,
@@ -75,7 +76,13 @@ def confinement(module: Module, options: ProcessOptions, writable: Path) -> sand
         environment=python.parent.parent if module.environment else None,
         also=options.readable,
         kind=options.detect_sandbox(),
+        capabilities=module.capabilities,
     )
+
+
+def hashing(hash_seed: str) -> dict[str, str]:
+    """The variable that has an interpreter, and those that it starts, use this hash seed."""
+    return {"PYTHONHASHSEED": hash_seed} if hash_seed else {}
 
 
 class LoadFailed(Exception):
@@ -186,8 +193,7 @@ class Process(Parent):
             "name": self.module.name,
             "path": str(self.module.path),
             "digest": self.module.main or self.module.digest,
-            "environ": {**options.environ, MARK: self.mark},
-            "toolkit": str(TOOLKIT),
+            "environ": {**options.environ, **hashing(self.module.hash_seed), MARK: self.mark},
             **self._directories,
             "limit_bytes": options.limit_bytes,
             "max_runs": options.max_runs,

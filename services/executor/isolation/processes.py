@@ -9,7 +9,6 @@ from services.executor.isolation.attempt import Attempt, Semaphore
 from services.executor.isolation.calls import Module
 from services.executor.isolation.forkserver import ForkServers, Key
 from services.executor.isolation.process import Process, ProcessOptions
-from services.executor.isolation.sandbox import Sandbox
 from services.executor.isolation.templates import Templates
 from services.executor.isolation.workdir import PoolDirectory, Workdir, remove_abandoned
 
@@ -174,7 +173,7 @@ class Processes:
 
     async def _detect_sandbox(self, module: Module) -> None:
         """Find out how a tool can be confined.  In a thread: the first time, that may start a process."""
-        if module.sandbox is not Sandbox.OFF:
+        if module.sandbox.limits_files:
             await asyncio.to_thread(self._options.detect_sandbox)
 
     async def _acquire_room(self, attempt: Attempt) -> None:
@@ -208,6 +207,7 @@ class Processes:
 
     def give_back(self, process: Process) -> None:
         """The run is over: keep the process for the next one if it is fit."""
+        self.fork_servers.sweep_soon()
         if process.retired or process.ended.done() or not process.connection.is_open or not process.loaded:
             process.end(grace_seconds=0)
             return
@@ -215,6 +215,7 @@ class Processes:
 
     def dismiss(self, process: Process) -> None:
         """The run is over, and the process exits by itself, because it serves no other."""
+        self.fork_servers.sweep_soon()
         if not process.ended.done():
             process.dismiss()
 

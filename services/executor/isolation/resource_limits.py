@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from services.executor.isolation.attempt import Attempt
 from services.executor.isolation.calls import NO_LIMITS, Answer, Limits, Raised, Returned
-from services.executor.isolation.common import process_tree
+from services.executor.isolation.common import memory, process_tree
 
 INTERVAL_SECONDS = 0.1
 
@@ -18,7 +18,7 @@ INTERVAL_SECONDS = 0.1
 class LimitMonitor:
     """Measures one attempt's processes now and then, and stops the attempt when it exceeds a limit.
 
-    Memory is the resident memory of all processes of the tree together: a limit on address space would
+    Memory is that of all processes of the tree together which is in use: a limit on address space would
     break programs that reserve more than they use, as JIT compilers and Arrow do.  CPU time is that of all
     processes as well, including those that have ended; the kernel's own limit counts for each process
     alone, and can be ignored.  A run without such limits costs nothing.
@@ -55,6 +55,9 @@ class LimitMonitor:
 
     def _measure(self) -> None:
         self._schedule()
+        process = self._attempt.process
+        if process is not None and process.parent is not None:
+            process.parent.sweep()  # what the run has hidden from the measurement
         verdict = self._judge(self._pids())
         if verdict:
             self._attempt.stop(verdict)
@@ -81,7 +84,7 @@ class LimitMonitor:
 
     def _measure_memory(self, pids: list[int]) -> int:
         """The bytes that the run's processes hold now."""
-        used_bytes = sum(map(process_tree.resident_bytes, pids))
+        used_bytes = memory.held_bytes(pids)
         self._attempt.peak_rss_bytes = max(self._attempt.peak_rss_bytes, used_bytes)
         return used_bytes
 

@@ -121,8 +121,11 @@ def description(answer: Any) -> Description:
             "parameters": dict(parameters),
             "returns": str(returns),
             "neighbours": list(neighbours),
+            "module": str(module),
         } if all(isinstance(path, str) for path in neighbours):
-            return Description(name, entry, line, kind, summary, parameters, returns, tuple(neighbours))
+            return Description(
+                name, entry, line, kind, summary, parameters, returns, tuple(neighbours), module
+            )
         case _:
             raise ValueError("not a description")
 

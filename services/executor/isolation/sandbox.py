@@ -1,8 +1,9 @@
-"""What a confined tool may reach, and how this machine can confine it.
+"""What a tool may reach, and how this machine can confine it.
 
 With Landlock, the tool's process confines itself before it imports the tool (`common/confine.py`).  On a
 kernel without Landlock, bubblewrap starts the fork server in a file system that holds nothing else.  If
-there is neither, a tool that is to be confined is refused: it never runs unconfined.
+there is neither, a tool whose files are to be confined is refused: it never runs unconfined.  Level
+`process`, which every tool has at least, is never refused; `unprotected` says what it lacks here.
 """
 
 import functools
@@ -16,7 +17,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, assert_never
 
-from services.executor.isolation.common import confine, seccomp
+from services.executor.isolation.common import landlock, seccomp
+from services.executor.isolation.common.capabilities import GRANTABLE
 from shared.errors import SandboxUnavailableError
 
 _HERE = Path(__file__).parent
@@ -60,11 +62,17 @@ PROBE_SECONDS = 10.0
 
 
 class Sandbox(StrEnum):
-    """What tools are confined to: nothing, their files, or their files without the network."""
+    """What tools are confined to: nothing, their own processes, their files, their files and no network."""
 
     OFF = "off"
+    PROCESS = "process"
     FILES = "files"
     FILES_AND_NETWORK = "files+network"
+
+    @property
+    def limits_files(self) -> bool:
+        """Whether there are files of the service's user that a tool doesn't reach."""
+        return self in (Sandbox.FILES, Sandbox.FILES_AND_NETWORK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +108,7 @@ class Confinement:
     readable: tuple[Path, ...]
     writable: tuple[Path, ...]
     network: bool
+    capabilities: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The argument of `confine.apply`, which the process applies to itself."""
@@ -109,13 +118,14 @@ class Confinement:
             "readable": [str(path) for path in self.readable],
             "writable": [str(path) for path in self.writable],
             "network": self.network,
+            "capabilities": list(self.capabilities),
         }
 
 
 @functools.cache
 def detect() -> Kind:
     """How this machine can confine processes.  May start a process, so it must not run on the event loop."""
-    return best_kind(confine.landlock_abi(), filters=seccomp.is_supported())
+    return best_kind(landlock.version(), filters=seccomp.is_supported())
 
 
 def best_kind(abi: int, *, filters: bool) -> Kind:
@@ -141,8 +151,9 @@ def confinement(
     environment: Path | None = None,
     also: Iterable[Path] = (),
     kind: Kind | None = None,
+    capabilities: tuple[str, ...] = (),
 ) -> Confinement:
-    """What a tool's process may reach at `level`.
+    """What a tool's process may reach at `level`, `files` or `files+network`.
 
     Args:
         level: what the tool is confined to.
@@ -152,12 +163,11 @@ def confinement(
         environment: the folder of the tool's own environment, if it has one.
         also: what else the operator lets tools read and execute.
         kind: how it is confined; by default, what `detect` returns.
+        capabilities: those that the process keeps, if it has them.
 
     Raises:
         SandboxUnavailableError: nothing here can confine a process.
     """
-    if level is Sandbox.OFF:
-        return Confinement(level, Unavailable("nothing asked for"), (), (), network=True)
     kind = kind or detect()
     proc: tuple[Path, ...] = ()
     match kind:
@@ -169,13 +179,14 @@ def confinement(
         case Unavailable(reason):
             raise SandboxUnavailableError(
                 f"sandbox {level.value!r} can't be enforced here: {reason}; use a kernel from 5.13 on with "
-                "landlock in its lsm= parameter, or install bubblewrap, or set the sandbox to 'off'"
+                "landlock in its lsm= parameter, or install bubblewrap, or set the sandbox to 'process'"
             )
         case _:
             assert_never(kind)
     own = [tools, *also] if environment is None else [tools, environment, *also]
     readable = (*own, *OURS, *_interpreters(tuple(prefixes)), *_system(), *proc)
-    return Confinement(level, kind, _existing(readable), (temp.absolute(),), network=level is Sandbox.FILES)
+    network = level is Sandbox.FILES
+    return Confinement(level, kind, _existing(readable), (temp.absolute(),), network, capabilities)
 
 
 def of_tool(
@@ -188,6 +199,7 @@ def of_tool(
     environment: Path | None = None,
     also: Iterable[Path] = (),
     kind: Kind | None = None,
+    capabilities: tuple[str, ...] = (),
 ) -> Confinement:
     """The confinement of the process that serves the tool in `file` under `python`.
 
@@ -203,13 +215,55 @@ def of_tool(
         environment=environment,
         also=[*also, *(Path(part) for part in named if part)],
         kind=kind,
+        capabilities=capabilities,
     )
+
+
+@functools.cache
+def of_processes(capabilities: tuple[str, ...] = (), version: int | None = None) -> Confinement:
+    """The confinement at level `process`, which keeps a tool from all processes that it has not started.
+
+    Args:
+        capabilities: those that the process keeps, if it has them.
+        version: that of Landlock; by default, this kernel's.
+    """
+    version = landlock.version() if version is None else version
+    usable = version >= landlock.REFER_VERSION
+    kind = Landlock(version) if usable else Unavailable("Landlock would forbid to rename files")
+    return Confinement(Sandbox.PROCESS, kind, (), (), True, capabilities)
+
+
+def unprotected(version: int | None = None) -> str:
+    """What level `process` does not protect on this kernel; empty if nothing is missing.
+
+    `version` is that of Landlock; by default, this kernel's.
+    """
+    version = landlock.version() if version is None else version
+    if version < landlock.REFER_VERSION:
+        return (
+            "this kernel has no Landlock, or an old one: tools can read the memory and the environment of "
+            "each other's processes and of other programs of the same user, and send signals to all of them, "
+            "the service included; use Linux 5.19 or newer with landlock in its lsm= parameter"
+        )
+    if version < landlock.SCOPES_VERSION:
+        return (
+            "this kernel's Landlock is older than Linux 6.12: tools can send signals to all processes of the "
+            "same user, the service included, and connect to their abstract sockets"
+        )
+    return ""
+
+
+def known_capability(name: str) -> str:
+    """Return `name`, that of a capability.  ValueError if no tool can have it."""
+    if name not in GRANTABLE:
+        raise ValueError(f"is no capability that a tool can have; these are {', '.join(GRANTABLE)}")
+    return name
 
 
 def stricter(*levels: Sandbox | None) -> Sandbox:
     """The strictest of several levels: a tool may restrict itself further than the operator does."""
     order = list(Sandbox)
-    return max((level for level in levels if level is not None), key=order.index, default=Sandbox.OFF)
+    return max((level for level in levels if level is not None), key=order.index, default=Sandbox.PROCESS)
 
 
 def prefixes_of(python: Path) -> tuple[Path, ...]:

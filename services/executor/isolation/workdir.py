@@ -17,7 +17,6 @@ from services.executor.isolation.common import directory
 PREFIX = "fullsend-"
 LOCK = "owner.lock"
 TEMP = "temp"
-ARTIFACTS = "artifacts"
 _names = itertools.count(1)
 
 log = structlog.get_logger(__name__)
@@ -83,7 +82,7 @@ class Workdir:
         self.path = path
         self._settled_ns = settled_ns
         self.temp = f"{path}/{TEMP}"
-        self.artifacts = f"{path}/{ARTIFACTS}"
+        self.artifacts = f"{path}/{directory.ARTIFACTS}"
         self._spares: list[Workdir] = []
         self._stamps: tuple[tuple[int, int] | None, ...] = (None, None)
 
@@ -125,7 +124,7 @@ class Workdir:
         with contextlib.suppress(OSError):  # it was never made, or a link is in its place
             top = directory.open_at(str(self.path))
             try:
-                for name in (TEMP, ARTIFACTS):
+                for name in (TEMP, directory.ARTIFACTS):
                     with contextlib.suppress(OSError):
                         os.rmdir(name, dir_fd=top)
             finally:

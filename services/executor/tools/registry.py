@@ -12,7 +12,6 @@ import structlog
 
 from services.executor import isolation
 from services.executor.isolation.calls import Module
-from services.executor.isolation.sandbox import Sandbox
 from services.executor.loader import Loader
 from services.executor.store import Store
 from shared import toolkit
@@ -123,19 +122,17 @@ class Registry:
         }
 
 
-def fingerprint_of(sandbox: Sandbox, readable: Iterable[Path], code: Path = OUR_CODE) -> str:
+def fingerprint_of(walls: Iterable[object], code: Path = OUR_CODE) -> str:
     """Return a digest of all that descriptions of tools depend on, except the tools' code.
 
     That is our code that describes them, the Python version, the installed packages, and the confinement.
 
     Args:
-        sandbox: the confinement of every tool.
-        readable: what confined tools may read besides their own files.
+        walls: what the settings say about the confinement of tools.
         code: the directory of our code that describes tools.
     """
-    confinement = [sandbox.value, *map(str, readable)]
     ours = [hashlib.sha256(path.read_bytes()).hexdigest() for path in _files(code)]
-    parts = [sys.version, confinement, sorted(_installed()), ours]
+    parts = [sys.version, [str(one) for one in walls], sorted(_installed()), ours]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

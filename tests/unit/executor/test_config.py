@@ -28,6 +28,9 @@ SPECIAL: dict[str, Values] = {
     ],
     "sandbox": [(one.value, one) for one in (Sandbox.FILES, Sandbox.FILES_AND_NETWORK)] * 2,
     "sandbox_readable": [(text, (Path(text),)) for text in "abcd"],
+    "tool_capabilities_allowed": [
+        (text, tuple(text.split(","))) for text in ("chown", "net_raw,chown", "setuid", "net_raw")
+    ],
     "artifacts": [(text, text) for text in ("a", "file:///b", "s3://c/d", "memory://e")],
     "retry_backoff_max": [("41", 41), ("42", 42), ("43", 43), ("44", 44)],
 }

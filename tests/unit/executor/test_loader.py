@@ -69,6 +69,40 @@ def refusal(loader: Loader, name: str) -> str:
     return str(refused.value)
 
 
+# -- capabilities ---------------------------------------------------------------------
+
+ASKING = """# /// script
+# [tool.fullsend]
+# capabilities = ["net_raw"]
+# ///
+"""
+
+
+async def test_a_tool_is_given_the_capabilities_that_are_allowed(
+    folder: Path, describer: Describer, kept: Bundles
+) -> None:
+    (folder / "ping.py").write_text(ASKING)
+    loader = Loader(folder, describer, OwnEnvironment(), kept, capabilities=["net_raw", "chown"])
+
+    assert (await loader.load("ping", 10)).module.capabilities == ("net_raw",)
+
+
+async def test_a_tool_that_asks_for_a_capability_that_is_not_allowed_is_refused(
+    folder: Path, loader: Loader
+) -> None:
+    (folder / "ping.py").write_text(ASKING)
+
+    with pytest.raises(ToolError, match=r"ping.py asks for .*'net_raw'.*TOOL_CAPABILITIES_ALLOWED"):
+        await loader.load("ping", 10)
+
+
+async def test_a_capability_that_nobody_can_have_is_refused(folder: Path, loader: Loader) -> None:
+    (folder / "ping.py").write_text(ASKING.replace("net_raw", "sys_ptrace"))
+
+    with pytest.raises(ToolError, match=r"capabilities.*is no capability that a tool can have; these are"):
+        await loader.load("ping", 10)
+
+
 # -- names ----------------------------------------------------------------------------
 
 

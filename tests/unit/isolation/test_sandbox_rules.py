@@ -290,7 +290,9 @@ def _readable(tmp_path: Path, environ: dict[str, str]) -> tuple[Path, ...]:
 @pytest.mark.parametrize(
     ("wishes", "level"),
     [
-        ((), Sandbox.OFF),
+        ((), Sandbox.PROCESS),
+        ((Sandbox.OFF, None), Sandbox.OFF),
+        ((Sandbox.PROCESS, Sandbox.OFF), Sandbox.PROCESS),
         ((Sandbox.FILES, None), Sandbox.FILES),
         ((Sandbox.FILES, Sandbox.OFF), Sandbox.FILES),
         ((Sandbox.FILES, Sandbox.FILES_AND_NETWORK), Sandbox.FILES_AND_NETWORK),
@@ -300,16 +302,26 @@ def test_the_strictest_wish_counts(wishes: tuple[Sandbox | None, ...], level: Sa
     assert sandbox.stricter(*wishes) is level
 
 
-def test_off_confines_nothing(tmp_path: Path) -> None:
-    allowed = confinement(tmp_path, Sandbox.OFF, kind=Unavailable("nothing here"))
+@pytest.mark.parametrize(("version", "kind"), [(0, Unavailable), (1, Unavailable), (2, Landlock)])
+def test_processes_are_separated_as_far_as_the_kernel_can(version: int, kind: type) -> None:
+    allowed = sandbox.of_processes(("net_raw",), version)
 
-    assert allowed.to_json()["level"] == "off"
+    assert isinstance(allowed.kind, kind)
+    assert allowed.to_json()["capabilities"] == ["net_raw"]
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [(0, "read the memory"), (1, "read the memory"), (2, "send signals"), (5, "send signals"), (6, "^$")],
+)
+def test_what_an_old_kernel_does_not_protect_is_said(version: int, said: str) -> None:
+    assert re.search(said, sandbox.unprotected(version))
 
 
 def test_the_error_where_nothing_can_confine_says_what_to_do(tmp_path: Path) -> None:
     missing = "the kernel has no Landlock, and bubblewrap is not installed"
 
-    with pytest.raises(SandboxUnavailableError, match=f"'files'.*{missing}.*or set the sandbox to 'off'"):
+    with pytest.raises(SandboxUnavailableError, match=f"'files'.*{missing}.*or set the sandbox to 'process'"):
         confinement(tmp_path, kind=Unavailable(missing))
 
 

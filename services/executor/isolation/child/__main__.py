@@ -15,8 +15,11 @@ PACKAGE = "_fullsend"
 
 def main() -> None:
     """Serve requests from the descriptors named on the command line until the executor is gone."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    if sys.path[0] == here:  # unless the interpreter is isolated
+        del sys.path[0]
     package = types.ModuleType(PACKAGE)
-    package.__path__ = [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
+    package.__path__ = [os.path.dirname(here)]
     sys.modules[PACKAGE] = package
     loop = importlib.import_module(PACKAGE + ".child.loop")
     loop.main([int(text) for text in sys.argv[1:]])

@@ -30,6 +30,7 @@ def describe(tool: Any) -> dict[str, Any]:
     return {
         "name": tool.name,
         "entry": tool.entry_name,
+        "module": tool.module.__name__,
         "line": _line(entry),
         "kind": _kind(entry),
         "summary": sections[""],

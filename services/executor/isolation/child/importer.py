@@ -1,4 +1,4 @@
-"""Finds and executes a tool's module, and gives it the toolkit to import."""
+"""Finds and executes a tool's module, and decides what it can import."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import site
 import sys
 import types
-from typing import Any, Sequence
+from typing import Any
 
 try:  # hashlib loads OpenSSL, whose several megabytes every fork would copy the page tables of
     from _sha2 import sha256 as sha256  # type: ignore[import-not-found]
@@ -27,37 +27,10 @@ class ContractBroken(Exception):
         self.stale = stale
 
 
-class _ToolkitLoader(importlib.machinery.SourceFileLoader):
-    """Loads the toolkit and connects it to this process."""
-
-    def __init__(self, name: str, path: str, reporter: Any) -> None:
-        super().__init__(name, path)
-        self.reporter = reporter
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        super().exec_module(module)
-        module._attach(self.reporter)
-
-
-class _ToolkitFinder:
-    """Finds the toolkit in `shared`, and nothing else, whatever is installed under that name."""
-
-    def __init__(self, path: str, reporter: Any) -> None:
-        self.path = path
-        self.reporter = reporter
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: Any = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if name == "shared":
-            return importlib.machinery.ModuleSpec(name, None, is_package=True)
-        if name == "shared.toolkit":
-            loader = _ToolkitLoader(name, self.path, self.reporter)
-            return importlib.util.spec_from_file_location(name, self.path, loader=loader)
-        if name.startswith("shared."):
-            raise ModuleNotFoundError(f"No module named {name!r}: tools may import shared.toolkit", name=name)
-        return None
-
+PACKAGE = __name__.partition(".")[0]
+ON_PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "on_path")
+OWN_NAMES = "fullsend_tool"
+"""The package of tools that are called like something else."""
 
 _standard: list[str] = []
 _installed: list[str] = []
@@ -73,15 +46,28 @@ def find_installed() -> None:
     _installed[:] = [entry for entry in sys.path if entry not in _standard]
 
 
-def prepare_path(path: str, toolkit: str, reporter: Any) -> None:
-    """Let the tool at `path` import, in this order: the standard library, its neighbours, what is installed.
+def prepare_path(path: str, reporter: Any) -> None:
+    """Let the tool at `path` import the toolkit, what is standard, what is installed, and its neighbours.
 
-    The standard library comes first, so that a tool called `email.py` doesn't replace `email` in the
-    processes of its neighbours.
+    In this order: the tools' folder comes last, so that no tool replaces what its neighbours want to import,
+    or it itself.
+    What a tool starts with `multiprocessing` and the like is given the same path.  The toolkit finds
+    `reporter` in our package.
     """
     directory = os.path.dirname(path)
-    sys.path[:] = [*_standard, os.path.dirname(directory) if is_package(path) else directory, *_installed]
-    sys.meta_path.insert(0, _ToolkitFinder(toolkit, reporter))
+    folder = os.path.dirname(directory) if is_package(path) else directory
+    sys.path[:] = [ON_PATH, *_standard, *_installed, folder]
+    sys.meta_path.insert(0, _OnlyToolkit)
+    sys.modules[PACKAGE].reporter = reporter  # type: ignore[attr-defined]
+
+
+class _OnlyToolkit:
+    """Refuses everything in `shared` but the toolkit: an installed finder may know the service's own."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> None:
+        if name.startswith("shared."):
+            raise ModuleNotFoundError(f"No module named {name!r}: tools may import shared.toolkit", name=name)
 
 
 def is_package(path: str) -> bool:
@@ -114,9 +100,21 @@ def execute(name: str, path: str, digest: str) -> types.ModuleType:
 
 
 def _module_name(name: str) -> str:
-    """The tool's name, unless a module of the standard library needs it."""
+    """The tool's name, unless something else has it that can be imported."""
     standard = getattr(sys, "stdlib_module_names", sys.builtin_module_names)
-    return f"tool_{name}" if name in standard or name in sys.modules else name
+    is_taken = name in standard or name in sys.modules or _is_installed(name)
+    return f"{OWN_NAMES}.{name}" if is_taken else name
+
+
+def _is_installed(name: str) -> bool:
+    """Whether a module or a package of that name comes before the tools' folder on the path."""
+    folder = sys.path.pop()
+    try:
+        specs = (finder.find_spec(name, None) for finder in sys.meta_path)
+        # A folder without an `__init__.py` has no origin, and gives way to a module.
+        return any(spec is not None and spec.origin is not None for spec in specs)
+    finally:
+        sys.path.append(folder)
 
 
 def find_entry(module: types.ModuleType, name: str, path: str) -> tuple[str, Any]:

@@ -15,13 +15,13 @@ import socket
 import sys
 from typing import Any, Callable, NoReturn
 
-from ..common import process_tree, protocol
+from ..common import kernel, process_tree, protocol
 from . import importer, os_state, supervisor
 from .channel import Channel
 from .tool import LoadedTool
 
 MAIN_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
-INTERPRETER_OPTIONS = ["-I", "-S", "-X", "utf8"]
+INTERPRETER_OPTIONS = ["-I" if sys.flags.isolated else "-s", "-S", "-X", "utf8"]
 STDOUT, STDERR = 1, 2
 DESCRIPTORS = 4
 """What each fork is given: its socket, stdout, stderr, and the file for its stacks."""
@@ -43,6 +43,7 @@ class Loop:
             "fork": self._fork,
             "load": self._load,
             "ping": self.channel.respond,
+            "sweep": self._sweep,
         }
 
     def run(self) -> NoReturn:
@@ -107,6 +108,7 @@ class Loop:
         children = supervisor.Supervisor(self.channel.descriptor, self.stacks)
         if self.tool is not None:
             self.tool.sigchld_in_forks = children.sigchld_before
+            self.tool.prepare_to_fork()
         gc.collect()
         gc.freeze()
         return children
@@ -150,6 +152,10 @@ class Loop:
     def _end(self, request_id: Any, params: dict[str, Any]) -> None:
         if self.supervisor is not None:
             self.supervisor.end(params["child"], params["grace_seconds"], params["stacks"])
+
+    def _sweep(self, request_id: Any, params: dict[str, Any]) -> None:
+        if self.supervisor is not None:
+            self.supervisor.sweep()
 
     # -- requests to a tool's process ------------------------------------------------
 
@@ -212,6 +218,7 @@ def _replace_interpreter(sock: int, stacks: int) -> NoReturn:
 
 def main(descriptors: list[int]) -> None:
     """Serve on the socket `descriptors[0]`; the second, if any, receives the stacks."""
+    kernel.set_dumpable(False)
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
     if len(descriptors) == 1:

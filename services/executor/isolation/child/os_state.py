@@ -37,15 +37,28 @@ _environ = ctypes.c_void_p.in_dll(_libc, "environ")
 class KernelState:
     """Priority, processors, limits and the C library's environment, as they were when this was made."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, may_change_user: bool) -> None:
         self._nice = os.getpriority(os.PRIO_PROCESS, 0)
         self._cpus = os.sched_getaffinity(0)
+        self._class = os.sched_getscheduler(0)
+        self._users = _users() if may_change_user else None
+        self._oom = _of_process("oom_score_adj")
+        self._oom_score = _content(self._oom)
+        self._timers = _of_process("timers")
         self._limits = list(map(resource.getrlimit, _LIMITS))
         self._variables = _variables()
         self._remember_environ()
 
     def restore(self) -> None:
         """Undo what a run has changed.  OSError or ValueError if this process may not."""
+        process_tree.adopt_orphans()
+        if self._users is not None and _users() != self._users:
+            raise PermissionError("the run changed its user or its groups")
+        if os.sched_getscheduler(0) != self._class:
+            os.sched_setscheduler(0, self._class, os.sched_param(0))
+        if _content(self._oom) != self._oom_score:
+            with open("/proc/self/oom_score_adj", "wb") as file:
+                file.write(self._oom_score)
         if os.getpriority(os.PRIO_PROCESS, 0) != self._nice:
             os.setpriority(os.PRIO_PROCESS, 0, self._nice)
         if os.sched_getaffinity(0) != self._cpus:
@@ -56,6 +69,10 @@ class KernelState:
                     resource.setrlimit(kind, before)
         if _environ.value != self._environ_at or self._environ_now.raw != self._pointers:
             self._restore_environ()
+
+    def timers(self) -> str:
+        """Why the process must not go on: a timer that C code has set would end the next run."""
+        return "the run left a timer behind" if _content(self._timers) else ""
 
     def _restore_environ(self) -> None:
         """Undo what `os.putenv`, or C code, has done: `os.environ` doesn't know about it."""
@@ -75,6 +92,22 @@ class KernelState:
             _environ.value or 0
         )
         self._pointers = self._environ_now.raw
+
+
+def _users() -> tuple[object, ...]:
+    return os.getresuid(), os.getresgid(), os.getgroups()
+
+
+def _of_process(name: str) -> int:
+    """A file in /proc about this process, or -1 if the kernel has no such file.  It stays open."""
+    try:
+        return os.open(f"/proc/self/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
+def _content(descriptor: int) -> bytes:
+    return os.pread(descriptor, 100, 0) if descriptor >= 0 else b""
 
 
 def _entries() -> list[bytes]:

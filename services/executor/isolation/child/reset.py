@@ -14,7 +14,7 @@ import warnings
 from typing import Any
 
 from ..common import directory, process_tree
-from . import importer, os_state
+from . import importer, interpreter, os_state, shm
 
 THREAD_END_SECONDS = 0.05
 # Plain numbers and C functions, because the enumerations of `signal` cost more than the rest of a reset.
@@ -25,7 +25,7 @@ _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 class Baseline:
     """The state of the process after the import, before its first run."""
 
-    def __init__(self, tool_path: str, temp_path: str) -> None:
+    def __init__(self, tool_path: str, temp_path: str, *, has_own_shm: bool, may_change_user: bool) -> None:
         self._environ = dict(os.environ)
         self._environ_data = dict(os.environ._data)  # type: ignore[attr-defined]
         self._umask = _umask()
@@ -44,8 +44,11 @@ class Baseline:
         self._tasks = os.open("/proc/self/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._threads = _threads()
         self._sweeper = directory.TempSweeper(temp_path)
+        self._shm = shm.OwnFolder() if has_own_shm else None
         self._streams = os_state.StandardStreams()
-        self._kernel = os_state.KernelState()
+        self._beside = directory.BesideSweeper(temp_path)
+        self._interpreter = interpreter.InterpreterState()
+        self._kernel = os_state.KernelState(may_change_user=may_change_user)
         self._files = os_state.OpenFiles()
 
     def unforkable(self) -> str:
@@ -77,7 +80,13 @@ class Baseline:
             self._restore_interpreter()
             self._restore_modules()
             return (
-                self._streams.restore() or self._left_behind(has_own_thread) or self._sweeper.sweep(temp_path)
+                self._interpreter.patched()
+                or self._kernel.timers()
+                or self._streams.restore()
+                or self._left_behind(has_own_thread)
+                or self._sweeper.sweep(temp_path)
+                or self._beside.sweep()
+                or self._empty_shm()
             )
         except Exception as error:
             return f"it can't be reset: {type(error).__name__}: {error}"
@@ -119,6 +128,7 @@ class Baseline:
             (gc.enable if self._gc_enabled else gc.disable)()
 
     def _restore_modules(self) -> None:
+        self._interpreter.restore()
         if _locale.setlocale(_locale.LC_ALL, None) != self._locale:
             _locale.setlocale(_locale.LC_ALL, self._locale)
         _restore_loggers(self._loggers)
@@ -126,14 +136,14 @@ class Baseline:
             sys.modules["tempfile"].tempdir = None  # type: ignore[attr-defined]
         if "socket" in sys.modules:
             sys.modules["socket"].setdefaulttimeout(None)
-        if "decimal" in sys.modules:
-            decimal: Any = sys.modules["decimal"]
-            decimal.setcontext(decimal.DefaultContext.copy())
         if "asyncio.events" in sys.modules:
             events: Any = sys.modules["asyncio.events"]
             events._event_loop_policy = None
             events._set_running_loop(None)
         seed(None)
+
+    def _empty_shm(self) -> str:
+        return "" if self._shm is None else self._shm.sweep()
 
     # -- what can't be undone ----------------------------------------------------------
 

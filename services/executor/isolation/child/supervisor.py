@@ -46,6 +46,7 @@ class Supervisor:
     def __init__(self, channel: int, stacks: int) -> None:
         self.children: dict[int, Child] = {}
         self._ending: dict[int, Child] = {}
+        self._trackers: dict[int, float] = {}
         self._channel = channel
         self._stacks = stacks
         self.pid = os.getpid()
@@ -82,15 +83,17 @@ class Supervisor:
 
     def wait(self) -> tuple[bool, list[dict[str, Any]]]:
         """Wait for a message, a child's end or a deadline: whether there is a message, and who has ended."""
-        if self._ending:
-            due_seconds = max(0.0, min(child.next_at for child in self._ending.values()) - time.monotonic())
-            ready = self._poll.poll(due_seconds * 1000)
+        if self._ending or self._trackers:
+            due_at = [*(child.next_at for child in self._ending.values()), *self._trackers.values()]
+            ready = self._poll.poll(max(0.0, min(due_at) - time.monotonic()) * 1000)
         else:
             ready = self._poll.poll()
         woken = [descriptor for descriptor, _ in ready]
         ended = self._reap() if self.ends in woken else []
         if self._ending:
             self._advance()
+        if self._trackers:
+            self.sweep()
         return self._channel in woken, ended
 
     # -- ending ------------------------------------------------------------------------
@@ -145,9 +148,10 @@ class Supervisor:
             except ChildProcessError:  # a thread of the tool's has reaped them
                 return ended
             if pid == 0:
-                self._kill_orphans()
+                self.sweep()
                 return ended
             self._ending.pop(pid, None)
+            self._trackers.pop(pid, None)
             child = self.children.pop(pid, None)
             if child is not None:
                 cpu_seconds = usage.ru_utime + usage.ru_stime
@@ -155,11 +159,21 @@ class Supervisor:
                 ended.append({"child": child.token, "status": status, "rss": rss_bytes, "cpu": cpu_seconds})
         return ended
 
-    def _kill_orphans(self) -> None:
-        """A child that this process did not fork was orphaned by one that is dead: it belongs to no run."""
+    def sweep(self) -> None:
+        """Kill the orphans: a child that this process did not fork belongs to no run.
+
+        Its parent has died, or has given up adopting orphans and let go of it.  Resource trackers have their
+        time to end.
+        """
+        now = time.monotonic()
         for pid in process_tree.own_children():
-            if pid not in self.children:
+            if pid in self.children:
+                continue
+            if pid not in self._trackers and process_tree.is_tracker(pid):
+                self._trackers[pid] = now + process_tree.TRACKER_SECONDS
+            if self._trackers.get(pid, now) <= now:
                 process_tree.kill(pid)
+                self._trackers.pop(pid, None)
 
 
 def _stacks_written(child: Child, now: float) -> bool:

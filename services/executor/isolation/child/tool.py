@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import ctypes
 import os
 import sys
@@ -10,8 +11,8 @@ import traceback
 import types
 from typing import Any
 
-from ..common import directory, protocol, serialize
-from . import importer, os_state, reset
+from ..common import confine, directory, kernel, landlock, protocol, serialize
+from . import importer, os_state, reset, shm
 from .channel import Channel
 from .reporter import Reporter, too_large
 
@@ -29,12 +30,14 @@ class LoadedTool:
         self.entry: Any = None
         self.entry_name = ""
         self.confinement: dict[str, Any] | None = params["confinement"]
+        self._rules: landlock.Ruleset | None = None
         self.runs = 0
         self.retired = ""
         self.is_tools_fork = False
         self.sigchld_in_forks: tuple[bool, Any] | None = None
         self.is_in_temp = False
         self.baseline: reset.Baseline | None = None
+        self._has_own_shm = False
         self._fflush = ctypes.CDLL(None).fflush
 
     # -- loading -----------------------------------------------------------------------
@@ -50,34 +53,54 @@ class LoadedTool:
         os.register_at_fork(after_in_child=self.be_forked)
         try:
             directory.enter(self.options["temp"])
+            self._has_own_shm = not self._is_kept_from_files and shm.have_own(self._own_paths())
             self._confine()
-            importer.prepare_path(self.path, self.options["toolkit"], self.reporter)
+            importer.prepare_path(self.path, self.reporter)
             self.module = importer.execute(self.name, self.path, self.options["digest"])
             self.entry_name, self.entry = importer.find_entry(self.module, self.name, self.path)
         except BaseException as error:
             return {"error": self._explain(error)}
         finally:
             self._flush()
-        self.baseline = reset.Baseline(self.path, self.options["temp"])
+        self.baseline = reset.Baseline(
+            self.path,
+            self.options["temp"],
+            has_own_shm=self._has_own_shm,
+            may_change_user=self.confinement is None or bool(self.confinement["capabilities"]),
+        )
         return {"unforkable": self.baseline.unforkable(), "entry": self.entry_name}
+
+    def _own_paths(self) -> tuple[str, ...]:
+        """Where this process has files that it must go on seeing."""
+        return self.path, self.options["temp"], sys.executable, sys.prefix, __file__
 
     def _set_temp_variables(self, path: str) -> None:
         """Set the variables as `os.environ` does, whose many small functions are a tenth of a fork's work."""
         value = path.encode()
-        for name in (b"TMPDIR",) if self.confinement is None else (b"TMPDIR", b"HOME"):
+        for name in (b"TMPDIR", b"HOME") if self._is_kept_from_files else (b"TMPDIR",):
             os.putenv(name, value)
             os.environ._data[name] = value  # type: ignore[attr-defined]
 
+    @property
+    def _is_kept_from_files(self) -> bool:
+        return self.confinement is not None and self.confinement["level"] != confine.PROCESS
+
     def _confine(self) -> None:
-        """Give up, for good, what the tool must not reach."""
+        """Give up, for good, what the tool must not reach; then processes of its own may look at this one."""
         if self.confinement is not None:
-            from ..common import confine
-
             confine.apply(self.confinement)
+        kernel.set_dumpable(True)
 
-    def _narrow(self, confinement: dict[str, Any], workdir: str) -> None:
-        """In a fork of a confined process, give up the directories of the other forks."""
-        if confinement["writable"] != [workdir]:
+    def prepare_to_fork(self) -> None:
+        """Before the first fork: prepare what keeps the forks from each other, which saves time in each."""
+        if self.confinement is not None:
+            self._rules = confine.separating(self.confinement)
+
+    def _separate(self, confinement: dict[str, Any], workdir: str) -> None:
+        """In a fork of a confined process, give up what belongs to the other forks."""
+        if self._rules is not None:
+            self._rules.enter()
+        elif self._is_kept_from_files and confinement["writable"] != [workdir]:
             self.confinement = {**confinement, "writable": [workdir]}
             self._confine()
 
@@ -105,7 +128,7 @@ class LoadedTool:
             self.retired = self._enter_temp()
         self.is_in_temp = True
         if self.confinement is not None:
-            self._narrow(self.confinement, os.path.dirname(directories["temp"]))
+            self._separate(self.confinement, os.path.dirname(directories["temp"]))
 
     def be_forked(self) -> None:
         """After any fork: a process that the tool forked must not speak for the tool.
@@ -148,6 +171,7 @@ class LoadedTool:
                 answer = self._attempt(request_id, params)
         else:
             answer = self._attempt(request_id, params)
+        shm.end_trackers()
         self.reporter.finish()
         self.channel.send(answer)
         return True
@@ -173,7 +197,8 @@ class LoadedTool:
     def _attempt(self, request_id: Any, params: dict[str, Any]) -> bytes:
         head = b'{"jsonrpc":"2.0","id":%d,' % request_id
         try:
-            value, items = self._invoke(params)
+            # In a context of its own, so that what the run puts into context variables is gone after it.
+            value, items = contextvars.copy_context().run(self._invoke, params)
             if self.is_tools_fork:
                 self._leave(0)
             return head + b'"result":' + self._result(value, items) + b"}"

@@ -10,6 +10,9 @@ import time
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OWNER_ALL = 0o700
 
+ARTIFACTS = "artifacts"
+"""The directory beside the temp directory in which artifacts are handed over."""
+
 CLOCK_STEP_NS = 10_000_000
 """A file system's clock moves in steps of up to 10 ms: two changes within one get the same time stamp."""
 
@@ -198,6 +201,49 @@ class TempSweeper:
         finally:
             os.close(descriptor)
         self._empty_stamp = lasting_stamp(status) if is_empty else None
+
+
+class BesideSweeper:
+    """Removes what a run has put beside its temp directory.  Reads as little as the other one."""
+
+    def __init__(self, temp_path: str) -> None:
+        self._path, _, temp = temp_path.rpartition("/")
+        self._ours = {temp, ARTIFACTS}
+        self._folder = os.open(self._path, _FLAGS)
+        self._clean_stamp: tuple[int, int] | None = None
+
+    def sweep(self) -> str:
+        """Returns why something stays, if it does."""
+        try:
+            status = os.fstat(self._folder)
+            if (status.st_ino, status.st_ctime_ns) == self._clean_stamp:
+                return ""
+            if _identity(os.lstat(self._path)) != _identity(status):
+                return "the directory of its temp directory is not the one that was made for it any more"
+            top = open_at(self._path)
+            try:
+                others = [name for name in os.listdir(top) if name not in self._ours]
+                for name in others:
+                    _remove_from(top, name)
+            finally:
+                os.close(top)
+        except OSError as error:
+            return f"what it put beside its temp directory can't be removed: {error}"
+        self._clean_stamp = None if others else lasting_stamp(status)
+        return ""
+
+
+def _remove_from(parent: int, name: str) -> None:
+    """Remove an entry of an open directory, whatever it is."""
+    try:
+        os.unlink(name, dir_fd=parent)
+    except IsADirectoryError:
+        descriptor = open_below(name, parent)
+        try:
+            empty(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rmdir(name, dir_fd=parent)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int]:

@@ -11,6 +11,12 @@ from typing import Any
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 STOP_SECONDS = 0.02
+
+TRACKER_SECONDS = 1.0
+"""A resource tracker has so long to remove what its processes have left, and to end by itself."""
+
+_TRACKER = b"resource_tracker import main"
+_POLL_SECONDS = 0.005
 _SIGNAL_SET_BYTES = 128
 _ACTION_BYTES = 256
 _ANY_CHILD = os.WEXITED | os.WNOHANG | os.WNOWAIT
@@ -86,11 +92,11 @@ def own_children() -> list[int]:
     """The children of this thread, zombies included; faster than `children`."""
     if not _HAS_CHILDREN_FILES:
         return _children_by_parent(os.getpid())
-    return [int(text) for text in _read("/proc/thread-self/children").split()]
+    return [int(text) for text in read("/proc/thread-self/children").split()]
 
 
 def _children_of_task(pid: int, task: str) -> list[int]:
-    return [int(text) for text in _read(f"/proc/{pid}/task/{task}/children").split()]
+    return [int(text) for text in read(f"/proc/{pid}/task/{task}/children").split()]
 
 
 def _children_by_parent(parent: int) -> list[int]:
@@ -103,10 +109,10 @@ def _children_by_parent(parent: int) -> list[int]:
 
 def _stat(pid: int) -> list[bytes]:
     """The fields of proc(5) from the third on: state, parent, ...; empty if the process is gone."""
-    return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split() or [b"", b""]
+    return read(f"/proc/{pid}/stat").rpartition(b")")[2].split() or [b"", b""]
 
 
-def _read(path: str) -> bytes:
+def read(path: str) -> bytes:
     """The content of a file in /proc; empty if its process is gone."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -140,7 +146,7 @@ def below(root: int) -> list[int]:
 def seen_from_outside(root: int, inner: int) -> int:
     """The id of the process below `root` that has the id `inner` in its own namespace; 0 if there is none."""
     for pid in below(root):
-        for line in _read(f"/proc/{pid}/status").splitlines():
+        for line in read(f"/proc/{pid}/status").splitlines():
             if line.startswith(b"NSpid:") and line.split()[-1] == str(inner).encode():
                 return pid
     return 0
@@ -148,7 +154,7 @@ def seen_from_outside(root: int, inner: int) -> int:
 
 def resident_bytes(pid: int) -> int:
     """The resident memory of a process; 0 if it is gone."""
-    fields = _read(f"/proc/{pid}/statm").split()
+    fields = read(f"/proc/{pid}/statm").split()
     return int(fields[1]) * _PAGE_BYTES if fields else 0
 
 
@@ -200,18 +206,28 @@ def terminate(root: int) -> None:
         send(pid, signal.SIGCONT)
 
 
+def is_tracker(pid: int) -> bool:
+    """Whether it looks like a resource tracker, which ends by itself once all that use it are gone."""
+    return _TRACKER in read(f"/proc/{pid}/cmdline")
+
+
 def kill(root: int) -> None:
-    """Send SIGKILL to all processes of the tree."""
+    """Send SIGKILL to all processes of the tree but the resource trackers below its root."""
     for pid in freeze(root):
-        send(pid, signal.SIGKILL)
+        send(pid, signal.SIGCONT if pid != root and is_tracker(pid) else signal.SIGKILL)
 
 
 def kill_all() -> None:
-    """Kill everything below this process, and wait until nothing is left."""
+    """Kill everything below this process, and wait until nothing is left; trackers have their time."""
+    give_up_at = time.monotonic() + TRACKER_SECONDS
     while True:
+        is_over = time.monotonic() >= give_up_at
+        spared = [pid for pid in children(os.getpid()) if not is_over and is_tracker(pid)]
         for pid in children(os.getpid()):
-            kill(pid)
+            if pid not in spared:
+                kill(pid)
         try:
-            os.wait4(-1, 0)
+            if os.wait4(-1, os.WNOHANG if spared else 0)[0] == 0:
+                time.sleep(_POLL_SECONDS)
         except ChildProcessError:
             return

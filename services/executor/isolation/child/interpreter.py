@@ -1,0 +1,176 @@
+"""What the interpreter and the standard library keep for a process: put back after a run, or found patched.
+
+What a run imports for the first time is put back to what Python starts with.
+"""
+
+from __future__ import annotations
+
+import _codecs
+import _signal  # type: ignore[import-not-found]
+import _thread
+import builtins
+import gc
+import operator
+import sys
+import types
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+_ERROR_HANDLERS = (
+    "strict", "ignore", "replace", "xmlcharrefreplace", "backslashreplace", "namereplace", "surrogateescape",
+)  # fmt: skip
+# A module, an attribute, and what that is at first: a value, or the name of another attribute.
+_ATTRIBUTES: Tuple[Tuple[str, str, Any], ...] = (
+    ("warnings", "showwarning", None),
+    ("warnings", "formatwarning", None),
+    ("warnings", "_showwarnmsg_impl", None),
+    ("logging", "_logRecordFactory", "LogRecord"),
+    ("logging", "_loggerClass", "Logger"),
+    ("logging", "raiseExceptions", True),
+    ("logging", "lastResort", "_defaultLastResort"),
+    ("urllib.request", "_opener", None),
+    ("threading", "excepthook", "__excepthook__"),
+    ("threading", "_trace_hook", None),
+    ("threading", "_profile_hook", None),
+)
+_DECIMAL = operator.attrgetter("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
+_PATCHED = ("builtins", "os", "json", "socket", "time", "random")
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
+_int_digits: Optional[Callable[[], int]] = getattr(sys, "get_int_max_str_digits", None)
+
+
+class InterpreterState:
+    """Settings of the interpreter and of modules that many tools use, as they were when this was made."""
+
+    def __init__(self) -> None:
+        self._settings = _settings()
+        self._callbacks = list(gc.callbacks)
+        self._handlers = list(map(_codecs.lookup_error, _ERROR_HANDLERS))
+        self._names = len(builtins.__dict__)
+        self._builtins = set(builtins.__dict__)
+        self._attributes = {
+            (name, attribute): getattr(sys.modules[name], attribute)
+            for name, attribute, _ in _ATTRIBUTES
+            if hasattr(sys.modules.get(name), attribute)
+        }
+        self._decimal = _decimal_contexts()
+        self._numpy = _numpy_options()
+        self._functions = _Functions()
+
+    def patched(self) -> str:
+        """Which function of the standard library the run has replaced; empty if none is known to be."""
+        return self._functions.replaced()
+
+    def restore(self) -> None:
+        """Undo what a run has changed."""
+        if _settings() != self._settings:
+            _set(self._settings)
+        if gc.callbacks != self._callbacks:
+            gc.callbacks[:] = self._callbacks
+        if list(map(_codecs.lookup_error, _ERROR_HANDLERS)) != self._handlers:
+            for name, handler in zip(_ERROR_HANDLERS, self._handlers):  # noqa: B905 - strict= needs Python 3.10
+                _codecs.register_error(name, handler)
+        if len(builtins.__dict__) != self._names:
+            for name in set(builtins.__dict__) - self._builtins:
+                del builtins.__dict__[name]
+        _signal.set_wakeup_fd(-1)
+        self._restore_attributes()
+        if "decimal" in sys.modules:
+            self._restore_decimal()
+        if self._numpy:
+            self._restore_numpy()
+
+    def _restore_attributes(self) -> None:
+        for name, attribute, first in _ATTRIBUTES:
+            module = sys.modules.get(name)
+            if module is None:
+                continue
+            if (name, attribute) in self._attributes:
+                before = self._attributes[name, attribute]
+            elif isinstance(first, str):
+                before = getattr(module, first, getattr(module, attribute, None))
+            else:
+                before = first
+            if getattr(module, attribute, before) is not before:
+                setattr(module, attribute, before)
+
+    def _restore_decimal(self) -> None:
+        """Put back the defaults of new contexts, and the context that the import left."""
+        decimal: Any = sys.modules["decimal"]
+        if self._decimal is None:
+            self._decimal = _decimal_at_first()
+        defaults, traps, context = self._decimal
+        now = decimal.DefaultContext
+        if _DECIMAL(now) != defaults or now.traps != traps:
+            now.prec, now.rounding, now.Emin, now.Emax, now.capitals, now.clamp = defaults
+            for trap, is_set in traps.items():
+                now.traps[trap] = is_set
+        decimal.setcontext(context.copy())
+
+    def _restore_numpy(self) -> None:
+        numpy: Any = sys.modules["numpy"]
+        errors, printing = self._numpy
+        if numpy.geterr() != errors:
+            numpy.seterr(**errors)
+        if numpy.get_printoptions() != printing:
+            numpy.set_printoptions(**printing)
+
+
+def _settings() -> Tuple[Any, ...]:
+    digits = _int_digits() if _int_digits is not None else 0
+    return gc.get_threshold(), sys.getswitchinterval(), _thread.stack_size(), digits
+
+
+def _set(settings: Tuple[Any, ...]) -> None:
+    gc.set_threshold(*settings[0])
+    sys.setswitchinterval(settings[1])
+    _thread.stack_size(settings[2])
+    if _int_digits is not None:
+        sys.set_int_max_str_digits(settings[3])
+
+
+def _decimal_contexts() -> Optional[Tuple[Any, Dict[Any, bool], Any]]:
+    """The defaults of new contexts and their traps, and a copy of the present context."""
+    decimal: Any = sys.modules.get("decimal")
+    if decimal is None:
+        return None
+    defaults = decimal.DefaultContext
+    return _DECIMAL(defaults), dict(defaults.traps), decimal.getcontext().copy()
+
+
+def _decimal_at_first() -> Tuple[Any, Dict[Any, bool], Any]:
+    """The same as it is when Python starts, for a run that has imported it."""
+    decimal: Any = sys.modules["decimal"]
+    traps = [decimal.DivisionByZero, decimal.Overflow, decimal.InvalidOperation]
+    first = decimal.Context(28, decimal.ROUND_HALF_EVEN, -999_999, 999_999, 1, 0, [], traps)
+    return _DECIMAL(first), dict(first.traps), first
+
+
+def _numpy_options() -> Tuple[Any, ...]:
+    """How numpy treats errors and prints; empty if it is not loaded.  A context has both from 2.2 on."""
+    numpy: Any = sys.modules.get("numpy")
+    return (numpy.geterr(), numpy.get_printoptions()) if hasattr(numpy, "geterr") else ()
+
+
+class _Functions:
+    """The functions of the modules that decide what a program sees of the world."""
+
+    def __init__(self) -> None:
+        self._known: List[Tuple[str, Dict[str, Any], Any, Any]] = []
+        for name in _PATCHED:
+            content = vars(sys.modules[name]) if name in sys.modules else {}
+            functions = [key for key, value in content.items() if isinstance(value, _FUNCTIONS)]
+            if functions:
+                of = operator.itemgetter(*functions)
+                self._known.append((name, content, of, of(content)))
+
+    def replaced(self) -> str:
+        """The first that is another one now; 4 us for all of them."""
+        for name, content, of, before in self._known:
+            try:
+                if of(content) == before:
+                    continue
+            except KeyError as missing:
+                return f"the run removed {name}.{missing.args[0]}"
+            changed = [one for one, other in zip(of(content), before) if one is not other]  # noqa: B905
+            return f"the run replaced a function of {name}: {changed[0]!r:.80}"
+        return ""

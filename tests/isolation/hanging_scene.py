@@ -1,0 +1,35 @@
+"""A pool with a tool that hangs and has started others.  Run by path as some user; prints a JSON object."""
+
+import asyncio
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from services.executor.isolation.calls import TimedOut
+from tests.isolation.bench import bench
+
+HANGING = """
+    import os, signal, subprocess, sys, time
+    def waits_here():
+        time.sleep(1000)
+    def run():
+        code = "import os, signal, time; os.setsid(); signal.signal(15, signal.SIG_IGN);"
+        code += "print(os.getpid(), flush=True); time.sleep(1000)"
+        child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+        print(os.getpid(), flush=True)
+        waits_here()
+"""
+
+
+async def main() -> dict[str, Any]:
+    """Its stacks, and the processes that it had."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with bench(Path(folder)) as own:
+            answer = await own.run(HANGING, timeout_seconds=2.0)
+            assert isinstance(answer, TimedOut), answer
+            return {"stacks": answer.exit.stacks, "pids": list(map(int, own.lines()))}
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(main())))

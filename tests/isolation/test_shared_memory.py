@@ -1,0 +1,106 @@
+"""Shared memory belongs to its run: nothing of it is left, and a neighbour's is left alone."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services.executor.isolation.calls import Died, Level, Raised, Returned
+from tests.isolation import shm_scene
+from tests.isolation.bench import Bench, bench, gone
+from tests.isolation.users import ROOT_AND_ORDINARY, run_as
+
+SCENE = Path(shm_scene.__file__)
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may have a mount namespace")
+
+
+@pytest.mark.parametrize("user", ROOT_AND_ORDINARY)
+def test_neither_runs_that_return_nor_runs_that_are_ended_leave_any(user: int) -> None:
+    seen = json.loads(run_as(user, SCENE).splitlines()[-1])
+
+    assert seen["left at once"] == seen["left in the end"] == seen["after"] == []
+    assert len(seen["named"]) == 18
+    assert seen["neighbour"] is True
+    assert seen["warm pids"] == 1
+    assert seen["errors"] == []
+
+
+@needs_root
+async def test_a_process_has_a_folder_of_its_own_that_is_emptied_between_runs(bench: Bench) -> None:
+    tool = bench.tool("""
+        import os
+        def run():
+            before = os.listdir("/dev/shm")
+            os.mkdir("/dev/shm/folder")
+            open("/dev/shm/folder/file", "w").close()
+            return [os.getpid(), before]
+    """)
+
+    first, second = [await bench.run(tool) for _ in range(2)]
+
+    assert isinstance(first, Returned)
+    assert first == second
+    assert first.value[1] == []
+    assert not Path("/dev/shm/folder").exists()
+
+
+@needs_root
+async def test_the_folder_is_as_large_as_the_machines(bench: Bench) -> None:
+    answer = await bench.run(
+        "import os\ndef run():\n    s = os.statvfs('/dev/shm'); return s.f_blocks * s.f_frsize"
+    )
+
+    there = os.statvfs("/dev/shm")
+    assert answer == Returned(there.f_blocks * there.f_frsize)
+
+
+@pytest.fixture
+def directory_in_shared_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("level", Level)
+async def test_a_pool_may_have_its_files_in_shared_memory(
+    directory_in_shared_memory: Path, level: Level
+) -> None:
+    async with bench(directory_in_shared_memory) as own:
+        tool = own.tool("import os\ndef run():\n    open('file', 'w').close(); return os.listdir('.')")
+
+        assert [await own.run(tool, level=level) for _ in range(2)] == [Returned(["file"], 1)] * 2
+
+
+@pytest.mark.parametrize("ending", ["os._exit(1)", "os.kill(os.getpid(), 9)", "raise ValueError"])
+async def test_the_trackers_clean_up_after_a_run_that_fails(bench: Bench, ending: str) -> None:
+    answer = await bench.run(f"""
+        import os
+        from multiprocessing import shared_memory
+        def run():
+            print(shared_memory.SharedMemory(create=True, size=1000).name, flush=True)
+            {ending}
+    """)
+
+    assert isinstance(answer, Died | Raised)
+    await bench.pool.stop()
+    assert not Path("/dev/shm", bench.lines()[0]).exists()
+
+
+async def test_a_process_that_looks_like_a_tracker_is_ended_in_the_end(bench: Bench) -> None:
+    tool = bench.tool("""
+        import os, subprocess, sys
+        def run():
+            code = "import time; time.sleep(1000) # resource_tracker import main"
+            child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+            print(child.pid, flush=True)
+            os._exit(1)
+    """)
+
+    answer = await bench.run(tool)
+
+    assert isinstance(answer, Died)
+    await gone(int(bench.lines()[0]))
