@@ -6,6 +6,7 @@ seconds.
 """
 
 import math
+import re
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import (
@@ -38,6 +39,21 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**63)]
 Switch = Annotated[bool, Field(strict=True)]
 Parameters = dict[str, JsonValue]
+METRICS: Final = {"ring": "services.planner.metrics:MetricsComputer"}
+"""The metrics that have a short name, and the classes that compute them."""
+
+_CLASS: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def metrics_name(name: str) -> str:
+    """Return the name of metrics.  Raises `ValueError` unless it is in `METRICS` or a `module:Class`."""
+    if name not in METRICS and not _CLASS.fullmatch(name):
+        known = ", ".join(METRICS)
+        raise ValueError(f"{name!r:.80} are no metrics; known are {known}, or give module:Class")
+    return name
+
+
+MetricsName = Annotated[str, AfterValidator(metrics_name)]
 CriterionText = Annotated[str, AfterValidator(lambda text: criterion(text) and text)]
 
 
@@ -293,6 +309,7 @@ class RunManifest(StrictModel):
         execution_policy: how the cases are executed.
         budget: what all runs together may use.
         evaluator: what is computed over replicates; None for nothing.
+        metrics: what is computed from each case's artifacts, see `services.planner.metrics.plan_metrics`.
         metadata: is returned with every result.
     """
 
@@ -304,6 +321,7 @@ class RunManifest(StrictModel):
     execution_policy: ExecutionPolicy = ExecutionPolicy()
     budget: Budget = Budget()
     evaluator: Evaluator | None = None
+    metrics: MetricsName | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -28,7 +28,9 @@ async def test_a_sweep_prints_its_results_and_is_a_plan(here: Shell) -> None:
     )  # fmt: skip
 
     assert done.code == 0, done
-    assert done.lines[0].split() == ["KAPPA", "CONCENTRATION", "RUNS", "SETTLED", "DEFAULTS", "PAID"]
+    assert done.lines[0].split()[:8] == [
+        "KAPPA", "CONCENTRATION", "RUNS", "SETTLED", "DEFAULTS", "PAID", "PHI", "DELTA",
+    ]  # fmt: skip
     assert [line.split()[:3] for line in done.lines[1:5]] == [
         ["0.25", "1", "2/2"], ["0.25", "5", "2/2"], ["2", "1", "2/2"], ["2", "5", "2/2"],
     ]  # fmt: skip

@@ -10,7 +10,7 @@ import typer
 
 from services.cli import output
 from services.cli.output import AsJson, CommandError
-from services.cli.plans import plan_output, run_plan
+from services.cli.plans import metrics_table, plan_output, run_plan
 from services.cli.plans.run_plan import PlanRun
 from services.planner.backends import BACKENDS, DEFAULT_BACKEND
 from services.planner.documents import read_manifest
@@ -167,6 +167,48 @@ def report(plan_id: PlanId, as_json: AsJson = False) -> None:
     plan_output.show_report(run_plan.write_report_again(find_plan(plan_id)), as_json)
 
 
+@app.command()
+def metrics(
+    plan_id: PlanId,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics",
+            metavar="NAME",
+            help="Which metrics: `ring` or `module:Class`; by default the plan's.",
+        ),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="Where the artifacts are now: a directory or the URL of an object store; by default where "
+            "the runs have stored them.",
+        ),
+    ] = None,
+    directory: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to write; by default the plan's report.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute a plan's metrics again from the artifacts of its cases, and write their tables.
+
+    Runs no case. The files are the same to the byte if the artifacts are.
+    """
+    found = find_plan(plan_id)
+    results, computed = run_plan.write_metrics_again(found, name, store, directory)
+    if as_json:
+        files = plan_output.report_paths(dict(computed.files))
+        output.print_json({**metrics_table.metrics_json(results, computed), "files": files})
+    else:
+        output.table(*metrics_table.metrics_rows(results, computed), output.console())
+        print()
+        plan_output.show_files("metrics", dict(computed.files))
+    if computed.warning:
+        output.print_error(computed.warning)
+        raise typer.Exit(1)
+
+
 # -- running --------------------------------------------------------------------------
 
 
@@ -201,7 +243,8 @@ def finish(run: PlanRun, as_json: bool) -> None:
 
 def _print_end(run: PlanRun, status: PlanStatus) -> None:
     changed = code_warning(run.results)
-    for warning in (*([changed] if changed else []), *run.notes):
+    incomplete = run.metrics.warning
+    for warning in (*filter(None, (changed, incomplete)), *run.notes):
         print(f"warning: {output.one_line(warning)}", file=sys.stderr)
     plan_output.show_failures(run.results)
     plan_output.show_plan(run.plan, status)

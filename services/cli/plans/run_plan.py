@@ -19,7 +19,8 @@ from services.planner.aggregation import Aggregator
 from services.planner.backends import BACKENDS, Backend, PlanContext, backend_class, runtime_of
 from services.planner.cancellation import CancellationToken, GoalReached, PlanCancelledError, unless_cancelled
 from services.planner.evaluation import Evaluations
-from services.planner.models import RunManifest
+from services.planner.metrics.plan_metrics import NO_METRICS, PlanMetrics, metrics_class
+from services.planner.models import METRICS, RunManifest
 from services.planner.plan import PLANS, Plan
 from services.planner.plan.estimate import (
     Estimate,
@@ -30,7 +31,7 @@ from services.planner.plan.estimate import (
 )
 from services.planner.plan.runner import ActiveSession, LockedPlan, run_remaining
 from services.planner.plan.status import Progress
-from services.planner.report import write_report
+from services.planner.report import write_metrics, write_report
 from services.planner.runtime import ToolRuntime
 from services.planner.tasks import RunExecutionResult, TaskResult, TaskStatus
 from shared import log
@@ -49,6 +50,7 @@ class PlanRun:
         results: of its cases, as far as they were read.
         report: the files that were written, by name; empty after an interruption.
         notes: warnings.
+        metrics: of its cases, if the manifest names some.
         is_accomplished: whether the plan's success criteria hold.
         is_cut_short: whether it was interrupted or cancelled.
         signal: the signal that interrupted it, if any.
@@ -58,6 +60,7 @@ class PlanRun:
     results: Sequence[TaskResult] = ()
     report: dict[str, Path] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    metrics: PlanMetrics = NO_METRICS
     is_accomplished: bool = False
     is_cut_short: bool = False
     signal: int | None = None
@@ -75,6 +78,8 @@ def execute(plan: Plan, backend: str, *, failed: bool = True) -> PlanRun:
         FullsendError: the plan can't be run.
     """
     log.configure(level="error")
+    if plan.manifest.metrics is not None:
+        metrics_class(plan.manifest.metrics)  # a mistake is told before the cases run
     return asyncio.run(_execute(plan, backend, connection.settings(), failed))
 
 
@@ -82,6 +87,33 @@ def write_report_again(plan: Plan) -> dict[str, Path]:
     """Write a plan's report from its results, without running anything; return its files by name."""
     log.configure(level="error")
     return asyncio.run(_write_report_again(plan, connection.settings()))
+
+
+def write_metrics_again(
+    plan: Plan, name: str | None, store: str | None, directory: Path | None
+) -> tuple[Sequence[TaskResult], PlanMetrics]:
+    """Compute a plan's metrics from stored artifacts, and write their tables, without running anything.
+
+    Args:
+        plan: the plan.
+        name: of the metrics; None for those of the plan.
+        store: where the artifacts are now; None for where the runs have stored them.
+        directory: where to; None for the plan's report.
+
+    Returns:
+        The results of the cases, and their metrics.
+
+    Raises:
+        CommandError: the plan names no metrics, and no name is given.
+    """
+    log.configure(level="error")
+    name = name or plan.manifest.metrics
+    if name is None:
+        raise CommandError(
+            f"{plan.plan_id} has no metrics; say which by `--metrics`: {', '.join(METRICS)}, or module:Class"
+        )
+    results = plan.results()
+    return results, write_metrics(directory or plan.report_directory, name, results, store)
 
 
 async def _execute(plan: Plan, name: str, chosen: Settings, failed: bool) -> PlanRun:
@@ -130,7 +162,7 @@ class _Execution:
             run.results = result.task_results
             self._record_criteria(result, evaluations)
             self.display.stop()
-            run.report = await unless_cancelled(token, _write_report(plan, evaluations))
+            run.report, run.metrics = await unless_cancelled(token, _write_report(plan, evaluations))
             self._record_criteria(result, evaluations)  # writing the report made the last evaluations
 
     def _record_criteria(self, result: RunExecutionResult, evaluations: Evaluations) -> None:
@@ -157,14 +189,20 @@ async def _evaluate_and_write(plan: Plan, chosen: Settings) -> dict[str, Path]:
         evaluating(plan, chosen) as runtime,
         Evaluations(plan.manifest, Aggregator(runtime), already=ended) as evaluations,
     ):
-        return await _write_report(plan, evaluations)
+        return (await _write_report(plan, evaluations))[0]
 
 
-async def _write_report(plan: Plan, evaluations: Evaluations) -> dict[str, Path]:
+async def _write_report(plan: Plan, evaluations: Evaluations) -> tuple[dict[str, Path], PlanMetrics]:
     results = await in_thread(plan.results)
     made = await evaluations.finish(results)
     directory, manifest = plan.report_directory, plan.manifest
-    return await in_thread(write_report, directory, manifest, results, made, notes=evaluations.notes)
+    metrics = NO_METRICS
+    if manifest.metrics is not None:
+        metrics = await in_thread(write_metrics, directory, manifest.metrics, results)
+    report = await in_thread(
+        write_report, directory, manifest, results, made, notes=evaluations.notes, metrics=metrics
+    )
+    return {**report, **metrics.files}, metrics
 
 
 # -- backends -------------------------------------------------------------------------

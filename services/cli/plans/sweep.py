@@ -11,8 +11,9 @@ import typer
 
 from services.cli import output
 from services.cli.output import AsJson, Column, CommandError
-from services.cli.plans import plan, run_plan
+from services.cli.plans import metrics_table, plan, run_plan
 from services.cli.plans.plan import BackendOption, Directory, EstimateOnly
+from services.cli.plans.run_plan import PlanRun
 from services.planner.backends import BACKENDS, DEFAULT_BACKEND
 from services.planner.documents import manifest_of
 from services.planner.evaluation import group_replicates
@@ -49,6 +50,9 @@ def ring(
     default_handling: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="`fail-fast` or `expel-agent`.")
     ] = None,
+    metrics: Annotated[
+        str, typer.Option(metavar="NAME", help="Compute these metrics: `ring`, `module:Class` or `none`.")
+    ] = "ring",
     backend: BackendOption = DEFAULT_BACKEND,
     concurrency: Annotated[
         int | None,
@@ -80,6 +84,7 @@ def ring(
             "workflow_id": "ring",
             "tool": TOOL,
             "sweep": {"dimensions": dimensions, "replicates": replicates},
+            "metrics": None if metrics == "none" else metrics,
             "execution_policy": {"concurrency": concurrency or _default_concurrency(backend)},
         },
     )
@@ -88,7 +93,7 @@ def ring(
         return
     done = run_plan.execute(Plan.create(manifest, directory), backend)
     if done.results and not as_json:
-        _show(list(dimensions), done.results)
+        _show(list(dimensions), done)
     plan.finish(done, as_json)
 
 
@@ -115,12 +120,16 @@ def _value(text: str) -> Any:
 # -- results --------------------------------------------------------------------------
 
 
-def _show(names: Sequence[str], results: Sequence[TaskResult]) -> None:
-    """Print a row for each combination: how many rings settled, and what share of the debts was paid."""
-    shown = [name for name in names if len({str(one.case.parameters[name]) for one in results}) > 1]
-    rows = [_row(shown, group) for group in group_replicates(results)]
+def _show(names: Sequence[str], done: PlanRun) -> None:
+    """Print a row for each combination: how many rings settled, what share was paid, and the metrics."""
+    shown = [name for name in names if name in metrics_table.varying_parameters(done.results)]
+    rows = [
+        [*_row(shown, group), *metrics_table.metric_cells(group, done.metrics)]
+        for group in group_replicates(done.results)
+    ]
     columns = [Column(name.upper(), right=True) for name in shown]
-    output.table([*columns, *RESULT_COLUMNS], rows, output.console())
+    columns += [*RESULT_COLUMNS, *metrics_table.metric_columns(done.metrics)]
+    output.table(columns, rows, output.console())
     print()
 
 
@@ -135,5 +144,4 @@ def _row(names: Sequence[str], group: Sequence[TaskResult]) -> list[output.Cell]
             (one["settled_cents"] + one["partially_settled_cents"]) / one["debt_cents"] for one in rings
         )
         means = [f"{settled:.0%}", f"{fmean(one['agents_defaulted'] for one in rings):.1f}", f"{paid:.0%}"]
-    values = [str(group[0].case.parameters[name]) for name in names]
-    return [*values, f"{len(rings)}/{len(group)}", *means]
+    return [*metrics_table.parameter_cells(names, group), f"{len(rings)}/{len(group)}", *means]
