@@ -199,6 +199,19 @@ Dimension = Annotated[
 ]
 
 
+class SeedRule(StrictModel):
+    """How the seeds of a sweep's runs are computed, besides from the content of each case.
+
+    Attributes:
+        base: another number gives all runs other random numbers; None for those of the content alone.
+        common: dimensions whose values share random numbers: cases that differ in nothing else have the
+            same seed (common random numbers).
+    """
+
+    base: Seed | None = None
+    common: tuple[Name, ...] = ()
+
+
 class Sweep(StrictModel):
     """Cases that are generated from dimensions.
 
@@ -212,7 +225,8 @@ class Sweep(StrictModel):
         samples: how many points are chosen; required by the methods that choose points, and refused
             by the others.  `sobol` is balanced only for powers of two; other numbers take the first
             points of the next power.
-        seed: of the choice of points, 0 by default; for the seeds of runs, see `seed_of`.
+        seed: of the choice of points, 0 by default.
+        seeds: of the runs; None for seeds that follow from the content of each case, see `seed_of`.
         replicates: how often each combination is run, each time with another seed.
         dataset, scenario: of every case.
     """
@@ -222,6 +236,7 @@ class Sweep(StrictModel):
     parameters: Parameters = Field(default_factory=dict)
     samples: Annotated[Count, Field(le=MAX_CASES)] | None = None
     seed: Seed | None = None
+    seeds: SeedRule | None = None
     replicates: Count = 1
     dataset: str = ""
     scenario: str = ""
@@ -251,6 +266,12 @@ class Sweep(StrictModel):
         twice = [name for name in self.dimensions if name in self.parameters]
         if twice:
             raise ValueError(f"{twice[0]!r} is both among the dimensions and among the parameters")
+        for name in self.seeds.common if self.seeds else ():
+            if name not in self.dimensions:
+                known = ", ".join(map(repr, self.dimensions))
+                raise ValueError(
+                    f"'seeds.common' names {name!r:.80}, which is no dimension; known are {known}"
+                )
         if self.chooses_points:
             if self.samples is None:
                 raise ValueError(f"'{self.method}' needs 'samples', the number of points to choose")

@@ -37,18 +37,51 @@ def sweep(context: typer.Context) -> None:
         print(context.get_help())
 
 
+def _listed(help_text: str) -> Any:
+    return typer.Option(metavar="A,B,...", help=help_text)
+
+
 @app.command()
 def ring(
-    kappa: Annotated[str, typer.Option(metavar="A,B,...", help="Money per debt.")] = "0.25,0.5,1,2",
-    concentration: Annotated[str, typer.Option(metavar="A,B,...", help="Equality of debts.")] = "0.2,1,5",
+    kappa: Annotated[str, _listed("Money per debt.")] = "0.25,0.5,1,2",
+    concentration: Annotated[str, _listed("Equality of debts.")] = "0.2,1,5",
     replicates: Annotated[
         int, typer.Option(min=1, metavar="N", help="Runs of each combination, with different seeds.")
     ] = 5,
-    mu: Annotated[str | None, typer.Option(metavar="A,B,...", help="Lateness of due dates.")] = None,
-    n_agents: Annotated[str | None, typer.Option(metavar="A,B,...", help="Number of agents.")] = None,
-    days: Annotated[str | None, typer.Option(metavar="A,B,...", help="Days until the last due date.")] = None,
     default_handling: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="`fail-fast` or `expel-agent`.")
+        str, _listed("After a default: `expel-agent` goes on without the agent, `fail-fast` ends the run.")
+    ] = "expel-agent",
+    mu: Annotated[str | None, _listed("Lateness of due dates.")] = None,
+    n_agents: Annotated[str | None, _listed("Number of agents.")] = None,
+    days: Annotated[str | None, _listed("Days until the last due date.")] = None,
+    total_debt_cents: Annotated[str | None, _listed("Sum of all debts.")] = None,
+    liquidity: Annotated[str | None, _listed("Who gets the money: `uniform`, `single_at`, `vector`.")] = None,
+    liquidity_agent: Annotated[str | None, _listed("The agent with `single_at`, such as H1.")] = None,
+    liquidity_vector: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="With `vector`, the share of each agent.")
+    ] = None,
+    quiet_days: Annotated[str | None, _listed("Days without payments before the end.")] = None,
+    max_days: Annotated[str | None, _listed("End of a run in any case.")] = None,
+    check_invariants: Annotated[str | None, _listed("Checks of the money: `daily`, `setup`, `none`.")] = None,
+    show_events: Annotated[
+        str | None, _listed("Events on each run's page: `detailed`, `summary`, `none`.")
+    ] = None,
+    show_balances: Annotated[
+        str | None, typer.Option(metavar="H1,H2,...", help="Agents whose balances are on each run's page.")
+    ] = None,
+    t_account: Annotated[bool, typer.Option(help="Show final accounts on each run's page.")] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="N", help="Give all runs other random numbers, by seeds computed from this one."
+        ),
+    ] = None,
+    common_random_numbers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PARAMETER,...",
+            help="Give runs that differ only in these parameters the same seed, for each replicate.",
+        ),
     ] = None,
     metrics: Annotated[
         str, typer.Option(metavar="NAME", help="Compute these metrics: `ring`, `module:Class` or `none`.")
@@ -72,18 +105,33 @@ def ring(
     given = {
         "kappa": kappa,
         "concentration": concentration,
+        "default_handling": default_handling,
         "mu": mu,
         "n_agents": n_agents,
         "days": days,
-        "default_handling": default_handling,
+        "total_debt_cents": total_debt_cents,
+        "liquidity": liquidity,
+        "liquidity_agent": liquidity_agent,
+        "quiet_days": quiet_days,
+        "max_days": max_days,
+        "check_invariants": check_invariants,
+        "show_events": show_events,
     }
+    lists = {"liquidity_vector": liquidity_vector, "show_balances": show_balances}
     dimensions = {name: _values(name, text) for name, text in given.items() if text is not None}
+    parameters = {name: _values(name, text) for name, text in lists.items() if text is not None}
+    common = [] if common_random_numbers is None else _values("common_random_numbers", common_random_numbers)
     manifest = manifest_of(
         "the sweep",
         {
             "workflow_id": "ring",
             "tool": TOOL,
-            "sweep": {"dimensions": dimensions, "replicates": replicates},
+            "sweep": {
+                "dimensions": dimensions,
+                "parameters": {**parameters, **({"t_account": True} if t_account else {})},
+                "replicates": replicates,
+                "seeds": {"base": seed, "common": common},
+            },
             "metrics": None if metrics == "none" else metrics,
             "execution_policy": {"concurrency": concurrency or _default_concurrency(backend)},
         },
