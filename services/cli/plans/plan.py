@@ -11,8 +11,8 @@ import typer
 from services.cli import output
 from services.cli.output import AsJson, CommandError
 from services.cli.plans import metrics_table, plan_output, run_plan
-from services.cli.plans.run_plan import PlanRun
-from services.planner.backends import BACKENDS, DEFAULT_BACKEND
+from services.cli.plans.run_plan import PlanRun, Target
+from services.planner.backends import BACKENDS, DEFAULT_BACKEND, backend_class
 from services.planner.documents import read_manifest
 from services.planner.models import RunManifest
 from services.planner.plan import PLANS, Plan, plans_in
@@ -49,6 +49,14 @@ BackendOption = Annotated[
         help=f"Where the cases run. {BACKENDS_IN_WORDS}.",
     ),
 ]
+DaskScheduler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="With `dask`: the scheduler, such as tcp://host:8786, or `local` for a cluster of this machine; "
+        "by default what Dask itself is configured for (DASK_SCHEDULER_ADDRESS).",
+    ),
+]
 Concurrency = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Run this many cases at once, instead of the plan's number."),
@@ -78,6 +86,7 @@ def plan(context: typer.Context) -> None:
 def run(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The manifest: YAML or JSON.")],
     backend: BackendOption = DEFAULT_BACKEND,
+    dask_scheduler: DaskScheduler = None,
     concurrency: Concurrency = None,
     directory: Directory = None,
     estimate: EstimateOnly = False,
@@ -89,10 +98,11 @@ def run(
     either, and after a crash, `fullsend plan resume` continues the plan.
     """
     manifest = _with_concurrency(read_manifest(file), concurrency)
+    target = target_of(backend, dask_scheduler)
     if estimate:
-        print_estimate(manifest, backend, directory, as_json)
+        print_estimate(manifest, target, directory, as_json)
     else:
-        finish(run_plan.execute(Plan.create(manifest, directory), backend), as_json)
+        finish(run_plan.execute(Plan.create(manifest, directory), target), as_json)
 
 
 @app.command()
@@ -107,6 +117,7 @@ def resume(
             help="Where the cases run; by default, where they ran before.",
         ),
     ] = None,
+    dask_scheduler: DaskScheduler = None,
     concurrency: Concurrency = None,
     as_json: AsJson = False,
 ) -> None:
@@ -117,7 +128,8 @@ def resume(
     """
     found = find_plan(plan_id)
     found = Plan(found.directory, _with_concurrency(found.manifest, concurrency))
-    finish(run_plan.execute(found, backend or _backend_before(found), failed=failed), as_json)
+    target = target_of(backend or _backend_before(found), dask_scheduler)
+    finish(run_plan.execute(found, target, failed=failed), as_json)
 
 
 @app.command()
@@ -212,9 +224,17 @@ def metrics(
 # -- running --------------------------------------------------------------------------
 
 
-def print_estimate(manifest: RunManifest, backend: str, directory: Path | None, as_json: bool) -> None:
+def target_of(backend: str, dask_scheduler: str | None) -> Target:
+    """Return where cases run.  Raises `CommandError` if the options contradict each other."""
+    if dask_scheduler is not None and backend != "dask":
+        raise CommandError(f"--dask-scheduler is for `--backend dask`, not for {backend}")
+    backend_class(backend)  # a package that is missing is told before a plan is created
+    return Target(backend, dask_scheduler)
+
+
+def print_estimate(manifest: RunManifest, target: Target, directory: Path | None, as_json: bool) -> None:
     """Print how many runs and how much time a plan will take."""
-    expected = run_plan.estimate_plan(manifest, backend, directory)
+    expected = run_plan.estimate_plan(manifest, target, directory)
     if as_json:
         output.print_json(expected.to_json())
     else:

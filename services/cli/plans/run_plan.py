@@ -41,6 +41,19 @@ from shared.threads import in_thread
 Tell = Callable[[str], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a plan's cases run.
+
+    Attributes:
+        backend: its name in the planner's table.
+        dask_scheduler: for `dask`: the address of a scheduler, or `local`; None for Dask's configuration.
+    """
+
+    backend: str
+    dask_scheduler: str | None = None
+
+
 @dataclass(slots=True)
 class PlanRun:
     """The result of running a plan.
@@ -66,12 +79,12 @@ class PlanRun:
     signal: int | None = None
 
 
-def execute(plan: Plan, backend: str, *, failed: bool = True) -> PlanRun:
+def execute(plan: Plan, target: Target, *, failed: bool = True) -> PlanRun:
     """Run the cases of a plan that are left, show the progress, and write the report.
 
     Args:
         plan: a new plan, or one that was run before.
-        backend: where its cases run.
+        target: where its cases run.
         failed: whether to run cases again that did not succeed.
 
     Raises:
@@ -80,7 +93,7 @@ def execute(plan: Plan, backend: str, *, failed: bool = True) -> PlanRun:
     log.configure(level="error")
     if plan.manifest.metrics is not None:
         metrics_class(plan.manifest.metrics)  # a mistake is told before the cases run
-    return asyncio.run(_execute(plan, backend, connection.settings(), failed))
+    return asyncio.run(_execute(plan, target, connection.settings(), failed))
 
 
 def write_report_again(plan: Plan) -> dict[str, Path]:
@@ -116,7 +129,7 @@ def write_metrics_again(
     return results, write_metrics(directory or plan.report_directory, name, results, store)
 
 
-async def _execute(plan: Plan, name: str, chosen: Settings, failed: bool) -> PlanRun:
+async def _execute(plan: Plan, target: Target, chosen: Settings, failed: bool) -> PlanRun:
     # The lock comes first: opening the fleet cancels the runs that an earlier process left there.
     with plan.lock() as locked:
         token, progress, run = CancellationToken(), Progress(len(plan.manifest.cases)), PlanRun(plan)
@@ -125,8 +138,8 @@ async def _execute(plan: Plan, name: str, chosen: Settings, failed: bool) -> Pla
             interruptible(token, display.say, display.stop) as signals,
         ):
             try:
-                async with locked.session(name, token, failed=failed) as session:
-                    await _Execution(run, locked, session, progress, display).finish(name, chosen, failed)
+                async with locked.session(target.backend, token, failed=failed) as session:
+                    await _Execution(run, locked, session, progress, display).finish(target, chosen, failed)
             except PlanCancelledError:
                 run.is_cut_short = True
     run.signal = signals[0] if signals else None
@@ -143,7 +156,7 @@ class _Execution:
     progress: Progress
     display: ProgressDisplay
 
-    async def finish(self, name: str, chosen: Settings, failed: bool) -> None:
+    async def finish(self, target: Target, chosen: Settings, failed: bool) -> None:
         """Run the cases that are left, and write the report.  Raises `PlanCancelledError` if cancelled."""
         run, token, plan = self.run, self.session.token, self.run.plan
         work = await unless_cancelled(token, in_thread(self.locked.work, failed=failed))
@@ -151,7 +164,7 @@ class _Execution:
         succeeded = sum(one.task_status is TaskStatus.SUCCEEDED for one in work.settled)
         criteria = CancellationToken()
         async with contextlib.AsyncExitStack() as stack:
-            backend, runtime = await open_backend(stack, plan, name, chosen, self.display.say, token)
+            backend, runtime = await open_backend(stack, plan, target, chosen, self.display.say, token)
             evaluations = Evaluations(
                 plan.manifest, Aggregator(runtime), already=work.settled, on_stop=criteria.cancel
             )
@@ -211,7 +224,7 @@ async def _write_report(plan: Plan, evaluations: Evaluations) -> tuple[dict[str,
 async def open_backend(
     stack: contextlib.AsyncExitStack,
     plan: Plan,
-    name: str,
+    target: Target,
     chosen: Settings,
     tell: Tell,
     token: CancellationToken,
@@ -223,9 +236,9 @@ async def open_backend(
         CommandError: the plan's tool can't be loaded.
     """
     context = plan_context(
-        plan.manifest, chosen, tell, plan.name, lambda capacity: runtime_for(plan, chosen, capacity)
+        plan.manifest, target, chosen, tell, plan.name, lambda capacity: runtime_for(plan, chosen, capacity)
     )
-    opening = stack.enter_async_context(backend_class(name).open_for_plan(context))
+    opening = stack.enter_async_context(backend_class(target.backend).open_for_plan(context))
     backend = await unless_cancelled(token, opening)
     runtime = runtime_of(backend)
     if runtime is None:
@@ -236,6 +249,7 @@ async def open_backend(
 
 def plan_context(
     manifest: RunManifest,
+    target: Target,
     chosen: Settings,
     tell: Tell,
     plan_id: str = "",
@@ -252,6 +266,7 @@ def plan_context(
         make_runtime=make_runtime or (lambda capacity: ToolRuntime(places(chosen), capacity, os.environ)),
         connect=lambda: store_of(chosen),
         tell=tell,
+        dask_scheduler=target.dask_scheduler,
     )
 
 
@@ -301,12 +316,12 @@ async def _check_tool(plan: Plan, runtime: ToolRuntime, tell: Tell) -> None:
 # -- estimates ------------------------------------------------------------------------
 
 
-def estimate_plan(manifest: RunManifest, backend: str, directory: Path | None = None) -> Estimate:
+def estimate_plan(manifest: RunManifest, target: Target, directory: Path | None = None) -> Estimate:
     """Estimate a plan from recorded runs of its tool.
 
     Args:
         manifest: the plan.
-        backend: where its cases will run; if it uses Redis, runs in Redis count as well.
+        target: where its cases will run; if it uses Redis, runs in Redis count as well.
         directory: of the plan; the plans beside it count as well.
     """
     log.configure(level="error")
@@ -314,18 +329,19 @@ def estimate_plan(manifest: RunManifest, backend: str, directory: Path | None = 
     places = [PLANS] if beside == PLANS.absolute() else [PLANS, beside]
     recorded = [recorded_in_plans(manifest.tool, place) for place in places]
     notes: list[str] = []
-    capacity, in_redis = asyncio.run(_ask_backend(manifest, backend, recorded, notes))
+    capacity, in_redis = asyncio.run(_ask_backend(manifest, target, recorded, notes))
     seconds = {one.place: one.seconds for one in (*recorded, *in_redis)}
-    return estimate(manifest, seconds, backend, capacity, notes)
+    return estimate(manifest, seconds, target.backend, capacity, notes)
 
 
 async def _ask_backend(
-    manifest: RunManifest, backend: str, recorded: Sequence[RecordedRuns], notes: list[str]
+    manifest: RunManifest, target: Target, recorded: Sequence[RecordedRuns], notes: list[str]
 ) -> tuple[int, Sequence[RecordedRuns]]:
     """Return how many cases run at once on a backend, and further runs that its Redis has recorded."""
     chosen = connection.settings()
-    capacity = await backend_class(backend).plan_capacity(plan_context(manifest, chosen, notes.append))
-    if not BACKENDS[backend].uses_redis:
+    context = plan_context(manifest, target, chosen, notes.append)
+    capacity = await backend_class(target.backend).plan_capacity(context)
+    if not BACKENDS[target.backend].uses_redis:
         return capacity, ()
     known = frozenset().union(*(one.experiments for one in recorded))
     async with store_of(chosen) as store:

@@ -12,7 +12,7 @@ import typer
 from services.cli import output
 from services.cli.output import AsJson, Column, CommandError
 from services.cli.plans import metrics_table, plan, run_plan
-from services.cli.plans.plan import BackendOption, Directory, EstimateOnly
+from services.cli.plans.plan import BackendOption, DaskScheduler, Directory, EstimateOnly
 from services.cli.plans.run_plan import PlanRun
 from services.planner.backends import BACKENDS, DEFAULT_BACKEND
 from services.planner.documents import manifest_of
@@ -87,10 +87,13 @@ def ring(
         str, typer.Option(metavar="NAME", help="Compute these metrics: `ring`, `module:Class` or `none`.")
     ] = "ring",
     backend: BackendOption = DEFAULT_BACKEND,
+    dask_scheduler: DaskScheduler = None,
     concurrency: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="Runs at once; by default one for each CPU, on the fleet 1,000."
+            min=1,
+            metavar="N",
+            help="Runs at once; by default one for each CPU, on fleet and dask 1,000.",
         ),
     ] = None,
     directory: Directory = None,
@@ -136,10 +139,11 @@ def ring(
             "execution_policy": {"concurrency": concurrency or _default_concurrency(backend)},
         },
     )
+    target = plan.target_of(backend, dask_scheduler)
     if estimate:
-        plan.print_estimate(manifest, backend, directory, as_json)
+        plan.print_estimate(manifest, target, directory, as_json)
         return
-    done = run_plan.execute(Plan.create(manifest, directory), backend)
+    done = run_plan.execute(Plan.create(manifest, directory), target)
     if done.results and not as_json:
         _show(list(dimensions), done)
     plan.finish(done, as_json)
