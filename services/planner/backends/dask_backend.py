@@ -23,7 +23,7 @@ from services.executor.tools.bundles import Bundle
 from services.planner.backends import LoopBinding, PlanContext, check_parameters
 from services.planner.backends.dask_connection import DaskConnection, Link
 from services.planner.backends.dask_local import LOCAL, local_cluster, scheduler_address
-from services.planner.backends.dask_worker import BEGUN, RESOURCE, call_tool
+from services.planner.backends.dask_worker import BEGUN, ENDED, RESOURCE, call_tool
 from services.planner.backends.local import NO_NEEDS, local_capacity
 from services.planner.backends.remote import Answer, RemoteCall, event_of, result_of, shared_store
 from services.planner.execution import Execution, ExecutionResult, error_of
@@ -61,9 +61,8 @@ class _Pending:
 
     Attributes:
         token: of the task that is under way for it.
-        begins: how often the tool has begun, by all tasks.
-        begins_of_task: how often by the task that is under way.
-        worker: the address of the worker that runs it; None if it has not begun.
+        begins: how often the tool has begun.
+        worker: the address of the worker that runs it; None if none does.
         losses: how often Dask has given it up because its workers were lost.
         is_alone: whether it runs without others beside it.
         is_culprit: set when its worker was lost while it ran alone.
@@ -73,7 +72,7 @@ class _Pending:
         self.call = call
         self.cancel = cancel or asyncio.Event()
         self.token = ""
-        self.begins = self.begins_of_task = self.losses = 0
+        self.begins = self.losses = 0
         self.worker: str | None = None
         self.is_alone = False
         self.is_culprit = asyncio.Event()
@@ -81,16 +80,17 @@ class _Pending:
 
     def start(self) -> None:
         """Begin another task for it."""
-        self.token, self.begins_of_task, self.worker = secrets.token_hex(16), 0, None
+        self.token, self.worker = secrets.token_hex(16), None
 
     def hear(self, what: str, text: str) -> None:
         """Take note of what its task says."""
         if what == BEGUN:
-            self.begins += 1
-            self.begins_of_task += 1
-            self.worker = text
-            if self.is_alone and self.begins_of_task > 1:
+            if self.is_alone and self.worker is not None:
                 self.is_culprit.set()
+            self.begins += 1
+            self.worker = text
+        elif what == ENDED:
+            self.worker = None
         elif self._report is not None:
             try:
                 self._report(event_of(text))
@@ -100,12 +100,12 @@ class _Pending:
     def lose(self) -> None:
         """Take note that Dask has given it up.  Raises `WorkerDiedError` if it is not sent again."""
         self.losses += 1
-        if self.is_alone and self.begins_of_task:
+        if self.is_alone and self.worker is not None:
             raise WorkerDiedError(CULPRIT)
         if self.losses == MAX_LOSSES:
             raise WorkerDiedError(NO_RESULT.format(MAX_LOSSES))
         # Dask gives up all calls of a worker that was lost; one of them may be the cause.
-        self.is_alone = self.begins_of_task > 0
+        self.is_alone = self.worker is not None
 
 
 class DaskBackend:

@@ -233,16 +233,26 @@ class DaskConnection:
         if not fresh:
             return
         self._compared.update(fresh)
-        ours = versions()
         found = await link.client.run(versions, workers=fresh, on_error="return")
-        for worker, theirs in found.items():
-            for name in ours if isinstance(theirs, Mapping) else ():
-                if theirs.get(name) != ours[name]:
-                    self._say(
-                        UNLIKE.format(worker=worker, name=name, theirs=theirs.get(name), ours=ours[name])
-                    )
+        for line in version_differences(versions(), found):
+            self._say(line)
 
     def _say(self, line: str) -> None:
         log.warning("cluster.changed", address=self.address, slots=self.slots, note=line)
         if self._tell is not None:
             self._tell(line)
+
+
+def version_differences(ours: Mapping[str, str], theirs: Mapping[str, Any]) -> list[str]:
+    """Return a line for each version of a worker that differs from that of this process.
+
+    Args:
+        ours: versions by name.
+        theirs: the same by worker; anything else of a worker that could not say them.
+    """
+    return [
+        UNLIKE.format(worker=worker, name=name, theirs=found.get(name), ours=ours[name])
+        for worker, found in theirs.items()
+        for name in ours
+        if isinstance(found, Mapping) and found.get(name) != ours[name]
+    ]

@@ -30,6 +30,7 @@ from shared.threads import in_thread
 
 RESOURCE: Final = "fullsend"
 BEGUN: Final = "begun"
+ENDED: Final = "ended"
 REPORTED: Final = "reported"
 _RELEASED: Final = frozenset({"cancelled", "forgotten", "released"})
 """The states of a task that nobody waits for any more."""
@@ -103,7 +104,9 @@ class ToolPlugin(WorkerPlugin):
                     cancel=cancel,
                     keeper=keeper,
                 )
-            return await in_thread(answer_of, call, result, keeper.blobs)
+            answer = await in_thread(answer_of, call, result, keeper.blobs)
+            self._send(call, ENDED, self._worker.address)  # the answer may yet be lost with this worker
+            return answer
         finally:
             del self._cancelled[key]
             await in_thread(shutil.rmtree, directory, ignore_errors=True)

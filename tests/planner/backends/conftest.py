@@ -24,6 +24,9 @@ from services.planner.execution import Execution, ExecutionResult, RunOptions
 from services.planner.runtime import RuntimeConfig, ToolRuntime
 from shared.messages import Policy
 from tests.conftest import PATIENCE_SECONDS, Serve, Tools, eventually
+from tests.s3 import s3_endpoint, s3_url
+
+__all__ = ["s3_endpoint", "s3_url"]
 
 CAPACITY = 4
 INLINE_MAX_BYTES = 100
@@ -121,10 +124,12 @@ class DaskCluster:
     Attributes:
         address: of the scheduler.
         folder: where the processes run.
+        variables: further ones of their environment.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **variables: str) -> None:
         self.folder = folder
+        self.variables = variables
         self.processes: list[subprocess.Popen[bytes]] = []
         self.address = ""
 
@@ -139,30 +144,33 @@ class DaskCluster:
         self.address = _address_in(file)
         return process
 
-    def start_worker(
-        self, *options: str, threads: int = CAPACITY, preload: bool = True, address: str = ""
-    ) -> subprocess.Popen[bytes]:
-        """Start a worker under its nanny; it registers by itself."""
+    def start_worker(self, *, threads: int = CAPACITY, preload: bool = True) -> subprocess.Popen[bytes]:
+        """Start a worker under its nanny, and wait until it has registered at the scheduler."""
         given = ["--preload", PRELOAD] if preload else []
-        return self._start(
-            "worker", address or self.address, "--nthreads", str(threads), "--no-dashboard",
-            "--local-directory", str(self.folder), *given, *options,
+        log = self.folder / f"worker-{len(self.processes)}.log"
+        process = self._start(
+            "worker", self.address, "--nthreads", str(threads), "--no-dashboard",
+            "--local-directory", str(self.folder), *given,
         )  # fmt: skip
+        _wait_for(lambda: "Registered to" in log.read_text(), "the worker to register")
+        return process
 
     def stop(self) -> None:
-        """End everything."""
-        for process in reversed(self.processes):
-            process.terminate()
-        for process in reversed(self.processes):
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        """End everything, the schedulers last: a worker takes its leave of its scheduler."""
+        workers = [one for one in self.processes if "worker" in one.args]  # type: ignore[operator]
+        for group in (workers, self.processes):
+            for process in group:
+                process.terminate()
+            for process in group:
+                try:
+                    process.wait(10)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
         number = len(self.processes)
-        variables = {**os.environ, "TOOL_EXECUTION_TIMEOUT": "5"}
+        variables = {**os.environ, "TOOL_EXECUTION_TIMEOUT": "5", **self.variables}
         with (self.folder / f"{arguments[0]}-{number}.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "dask", *arguments],
@@ -173,12 +181,17 @@ class DaskCluster:
 
 
 def _address_in(file: Path) -> str:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            return str(json.loads(file.read_text())["address"])
+    _wait_for(lambda: file.exists() and file.read_text().rstrip().endswith("}"), "the scheduler to listen")
+    return str(json.loads(file.read_text())["address"])
+
+
+def _wait_for(fact: Callable[[], bool], what: str) -> None:
+    """Wait for a fact, without an event loop."""
+    deadline = time.monotonic() + 2 * PATIENCE_SECONDS
+    while not fact():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited in vain for {what}")
         time.sleep(0.02)
-    raise AssertionError("the scheduler did not start")
 
 
 @pytest.fixture(scope="session")
@@ -191,6 +204,26 @@ def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskClu
         cluster.start_worker()
         yield cluster
     finally:
+        cluster.stop()
+
+
+MakeCluster = Callable[..., DaskCluster]
+
+
+@pytest.fixture
+def make_cluster(tmp_path: Path) -> Iterator[MakeCluster]:
+    """Makes clusters with a scheduler and no worker, for tests that break them."""
+    made: list[DaskCluster] = []
+
+    def make(**variables: str) -> DaskCluster:
+        folder = tmp_path / f"dask-{len(made)}"
+        folder.mkdir()
+        made.append(DaskCluster(folder, **variables))
+        made[-1].start_scheduler()
+        return made[-1]
+
+    yield make
+    for cluster in made:
         cluster.stop()
 
 
