@@ -225,10 +225,19 @@ def metrics(
 
 
 def target_of(backend: str, dask_scheduler: str | None) -> Target:
-    """Return where cases run.  Raises `CommandError` if the options contradict each other."""
+    """Return where cases run; what can't be right is told before a plan is created.
+
+    Raises:
+        CommandError: the options contradict each other.
+        PlanError: a package is missing, or nothing says which Dask cluster.
+    """
     if dask_scheduler is not None and backend != "dask":
         raise CommandError(f"--dask-scheduler is for `--backend dask`, not for {backend}")
-    backend_class(backend)  # a package that is missing is told before a plan is created
+    backend_class(backend)
+    if backend == "dask":
+        from services.planner.backends.dask_local import scheduler_address  # needs the package
+
+        dask_scheduler = scheduler_address(dask_scheduler)
     return Target(backend, dask_scheduler)
 
 

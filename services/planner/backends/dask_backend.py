@@ -7,6 +7,7 @@ its own call only, and calls are sent again when the scheduler was lost.
 
 import asyncio
 import contextlib
+import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
@@ -168,6 +169,10 @@ class DaskBackend:
     @contextlib.asynccontextmanager
     async def open_for_plan(cls, context: PlanContext) -> AsyncIterator[Self]:
         """Open a backend for a plan, inside the block."""
+        for name in ("distributed.client", "distributed.core", "tornado.application"):
+            logging.getLogger(name).setLevel(
+                logging.CRITICAL
+            )  # `tell` says in a line what these log at length
         async with contextlib.AsyncExitStack() as stack:
             address = scheduler_address(context.dask_scheduler)
             if address == LOCAL:
