@@ -26,7 +26,7 @@ import json
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from html import escape
@@ -37,6 +37,8 @@ from shared import toolkit
 
 Handling = Literal["fail-fast", "expel-agent"]
 Liquidity = Literal["uniform", "single_at", "vector"]
+Checks = Literal["daily", "setup", "none"]
+Shown = Literal["detailed", "summary", "none"]
 Event = dict[str, Any]
 BOUNDS: dict[str, tuple[Any, float, float]] = {
     "n_agents": (int, 2, 10_000),
@@ -48,7 +50,14 @@ BOUNDS: dict[str, tuple[Any, float, float]] = {
     "quiet_days": (int, 0, 1_000),
     "max_days": (int, 1, 10_000),
 }
-CHOICES = {"liquidity": get_args(Liquidity), "default_handling": get_args(Handling)}
+CHOICES = {
+    "liquidity": get_args(Liquidity),
+    "default_handling": get_args(Handling),
+    "check_invariants": get_args(Checks),
+    "show_events": get_args(Shown),
+}
+MAX_EVENTS_SHOWN = 1_000
+MAX_ACCOUNTS_SHOWN = 50
 DAY_COLUMNS = {
     "Due": "due",
     "Settled": "PayableSettled",
@@ -89,9 +98,13 @@ def ring_simulation(
     default_handling: Handling = "fail-fast",
     quiet_days: int = 2,
     max_days: int = 90,
+    check_invariants: Checks = "daily",
+    show_events: Shown = "detailed",
+    show_balances: list[str] | None = None,
+    t_account: bool = False,
     seed: int | None = None,
 ) -> dict[str, Any]:
-    """Run one ring and keep `events.jsonl`, `balances.csv` and `run.html` as artifacts.
+    """Run one ring and keep `scenario.yaml`, `events.jsonl`, `balances.csv` and `run.html` as artifacts.
 
     Agents are called H1 to Hn; each owes the next, the last owes H1.  A debt whose share of the
     total comes to less than a cent may be 0, and then there is no such debt.  On its due day a
@@ -115,6 +128,12 @@ def ring_simulation(
         default_handling: What follows a default, see above.
         quiet_days: End after so many quiet days in a row when nothing is open.
         max_days: End then in any case.
+        check_invariants: When to check that no cash and no debt was created or lost: after the setup
+            and each day, after the setup only, or never.
+        show_events: What `run.html` has of the events: sums by day and a list of the first 1,000,
+            the sums only, or nothing.
+        show_balances: The agents whose balances by day `run.html` has.
+        t_account: Whether `run.html` has the final accounts of these agents, or of the first 50.
         seed: Of the generator; without it the run's own, or else a fresh one that is reported.
 
     Returns:
@@ -124,13 +143,15 @@ def ring_simulation(
     """
     parameters: Event = dict(locals())  # before any other local variable exists
     check(parameters)
+    check_display(n_agents, show_balances, t_account)
     shares = liquidity_shares(n_agents, liquidity, liquidity_agent, liquidity_vector)
     parameters["seed"] = choose_seed(seed)
     weights = gamma_weights(random.Random(parameters["seed"]), n_agents, concentration)  # noqa: S311
     # Decimal arithmetic: 0.29 * 100 is 29 cents, not 28.999...
     money_cents = round(Fraction(str(kappa)) * total_debt_cents)
     cash, amounts = hand_out(money_cents, shares), hand_out(total_debt_cents, weights)
-    ring = Ring(cash, amounts, due_days(n_agents, days, mu))
+    ring = Ring(cash, amounts, due_days(n_agents, days, mu), check_invariants)
+    toolkit.artifact("scenario.yaml", scenario(ring, parameters).encode())
     status = simulate(ring, default_handling, quiet_days, max_days)
     return report(ring, parameters, status)
 
@@ -186,6 +207,15 @@ def check_number(key: str, value: Any, kind: type, lowest: float, highest: float
     if not fits or not lowest <= value <= highest:
         allowed = "a whole number" if kind is int else "a number"
         raise ValueError(f"{key} is {value!r}: allowed is {allowed} from {lowest:,} to {highest:,}")
+
+
+def check_display(n_agents: int, agents: object, t_account: object) -> None:
+    """Raise ValueError unless these are agents of the ring, and the other is a truth value."""
+    names = [name(i) for i in range(n_agents)]
+    if agents is not None and not (isinstance(agents, list) and all(one in names for one in agents)):
+        raise ValueError(f"show_balances is {agents!r:.200}: allowed is a list of H1 to {names[-1]}")
+    if not isinstance(t_account, bool):
+        raise ValueError(f"t_account is {t_account!r:.200}: allowed is true or false")  # noqa: TRY004
 
 
 def liquidity_shares(n_agents: int, mode: Liquidity, agent: str, vector: object) -> list[int]:
@@ -298,7 +328,14 @@ class Payable:
 class Ring:
     """The agents' cash and debts, and the events."""
 
-    def __init__(self, cash_cents: list[int], amounts_cents: list[int], due_days: list[int]) -> None:
+    def __init__(
+        self,
+        cash_cents: list[int],
+        amounts_cents: list[int],
+        due_days: list[int],
+        checks: Checks = "daily",
+    ) -> None:
+        self.checks = checks
         self.cash = [0] * len(cash_cents)
         self.payables: list[Payable] = []
         self.defaulted: dict[int, int] = {}  # agent: day
@@ -368,16 +405,21 @@ class Ring:
 
     def close(self) -> None:
         """Check that nothing was lost, and record all balances."""
-        if sum(self.cash) != self.sums["CashMinted"] or min(self.cash) < 0:
-            raise ConservationError(f"day {self.day}: the agents' cash is {self.cash}")
-        ended_cents = self.sums["CashTransferred"] + self.sums["ObligationWrittenOff"]
-        if ended_cents + self.open_cents != self.sums["PayableCreated"]:
-            raise ConservationError(f"day {self.day}: {ended_cents} of debt ended, {self.open_cents} is open")
+        if self.checks == "daily" or (self.checks == "setup" and self.day == 0):
+            self.check()
         owes = {one.debtor: one.open_cents for one in self.payables}
         owed = {one.creditor: one.open_cents for one in self.payables}
         for i, cents in enumerate(self.cash):
             row = (self.day, name(i), cents, owes.get(i, 0), owed.get(i, 0), int(i in self.defaulted))
             self.balances.append(row)
+
+    def check(self) -> None:
+        """Raise ConservationError if cash or debt was created or lost."""
+        if sum(self.cash) != self.sums["CashMinted"] or min(self.cash) < 0:
+            raise ConservationError(f"day {self.day}: the agents' cash is {self.cash}")
+        ended_cents = self.sums["CashTransferred"] + self.sums["ObligationWrittenOff"]
+        if ended_cents + self.open_cents != self.sums["PayableCreated"]:
+            raise ConservationError(f"day {self.day}: {ended_cents} of debt ended, {self.open_cents} is open")
 
     @property
     def open_cents(self) -> int:
@@ -456,6 +498,18 @@ def within(t: float, freedom: int) -> float:
 # -- results --------------------------------------------------------------------------
 
 
+def scenario(ring: Ring, parameters: Event) -> str:
+    """The parameters, and what agents own and owe before the first day, as YAML; its values are JSON."""
+    lines = [f"{key}: {json.dumps(value)}" for key, value in parameters.items()]
+    agents = [{"name": name(i), "cash_cents": cents} for i, cents in enumerate(ring.cash)]
+    debts = [
+        {**one.members, "amount_cents": one.amount_cents, "due_day": one.due_day} for one in ring.payables
+    ]
+    for key, rows in {"agents": agents, "payables": debts}.items():
+        lines += [f"{key}:", *(f"  - {json.dumps(one)}" for one in rows)]
+    return "\n".join(lines) + "\n"
+
+
 def report(ring: Ring, parameters: Event, status: str) -> Event:
     """Store the artifacts, report the sums as metrics, and return the summary."""
     summary = summarise(ring, parameters["seed"], status)
@@ -500,10 +554,47 @@ def page(ring: Ring, parameters: Event, summary: Event) -> str:
 <body><h1>{title}</h1>
 <main><figure>{picture(ring)}<figcaption>Each agent owes the next one clockwise, the wider the line the more.
 Blue is settled, red defaulted, grey still open.</figcaption></figure><dl>{listed}</dl></main>
-<h2>Day by day</h2>
-<table><thead>{row("th", ["Day", *DAY_COLUMNS, "Defaulted"])}</thead><tbody>{day_rows(ring)}</tbody></table>
-</body></html>
+{"".join(sections(ring, parameters))}</body></html>
 """
+
+
+def sections(ring: Ring, parameters: Event) -> Iterator[str]:
+    """The parts of the page that parameters choose."""
+    agents = parameters["show_balances"] or []
+    if parameters["show_events"] != "none":
+        head = row("th", ["Day", *DAY_COLUMNS, "Defaulted"])
+        yield f"<h2>Day by day</h2>\n<table><thead>{head}</thead><tbody>{day_rows(ring)}</tbody></table>\n"
+    if parameters["show_events"] == "detailed":
+        shown = ring.events[:MAX_EVENTS_SHOWN]
+        lines = "\n".join(f"<li>{escape(sentence(one))}</li>" for one in shown)
+        count = f"{len(shown):,} of {len(ring.events):,}"
+        yield f"<details><summary>Events, {count}</summary><ol>\n{lines}\n</ol></details>\n"
+    if agents:
+        head = row("th", ["Day", "Agent", "Cash", "Owes", "Is owed", "Defaulted"])
+        body = "\n".join(
+            row("td", [str(day), agent, *map(money, cents), "yes" if gone else ""])
+            for day, agent, *cents, gone in ring.balances
+            if agent in agents
+        )
+        yield f"<h2>Balances</h2>\n<table><thead>{head}</thead><tbody>{body}</tbody></table>\n"
+    if parameters["t_account"]:
+        last = [one for one in ring.balances if one[0] == ring.day and (not agents or one[1] in agents)]
+        yield f"<h2>Accounts at the end</h2>\n{''.join(map(account, last[:MAX_ACCOUNTS_SHOWN]))}"
+
+
+def sentence(event: Event) -> str:
+    """An event as one line."""
+    members = {key: value for key, value in event.items() if key not in {"kind", "day", "phase"}}
+    said = ", ".join(f"{key} {value}" for key, value in members.items())
+    return f"day {event['day']}, {event['phase']}: {event['kind']}" + (f" ({said})" if said else "")
+
+
+def account(balance: tuple[Any, ...]) -> str:
+    """An agent's balance as a T-account: assets on the left, debts and what is left on the right."""
+    _, agent, cash, owes, owed, _ = balance
+    sides = [("Cash", cash, "Owes", owes), ("Is owed", owed, "Net worth", cash + owed - owes)]
+    rows = "\n".join(row("td", [left, signed(a), right, signed(b)]) for left, a, right, b in sides)
+    return f"<table><caption>{escape(agent)}</caption><tbody>{rows}</tbody></table>\n"
 
 
 def picture(ring: Ring) -> str:
@@ -543,6 +634,11 @@ def day_rows(ring: Ring) -> str:
 def row(tag: str, texts: Sequence[str]) -> str:
     """A table row of these texts."""
     return "<tr>" + "".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts) + "</tr>"
+
+
+def signed(cents: int) -> str:
+    """Cents as an amount of money that may be negative."""
+    return f"-{money(-cents)}" if cents < 0 else money(cents)
 
 
 def money(cents: int) -> str:

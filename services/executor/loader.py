@@ -194,6 +194,20 @@ class Loader:
         except TimeoutError:
             raise ToolTimeoutError(f"the import of '{name}' took more than {limit_seconds:g} s") from None
 
+    async def bundle(self, name: str, limit_seconds: float) -> Bundle:
+        """Return the code of the tool called `name`, with the files of the folder that belong to it.
+
+        A module is loaded for that, as `load_within` does; a package or a bundle reference is only read.
+
+        Raises:
+            ToolError: the code can't be read, or the module can't be loaded.
+        """
+        code = await self._source.code(name, self._neighbours.get(name, ()))
+        if not code.is_whole:
+            await self.load_within(name, limit_seconds)
+            code = await self._source.code(name, self._neighbours.get(name, ()))
+        return code.bundle
+
     async def recognises(self, name: str, digest: str) -> bool:
         """Return whether `name` has this digest and needs no environment; if so, keep its code.
 

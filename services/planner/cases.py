@@ -11,7 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any, Final
 
-from services.planner.models import MAX_CASES, Dimension, Parameters, Range, RunManifest, Sweep, TestCase
+from services.planner.models import (
+    MAX_CASES,
+    Dimension,
+    Parameters,
+    Range,
+    RunManifest,
+    SeedRule,
+    Sweep,
+    TestCase,
+)
 from shared.canonical_json import canonical_json
 from shared.errors import PlanError
 
@@ -76,7 +85,16 @@ def _swept(tool: str, sweep: Sweep) -> Iterator[TestCase]:
             content = content_of(tool, case)
             case = case.model_copy(update={"replicate": chosen[content]})
             chosen[content] += sweep.replicates
-        yield from _replicates(case)
+        for one in _replicates(case):
+            yield one if sweep.seeds is None else _seeded(tool, one, sweep.seeds)
+
+
+def _seeded(tool: str, case: TestCase, rule: SeedRule) -> TestCase:
+    """Return the case with the seed of the rule: of its content without the common dimensions."""
+    parameters = {name: one for name, one in case.parameters.items() if name not in rule.common}
+    content = content_of(tool, case.model_copy(update={"parameters": parameters}))
+    seed = seed_of_content(content if rule.base is None else b"%d:%b" % (rule.base, content))
+    return case.model_copy(update={"seed": seed})
 
 
 def _identity(seed: int, content: bytes) -> bytes:

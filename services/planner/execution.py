@@ -72,6 +72,7 @@ class ExecutionResult:
         tool_digest: of the code that ran; empty if the tool was not found.
         run_digest: of everything that the result may depend on; empty if the tool was not found.
         cached_from: the run whose cached result this is; None if the tool ran.
+        lost_attempts: how often the call had begun on machines that were then lost, as far as is known.
     """
 
     run_id: str
@@ -87,6 +88,7 @@ class ExecutionResult:
     tool_digest: str = ""
     run_digest: str = ""
     cached_from: str | None = None
+    lost_attempts: int = 0
 
     @property
     def loader(self) -> CasArtifactLoader:

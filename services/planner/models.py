@@ -6,6 +6,7 @@ seconds.
 """
 
 import math
+import re
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import (
@@ -38,6 +39,21 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**63)]
 Switch = Annotated[bool, Field(strict=True)]
 Parameters = dict[str, JsonValue]
+METRICS: Final = {"ring": "services.planner.metrics:MetricsComputer"}
+"""The metrics that have a short name, and the classes that compute them."""
+
+_CLASS: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def metrics_name(name: str) -> str:
+    """Return the name of metrics.  Raises `ValueError` unless it is in `METRICS` or a `module:Class`."""
+    if name not in METRICS and not _CLASS.fullmatch(name):
+        known = ", ".join(METRICS)
+        raise ValueError(f"{name!r:.80} are no metrics; known are {known}, or give module:Class")
+    return name
+
+
+MetricsName = Annotated[str, AfterValidator(metrics_name)]
 CriterionText = Annotated[str, AfterValidator(lambda text: criterion(text) and text)]
 
 
@@ -183,6 +199,19 @@ Dimension = Annotated[
 ]
 
 
+class SeedRule(StrictModel):
+    """How the seeds of a sweep's runs are computed, besides from the content of each case.
+
+    Attributes:
+        base: another number gives all runs other random numbers; None for those of the content alone.
+        common: dimensions whose values share random numbers: cases that differ in nothing else have the
+            same seed (common random numbers).
+    """
+
+    base: Seed | None = None
+    common: tuple[Name, ...] = ()
+
+
 class Sweep(StrictModel):
     """Cases that are generated from dimensions.
 
@@ -196,7 +225,8 @@ class Sweep(StrictModel):
         samples: how many points are chosen; required by the methods that choose points, and refused
             by the others.  `sobol` is balanced only for powers of two; other numbers take the first
             points of the next power.
-        seed: of the choice of points, 0 by default; for the seeds of runs, see `seed_of`.
+        seed: of the choice of points, 0 by default.
+        seeds: of the runs; None for seeds that follow from the content of each case, see `seed_of`.
         replicates: how often each combination is run, each time with another seed.
         dataset, scenario: of every case.
     """
@@ -206,6 +236,7 @@ class Sweep(StrictModel):
     parameters: Parameters = Field(default_factory=dict)
     samples: Annotated[Count, Field(le=MAX_CASES)] | None = None
     seed: Seed | None = None
+    seeds: SeedRule | None = None
     replicates: Count = 1
     dataset: str = ""
     scenario: str = ""
@@ -235,6 +266,12 @@ class Sweep(StrictModel):
         twice = [name for name in self.dimensions if name in self.parameters]
         if twice:
             raise ValueError(f"{twice[0]!r} is both among the dimensions and among the parameters")
+        for name in self.seeds.common if self.seeds else ():
+            if name not in self.dimensions:
+                known = ", ".join(map(repr, self.dimensions))
+                raise ValueError(
+                    f"'seeds.common' names {name!r:.80}, which is no dimension; known are {known}"
+                )
         if self.chooses_points:
             if self.samples is None:
                 raise ValueError(f"'{self.method}' needs 'samples', the number of points to choose")
@@ -293,6 +330,7 @@ class RunManifest(StrictModel):
         execution_policy: how the cases are executed.
         budget: what all runs together may use.
         evaluator: what is computed over replicates; None for nothing.
+        metrics: what is computed from each case's artifacts, see `services.planner.metrics.plan_metrics`.
         metadata: is returned with every result.
     """
 
@@ -304,6 +342,7 @@ class RunManifest(StrictModel):
     execution_policy: ExecutionPolicy = ExecutionPolicy()
     budget: Budget = Budget()
     evaluator: Evaluator | None = None
+    metrics: MetricsName | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")

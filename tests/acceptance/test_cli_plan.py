@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import shutil
 import signal
 import textwrap
 from pathlib import Path
@@ -49,10 +50,11 @@ def here(tmp_path: Path) -> Shell:
 def write(shell: Shell, cases: int = 4, **members: Any) -> None:
     """Write a manifest of so many cases to `plan.yaml`."""
     given = members.pop("parameters", {})
+    listed = [{"parameters": {"n": number, **given}} for number in range(cases)]
     manifest = {
         "workflow_id": "my plan",
         "tool": "work",
-        "cases": [{"parameters": {"n": number, **given}} for number in range(cases)],
+        "cases": members.pop("cases_given", listed),
         "execution_policy": {"concurrency": 2},
         **members,
     }
@@ -316,3 +318,44 @@ async def _gone(processes: set[tuple[int, str]]) -> bool:
 async def _running(shell: Shell) -> bool:
     place = shell.directory / "p"
     return place.exists() and await asyncio.to_thread(lambda: Plan.open(place).status().running > 0)
+
+
+async def test_metrics_are_computed_with_the_report_and_again_later(here: Shell) -> None:
+    shutil.copy(Path(__file__).parents[2] / "tools" / "ring_simulation.py", here.directory / "tools")
+    cases = [{"parameters": {"n_agents": 300, "kappa": kappa}} for kappa in (0.5, 1)]
+    write(here, tool="ring_simulation", cases_given=cases, metrics="ring")
+
+    done = await here.fullsend("plan", "run", "plan.yaml", "--directory", "p")
+    report = here.directory / "p" / "report"
+    first = {path.name: path.read_bytes() for path in report.glob("metrics*.csv")}
+    again = await here.fullsend("plan", "metrics", "p", "--json")
+    (here.directory / "p" / "artifacts").rename(here.directory / "elsewhere")
+    moved = await here.fullsend("plan", "metrics", "p", "--store", "elsewhere", "--directory", "out")
+    without = await here.fullsend("plan", "metrics", "p")
+
+    assert (done.code, again.code, moved.code, without.code) == (0, 0, 0, 1)
+    assert first.keys() == {
+        "metrics.csv", "metrics_days.csv", "metrics_debtor_shares.csv", "metrics_intraday.csv",
+    }  # fmt: skip
+    assert {path.name: path.read_bytes() for path in (here.directory / "out").iterdir()} == first
+    assert [one["parameters"]["kappa"] for one in json.loads(again.out)["cases"]] == [0.5, 1]
+    assert moved.lines[0].split()[:4] == ["KAPPA", "RUNS", "PHI", "DELTA"]
+    assert [line.split()[:2] for line in moved.lines[1:3]] == [["0.5", "1/1"], ["1", "1/1"]]
+    assert "2 of 2 cases that succeeded have no metrics; case 0: " in without.err
+
+
+async def test_metrics_that_do_not_exist_stop_a_plan_before_it_begins(here: Shell) -> None:
+    write(here, metrics="nothing.there:Metrics")
+
+    refused = await here.fullsend("plan", "run", "plan.yaml", "--directory", "p")
+    write(here, metrics="rings")
+    mistake = await here.fullsend("plan", "run", "plan.yaml")
+    write(here)
+    await here.fullsend("plan", "run", "plan.yaml", "--directory", "q")
+    none = await here.fullsend("plan", "metrics", "q")
+
+    assert refused.error.startswith("error: the metrics 'nothing.there:Metrics' can't be imported: ")
+    assert mistake.error == (
+        "error: plan.yaml member 'metrics': 'rings' are no metrics; known are ring, or give module:Class"
+    )
+    assert none.error == ("error: q has no metrics; say which by `--metrics`: ring, or module:Class")

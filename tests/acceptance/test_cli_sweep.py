@@ -1,6 +1,7 @@
 """`fullsend sweep ring`."""
 
 import csv
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from services.planner.plan import Plan
 from tests.acceptance.commands import Shell
+from tools import ring_simulation
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
@@ -28,7 +30,9 @@ async def test_a_sweep_prints_its_results_and_is_a_plan(here: Shell) -> None:
     )  # fmt: skip
 
     assert done.code == 0, done
-    assert done.lines[0].split() == ["KAPPA", "CONCENTRATION", "RUNS", "SETTLED", "DEFAULTS", "PAID"]
+    assert done.lines[0].split()[:8] == [
+        "KAPPA", "CONCENTRATION", "RUNS", "SETTLED", "DEFAULTS", "PAID", "PHI", "DELTA",
+    ]  # fmt: skip
     assert [line.split()[:3] for line in done.lines[1:5]] == [
         ["0.25", "1", "2/2"], ["0.25", "5", "2/2"], ["2", "1", "2/2"], ["2", "5", "2/2"],
     ]  # fmt: skip
@@ -47,6 +51,53 @@ async def test_three_values_by_four_values_by_five_replicates_are_sixty_runs(her
     )  # fmt: skip
 
     assert json.loads(done.out)["cases"] == 60
+
+
+async def test_defaults_are_handled_by_expelling_agents_unless_told_otherwise(here: Shell) -> None:
+    given = ("--kappa", "0.5", "--concentration", "1", "--replicates", "1", "--n-agents", "5")
+    await here.fullsend("sweep", "ring", *given, "--directory", "p")
+    await here.fullsend("sweep", "ring", *given, "--default-handling", "fail-fast", "--directory", "q")
+
+    found = [Plan.open(here.directory / name).results()[0] for name in ("p", "q")]
+    assert [one.case.parameters["default_handling"] for one in found] == ["expel-agent", "fail-fast"]
+    statuses = [json.loads(one.execution.result or "")["status"] for one in found if one.execution]
+    assert statuses == ["quiet", "stopped: default"]
+
+
+async def test_random_numbers_are_common_along_a_parameter(here: Shell) -> None:
+    await here.fullsend(
+        "sweep", "ring", "--kappa", "0.5,1", "--concentration", "1,5", "--replicates", "2", "--n-agents", "5",
+        "--common-random-numbers", "kappa", "--seed", "9", "--directory", "p",
+    )  # fmt: skip
+
+    results = Plan.open(here.directory / "p").results()
+    debts = {}
+    for one in results:
+        assert one.execution is not None
+        events = one.execution.loader.load_text(one.execution.artifacts["events.jsonl"]).splitlines()
+        debts[one.index] = [event for event in events if '"PayableCreated"' in event]
+    assert len({one.case.seed for one in results}) == 4
+    assert [debts[index] == debts[index + 4] for index in range(4)] == [True] * 4
+    assert debts[0] != debts[1] != debts[2]
+
+
+async def test_every_parameter_of_the_tool_can_be_given(here: Shell) -> None:
+    taken = (await here.fullsend("sweep", "ring", "--help")).out
+    signature = inspect.signature(ring_simulation.ring_simulation)
+
+    missing = [name for name in signature.parameters if f"--{name.replace('_', '-')}" not in taken]
+    assert missing == []
+
+    done = await here.fullsend(
+        "sweep", "ring", "--kappa", "0.5", "--concentration", "1", "--replicates", "1", "--n-agents", "2",
+        "--liquidity", "vector", "--liquidity-vector", "1,3", "--total-debt-cents", "1000", "--max-days", "3",
+        "--quiet-days", "1", "--check-invariants", "setup", "--show-events", "none",
+        "--show-balances", "H1,H2", "--t-account", "--metrics", "none", "--directory", "p",
+    )  # fmt: skip
+    assert done.code == 0, done
+    [result] = Plan.open(here.directory / "p").results()
+    assert result.case.parameters["liquidity_vector"] == [1, 3]
+    assert "PHI" not in done.lines[0]
 
 
 async def test_empty_and_repeated_values_are_refused(here: Shell) -> None:

@@ -1,20 +1,17 @@
 """Stores of every kind: in a directory, in memory, and on an S3 server of the tests."""
 
-import logging
-import urllib.request
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from services.executor.artifacts import Blobs, open_blobs
 from services.executor.artifacts.local_blobs import LocalBlobs
 from services.executor.artifacts.object_blobs import Bucket
+from tests.s3 import s3_endpoint, s3_url
 
-BUCKET = "fullsend-tests"
+__all__ = ["s3_endpoint", "s3_url"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,30 +41,6 @@ class Place:
                 path.write_bytes(b"no blob")
             else:
                 Bucket(self.url).put(key, 7, [b"no blob"])
-
-
-@pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    """An S3 server with one empty bucket."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    request = urllib.request.Request(f"{endpoint}/{BUCKET}", method="PUT")
-    urllib.request.urlopen(request, timeout=30).close()
-    yield endpoint
-    server.stop()
-
-
-@pytest.fixture
-def s3_url(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A prefix for this test on the server, with the credentials in the environment."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-key")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    return f"s3://{BUCKET}/some/{uuid4().hex}"
 
 
 def url_of(kind: str, request: pytest.FixtureRequest) -> str:

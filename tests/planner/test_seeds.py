@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.planner.cases import content_of, replicate_seed, seed_of
-from services.planner.models import TestCase
+from services.planner.cases import all_cases, content_of, replicate_seed, seed_of
+from services.planner.models import RunManifest, TestCase
 from shared.errors import PlanError
 
 scalars = (
@@ -118,3 +118,37 @@ def test_a_value_that_json_cant_hold_is_told() -> None:
 
     with pytest.raises(PlanError, match="a case of tool has parameters that JSON can't hold: nan"):
         content_of("tool", case)
+
+
+def swept(**seeds: Any) -> list[tuple[int, int, int, int | None]]:
+    """The cases of a sweep over two dimensions: x, y, replicate and seed."""
+    sweep: dict[str, Any] = {"dimensions": {"x": [1, 2], "y": [1, 2]}, "replicates": 2}
+    if seeds:
+        sweep["seeds"] = seeds
+    manifest = RunManifest.model_validate({"workflow_id": "w", "tool": "t", "sweep": sweep})
+    return [
+        (int(str(one.parameters["x"])), int(str(one.parameters["y"])), one.replicate, one.seed)
+        for one in all_cases(manifest)
+    ]
+
+
+def test_common_random_numbers_share_a_seed_along_a_dimension_for_each_replicate() -> None:
+    seeds = {(x, y, n): seed for x, y, n, seed in swept(common=["x"])}
+
+    assert [seeds[1, y, n] == seeds[2, y, n] for y in (1, 2) for n in (0, 1)] == [True] * 4
+    assert len(set(seeds.values())) == 4
+
+
+def test_a_base_gives_all_runs_other_seeds_and_the_same_ones_again() -> None:
+    first, second, without = swept(base=1), swept(base=2), swept()
+
+    assert swept(base=1) == first
+    assert len({seed for cases in (first, second, without) for *_, seed in cases}) == 24
+    assert swept(common=[]) == without
+
+
+def test_common_names_only_dimensions() -> None:
+    with pytest.raises(
+        ValueError, match=r"'seeds\.common' names 'z', which is no dimension; known are 'x', 'y'"
+    ):
+        swept(common=["z"])

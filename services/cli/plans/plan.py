@@ -10,9 +10,9 @@ import typer
 
 from services.cli import output
 from services.cli.output import AsJson, CommandError
-from services.cli.plans import plan_output, run_plan
-from services.cli.plans.run_plan import PlanRun
-from services.planner.backends import BACKENDS, DEFAULT_BACKEND
+from services.cli.plans import metrics_table, plan_output, run_plan
+from services.cli.plans.run_plan import PlanRun, Target
+from services.planner.backends import BACKENDS, DEFAULT_BACKEND, backend_class
 from services.planner.documents import read_manifest
 from services.planner.models import RunManifest
 from services.planner.plan import PLANS, Plan, plans_in
@@ -49,6 +49,14 @@ BackendOption = Annotated[
         help=f"Where the cases run. {BACKENDS_IN_WORDS}.",
     ),
 ]
+DaskScheduler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="With `dask`: the scheduler, such as tcp://host:8786, or `local` for a cluster of this machine; "
+        "by default what Dask itself is configured for (DASK_SCHEDULER_ADDRESS).",
+    ),
+]
 Concurrency = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Run this many cases at once, instead of the plan's number."),
@@ -78,6 +86,7 @@ def plan(context: typer.Context) -> None:
 def run(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The manifest: YAML or JSON.")],
     backend: BackendOption = DEFAULT_BACKEND,
+    dask_scheduler: DaskScheduler = None,
     concurrency: Concurrency = None,
     directory: Directory = None,
     estimate: EstimateOnly = False,
@@ -89,10 +98,11 @@ def run(
     either, and after a crash, `fullsend plan resume` continues the plan.
     """
     manifest = _with_concurrency(read_manifest(file), concurrency)
+    target = target_of(backend, dask_scheduler)
     if estimate:
-        print_estimate(manifest, backend, directory, as_json)
+        print_estimate(manifest, target, directory, as_json)
     else:
-        finish(run_plan.execute(Plan.create(manifest, directory), backend), as_json)
+        finish(run_plan.execute(Plan.create(manifest, directory), target), as_json)
 
 
 @app.command()
@@ -107,6 +117,7 @@ def resume(
             help="Where the cases run; by default, where they ran before.",
         ),
     ] = None,
+    dask_scheduler: DaskScheduler = None,
     concurrency: Concurrency = None,
     as_json: AsJson = False,
 ) -> None:
@@ -117,7 +128,8 @@ def resume(
     """
     found = find_plan(plan_id)
     found = Plan(found.directory, _with_concurrency(found.manifest, concurrency))
-    finish(run_plan.execute(found, backend or _backend_before(found), failed=failed), as_json)
+    target = target_of(backend or _backend_before(found), dask_scheduler)
+    finish(run_plan.execute(found, target, failed=failed), as_json)
 
 
 @app.command()
@@ -167,12 +179,71 @@ def report(plan_id: PlanId, as_json: AsJson = False) -> None:
     plan_output.show_report(run_plan.write_report_again(find_plan(plan_id)), as_json)
 
 
+@app.command()
+def metrics(
+    plan_id: PlanId,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics",
+            metavar="NAME",
+            help="Which metrics: `ring` or `module:Class`; by default the plan's.",
+        ),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="Where the artifacts are now: a directory or the URL of an object store; by default where "
+            "the runs have stored them.",
+        ),
+    ] = None,
+    directory: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to write; by default the plan's report.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute a plan's metrics again from the artifacts of its cases, and write their tables.
+
+    Runs no case. The files are the same to the byte if the artifacts are.
+    """
+    found = find_plan(plan_id)
+    results, computed = run_plan.write_metrics_again(found, name, store, directory)
+    if as_json:
+        files = plan_output.report_paths(dict(computed.files))
+        output.print_json({**metrics_table.metrics_json(results, computed), "files": files})
+    else:
+        output.table(*metrics_table.metrics_rows(results, computed), output.console())
+        print()
+        plan_output.show_files("metrics", dict(computed.files))
+    if computed.warning:
+        output.print_error(computed.warning)
+        raise typer.Exit(1)
+
+
 # -- running --------------------------------------------------------------------------
 
 
-def print_estimate(manifest: RunManifest, backend: str, directory: Path | None, as_json: bool) -> None:
+def target_of(backend: str, dask_scheduler: str | None) -> Target:
+    """Return where cases run; what can't be right is told before a plan is created.
+
+    Raises:
+        CommandError: the options contradict each other.
+        PlanError: a package is missing, or nothing says which Dask cluster.
+    """
+    if dask_scheduler is not None and backend != "dask":
+        raise CommandError(f"--dask-scheduler is for `--backend dask`, not for {backend}")
+    backend_class(backend)
+    if backend == "dask":
+        from services.planner.backends.dask_local import scheduler_address  # needs the package
+
+        dask_scheduler = scheduler_address(dask_scheduler)
+    return Target(backend, dask_scheduler)
+
+
+def print_estimate(manifest: RunManifest, target: Target, directory: Path | None, as_json: bool) -> None:
     """Print how many runs and how much time a plan will take."""
-    expected = run_plan.estimate_plan(manifest, backend, directory)
+    expected = run_plan.estimate_plan(manifest, target, directory)
     if as_json:
         output.print_json(expected.to_json())
     else:
@@ -201,7 +272,8 @@ def finish(run: PlanRun, as_json: bool) -> None:
 
 def _print_end(run: PlanRun, status: PlanStatus) -> None:
     changed = code_warning(run.results)
-    for warning in (*([changed] if changed else []), *run.notes):
+    incomplete = run.metrics.warning
+    for warning in (*filter(None, (changed, incomplete)), *run.notes):
         print(f"warning: {output.one_line(warning)}", file=sys.stderr)
     plan_output.show_failures(run.results)
     plan_output.show_plan(run.plan, status)

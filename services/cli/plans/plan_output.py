@@ -267,8 +267,14 @@ def show_report(files: dict[str, Path], as_json: bool) -> None:
     if as_json:
         output.print_json(report_paths(files))
     elif page := files.get("report.html"):
-        others = ", ".join(path.name for path in files.values() if path.name != page.name)
-        print(f"{'report':<11}{_relative(page)}; beside it: {others}")
+        show_files("report", {page.name: page, **files})
+
+
+def show_files(title: str, files: dict[str, Path]) -> None:
+    """Print where the first file is, and the names of those beside it."""
+    first, *others = files.values()
+    beside = f"; beside it: {', '.join(path.name for path in others)}" if others else ""
+    print(f"{title:<11}{_relative(first)}{beside}")
 
 
 def report_paths(files: dict[str, Path]) -> dict[str, str]:

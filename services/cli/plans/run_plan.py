@@ -19,7 +19,8 @@ from services.planner.aggregation import Aggregator
 from services.planner.backends import BACKENDS, Backend, PlanContext, backend_class, runtime_of
 from services.planner.cancellation import CancellationToken, GoalReached, PlanCancelledError, unless_cancelled
 from services.planner.evaluation import Evaluations
-from services.planner.models import RunManifest
+from services.planner.metrics.plan_metrics import NO_METRICS, PlanMetrics, metrics_class
+from services.planner.models import METRICS, RunManifest
 from services.planner.plan import PLANS, Plan
 from services.planner.plan.estimate import (
     Estimate,
@@ -30,7 +31,7 @@ from services.planner.plan.estimate import (
 )
 from services.planner.plan.runner import ActiveSession, LockedPlan, run_remaining
 from services.planner.plan.status import Progress
-from services.planner.report import write_report
+from services.planner.report import write_metrics, write_report
 from services.planner.runtime import ToolRuntime
 from services.planner.tasks import RunExecutionResult, TaskResult, TaskStatus
 from shared import log
@@ -38,6 +39,19 @@ from shared.errors import ToolError
 from shared.threads import in_thread
 
 Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a plan's cases run.
+
+    Attributes:
+        backend: its name in the planner's table.
+        dask_scheduler: for `dask`: the address of a scheduler, or `local`; None for Dask's configuration.
+    """
+
+    backend: str
+    dask_scheduler: str | None = None
 
 
 @dataclass(slots=True)
@@ -49,6 +63,7 @@ class PlanRun:
         results: of its cases, as far as they were read.
         report: the files that were written, by name; empty after an interruption.
         notes: warnings.
+        metrics: of its cases, if the manifest names some.
         is_accomplished: whether the plan's success criteria hold.
         is_cut_short: whether it was interrupted or cancelled.
         signal: the signal that interrupted it, if any.
@@ -58,24 +73,27 @@ class PlanRun:
     results: Sequence[TaskResult] = ()
     report: dict[str, Path] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    metrics: PlanMetrics = NO_METRICS
     is_accomplished: bool = False
     is_cut_short: bool = False
     signal: int | None = None
 
 
-def execute(plan: Plan, backend: str, *, failed: bool = True) -> PlanRun:
+def execute(plan: Plan, target: Target, *, failed: bool = True) -> PlanRun:
     """Run the cases of a plan that are left, show the progress, and write the report.
 
     Args:
         plan: a new plan, or one that was run before.
-        backend: where its cases run.
+        target: where its cases run.
         failed: whether to run cases again that did not succeed.
 
     Raises:
         FullsendError: the plan can't be run.
     """
     log.configure(level="error")
-    return asyncio.run(_execute(plan, backend, connection.settings(), failed))
+    if plan.manifest.metrics is not None:
+        metrics_class(plan.manifest.metrics)  # a mistake is told before the cases run
+    return asyncio.run(_execute(plan, target, connection.settings(), failed))
 
 
 def write_report_again(plan: Plan) -> dict[str, Path]:
@@ -84,7 +102,34 @@ def write_report_again(plan: Plan) -> dict[str, Path]:
     return asyncio.run(_write_report_again(plan, connection.settings()))
 
 
-async def _execute(plan: Plan, name: str, chosen: Settings, failed: bool) -> PlanRun:
+def write_metrics_again(
+    plan: Plan, name: str | None, store: str | None, directory: Path | None
+) -> tuple[Sequence[TaskResult], PlanMetrics]:
+    """Compute a plan's metrics from stored artifacts, and write their tables, without running anything.
+
+    Args:
+        plan: the plan.
+        name: of the metrics; None for those of the plan.
+        store: where the artifacts are now; None for where the runs have stored them.
+        directory: where to; None for the plan's report.
+
+    Returns:
+        The results of the cases, and their metrics.
+
+    Raises:
+        CommandError: the plan names no metrics, and no name is given.
+    """
+    log.configure(level="error")
+    name = name or plan.manifest.metrics
+    if name is None:
+        raise CommandError(
+            f"{plan.plan_id} has no metrics; say which by `--metrics`: {', '.join(METRICS)}, or module:Class"
+        )
+    results = plan.results()
+    return results, write_metrics(directory or plan.report_directory, name, results, store)
+
+
+async def _execute(plan: Plan, target: Target, chosen: Settings, failed: bool) -> PlanRun:
     # The lock comes first: opening the fleet cancels the runs that an earlier process left there.
     with plan.lock() as locked:
         token, progress, run = CancellationToken(), Progress(len(plan.manifest.cases)), PlanRun(plan)
@@ -93,8 +138,8 @@ async def _execute(plan: Plan, name: str, chosen: Settings, failed: bool) -> Pla
             interruptible(token, display.say, display.stop) as signals,
         ):
             try:
-                async with locked.session(name, token, failed=failed) as session:
-                    await _Execution(run, locked, session, progress, display).finish(name, chosen, failed)
+                async with locked.session(target.backend, token, failed=failed) as session:
+                    await _Execution(run, locked, session, progress, display).finish(target, chosen, failed)
             except PlanCancelledError:
                 run.is_cut_short = True
     run.signal = signals[0] if signals else None
@@ -111,7 +156,7 @@ class _Execution:
     progress: Progress
     display: ProgressDisplay
 
-    async def finish(self, name: str, chosen: Settings, failed: bool) -> None:
+    async def finish(self, target: Target, chosen: Settings, failed: bool) -> None:
         """Run the cases that are left, and write the report.  Raises `PlanCancelledError` if cancelled."""
         run, token, plan = self.run, self.session.token, self.run.plan
         work = await unless_cancelled(token, in_thread(self.locked.work, failed=failed))
@@ -119,7 +164,7 @@ class _Execution:
         succeeded = sum(one.task_status is TaskStatus.SUCCEEDED for one in work.settled)
         criteria = CancellationToken()
         async with contextlib.AsyncExitStack() as stack:
-            backend, runtime = await open_backend(stack, plan, name, chosen, self.display.say, token)
+            backend, runtime = await open_backend(stack, plan, target, chosen, self.display.say, token)
             evaluations = Evaluations(
                 plan.manifest, Aggregator(runtime), already=work.settled, on_stop=criteria.cancel
             )
@@ -130,7 +175,7 @@ class _Execution:
             run.results = result.task_results
             self._record_criteria(result, evaluations)
             self.display.stop()
-            run.report = await unless_cancelled(token, _write_report(plan, evaluations))
+            run.report, run.metrics = await unless_cancelled(token, _write_report(plan, evaluations))
             self._record_criteria(result, evaluations)  # writing the report made the last evaluations
 
     def _record_criteria(self, result: RunExecutionResult, evaluations: Evaluations) -> None:
@@ -157,14 +202,20 @@ async def _evaluate_and_write(plan: Plan, chosen: Settings) -> dict[str, Path]:
         evaluating(plan, chosen) as runtime,
         Evaluations(plan.manifest, Aggregator(runtime), already=ended) as evaluations,
     ):
-        return await _write_report(plan, evaluations)
+        return (await _write_report(plan, evaluations))[0]
 
 
-async def _write_report(plan: Plan, evaluations: Evaluations) -> dict[str, Path]:
+async def _write_report(plan: Plan, evaluations: Evaluations) -> tuple[dict[str, Path], PlanMetrics]:
     results = await in_thread(plan.results)
     made = await evaluations.finish(results)
     directory, manifest = plan.report_directory, plan.manifest
-    return await in_thread(write_report, directory, manifest, results, made, notes=evaluations.notes)
+    metrics = NO_METRICS
+    if manifest.metrics is not None:
+        metrics = await in_thread(write_metrics, directory, manifest.metrics, results)
+    report = await in_thread(
+        write_report, directory, manifest, results, made, notes=evaluations.notes, metrics=metrics
+    )
+    return {**report, **metrics.files}, metrics
 
 
 # -- backends -------------------------------------------------------------------------
@@ -173,7 +224,7 @@ async def _write_report(plan: Plan, evaluations: Evaluations) -> dict[str, Path]
 async def open_backend(
     stack: contextlib.AsyncExitStack,
     plan: Plan,
-    name: str,
+    target: Target,
     chosen: Settings,
     tell: Tell,
     token: CancellationToken,
@@ -185,9 +236,9 @@ async def open_backend(
         CommandError: the plan's tool can't be loaded.
     """
     context = plan_context(
-        plan.manifest, chosen, tell, plan.name, lambda capacity: runtime_for(plan, chosen, capacity)
+        plan.manifest, target, chosen, tell, plan.name, lambda capacity: runtime_for(plan, chosen, capacity)
     )
-    opening = stack.enter_async_context(backend_class(name).open_for_plan(context))
+    opening = stack.enter_async_context(backend_class(target.backend).open_for_plan(context))
     backend = await unless_cancelled(token, opening)
     runtime = runtime_of(backend)
     if runtime is None:
@@ -198,6 +249,7 @@ async def open_backend(
 
 def plan_context(
     manifest: RunManifest,
+    target: Target,
     chosen: Settings,
     tell: Tell,
     plan_id: str = "",
@@ -214,6 +266,7 @@ def plan_context(
         make_runtime=make_runtime or (lambda capacity: ToolRuntime(places(chosen), capacity, os.environ)),
         connect=lambda: store_of(chosen),
         tell=tell,
+        dask_scheduler=target.dask_scheduler,
     )
 
 
@@ -263,12 +316,12 @@ async def _check_tool(plan: Plan, runtime: ToolRuntime, tell: Tell) -> None:
 # -- estimates ------------------------------------------------------------------------
 
 
-def estimate_plan(manifest: RunManifest, backend: str, directory: Path | None = None) -> Estimate:
+def estimate_plan(manifest: RunManifest, target: Target, directory: Path | None = None) -> Estimate:
     """Estimate a plan from recorded runs of its tool.
 
     Args:
         manifest: the plan.
-        backend: where its cases will run; if it uses Redis, runs in Redis count as well.
+        target: where its cases will run; if it uses Redis, runs in Redis count as well.
         directory: of the plan; the plans beside it count as well.
     """
     log.configure(level="error")
@@ -276,18 +329,19 @@ def estimate_plan(manifest: RunManifest, backend: str, directory: Path | None = 
     places = [PLANS] if beside == PLANS.absolute() else [PLANS, beside]
     recorded = [recorded_in_plans(manifest.tool, place) for place in places]
     notes: list[str] = []
-    capacity, in_redis = asyncio.run(_ask_backend(manifest, backend, recorded, notes))
+    capacity, in_redis = asyncio.run(_ask_backend(manifest, target, recorded, notes))
     seconds = {one.place: one.seconds for one in (*recorded, *in_redis)}
-    return estimate(manifest, seconds, backend, capacity, notes)
+    return estimate(manifest, seconds, target.backend, capacity, notes)
 
 
 async def _ask_backend(
-    manifest: RunManifest, backend: str, recorded: Sequence[RecordedRuns], notes: list[str]
+    manifest: RunManifest, target: Target, recorded: Sequence[RecordedRuns], notes: list[str]
 ) -> tuple[int, Sequence[RecordedRuns]]:
     """Return how many cases run at once on a backend, and further runs that its Redis has recorded."""
     chosen = connection.settings()
-    capacity = await backend_class(backend).plan_capacity(plan_context(manifest, chosen, notes.append))
-    if not BACKENDS[backend].uses_redis:
+    context = plan_context(manifest, target, chosen, notes.append)
+    capacity = await backend_class(target.backend).plan_capacity(context)
+    if not BACKENDS[target.backend].uses_redis:
         return capacity, ()
     known = frozenset().union(*(one.experiments for one in recorded))
     async with store_of(chosen) as store:

@@ -11,8 +11,9 @@ import typer
 
 from services.cli import output
 from services.cli.output import AsJson, Column, CommandError
-from services.cli.plans import plan, run_plan
-from services.cli.plans.plan import BackendOption, Directory, EstimateOnly
+from services.cli.plans import metrics_table, plan, run_plan
+from services.cli.plans.plan import BackendOption, DaskScheduler, Directory, EstimateOnly
+from services.cli.plans.run_plan import PlanRun
 from services.planner.backends import BACKENDS, DEFAULT_BACKEND
 from services.planner.documents import manifest_of
 from services.planner.evaluation import group_replicates
@@ -36,24 +37,63 @@ def sweep(context: typer.Context) -> None:
         print(context.get_help())
 
 
+def _listed(help_text: str) -> Any:
+    return typer.Option(metavar="A,B,...", help=help_text)
+
+
 @app.command()
 def ring(
-    kappa: Annotated[str, typer.Option(metavar="A,B,...", help="Money per debt.")] = "0.25,0.5,1,2",
-    concentration: Annotated[str, typer.Option(metavar="A,B,...", help="Equality of debts.")] = "0.2,1,5",
+    kappa: Annotated[str, _listed("Money per debt.")] = "0.25,0.5,1,2",
+    concentration: Annotated[str, _listed("Equality of debts.")] = "0.2,1,5",
     replicates: Annotated[
         int, typer.Option(min=1, metavar="N", help="Runs of each combination, with different seeds.")
     ] = 5,
-    mu: Annotated[str | None, typer.Option(metavar="A,B,...", help="Lateness of due dates.")] = None,
-    n_agents: Annotated[str | None, typer.Option(metavar="A,B,...", help="Number of agents.")] = None,
-    days: Annotated[str | None, typer.Option(metavar="A,B,...", help="Days until the last due date.")] = None,
     default_handling: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="`fail-fast` or `expel-agent`.")
+        str, _listed("After a default: `expel-agent` goes on without the agent, `fail-fast` ends the run.")
+    ] = "expel-agent",
+    mu: Annotated[str | None, _listed("Lateness of due dates.")] = None,
+    n_agents: Annotated[str | None, _listed("Number of agents.")] = None,
+    days: Annotated[str | None, _listed("Days until the last due date.")] = None,
+    total_debt_cents: Annotated[str | None, _listed("Sum of all debts.")] = None,
+    liquidity: Annotated[str | None, _listed("Who gets the money: `uniform`, `single_at`, `vector`.")] = None,
+    liquidity_agent: Annotated[str | None, _listed("The agent with `single_at`, such as H1.")] = None,
+    liquidity_vector: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="With `vector`, the share of each agent.")
     ] = None,
+    quiet_days: Annotated[str | None, _listed("Days without payments before the end.")] = None,
+    max_days: Annotated[str | None, _listed("End of a run in any case.")] = None,
+    check_invariants: Annotated[str | None, _listed("Checks of the money: `daily`, `setup`, `none`.")] = None,
+    show_events: Annotated[
+        str | None, _listed("Events on each run's page: `detailed`, `summary`, `none`.")
+    ] = None,
+    show_balances: Annotated[
+        str | None, typer.Option(metavar="H1,H2,...", help="Agents whose balances are on each run's page.")
+    ] = None,
+    t_account: Annotated[bool, typer.Option(help="Show final accounts on each run's page.")] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="N", help="Give all runs other random numbers, by seeds computed from this one."
+        ),
+    ] = None,
+    common_random_numbers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PARAMETER,...",
+            help="Give runs that differ only in these parameters the same seed, for each replicate.",
+        ),
+    ] = None,
+    metrics: Annotated[
+        str, typer.Option(metavar="NAME", help="Compute these metrics: `ring`, `module:Class` or `none`.")
+    ] = "ring",
     backend: BackendOption = DEFAULT_BACKEND,
+    dask_scheduler: DaskScheduler = None,
     concurrency: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="Runs at once; by default one for each CPU, on the fleet 1,000."
+            min=1,
+            metavar="N",
+            help="Runs at once; by default one for each CPU, on fleet and dask 1,000.",
         ),
     ] = None,
     directory: Directory = None,
@@ -68,27 +108,44 @@ def ring(
     given = {
         "kappa": kappa,
         "concentration": concentration,
+        "default_handling": default_handling,
         "mu": mu,
         "n_agents": n_agents,
         "days": days,
-        "default_handling": default_handling,
+        "total_debt_cents": total_debt_cents,
+        "liquidity": liquidity,
+        "liquidity_agent": liquidity_agent,
+        "quiet_days": quiet_days,
+        "max_days": max_days,
+        "check_invariants": check_invariants,
+        "show_events": show_events,
     }
+    lists = {"liquidity_vector": liquidity_vector, "show_balances": show_balances}
     dimensions = {name: _values(name, text) for name, text in given.items() if text is not None}
+    parameters = {name: _values(name, text) for name, text in lists.items() if text is not None}
+    common = [] if common_random_numbers is None else _values("common_random_numbers", common_random_numbers)
     manifest = manifest_of(
         "the sweep",
         {
             "workflow_id": "ring",
             "tool": TOOL,
-            "sweep": {"dimensions": dimensions, "replicates": replicates},
+            "sweep": {
+                "dimensions": dimensions,
+                "parameters": {**parameters, **({"t_account": True} if t_account else {})},
+                "replicates": replicates,
+                "seeds": {"base": seed, "common": common},
+            },
+            "metrics": None if metrics == "none" else metrics,
             "execution_policy": {"concurrency": concurrency or _default_concurrency(backend)},
         },
     )
+    target = plan.target_of(backend, dask_scheduler)
     if estimate:
-        plan.print_estimate(manifest, backend, directory, as_json)
+        plan.print_estimate(manifest, target, directory, as_json)
         return
-    done = run_plan.execute(Plan.create(manifest, directory), backend)
+    done = run_plan.execute(Plan.create(manifest, directory), target)
     if done.results and not as_json:
-        _show(list(dimensions), done.results)
+        _show(list(dimensions), done)
     plan.finish(done, as_json)
 
 
@@ -115,12 +172,16 @@ def _value(text: str) -> Any:
 # -- results --------------------------------------------------------------------------
 
 
-def _show(names: Sequence[str], results: Sequence[TaskResult]) -> None:
-    """Print a row for each combination: how many rings settled, and what share of the debts was paid."""
-    shown = [name for name in names if len({str(one.case.parameters[name]) for one in results}) > 1]
-    rows = [_row(shown, group) for group in group_replicates(results)]
+def _show(names: Sequence[str], done: PlanRun) -> None:
+    """Print a row for each combination: how many rings settled, what share was paid, and the metrics."""
+    shown = [name for name in names if name in metrics_table.varying_parameters(done.results)]
+    rows = [
+        [*_row(shown, group), *metrics_table.metric_cells(group, done.metrics)]
+        for group in group_replicates(done.results)
+    ]
     columns = [Column(name.upper(), right=True) for name in shown]
-    output.table([*columns, *RESULT_COLUMNS], rows, output.console())
+    columns += [*RESULT_COLUMNS, *metrics_table.metric_columns(done.metrics)]
+    output.table(columns, rows, output.console())
     print()
 
 
@@ -135,5 +196,4 @@ def _row(names: Sequence[str], group: Sequence[TaskResult]) -> list[output.Cell]
             (one["settled_cents"] + one["partially_settled_cents"]) / one["debt_cents"] for one in rings
         )
         means = [f"{settled:.0%}", f"{fmean(one['agents_defaulted'] for one in rings):.1f}", f"{paid:.0%}"]
-    values = [str(group[0].case.parameters[name]) for name in names]
-    return [*values, f"{len(rings)}/{len(group)}", *means]
+    return [*metrics_table.parameter_cells(names, group), f"{len(rings)}/{len(group)}", *means]

@@ -9,8 +9,11 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeAlias
+
+from packaging.requirements import Requirement
 
 from services.executor.store import Store
 from services.planner.execution import Execution, Executor
@@ -30,6 +33,8 @@ class BackendEntry:
         help: where its cases run, in a few words, for the command's help.
         uses_redis: whether its cases run on executors that share a Redis, which then also has
             the durations of earlier runs.
+        requires: the package that it needs besides those of the base installation, as pip reads it; the
+            extra of the backend's name installs it.
         default_concurrency: cases at once that the command asks for where nobody says how many;
             None for one for each CPU of this machine.
     """
@@ -37,6 +42,7 @@ class BackendEntry:
     place: str
     help: str
     uses_redis: bool = False
+    requires: str = ""
     default_concurrency: int | None = None
 
 
@@ -50,6 +56,12 @@ BACKENDS: Final[Mapping[str, BackendEntry]] = {
         help="on the executors that share one Redis",
         uses_redis=True,
         default_concurrency=1_000,  # more than executors take, so that their capacity is the limit
+    ),
+    "dask": BackendEntry(
+        "services.planner.backends.dask_backend:DaskBackend",
+        help="on the workers of a Dask cluster",
+        requires="distributed>=2026.7,<2027",
+        default_concurrency=1_000,
     ),
 }
 """All backends by name."""
@@ -71,10 +83,22 @@ def backend_class(name: str) -> Any:
     if not attribute:
         known = ", ".join(BACKENDS)
         raise PlanError(f"there is no backend {name!r}; known are {known}, or give module:Class")
+    if name in BACKENDS and (needed := BACKENDS[name].requires) and not _is_installed(needed):
+        raise PlanError(
+            f"the backend {name!r} needs another package; install it with: python -m pip install '{needed}'"
+        )
     try:
         return getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as exc:
         raise PlanError(f"the backend {name!r} can't be imported: {exc}") from None
+
+
+def _is_installed(requirement: str) -> bool:
+    wanted = Requirement(requirement)
+    try:
+        return wanted.specifier.contains(version(wanted.name), prereleases=True)
+    except PackageNotFoundError:
+        return False
 
 
 def backend_name(backend: Executor) -> str:
@@ -125,6 +149,7 @@ class PlanContext:
             is stored with the plan.
         connect: opens the Redis of the executors.
         tell: receives lines for the user.
+        dask_scheduler: the address of a Dask scheduler, or `local`; None if it was not given.
     """
 
     plan_id: str
@@ -135,6 +160,7 @@ class PlanContext:
     make_runtime: Callable[[int], ToolRuntime]
     connect: Callable[[], contextlib.AbstractAsyncContextManager[Store]]
     tell: Callable[[str], None]
+    dask_scheduler: str | None = None
 
 
 class PlanBackend(Protocol):

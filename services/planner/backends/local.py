@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Final, Self
 
+from services.executor.artifacts import Keeper
 from services.executor.isolation.calls import Call, Event, Partial, Report
 from services.executor.loader import Tool
 from services.executor.outcome import CANCELLED, Outcome, judge
@@ -84,12 +85,22 @@ class LocalBackend:
         self._binding.check()
 
     async def run(
-        self, call: Execution, *, report: Report | None = None, cancel: asyncio.Event | None = None
+        self,
+        call: Execution,
+        *,
+        report: Report | None = None,
+        cancel: asyncio.Event | None = None,
+        keeper: Keeper | None = None,
     ) -> ExecutionResult:
-        """Call the tool once.  A failure of any kind is a result, not an exception."""
+        """Call the tool once.  A failure of any kind is a result, not an exception.
+
+        Args:
+            call, report, cancel: as in `Executor.run`.
+            keeper: keeps what the run leaves; None for the runtime's.
+        """
         started = time.monotonic()
-        runtime, options = self._runtime, call.options
-        attempt_results = AttemptResults(runtime.keeper, MemoryCheckpoints(), runtime.threads)
+        runtime, options, keeper = self._runtime, call.options, keeper or self._runtime.keeper
+        attempt_results = AttemptResults(keeper, MemoryCheckpoints(), runtime.threads)
         identity: Identity | None = None
         limit_seconds = runtime.defaults.timeout(options.policy, NO_NEEDS)
         try:
@@ -106,8 +117,8 @@ class LocalBackend:
         return ExecutionResult(
             run_id=options.run_id,
             status=outcome.status,
-            storage_type=str(runtime.keeper.blobs.storage_type),
-            storage_base=runtime.keeper.blobs.base,
+            storage_type=str(keeper.blobs.storage_type),
+            storage_base=keeper.blobs.base,
             artifacts={name: one["reference"] for name, one in outcome.artifacts.items()},
             error=error_of(outcome),
             execution_time_ms=round((time.monotonic() - started) * 1_000),

@@ -2,9 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, ClassVar
 
 from services.executor.artifacts import ArtifactLoader
 from services.planner.metrics import formulas
@@ -92,6 +93,27 @@ class MetricsBundle:
     intraday: tuple[Step, ...]
     totals: Totals
 
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """The totals by name."""
+        return members(self.totals)
+
+    @property
+    def tables(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """The metrics by day, by agent and by payment."""
+        rows = {"days": self.day_metrics, "debtor_shares": self.debtor_shares, "intraday": self.intraday}
+        return {name: [members(one) for one in found] for name, found in rows.items()}
+
+
+def members(one: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass by name, as numbers and texts."""
+    return {field.name: plain(getattr(one, field.name)) for field in fields(one)}
+
+
+def plain(value: Any) -> Any:
+    """Return a ratio as the nearest float, whose shortest notation is the same everywhere."""
+    return float(value) if isinstance(value, Fraction) else value
+
 
 class MetricsComputer:
     """Computes the metrics of a run of payments from its artifacts, wherever these are stored.
@@ -101,6 +123,9 @@ class MetricsComputer:
     Args:
         loader: loads the artifacts.
     """
+
+    main: ClassVar[Sequence[str]] = ("phi", "delta", "alpha", "hhi_plus")
+    """The totals that a report draws."""
 
     def __init__(self, loader: ArtifactLoader) -> None:
         self._loader = loader

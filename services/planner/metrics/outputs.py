@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import fields
 from fractions import Fraction
 from importlib import resources
 from pathlib import Path
@@ -22,7 +22,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from services.planner.metrics.computer import DayMetrics, DebtorShare, MetricsBundle, Ratio, Step
+from services.planner.metrics.computer import (
+    DayMetrics,
+    DebtorShare,
+    MetricsBundle,
+    Ratio,
+    Step,
+    members,
+    plain,
+)
 
 TEMPLATE = "metrics.html.j2"
 
@@ -56,14 +64,14 @@ def table(kind: type[Any], rows: Sequence[Any]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows([_plain(getattr(row, name)) for name in names] for row in rows)
+    writer.writerows([plain(getattr(row, name)) for name in names] for row in rows)
     return text.getvalue()
 
 
 def document(bundle: MetricsBundle) -> str:
     """Return the days and the totals as JSON."""
-    days = [_members(day) for day in bundle.day_metrics]
-    return json.dumps({"totals": _members(bundle.totals), "days": days}, indent=2, allow_nan=False) + "\n"
+    days = [members(day) for day in bundle.day_metrics]
+    return json.dumps({"totals": members(bundle.totals), "days": days}, indent=2, allow_nan=False) + "\n"
 
 
 def page(bundle: MetricsBundle) -> str:
@@ -75,15 +83,6 @@ def page(bundle: MetricsBundle) -> str:
     text = resources.files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
     svg = plots(bundle.day_metrics, bundle.intraday)
     return environment.from_string(text).render(bundle=bundle, plots=svg) + "\n"
-
-
-def _members(one: Any) -> dict[str, Any]:
-    return {name: _plain(value) for name, value in asdict(one).items()}
-
-
-def _plain(value: Any) -> Any:
-    """Return a ratio as the nearest float, whose shortest notation is the same everywhere."""
-    return float(value) if isinstance(value, Fraction) else value
 
 
 def _money(cents: int) -> str:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from services.planner.evaluation import Evaluation, group_key, group_replicates
+from services.planner.metrics.plan_metrics import NO_METRICS, PlanMetrics
 from services.planner.models import RunManifest, TestCase
 from services.planner.report.tables import Table, table_of
 from services.planner.results import finite_number, flattened, numeric_members, returned_value
@@ -27,7 +28,8 @@ class Group:
         parameters: by their full names.
         cases: the indexes of the replicates.
         succeeded: how many replicates succeeded.
-        samples: the numbers in the results of those that succeeded, by their full names.
+        samples: the numbers in the results of those that succeeded, by their full names, and their
+            metrics, as `metric.NAME`.
         evaluation: of the replicates; None if there is none.
     """
 
@@ -75,6 +77,7 @@ class Findings:
         evaluations: in the order of the cases.
         tool_digests: how many cases ran each version of the tool's code.
         warnings: why the findings may be doubtful or incomplete.
+        metrics: of the cases.
     """
 
     manifest: RunManifest
@@ -84,6 +87,7 @@ class Findings:
     evaluations: Sequence[Evaluation]
     tool_digests: Mapping[str, int]
     warnings: Sequence[str]
+    metrics: PlanMetrics = NO_METRICS
 
     @property
     def counts(self) -> dict[str, int]:
@@ -103,6 +107,7 @@ def gather_findings(
     results: Sequence[TaskResult],
     evaluations: Sequence[Evaluation] = (),
     notes: Sequence[str] = (),
+    metrics: PlanMetrics = NO_METRICS,
 ) -> Findings:
     """Gather the findings; blocks while it loads stored results from a disk or a network.
 
@@ -111,21 +116,22 @@ def gather_findings(
         results: of its cases, in any order.
         evaluations: of its replicates, in any order.
         notes: further warnings.
+        metrics: of the cases.
     """
     ordered = sorted(results, key=lambda one: one.index)
     returns, unreadable = _returns(ordered)
-    table, left_out = table_of(ordered, returns)
+    table, left_out = table_of(ordered, returns, metrics)
     made = sorted(evaluations, key=lambda one: one.cases)
     changed = code_warning(ordered)
     warnings = [
         *([changed] if changed else []),
         *_incomplete(unreadable, len(ordered), left_out, made),
+        *([metrics.warning] if metrics.warning else []),
         *notes,
     ]
     values = {one.index: value for one, value in zip(ordered, returns, strict=True)}
-    return Findings(
-        manifest, ordered, table, _groups(ordered, values, made), made, tool_digests(ordered), warnings
-    )
+    groups = _groups(ordered, values, made, metrics)
+    return Findings(manifest, ordered, table, groups, made, tool_digests(ordered), warnings, metrics)
 
 
 def tool_digests(results: Sequence[TaskResult]) -> dict[str, int]:
@@ -175,7 +181,10 @@ def _incomplete(
 
 
 def _groups(
-    results: Sequence[TaskResult], values: Mapping[int, Any], made: Sequence[Evaluation]
+    results: Sequence[TaskResult],
+    values: Mapping[int, Any],
+    made: Sequence[Evaluation],
+    metrics: PlanMetrics,
 ) -> list[Group]:
     evaluations = {_key(one): one for one in made}
     groups = []
@@ -186,6 +195,9 @@ def _groups(
         for one in good:
             for name, value in numeric_members(values[one.index]):
                 samples.setdefault(name, []).append(value)
+            for name, metric in metrics.values.get(one.index, {}).items():
+                if metric is not None:
+                    samples.setdefault(f"{METRIC}{name}", []).append(metric)
         parameters = dict(flattened(case.parameters)) if case.parameters else {}
         cases = tuple(one.index for one in replicates)
         evaluation = evaluations.get(group_key(case))
@@ -208,6 +220,9 @@ def loss_of(group: Group) -> float | None:
 
 MAX_VALUES: Final = 4
 LOSS: Final = "loss"
+METRIC: Final = "metric."
+"""Begins the names of metrics among the numbers of a group."""
+
 MAX_LABEL: Final = 24
 MAX_DRAWN: Final = 1e300
 """The largest absolute value that is drawn; larger ones overflow the axes."""
@@ -230,13 +245,18 @@ def choose_axes(groups: Sequence[Group], axes: tuple[str, str] | None) -> tuple[
     return axes or tuple(varying[:2])
 
 
-def choose_values(groups: Sequence[Group], values: Sequence[str]) -> tuple[str, ...]:
-    """Return the values to draw: the given ones, or the loss and numbers that vary, four at most.
+def choose_values(
+    groups: Sequence[Group], values: Sequence[str], main_metrics: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Return the values to draw: the given ones, or four of the loss, the metrics and numbers that vary.
 
     Raises:
         PlanError: no result has such a number.
     """
-    known = list(dict.fromkeys(name for group in groups for name in group.samples if name != LOSS))
+    found = dict.fromkeys(name for group in groups for name in group.samples if name != LOSS)
+    first = [f"{METRIC}{name}" for name in main_metrics if f"{METRIC}{name}" in found]
+    first += [name for name in found if name.startswith(METRIC) and name not in first]
+    known = [*first, *(name for name in found if name not in first)]
     if any(sample_of(group, LOSS) for group in groups):
         known.insert(0, LOSS)
     for name in values:

@@ -35,7 +35,7 @@ def page(found: Findings, axes: tuple[str, str] | None = None, values: Sequence[
     Raises:
         PlanError: there is no such parameter or value.
     """
-    over, shown = choose_axes(found.groups, axes), choose_values(found.groups, values)
+    over, shown = choose_axes(found.groups, axes), choose_values(found.groups, values, found.metrics.main)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -1,6 +1,7 @@
 """The plots of a report as SVG: maps, distributions and the timeline; equal values make equal bytes."""
 
 import heapq
+import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -10,13 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from scipy.special import stdtrit
 
 from services.planner.metrics.outputs import drawing, svg_element
-from services.planner.report.findings import Group, is_number, key_of, label, ordered, sample_of
+from services.planner.report.findings import METRIC, Group, is_number, key_of, label, ordered, sample_of
 from services.planner.tasks import TaskResult, TaskStatus
 
 MAX_TICKS: Final = 25
 MAX_GROUPS: Final = 40
+MAX_LINES: Final = 8
 MAX_LABELLED_CELLS: Final = 100
 SPARSE: Final = 4
 """A map with more than so many cells for each point is drawn as points."""
@@ -34,7 +37,10 @@ def findings_svg(groups: Sequence[Group], axes: Sequence[str], values: Sequence[
         figure = Figure(figsize=(11, 3.6 * len(values)), layout="constrained")
         for (left, right), name in zip(figure.subplots(len(values), 2, squeeze=False), values, strict=True):
             _draw_map(figure, left, groups, axes, name)
-            _draw_distribution(right, groups, name)
+            if axes and name.startswith(METRIC):
+                _draw_intervals(right, groups, axes, name)
+            else:
+                _draw_distribution(right, groups, name)
         return svg_element(figure)
 
 
@@ -125,6 +131,49 @@ def _ticks(place: Callable[..., Any], values: Sequence[Any], shift: float) -> No
     step = -(-len(values) // MAX_TICKS)
     shown = range(0, len(values), step)
     place([number + shift for number in shown], [label(values[number]) for number in shown])
+
+
+# -- lines with intervals -------------------------------------------------------------
+
+
+def _draw_intervals(axes: Axes, groups: Sequence[Group], names: Sequence[str], value: str) -> None:
+    """Draw means and 95% intervals over one parameter, a line for each value of the other."""
+    name, *others = names
+    samples: dict[bytes, dict[bytes, list[float]]] = {}
+    known: dict[bytes, Any] = {}
+    for group in groups:
+        place, line = group.parameters.get(name), group.parameters.get(others[0]) if others else None
+        known |= {key_of(place): place, key_of(line): line}
+        samples.setdefault(key_of(line), {}).setdefault(key_of(place), []).extend(sample_of(group, value))
+    places = ordered([known[place] for found in samples.values() for place in found])
+    are_numbers = all(map(is_number, places))
+    for line in [key_of(one) for one in ordered([known[key] for key in samples])][:MAX_LINES]:
+        found = [(at, samples[line].get(key_of(place), [])) for at, place in enumerate(places)]
+        shown = [(places[at] if are_numbers else at, *mean_interval(one)) for at, one in found if one]
+        if shown:
+            xs, means, margins = zip(*shown, strict=True)
+            axes.errorbar(
+                xs, means, yerr=margins, fmt="o-", markersize=4, capsize=3, label=label(known[line])
+            )
+    axes.set_title(f"{label(value)}: mean, 95% interval")
+    axes.set_xlabel(label(name))
+    if others:
+        axes.legend(title=label(others[0]), fontsize=8)
+    if not are_numbers:
+        _ticks(axes.set_xticks, places, 0.0)
+
+
+def mean_interval(sample: Sequence[float]) -> tuple[float, float]:
+    """Return the mean, and what its 95% confidence interval extends to either side, by Student's t.
+
+    Args:
+        sample: at least one number; of a single one, the interval is 0.
+    """
+    mean = float(np.mean(sample))
+    if len(sample) < 2:
+        return mean, 0.0
+    deviation = float(np.std(sample, ddof=1))
+    return mean, float(stdtrit(len(sample) - 1, 0.975)) * deviation / math.sqrt(len(sample))
 
 
 # -- over replicates ------------------------------------------------------------------

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from services.planner.metrics.plan_metrics import NO_METRICS, PlanMetrics
 from services.planner.results import flattened
 from services.planner.tasks import TaskResult
 
@@ -31,21 +32,50 @@ class Table:
         return [name for name in self.columns if name.startswith(beginning)]
 
 
-def table_of(results: Sequence[TaskResult], returns: Sequence[Any]) -> tuple[Table, int]:
+def table_of(
+    results: Sequence[TaskResult], returns: Sequence[Any], metrics: PlanMetrics = NO_METRICS
+) -> tuple[Table, int]:
     """Return the table, and how many members of results it leaves out: it has 500 columns for them.
 
     Args:
         results: in the order of the rows.
         returns: what the tool returned for each.
+        metrics: of the cases.
     """
     rows = [_row(result, value) for result, value in zip(results, returns, strict=True)]
     known = list(dict.fromkeys(name for row in rows for name in row))
     parameters = [name for name in known if name.startswith("param.")]
     members = [name for name in known if name.partition(".")[0] == "result"]
     shown = members[:MAX_RESULT_COLUMNS]
-    names = [*_ABOUT, *parameters, *_END, *shown, *TIMES]
+    names = [*_ABOUT, *parameters, *_END, *shown]
     columns = {name: [row.get(name) for row in rows] for name in names}
+    columns |= _metric_columns(results, metrics)
+    columns |= {name: [row.get(name) for row in rows] for name in TIMES}
     return Table(columns, len(rows)), len(members) - len(shown)
+
+
+def metrics_table(results: Sequence[TaskResult], metrics: PlanMetrics) -> Table:
+    """Return the table of the metrics alone, which has no times: computed again, it is the same.
+
+    Args:
+        results: in the order of the rows.
+        metrics: of the cases.
+    """
+    rows = [_row(result, None) for result in results]
+    parameters = [name for row in rows for name in row if name.startswith("param.")]
+    columns = {name: [row.get(name) for row in rows] for name in (*_ABOUT, *parameters, "status")}
+    return Table(columns | _metric_columns(results, metrics), len(rows))
+
+
+def _metric_columns(results: Sequence[TaskResult], metrics: PlanMetrics) -> dict[str, list[Any]]:
+    """Return a column for each metric, and if some are missing, one that says why."""
+    columns: dict[str, list[Any]] = {
+        f"metric.{name}": [metrics.values.get(one.index, {}).get(name) for one in results]
+        for name in metrics.names
+    }
+    if metrics.missing:
+        columns["metrics_error"] = [_short(metrics.missing.get(one.index)) for one in results]
+    return columns
 
 
 _ABOUT: Final = ("index", "dataset", "scenario", "replicate", "seed")

@@ -4,15 +4,18 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from services.planner.evaluation import Evaluation
+from services.planner.metrics.plan_metrics import NO_METRICS, PlanMetrics, compute_metrics
 from services.planner.models import RunManifest
 from services.planner.report.findings import Findings, Group, Summary, gather_findings, times
-from services.planner.report.tables import csv_text, parquet_bytes
+from services.planner.report.tables import csv_text, metrics_table, parquet_bytes
 from services.planner.tasks import TaskResult
+
+METRICS_FILE: Final = "metrics.csv"
 
 
 def write_report(
@@ -24,6 +27,7 @@ def write_report(
     notes: Sequence[str] = (),
     axes: tuple[str, str] | None = None,
     values: Sequence[str] = (),
+    metrics: PlanMetrics = NO_METRICS,
 ) -> dict[str, Path]:
     """Write `cases.csv`, `cases.parquet`, `report.json` and `report.html`; return their paths by name.
 
@@ -38,6 +42,7 @@ def write_report(
         notes: further warnings for the reader.
         axes: the two parameters over which maps are drawn; None chooses those with the most values.
         values: the numbers of the results that are drawn, or `loss`; empty chooses up to four.
+        metrics: of its cases, such as `write_metrics` returns.
 
     Raises:
         PlanError: there is no such parameter or value; the message lists those there are.
@@ -45,7 +50,7 @@ def write_report(
     # Imported here: drawing takes half a second to import, and few commands need it.
     from services.planner.report.page import page
 
-    found = gather_findings(manifest, results, evaluations, notes)
+    found = gather_findings(manifest, results, evaluations, notes, metrics)
     contents = {
         "cases.csv": csv_text(found.table).encode(),
         "cases.parquet": parquet_bytes(found.table),
@@ -57,6 +62,30 @@ def write_report(
     for name, content in contents.items():
         _put(paths[name], content)
     return paths
+
+
+def write_metrics(
+    directory: Path, name: str, results: Sequence[TaskResult], store: str | None = None
+) -> PlanMetrics:
+    """Compute the metrics of a plan, and write `metrics.csv` and their tables; blocks on stores and disks.
+
+    The files have no times: written again from the same artifacts, they have the same bytes.
+
+    Args:
+        directory: where to; created if it is missing.
+        name: of the metrics.
+        results: of the plan's cases, in any order.
+        store: where the artifacts are now; None for where the runs have stored them.
+
+    Raises:
+        PlanError: there are no such metrics.
+        ArtifactError: `store` is not a place for artifacts.
+    """
+    found = compute_metrics(name, results, directory, store)
+    path = directory / METRICS_FILE
+    table = metrics_table(sorted(results, key=lambda one: one.index), found)
+    _put(path, csv_text(table).encode())
+    return replace(found, files={METRICS_FILE: path, **found.files})
 
 
 def _put(path: Path, content: bytes) -> None:

@@ -2,8 +2,12 @@
 
 import asyncio
 import contextlib
+import json
 import os
-from collections.abc import AsyncIterator, Callable
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,12 +16,17 @@ import pytest
 from services.executor.isolation.calls import Report
 from services.executor.store import Store
 from services.planner.backends import BACKENDS, Backend
+from services.planner.backends.dask_backend import DaskBackend
+from services.planner.backends.dask_connection import PRELOAD
 from services.planner.backends.fleet import FleetBackend
 from services.planner.backends.local import LocalBackend
 from services.planner.execution import Execution, ExecutionResult, RunOptions
 from services.planner.runtime import RuntimeConfig, ToolRuntime
 from shared.messages import Policy
-from tests.conftest import Serve, Tools, eventually
+from tests.conftest import PATIENCE_SECONDS, Serve, Tools, eventually
+from tests.s3 import s3_endpoint, s3_url
+
+__all__ = ["s3_endpoint", "s3_url"]
 
 CAPACITY = 4
 INLINE_MAX_BYTES = 100
@@ -80,17 +89,22 @@ def fleet(store: Store, tmp_path: Path) -> MakeFleet:
     return make
 
 
+def runtime_in(folder: Path) -> ToolRuntime:
+    """A runtime with everything below a folder."""
+    places = RuntimeConfig(
+        tools_path=folder / "tools",
+        artifacts=str(folder / "artifacts"),
+        inline_artifact_max_bytes=INLINE_MAX_BYTES,
+        bundles_path=folder / "bundles",
+        environments_path=folder / "environments",
+    )
+    return ToolRuntime(places, CAPACITY, os.environ)
+
+
 @pytest.fixture
 def local(tools: Tools, tmp_path: Path) -> LocalBackend:
     """A local backend."""
-    places = RuntimeConfig(
-        tools_path=tmp_path / "tools",
-        artifacts=str(tmp_path / "artifacts"),
-        inline_artifact_max_bytes=INLINE_MAX_BYTES,
-        bundles_path=tmp_path / "bundles",
-        environments_path=tmp_path / "environments",
-    )
-    return LocalBackend(ToolRuntime(places, CAPACITY, os.environ), CAPACITY)
+    return LocalBackend(runtime_in(tmp_path), CAPACITY)
 
 
 Executors = Callable[[], contextlib.AbstractAsyncContextManager[Any]]
@@ -104,11 +118,144 @@ def executors(serve: Serve) -> Executors:
     )
 
 
-@pytest.fixture(params=list(BACKENDS))
+class DaskCluster:
+    """A Dask scheduler and its workers, each a process as `dask scheduler` and `dask worker` start them.
+
+    Attributes:
+        address: of the scheduler.
+        folder: where the processes run.
+        variables: further ones of their environment.
+    """
+
+    def __init__(self, folder: Path, **variables: str) -> None:
+        self.folder = folder
+        self.variables = variables
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.address = ""
+
+    def start_scheduler(self, port: int = 0) -> subprocess.Popen[bytes]:
+        """Start the scheduler, and wait until it listens."""
+        file = self.folder / "scheduler.json"
+        file.unlink(missing_ok=True)
+        process = self._start(
+            "scheduler", "--host", "127.0.0.1", "--port", str(port), "--dashboard-address", "127.0.0.1:0",
+            "--scheduler-file", str(file),
+        )  # fmt: skip
+        self.address = _address_in(file)
+        return process
+
+    def start_worker(self, *, threads: int = CAPACITY, preload: bool = True) -> subprocess.Popen[bytes]:
+        """Start a worker under its nanny, and wait until it has registered at the scheduler."""
+        given = ["--preload", PRELOAD] if preload else []
+        log = self.folder / f"worker-{len(self.processes)}.log"
+        process = self._start(
+            "worker", self.address, "--nthreads", str(threads), "--no-dashboard",
+            "--local-directory", str(self.folder), *given,
+        )  # fmt: skip
+        _wait_for(lambda: "Registered to" in log.read_text(), "the worker to register")
+        return process
+
+    def stop(self) -> None:
+        """End everything, the schedulers last: a worker takes its leave of its scheduler."""
+        workers = [one for one in self.processes if "worker" in one.args]  # type: ignore[operator]
+        for group in (workers, self.processes):
+            for process in group:
+                process.terminate()
+            for process in group:
+                try:
+                    process.wait(10)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        number = len(self.processes)
+        variables = {**os.environ, "TOOL_EXECUTION_TIMEOUT": "5", **self.variables}
+        with (self.folder / f"{arguments[0]}-{number}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "dask", *arguments],
+                cwd=self.folder, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        self.processes.append(process)
+        return process
+
+
+def _address_in(file: Path) -> str:
+    _wait_for(lambda: file.exists() and file.read_text().rstrip().endswith("}"), "the scheduler to listen")
+    return str(json.loads(file.read_text())["address"])
+
+
+def _wait_for(fact: Callable[[], bool], what: str) -> None:
+    """Wait for a fact, without an event loop."""
+    deadline = time.monotonic() + 2 * PATIENCE_SECONDS
+    while not fact():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited in vain for {what}")
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
+    """A cluster of two workers for all tests that don't break it."""
+    cluster = DaskCluster(tmp_path_factory.mktemp("dask"))
+    try:
+        cluster.start_scheduler()
+        cluster.start_worker()
+        cluster.start_worker()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+MakeCluster = Callable[..., DaskCluster]
+
+
+@pytest.fixture
+def make_cluster(tmp_path: Path) -> Iterator[MakeCluster]:
+    """Makes clusters with a scheduler and no worker, for tests that break them."""
+    made: list[DaskCluster] = []
+
+    def make(**variables: str) -> DaskCluster:
+        folder = tmp_path / f"dask-{len(made)}"
+        folder.mkdir()
+        made.append(DaskCluster(folder, **variables))
+        made[-1].start_scheduler()
+        return made[-1]
+
+    yield make
+    for cluster in made:
+        cluster.stop()
+
+
+class MakeDask(Protocol):
+    """Makes a backend on a Dask cluster."""
+
+    def __call__(self, address: str, **options: Any) -> DaskBackend:
+        """`options` are the backend's."""
+
+
+@pytest.fixture
+def dask(tools: Tools, tmp_path: Path) -> MakeDask:
+    """Makes Dask backends; the test starts the cluster."""
+
+    def make(address: str, **options: Any) -> DaskBackend:
+        return DaskBackend(address, runtime_in(tmp_path), **options)
+
+    return make
+
+
+ON_ONE_CLUSTER = pytest.mark.xdist_group("dask")
+"""For tests that use the shared cluster: one process of the tests starts it."""
+
+MARKS = {"dask": [ON_ONE_CLUSTER]}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=MARKS.get(name, [])) for name in BACKENDS])
 async def harness(
     request: pytest.FixtureRequest,
     local: LocalBackend,
     fleet: MakeFleet,
+    dask: MakeDask,
     executors: Executors,
     tools: Tools,
     tmp_path: Path,
@@ -117,7 +264,11 @@ async def harness(
     async with contextlib.AsyncExitStack() as opened:
         if request.param == "fleet":
             await opened.enter_async_context(executors())
-        make: dict[str, Callable[[], Backend]] = {"local": lambda: local, "fleet": fleet}
+        make: dict[str, Callable[[], Backend]] = {
+            "local": lambda: local,
+            "fleet": fleet,
+            "dask": lambda: dask(request.getfixturevalue("shared_cluster").address),
+        }
         yield Harness(make[request.param](), tools, tmp_path)
 
 

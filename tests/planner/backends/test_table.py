@@ -46,6 +46,7 @@ def context(folder: Path, store: Store, told: list[str], concurrency: int = 2) -
         make_runtime=lambda capacity: ToolRuntime(config, capacity, os.environ),
         connect=connect,
         tell=told.append,
+        dask_scheduler="local",
     )
 
 
@@ -84,7 +85,9 @@ def test_the_default_backend_is_in_the_table() -> None:
 
 
 def test_an_unknown_backend_is_refused() -> None:
-    with pytest.raises(PlanError, match="there is no backend 'nowhere'; known are local, fleet, or give"):
+    with pytest.raises(
+        PlanError, match="there is no backend 'nowhere'; known are local, fleet, dask, or give"
+    ):
         backend_class("nowhere")
     with pytest.raises(PlanError, match=r"the backend 'no\.module:Class' can't be imported"):
         backend_class("no.module:Class")

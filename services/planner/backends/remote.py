@@ -1,0 +1,139 @@
+"""Calls of tools on machines that share nothing with this one: what is sent there, and what comes back.
+
+The code of a tool travels as a bundle and is called by its content, `name@sha256:...`.  What a run
+stores comes back as bytes, unless both sides use one store in the network.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Self
+
+from services.executor.artifacts import Blobs, CasReference, StorageType, open_blobs, parse_reference
+from services.executor.artifacts.keeper import INLINE_MAX_BYTES
+from services.executor.isolation.calls import Event, Metric, Progress
+from services.planner.execution import Execution, ExecutionResult, RunOptions
+from services.planner.results import STORED
+from shared.messages import Policy
+
+Answer = tuple[bytes, Mapping[str, bytes]]
+"""What comes back: the result as JSON, and the contents of its references by SHA-256."""
+
+Files = Mapping[str, bytes]
+"""A tool's code: contents by path."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteCall:
+    """A call as it is sent to another machine.
+
+    Attributes:
+        token: distinguishes the call from all others, of all planners.
+        topic: where what the tool reports is sent.
+        tool: the bundle reference of its code.
+        parameters: of the call, as JSON values.
+        run_id: of the call.
+        policy: its members that are not None.
+        inline_max_bytes: up to which size content is kept in references.
+        store: the URL of the store that both sides use; None if there is none.
+        is_alone: whether nothing else may run beside it.
+    """
+
+    token: str
+    topic: str
+    tool: str
+    parameters: Mapping[str, Any]
+    run_id: str
+    policy: Mapping[str, Any]
+    inline_max_bytes: int = INLINE_MAX_BYTES
+    store: str | None = None
+    is_alone: bool = False
+
+    @property
+    def execution(self) -> Execution:
+        """The call for a backend there."""
+        return Execution(self.tool, self.parameters, RunOptions(self.run_id, Policy(**self.policy)))
+
+    def encode(self) -> bytes:
+        """Return the call as JSON."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def decode(cls, content: bytes) -> Self:
+        """Return the call in this JSON."""
+        return cls(**json.loads(content))
+
+
+def shared_store(storage_type: str, base: str) -> str | None:
+    """Return the URL of a store that other machines can reach; None for a directory or memory."""
+    return None if storage_type in (StorageType.LOCAL, StorageType.MEMORY) else base
+
+
+# -- there ----------------------------------------------------------------------------
+
+
+def open_store(call: RemoteCall, directory: Path) -> Blobs:
+    """Return the store for what the run leaves: the shared one, or a directory for this run alone."""
+    return open_blobs(directory if call.store is None else call.store)
+
+
+def answer_of(call: RemoteCall, result: ExecutionResult, blobs: Blobs) -> Answer:
+    """Return what is sent back.  Reads contents from a disk, so call it in a thread."""
+    contents: dict[str, bytes] = {}
+    if call.store is None:
+        contents = {sha256: blobs.read(sha256) for sha256 in _addresses(result)}
+    return json.dumps(result.to_json()).encode(), contents
+
+
+def _addresses(result: ExecutionResult) -> set[str]:
+    """Return the SHA-256 of everything that the result refers to."""
+    texts = [*result.artifacts.values(), result.result or "", result.error.traceback if result.error else ""]
+    references = (parse_reference(text) for text in texts if text.startswith(STORED))
+    return {one.sha256 for one in references if isinstance(one, CasReference)}
+
+
+# -- here -----------------------------------------------------------------------------
+
+
+def result_of(answer: Answer, call: Execution, blobs: Blobs) -> ExecutionResult:
+    """Store what came back, verified by its digests, and return the result.  Blocks on a disk or a network.
+
+    Raises:
+        ArtifactError: it can't be stored, or has changed on its way.
+        ContractError: the result can't be read.
+    """
+    text, contents = answer
+    for sha256, content in contents.items():
+        blobs.put(content, expected_sha256=sha256)
+    result = ExecutionResult.from_json(json.loads(text))
+    return replace(
+        result,
+        run_id=call.options.run_id,
+        storage_type=str(blobs.storage_type),
+        storage_base=blobs.base,
+        parameters=call.parameters,
+    )
+
+
+# -- what a tool reports ----------------------------------------------------------------
+
+_EVENTS: Final[Mapping[str, Callable[..., Event]]] = {"progress": Progress, "metric": Metric}
+"""The events that are passed on; lines and partial results are not."""
+
+
+def event_text(event: Event) -> str | None:
+    """Return an event as JSON; None if it is not passed on.  Not as msgpack, which has no large integers."""
+    match event:
+        case Progress():
+            return json.dumps(["progress", event.done, event.total, event.message])
+        case Metric():
+            return json.dumps(["metric", event.name, event.value, dict(event.tags)])
+        case _:
+            return None
+
+
+def event_of(text: str) -> Event:
+    """Return the event in a text of `event_text`."""
+    kind, *members = json.loads(text)
+    return _EVENTS[kind](*members)
