@@ -56,7 +56,7 @@ app.add_typer(sweep.app, name="sweep")
 app.command()(experiments.cancel)
 app.command()(watch.watch)
 app.command()(schedules.schedules)
-app.command()(tools.tools)
+app.add_typer(tools.app, name="tools")
 app.command()(aggregate.aggregate)
 app.command()(doctor.doctor)
 

@@ -1,30 +1,78 @@
 """`fullsend tools`."""
 
+import asyncio
 import json
+import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.text import Text
 
 from services.cli import connection, output
 from services.cli.output import AsJson, Column
-from services.executor.loader import type_name
+from services.executor.loader import Loader
 from services.executor.store import Store
-from shared.errors import ContractError
+from services.executor.tools.description_text import type_name
+from services.planner.runtime import ToolRuntime
+from shared import log
+from shared.errors import ContractError, ToolError
 
 COLUMNS = [Column("TOOL"), Column("STATUS"), Column("ABOUT", wraps=True), Column("PARAMETERS", wraps=True)]
 
 Registered = dict[str, Any]
 
 
+app = typer.Typer()
+
+
+@app.callback(invoke_without_command=True)
 def tools(
+    context: typer.Context,
     as_json: AsJson = False,
 ) -> None:
     """List the registered tools, their parameters and their errors.
 
-    Workers register the tools in their tools folder. To check a file before that, run
+    Workers register the tools in their tools folder. A tool whose environment isn't built yet is described by
+    its source, and its status is `provisional`. To check a file before that, run
     `python -m services.executor.loader --test tools/FILE.py`.
     """
+    if context.invoked_subcommand is None:
+        _list(as_json)
+
+
+@app.command()
+def build(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[TOOL]...", help="By default, all tools.")
+    ] = None,
+) -> int:
+    """Build the environments of tools in TOOLS_PATH that have dependencies.
+
+    Otherwise, a worker builds a tool's environment when a run of it waits. The exit code is 1 if one can't be
+    built.
+    """
+    log.configure(level="error")
+    chosen = connection.settings()
+    runtime = ToolRuntime(connection.places(chosen), 1, os.environ)
+    return asyncio.run(_build(runtime.loader, names))
+
+
+async def _build(loader: Loader, names: list[str] | None) -> int:
+    failed = False
+    for name in names or loader.names():
+        try:
+            has_own = await loader.equip(name)
+        except ToolError as exc:
+            failed = True
+            output.print_error(f"{name}: {exc}")
+        else:
+            if has_own or names:
+                print(f"{name}: {'built' if has_own else 'needs no environment of its own'}", flush=True)
+    return int(failed)
+
+
+def _list(as_json: bool) -> None:
     found = connection.with_store(all_registered)
     if as_json:
         output.print_json(found)
@@ -36,7 +84,7 @@ def tools(
     rows = [
         [
             one["name"],
-            output.styled(one["status"]),
+            output.styled("provisional" if one["provisional"] else one["status"]),
             Text(output.one_line(one["error"]), "red") if one["error"] else _first_line(one["description"]),
             signature(one["parameters"]),
         ]
@@ -79,7 +127,7 @@ def _registered(name: str, fields: Mapping[str, str] | ContractError) -> Registe
     if isinstance(fields, ContractError):
         fields = {"status": "invalid", "error": str(fields)}
     return {
-        "status": "unknown", "description": "", "error": "", "path": "", "digest": "",
+        "status": "unknown", "description": "", "error": "", "path": "", "digest": "", "provisional": "",
         **fields,
         "name": name,
         "parameters": output.parse_json(fields.get("parameters")),

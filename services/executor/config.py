@@ -196,6 +196,12 @@ class Settings(BaseSettings):
     environments_path: Path = Path(".fullsend/environments")
     """Directory of the tools' own environments."""
 
+    uv_config_file: str = ""
+    """The only configuration file that uv reads; by default the user's, or else the system's uv.toml."""
+
+    tool_builds_allowed: bool = False
+    """Whether packages are built also for tools with the sandbox `files` or `files+network`."""
+
     environment_retention: Seconds = 30 * 86_400.0
     """Seconds after which an unused environment is deleted."""
 

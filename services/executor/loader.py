@@ -7,10 +7,8 @@ and describes it; descriptions are kept by the code's digest.
 """
 
 import argparse
-import ast
 import asyncio
 import contextlib
-import json
 import os
 import sys
 import tempfile
@@ -25,7 +23,9 @@ from services.executor.isolation.environment.environments import Environment
 from services.executor.isolation.environment.requirements import Requirements, requirements_of
 from services.executor.isolation.sandbox import Sandbox, stricter
 from services.executor.policy import ToolNeeds, allowed_environment, needs_of
+from services.executor.tools import source_description
 from services.executor.tools.bundles import ENTRY, Bundle, Bundles
+from services.executor.tools.description_text import defined_instead, described_lines
 from services.executor.tools.tool_source import TOOLS_KEPT, BoundedDict, Code, ToolSource
 from shared import log
 from shared.errors import ToolError, ToolParameterError, ToolTimeoutError
@@ -83,6 +83,9 @@ class Describer(Protocol):
 class Installer(Protocol):
     """Builds the environments that tools need."""
 
+    async def find(self, requirements: Requirements) -> Environment | None:
+        """Return the environment for these requirements if it is built.  Raises `ToolEnvironmentError`."""
+
     async def ensure(self, requirements: Requirements) -> Environment:
         """Return the environment for these requirements.  Raises `ToolEnvironmentError`."""
 
@@ -97,6 +100,7 @@ class Loader:
         kept: keeps code, for bundle references.
         sandbox: the confinement of every tool; a tool may ask for more, not for less.
         capabilities: those of root's that a tool may ask for.
+        builds_allowed: whether packages are built also for tools whose files are confined.
     """
 
     def __init__(
@@ -107,12 +111,15 @@ class Loader:
         kept: Bundles,
         sandbox: Sandbox = Sandbox.PROCESS,
         capabilities: Sequence[str] = (),
+        *,
+        builds_allowed: bool = False,
     ) -> None:
         self._source = ToolSource(folder, kept)
         self._describer = describer
         self._installer = installer
         self._sandbox = sandbox
         self._capabilities = capabilities
+        self._builds_allowed = builds_allowed
         self._neighbours: BoundedDict[str, tuple[str, ...]] = BoundedDict(TOOLS_KEPT)
         self._asks: BoundedDict[tuple[str, str], tuple[ToolNeeds, Requirements]] = BoundedDict(TOOLS_KEPT)
         self._loaded: BoundedDict[str, tuple[Bundle, Tool]] = BoundedDict(TOOLS_KEPT)
@@ -208,6 +215,32 @@ class Loader:
             code = await self._source.code(name, self._neighbours.get(name, ()))
         return code.bundle
 
+    async def described_by_source(self, name: str) -> Description | None:
+        """Return what the source of a tool says, if its environment must be built before it can be imported.
+
+        Nothing is built, and nothing of the tool is run.  None if it can be imported.
+
+        Raises:
+            ToolNotFoundError: there is no such tool.
+            ToolError: it can't be read, or breaks the contract.
+        """
+        code = await self._source.code(name, self._neighbours.get(name, ()))
+        _, requirements = self._asked(code)
+        if await self._installer.find(requirements) is not None:
+            return None
+        return source_description.described(name, code.module.path, code.bundle.main)
+
+    async def equip(self, name: str) -> bool:
+        """Build the environment of a tool, if it needs one and there is none; return whether it needs one.
+
+        Raises:
+            ToolNotFoundError: there is no such tool.
+            ToolError: it can't be read, or its environment can't be built.
+        """
+        code = await self._source.code(name, self._neighbours.get(name, ()))
+        _, requirements = self._asked(code)
+        return bool((await self._installer.ensure(requirements)).digest)
+
     async def recognises(self, name: str, digest: str) -> bool:
         """Return whether `name` has this digest and needs no environment; if so, keep its code.
 
@@ -231,8 +264,11 @@ class Loader:
         known = self._asks.get(key)
         if known is None:
             place, text = code.module.path.name, code.bundle.main.decode(errors="replace")
-            known = needs_of(f"{place}: [tool.fullsend]", text), requirements_of(place, text)
-            self._asks[key] = known
+            needs, requirements = needs_of(f"{place}: [tool.fullsend]", text), requirements_of(place, text)
+            confined = stricter(self._sandbox, needs.sandbox) in (Sandbox.FILES, Sandbox.FILES_AND_NETWORK)
+            if confined and requirements.dependencies and not self._builds_allowed:
+                requirements = replace(requirements, wheels_only=True)
+            known = self._asks[key] = needs, requirements
         return known
 
     def _check_allowed(self, module: Module, needs: ToolNeeds) -> None:
@@ -278,9 +314,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = parser.parse_args(argv).test
     log.configure(level="error")
     try:
-        print("\n".join(_described(asyncio.run(_load_alone(path)), path)))
+        print("\n".join(_lines(asyncio.run(_load_alone(path)), path)))
     except ToolError as exc:
-        print(f"error: {exc}{_defined_instead(path, str(exc))}", file=sys.stderr)
+        print(f"error: {exc}{defined_instead(path, str(exc))}", file=sys.stderr)
         return 1
     return 0
 
@@ -310,73 +346,8 @@ async def _load_alone(path: Path) -> Tool:
         await pool.stop()
 
 
-def _described(tool: Tool, path: Path) -> Iterator[str]:
-    """Yield the lines that describe the tool, and where each part is written."""
-    said = tool.description
-    place = f"{path}:{said.line}"
-    yield f"Tool        {said.name}"
-    yield f"Function    {said.entry}() at {place}, {said.kind}"
-    if said.module != said.name:
-        text = f"another module is called {said.name}; `import {said.name}` imports that one, not this tool"
-        yield from _under("Warning", text)
-    yield from _under("About", said.summary or "(no docstring)")
-    yield "Parameters  names, types and defaults from the signature, descriptions from the docstring"
-    properties = said.parameters.get("properties", {})
-    for name, schema in properties.items():
-        yield from _parameter(name, schema, name in said.parameters.get("required", ()))
-    if said.parameters.get("additionalProperties"):
-        yield "            any others by name"
-    elif not properties:
-        yield "            (none)"
-    if said.returns:
-        yield from _under("Returns", said.returns)
-    needs = tool.needs.model_dump(exclude_defaults=True)
-    if needs:
-        yield f"Asks for    in the table [tool.fullsend] of its `# /// script` block in {path}"
-    for name, value in needs.items():
-        yield f"            {name} = {json.dumps(value, ensure_ascii=False)}"
-
-
-def _parameter(name: str, schema: Mapping[str, Any], required: bool) -> Iterator[str]:
-    kind = type_name(schema) or "any type (no annotation)"
-    default = f"default {json.dumps(schema['default'], ensure_ascii=False)}" if "default" in schema else ""
-    yield f"            {name}: {kind}, {'required' if required else default or 'optional'}"
-    yield f"                {schema.get('description', '(not described)')}"
-
-
-def _under(title: str, text: str) -> Iterator[str]:
-    first, *others = text.splitlines()
-    yield f"{title:<12}{first}"
-    yield from (f"{'':<12}{line}".rstrip() for line in others)
-
-
-def _defined_instead(path: Path, problem: str) -> str:
-    """Return the names of a file's functions for the message that the tool's function is missing."""
-    if "no function" not in problem:
-        return ""
-    try:
-        module = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError):
-        return ""
-    names = [one.name for one in module.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
-    return f"; it defines {', '.join(f'{name}()' for name in names)}" if names else "; it defines no function"
-
-
-def type_name(schema: Mapping[str, Any]) -> str:
-    """Return the type in a JSON Schema as a few words; empty if there is none."""
-    match schema:
-        case {"enum": list(values)}:
-            return " | ".join(json.dumps(value, ensure_ascii=False) for value in values)
-        case {"type": "array", "items": {"type": str(kind)}}:
-            return f"{kind}[]"
-        case {"type": str(kind)}:
-            return kind
-        case {"type": list(kinds)}:
-            return " | ".join(map(str, kinds))
-        case {"anyOf": list(choices)}:
-            return " | ".join(type_name(one) or "any" for one in choices)
-        case _:
-            return ""
+def _lines(tool: Tool, path: Path) -> Iterator[str]:
+    return described_lines(tool.description, tool.needs.model_dump(exclude_defaults=True), path)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,13 @@ class Service:
             environ=allowed_environment(variables),
             readable=settings.sandbox_readable,
         )
-        self._environments = Environments(settings.environments_path, uv=_uv(), environ=variables)
+        self._environments = Environments(
+            settings.environments_path,
+            uv=_uv(),
+            environ=variables,
+            config_file=settings.uv_config_file,
+            readable=settings.sandbox_readable,
+        )
         blobs = open_blobs(settings.artifacts)
         self._bundles = Bundles(blobs, settings.bundles_path)
         self._loader = Loader(
@@ -81,6 +87,7 @@ class Service:
             self._bundles,
             settings.sandbox,
             settings.tool_capabilities_allowed,
+            builds_allowed=settings.tool_builds_allowed,
         )
         self._monitor = self._wanted_monitor(variables)
         observer = self._monitor or Observer()

@@ -40,6 +40,8 @@ class RuntimeConfig:
     sandbox: Sandbox = Sandbox.PROCESS
     sandbox_readable: tuple[Path, ...] = ()
     tool_capabilities_allowed: tuple[str, ...] = ()
+    uv_config_file: str = ""
+    tool_builds_allowed: bool = False
 
 
 class ToolRuntime:
@@ -66,10 +68,17 @@ class ToolRuntime:
         self.loader = Loader(
             config.tools_path,
             self.pool,
-            Environments(config.environments_path, uv=Path(uv.find_uv_bin()), environ=variables),
+            Environments(
+                config.environments_path,
+                uv=Path(uv.find_uv_bin()),
+                environ=variables,
+                config_file=config.uv_config_file,
+                readable=config.sandbox_readable,
+            ),
             Bundles(bundles or blobs, config.bundles_path),
             config.sandbox,
             config.tool_capabilities_allowed,
+            builds_allowed=config.tool_builds_allowed,
         )
         self.defaults = Defaults(
             timeout_seconds=config.tool_execution_timeout,

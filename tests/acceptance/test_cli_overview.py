@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from shared.connection import connect_blocking
 from tests.acceptance.commands import Shell, row_of
 from tests.acceptance.tool_texts import GREET
 from tests.conftest import Neighbour, Serve, Tools, eventually
+from tests.isolation.workshop import Workshop
 from tests.ports import free_port
 
 
@@ -205,3 +207,23 @@ async def test_doctor_finds_workers_on_another_database(
     assert "1 further workers on database 3 of this server hear the same messages" in done.out
     assert "set CHANNEL_PREFIX" in done.out
     assert done.code == 1
+
+
+async def test_tools_build_builds_the_environments_of_tools(
+    shell: Shell, tools: Tools, tmp_path: Path
+) -> None:
+    (tmp_path / "shop").mkdir()
+    shop = Workshop(tmp_path / "shop")
+    shop.wheel("parcel", "1.5")
+    tools("greet", GREET)
+    for name, dependency in (("needy", "parcel"), ("lost", "parcel==9")):
+        tools(name, f"# /// script\n# dependencies = ['{dependency}']\n# ///\ndef {name}(): ...\n")
+    here = shell.with_variables(**shop.environ)
+
+    some = await here.fullsend("tools", "build", "needy", "greet")
+    every = await here.fullsend("tools", "build")
+
+    assert (some.code, some.lines) == (0, ["needy: built", "greet: needs no environment of its own"])
+    assert (every.code, every.lines) == (1, ["needy: built"])
+    assert "lost: uv can't install the tool's dependencies: No solution found" in every.err
+    assert len(list((shell.directory / ".fullsend" / "environments").glob("*.json"))) == 1

@@ -34,7 +34,7 @@ async def test_only_environments_that_nobody_has_used_for_long_are_removed(works
 
     removed = await environments.prune(DAY)
 
-    assert removed == [old.digest]
+    assert removed == [old.key]
     assert workshop.names() == [".", ".json", ".lock"]
     assert await version_of_pinned(await environments.ensure(ONE)) == "1.0"
 
@@ -83,7 +83,7 @@ async def test_an_environment_in_which_a_process_runs_is_not_removed(workshop: W
     await process.communicate(b"\n")
 
     assert while_it_runs == []
-    assert await environments.prune(DAY) == [environment.digest]
+    assert await environments.prune(DAY) == [environment.key]
 
 
 async def test_an_unfinished_build_is_not_removed(workshop: Workshop) -> None:
@@ -125,6 +125,6 @@ async def test_an_environment_whose_tool_is_idle_can_be_removed_while_the_pool_l
 
         await eventually(lambda: not environment_cache.in_use(workshop.folders()))
 
-        assert await environments.prune(0) == [environment.digest]
+        assert await environments.prune(0) == [environment.key]
         again = replace(tool, python=(await environments.ensure(ONE)).python)
         assert await own.run(again) == Returned("1.0")

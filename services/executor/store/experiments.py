@@ -143,6 +143,8 @@ class Experiments:
                 pipe.hsetnx(keys.tool(name), "created_at", created_at)
                 if fields.get("status") == "active":
                     pipe.hdel(keys.tool(name), "error")
+                if "provisional" not in fields:
+                    pipe.hdel(keys.tool(name), "provisional")
                 await pipe.execute()
 
     async def _read(self, names: Sequence[str]) -> list[tuple[str, Any]]:

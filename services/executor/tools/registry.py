@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 
 from services.executor import isolation
-from services.executor.isolation.calls import Module
+from services.executor.isolation.calls import Description, Module
 from services.executor.loader import Loader
 from services.executor.store import Store
 from shared import toolkit
@@ -35,7 +35,8 @@ class Registry:
 
     A tool whose registration is current at the start is not described again, because that takes a
     process.  Tools that import other files of the folder, and tools with an environment of their own,
-    are described at every start: only loading them shows what they consist of.
+    are described at every start: only loading them shows what they consist of.  A tool whose environment
+    isn't built is described by its source, provisionally: registering never builds anything.
 
     Args:
         store: keeps the registrations.
@@ -50,6 +51,7 @@ class Registry:
         self._fingerprint = fingerprint
         self._described_by = ""
         self._known: dict[str, str] = {}
+        self._provisional: set[str] = set()
 
     async def run(self) -> None:
         """Register tools until cancelled; look at the folder every few seconds."""
@@ -89,7 +91,7 @@ class Registry:
             module = self._loader.find(name)
         except ToolError:
             return  # removed or unreadable; a run that uses it reports why
-        if self._known.get(name) == module.digest:
+        if self._known.get(name) == module.digest and not await self._can_be_described(name):
             return
         fields = await self._fields(module)
         try:
@@ -108,7 +110,12 @@ class Registry:
             "described_by": self._described_by,
             "updated_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+        self._provisional.discard(module.name)
         try:
+            provisional = await self._loader.described_by_source(module.name)
+            if provisional is not None:
+                self._provisional.add(module.name)
+                return {**fields, "digest": module.digest, "provisional": "true", **_described(provisional)}
             tool = await self._loader.load(module.name, DESCRIBE_TIMEOUT_SECONDS, aside=True)
         except ToolError as exc:
             log.warning("tool.refused", tool=module.name, error=str(exc))
@@ -116,10 +123,25 @@ class Registry:
         return {
             **fields,
             "digest": tool.module.digest,  # includes the files that it imports from the folder
-            "status": "active",
-            "description": tool.description.summary,
-            "parameters": json.dumps(tool.description.parameters),
+            **_described(tool.description),
         }
+
+    async def _can_be_described(self, name: str) -> bool:
+        """Whether a tool that was registered by its source has its environment now."""
+        if name not in self._provisional:
+            return False
+        try:
+            return await self._loader.described_by_source(name) is None
+        except ToolError:
+            return False
+
+
+def _described(description: Description) -> dict[str, str]:
+    return {
+        "status": "active",
+        "description": description.summary,
+        "parameters": json.dumps(description.parameters),
+    }
 
 
 def fingerprint_of(walls: Iterable[object], code: Path = OUR_CODE) -> str:

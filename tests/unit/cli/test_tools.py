@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from services.cli.tools import signature
-from services.executor.loader import type_name
+from services.executor.tools.description_text import type_name
 
 
 @pytest.mark.parametrize(

@@ -271,4 +271,6 @@ def written(default: Any) -> str:
     """A default as the manual shows it."""
     if isinstance(default, tuple):
         return ",".join(map(str, default))
+    if isinstance(default, bool):
+        return str(default).lower()
     return f"{default:.0f}" if isinstance(default, float) else str(default)

@@ -12,6 +12,7 @@ from services.executor.artifacts import LocalBlobs
 from services.executor.isolation.calls import Description, Module
 from services.executor.isolation.environment.environments import Environment
 from services.executor.isolation.environment.requirements import Requirements
+from services.executor.isolation.sandbox import Sandbox
 from services.executor.loader import Loader
 from services.executor.tools.bundles import MAX_BYTES, Bundle, Bundles
 from shared.errors import ToolError, ToolNotFoundError
@@ -35,9 +36,16 @@ class Describer:
 
 
 class OwnEnvironment:
-    """An installer whose only environment is that of the service."""
+    """An installer whose only environment is that of the service; notes what was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[Requirements] = []
+
+    async def find(self, requirements: Requirements) -> Environment | None:
+        return None if requirements.dependencies else Environment(Path(sys.executable), "")
 
     async def ensure(self, requirements: Requirements) -> Environment:
+        self.asked.append(requirements)
         return Environment(Path(sys.executable), "")
 
 
@@ -528,3 +536,48 @@ async def test_recognised_code_is_kept(folder: Path, loader: Loader, kept: Bundl
     await loader.all_kept()
 
     assert kept.restore("tool", digest).main == b"def tool(): pass\n"
+
+
+@pytest.mark.parametrize(
+    ("setting", "asked", "allowed", "wheels_only"),
+    [
+        (Sandbox.OFF, "", False, False),
+        (Sandbox.OFF, "files", False, True),
+        (Sandbox.FILES_AND_NETWORK, "", False, True),
+        (Sandbox.FILES, "", True, False),
+    ],
+)
+async def test_only_wheels_are_installed_for_tools_whose_files_are_confined(
+    setting: Sandbox,
+    asked: str,
+    allowed: bool,
+    wheels_only: bool,
+    folder: Path,
+    describer: Describer,
+    kept: Bundles,
+) -> None:
+    wish = f'# [tool.fullsend]\n# sandbox = "{asked}"\n' if asked else ""
+    text = f"# /// script\n# dependencies = ['x']\n{wish}# ///\ndef tool(): ...\n"
+    (folder / "tool.py").write_text(text)
+    installer = OwnEnvironment()
+    loader = Loader(folder, describer, installer, kept, setting, builds_allowed=allowed)
+
+    await loader.load("tool", 1.0)
+
+    assert [one.wheels_only for one in installer.asked] == [wheels_only]
+
+
+async def test_what_would_have_to_be_built_is_described_by_its_source(
+    loader: Loader, folder: Path, describer: Describer
+) -> None:
+    (folder / "tool.py").write_text(
+        "# /// script\n# dependencies = ['x']\n# ///\nimport x\ndef tool(a: int): ...\n"
+    )
+    (folder / "plain.py").write_text("def plain(): ...\n")
+
+    said, plain = await loader.described_by_source("tool"), await loader.described_by_source("plain")
+
+    assert said is not None
+    assert said.parameters["properties"] == {"a": {"type": "integer"}}
+    assert plain is None
+    assert describer.asked == []

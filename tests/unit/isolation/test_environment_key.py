@@ -171,7 +171,7 @@ def test_a_key_is_a_sha256_that_stays_the_same_from_release_to_release() -> None
     requirements = Requirements(("a==1", "b"), ">=3.11")
 
     assert (
-        requirements.digest(INTERPRETER) == "f31969926e58c5b31652011f806be96bbc6ccd842a952e1bf0f271c731c24c31"
+        requirements.digest(INTERPRETER) == "13039b7a5826d242c6669c54849ee4b4eeddd58fc93fcacb1ae816ffb2ea483e"
     )
 
 

@@ -26,7 +26,7 @@ def translated(home: Path, pip_conf: str = "", **environ: str) -> dict[str, str]
     file.write_text(pip_conf)
     given = base(home) | environ
     found = uv_settings(given, [file]).environ
-    ours = ("UV_PYTHON_DOWNLOADS", "UV_NO_PROGRESS", "NO_COLOR")
+    ours = ("UV_PYTHON_DOWNLOADS", "UV_NO_PROGRESS", "NO_COLOR", "UV_NO_CONFIG", "UV_CONFIG_FILE")
     return {name: value for name, value in found.items() if name not in (*given, *ours)}
 
 
@@ -105,6 +105,70 @@ def test_where_uv_is_configured_pips_settings_are_not_for_it(home: Path) -> None
     (home / ".config" / "uv" / "uv.toml").touch()
 
     assert translated(home, f"[global]\nindex-url = {INDEX}") == {}
+
+
+def test_uv_reads_the_file_that_the_operator_names_or_else_the_users_and_no_other(home: Path) -> None:
+    (home / ".config" / "uv").mkdir(parents=True)
+    named, users = home / "named.toml", home / ".config" / "uv" / "uv.toml"
+    none = uv_settings(base(home)).environ
+    users.touch()
+
+    by_default = uv_settings(base(home)).environ
+    by_setting = uv_settings(base(home) | {"UV_CONFIG_FILE": "/other"}, config_file=str(named)).environ
+
+    assert (none["UV_NO_CONFIG"], "UV_CONFIG_FILE" in none) == ("1", False)
+    assert by_default["UV_CONFIG_FILE"] == str(users)
+    assert by_setting["UV_CONFIG_FILE"] == str(named)
+
+
+def test_what_decides_about_versions_is_part_of_the_identity_and_the_rest_is_not(home: Path) -> None:
+    (home / "constraints").write_text("a<2")
+    (home / "uv.toml").write_text("no-binary = true")
+
+    def identity(config_file: str = "", **environ: str) -> tuple[str, ...]:
+        return uv_settings(base(home) | environ, [], config_file).identity
+
+    plain, constrained = identity(), identity(UV_CONSTRAINT=str(home / "constraints"))
+    configured = identity(str(home / "uv.toml"))
+    (home / "constraints").write_text("a<3")
+    (home / "uv.toml").write_text("no-binary = false")
+
+    assert plain == identity(UV_HTTP_TIMEOUT="9", UV_CACHE_DIR="/x", UV_INDEX_LAB_PASSWORD="secret")
+    assert (
+        identity(UV_INDEX=f"https://a:b@{INDEX[8:]}") == identity(UV_INDEX=f"https://c@{INDEX[8:]}") != plain
+    )
+    assert plain != constrained != identity(UV_CONSTRAINT=str(home / "constraints"))
+    assert plain != configured != identity(str(home / "uv.toml"))
+
+
+def test_paths_do_not_depend_on_the_directory_that_uv_runs_in(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    (home / "wheels").mkdir()
+    (home / "constraints").touch()
+    given = {"UV_FIND_LINKS": f"wheels,{INDEX}", "UV_CONSTRAINT": "constraints", "UV_INDEX": f"a={INDEX}"}
+
+    found = uv_settings(base(home) | given, [])
+
+    assert found.environ["UV_FIND_LINKS"] == f"{home}/wheels,{INDEX}"
+    assert found.environ["UV_CONSTRAINT"] == f"{home}/constraints"
+    assert set(found.places) == {home / "wheels", home / "constraints"}
+
+
+def test_what_runs_code_of_packages_gets_no_credentials(home: Path) -> None:
+    given = {
+        "UV_INDEX": f"lab=https://me:hunter2@{INDEX[8:]}",
+        "UV_INDEX_LAB_PASSWORD": "hunter2",
+        "UV_INDEX_LAB_USERNAME": "hunter2",
+        "NETRC": "/hunter2",
+        "HTTPS_PROXY": "http://me:hunter2@proxy",
+    }
+
+    kept = uv_settings(base(home) | given, []).without_credentials()
+
+    assert "hunter2" not in str(kept)
+    assert (kept["UV_INDEX"], kept["HTTPS_PROXY"]) == (f"lab={INDEX}", "http://proxy")
 
 
 def test_pips_files_are_looked_for_where_pip_looks(home: Path) -> None:

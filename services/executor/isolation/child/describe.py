@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import re
 import types
 import typing
 from typing import Any
 
-from ..common import protocol, serialize
+from ..common import docstring, protocol, serialize
 
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", list: "array"}
 _SEQUENCES = (list, tuple, set, frozenset)
-_SECTION = re.compile(r"^(Args|Arguments|Parameters|Returns|Return|Yields|Raises|Examples?|Notes?):\s*$")
-_ARGUMENT = re.compile(r"^\*{0,2}(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)$")
 
 
 def describe(tool: Any) -> dict[str, Any]:
@@ -26,7 +23,7 @@ def describe(tool: Any) -> dict[str, Any]:
     problem = _positional_only(signature, tool)
     if problem:
         return {"error": {"message": problem}}
-    sections = _sections(inspect.getdoc(entry) or inspect.getdoc(tool.module) or "")
+    sections = docstring.sections(inspect.getdoc(entry) or inspect.getdoc(tool.module) or "")
     return {
         "name": tool.name,
         "entry": tool.entry_name,
@@ -34,7 +31,7 @@ def describe(tool: Any) -> dict[str, Any]:
         "line": _line(entry),
         "kind": _kind(entry),
         "summary": sections[""],
-        "parameters": _schema(signature, _hints(entry), _arguments(sections.get("Args", ""))),
+        "parameters": _schema(signature, _hints(entry), docstring.arguments(sections.get("Args", ""))),
         "returns": sections.get("Returns", ""),
         "neighbours": tool.baseline.neighbours(),
     }
@@ -154,36 +151,3 @@ def _union(schemas: list[dict[str, Any]]) -> dict[str, Any]:
     if all(set(schema) == {"type"} for schema in schemas):
         return {"type": [schema["type"] for schema in schemas]}
     return {"anyOf": schemas}
-
-
-# -- the docstring ----------------------------------------------------------------------
-
-
-def _sections(text: str) -> dict[str, str]:
-    """The docstring by section; the part before the first section is under the empty name."""
-    sections: dict[str, list[str]] = {"": []}
-    current = ""
-    for line in text.splitlines():
-        heading = _SECTION.match(line)
-        if heading:
-            current = {"Arguments": "Args", "Parameters": "Args", "Return": "Returns"}.get(
-                heading[1], heading[1]
-            )
-            sections.setdefault(current, [])
-        else:
-            sections[current].append(line)
-    return {name: inspect.cleandoc("\n".join(lines)).strip() for name, lines in sections.items()}
-
-
-def _arguments(text: str) -> dict[str, str]:
-    """The descriptions in a Google-style `Args:` section, by parameter."""
-    described: dict[str, str] = {}
-    name = ""
-    for line in text.splitlines():
-        found = None if line.startswith((" ", "\t")) else _ARGUMENT.match(line)
-        if found:
-            name = found[1]
-            described[name] = found[2].strip()
-        elif name and line.strip():
-            described[name] = f"{described[name]} {line.strip()}".strip()
-    return described

@@ -75,7 +75,8 @@ def _apply(spec: dict[str, Any]) -> None:
     if abi:
         _restrict(spec["readable"], spec["writable"], spec["network"], abi)
     if abi or seccomp.is_supported():
-        seccomp.install(network=spec["network"], landlock_abi=abi)
+        pretends = bool(spec.get("pretends"))
+        seccomp.install(network=spec["network"], landlock_abi=abi, pretends=pretends)
 
 
 def separating(spec: dict[str, Any]) -> Ruleset | None:

@@ -86,7 +86,7 @@ LAST_KNOWN = 469
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
 KILL, ALLOW, ERRNO = 0x80000000, 0x7FFF0000, 0x00050000
-EPERM, ENOSYS = ERRNO | errno.EPERM, ERRNO | errno.ENOSYS
+EPERM, ENOSYS, SUCCESS = ERRNO | errno.EPERM, ERRNO | errno.ENOSYS, ERRNO
 _NUMBER_AT, _MACHINE_AT, _ARGUMENTS_AT = 0, 4, 16
 _LOAD, _AND, _RETURN, _JUMP_EQUAL, _JUMP_GREATER = 0x20, 0x54, 0x06, 0x15, 0x25
 
@@ -109,9 +109,9 @@ def is_supported(machine: Optional[str] = None) -> bool:
     return ctypes.get_errno() == errno.EFAULT
 
 
-def install(*, network: bool, landlock_abi: int) -> None:
+def install(*, network: bool, landlock_abi: int, pretends: bool = False) -> None:
     """Filter the calls of this process and of all that it starts, for good.  Raises OSError."""
-    code = program(_machine(), network=network, landlock_abi=landlock_abi)
+    code = program(_machine(), network=network, landlock_abi=landlock_abi, pretends=pretends)
     buffer = ctypes.create_string_buffer(code, len(code))
     # struct sock_fprog: how many instructions, and where they are.
     described = struct.pack("=H6xQ", len(code) // 8, ctypes.addressof(buffer))
@@ -119,24 +119,26 @@ def install(*, network: bool, landlock_abi: int) -> None:
         raise OSError(ctypes.get_errno(), "seccomp: " + os.strerror(ctypes.get_errno()))
 
 
-def program(machine: str, *, network: bool, landlock_abi: int) -> bytes:
+def program(machine: str, *, network: bool, landlock_abi: int, pretends: bool = False) -> bytes:
     """The filter's program, as the kernel takes it.
 
     `landlock_abi` tells what else protects the files: 0 for read-only mounts, otherwise the version of
-    Landlock.  Its first two versions don't see truncation.
+    Landlock.  Its first two versions don't see truncation.  With `pretends`, calls that would change a file's
+    mode, owner or times do nothing and report success, for programs that don't go on without.
     """
     column, audited_as = MACHINES[machine]
     refused = dict(ALWAYS)
     if landlock_abi:
         refused.update(METADATA)
+    metadata = SUCCESS if pretends else EPERM
     if not network:
         refused["socket"] = CONDITIONAL["socket"]
     truncates = 0 < landlock_abi < 3
     if truncates:
         refused["truncate"] = CONDITIONAL["truncate"]
     code = _prologue(audited_as)
-    for numbers in refused.values():
-        code += _rule(numbers[column], [_do(_RETURN, EPERM)])
+    for name, numbers in refused.items():
+        code += _rule(numbers[column], [_do(_RETURN, metadata if name in METADATA else EPERM)])
     for name in ("clone3", "openat2") if truncates else ("clone3",):
         code += _rule(CONDITIONAL[name][column], [_do(_RETURN, ENOSYS)])
     for name, body in _conditions(truncates).items():

@@ -3,6 +3,7 @@
     DIGEST.json     names the folder of the finished environment; its mtime is the last use
     DIGEST.lock     is held by the process that builds or removes the environment
     DIGEST.NONCE/   an environment; unfinished or abandoned, unless DIGEST.json names it
+    DIGEST.NONCE/   also where the packages of one are built, until that is done
 
 An environment is built where it stays, because installed packages remember their path, and under a name that
 was never used, so that no late process can write into it.  It is finished when its DIGEST.json appears, by
@@ -60,6 +61,13 @@ class EnvironmentCache:
             yield
         finally:
             os.close(lock)
+
+    def installed(self, digest: str) -> list[str]:
+        """The packages in a finished environment, as they were recorded when it was built."""
+        try:
+            return list(json.loads(self._marker(digest).read_bytes())["installed"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
 
     def new_folder(self, digest: str) -> Path:
         """A folder to build in, with a name that was never used.  Needs the lock, as the next two do."""

@@ -1,9 +1,11 @@
 """Environments of tools: built once with uv, shared by tools with the same requirements, and kept."""
 
 import asyncio
+import hashlib
+import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ from services.executor.isolation.environment.environment_cache import Environmen
 from services.executor.isolation.environment.requirements import Requirements
 from services.executor.isolation.environment.uv import Interpreter, Uv
 from services.executor.isolation.environment.uv_settings import masked, uv_settings
-from shared.errors import ToolEnvironmentError
+from services.executor.isolation.environment.walls import Walls
+from shared.errors import SandboxUnavailableError, ToolEnvironmentError
 
 PARALLEL_BUILDS = 2
 
@@ -23,13 +26,18 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """An environment that is ready; `python` is its interpreter.
+    """An environment that is ready.
 
-    `digest` is empty for the service's own environment.
+    Attributes:
+        python: its interpreter.
+        digest: of its requirements and of the packages that are installed; empty for the service's own
+            environment.
+        key: of its requirements, by which it is kept.
     """
 
     python: Path
     digest: str
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,8 @@ class Environments:
         folder: where they are kept; several processes may share it.
         uv: the uv binary.
         environ: the service's environment; uv gets the variables that it needs to reach packages.
+        config_file: uv's configuration; by default, the user's or the system's.
+        readable: further paths that packages may read while they are built.
         python: the interpreter to build with, unless the tool needs another.
         timeout_seconds: the time limit of one build.
         retry_seconds: a build that failed is not repeated for so long.
@@ -67,13 +77,17 @@ class Environments:
         *,
         uv: Path,
         environ: Mapping[str, str],
+        config_file: str = "",
+        readable: Sequence[Path] = (),
         python: Path = Path(sys.executable),
         timeout_seconds: float = 600.0,
         retry_seconds: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._settings = uv_settings(environ)
+        self._settings = uv_settings(environ, config_file=config_file)
         self._uv = Uv(uv, self._settings)
+        self._uv_binary = uv
+        self._readable = tuple(readable)
         self._cache = EnvironmentCache(folder)
         self._own = Environment(python, "")
         self._timeout_seconds = timeout_seconds
@@ -97,12 +111,27 @@ class Environments:
         if requirements.is_empty:
             return self._own
         ready = self._ready.get(requirements)
-        if ready is not None and (ready is self._own or self._cache.touch(ready.digest, ready.python)):
+        if ready is not None and (ready is self._own or self._cache.touch(ready.key, ready.python)):
             return ready
         answer = self._recent_failure(requirements) or await self._prepared(requirements)
         if isinstance(answer, _Failure):
             raise ToolEnvironmentError(answer.message)
         return answer
+
+    async def find(self, requirements: Requirements) -> Environment | None:
+        """The environment that has `requirements`, or None if it has to be built first.
+
+        Raises:
+            ToolEnvironmentError: no interpreter fits.
+        """
+        if requirements.is_empty:
+            return self._own
+        interpreter = await self._interpreter(requirements.requires_python)
+        if not requirements.dependencies and interpreter == self._interpreters[None]:
+            return self._own
+        key = requirements.digest(interpreter.identity, self._settings.identity)
+        python = self._cache.find(key)
+        return None if python is None else self._finished(key, python)
 
     async def prune(self, unused_for_seconds: float) -> list[str]:
         """Remove the environments that nobody has used for so long, and return their digests.
@@ -110,7 +139,7 @@ class Environments:
         One that is being built, or that a process on this machine uses, stays.
         """
         removed = await asyncio.to_thread(self._cache.prune, unused_for_seconds)
-        for requirements in [key for key, ready in self._ready.items() if ready.digest in removed]:
+        for requirements in [key for key, ready in self._ready.items() if ready.key in removed]:
             del self._ready[requirements]
         if removed:
             log.info("environment.pruned", digests=removed)
@@ -156,15 +185,18 @@ class Environments:
         return failure
 
     async def _find_or_build(self, requirements: Requirements) -> Environment:
+        found = await self.find(requirements)
+        if found is not None:
+            return found
         interpreter = await self._interpreter(requirements.requires_python)
-        if not requirements.dependencies and interpreter == self._interpreters[None]:
-            return self._own
-        digest = requirements.digest(interpreter.identity)
-        python = self._cache.find(digest)
-        if python is None:
-            async with self._cache.locked(digest), self._builds:
-                python = self._cache.find(digest) or await self._build(digest, requirements, interpreter)
-        return Environment(python, digest)
+        key = requirements.digest(interpreter.identity, self._settings.identity)
+        async with self._cache.locked(key), self._builds:
+            python = self._cache.find(key) or await self._build(key, requirements, interpreter)
+        return self._finished(key, python)
+
+    def _finished(self, key: str, python: Path) -> Environment:
+        parts = [key, *self._cache.installed(key)]
+        return Environment(python, hashlib.sha256(json.dumps(parts).encode()).hexdigest(), key)
 
     async def _interpreter(self, requires_python: str | None) -> Interpreter:
         known = self._interpreters.get(requires_python)
@@ -179,19 +211,33 @@ class Environments:
 
     async def _build(self, digest: str, requirements: Requirements, interpreter: Interpreter) -> Path:
         """Build an environment and publish it, or leave nothing.  The caller holds its lock."""
-        folder = self._cache.new_folder(digest)
+        folder, place = self._cache.new_folder(digest), self._cache.new_folder(digest)
         began = self._clock()
+
+        def walls() -> Walls:
+            return Walls(folder, place, interpreter.python, self._uv_binary, self._settings, self._readable)
+
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 await self._uv.build(
-                    folder, interpreter.python, requirements.dependencies, requirements.exclude_newer
+                    folder,
+                    interpreter.python,
+                    requirements.dependencies,
+                    requirements.exclude_newer,
+                    None if requirements.wheels_only else walls,
                 )
-            about = {"dependencies": self._shown(requirements), "python": interpreter.version}
+            about = {
+                "dependencies": self._shown(requirements),
+                "python": interpreter.version,
+                "installed": await asyncio.to_thread(installed_in, folder),
+            }
             self._cache.publish(digest, folder, about)
         except TimeoutError:
             raise ToolEnvironmentError(
                 f"building the tool's environment took more than {self._timeout_seconds:g} s and was ended"
             ) from None
+        except SandboxUnavailableError as exc:
+            raise ToolEnvironmentError(f"a dependency of the tool has to be built, and {exc}") from None
         finally:
             await asyncio.to_thread(self._cache.sweep, digest)
         log.info("environment.built", digest=digest, seconds=round(self._clock() - began, 3))
@@ -199,6 +245,24 @@ class Environments:
 
     def _shown(self, requirements: Requirements) -> list[str]:
         return [masked(dependency, self._settings.secrets) for dependency in requirements.dependencies]
+
+
+def installed_in(folder: Path) -> list[str]:
+    """The packages in an environment: name, version, and where each came from if that was not an index."""
+    found: list[str] = []
+    for place in folder.glob("lib/python*/site-packages/*.dist-info"):
+        origin = place / "direct_url.json"
+        found.append(" ".join([place.name.removesuffix(".dist-info"), *_origin(origin)]))
+    return sorted(found)
+
+
+def _origin(file: Path) -> list[str]:
+    """What identifies the content of a package that was installed from an address."""
+    try:
+        members = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return []
+    return [json.dumps(members.get(name), sort_keys=True) for name in ("vcs_info", "archive_info")]
 
 
 async def _end(task: asyncio.Task[Any]) -> None:

@@ -14,7 +14,7 @@ from services.executor.isolation.environment.uv_settings import masked
 from shared.errors import ToolError
 
 # Part of every digest.  It changes when environments are built in another way.
-LAYOUT = 1
+LAYOUT = 2
 _FIELDS = ("dependencies", "requires-python", "tool")
 
 _OPENING, _CLOSING = "# /// script", "# ///"
@@ -27,21 +27,23 @@ class Requirements:
     """The dependencies of a tool, each in its normal form.
 
     `exclude_newer` is a date, a time or an age, in uv's notation: packages that were uploaded later are
-    ignored.
+    ignored.  With `wheels_only`, no package may be built.
     """
 
     dependencies: tuple[str, ...] = ()
     requires_python: str | None = None
     exclude_newer: str | None = None
+    wheels_only: bool = False
 
     @property
     def is_empty(self) -> bool:
         """Whether the service's own environment is enough."""
         return not self.dependencies and self.requires_python is None
 
-    def digest(self, interpreter: str) -> str:
-        """The digest of the environment with these requirements, for an interpreter of this identity."""
-        parts = [LAYOUT, interpreter, self.requires_python, self.exclude_newer, *self.dependencies]
+    def digest(self, interpreter: str, settings: Sequence[str] = ()) -> str:
+        """The digest of these requirements, for an interpreter of this identity and these settings of uv."""
+        asked = [self.requires_python, self.exclude_newer, self.wheels_only, *self.dependencies]
+        parts = [LAYOUT, interpreter, [*settings], asked]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

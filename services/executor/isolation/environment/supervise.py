@@ -1,4 +1,6 @@
-"""Runs a command and ends its whole process tree: `python -I -S .../supervise.py COMMAND [ARGUMENT...]`.
+"""Runs a command and ends its whole process tree: `python -I -S .../supervise.py SPEC COMMAND [ARGUMENT...]`.
+
+SPEC is empty, or what the command is confined to, as JSON: see `common/confine.py`.
 
 When standard input is closed, or the process that holds its other end dies, the command and everything below
 it is killed.  When the command ends by itself, whatever it left behind is killed, too.  The exit status is
@@ -6,6 +8,7 @@ the command's.  Run by path, never imported: standard library only.
 """
 
 import importlib
+import json
 import os
 import select
 import signal
@@ -18,23 +21,24 @@ NOT_STARTED = 127
 STDIN = 0
 
 
-def main(command: list[str]) -> int:
+def main(spec: str, command: list[str]) -> int:
     """Run the command until it ends or standard input is closed; return the exit status."""
-    tree = _process_tree()
+    package = _package()
+    tree = importlib.import_module(package + ".process_tree")
     tree.adopt_orphans()
-    pid = _start(command, tree)
+    pid = _start(spec, command, package, tree)
     _await_end(pid)
     return _end_all(pid, tree)
 
 
-def _process_tree() -> Any:
+def _package() -> str:
     package = types.ModuleType(PACKAGE)
     package.__path__ = [__file__.rpartition("/")[0] + "/../common"]
     sys.modules[PACKAGE] = package
-    return importlib.import_module(PACKAGE + ".process_tree")
+    return PACKAGE
 
 
-def _start(command: list[str], tree: Any) -> int:
+def _start(spec: str, command: list[str], package: str, tree: Any) -> int:
     pid = os.fork()
     if pid:
         return pid
@@ -42,9 +46,12 @@ def _start(command: list[str], tree: Any) -> int:
         tree.die_with_parent()
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and an exec keeps that
         os.dup2(os.open(os.devnull, os.O_RDONLY), STDIN)
+        if spec:
+            importlib.import_module(package + ".confine").apply(json.loads(spec))
         os.execv(command[0], command)  # noqa: S606 - it needs no shell
-    except OSError as error:
-        os.write(2, f"error: {command[0]} can't be started: {error.strerror}\n".encode())
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or error
+        os.write(2, f"error: {command[0]} can't be started: {reason}\n".encode())
     finally:
         os._exit(NOT_STARTED)
 
@@ -81,4 +88,4 @@ def _has_ended(pid: int) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

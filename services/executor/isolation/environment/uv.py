@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import json
+import os
 import re
+import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +15,16 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from services.executor.isolation.environment.uv_settings import UvSettings, masked
+from services.executor.isolation.environment.walls import Walls
+from services.executor.isolation.sandbox import Confinement
+from services.executor.isolation.sandbox import command as command_prefix
 from shared.errors import ToolEnvironmentError
 
 if TYPE_CHECKING:
     from packaging.version import Version
 
+# uv would read a pyproject.toml, uv.toml or .python-version of the directory that the service was started in.
+NEUTRAL = "/"
 SUPERVISE = Path(__file__).with_name("supervise.py")
 OUTPUT_HEAD_BYTES = 65_536
 OUTPUT_TAIL_BYTES = 262_144
@@ -35,6 +42,7 @@ if level != "final":
 suffix = sysconfig.get_config_var("EXT_SUFFIX")
 print(json.dumps([sys.executable, sys.implementation.name, version, suffix, sysconfig.get_platform()]))
 """
+_NEEDS_BUILD = re.compile(r"building from source is disabled|Building source distributions is disabled")
 _UNREACHABLE = re.compile(r"Failed to (fetch|download)|error sending request|Request failed after")
 
 log = structlog.get_logger(__name__)
@@ -66,12 +74,29 @@ class Uv:
         self._settings = settings
 
     async def build(
-        self, folder: Path, python: Path, dependencies: Sequence[str], exclude_newer: str | None = None
+        self,
+        folder: Path,
+        python: Path,
+        dependencies: Sequence[str],
+        exclude_newer: str | None = None,
+        walls: Callable[[], Walls] | None = None,
     ) -> None:
         """Make a virtual environment of `python` in `folder`, with `dependencies`.
 
-        Raises ToolEnvironmentError with the message of uv.  Cancelling ends uv and everything that it has
-        started, and leaves the folder as it is.
+        Wheels are installed, which runs no code of theirs.  Only if that isn't enough, packages are built,
+        inside walls.
+
+        Args:
+            folder: where it is made.
+            python: the interpreter.
+            dependencies: requirements.
+            exclude_newer: packages that were uploaded later are ignored.
+            walls: confine what is built; None if nothing may be built.
+
+        Raises:
+            ToolEnvironmentError: has the message of uv.
+
+        Cancelling ends uv and everything that it has started, and leaves the folder as it is.
         """
         made = await self._run("venv", "--quiet", "--no-project", "--python", str(python), str(folder))
         if made.exit_code:
@@ -80,14 +105,30 @@ class Uv:
             )
         if dependencies:
             options = [f"--exclude-newer={exclude_newer}"] if exclude_newer else []
-            await self._install(folder / "bin" / "python", [*options, "--", *dependencies])
+            await self._install(folder, [*options, "--", *dependencies], walls)
+            # By an interpreter that looks for no packages: uv's own way runs what their .pth files say.
+            compiling = ["-I", "-S", "-m", "compileall", "-q", "-q", "-j", "2", str(folder / "lib")]
+            await run_supervised([str(python), *compiling], self._settings.environ)
 
-    async def _install(self, python: Path, arguments: Sequence[str]) -> None:
-        command = ["pip", "install", "--quiet", "--compile-bytecode", "--python", str(python)]
+    async def _install(
+        self, folder: Path, arguments: Sequence[str], walls: Callable[[], Walls] | None
+    ) -> None:
+        command = ["pip", "install", "--quiet", "--python", str(folder / "bin" / "python")]
         command += self._settings.install_options
-        installed = await self._run(*command, *arguments)
+        wheels_only = [*command, "--no-build"]
+        installed = await self._run(*wheels_only, *arguments)
         if not installed.exit_code:
             return
+        if _NEEDS_BUILD.search(installed.errors):
+            if walls is None:
+                raise ToolEnvironmentError(
+                    "a dependency of the tool has to be built, and only wheels are installed for a tool with "
+                    "sandbox 'files' or 'files+network' (the operator can set TOOL_BUILDS_ALLOWED): "
+                    f"{self._message(installed)}"
+                )
+            await self._build_inside(walls(), folder, command, arguments)
+            return
+        command = wheels_only
         if _UNREACHABLE.search(installed.errors):
             # Often, uv's cache is enough.  Without the network, uv uses it only if it is told to.
             again = await self._run(*command, "--offline", *arguments)
@@ -95,6 +136,18 @@ class Uv:
                 log.warning("environment.built_offline", reason=self._message(installed))
                 return
         raise ToolEnvironmentError(f"uv can't install the tool's dependencies: {self._message(installed)}")
+
+    async def _build_inside(
+        self, walls: Walls, folder: Path, command: Sequence[str], arguments: Sequence[str]
+    ) -> None:
+        """Install with packages that have to be built."""
+        built = await run_supervised(
+            [str(self._binary), *command, *arguments], walls.environ, walls.confinement
+        )
+        if built.exit_code:
+            raise ToolEnvironmentError(f"uv can't build the tool's dependencies: {self._message(built)}")
+        for program in (folder / "bin").iterdir():  # inside, no mode can be changed
+            make_executable(program)
 
     async def choose(self, requires_python: str, preferred: Interpreter) -> Interpreter:
         """The interpreter that `requires_python` allows: the preferred one, or the newest that uv finds.
@@ -175,10 +228,35 @@ def _usable(listed: Sequence[Mapping[str, Any]]) -> "dict[Version, Path]":
     return found
 
 
-async def run_supervised(command: Sequence[str], environ: Mapping[str, str]) -> CommandResult:
-    """Run a command; its whole process tree ends when this call ends, or this process."""
+def make_executable(program: Path) -> None:
+    """Let everybody execute a program who may read it.  Does nothing to what is not a plain file."""
+    try:
+        descriptor = os.open(program, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:  # a link, such as `python`
+        return
+    try:
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+            os.fchmod(descriptor, 0o755)
+    finally:
+        os.close(descriptor)
+
+
+async def run_supervised(
+    command: Sequence[str], environ: Mapping[str, str], confined: Confinement | None = None
+) -> CommandResult:
+    """Run a command in a neutral directory; its whole process tree ends when this call ends, or this process.
+
+    Args:
+        command: the program and its arguments.
+        environ: its environment variables.
+        confined: what it may reach; by default, all that this process may.
+    """
+    prefix = command_prefix(confined) if confined else []
+    spec = json.dumps(confined.to_json() | {"pretends": True}) if confined and not prefix else ""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", "-S", str(SUPERVISE), *command,
+        sys.executable, "-I", "-S", str(SUPERVISE), spec, *prefix, *command,
+        cwd=NEUTRAL,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

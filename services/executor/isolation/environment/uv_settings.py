@@ -1,10 +1,13 @@
 """The settings for uv: its own, or pip's, translated.
 
-uv reads neither pip.conf nor PIP_*.  So unless uv is configured on this machine, pip's settings are
-translated (see https://docs.astral.sh/uv/pip/compatibility/ for the differences).
+uv reads one configuration file, which the operator names; by default, the user's or else the system's
+uv.toml.  It reads none in the directory that the service was started in, nor above it.  uv reads neither
+pip.conf nor PIP_*.  So unless there is a file for uv, pip's settings are translated (see
+https://docs.astral.sh/uv/pip/compatibility/ for the differences).
 """
 
 import configparser
+import hashlib
 import os
 import re
 import sys
@@ -24,6 +27,21 @@ _PASSED = {
 }  # fmt: skip
 # The executor decides which environment is built with which interpreter.
 _NOT_PASSED = re.compile(r"UV_(PYTHON|SYSTEM_PYTHON|PROJECT.*|PUBLISH_.*|VENV_.*|WORKING_DIR.*)")
+# These change how packages are reached, not which ones are installed.
+_INDIFFERENT = re.compile(
+    r"UV_(CACHE_DIR|NO_CACHE|HTTP_.*|REQUEST_TIMEOUT|CONCURRENT_.*|NO_PROGRESS|LINK_MODE|OFFLINE|PYTHON_.*"
+    r"|NATIVE_TLS|SYSTEM_CERTS|INSECURE_HOST|KEYRING_.*|COMPILE_.*|CONFIG_FILE|NO_CONFIG|TOOL_.*|LOG_.*)"
+)
+_OF_FILES = {"UV_CONSTRAINT", "UV_OVERRIDE", "UV_EXCLUDE", "UV_BUILD_CONSTRAINT"}
+_OF_PLACES = {
+    "UV_FIND_LINKS",
+    "UV_INDEX",
+    "UV_DEFAULT_INDEX",
+    "UV_INDEX_URL",
+    "UV_EXTRA_INDEX_URL",
+    *_OF_FILES,
+}
+_CREDENTIALS = re.compile(r"NETRC|UV_KEYRING_.*|SSL_CLIENT_CERT|UV_INDEX_\w+_(USERNAME|PASSWORD)|PIP_.*")
 _OURS = {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
 _SECRET_NAME = re.compile(r"PASSWORD|TOKEN|SECRET|CREDENTIAL")
 _USER_IN_URL = re.compile(r"(?<=://)[^/\s@'\"`]+@")
@@ -32,25 +50,57 @@ _QUERY_OF_URL = re.compile(r"(://[^\s?'\"`()]+\?)[^\s'\"`()]+")
 
 @dataclass(frozen=True, slots=True)
 class UvSettings:
-    """What each call of uv gets, and the secrets that no message may show."""
+    """What each call of uv gets.
+
+    Attributes:
+        environ: its environment variables.
+        install_options: for `uv pip install`.
+        secrets: what no message may show.
+        config_file: the only configuration file that uv reads.
+        identity: all of this that decides which packages are installed, without credentials.
+        places: the local directories and files among it.
+    """
 
     environ: Mapping[str, str] = field(repr=False)
     install_options: tuple[str, ...] = ()
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    config_file: Path | None = None
+    identity: tuple[str, ...] = ()
+    places: tuple[Path, ...] = ()
+
+    def without_credentials(self) -> dict[str, str]:
+        """The variables for a call that runs code of packages, which could read them."""
+        kept = {name: value for name, value in self.environ.items() if not _is_credential(name)}
+        return {name: _USER_IN_URL.sub("", value) for name, value in kept.items()}
 
 
-def uv_settings(environ: Mapping[str, str], pip_files: Iterable[Path] | None = None) -> UvSettings:
+def uv_settings(
+    environ: Mapping[str, str], pip_files: Iterable[Path] | None = None, config_file: str = ""
+) -> UvSettings:
     """The settings for a service with the environment `environ`.
 
-    `pip_files` are pip's configuration files in rising precedence; by default, those that pip reads.
+    Args:
+        environ: environment variables.
+        pip_files: pip's configuration files in rising precedence; by default, those that pip reads.
+        config_file: the configuration file for uv; by default, the user's or the system's.
     """
-    passed = {name: value for name, value in environ.items() if _is_passed(name)}
+    passed = {name: _absolute(name, value) for name, value in environ.items() if _is_passed(name)}
     options: tuple[str, ...] = ()
-    if not _has_own_file(environ):
+    chosen = _config_file(environ, config_file)
+    if chosen is None:
         pip = _pip_options(environ, _pip_files(environ) if pip_files is None else pip_files)
         translated, options = _translated(pip, passed)
         passed = translated | passed
-    return UvSettings(passed | _OURS, options, tuple(_secrets(passed)))
+    passed |= {"UV_NO_CONFIG": "1"} if chosen is None else {"UV_CONFIG_FILE": str(chosen)}
+    places = [place for name in sorted(_OF_PLACES & passed.keys()) for place in _places(passed[name])]
+    return UvSettings(
+        passed | _OURS,
+        options,
+        tuple(_secrets(passed)),
+        chosen,
+        _identity(passed, options, chosen),
+        tuple(places),
+    )
 
 
 def masked(text: str, secrets: Iterable[str] = ()) -> str:
@@ -62,6 +112,47 @@ def masked(text: str, secrets: Iterable[str] = ()) -> str:
 
 def _is_passed(name: str) -> bool:
     return name in _PASSED or (name.startswith(("UV_", "PIP_")) and not _NOT_PASSED.fullmatch(name))
+
+
+def _is_credential(name: str) -> bool:
+    return bool(_CREDENTIALS.fullmatch(name) or _SECRET_NAME.search(name))
+
+
+def _absolute(name: str, value: str) -> str:
+    """A variable's value with absolute paths: uv doesn't run in this directory."""
+    if name not in {*_OF_PLACES, "UV_CACHE_DIR", "NETRC", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSL_CLIENT_CERT"}:
+        return value
+    parts = re.split(r"([\s,]+)", value)
+    return "".join(str(Path(one).absolute()) if _is_path(one) else one for one in parts)
+
+
+def _is_path(text: str) -> bool:
+    return bool(text.strip(" ,")) and "://" not in text and "=" not in text and Path(text).exists()
+
+
+def _places(value: str) -> Iterable[Path]:
+    for word in re.split(r"[\s,]+", value):
+        text = word.rpartition("=")[2] if "=" in word.partition("://")[0] else word
+        path = unquote(text.removeprefix("file://")) if text.startswith("file://") else text
+        if path and "://" not in path and Path(path).exists():
+            yield Path(path)
+
+
+def _identity(passed: Mapping[str, str], options: Iterable[str], config_file: Path | None) -> tuple[str, ...]:
+    """What decides which packages are installed; a file counts by its content."""
+    found = [*options, _content(config_file) if config_file else ""]
+    for name, value in sorted(passed.items()):
+        if name.startswith("UV_") and not _INDIFFERENT.fullmatch(name) and not _is_credential(name):
+            contents = [_content(place) for place in _places(value)] if name in _OF_FILES else []
+            found.append(" ".join([f"{name}={masked(value)}", *contents]))
+    return tuple(found)
+
+
+def _content(file: Path) -> str:
+    try:
+        return hashlib.sha256(masked(file.read_text(errors="replace")).encode()).hexdigest()
+    except OSError:
+        return str(file)
 
 
 def _secrets(environ: Mapping[str, str]) -> list[str]:
@@ -81,13 +172,14 @@ def _secrets(environ: Mapping[str, str]) -> list[str]:
 # -- pip's settings -------------------------------------------------------------------
 
 
-def _has_own_file(environ: Mapping[str, str]) -> bool:
-    """Whether the operator has written a uv.toml.  Then pip's settings are not translated."""
-    if environ.get("UV_CONFIG_FILE"):
-        return True
+def _config_file(environ: Mapping[str, str], chosen: str) -> Path | None:
+    """The configuration file that uv reads.  If there is one, pip's settings are not translated."""
+    chosen = chosen or environ.get("UV_CONFIG_FILE", "")
+    if chosen:
+        return Path(chosen).absolute()
     system = environ.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":")
     folders = [_config_home(environ), *map(Path, system), Path("/etc")]
-    return any((folder / "uv" / "uv.toml").is_file() for folder in folders)
+    return next((file for folder in folders if (file := folder / "uv" / "uv.toml").is_file()), None)
 
 
 def _config_home(environ: Mapping[str, str]) -> Path:

@@ -1,0 +1,65 @@
+"""Where packages are built: their code is foreign, and runs before any tool does."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from services.executor.isolation import sandbox
+from services.executor.isolation.environment.uv_settings import UvSettings, masked
+from services.executor.isolation.sandbox import Confinement, Sandbox
+
+# Compilers, and what they need.
+PROGRAMS = tuple(map(Path, ("/usr", "/bin", "/sbin", "/etc/alternatives")))
+
+
+class Walls:
+    """Confines the processes that build one environment.
+
+    They may read the interpreter, uv, the system's programs and the operator's packages, write the
+    environment and `place`, and use the network.  They see no credentials.  Changes of modes, owners and
+    times of files do nothing and report success.
+
+    Args:
+        folder: the environment.
+        place: a new directory for uv's cache, temporary files and a home; the caller removes it.
+        python, uv: the interpreter of the environment, and the uv binary.
+        settings: for uv.
+        readable: further paths that the operator lets confined tools read.
+
+    Raises:
+        SandboxUnavailableError: nothing here can confine a process.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        place: Path,
+        python: Path,
+        uv: Path,
+        settings: UvSettings,
+        readable: Sequence[Path],
+    ) -> None:
+        self._place = place.absolute()
+        confined = sandbox.confinement(
+            Sandbox.FILES,
+            prefixes=sandbox.prefixes_of(python),
+            tools=uv.resolve(),
+            temp=self._place,
+            also=[uv.absolute(), *PROGRAMS, *settings.places, *readable],
+        )
+        self.confinement: Confinement = replace(confined, writable=(folder.absolute(), self._place))
+        self.environ = settings.without_credentials() | {
+            "UV_CACHE_DIR": str(self._place / "cache"),
+            "TMPDIR": str(self._place / "temp"),
+            "HOME": str(self._place / "home"),
+        }
+        for name in ("cache", "temp", "home"):
+            (self._place / name).mkdir(parents=True)
+        if settings.config_file is not None:
+            self.environ["UV_CONFIG_FILE"] = str(self._copied(settings.config_file))
+
+    def _copied(self, config_file: Path) -> Path:
+        """A copy of uv's configuration without credentials."""
+        copy = self._place / "uv.toml"
+        copy.write_text(masked(config_file.read_text(encoding="utf-8")), encoding="utf-8")
+        return copy
