@@ -19,7 +19,7 @@ from shared.errors import ContractError
 
 MAX_DEPTH = 100
 
-_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 Value = TypeVar("Value")
@@ -242,6 +242,26 @@ def cut_middle(text: str, most: int) -> str:
         return text
     half = most // 2
     return f"{text[:half]}\n... ({len(text) - most:,} characters left out) ...\n{text[-half:]}"
+
+
+def visible(text: str) -> str:
+    """Return `text`, which may have several lines, without characters that a terminal acts upon.
+
+    These are control characters, among them the 8-bit ones, and those that change the direction of text.
+    """
+    if text.isprintable():
+        return text
+    lines = text.split("\n")
+    if all(line.isprintable() for line in lines):
+        return text
+    return "\n".join("".join(map(visible_character, line.expandtabs())) for line in lines)
+
+
+def visible_character(char: str) -> str:
+    """Return a character, or a blank or a replacement if a terminal would act upon it."""
+    if char.isprintable():
+        return char
+    return " " if char in "\t\n\r\v\f" else "\N{REPLACEMENT CHARACTER}"
 
 
 def shown(value: object) -> str:

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import structlog
 
-from shared.documents import iso_second, json_text
+from shared.documents import iso_second, json_text, visible
 
 _SECRET_NAME = re.compile(
     r"(?i)(password|passwd|secret|token|api[_-]?key|authorization|credential|private[_-]?key)"
@@ -49,7 +49,11 @@ def configure(
     if readable is None:
         readable = file.isatty()
     rendering: Sequence[structlog.typing.Processor] = (
-        (_mask_secrets, structlog.dev.ConsoleRenderer(exception_formatter=_write_traceback))
+        (
+            _mask_secrets,
+            _without_control_characters,
+            structlog.dev.ConsoleRenderer(exception_formatter=_write_traceback),
+        )
         if readable
         else (_show_traceback, _json_line)
     )
@@ -178,7 +182,17 @@ def _show_traceback(
 def _write_traceback(file: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
     text = io.StringIO()
     structlog.dev.plain_traceback(text, exc_info)
-    file.write(masked(text.getvalue()))
+    file.write(visible(masked(text.getvalue())))
+
+
+def _without_control_characters(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Remove what a terminal acts upon from texts; `repr`, which shows other values, escapes it."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = visible(value)
+    return event
 
 
 def _mask_secrets(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -101,7 +101,7 @@ def _print(configured: list[Setting], found: list[Finding], out: Console) -> Non
             mark = output.styled(one.level, MARKS[one.level])
             out.print(Text.assemble(mark, " ", (subject, "bold"), "  ", text), soft_wrap=False)
         else:
-            print(f"{one.level:<7}  {subject}  {text}")
+            output.say(f"{one.level:<7}  {subject}  {text}")
 
 
 def _origin(origin: str) -> Text:

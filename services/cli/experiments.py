@@ -1,7 +1,6 @@
 """`fullsend publish`, `fullsend trigger` and `fullsend cancel`."""
 
 import asyncio
-import json
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -62,7 +61,7 @@ def publish(
 
     async def act(store: Store) -> None:
         for one in publications:
-            print(await _store_and_describe(store, one), flush=True)
+            output.say(await _store_and_describe(store, one))
 
     connection.with_store(act, chosen, wait_seconds=connection.STARTING_SECONDS)
 
@@ -199,7 +198,7 @@ def trigger(
     async def act(store: Store) -> None:
         cursor = await store.journal.end()
         run_id = await _send(store, settings.trigger_channels[0], message)
-        print(f"queued {run_id}", flush=True)
+        output.say(f"queued {run_id}")
         if wait:
             await _await_end(store, cursor, run_id, timeout, settings.redis_url)
 
@@ -263,7 +262,7 @@ async def _await_end(store: Store, cursor: str, run_id: str, timeout_seconds: fl
                 if entry.kind == "result":
                     _print_result(entry)
                     return
-                print("  ".join(describe(entry)), flush=True)
+                output.say("  ".join(describe(entry)))
     except TimeoutError:
         raise CommandError(
             f"{run_id} did not end within {timeout_seconds:g} s and continues; see `fullsend show {run_id}`"
@@ -274,7 +273,7 @@ def _print_result(entry: JournalEntry) -> None:
     data = entry.data
     if data.get("type") != "experiment_completed":
         raise CommandError(f"{data['run_id']} ended as {data.get('status', 'failed')}: {failure(data)}")
-    print(json.dumps(data.get("result_summary", {}), ensure_ascii=False))
+    output.say(output.json_text(data.get("result_summary", {})))
 
 
 # -- cancel ---------------------------------------------------------------------------

@@ -63,7 +63,7 @@ app.command()(doctor.doctor)
 
 def _version(asked: bool) -> None:
     if asked:
-        print(f"fullsend {metadata.version('fullsend-executor')}")
+        output.say(f"fullsend {metadata.version('fullsend-executor')}")
         raise typer.Exit
 
 

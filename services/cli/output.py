@@ -1,18 +1,21 @@
 """Formats output: colours and tables on a terminal, plain stable lines elsewhere."""
 
 import json
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from shared.documents import visible, visible_character
 from shared.errors import FullsendError
 
 STYLES = {
@@ -37,19 +40,40 @@ class CommandError(FullsendError):
     """A command can't do what it was asked to do; the message is for its user."""
 
 
-def console() -> Console:
-    """Return standard output as a console that interprets no markup."""
-    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+class SafeConsole(Console):
+    """A console whose texts have no control characters: rich alone moves the cursor and sets colours."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Yield what is printed."""
+        for segment in super().render(renderable, options):
+            text = segment.text if segment.control else visible(segment.text)
+            yield segment if text is segment.text else Segment(text, segment.style)
+
+
+def console(*, stderr: bool = False, soft_wrap: bool = True) -> Console:
+    """Return standard output, or standard error, as a console that interprets no markup."""
+    return SafeConsole(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=soft_wrap)
+
+
+def say(text: str = "", file: TextIO | None = None) -> None:
+    """Print lines of text, without control characters, at once."""
+    print(visible(text), file=file, flush=True)
 
 
 def print_error(message: str) -> None:
     """Print a message as one line on standard error."""
-    print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
+    say(f"error: {one_line(message)}", sys.stderr)
 
 
 def print_json(value: Any) -> None:
     """Print a value as JSON for other programs."""
-    print(json.dumps(value, ensure_ascii=False, indent=2))
+    say(json_text(value, indent=2))
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Return a value as JSON, with characters as escapes that a terminal could act upon."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +156,19 @@ def styled(status: str, text: str | None = None) -> Text:
 # -- values in words ------------------------------------------------------------------
 
 
+_UNSAFE = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
+
+
 def one_line(text: str) -> str:
     """Return `text` on one line, without control characters."""
-    return " ".join("".join(map(_visible, text)).split())
+    return " ".join("".join(map(visible_character, text)).split())
 
 
 def lines_of(text: str) -> list[str]:
     """Split `text` into lines without control characters."""
-    return ["".join(map(_visible, line.expandtabs())) for line in text.split("\n")]
+    return visible(text).split("\n")
 
 
 def shorten(text: str, characters: int) -> str:
@@ -209,9 +238,3 @@ def parse_json(text: str | None) -> Any:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def _visible(char: str) -> str:
-    if char.isprintable() or char == " ":
-        return char
-    return " " if char in "\t\n\r\v\f" else "\N{REPLACEMENT CHARACTER}"

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.style import Style
 from rich.text import Text
 
 from services.cli import connection, output
@@ -282,9 +283,11 @@ def logs(
 
 def _print_line(line: StoredLogLine, out: Console, times: bool) -> None:
     head = f"{datetime.fromtimestamp(line.at, UTC):%H:%M:%S.%f}"[:-3] + f" {line.stream:<8} " if times else ""
+    said = Text.from_ansi(line.text)  # keeps colours, drops other control sequences
     if not out.is_terminal:
-        print(head + line.text, flush=True)
+        output.say(head + said.plain)
         return
-    text = Text(head, "dim") + Text.from_ansi(line.text)  # keeps colours, drops other control sequences
+    said.spans = [span for span in said.spans if not (isinstance(span.style, Style) and span.style.link)]
+    text = Text(head, "dim") + said
     text.stylize(LINE_STYLES.get(line.stream, ""))
     out.print(text)

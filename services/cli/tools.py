@@ -68,7 +68,7 @@ async def _build(loader: Loader, names: list[str] | None) -> int:
             output.print_error(f"{name}: {exc}")
         else:
             if has_own or names:
-                print(f"{name}: {'built' if has_own else 'needs no environment of its own'}", flush=True)
+                output.say(f"{name}: {'built' if has_own else 'needs no environment of its own'}")
     return int(failed)
 
 

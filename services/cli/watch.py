@@ -1,6 +1,5 @@
 """`fullsend watch`; describes entries of the journal in words."""
 
-import json
 import re
 import sys
 from collections.abc import Mapping
@@ -48,13 +47,13 @@ def watch(
 
     async def act(store: Store) -> None:
         cursor = await store.journal.end() if since is None else since
-        print(f"watching from {cursor}; press Ctrl-C to stop", file=sys.stderr, flush=True)
+        output.say(f"watching from {cursor}; press Ctrl-C to stop", file=sys.stderr)
         try:
             async for entry in connection.follow(store, cursor, settings.redis_url):
                 cursor = entry.cursor
                 _print_entry(entry, out, as_json)
         finally:
-            print(f"continue with: fullsend watch --since {cursor}", file=sys.stderr, flush=True)
+            output.say(f"continue with: fullsend watch --since {cursor}", file=sys.stderr)
 
     connection.with_store(act, settings, connection.STARTING_SECONDS)
 
@@ -62,12 +61,12 @@ def watch(
 def _print_entry(entry: JournalEntry, out: Console, as_json: bool) -> None:
     if as_json:
         line = {"cursor": entry.cursor, "kind": entry.kind, **entry.data}
-        print(json.dumps(line, ensure_ascii=False), flush=True)
+        output.say(output.json_text(line))
         return
     what, details = describe(entry)
     subject = one_line(str(entry.data.get("run_id") or entry.data.get("experiment_id") or "-"))
     if not out.is_terminal:
-        print(f"{entry.cursor}  {what:<9}  {subject}  {details}", flush=True)
+        output.say(f"{entry.cursor}  {what:<9}  {subject}  {details}")
         return
     at = datetime.fromtimestamp(int(entry.cursor.partition("-")[0]) / 1_000)
     style = STYLES.get(what, "red" if entry.data.get("error") else "green")

@@ -28,6 +28,7 @@ from services.executor.tools.bundles import ENTRY, Bundle, Bundles
 from services.executor.tools.description_text import defined_instead, described_lines
 from services.executor.tools.tool_source import TOOLS_KEPT, BoundedDict, Code, ToolSource
 from shared import log
+from shared.documents import visible
 from shared.errors import ToolError, ToolParameterError, ToolTimeoutError
 
 LOOKS = 4
@@ -314,9 +315,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = parser.parse_args(argv).test
     log.configure(level="error")
     try:
-        print("\n".join(_lines(asyncio.run(_load_alone(path)), path)))
+        print(visible("\n".join(_lines(asyncio.run(_load_alone(path)), path))))
     except ToolError as exc:
-        print(f"error: {exc}{defined_instead(path, str(exc))}", file=sys.stderr)
+        print(visible(f"error: {exc}{defined_instead(path, str(exc))}"), file=sys.stderr)
         return 1
     return 0
 

@@ -15,6 +15,7 @@ from services.executor import config
 from services.executor.service import Service
 from shared import log as logs
 from shared.connection import server
+from shared.documents import visible
 from shared.errors import FullsendError, SettingsError
 
 log = structlog.get_logger()
@@ -33,13 +34,13 @@ def main() -> int:
     try:
         settings = config.load()
     except SettingsError as exc:
-        print(exc, file=sys.stderr)
+        print(visible(str(exc)), file=sys.stderr)
         return 2
     logs.configure(level=settings.log_level, for_good=True)
     try:
         return serve(settings, os.environ)
     except FullsendError as exc:
-        print(f"error: {exc}", file=sys.stderr)
+        print(visible(f"error: {exc}"), file=sys.stderr)
         return 1
 
 

@@ -25,7 +25,7 @@ from services.executor.scheduling.misfires import Misfires
 from services.executor.store import Decision, Fired, FoundDue, NotedSchedule, Position, Store
 from shared import keys
 from shared.backoff import Outage, until_available
-from shared.documents import iso
+from shared.documents import iso, visible
 from shared.errors import ContractError, ScheduleError, StoreError
 from shared.messages import Schedule, read_schedule_message
 
@@ -387,9 +387,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(argv)
     now_ms = round(time.time() * 1_000)
     try:
-        print(explain(asked.test, asked.timezone, now_ms, asked.count, asked.id))
+        print(visible(explain(asked.test, asked.timezone, now_ms, asked.count, asked.id)))
     except ScheduleError as exc:
-        print(f"error: {exc}", file=sys.stderr)
+        print(visible(f"error: {exc}"), file=sys.stderr)
         return 1
     return 0
 

@@ -114,10 +114,7 @@ class PlainDisplay:
     def begin(self, tracker: RunTracker, places: str) -> None:
         """Print what the demo does."""
         self._tracker, self._began = tracker, self._clock()
-        print(
-            f"demo: {len(tracker.expected)} experiments run in turn; some fail on purpose; {places}",
-            flush=True,
-        )
+        output.say(f"demo: {len(tracker.expected)} experiments run in turn; some fail on purpose; {places}")
 
     def update(self, entry: JournalEntry, run: Run) -> None:
         """Print a line, unless the entry is about minor progress."""
@@ -134,19 +131,19 @@ class PlainDisplay:
 
     def stopping(self) -> None:
         """Print that no more runs start."""
-        print("demo: stopping; waiting for running tools", flush=True)
+        output.say("demo: stopping; waiting for running tools")
 
     def close(self) -> None:
         """Do nothing: the terminal was not taken over."""
 
     def summarize(self) -> None:
         """Print the table of all experiments."""
-        print(f"demo: ran for {duration(self._clock() - self._began)}")
+        output.say(f"demo: ran for {duration(self._clock() - self._began)}")
         output.table(COLUMNS, _rows(self._tracker), self._console)
 
     def _print(self, what: str, run: Run, details: str) -> None:
         at = f"{self._clock() - self._began:6.2f} s"
-        print(f"{at}  {what:<8}  {one_line(run.run_id)}  {details}".rstrip(), flush=True)
+        output.say(f"{at}  {what:<8}  {one_line(run.run_id)}  {details}".rstrip())
 
     def _is_next_quarter(self, run: Run) -> bool:
         if not run.total:

@@ -32,6 +32,8 @@ RUNS_PER_CYCLE = 2
 RUNS_OF_EACH = 3
 LONGEST_SECONDS = 45.0
 GRACE_SECONDS = 2.0
+SAMPLE_VARIABLES = ("GITHUB_TOKEN",)
+"""What the tools of the sample experiments ask for."""
 FRAME_SECONDS = 0.1
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -111,8 +113,10 @@ def set_up() -> Setup:
     """Read the experiments of this directory, or those of the project if there are none."""
     root, files = _find_experiments()
     chosen = {} if root == Path() else {"tools_path": PROJECT / "tools"}
+    allowed = config.load(redis_url="embedded").tool_environment_allowed
     settings = config.load(
         redis_url="embedded",
+        tool_environment_allowed=tuple(dict.fromkeys((*allowed, *SAMPLE_VARIABLES))),
         schedule_mode=(Mode.TRIGGER, Mode.SPEEDRUN),
         speedrun_interval=CYCLE_SECONDS,
         speedrun_max_per_cycle=RUNS_PER_CYCLE,

@@ -214,7 +214,7 @@ def metrics(
         output.print_json({**metrics_table.metrics_json(results, computed), "files": files})
     else:
         output.table(*metrics_table.metrics_rows(results, computed), output.console())
-        print()
+        output.say()
         plan_output.show_files("metrics", dict(computed.files))
     if computed.warning:
         output.print_error(computed.warning)
@@ -247,7 +247,7 @@ def print_estimate(manifest: RunManifest, target: Target, directory: Path | None
     if as_json:
         output.print_json(expected.to_json())
     else:
-        print("\n".join(expected.lines()))
+        output.say("\n".join(expected.lines()))
 
 
 def finish(run: PlanRun, as_json: bool) -> None:
@@ -274,15 +274,15 @@ def _print_end(run: PlanRun, status: PlanStatus) -> None:
     changed = code_warning(run.results)
     incomplete = run.metrics.warning
     for warning in (*filter(None, (changed, incomplete)), *run.notes):
-        print(f"warning: {output.one_line(warning)}", file=sys.stderr)
+        output.say(f"warning: {output.one_line(warning)}", file=sys.stderr)
     plan_output.show_failures(run.results)
     plan_output.show_plan(run.plan, status)
     if run.report:
         plan_output.show_report(run.report, as_json=False)
     if status.left:
-        print(f"continue with: fullsend plan resume {run.plan.place}")
+        output.say(f"continue with: fullsend plan resume {run.plan.place}")
     elif run.is_cut_short:
-        print(f"write the report with: fullsend plan report {run.plan.place}")
+        output.say(f"write the report with: fullsend plan report {run.plan.place}")
 
 
 def _exit_code(run: PlanRun, status: PlanStatus) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -57,7 +57,7 @@ class ProgressDisplay:
         self._name = name
         self._pace = pace
         self._over = threading.Event()
-        self._console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+        self._console = output.console(stderr=True, soft_wrap=False)
         self._live: Live | None = None
         self._lines: threading.Thread | None = None
 
@@ -128,7 +128,7 @@ class ProgressDisplay:
         self._print(progress_line(self._pace()))
 
     def _print(self, line: str) -> None:
-        print(f"{self._name}: {line}", file=sys.stderr, flush=True)
+        output.say(f"{self._name}: {line}", file=sys.stderr)
 
 
 def progress_line(pace: ProgressSnapshot) -> str:
@@ -231,11 +231,11 @@ def show_failures(results: Sequence[TaskResult]) -> None:
     """Print the errors of the first few cases that did not succeed."""
     failed = [one for one in results if one.error_type and one.task_status != "cancelled"]
     for one in failed[:FAILURES_SHOWN]:
-        print(
+        output.say(
             output.shorten(f"case {one.index} {one.task_status}: {one.error_type}: {one.error_message}", 200)
         )
     if len(failed) > FAILURES_SHOWN:
-        print(f"and {len(failed) - FAILURES_SHOWN} more cases that did not succeed")
+        output.say(f"and {len(failed) - FAILURES_SHOWN} more cases that did not succeed")
 
 
 def plan_row(found: Plan, status: PlanStatus) -> list[output.Cell]:
@@ -274,7 +274,7 @@ def show_files(title: str, files: dict[str, Path]) -> None:
     """Print where the first file is, and the names of those beside it."""
     first, *others = files.values()
     beside = f"; beside it: {', '.join(path.name for path in others)}" if others else ""
-    print(f"{title:<11}{_relative(first)}{beside}")
+    output.say(f"{title:<11}{_relative(first)}{beside}")
 
 
 def report_paths(files: dict[str, Path]) -> dict[str, str]:

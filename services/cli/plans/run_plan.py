@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from services.cli import connection
+from services.cli import connection, output
 from services.cli.connection import places
 from services.cli.output import CommandError
 from services.cli.plans.plan_output import ProgressDisplay, exit_now, interruptible
@@ -188,7 +188,7 @@ class _Execution:
 
 async def _write_report_again(plan: Plan, chosen: Settings) -> dict[str, Path]:
     token = CancellationToken()
-    with interruptible(token, lambda line: print(line, file=sys.stderr, flush=True)) as signals:
+    with interruptible(token, lambda line: output.say(line, file=sys.stderr)) as signals:
         try:
             return await unless_cancelled(token, _evaluate_and_write(plan, chosen))
         except PlanCancelledError:

@@ -182,7 +182,7 @@ def _show(names: Sequence[str], done: PlanRun) -> None:
     columns = [Column(name.upper(), right=True) for name in shown]
     columns += [*RESULT_COLUMNS, *metrics_table.metric_columns(done.metrics)]
     output.table(columns, rows, output.console())
-    print()
+    output.say()
 
 
 def _row(names: Sequence[str], group: Sequence[TaskResult]) -> list[output.Cell]:

@@ -181,7 +181,7 @@ def get(
         path = _target(artifact.name, to, force)
         keeper.copy_to(artifact, path)
     text = f"{path}: {output.size(artifact.size_bytes)}, SHA-256 {artifact.sha256}"
-    print(output.one_line(text), file=sys.stderr)
+    output.say(output.one_line(text), file=sys.stderr)
 
 
 @contextmanager

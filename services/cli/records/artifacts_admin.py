@@ -71,14 +71,14 @@ def _report(verification: Verification, everything: bool, as_json: bool) -> int:
     for problem in verification.problems(everything):
         problems.append(problem)
         if not as_json:
-            print(output.one_line(str(problem)), flush=True)
+            output.say(output.one_line(str(problem)))
     checked = verification.checked
     if as_json:
         members = {"runs": checked.runs, "inline": checked.inline, "blobs": checked.blobs}
         described = [problem.to_json() for problem in problems]
         output.print_json({**members, "bytes": checked.size_bytes, "problems": described})
     else:
-        print(_verify_summary(checked, len(problems)))
+        output.say(_verify_summary(checked, len(problems)))
     return 1 if problems else 0
 
 
@@ -133,8 +133,8 @@ def gc(
         return
     if dry_run:
         for one in sorted(collected.deleted, key=lambda blob: blob.modified_at):
-            print(f"cas://{one.sha256}  {output.size(one.size_bytes)}  stored {_age(one, started)}")
-    print(output.one_line(_gc_summary(blobs, collected, older_than, dry_run)))
+            output.say(f"cas://{one.sha256}  {output.size(one.size_bytes)}  stored {_age(one, started)}")
+    output.say(output.one_line(_gc_summary(blobs, collected, older_than, dry_run)))
 
 
 async def _references(store: Store) -> ReferencedDigests:

@@ -224,7 +224,7 @@ def _show_code(one: Record, other: Record, chosen: Settings, as_json: bool) -> N
     if one.get("tool_digest") == other.get("tool_digest"):
         return
     # With --json, stdout holds nothing but JSON.
-    out = Console(stderr=True, markup=False, highlight=False, soft_wrap=True) if as_json else output.console()
+    out = output.console(stderr=as_json)
     try:
         kept_code = Bundles(open_store(chosen.artifacts), chosen.bundles_path)
         both = [_bundle(record, kept_code) for record in (one, other)]

@@ -13,6 +13,7 @@ from services.executor import config
 from services.executor.store import Workers
 from services.executor.store.scripts import Scripts
 from shared.connection import connect, running_server
+from shared.documents import visible
 from shared.errors import FullsendError
 
 TIMEOUT_SECONDS = 4.0
@@ -32,7 +33,7 @@ def main(timeout_seconds: float = TIMEOUT_SECONDS) -> int:
         print(f"unhealthy: Redis does not answer within {timeout_seconds:g} s")
         return 1
     except FullsendError as exc:
-        print("unhealthy:", "; ".join(str(exc).splitlines()))
+        print("unhealthy:", visible("; ".join(str(exc).splitlines())))
         return 1
     return _verdict(alive, socket.gethostname())
 
