@@ -3,14 +3,17 @@
 The name of an event is `noun.past_verb`; values are in its fields.
 """
 
+import base64
 import io
+import json
 import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from functools import lru_cache
 from typing import Any, TextIO
+from urllib.parse import quote, quote_plus
 
 import structlog
 
@@ -21,6 +24,8 @@ _SECRET_NAME = re.compile(
 )
 _URL_PASSWORD = re.compile(r"(?<=://)[^/?#\s]*@|(?<=[?&]password=)[^&#\s]*")
 _MASK = "***"
+_ESCAPE = re.compile("%[0-9A-F]{2}")
+_URL_SAFE = str.maketrans("+/", "-_")
 SHORTEST_SECRET = 6
 """Shorter secrets are not masked, because they occur in too many texts."""
 SHORTEST_LINE = 8
@@ -87,20 +92,67 @@ def masked(text: str) -> str:
 
 
 def masking(secrets: Iterable[str]) -> Callable[[str], str]:
-    """Return a function that masks `secrets` in a text, and the lines of secrets with several lines."""
-    whole = {secret for secret in secrets if len(secret) >= SHORTEST_SECRET}
-    if not whole:
-        return unmasked
-    lines = {line.strip() for secret in whole for line in secret.splitlines()}
-    long_lines = {line for line in lines if len(line) >= SHORTEST_LINE}
-    known = sorted(whole | long_lines, key=len, reverse=True)
+    """Return a function that masks `secrets` in a text.
 
-    def mask(text: str) -> str:
-        for secret in known:
-            text = text.replace(secret, _MASK)
+    Each is masked as it is, as a literal of JSON and of Python, URL-encoded, in hex and in base64, also as
+    part of a longer text in base64; and so is each line of a secret with several lines, as it is.
+    """
+    return _replacing(dict.fromkeys(secrets, _MASK))
+
+
+def naming(variables: Mapping[str, str]) -> Callable[[str], str]:
+    """Return a function that replaces the values of variables in a text, in the forms that `masking` knows.
+
+    Texts that differ stay different: each value is replaced by the name of its variable, as `${NAME}`.
+    """
+    return _replacing({value: f"${{{name}}}" for name, value in sorted(variables.items(), reverse=True)})
+
+
+def _replacing(secrets: Mapping[str, str]) -> Callable[[str], str]:
+    """Return a function that replaces secrets, each by its own text."""
+    known: dict[str, str] = {}
+    for secret, shown in secrets.items():
+        if len(secret) >= SHORTEST_SECRET:
+            known.update(dict.fromkeys(forms_of(secret), shown))
+    if not known:
+        return unmasked
+    longest_first = sorted(known.items(), key=lambda pair: len(pair[0]), reverse=True)
+
+    def replace(text: str) -> str:
+        for form, shown in longest_first:
+            text = text.replace(form, shown)
         return text
 
-    return mask
+    return replace
+
+
+def forms_of(secret: str) -> set[str]:
+    """Return the texts by which a secret is recognised in another text."""
+    plain = {secret, secret.strip()}
+    lines = {line.strip() for line in secret.splitlines()} - plain
+    forms = {line for line in lines if len(line) >= SHORTEST_LINE}
+    for text in plain:
+        data = text.encode(errors="surrogateescape")
+        quoted = {quote(data, safe=safe) for safe in ("", "/")} | {quote_plus(data)}
+        literals = {json_text(text)[1:-1], json.dumps(text)[1:-1], repr(text)[1:-1]}
+        encoded = {data.hex(), *_in_base64(data)}
+        forms |= {text, *quoted, *map(_lower_escapes, quoted), *literals, *encoded, data.hex().upper()}
+    return {form for form in forms if len(form) >= SHORTEST_SECRET}
+
+
+def _lower_escapes(quoted: str) -> str:
+    return _ESCAPE.sub(lambda found: found[0].lower(), quoted)
+
+
+def _in_base64(data: bytes) -> Iterator[str]:
+    """Yield the base64 of `data`, and what it looks like inside the base64 of something longer."""
+    for before in range(3):
+        text = base64.b64encode(bytes(before) + data).decode().rstrip("=")
+        # The characters that also hold bits of other bytes are left out.
+        certain = text[(8 * before + 5) // 6 : 8 * (before + len(data)) // 6]
+        for one in (certain, text) if before == 0 else (certain,):
+            yield one
+            yield one.translate(_URL_SAFE)
 
 
 def unmasked(text: str) -> str:

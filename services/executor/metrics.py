@@ -5,7 +5,7 @@ import contextvars
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, assert_never
 
 import structlog
 
@@ -174,6 +174,21 @@ class Emitter:
                     await _delivered(self._log, _batch(self._lines))
         finally:
             self._sending = None
+
+
+def masked_event(reported: Event, mask: Callable[[str], str]) -> Event:
+    """Return a report of a tool with `mask` applied to all its texts."""
+    match reported:
+        case Progress(done, total, message):
+            return Progress(done, total, mask(message))
+        case Metric(name, value, tags):
+            return Metric(mask(name), value, masked_within(tags, mask))
+        case Partial(item):
+            return Partial(masked_within(item, mask))
+        case LogLine(at, stream, text):
+            return LogLine(at, stream, mask(text))
+        case _:
+            assert_never(reported)
 
 
 _RESERVED = frozenset({"experiment_id", "run_id", "event", "timestamp"})

@@ -17,7 +17,7 @@ from services.executor.store import Limit, Order
 from shared.backoff import Backoff
 from shared.documents import kind, printable, validated
 from shared.errors import ContractError, ToolError
-from shared.log import masking
+from shared.log import masking, naming
 from shared.messages import LimitKey, Policy, PositiveCount, PositiveNumber, WireRecord
 
 MEGABYTE = 1_000_000
@@ -115,7 +115,8 @@ class RunOptions:
         level: what an attempt shares with those before it.
         limits: for the processes of an attempt.
         environ: the environment variables that the tool sees.
-        mask: replaces the values of `environ` in a text.
+        mask: masks the values of `environ` in a text.
+        named: replaces them by the names of their variables, so that texts that differ stay different.
         backoff: between attempts.
     """
 
@@ -124,6 +125,7 @@ class RunOptions:
     limits: Limits
     environ: Mapping[str, str]
     mask: Callable[[str], str]
+    named: Callable[[str], str]
     backoff: Backoff
 
 
@@ -159,6 +161,7 @@ class Defaults:
             limits=process_limits(chosen, needs),
             environ=environ,
             mask=masking(environ.values()),
+            named=naming(environ),
             backoff=self.retries(chosen),
         )
 

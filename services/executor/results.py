@@ -1,5 +1,6 @@
 """The results of a run: its artifacts, its steps, and values that are too large for its record."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol, TypeVar
 
@@ -12,6 +13,7 @@ from services.executor.outcome import Outcome, Status
 from shared.backoff import Backoff, until_available
 from shared.documents import json_text
 from shared.errors import ArtifactError
+from shared.log import unmasked
 from shared.threads import Threads
 
 log = structlog.get_logger()
@@ -53,6 +55,10 @@ class AttemptResults(NothingKept):
         memory: lists it for later attempts of the run and for its record.
         threads: for storing.
         backoff: between attempts to store a result.
+
+    Attributes:
+        mask: masks secrets in the names of artifacts.
+        named: replaces secrets in the keys of steps, such that keys that differ stay different.
     """
 
     def __init__(
@@ -69,13 +75,15 @@ class AttemptResults(NothingKept):
         self._names: set[str] = set()
         self._inline_bytes = 0
         self._steps_bytes = 0
+        self.mask: Callable[[str], str] = unmasked
+        self.named: Callable[[str], str] = unmasked
 
     # -- while the tool runs ----------------------------------------------------------
 
     async def recall(self, key: str) -> Any | None:
         """Return what an earlier attempt recorded for this step.  Raises `Refusal` if its key is too long."""
         self._check_step(key)
-        return await until_available("recall", lambda: self._memory.recall(key))
+        return await until_available("recall", lambda: self._memory.recall(self.named(key)))
 
     async def record(self, key: str, value: Any) -> None:
         """Record the step for later attempts.  Raises `Refusal` if its key or all results are too large."""
@@ -87,7 +95,7 @@ class AttemptResults(NothingKept):
                 f"{key!r:.80} adds {size_bytes:,}; save it as an artifact and return its reference"
             )
         self._steps_bytes += size_bytes
-        await until_available("record", lambda: self._memory.record(key, value))
+        await until_available("record", lambda: self._memory.record(self.named(key), value))
 
     def _check_step(self, key: str) -> None:
         if len(key) > MAX_KEY_CHARACTERS:
@@ -95,6 +103,7 @@ class AttemptResults(NothingKept):
 
     async def keep(self, capture: Capture) -> str:
         """Keep and list an artifact; return its reference.  Raises `ArtifactError`."""
+        capture = dataclasses.replace(capture, name=self.mask(capture.name))
         self._check(capture.name)
         artifact = await self._threads.run(self._stored, capture)
         name, described = artifact.name, artifact.to_json()

@@ -267,6 +267,7 @@ class Runner:
             known = await self._cache.recall(work.identity.digest)
             if known is not None:
                 return known
+        products.mask, products.named = work.options.mask, work.options.named
         emitter = self._emitter(work)
         try:
             answer = await self._caller.call(

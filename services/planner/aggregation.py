@@ -130,6 +130,7 @@ class Aggregator:
     ) -> Outcome:
         chosen = Policy(timeout_seconds=task.timeout_seconds)
         options = self._runtime.defaults.options(chosen, tool.needs)
+        attempt_results.kept.mask = options.mask
         call = Call(
             module=tool.module,
             run_id=f"aggregation:{task.entry_point}",

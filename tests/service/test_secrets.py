@@ -1,6 +1,8 @@
 """What a tool is given by name is seen by the tool and by nobody else."""
 
+import base64
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -12,11 +14,17 @@ TELLTALE = """
     # [tool.fullsend]
     # environment = ["TELLTALE_KEY", "TELLTALE_PEM"]
     # ///
-    import os
+    import base64, json, os
     from shared import toolkit
+    from urllib.parse import quote
 
     def telltale(fail: bool):
         key, pem = os.environ["TELLTALE_KEY"], os.environ["TELLTALE_PEM"]
+        print("x" * 8150 + key)
+        print(base64.b64encode(f"user:{key}".encode()).decode(), key.encode().hex(), quote(key))
+        toolkit.artifact(f"report of {key}.txt", b"x")
+        toolkit.once(f"login as {key}", lambda: 1)
+        toolkit.progress(0, 2, "x" * 990 + key)
         print("the key is", key)
         print(pem)
         print([pem])
@@ -25,12 +33,14 @@ TELLTALE = """
         toolkit.once("login", lambda: {"token": key, "pem": pem.splitlines()})
         toolkit.partial([key, pem])
         if fail:
-            raise ValueError(f"no good: {key}, {pem}")
+            raise type(f"Error_{key}", (ValueError,), {})(f"no good: {key}, {pem}")
         seen = {name: os.environ.get(name) for name in ("REDIS_URL", "OTHER_KEY")}
         return {"key": key, "pem": pem, **seen}
 """
 PEM = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0B\nAQEFAASCBKcwggSjAgEAAoIB\n-----END KEY-----\n"
-SECRETS = ["sk-very-secret", "also-secret", "elsewhere", *PEM.splitlines()]
+KEY = "sk/very-secret"
+ENCODED = [base64.b64encode(KEY.encode()).decode()[:16], KEY.encode().hex(), quote(KEY, safe=""), "sk/v"]
+SECRETS = [KEY, "also-secret", "elsewhere", *PEM.splitlines(), *ENCODED]
 
 
 @pytest.fixture(params=["true", "false"], ids=["fails", "succeeds"])
@@ -42,7 +52,7 @@ async def told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> dict[str, Any]:
     """All that can be seen of a run that says what it must not, by where it is seen."""
-    monkeypatch.setenv("TELLTALE_KEY", "sk-very-secret")
+    monkeypatch.setenv("TELLTALE_KEY", KEY)
     monkeypatch.setenv("TELLTALE_PEM", PEM)
     monkeypatch.setenv("OTHER_KEY", "also-secret")
     monkeypatch.setenv("REDIS_URL", "redis://elsewhere")
@@ -58,11 +68,13 @@ async def told(
         "metrics": await redis.lrange(keys.metrics("exp_1"), 0, -1),
         "journal": await redis.xrange(keys.journal()),
         "record": await neighbour.record(run_id),
+        "steps": await redis.hgetall(keys.checkpoints(run_id)),
+        "artifacts": await redis.hgetall(keys.artifacts(run_id)),
         "log": [fields["text"] for _, fields in await redis.xrange(keys.logs(run_id))],
     }
 
 
-@pytest.mark.parametrize("where", ["result", "events", "metrics", "journal", "record", "log"])
+@pytest.mark.parametrize("where", ["result", "events", "metrics", "journal", "record", "log", "artifacts"])
 async def test_a_value_that_is_passed_is_masked_wherever_it_can_be_seen(
     where: str, told: dict[str, Any]
 ) -> None:
@@ -73,7 +85,7 @@ async def test_a_value_that_is_passed_is_masked_wherever_it_can_be_seen(
 
 
 async def test_what_is_masked_is_masked_and_the_rest_is_as_it_was(told: dict[str, Any]) -> None:
-    [progress] = [one for one in told["events"] if one["event"] == "progress"]
+    progress = [one for one in told["events"] if one["event"] == "progress"][-1]
     [metric] = [one for one in told["events"] if one["event"] == "metric"]
 
     assert "the key is ***" in told["log"]
@@ -84,4 +96,6 @@ async def test_what_is_masked_is_masked_and_the_rest_is_as_it_was(told: dict[str
         "***",
         "as a name",
     )
+    assert "login as ${TELLTALE_KEY}" in told["steps"]
+    assert list(told["artifacts"]) == ["report of ***.txt"]
     assert "***" in (told["record"]["error"] if told["failed"] else told["record"]["result"])

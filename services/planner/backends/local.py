@@ -9,6 +9,7 @@ from typing import Any, Final, Self
 from services.executor.artifacts import Keeper
 from services.executor.isolation.calls import Call, Event, Partial, Report
 from services.executor.loader import Tool
+from services.executor.metrics import masked_event
 from services.executor.outcome import CANCELLED, Outcome, judge
 from services.executor.policy import ToolNeeds
 from services.executor.result_cache import Identity
@@ -145,15 +146,16 @@ class LocalBackend:
         cancel: asyncio.Event | None,
     ) -> Outcome:
         partials: list[Any] = []
+        chosen = call.options.policy
+        options = self._runtime.defaults.options(chosen, tool.needs)
 
         def hear(event: Event) -> None:
             if isinstance(event, Partial):
                 partials.append(event.item)
             if report is not None:
-                report(event)
+                report(masked_event(event, options.mask))
 
-        chosen = call.options.policy
-        options = self._runtime.defaults.options(chosen, tool.needs)
+        attempt_results.mask, attempt_results.named = options.mask, options.named
         isolated = Call(
             module=tool.module,
             run_id=call.options.run_id,

@@ -1,14 +1,19 @@
 """Log lines are JSON objects, or readable on a terminal, and hold no secrets."""
 
 import asyncio
+import base64
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shared import log as logs
 
@@ -279,7 +284,63 @@ def test_a_secret_of_several_lines_is_masked_line_by_line_too() -> None:
 
     assert mask(f"all: {PEM}") == "all: ***"
     assert [mask(line) for line in PEM.splitlines()] == ["***", "  ***", "***", "short", "***"]
-    assert mask(repr(PEM)) == "'***\\r\\n  ***\\n***\\nshort\\n***\\n'"
+    assert mask(repr(PEM)) == "'***'"
+
+
+SECRET = 'pä55 w/rd+"\\x\n'
+FORMS = {
+    "JSON": json.dumps(SECRET),
+    "JSON in UTF-8": json.dumps(SECRET, ensure_ascii=False),
+    "Python": repr(SECRET),
+    "bytes": repr(SECRET.strip()),
+    "a URL": quote(SECRET),
+    "a URL, all escaped": quote(SECRET, safe=""),
+    "a form": quote_plus(SECRET),
+    "a URL in lower case": re.sub("%..", lambda one: one[0].lower(), quote(SECRET)),
+    "hex": SECRET.encode().hex(),
+    "HEX": SECRET.encode().hex().upper(),
+    "base64": base64.b64encode(SECRET.encode()).decode(),
+    "base64 without padding": base64.b64encode(SECRET.encode()).decode().rstrip("="),
+    "base64 for URLs": base64.urlsafe_b64encode(SECRET.encode()).decode(),
+    **{
+        f"base64 behind {n} bytes": base64.b64encode(b"u" * n + SECRET.encode() + b"!").decode()
+        for n in range(5)
+    },
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_secret_is_masked_in_every_usual_form(form: str) -> None:
+    text = f"before {FORMS[form]} after"
+
+    masked = logs.masking([SECRET])(text)
+
+    assert "***" in masked
+    assert len(masked) <= len("before ") + len(" after") + 14
+    assert masked.startswith("before ")
+    assert masked.endswith(" after")
+
+
+@pytest.mark.parametrize("text", ["before", "hunter", "aHVudGVy", "00000000", "%2F%2F%2F%2F"])
+def test_what_is_no_secret_stays(text: str) -> None:
+    assert logs.masking([SECRET, "hunter22"])(text) == text
+
+
+def test_texts_that_differ_by_a_secret_differ_by_its_name() -> None:
+    named = logs.naming({"B": "hunter22", "A": "hunter22", "C": "another secret"})
+
+    assert [named(text) for text in ("of hunter22", "of another secret", "of aHVudGVyMjI=")] == [
+        "of ${A}",
+        "of ${C}",
+        "of ${A}=",
+    ]
+
+
+@given(st.text(min_size=1), st.text(), st.text())
+def test_any_text_can_be_a_secret(secret: str, before: str, after: str) -> None:
+    masked = logs.masking([secret])(before + secret + after)
+
+    assert secret not in masked or len(secret) < logs.SHORTEST_SECRET
 
 
 def test_a_short_secret_is_not_masked() -> None:
