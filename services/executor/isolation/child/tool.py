@@ -167,6 +167,8 @@ class LoadedTool:
             return False
         self._begin(params)
         if "limits" in params:
+            if params["limits"]["processes"] is not None:
+                self.reporter.start_thread()
             with os_state.limited(params["limits"]):
                 answer = self._attempt(request_id, params)
         else:
