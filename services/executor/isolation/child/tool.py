@@ -173,7 +173,8 @@ class LoadedTool:
                 answer = self._attempt(request_id, params)
         else:
             answer = self._attempt(request_id, params)
-        shm.end_trackers()
+        if any(map(sys.modules.__contains__, shm.TRACKERS)):
+            shm.end_trackers()
         self.reporter.finish()
         self.channel.send(answer)
         return True
