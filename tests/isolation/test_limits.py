@@ -1,6 +1,7 @@
 """The limits of a run, and the answer when it exceeds one."""
 
 import asyncio
+import json
 import os
 import re
 from pathlib import Path
@@ -9,8 +10,10 @@ import pytest
 
 from services.executor.isolation import cgroups, resource_limits
 from services.executor.isolation.calls import Died, Level, Limits, Raised, Returned
+from tests.isolation import limits_scene
 from tests.isolation.bench import Bench
 from tests.isolation.bench import bench as bench_of
+from tests.isolation.users import ROOT_AND_ORDINARY, run_as
 
 LEVELS = list(Level)
 
@@ -348,3 +351,14 @@ async def test_what_processes_share_counts_once(bench: Bench) -> None:
     assert isinstance(answer, Returned), answer
     assert answer.peak_rss_bytes
     assert 60_000_000 < answer.peak_rss_bytes < 170_000_000
+
+
+@pytest.mark.parametrize("user", ROOT_AND_ORDINARY)
+def test_limits_hold_whoever_the_user_is(user: int) -> None:
+    seen = json.loads(run_as(user, Path(limits_scene.__file__)).splitlines()[-1])
+
+    kinds = {what: reason.partition(":")[0] for what, reason in seen.items()}
+    assert kinds == {
+        what: "process limit" if what.startswith("processes") else "memory limit" for what in seen
+    }
+    assert len(seen) == 9
