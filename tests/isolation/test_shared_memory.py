@@ -118,3 +118,13 @@ async def test_a_process_that_looks_like_a_tracker_is_ended_in_the_end(bench: Be
 
     assert isinstance(answer, Died)
     await gone(int(bench.lines()[0]))
+
+
+@needs_root
+async def test_each_process_has_its_own_shared_memory_of_system_v(bench: Bench) -> None:
+    source = "import os\ndef run(): return os.readlink('/proc/self/ns/ipc')"
+
+    answers = [await bench.run(bench.tool(source)) for _ in range(2)]
+
+    spaces = {answer.value for answer in answers if isinstance(answer, Returned)}
+    assert len(spaces | {str(Path("/proc/self/ns/ipc").readlink())}) == 3
