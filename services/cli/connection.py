@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 from services.executor import config
+from services.executor.isolation.common.kernel import set_dumpable
 from services.executor.service import retention, store_options
 from services.executor.store import JournalEntry, Store
 from services.planner.runtime import RuntimeConfig
@@ -26,9 +27,12 @@ RECONNECT_SECONDS = 1.0
 def settings() -> config.Settings:
     """Read the settings; without REDIS_URL, they name the embedded server of this directory.
 
+    From now on, tools can't look into this process, which knows how to reach Redis.
+
     Raises:
         SettingsError: one line for each mistake.
     """
+    set_dumpable(False)
     found = config.load()
     return found if "redis_url" in found.model_fields_set else config.load(redis_url="embedded")
 

@@ -14,6 +14,7 @@ from services.cli import output
 from services.cli.schedules import ScheduleRow, read_all_schedules
 from services.cli.tools import all_registered
 from services.executor.config import Settings
+from services.executor.isolation import cgroups
 from services.executor.isolation.sandbox import Sandbox, Unavailable, detect, unprotected
 from services.executor.outcome import Status
 from services.executor.store import ServerFacts, Store
@@ -76,6 +77,7 @@ async def findings(store: Store, settings: Settings, url: str) -> AsyncIterator[
     async for one in _listeners(store):
         yield one
     yield _sandbox(settings.sandbox)
+    yield _processes()
     async for one in _workers(store):
         yield one
     yield await _runs(store)
@@ -118,6 +120,14 @@ def _sandbox(level: Sandbox) -> Finding:
     if isinstance(kind, Unavailable):
         return problem("sandbox", f"SANDBOX is {level}, but {kind.reason}, so no tool runs on this machine")
     return ok("sandbox", f"tools are confined to {level} by {type(kind).__name__}")
+
+
+def _processes() -> Finding:
+    """Tell how the limit `processes` is enforced on this machine."""
+    if cgroups.home() is not None:
+        return ok("processes", "the kernel enforces the limit `processes`, by control groups")
+    text = "no control group can be made here, so the limit `processes` is not hard: it is only watched"
+    return ok("processes", text)
 
 
 async def _workers(store: Store) -> AsyncIterator[Finding]:

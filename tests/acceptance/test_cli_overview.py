@@ -79,6 +79,7 @@ async def test_doctor_finds_no_problem_in_a_sound_setup(
     assert {line.split()[0] for line in findings} == {"ok"}
     assert any("persistence: append-only file" in line for line in findings)
     assert any("workers  1 alive" in line for line in findings)
+    assert any("processes  " in line and "the limit `processes`" in line for line in findings)
     assert any("sandbox  tools reach no other processes" in line for line in findings)
 
 

@@ -1,4 +1,7 @@
-"""A pool with a tool that hangs and has started others.  Run by path as some user; prints a JSON object."""
+"""A pool with a tool that hangs and has started others, at each level.
+
+Run by path as some user; prints a JSON object.
+"""
 
 import asyncio
 import json
@@ -6,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from services.executor.isolation.calls import TimedOut
+from services.executor.isolation.calls import Level, TimedOut
 from tests.isolation.bench import bench
 
 HANGING = """
@@ -14,7 +17,7 @@ HANGING = """
     def waits_here():
         time.sleep(1000)
     def run():
-        code = "import os, signal, time; os.setsid(); signal.signal(15, signal.SIG_IGN);"
+        code = "import os, signal, time; signal.signal(15, signal.SIG_IGN);"
         code += "print(os.getpid(), flush=True); time.sleep(1000)"
         child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
         print(os.getpid(), flush=True)
@@ -26,9 +29,12 @@ async def main() -> dict[str, Any]:
     """Its stacks, and the processes that it had."""
     with tempfile.TemporaryDirectory() as folder:
         async with bench(Path(folder)) as own:
-            answer = await own.run(HANGING, timeout_seconds=2.0)
-            assert isinstance(answer, TimedOut), answer
-            return {"stacks": answer.exit.stacks, "pids": list(map(int, own.lines()))}
+            tool, stacks = own.tool(HANGING), []
+            for level in Level:
+                answer = await own.run(tool, level=level, timeout_seconds=3.0)
+                assert isinstance(answer, TimedOut), answer
+                stacks.append(answer.exit.stacks)
+            return {"stacks": stacks, "pids": list(map(int, own.lines()))}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 
 from services.executor.isolation.calls import Answer, Level, Module, Returned
 from tests.isolation.bench import Bench
+from tests.isolation.bench import bench as bench_of
 
 METHODS = ["fork", "spawn", "forkserver"]
 POOLS = {
@@ -190,3 +191,27 @@ async def test_a_seeded_interpreter_imports_nothing_from_where_it_started(bench:
     unseeded, seeded = [value(await bench.run(tool, level=Level.SPAWN, seed=seed)) for seed in (None, 1)]
 
     assert seeded == unseeded
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+async def test_an_interpreter_with_the_tools_own_options_finds_what_is_installed(
+    bench: Bench, seed: int | None
+) -> None:
+    # So joblib starts its resource tracker.
+    tool = bench.tool("""
+        import subprocess, sys
+        def run():
+            options = subprocess._args_from_interpreter_flags()
+            return subprocess.run([sys.executable, *options, "-c", "import orjson"]).returncode
+    """)
+
+    for level in Level:
+        assert value(await bench.run(tool, seed=seed, level=level)) == 0
+
+
+async def test_variables_of_python_do_not_reach_the_fork_server(tmp_path: Path) -> None:
+    (tmp_path / "orjson.py").write_text("raise ImportError('not this one')")
+    async with bench_of(tmp_path, environ={"PYTHONPATH": str(tmp_path)}) as own:
+        answer = await own.run("import orjson\ndef run(): return orjson.loads('1')")
+
+    assert value(answer) == 1

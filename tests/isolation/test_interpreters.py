@@ -68,3 +68,38 @@ async def test_every_part_works_under_another_interpreter(bench: Bench, python: 
     assert "in run" in hung.exit.stacks
     assert Progress(1, 2, "") in bench.events
     assert Partial([1, 2]) in bench.events
+
+
+CHILDREN = """
+import multiprocessing as mp, os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import shared_memory
+from shared import toolkit
+import statistics as standard
+def work(x):
+    toolkit.metric("seen", x)
+    return x * x
+def run(method):
+    found = [standard.mean([1])]
+    context = mp.get_context(method)
+    with context.Pool(2) as pool: found += pool.map(work, [1, 2])
+    with ProcessPoolExecutor(2, mp_context=context) as pool: found += list(pool.map(work, [3]))
+    left = shared_memory.SharedMemory(create=True, size=1000)
+    return [found, left.name, os.getpid(), hash("text")]
+"""
+
+
+@pytest.mark.parametrize("python", SUPPORTED, ids=lambda path: path.parts[-3])
+async def test_what_a_tool_starts_works_under_another_interpreter(bench: Bench, python: Path) -> None:
+    tool = bench.tool(CHILDREN, name="statistics", python=python)
+
+    answers = [
+        await bench.run(tool, params={"method": method}, seed=1, timeout_seconds=60)
+        for method in ("fork", "spawn", "forkserver", "spawn")
+    ]
+
+    found = [answer.value for answer in answers if isinstance(answer, Returned)]
+    assert [one[0] for one in found] == [[1, 1, 4, 9]] * 4, answers
+    assert [Path("/dev/shm", one[1]).exists() for one in found] == [False] * 4
+    assert len({one[3] for one in found}) == 1
+    assert len([line for line in bench.lines("stderr") if line.startswith("metric seen")]) == 12

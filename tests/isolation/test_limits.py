@@ -1,11 +1,19 @@
 """The limits of a run, and the answer when it exceeds one."""
 
+import asyncio
+import json
 import os
+import re
+from pathlib import Path
 
 import pytest
 
+from services.executor.isolation import cgroups, resource_limits
 from services.executor.isolation.calls import Died, Level, Limits, Raised, Returned
+from tests.isolation import limits_scene
 from tests.isolation.bench import Bench
+from tests.isolation.bench import bench as bench_of
+from tests.isolation.users import ROOT_AND_ORDINARY, run_as
 
 LEVELS = list(Level)
 
@@ -155,19 +163,117 @@ async def test_file_size_and_open_files_are_limited_and_restored(bench: Bench) -
     assert await bench.run(tool, params={"what": "files"}) == before
 
 
-async def test_the_number_of_processes_is_limited(bench: Bench) -> None:
+BOMB = """
+    import os, time
+    def run(number, wait=0):
+        made = 0
+        for _ in range(number):
+            try: pid = os.fork()
+            except OSError: break
+            if pid == 0:
+                time.sleep(1000)
+            made += 1
+            print(made, flush=True)
+        time.sleep(wait)
+        if wait: raise ValueError("it went on")
+        return made
+"""
+
+
+@pytest.mark.parametrize("level", LEVELS)
+async def test_the_number_of_processes_is_limited(bench: Bench, level: Level) -> None:
     answer = await bench.run(
-        """
-        import subprocess
-        def run():
-            children = [subprocess.Popen(["sleep", "1000"]) for _ in range(5)]
-            children[0].wait()
-        """,
-        limits=Limits(processes=3),
+        BOMB, params={"number": 150, "wait": 20}, limits=Limits(processes=40), level=level
     )
 
-    assert isinstance(answer, Died)
+    assert isinstance(answer, Died), answer
     assert answer.reason.startswith("process limit: ")
+    assert "40 are allowed" in answer.reason
+
+
+needs_cgroups = pytest.mark.skipif(cgroups.home() is None, reason="no control group can be made here")
+
+
+@needs_cgroups
+@pytest.mark.parametrize("level", LEVELS)
+async def test_where_the_kernel_limits_processes_there_are_never_more(bench: Bench, level: Level) -> None:
+    answer = await bench.run(BOMB, params={"number": 150}, limits=Limits(processes=40), level=level)
+
+    assert isinstance(answer, Died), answer
+    assert answer.reason.startswith("process limit: ")
+    assert len(bench.lines()) == 39
+
+
+@needs_cgroups
+async def test_the_limit_of_one_run_does_not_hold_for_the_next(bench: Bench) -> None:
+    tool = bench.tool("""
+        import os, subprocess
+        def run(number):
+            children = [subprocess.Popen(["sleep", "1000"]) for _ in range(number)]
+            for child in children: child.kill(); child.wait()
+            return os.getpid()
+    """)
+
+    answers = [
+        await bench.run(tool, params={"number": number}, limits=Limits(processes=limit))
+        for number, limit in ((2, 3), (4, None), (2, 3), (5, 6))
+    ]
+
+    assert isinstance(answers[0], Returned)
+    assert [answer.value for answer in answers if isinstance(answer, Returned)] == [answers[0].value] * 4
+
+
+@needs_cgroups
+async def test_the_threads_that_the_import_has_started_do_not_count(bench: Bench) -> None:
+    tool = bench.tool("""
+        import subprocess, threading, time
+        for _ in range(5): threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+        def run(): return subprocess.run(["true"]).returncode
+    """)
+
+    answer = await bench.run(tool, limits=Limits(processes=2))
+
+    assert isinstance(answer, Returned), answer
+    assert answer.value == 0
+
+
+@needs_cgroups
+async def test_reports_need_no_room_under_the_limit(bench: Bench) -> None:
+    tool = bench.tool("""
+        import subprocess
+        from shared import toolkit
+        def run():
+            for number in range(3): toolkit.progress(number)
+            return subprocess.run(["true"]).returncode
+    """)
+
+    answers = [await bench.run(tool, limits=Limits(processes=2)) for _ in range(2)]
+
+    assert [answer.value for answer in answers if isinstance(answer, Returned)] == [0, 0], answers
+
+
+@needs_cgroups
+async def test_the_groups_go_with_their_processes(tmp_path: Path) -> None:
+    home = cgroups.home()
+    assert home is not None
+    async with bench_of(tmp_path) as own:
+        await own.run("def run(): return 1", limits=Limits(processes=3))
+        assert list(home.glob(f"{cgroups.PREFIX}{os.getpid()}-*"))
+
+    async with asyncio.timeout(10):
+        while list(home.glob(f"{cgroups.PREFIX}{os.getpid()}-*")):
+            await asyncio.sleep(0.01)
+
+
+async def test_without_control_groups_processes_are_counted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource_limits, "home", lambda: None)
+
+    answer = await bench.run(BOMB, params={"number": 10, "wait": 20}, limits=Limits(processes=5))
+
+    assert isinstance(answer, Died)
+    assert re.fullmatch(r"process limit: the run had \d+ processes, and 5 are allowed", answer.reason)
 
 
 HIDDEN = {
@@ -245,3 +351,14 @@ async def test_what_processes_share_counts_once(bench: Bench) -> None:
     assert isinstance(answer, Returned), answer
     assert answer.peak_rss_bytes
     assert 60_000_000 < answer.peak_rss_bytes < 170_000_000
+
+
+@pytest.mark.parametrize("user", ROOT_AND_ORDINARY)
+def test_limits_hold_whoever_the_user_is(user: int) -> None:
+    seen = json.loads(run_as(user, Path(limits_scene.__file__)).splitlines()[-1])
+
+    kinds = {what: reason.partition(":")[0] for what, reason in seen.items()}
+    assert kinds == {
+        what: "process limit" if what.startswith("processes") else "memory limit" for what in seen
+    }
+    assert len(seen) == 9

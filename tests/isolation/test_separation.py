@@ -109,7 +109,8 @@ async def test_the_stacks_of_a_tool_that_hangs_are_seen(bench: Bench, level: Lev
 def test_a_hanging_tree_is_shown_and_ended_whoever_the_user_is(user: int) -> None:
     seen = json.loads(run_as(user, HANGING).splitlines()[-1])
 
-    assert "in waits_here" in seen["stacks"]
+    assert ["in waits_here" in stacks for stacks in seen["stacks"]] == [True] * 3
+    assert len(seen["pids"]) == 6
     assert [pid for pid in seen["pids"] if Path(f"/proc/{pid}").exists()] == []
 
 

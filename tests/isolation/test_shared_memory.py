@@ -1,5 +1,6 @@
 """Shared memory belongs to its run: nothing of it is left, and a neighbour's is left alone."""
 
+import asyncio
 import json
 import os
 import tempfile
@@ -11,7 +12,7 @@ import pytest
 from services.executor.isolation.calls import Died, Level, Raised, Returned
 from tests.isolation import shm_scene
 from tests.isolation.bench import Bench, bench, gone
-from tests.isolation.users import ROOT_AND_ORDINARY, run_as
+from tests.isolation.users import ROOT_AND_ORDINARY, run_as, start_as
 
 SCENE = Path(shm_scene.__file__)
 
@@ -22,11 +23,24 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may have a 
 def test_neither_runs_that_return_nor_runs_that_are_ended_leave_any(user: int) -> None:
     seen = json.loads(run_as(user, SCENE).splitlines()[-1])
 
-    assert seen["left at once"] == seen["left in the end"] == seen["after"] == []
+    assert seen["left at once"] == seen["left in the end"] == []
     assert len(seen["named"]) == 18
     assert seen["neighbour"] is True
     assert seen["warm pids"] == 1
     assert seen["errors"] == []
+
+
+@pytest.mark.parametrize("user", ROOT_AND_ORDINARY)
+async def test_nothing_is_left_after_the_service_was_killed(user: int) -> None:
+    with start_as(user, SCENE, "hold") as service:
+        assert service.stdout is not None
+        names = [name for name in service.stdout.readline().split() if name.startswith("/")]
+        service.kill()
+
+    assert len(names) == 2
+    async with asyncio.timeout(20):
+        while any(Path("/dev/shm" + name).exists() for name in names):
+            await asyncio.sleep(0.01)
 
 
 @needs_root
@@ -104,3 +118,13 @@ async def test_a_process_that_looks_like_a_tracker_is_ended_in_the_end(bench: Be
 
     assert isinstance(answer, Died)
     await gone(int(bench.lines()[0]))
+
+
+@needs_root
+async def test_each_process_has_its_own_shared_memory_of_system_v(bench: Bench) -> None:
+    source = "import os\ndef run(): return os.readlink('/proc/self/ns/ipc')"
+
+    answers = [await bench.run(bench.tool(source)) for _ in range(2)]
+
+    spaces = {answer.value for answer in answers if isinstance(answer, Returned)}
+    assert len(spaces | {str(Path("/proc/self/ns/ipc").readlink())}) == 3

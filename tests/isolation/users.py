@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 NOBODY = 65534
+PATIENCE_SECONDS = 100.0
 
 ROOT_AND_ORDINARY = [
     pytest.param(0, id="root", marks=pytest.mark.skipif(os.geteuid() != 0, reason="needs root")),
@@ -21,11 +22,25 @@ ROOT_AND_ORDINARY = [
 
 def run_as(user: int, script: Path, *arguments: str) -> str:
     """What a script printed that ran as `user`; as the present user, if that is an ordinary one already."""
+    with start_as(user, script, *arguments) as process:
+        try:
+            output, errors = process.communicate(timeout=PATIENCE_SECONDS)
+        finally:
+            process.kill()
+    assert process.returncode == 0, errors
+    return output
+
+
+def start_as(user: int, script: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start a script as `run_as` does."""
     is_other = os.geteuid() == 0 and user != 0
     python = _python_for_anybody() if is_other else sys.executable
-    done = subprocess.run([python, str(script), *arguments], **_options(user if is_other else None))
-    assert done.returncode == 0, done.stderr
-    return str(done.stdout)
+    return subprocess.Popen(
+        [python, str(script), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **_options(user if is_other else None),
+    )
 
 
 @functools.cache
@@ -34,7 +49,9 @@ def _python_for_anybody() -> str:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for python in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
         try:
-            done = subprocess.run([python, "-c", "import structlog, msgspec"], **_options(NOBODY))
+            done = subprocess.run(
+                [python, "-c", "import structlog, msgspec"], capture_output=True, **_options(NOBODY)
+            )
         except OSError:
             continue
         if done.returncode == 0:
@@ -50,11 +67,5 @@ def _options(user: int | None) -> dict[str, Any]:
         "PYTHONPATH": os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")]),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    options: dict[str, Any] = {
-        "capture_output": True,
-        "text": True,
-        "timeout": 100,
-        "cwd": "/",
-        "env": environ,
-    }
+    options: dict[str, Any] = {"text": True, "cwd": "/", "env": environ}
     return options if user is None else {**options, "user": user, "group": user, "extra_groups": []}

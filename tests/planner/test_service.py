@@ -42,6 +42,19 @@ def tool(n):
         return object()
     return {"n": n, "tokens_used": 3, "cost": 0.5}
 """
+PRYING = """
+import os
+
+def tool(n):
+    came, pid = [], os.getpid()
+    for _ in range(3):  # the fork server, its guard, the planner
+        pid = int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
+        try:
+            came.append(open(f"/proc/{pid}/environ").read())
+        except OSError as error:
+            came.append(type(error).__name__)
+    return {"above": came}
+"""
 STATES = ["succeeded", "failed", "error", "timeout", "failed", "failed", "failed", "succeeded"]
 
 
@@ -68,6 +81,14 @@ def test_a_plan_of_tools_that_do_everything_wrong_has_a_result_for_each(places: 
     assert found[7].inputs == {"n": 7}
     assert found[1].error_message == "no"
     assert [one.dataset for one in found] == [f"d{number}" for number in range(8)]
+
+
+def test_a_tool_reaches_nothing_of_the_planner(places: RuntimeConfig) -> None:
+    (places.tools_path / "tool.py").write_text(PRYING)
+
+    (found,) = ExecutorService(config=places).execute_test_plan(plan(1))
+
+    assert found.outputs == {"above": ["PermissionError"] * 3}
 
 
 async def test_the_call_without_await_works_in_a_loop_too(places: RuntimeConfig) -> None:

@@ -1,11 +1,13 @@
 """What a tool is given by name is seen by the tool and by nobody else."""
 
 import base64
+import json
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
+from services.executor.isolation.sandbox import unprotected
 from shared import keys
 from tests.conftest import Neighbour, Serve, Tools
 
@@ -99,3 +101,46 @@ async def test_what_is_masked_is_masked_and_the_rest_is_as_it_was(told: dict[str
     assert "login as ${TELLTALE_KEY}" in told["steps"]
     assert list(told["artifacts"]) == ["report of ***.txt"]
     assert "***" in (told["record"]["error"] if told["failed"] else told["record"]["result"])
+
+
+PRYING = """
+    import os
+
+    def above(pid):
+        while pid > 1:
+            yield pid
+            pid = int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
+
+    def prying():
+        came = []
+        for pid in above(os.getppid()):
+            for name in ("environ", "maps", "mem"):
+                try:
+                    open(f"/proc/{pid}/{name}", "rb").close()
+                except PermissionError:
+                    came.append("refused")
+                else:
+                    came.append(f"{pid}/{name}")
+            try:
+                os.kill(pid, 0)
+            except PermissionError:
+                came.append("refused")
+            else:
+                came.append(f"{pid} by a signal")
+        return came
+"""
+
+
+@pytest.mark.skipif(bool(unprotected()), reason="this kernel has no Landlock, or an old one")
+@pytest.mark.parametrize("isolation", ["warm", "fork", "spawn"])
+async def test_with_default_settings_a_tool_reaches_nothing_above_it(
+    serve: Serve, neighbour: Neighbour, tools: Tools, isolation: str
+) -> None:
+    tools("prying", PRYING)
+    await neighbour.publish("exp_1", "prying", isolation=isolation)
+    async with serve():
+        result = await neighbour.run("exp_1")
+
+    came = json.loads((await neighbour.record(result["run_id"]))["result"])
+    assert len(came) >= 12
+    assert set(came) == {"refused"}

@@ -30,9 +30,8 @@ SWEEP_SECONDS = 0.05
 KILL_ROUNDS = 5
 KILL_INTERVAL_SECONDS = 0.1
 
-_OPTIONS = ("-S", "-X", "utf8")
-_ISOLATED, _SEEDED = ("-I", *_OPTIONS), ("-s", *_OPTIONS)
-"""An isolated interpreter reads no PYTHONHASHSEED."""
+_INTERPRETER_OPTIONS = ("-s", "-X", "utf8")
+"""`multiprocessing` starts interpreters with the same options, and they must find what is installed."""
 
 Key = tuple[str, ...]
 OWN_INTERPRETER: Key = (sys.executable,)
@@ -86,10 +85,9 @@ class ForkServer(Parent):
     def _start(
         self, descriptor: int, environ: Mapping[str, str], prefix: Sequence[str], hash_seed: str
     ) -> subprocess.Popen[bytes]:
-        options = _SEEDED if hash_seed else _ISOLATED
         outside = {name: value for name, value in environ.items() if not name.startswith("PYTHON")}
         return subprocess.Popen(
-            [*prefix, str(self.python), *options, str(CHILD_FILE), str(descriptor)],
+            [*prefix, str(self.python), *_INTERPRETER_OPTIONS, str(CHILD_FILE), str(descriptor)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=None,

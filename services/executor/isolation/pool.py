@@ -303,6 +303,8 @@ class Pool:
                 return Raised(type(error).__name__, str(error))
             except OSError as error:
                 return Died(f"no process could be started for it: {error}", Exit())
+            if call.limits.processes is not None:
+                await monitor.enclose()
             monitor.begin()
             answer = await self._perform(attempt, process, call, params)
             if answer is not None:

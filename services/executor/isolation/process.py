@@ -11,6 +11,7 @@ from typing import Any
 
 from services.executor.isolation import calls, rpc, sandbox
 from services.executor.isolation.calls import Call, Description, Effects, Exit, Module, Report
+from services.executor.isolation.cgroups import ProcessGroup
 from services.executor.isolation.common import protocol
 from services.executor.isolation.connection import Connection, Disconnected, Refused, close_all, socket_pair
 from services.executor.isolation.output import Output
@@ -118,6 +119,8 @@ class Process(Parent):
         self.has_room = False
         self.ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self.parent: Parent | None = None
+        self.group: ProcessGroup | None = None
+        self._forked: asyncio.Future[None] | None = None
         self._token = 0
         self._is_dismissed = False
         self._is_ending = False
@@ -185,6 +188,15 @@ class Process(Parent):
     def on_forked(self, pid: int) -> None:
         """Keep the process id: for logs and measurements, never for signals."""
         self.pid = pid
+        if self._forked is not None and not self._forked.done():
+            self._forked.set_result(None)
+
+    async def known_pid(self) -> int:
+        """Its process id, once it is forked; 0 if it never was."""
+        if not self.pid and not self.ended.done():
+            self._forked = self._forked or asyncio.get_running_loop().create_future()
+            await self._forked
+        return self.pid
 
     async def load(self) -> None:
         """Import the tool.  LoadFailed if it can't be imported or is no tool."""
@@ -342,6 +354,10 @@ class Process(Parent):
             stacks, last_lines = self._output.stacks(), self._output.last_lines
             self.exit = calls.exit_of(status, peak_rss_bytes, cpu_seconds, stacks, last_lines)
         self.ended.set_result(self.exit)
+        if self._forked is not None and not self._forked.done():
+            self._forked.set_result(None)
+        if self.group is not None:
+            self.group.remove()
         if self.parent is not None:
             self.connection.close()
         self._output.close()

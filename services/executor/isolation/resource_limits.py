@@ -1,6 +1,7 @@
 """Limits on a run's whole process tree, and deaths by the kernel's OOM killer."""
 
 import asyncio
+import contextlib
 import os
 import re
 from collections import deque
@@ -9,10 +10,13 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from services.executor.isolation.attempt import Attempt
-from services.executor.isolation.calls import NO_LIMITS, Answer, Limits, Raised, Returned
+from services.executor.isolation.calls import NO_LIMITS, Answer, Died, Exit, Limits, Raised, Returned
+from services.executor.isolation.cgroups import MOUNTS, OWN, ProcessGroup, home, own_groups
 from services.executor.isolation.common import memory, process_tree
 
 INTERVAL_SECONDS = 0.1
+CLOSE_INTERVAL_SECONDS = 0.02
+"""Where the kernel doesn't limit the number of processes, they are counted more often."""
 
 
 class LimitMonitor:
@@ -21,7 +25,8 @@ class LimitMonitor:
     Memory is that of all processes of the tree together which is in use: a limit on address space would
     break programs that reserve more than they use, as JIT compilers and Arrow do.  CPU time is that of all
     processes as well, including those that have ended; the kernel's own limit counts for each process
-    alone, and can be ignored.  A run without such limits costs nothing.
+    alone, and can be ignored.  The number of processes is limited by the kernel where a control group can
+    be made, and counted elsewhere.  A run without such limits costs nothing.
     """
 
     def __init__(self, attempt: Attempt, limits: Limits) -> None:
@@ -29,6 +34,8 @@ class LimitMonitor:
         self._limits = limits
         self._timer: asyncio.TimerHandle | None = None
         self._cpu_seconds_before = 0.0
+        self._group: ProcessGroup | None = None
+        self._refused_before = 0
         self._measures_memory = limits.memory_bytes is not None or limits.processes is not None
         if limits is not NO_LIMITS and (self._measures_memory or limits.cpu_seconds is not None):
             self._schedule()
@@ -38,20 +45,45 @@ class LimitMonitor:
         if self._timer is not None and self._limits.cpu_seconds is not None:
             self._cpu_seconds_before = sum(map(process_tree.cpu_seconds, self._pids()))
 
+    async def enclose(self) -> None:
+        """Have the kernel limit the number of processes from now on, if it can."""
+        process = self._attempt.process
+        if process is None or self._limits.processes is None:
+            return
+        pid = await process.known_pid()
+        # The process will start one to send its reports, unless it has one already.
+        threads_to_come = int(process.group is None)
+        # In a thread: the kernel may take some milliseconds to move a process.
+        group = process.group or await asyncio.to_thread(_group_of, pid)
+        process.group = group
+        if group is None or process.ended.done():
+            return
+        with contextlib.suppress(OSError):  # the process has just ended
+            self._refused_before = group.refused()
+            group.limit(self._limits.processes, process_tree.thread_count(pid) + threads_to_come)
+            self._group = group
+
     def close(self) -> None:
         """Stop measuring."""
         if self._timer is not None:
             self._timer.cancel()
+        if self._group is not None:
+            with contextlib.suppress(OSError):  # the process has ended, and its group is gone
+                self._group.limit(None)
 
     def completed(self, answer: Answer) -> Answer:
-        """The answer, with the most memory that was measured."""
+        """The answer, with the most memory that was measured; that of a run which exceeded a limit."""
         if not self._measures_memory or not isinstance(answer, Returned | Raised):
             return answer
+        if self._was_refused():
+            return Died(self._too_many(), Exit())
         self._measure_memory(self._pids())
         return replace(answer, peak_rss_bytes=self._attempt.peak_rss_bytes or None)
 
     def _schedule(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(INTERVAL_SECONDS, self._measure)
+        close = self._limits.processes is not None and self._group is None
+        seconds = CLOSE_INTERVAL_SECONDS if close else INTERVAL_SECONDS
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._measure)
 
     def _measure(self) -> None:
         self._schedule()
@@ -73,6 +105,8 @@ class LimitMonitor:
             )
         if limits.processes is not None and len(pids) > limits.processes:
             return f"process limit: the run had {len(pids)} processes, and {limits.processes} are allowed"
+        if self._was_refused():
+            return self._too_many()
         if limits.cpu_seconds is not None:
             used_seconds = sum(map(process_tree.cpu_seconds, pids)) - self._cpu_seconds_before
             if used_seconds > limits.cpu_seconds:
@@ -81,6 +115,21 @@ class LimitMonitor:
                     f"and {limits.cpu_seconds} are allowed"
                 )
         return ""
+
+    def _was_refused(self) -> bool:
+        """Whether the kernel has refused the run a process.  A run that exceeds a limit is ended."""
+        if self._group is None:
+            return False
+        try:
+            return self._group.refused() > self._refused_before
+        except OSError:  # the process has ended, and its group is gone
+            return False
+
+    def _too_many(self) -> str:
+        return (
+            f"process limit: the run was refused a process or a thread, "
+            f"because {self._limits.processes} are allowed"
+        )
 
     def _measure_memory(self, pids: list[int]) -> int:
         """The bytes that the run's processes hold now."""
@@ -95,6 +144,23 @@ class LimitMonitor:
         return process_tree.below(process.pid)
 
 
+def _group_of(pid: int) -> ProcessGroup | None:
+    """A group of its own for a process, in which it is now; None if there can't be one."""
+    directory = home()
+    if directory is None:
+        return None
+    try:
+        group = ProcessGroup(directory)
+    except OSError:
+        return None
+    try:
+        group.enclose(pid)
+    except OSError:
+        group.remove()
+        return None
+    return group
+
+
 # -- the OOM killer -------------------------------------------------------------------
 
 FRESH_SECONDS = 0.1
@@ -102,8 +168,8 @@ MAX_REMEMBERED = 1000
 READ_BYTES = 16_384
 MACHINE_COUNTER = Path("/proc/vmstat")
 _KILLS = re.compile(rb"^oom_kill (\d+)\n", re.MULTILINE)
-# Kind of mount, controller, file.  If version 1 of control groups manages memory, version 2 does not.
-_VERSIONS = (("cgroup", "memory", "memory.oom_control"), ("cgroup2", "", "memory.events"))
+# By the kind of mount.
+_COUNTERS = {"cgroup": "memory.oom_control", "cgroup2": "memory.events"}
 
 
 class OomKills:
@@ -158,29 +224,10 @@ class OomKills:
         return int(found[1]) if found else 0
 
 
-def counter_file(
-    cgroups: Path = Path("/proc/self/cgroup"), mounts: Path = Path("/proc/self/mountinfo")
-) -> Path:
+def counter_file(cgroups: Path = OWN, mounts: Path = MOUNTS) -> Path:
     """The file with the count for this process' control group, or for the machine if that can't be seen."""
-    try:
-        groups = [line.split(":", 2) for line in cgroups.read_text().splitlines()]
-        mounted = [line.split() for line in mounts.read_text().splitlines()]
-    except OSError:
-        return MACHINE_COUNTER
-    for kind, controller, name in _VERSIONS:
-        for _, controllers, group in groups:
-            shown = [_shown(mount, kind, controller, group) for mount in mounted]
-            files = [directory / name for directory in shown if directory is not None]
-            if controller in controllers.split(",") and files and files[0].exists():
-                return files[0]
+    for kind, directory in own_groups("memory", cgroups, mounts):
+        file = directory / _COUNTERS[kind]
+        if file.exists():
+            return file
     return MACHINE_COUNTER
-
-
-def _shown(mount: list[str], kind: str, controller: str, group: str) -> Path | None:
-    """The directory where a line of mountinfo, as in proc(5), shows the group; None if it doesn't."""
-    root, point, (found, _, options) = mount[3], mount[4], mount[mount.index("-") + 1 :][:3]
-    if found != kind or (controller and controller not in options.split(",")):
-        return None
-    if not Path(group).is_relative_to(root):
-        return None
-    return Path(point, Path(group).relative_to(root))

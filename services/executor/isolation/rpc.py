@@ -68,11 +68,12 @@ def call_params(call: Call, *, single: bool) -> dict[str, Any]:
 
 
 def _kernel_limits(limits: Limits) -> dict[str, dict[str, int | None]]:
-    """The limits that the kernel keeps for each process; the executor watches the others."""
+    """The limits that the process itself has to know; the executor watches the others."""
     chosen = {
         "cpu_seconds": limits.cpu_seconds,
         "file_size_bytes": limits.file_size_bytes,
         "open_files": limits.open_files,
+        "processes": limits.processes,
     }
     return {"limits": chosen} if any(value is not None for value in chosen.values()) else {}
 

@@ -1,4 +1,4 @@
-"""Starts a tool's process: `python -I -S .../child/__main__.py SOCKET_FD [STACKS_FD]`.
+"""Starts a tool's process: `python -s .../child/__main__.py SOCKET_FD [STACKS_FD]`.
 
 Run by path, never imported.  It loads this package and `common` under a private package name, so that a
 tool finds nothing of the service on `sys.path`, and no module of ours can be mistaken for one of the tool's.
@@ -16,7 +16,7 @@ PACKAGE = "_fullsend"
 def main() -> None:
     """Serve requests from the descriptors named on the command line until the executor is gone."""
     here = os.path.dirname(os.path.abspath(__file__))
-    if sys.path[0] == here:  # unless the interpreter is isolated
+    if sys.path[0] == here:  # as for any script
         del sys.path[0]
     package = types.ModuleType(PACKAGE)
     package.__path__ = [os.path.dirname(here)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import os
-import site
 import sys
 import types
 from typing import Any
@@ -32,18 +31,12 @@ ON_PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "on_path")
 OWN_NAMES = "fullsend_tool"
 """The package of tools that are called like something else."""
 
-_standard: list[str] = []
-_installed: list[str] = []
+_path: list[str] = []
 
 
-def find_installed() -> None:
-    """Find out what is installed for this interpreter, once for all processes that are forked later.
-
-    This takes longer than the rest of a process' start.
-    """
-    _standard[:] = sys.path
-    site.main()
-    _installed[:] = [entry for entry in sys.path if entry not in _standard]
+def remember_path() -> None:
+    """Remember where this interpreter finds what is standard and what is installed."""
+    _path[:] = sys.path
 
 
 def prepare_path(path: str, reporter: Any) -> None:
@@ -56,7 +49,7 @@ def prepare_path(path: str, reporter: Any) -> None:
     """
     directory = os.path.dirname(path)
     folder = os.path.dirname(directory) if is_package(path) else directory
-    sys.path[:] = [ON_PATH, *_standard, *_installed, folder]
+    sys.path[:] = [ON_PATH, *_path, folder]
     sys.meta_path.insert(0, _OnlyToolkit)
     sys.modules[PACKAGE].reporter = reporter  # type: ignore[attr-defined]
 

@@ -18,20 +18,16 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 _ERROR_HANDLERS = (
     "strict", "ignore", "replace", "xmlcharrefreplace", "backslashreplace", "namereplace", "surrogateescape",
 )  # fmt: skip
-# A module, an attribute, and what that is at first: a value, or the name of another attribute.
-_ATTRIBUTES: Tuple[Tuple[str, str, Any], ...] = (
-    ("warnings", "showwarning", None),
-    ("warnings", "formatwarning", None),
-    ("warnings", "_showwarnmsg_impl", None),
-    ("logging", "_logRecordFactory", "LogRecord"),
-    ("logging", "_loggerClass", "Logger"),
-    ("logging", "raiseExceptions", True),
-    ("logging", "lastResort", "_defaultLastResort"),
-    ("urllib.request", "_opener", None),
-    ("threading", "excepthook", "__excepthook__"),
-    ("threading", "_trace_hook", None),
-    ("threading", "_profile_hook", None),
-)
+# By module: attributes, and what they are at first: a value, or the name of another attribute.
+_ATTRIBUTES: Dict[str, Dict[str, Any]] = {
+    "warnings": {"showwarning": None, "formatwarning": None, "_showwarnmsg_impl": None},
+    "logging": {
+        "_logRecordFactory": "LogRecord", "_loggerClass": "Logger", "raiseExceptions": True,
+        "lastResort": "_defaultLastResort",
+    },
+    "urllib.request": {"_opener": None},
+    "threading": {"excepthook": "__excepthook__", "_trace_hook": None, "_profile_hook": None},
+}  # fmt: skip
 _DECIMAL = operator.attrgetter("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
 _PATCHED = ("builtins", "os", "json", "socket", "time", "random")
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
@@ -48,9 +44,9 @@ class InterpreterState:
         self._names = len(builtins.__dict__)
         self._builtins = set(builtins.__dict__)
         self._attributes = {
-            (name, attribute): getattr(sys.modules[name], attribute)
-            for name, attribute, _ in _ATTRIBUTES
-            if hasattr(sys.modules.get(name), attribute)
+            name: {attribute: vars(sys.modules[name]).get(attribute) for attribute in attributes}
+            for name, attributes in _ATTRIBUTES.items()
+            if name in sys.modules
         }
         self._decimal = _decimal_contexts()
         self._numpy = _numpy_options()
@@ -80,18 +76,17 @@ class InterpreterState:
             self._restore_numpy()
 
     def _restore_attributes(self) -> None:
-        for name, attribute, first in _ATTRIBUTES:
+        for name, attributes in _ATTRIBUTES.items():
             module = sys.modules.get(name)
             if module is None:
                 continue
-            if (name, attribute) in self._attributes:
-                before = self._attributes[name, attribute]
-            elif isinstance(first, str):
-                before = getattr(module, first, getattr(module, attribute, None))
-            else:
-                before = first
-            if getattr(module, attribute, before) is not before:
-                setattr(module, attribute, before)
+            if name not in self._attributes:
+                self._attributes[name] = _at_first(module, attributes)
+            before = self._attributes[name]
+            content = module.__dict__
+            for attribute in attributes:
+                if attribute in before and content.get(attribute) is not before[attribute]:
+                    content[attribute] = before[attribute]
 
     def _restore_decimal(self) -> None:
         """Put back the defaults of new contexts, and the context that the import left."""
@@ -113,6 +108,16 @@ class InterpreterState:
             numpy.seterr(**errors)
         if numpy.get_printoptions() != printing:
             numpy.set_printoptions(**printing)
+
+
+def _at_first(module: types.ModuleType, attributes: Dict[str, Any]) -> Dict[str, Any]:
+    """What these attributes of a module are before anybody has changed them."""
+    content = vars(module)
+    return {
+        name: content.get(first, content.get(name)) if isinstance(first, str) else first
+        for name, first in attributes.items()
+        if name in content
+    }
 
 
 def _settings() -> Tuple[Any, ...]:

@@ -21,7 +21,7 @@ from .channel import Channel
 from .tool import LoadedTool
 
 MAIN_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
-INTERPRETER_OPTIONS = ["-I" if sys.flags.isolated else "-s", "-S", "-X", "utf8"]
+INTERPRETER_OPTIONS = ["-s", "-X", "utf8"]
 STDOUT, STDERR = 1, 2
 DESCRIPTORS = 4
 """What each fork is given: its socket, stdout, stderr, and the file for its stacks."""
@@ -228,7 +228,7 @@ def main(descriptors: list[int]) -> None:
     sock, stacks = descriptors
     faulthandler.register(supervisor.STACKS_SIGNAL, file=stacks, all_threads=True, chain=False)
     _yield_the_processor()
-    importer.find_installed()
+    importer.remember_path()
     loop = Loop(socket.socket(fileno=sock), stacks)
     try:
         loop.channel.notify("hello", {"version": protocol.VERSION, "python": sys.version.split()[0]})

@@ -164,15 +164,22 @@ class Reporter:
         In a thread of `_thread`, so that `threading` shows a tool only its own threads.
         """
         self._armed = True
-        if self.has_thread:
-            self._alarm.release()
-        else:
+        self.start_thread()
+        self._alarm.release()
+
+    def start_thread(self) -> None:
+        """Start the thread that sends what was gathered, if there is none.
+
+        To be called before the kernel limits the number of threads.
+        """
+        if not self.has_thread:
             self.has_thread = True
             self._alarm.acquire()
             _thread.start_new_thread(self._flush_later, ())
 
     def _flush_later(self) -> None:
         while True:
+            self._alarm.acquire()
             time.sleep(GATHER_SECONDS)
             with self._lock:
                 self._armed = False
@@ -180,7 +187,6 @@ class Reporter:
                     self._flush()
                 except OSError:
                     return
-            self._alarm.acquire()
 
     def _notify(self, method: bytes, params: bytes) -> None:
         if self.run is not None:

@@ -46,7 +46,6 @@ class Baseline:
         self._sweeper = directory.TempSweeper(temp_path)
         self._shm = shm.OwnFolder() if has_own_shm else None
         self._streams = os_state.StandardStreams()
-        self._beside = directory.BesideSweeper(temp_path)
         self._interpreter = interpreter.InterpreterState()
         self._kernel = os_state.KernelState(may_change_user=may_change_user)
         self._files = os_state.OpenFiles()
@@ -71,7 +70,7 @@ class Baseline:
                 return f"{path}, which the tool imports, has changed"
         return ""
 
-    def restore(self, has_own_thread: bool, temp_path: str) -> str:
+    def restore(self, has_own_thread: bool) -> str:
         """Undo what a run changed; return why the process has to be given up, if that is impossible."""
         for timer in _TIMERS:
             _signal.setitimer(timer, 0)
@@ -84,8 +83,7 @@ class Baseline:
                 or self._kernel.timers()
                 or self._streams.restore()
                 or self._left_behind(has_own_thread)
-                or self._sweeper.sweep(temp_path)
-                or self._beside.sweep()
+                or self._sweeper.sweep()
                 or self._empty_shm()
             )
         except Exception as error:

@@ -30,6 +30,10 @@ class LoadedTool:
         self.entry: Any = None
         self.entry_name = ""
         self.confinement: dict[str, Any] | None = params["confinement"]
+        self._is_kept_from_files = (
+            self.confinement is not None and self.confinement["level"] != confine.PROCESS
+        )
+        self._temp_variables = (b"TMPDIR", b"HOME") if self._is_kept_from_files else (b"TMPDIR",)
         self._rules: landlock.Ruleset | None = None
         self.runs = 0
         self.retired = ""
@@ -77,13 +81,9 @@ class LoadedTool:
     def _set_temp_variables(self, path: str) -> None:
         """Set the variables as `os.environ` does, whose many small functions are a tenth of a fork's work."""
         value = path.encode()
-        for name in (b"TMPDIR", b"HOME") if self._is_kept_from_files else (b"TMPDIR",):
+        for name in self._temp_variables:
             os.putenv(name, value)
             os.environ._data[name] = value  # type: ignore[attr-defined]
-
-    @property
-    def _is_kept_from_files(self) -> bool:
-        return self.confinement is not None and self.confinement["level"] != confine.PROCESS
 
     def _confine(self) -> None:
         """Give up, for good, what the tool must not reach; then processes of its own may look at this one."""
@@ -96,11 +96,9 @@ class LoadedTool:
         if self.confinement is not None:
             self._rules = confine.separating(self.confinement)
 
-    def _separate(self, confinement: dict[str, Any], workdir: str) -> None:
-        """In a fork of a confined process, give up what belongs to the other forks."""
-        if self._rules is not None:
-            self._rules.enter()
-        elif self._is_kept_from_files and confinement["writable"] != [workdir]:
+    def _narrow(self, confinement: dict[str, Any], workdir: str) -> None:
+        """In a fork of a process whose files are confined, give up the directories of the other forks."""
+        if self._is_kept_from_files and confinement["writable"] != [workdir]:
             self.confinement = {**confinement, "writable": [workdir]}
             self._confine()
 
@@ -127,8 +125,10 @@ class LoadedTool:
         except OSError:
             self.retired = self._enter_temp()
         self.is_in_temp = True
-        if self.confinement is not None:
-            self._separate(self.confinement, os.path.dirname(directories["temp"]))
+        if self._rules is not None:
+            self._rules.enter()
+        elif self.confinement is not None:
+            self._narrow(self.confinement, os.path.dirname(directories["temp"]))
 
     def be_forked(self) -> None:
         """After any fork: a process that the tool forked must not speak for the tool.
@@ -154,7 +154,7 @@ class LoadedTool:
         self.runs += 1
         self.channel.expects_descriptors = False
         assert self.baseline is not None
-        self.retired = self.baseline.restore(self.reporter.has_thread, params["temp"]) or self._worn_out()
+        self.retired = self.baseline.restore(self.reporter.has_thread) or self._worn_out()
         if self.retired:
             self.channel.notify("retire", {"reason": self.retired, "run_id": params["run_id"]})
 
@@ -167,11 +167,14 @@ class LoadedTool:
             return False
         self._begin(params)
         if "limits" in params:
+            if params["limits"]["processes"] is not None:
+                self.reporter.start_thread()
             with os_state.limited(params["limits"]):
                 answer = self._attempt(request_id, params)
         else:
             answer = self._attempt(request_id, params)
-        shm.end_trackers()
+        if "multiprocessing" in sys.modules:
+            shm.end_trackers()
         self.reporter.finish()
         self.channel.send(answer)
         return True
@@ -197,8 +200,10 @@ class LoadedTool:
     def _attempt(self, request_id: Any, params: dict[str, Any]) -> bytes:
         head = b'{"jsonrpc":"2.0","id":%d,' % request_id
         try:
-            # In a context of its own, so that what the run puts into context variables is gone after it.
-            value, items = contextvars.copy_context().run(self._invoke, params)
+            if "single" in params:
+                value, items = self._invoke(params)
+            else:  # in a context of its own, so that what the run puts into it is gone after it
+                value, items = contextvars.copy_context().run(self._invoke, params)
             if self.is_tools_fork:
                 self._leave(0)
             return head + b'"result":' + self._result(value, items) + b"}"

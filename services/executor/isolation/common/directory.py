@@ -162,75 +162,73 @@ def make(path: str) -> None:
 
 
 class TempSweeper:
-    """Empties the temp directory after each run, and reads it only if something changed.
+    """Empties the temp directory after each run, removes what was put beside it, and reads only what changed.
 
     The kernel stamps a directory when an entry is added or removed, and when it is renamed.  So one with
     the stamp that it had when it was empty need not be read.  What a run may have put in its place, above
     all a link, is never emptied.
+
+    Args:
+        path: the temp directory, which exists.
     """
 
     def __init__(self, path: str) -> None:
-        self._made = _identity(os.lstat(path)) if os.path.lexists(path) else None
-        self._empty_stamp: tuple[int, int] | None = None
+        self._path = path
+        self._above, _, self._name = path.rpartition("/")
+        self._made, self._made_above = _identity(os.lstat(path)), _identity(os.lstat(self._above))
+        self._folder, self._folder_above = open_at(path), open_at(self._above)
+        self._clean: tuple[tuple[int, int] | None, tuple[int, int] | None] | None = None
 
-    def sweep(self, path: str) -> str:
+    def sweep(self) -> str:
         """Remove what the run wrote, or create the directory again.  Returns why that failed, if it did."""
-        try:
-            status = os.lstat(path)
-        except FileNotFoundError:
-            make(path)
-            self._made, self._empty_stamp = _identity(os.lstat(path)), None
+        folder, above = os.fstat(self._folder), os.fstat(self._folder_above)
+        if ((folder.st_ino, folder.st_ctime_ns), (above.st_ino, above.st_ctime_ns)) == self._clean:
             return ""
-        if (status.st_ino, status.st_ctime_ns) == self._empty_stamp:
+        try:
+            if _identity(os.lstat(self._above)) != self._made_above:
+                return "the directory of its temp directory is not the one that was made for it any more"
+            is_clean = self._sweep_beside()
+            return self._sweep_temp(is_clean)
+        except OSError as error:
+            return f"its temp directory can't be emptied: {error}"
+
+    def _sweep_beside(self) -> bool:
+        """Remove what is beside it; whether there was nothing."""
+        top = open_at(self._above)
+        try:
+            others = [name for name in os.listdir(top) if name not in (self._name, ARTIFACTS)]
+            for name in others:
+                _remove_from(top, name)
+        finally:
+            os.close(top)
+        return not others
+
+    def _sweep_temp(self, is_clean: bool) -> str:
+        try:
+            status = os.lstat(self._path)
+        except FileNotFoundError:
+            self._make_again()
             return ""
         if _identity(status) != self._made:
             return "its temp directory is not the one that was made for it any more"
+        descriptor = open_at(self._path)
         try:
-            self._empty(path)
-        except OSError as error:
-            return f"its temp directory can't be emptied: {error}"
-        return ""
-
-    def _empty(self, path: str) -> None:
-        descriptor = open_at(path)
-        try:
-            status = os.fstat(descriptor)
+            status, above = os.fstat(descriptor), os.lstat(self._above)
             is_empty = not os.listdir(descriptor)
             if not is_empty:
                 empty(descriptor)
         finally:
             os.close(descriptor)
-        self._empty_stamp = lasting_stamp(status) if is_empty else None
-
-
-class BesideSweeper:
-    """Removes what a run has put beside its temp directory.  Reads as little as the other one."""
-
-    def __init__(self, temp_path: str) -> None:
-        self._path, _, temp = temp_path.rpartition("/")
-        self._ours = {temp, ARTIFACTS}
-        self._folder = os.open(self._path, _FLAGS)
-        self._clean_stamp: tuple[int, int] | None = None
-
-    def sweep(self) -> str:
-        """Returns why something stays, if it does."""
-        try:
-            status = os.fstat(self._folder)
-            if (status.st_ino, status.st_ctime_ns) == self._clean_stamp:
-                return ""
-            if _identity(os.lstat(self._path)) != _identity(status):
-                return "the directory of its temp directory is not the one that was made for it any more"
-            top = open_at(self._path)
-            try:
-                others = [name for name in os.listdir(top) if name not in self._ours]
-                for name in others:
-                    _remove_from(top, name)
-            finally:
-                os.close(top)
-        except OSError as error:
-            return f"what it put beside its temp directory can't be removed: {error}"
-        self._clean_stamp = None if others else lasting_stamp(status)
+        stamps = lasting_stamp(status), lasting_stamp(above)
+        self._clean = stamps if is_clean and is_empty and None not in stamps else None
         return ""
+
+    def _make_again(self) -> None:
+        make(self._path)
+        self._made, self._clean = _identity(os.lstat(self._path)), None
+        descriptor = open_at(self._path)
+        os.dup2(descriptor, self._folder, False)
+        os.close(descriptor)
 
 
 def _remove_from(parent: int, name: str) -> None:

@@ -152,6 +152,11 @@ def seen_from_outside(root: int, inner: int) -> int:
     return 0
 
 
+def thread_count(pid: int) -> int:
+    """The number of threads of a process.  OSError if it is gone."""
+    return len(os.listdir(f"/proc/{pid}/task"))
+
+
 def resident_bytes(pid: int) -> int:
     """The resident memory of a process; 0 if it is gone."""
     fields = read(f"/proc/{pid}/statm").split()
