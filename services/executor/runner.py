@@ -366,9 +366,8 @@ class Runner:
 
 def _say_started(work: Work | Fault) -> None:
     """Log the begin, and put the details together while the tool runs."""
-    order = work.claim.order
-    log.info("run.started", tool=work.claim.tool, attempt=order.attempt, trigger=order.trigger)
-    _ = work.details
+    claim, _ = work.claim, work.details
+    log.info("run.started", tool=claim.tool, attempt=claim.order.attempt, trigger=claim.order.trigger)
 
 
 def _must_not_repeat(work: Work | Fault, outcome: Outcome) -> bool:

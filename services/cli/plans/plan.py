@@ -203,9 +203,9 @@ def metrics(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compute a plan's metrics again from the artifacts of its cases, and write their tables.
+    """Compute a plan's metrics again and write their tables.
 
-    Runs no case. The files are the same to the byte if the artifacts are.
+    Reads the artifacts of the cases and runs none. The files are the same to the byte if the artifacts are.
     """
     found = find_plan(plan_id)
     results, computed = run_plan.write_metrics_again(found, name, store, directory)
