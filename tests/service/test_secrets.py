@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from structlog.testing import capture_logs
 
 from services.executor.isolation.sandbox import unprotected
 from shared import keys
@@ -144,3 +145,17 @@ async def test_with_default_settings_a_tool_reaches_nothing_above_it(
     came = json.loads((await neighbour.record(result["run_id"]))["result"])
     assert len(came) >= 12
     assert set(came) == {"refused"}
+
+
+@pytest.mark.parametrize(("sandbox", "lines"), [("process", 1), ("files", 0)])
+async def test_the_start_says_what_the_kernel_does_not_protect(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, sandbox: str, lines: int
+) -> None:
+    monkeypatch.setattr("services.executor.service.unprotected", lambda: "this kernel has no Landlock")
+
+    with capture_logs() as logs:
+        async with serve(sandbox=sandbox):
+            pass
+
+    said = [one for one in logs if one["event"] == "sandbox.incomplete"]
+    assert [one["missing"] for one in said] == ["this kernel has no Landlock"] * lines
