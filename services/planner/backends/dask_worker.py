@@ -31,6 +31,7 @@ RESOURCE: Final = "fullsend"
 BEGUN: Final = "begun"
 ENDED: Final = "ended"
 REPORTED: Final = "reported"
+MUST_NOT_REPEAT: Final = "what ran it was lost, and it must not run again (on_worker_death: fail)"
 _RELEASED: Final = frozenset({"cancelled", "forgotten", "released"})
 """The states of a task that nobody waits for any more."""
 
@@ -175,8 +176,8 @@ class _Room:
 
 
 def _lost(call: RemoteCall) -> ExecutionResult:
-    message = "the worker that ran it was lost, and it must not run again (on_worker_death: fail)"
-    return ExecutionResult(call.run_id, Status.LOST, "local", "", error=ErrorInfo("WorkerDiedError", message))
+    error = ErrorInfo("WorkerDiedError", MUST_NOT_REPEAT)
+    return ExecutionResult(call.run_id, Status.LOST, "local", "", error=error)
 
 
 # -- called by the planner ------------------------------------------------------------

@@ -124,6 +124,17 @@ async def test_the_code_of_a_tool_travels_with_its_neighbours_and_its_package(
     assert len({one.tool_digest for one in results}) == 2
 
 
+async def test_two_tools_may_have_the_same_code(
+    shared_cluster: DaskCluster, dask: MakeDask, tools: Tools
+) -> None:
+    for name in ("one", "other"):
+        tools(name, "def run(): return __name__\n")
+    async with dask(shared_cluster.address) as backend:
+        results = [await backend.run(execution(name, {}, timeout_seconds=60)) for name in ("one", "other")]
+
+    assert [one.result for one in results] == ['"one"', '"other"']
+
+
 async def test_a_tool_has_its_own_packages_on_the_worker(
     make_cluster: MakeCluster, dask: MakeDask, tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
