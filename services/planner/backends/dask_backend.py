@@ -24,7 +24,7 @@ from services.executor.tools.bundles import Bundle
 from services.planner.backends import LoopBinding, PlanContext, check_parameters
 from services.planner.backends.dask_connection import DaskConnection, Link
 from services.planner.backends.dask_local import LOCAL, local_cluster, scheduler_address
-from services.planner.backends.dask_worker import BEGUN, ENDED, RESOURCE, call_tool
+from services.planner.backends.dask_worker import BEGUN, ENDED, MUST_NOT_REPEAT, RESOURCE, call_tool
 from services.planner.backends.local import NO_NEEDS, local_capacity
 from services.planner.backends.remote import Answer, RemoteCall, event_of, result_of, shared_store
 from services.planner.execution import Execution, ExecutionResult, error_of
@@ -261,6 +261,8 @@ class DaskBackend:
             try:
                 return await self._task(link, one, bundle)
             except _GivenUpError:
+                if one.begins and one.call.options.policy.on_worker_death == "fail":
+                    raise WorkerDiedError(MUST_NOT_REPEAT) from None
                 log.warning("call.given_up", run_id=one.call.options.run_id, losses=one.losses)
             finally:
                 del self._calls[one.token]

@@ -66,8 +66,8 @@ class Link:
         if bundle.reference not in self._codes:
             self._codes[bundle.reference] = self.client.submit(
                 code_of,
-                dict(bundle.files),
-                key=f"{RESOURCE}-code-{bundle.digest}",
+                dict(sorted(bundle.files.items())),
+                key=f"{RESOURCE}-code-{bundle.name}-{bundle.digest}",
                 resources={RESOURCE: 1},
                 priority=1,
                 pure=False,

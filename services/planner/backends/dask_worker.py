@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import os
 import platform
-import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from importlib.metadata import version
@@ -23,7 +22,7 @@ from services.executor.isolation.calls import Event
 from services.executor.outcome import Status
 from services.executor.tools.bundles import Bundle, Bundles, parse
 from services.planner.backends.local import LocalBackend
-from services.planner.backends.remote import Answer, Files, RemoteCall, answer_of, event_text, open_store
+from services.planner.backends.remote import Answer, Files, RemoteCall, answer_of, event_text, store_for
 from services.planner.execution import ErrorInfo, ExecutionResult
 from services.planner.runtime import RuntimeConfig, ToolRuntime
 from shared.threads import in_thread
@@ -32,6 +31,7 @@ RESOURCE: Final = "fullsend"
 BEGUN: Final = "begun"
 ENDED: Final = "ended"
 REPORTED: Final = "reported"
+MUST_NOT_REPEAT: Final = "what ran it was lost, and it must not run again (on_worker_death: fail)"
 _RELEASED: Final = frozenset({"cancelled", "forgotten", "released"})
 """The states of a task that nobody waits for any more."""
 
@@ -90,26 +90,23 @@ class ToolPlugin(WorkerPlugin):
             code: of the tool.
         """
         cancel = self._cancelled[key] = asyncio.Event()
-        directory = self._folder / "runs" / call.token
+        keeper = Keeper(store_for(call), call.inline_max_bytes)
         try:
             async with self._room.place(alone=call.is_alone):
                 if not await self._may_begin(call):
-                    return answer_of(call, _lost(call), open_store(call, directory))
+                    return answer_of(_lost(call), keeper.blobs)
                 self._send(call, BEGUN, self._worker.address)
                 await self._keep(call.tool, code)
-                keeper = Keeper(open_store(call, directory), call.inline_max_bytes)
                 result = await self._backend.run(
                     call.execution,
                     report=lambda event: self._report(call, event),
                     cancel=cancel,
                     keeper=keeper,
                 )
-            answer = await in_thread(answer_of, call, result, keeper.blobs)
             self._send(call, ENDED, self._worker.address)  # the answer may yet be lost with this worker
-            return answer
+            return answer_of(result, keeper.blobs)
         finally:
             del self._cancelled[key]
-            await in_thread(shutil.rmtree, directory, ignore_errors=True)
 
     async def _may_begin(self, call: RemoteCall) -> bool:
         """Whether the call may begin: not if it has begun before and must not be repeated."""
@@ -179,8 +176,8 @@ class _Room:
 
 
 def _lost(call: RemoteCall) -> ExecutionResult:
-    message = "the worker that ran it was lost, and it must not run again (on_worker_death: fail)"
-    return ExecutionResult(call.run_id, Status.LOST, "local", "", error=ErrorInfo("WorkerDiedError", message))
+    error = ErrorInfo("WorkerDiedError", MUST_NOT_REPEAT)
+    return ExecutionResult(call.run_id, Status.LOST, "local", "", error=error)
 
 
 # -- called by the planner ------------------------------------------------------------

@@ -4,17 +4,30 @@ The code of a tool travels as a bundle and is called by its content, `name@sha25
 stores comes back as bytes, unless both sides use one store in the network.
 """
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any, Final, Self
 
-from services.executor.artifacts import Blobs, CasReference, StorageType, open_blobs, parse_reference
+from services.executor.artifacts import (
+    Blob,
+    Blobs,
+    CasReference,
+    Source,
+    StorageType,
+    StoredBlob,
+    open_blobs,
+    parse_reference,
+)
+from services.executor.artifacts.blobs import require
 from services.executor.artifacts.keeper import INLINE_MAX_BYTES
+from services.executor.artifacts.sources import chunks_of, digest_of, named, open_source
 from services.executor.isolation.calls import Event, Metric, Progress
 from services.planner.execution import Execution, ExecutionResult, RunOptions
 from services.planner.results import STORED
+from shared.errors import ArtifactNotFoundError
 from shared.messages import Policy
 
 Answer = tuple[bytes, Mapping[str, bytes]]
@@ -73,16 +86,68 @@ def shared_store(storage_type: str, base: str) -> str | None:
 # -- there ----------------------------------------------------------------------------
 
 
-def open_store(call: RemoteCall, directory: Path) -> Blobs:
-    """Return the store for what the run leaves: the shared one, or a directory for this run alone."""
-    return open_blobs(directory if call.store is None else call.store)
+class CollectedBlobs(Blobs):
+    """Holds what one run stores until it is sent back: a disk would be written and read for nothing."""
+
+    def __init__(self) -> None:
+        self._contents: dict[str, bytes] = {}
+
+    @property
+    def storage_type(self) -> StorageType:
+        return StorageType.MEMORY
+
+    @property
+    def base(self) -> str:
+        return "memory://run"
+
+    def place(self, sha256: str) -> str:
+        return f"{self.base}/{sha256}"
+
+    def put(self, source: Source, *, expected_sha256: str | None = None) -> Blob:
+        chunks: list[bytes] = []
+        with open_source(source) as file:
+            blob = digest_of(chunks_of(file, named(source)), chunks.append)
+        require(blob, expected_sha256, named(source))
+        self._contents[blob.sha256] = b"".join(chunks)
+        return blob
+
+    @contextlib.contextmanager
+    def open(self, sha256: str) -> Iterator[Iterator[bytes]]:
+        yield iter((self.content(sha256),))
+
+    def content(self, sha256: str) -> bytes:
+        """Return the content under an address."""
+        if sha256 not in self._contents:
+            raise ArtifactNotFoundError(f"{self.place(sha256)}: there is no such blob")
+        return self._contents[sha256]
+
+    def size(self, sha256: str) -> int:
+        return len(self.content(sha256))
+
+    def exists(self, sha256: str) -> bool:
+        return sha256 in self._contents
+
+    def delete(self, sha256: str, *, unless_put_after: datetime | None = None) -> bool:
+        return self._contents.pop(sha256, None) is not None
+
+    def all(self) -> Iterator[StoredBlob]:
+        now = datetime.now(UTC)
+        yield from (StoredBlob(sha256, len(content), now) for sha256, content in self._contents.items())
+
+    def clear_leftovers(self, before: datetime, *, dry_run: bool = False) -> int:
+        return 0
 
 
-def answer_of(call: RemoteCall, result: ExecutionResult, blobs: Blobs) -> Answer:
-    """Return what is sent back.  Reads contents from a disk, so call it in a thread."""
+def store_for(call: RemoteCall) -> Blobs:
+    """Return the store for what the run leaves: the shared one, or this process's memory."""
+    return CollectedBlobs() if call.store is None else open_blobs(call.store)
+
+
+def answer_of(result: ExecutionResult, blobs: Blobs) -> Answer:
+    """Return what is sent back."""
     contents: dict[str, bytes] = {}
-    if call.store is None:
-        contents = {sha256: blobs.read(sha256) for sha256 in _addresses(result)}
+    if isinstance(blobs, CollectedBlobs):
+        contents = {sha256: blobs.content(sha256) for sha256 in _addresses(result)}
     return json.dumps(result.to_json()).encode(), contents
 
 

@@ -316,7 +316,7 @@ def _listed(names: Any) -> str:
 
 
 def times(found: Findings) -> dict[str, Any]:
-    """Return when the cases ran, as ISO 8601 texts, and how long, in seconds."""
+    """Return when the cases ran (ISO 8601), how long, in seconds, and how often their machines were lost."""
     begun = [one.started_at for one in found.results if one.started_at is not None]
     ended = [one.finished_at for one in found.results if one.finished_at is not None]
     seconds = [one.execution_time for one in found.results if one.started_at is not None]
@@ -326,6 +326,7 @@ def times(found: Findings) -> dict[str, Any]:
         "wall_seconds": (max(ended) - min(begun)).total_seconds() if begun and ended else 0.0,
         "execution_seconds": sum(seconds),
         "case_seconds": asdict(Summary.of(seconds)) if seconds else None,
+        "lost_attempts": sum(one.execution.lost_attempts for one in found.results if one.execution),
     }
 
 

@@ -1,6 +1,7 @@
 """What only the Dask backend promises: whose workers it uses, how code and artifacts travel, what it says."""
 
 import asyncio
+import json
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from services.planner.backends.dask_worker import versions
 from services.planner.backends.remote import event_of, event_text, shared_store
 from shared.errors import PlanError
 from tests.conftest import Tools, eventually
+from tests.isolation.workshop import Workshop
 from tests.planner.backends.conftest import (
     DaskCluster,
     MakeCluster,
@@ -122,6 +124,38 @@ async def test_the_code_of_a_tool_travels_with_its_neighbours_and_its_package(
     assert len({one.tool_digest for one in results}) == 2
 
 
+async def test_two_tools_may_have_the_same_code(
+    shared_cluster: DaskCluster, dask: MakeDask, tools: Tools
+) -> None:
+    for name in ("one", "other"):
+        tools(name, "def run(): return __name__\n")
+    async with dask(shared_cluster.address) as backend:
+        results = [await backend.run(execution(name, {}, timeout_seconds=60)) for name in ("one", "other")]
+
+    assert [one.result for one in results] == ['"one"', '"other"']
+
+
+async def test_a_tool_has_its_own_packages_on_the_worker(
+    make_cluster: MakeCluster, dask: MakeDask, tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shop").mkdir()
+    shop = Workshop(tmp_path / "shop")
+    shop.wheel("parcel", "1.5")
+    for name, value in shop.environ.items():
+        monkeypatch.setenv(name, value)
+    block = "# /// script\n# dependencies = ['parcel>=1']\n# ///\n"
+    tools("needy", f"{block}import sys\nimport parcel\ndef needy(): return [parcel.VERSION, sys.prefix]\n")
+    cluster = make_cluster()
+    cluster.start_worker()
+    async with dask(cluster.address) as backend:
+        result = await backend.run(execution("needy", {}, timeout_seconds=60))
+
+    assert result.error is None
+    version, prefix = json.loads(result.loader.load_text(str(result.result)))
+    assert version == "1.5"
+    assert Path(prefix).is_relative_to(cluster.folder / ".fullsend" / "environments")
+
+
 async def test_code_that_changes_is_sent_again(
     shared_cluster: DaskCluster, dask: MakeDask, tools: Tools
 ) -> None:
@@ -168,7 +202,8 @@ async def test_nothing_that_a_run_stored_is_left_on_the_worker(
         result = await backend.run(execution("store", {}, timeout_seconds=60))
 
     assert result.loader.load_bytes(result.artifacts["a"]) == b"x" * 100_000
-    assert list(shared_cluster.folder.glob("**/fullsend/runs/*")) == []
+    address = result.artifacts["a"].removeprefix("cas://")
+    assert [path for path in shared_cluster.folder.rglob("*") if path.name == address] == []
 
 
 @pytest.mark.parametrize(

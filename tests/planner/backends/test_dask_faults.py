@@ -175,7 +175,7 @@ async def test_only_the_call_that_ends_its_worker_fails(
     make_cluster: MakeCluster, dask: MakeDask, tools: Tools, folder: Path
 ) -> None:
     tools("kill", KILL)
-    cluster = make_cluster(DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0")
+    cluster = make_cluster(DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0", SANDBOX="off")
     cluster.start_worker()
     async with dask(cluster.address) as backend:
         innocents = [asyncio.create_task(backend.run(held(folder, n))) for n in range(3)]
