@@ -31,7 +31,11 @@ TRACEBACK_CHARACTERS = 500_000
 
 
 class Status(StrEnum):
-    """The `status` of a run's record."""
+    """The `status` of a run's record.
+
+    Scripts compare it with `running`, so another status of a run under way begins in `store/lua/`.  A plan
+    gives each final one a meaning for its cases (`services/planner/tasks.py`).
+    """
 
     RUNNING = "running"
     COMPLETED = "completed"

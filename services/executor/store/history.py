@@ -37,7 +37,7 @@ class StoredLogLine:
     Attributes:
         cursor: its position; reading goes on after it.
         at: when it was printed, unix seconds.
-        stream: stdout or stderr.
+        stream: `stdout`, `stderr`, `stacks` of a tool that was ended, or `executor` for what that adds.
         text: the line.
     """
 
