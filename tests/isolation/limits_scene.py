@@ -19,7 +19,8 @@ EXCEEDING = """
                 if os.fork() == 0: time.sleep(1000)
         time.sleep(1000)
 """
-LIMITS = Limits(memory_bytes=100_000_000, processes=5)
+MEMORY = Limits(memory_bytes=100_000_000)
+LIMITS = {"file": MEMORY, "map": MEMORY, "processes": Limits(processes=5)}
 
 
 async def main() -> dict[str, Any]:
@@ -29,9 +30,9 @@ async def main() -> dict[str, Any]:
             tool = own.tool(EXCEEDING)
             reasons = {}
             for level in Level:
-                for what in ("file", "map", "processes"):
+                for what, limits in LIMITS.items():
                     answer = await own.run(
-                        tool, level=level, params={"what": what}, limits=LIMITS, timeout_seconds=30
+                        tool, level=level, params={"what": what}, limits=limits, timeout_seconds=30
                     )
                     assert isinstance(answer, Died), answer
                     reasons[f"{what} {level}"] = answer.reason
