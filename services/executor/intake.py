@@ -36,6 +36,20 @@ class ToolPreparation(Protocol):
         """The tools that couldn't be prepared a moment ago."""
 
 
+class Reservation:
+    """A slot that is reserved, or none; `room` is 1 or 0."""
+
+    def __init__(self, intake: "Intake", room: int) -> None:
+        self.room = room
+        self._intake = intake
+
+    def release(self) -> None:
+        """Give the slot up, if that was not done."""
+        if self.room:
+            self._intake.release(self.room)
+            self.room = 0
+
+
 Perform = Callable[[Running], Coroutine[Any, Any, None]]
 
 
@@ -118,18 +132,22 @@ class Intake:
                 await self._changed.wait()
 
     @contextlib.contextmanager
-    def reserved(self) -> Iterator[int]:
-        """Reserve a slot for a run that is about to be queued, to be taken with it: 1, or 0 if there is none.
+    def reserved(self) -> Iterator["Reservation"]:
+        """Reserve a slot for a run that is about to be queued, to be taken with it, if there is one.
 
-        While other runs wait it is 0, as it is their turn.
+        While other runs wait there is none, as it is their turn.
         """
-        count = int(self._is_queue_empty and self.room > 0)
-        self._reserved += count
+        reservation = Reservation(self, int(self._is_queue_empty and self.room > 0))
+        self._reserved += reservation.room
         try:
-            yield count
+            yield reservation
         finally:
-            self._reserved -= count
-            self._changed.set()
+            reservation.release()
+
+    def release(self, count: int) -> None:
+        """Give up reserved slots."""
+        self._reserved -= count
+        self._changed.set()
 
     async def take(self, taken: Taken) -> None:
         """Perform what there is room for, and give the rest back."""

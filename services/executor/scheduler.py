@@ -217,8 +217,8 @@ class CronScheduler:
     async def _fire_one(self, decision: Decision) -> Fired:
         if self._hands is None:
             return await self._store.due_times.fire(decision)
-        with self._hands.intake.reserved() as room:
-            fired = await self._store.due_times.fire(decision, self._hands.worker, room)
+        with self._hands.intake.reserved() as slot:
+            fired = await self._store.due_times.fire(decision, self._hands.worker, slot.room)
         await self._hands.intake.take(fired.taken)
         return fired
 

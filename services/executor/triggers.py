@@ -235,9 +235,10 @@ class Triggers:
             triggered_by=trigger.triggered_by,
             traceparent=trigger.traceparent,
         )
-        with self._intake.reserved() as room:
+        with self._intake.reserved() as slot:
             timestamp, taken = await until_available(
-                "trigger", lambda: self._store.queue.admit(order, position, self._worker, room)
+                "trigger",
+                lambda: self._store.queue.admit(order, position, self._worker, slot.room, slot.release),
             )
         await self._intake.take(taken)
         has_begun = any(claim.order.timestamp == timestamp for claim in taken.claims)

@@ -24,8 +24,8 @@ async def test_a_worker_without_room_passes_the_bell_on(store: Store, redis: Any
         return int((await redis.info("clients"))["blocked_clients"]) > 0
 
     await eventually(waits, "the wait for an order")
-    with intake.reserved() as count:
-        assert count == 1
+    with intake.reserved() as slot:
+        assert slot.room == 1
         await store.queue.enqueue(Order("e", "trigger"))
         assert await store.queue.wait("w2", 10)
     assert len((await store.queue.claim("w2", 1)).claims) == 1

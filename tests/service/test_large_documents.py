@@ -58,7 +58,7 @@ async def test_while_large_documents_are_read_others_run(serve: Serve, neighbour
     for number, experiment_id in enumerate(large):
         await neighbour.redis.hset(f"experiments:{experiment_id}", mapping={"spec": dense(number)})
     await neighbour.publish("exp_small", "echo")
-    async with serve():
+    async with serve(concurrency=2):  # which are not held while documents are read
         for experiment_id in large:
             await neighbour.trigger({"experiment_id": experiment_id})
         await neighbour.run("exp_small")

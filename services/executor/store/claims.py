@@ -8,7 +8,13 @@ from typing import Any
 import structlog
 
 from services.executor.store.compiled import KEPT_SECONDS, compiled, read_compiled
-from services.executor.store.experiments import NOTHING_STORED, Stored, prepare_stored, read_stored
+from services.executor.store.experiments import (
+    NOTHING_STORED,
+    Stored,
+    prepare_stored,
+    read_stored,
+    takes_long,
+)
 from services.executor.store.orders import PRIORITIES, Begun, Claim, Order
 from services.executor.store.scripts import Fields, Script, Scripts, asking, flat
 from shared import keys
@@ -229,16 +235,21 @@ class Claims:
             )
         )
 
-    async def compiling(self, call: Callable[[bool], Awaitable[Any]]) -> Any:
+    async def compiling(
+        self, call: Callable[[bool], Awaitable[Any]], on_wait: Callable[[], None] = lambda: None
+    ) -> Any:
         """The answer of a script that may ask to have an experiment compiled first.
 
         Args:
             call: calls the script; given False, such that it needs no experiment.
+            on_wait: is called before a large experiment is read, which takes long.
         """
         for number in range(COMPILED_IN_A_ROW):
             answer = await call(number < COMPILED_IN_A_ROW - 1)
             if not (isinstance(answer, list) and answer and answer[0] == "uncompiled"):
                 break
+            if takes_long(*answer[1][1:3]):
+                on_wait()
             await self.compile([answer[1]])
         return answer
 

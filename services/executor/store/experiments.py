@@ -169,8 +169,13 @@ class Experiments:
 
 async def prepare_stored(kind: str, content: Sequence[str] | str) -> None:
     """Have a large text read in a process, so that `read_stored` takes no time right after this."""
-    if kind == "hash" and _characters(content) > LARGE_CHARACTERS:
+    if takes_long(kind, content):
         await prepare(_fields(content).get("spec", ""))
+
+
+def takes_long(kind: str, content: Sequence[str] | str) -> bool:
+    """Whether `prepare_stored` may read a text in a process."""
+    return kind == "hash" and _characters(content) > LARGE_CHARACTERS
 
 
 def read_stored(experiment_id: str, kind: str, content: Sequence[str] | str) -> Stored:

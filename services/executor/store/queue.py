@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import secrets
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,16 +106,22 @@ class Queue:
         return timestamp
 
     async def admit(
-        self, order: Order, position: Position | None, worker: str, room: int
+        self,
+        order: Order,
+        position: Position | None,
+        worker: str,
+        room: int,
+        on_wait: Callable[[], None] = lambda: None,
     ) -> tuple[str | None, Taken]:
         """Queue one run as `enqueue` does, and have `worker` take up to `room` orders of its priority.
 
-        What the worker takes in an answer that is lost, it holds without knowing.
+        If a large experiment has to be read first, `on_wait` is called, and then nothing is taken.  What the
+        worker takes in an answer that is lost, it holds without knowing.
         """
         request, request_ms = order.request_id or "", REQUEST_ID_KEPT_MS
         if position is None and not request:  # or it would be two runs when it is sent twice
             request, request_ms = secrets.token_hex(8), RESENT_WITHIN_MS
-        return await self._enqueue(order, request, request_ms, position, worker, room)
+        return await self._enqueue(order, request, request_ms, position, worker, room, on_wait)
 
     async def submit(self, order: Order, token: str) -> str:
         """Queue one run for somebody who waits for it; its timestamp.
@@ -135,7 +141,13 @@ class Queue:
         position: Position | None = None,
         worker: str = "",
         room: int = 0,
+        on_wait: Callable[[], None] = lambda: None,
     ) -> tuple[str | None, Taken]:
+        def wait() -> None:
+            nonlocal room
+            room = 0
+            on_wait()
+
         def call(may_ask: bool) -> Awaitable[Any]:
             ours = order if may_ask or order.priority else replace(order, priority=NORMAL)
             submission = Submission(
@@ -155,7 +167,7 @@ class Queue:
                 weight=room,
             )
 
-        timestamp, *taken = await self._claims.compiling(call)
+        timestamp, *taken = await self._claims.compiling(call, wait)
         return timestamp or None, await self._claims.read(worker, taken) if taken else NOTHING_TAKEN
 
     async def claim(

@@ -26,7 +26,14 @@ from services.planner.backends.dask_connection import DaskConnection, Link
 from services.planner.backends.dask_local import LOCAL, local_cluster, scheduler_address
 from services.planner.backends.dask_worker import BEGUN, ENDED, MUST_NOT_REPEAT, RESOURCE, call_tool
 from services.planner.backends.local import NO_NEEDS, local_capacity
-from services.planner.backends.remote import Answer, RemoteCall, event_of, result_of, shared_store
+from services.planner.backends.remote import (
+    Answer,
+    RemoteCall,
+    event_of,
+    result_of,
+    shared_store,
+    store_contents,
+)
 from services.planner.execution import Execution, ExecutionResult, error_of
 from services.planner.runtime import ToolRuntime
 from shared.errors import FullsendError
@@ -230,8 +237,10 @@ class DaskBackend:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         try:
-            answer = await task
-            result = await in_thread(result_of, answer, call, self._blobs)
+            text, contents = await task
+            if contents:
+                await in_thread(store_contents, contents, self._blobs)
+            result = result_of(text, call, self._blobs)
             return replace(result, lost_attempts=max(0, one.begins - 1))
         except _CancelledError:
             return self._without_answer(one, CANCELLED)

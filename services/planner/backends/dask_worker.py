@@ -103,7 +103,8 @@ class ToolPlugin(WorkerPlugin):
                     cancel=cancel,
                     keeper=keeper,
                 )
-            self._send(call, ENDED, self._worker.address)  # the answer may yet be lost with this worker
+            if call.is_alone:  # the answer may yet be lost with this worker, by the fault of another call
+                self._send(call, ENDED, self._worker.address)
             return answer_of(result, keeper.blobs)
         finally:
             del self._cancelled[key]

@@ -161,16 +161,24 @@ def _addresses(result: ExecutionResult) -> set[str]:
 # -- here -----------------------------------------------------------------------------
 
 
-def result_of(answer: Answer, call: Execution, blobs: Blobs) -> ExecutionResult:
-    """Store what came back, verified by its digests, and return the result.  Blocks on a disk or a network.
+def store_contents(contents: Mapping[str, bytes], blobs: Blobs) -> None:
+    """Store what came back, verified by its digests.  Blocks on a disk or a network.
 
     Raises:
         ArtifactError: it can't be stored, or has changed on its way.
-        ContractError: the result can't be read.
     """
-    text, contents = answer
     for sha256, content in contents.items():
         blobs.put(content, expected_sha256=sha256)
+
+
+def result_of(text: bytes, call: Execution, blobs: Blobs) -> ExecutionResult:
+    """Return the result that came back as JSON.  Raises `ContractError` if it can't be read.
+
+    Args:
+        text: the result.
+        call: the call.
+        blobs: where what came back is stored.
+    """
     result = ExecutionResult.from_json(json.loads(text))
     return replace(
         result,

@@ -170,7 +170,7 @@ class DaskCluster:
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
         number = len(self.processes)
-        variables = {**os.environ, "TOOL_EXECUTION_TIMEOUT": "5", **self.variables}
+        variables = {**os.environ, **self.variables}
         with (self.folder / f"{arguments[0]}-{number}.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "dask", *arguments],

@@ -10,14 +10,21 @@ from typing import Any
 import pytest
 from distributed import Adaptive, Client, LocalCluster
 
+from services.executor.artifacts import LocalBlobs
 from services.executor.isolation.calls import Event, Metric, Progress
 from services.executor.outcome import Status
 from services.planner.backends import BACKENDS, backend_class, dask_connection
 from services.planner.backends.dask_connection import PRELOAD, QUEUED, version_differences
 from services.planner.backends.dask_local import scheduler_address
 from services.planner.backends.dask_worker import versions
-from services.planner.backends.remote import event_of, event_text, shared_store
-from shared.errors import PlanError
+from services.planner.backends.remote import (
+    CollectedBlobs,
+    event_of,
+    event_text,
+    shared_store,
+    store_contents,
+)
+from shared.errors import ArtifactCorruptError, ArtifactNotFoundError, PlanError
 from tests.conftest import Tools, eventually
 from tests.isolation.workshop import Workshop
 from tests.planner.backends.conftest import (
@@ -265,3 +272,28 @@ def test_the_package_is_the_one_of_the_extra() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
     assert project["optional-dependencies"]["dask"] == [BACKENDS["dask"].requires]
+
+
+def test_content_that_has_changed_on_its_way_is_not_stored(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path)
+
+    with pytest.raises(ArtifactCorruptError):
+        store_contents({"a" * 64: b"something else"}, blobs)
+
+    assert list(blobs.all()) == []
+
+
+def test_what_a_run_stores_is_held_until_it_is_sent(tmp_path: Path) -> None:
+    blobs, file = CollectedBlobs(), tmp_path / "file"
+    file.write_bytes(b"x" * 3_000_000)
+
+    first, second = blobs.put(file), blobs.put(b"y")
+
+    assert blobs.verify(first.sha256) == first
+    assert (blobs.read(second.sha256), blobs.size(first.sha256)) == (b"y", 3_000_000)
+    assert {one.sha256 for one in blobs.all()} == {first.sha256, second.sha256}
+    assert (blobs.delete(second.sha256), blobs.exists(second.sha256)) == (True, False)
+    with pytest.raises(ArtifactNotFoundError):
+        blobs.read(second.sha256)
+    with pytest.raises(ArtifactCorruptError):
+        blobs.put(b"z", expected_sha256=first.sha256)

@@ -89,8 +89,8 @@ async def test_a_slot_is_spared_only_while_no_run_waits_for_it(*, empty: bool) -
     working = asyncio.create_task(intake.run())
     await queue.waited_for.wait()
 
-    with intake.reserved() as count:
-        assert (count, intake.room) == (int(empty), 3 - count)
+    with intake.reserved() as slot:
+        assert (slot.room, intake.room) == (int(empty), 3 - slot.room)
     assert intake.room == 3
     working.cancel()
 
@@ -103,7 +103,11 @@ async def test_each_free_slot_is_reserved_once() -> None:
     await queue.waited_for.wait()
 
     with intake.reserved() as first, intake.reserved() as second, intake.reserved() as third:
-        assert (first, second, third, intake.room) == (1, 1, 0, 0)
+        assert (first.room, second.room, third.room, intake.room) == (1, 1, 0, 0)
+        for one in (first, first, third):
+            one.release()
+        assert (first.room, second.room, intake.room) == (0, 1, 1)
+    assert intake.room == 2
     working.cancel()
 
 
@@ -117,8 +121,8 @@ async def test_after_a_wait_a_slot_is_spared_only_when_the_queue_was_found_empty
     queue.hand_out.set()
     await queue.waited_for.wait()
 
-    with intake.reserved() as count:
-        assert count == 0
+    with intake.reserved() as slot:
+        assert slot.room == 0
     working.cancel()
     for one in intake.running:
         one.cancel.set()
