@@ -179,3 +179,23 @@ async def test_the_environment_of_a_tool_is_there_before_its_first_run(
     await started(serve, log, 1)
 
     assert len(log.of("tool.registered")) == 1
+
+
+async def test_a_long_description_is_registered_in_short(
+    serve: Serve, neighbour: Neighbour, tools: Tools, log: Log
+) -> None:
+    tools(
+        "tool",
+        """
+        def tool(long: str = "x" * 1_000_000, short: int = 1): pass
+        tool.__doc__ = "y" * 1_000_000 + "\\n\\nArgs:\\n    short: " + "z" * 1_000_000
+        """,
+    )
+    await started(serve, log, 1)
+
+    fields = await neighbour.redis.hgetall("tools:tool")
+    properties = json.loads(fields["parameters"])["properties"]
+    assert sum(map(len, fields.values())) < 20_000
+    assert properties["long"] == {"type": "string"}
+    assert properties["short"]["default"] == 1
+    assert properties["short"]["description"].startswith("zzz")

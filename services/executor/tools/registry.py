@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -16,13 +17,17 @@ from services.executor.loader import Loader
 from services.executor.store import Store
 from shared import toolkit
 from shared.backoff import until_available
+from shared.documents import cut
 from shared.errors import StoreError, ToolError
 
 log = structlog.get_logger()
 
 LOOK_SECONDS = 5.0
 DESCRIBE_TIMEOUT_SECONDS = 30.0
-LAYOUT = 1
+SUMMARY_CHARACTERS = 10_000
+MEMBER_CHARACTERS = 1_000
+"""How long a default and a description of a parameter may be in a registration."""
+LAYOUT = 2
 """Part of `described_by`; increase it when the same description is written differently."""
 OUR_CODE = Path(isolation.__file__).parent
 ACTIVE_FIELDS = {
@@ -137,11 +142,26 @@ class Registry:
 
 
 def _described(description: Description) -> dict[str, str]:
+    properties = description.parameters.get("properties", {})
+    parameters = {
+        **description.parameters,
+        "properties": {name: _bounded(schema) for name, schema in properties.items()},
+    }
     return {
         "status": "active",
-        "description": description.summary,
-        "parameters": json.dumps(description.parameters),
+        "description": cut(description.summary, SUMMARY_CHARACTERS),
+        "parameters": json.dumps(parameters),
     }
+
+
+def _bounded(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter, without a default that is long, and with a short description."""
+    shown = dict(schema)
+    if len(json.dumps(shown.get("default"))) > MEMBER_CHARACTERS:
+        del shown["default"]
+    if "description" in shown:
+        shown["description"] = cut(str(shown["description"]), MEMBER_CHARACTERS)
+    return shown
 
 
 def fingerprint_of(walls: Iterable[object], code: Path = OUR_CODE) -> str:
