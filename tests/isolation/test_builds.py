@@ -15,6 +15,7 @@ from services.executor.isolation.environment.environments import Environments
 from services.executor.isolation.environment.requirements import Requirements
 from services.executor.isolation.sandbox import Unavailable
 from shared.errors import ToolEnvironmentError
+from tests.isolation.users import ROOT_AND_ORDINARY, run_as
 from tests.isolation.workshop import Workshop, find_uv, output_of, version_of_pinned
 
 # A harmless build backend: it tries to write and read some files, and puts into its wheel what came of it.
@@ -119,6 +120,16 @@ async def test_a_backend_can_not_leave_its_walls(
     assert secret.stat().st_mode & 0o777 != 0o777
     assert not victim.exists()
     assert not (shared / "x").exists()
+
+
+@needs_landlock
+@pytest.mark.parametrize("user", ROOT_AND_ORDINARY)
+def test_the_same_holds_for_root_and_for_an_ordinary_user(user: int) -> None:
+    tried = json.loads(run_as(user, Path(__file__).with_name("build_scene.py")).splitlines()[-1])
+
+    refused = {name: tried[name] for name in ("read", "write", "environ", "memory")}
+    assert set(refused.values()) == {"PermissionError"}
+    assert tried["was changed"] is False
 
 
 @needs_landlock
