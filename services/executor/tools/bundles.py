@@ -170,7 +170,7 @@ class Bundles:
         try:
             _write(draft / bundle.name if bundle.is_package else draft, bundle.files)
             draft.chmod(0o755)
-            self._put_in_place(draft, place)
+            self._put_in_place(draft, place, bundle)
         except OSError:
             if not self._is_laid_out(bundle):  # else another worker has written it
                 raise
@@ -198,16 +198,17 @@ class Bundles:
         except OSError:
             return False
 
-    @staticmethod
-    def _put_in_place(draft: Path, place: Path) -> None:
+    def _put_in_place(self, draft: Path, place: Path, bundle: Bundle) -> None:
         """Rename the draft to its place; a damaged bundle that is there is removed."""
-        if place.is_symlink() or place.exists():
+        try:
+            draft.rename(place)  # fails if a bundle is there
+        except OSError:
+            if self._is_laid_out(bundle):  # another thread or worker was faster
+                return
             old = Path(tempfile.mkdtemp(prefix=".", dir=place.parent))
             place.rename(old / "old")
             draft.rename(place)
             shutil.rmtree(old, ignore_errors=True)
-        else:
-            draft.rename(place)
 
 
 def paths_in(content: bytes) -> dict[str, str]:
