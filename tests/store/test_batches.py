@@ -72,6 +72,18 @@ async def test_an_item_that_fails_fails_alone(redis: Any, script: Script, name: 
     assert ("one.lua:" in str(error) and "it is bad" in str(error)) or "WRONGTYPE" in str(error)
 
 
+async def test_a_script_that_answers_too_few_items_leaves_nobody_waiting(redis: Any, tmp_path: Path) -> None:
+    (tmp_path / "one.lua").write_text("-- ARGV  shared items[]\nreturn {shared}\n")
+    forgetful = Script("one", args=("shared", "items[]"), folder=tmp_path)
+    scripts = Scripts(redis)
+
+    found = await asyncio.gather(
+        *(ask(scripts, forgetful, Item(name)) for name in ("a", "b")), return_exceptions=True
+    )
+
+    assert [str(one) for one in found] == ["one: Redis answers: 1 answers to 2 items"] * 2
+
+
 async def test_a_batch_has_a_bounded_number_of_items(redis: Any, script: Script) -> None:
     scripts = Scripts(redis)
     await ask(scripts, script, Item("first"))

@@ -55,9 +55,12 @@ class Batch:
         """The command in Redis' protocol."""
         return packed(tuple(self._command(self._items, self._weight)))
 
-    def settle(self, found: Any) -> None:
+    def hand_out(self, found: Any) -> None:
         """Hand out the answers, or the error that all of them have."""
-        each = [found] * len(self._answers) if isinstance(found, BaseException) else found
+        count = len(self._answers)
+        if isinstance(found, list) and len(found) != count:
+            found = redis.exceptions.ResponseError(f"{len(found)} answers to {count} items")
+        each = found if isinstance(found, list) else [found] * count
         for answer, one in zip(self._answers, each, strict=True):
             settle(answer, one)
 
@@ -111,15 +114,15 @@ class SharedConnection:
         batch = self._open.get(key)
         if batch is None or not batch.has_room(item):
             batch = self._open[key] = Batch(command)
-            self._queue(batch, batch.settle)
+            self._queue(batch, batch.hand_out)
         batch.add(item, weight, answer)
         return answer
 
-    def _queue(self, unsent: bytes | Batch, settle: Callable[[Any], None]) -> None:
+    def _queue(self, unsent: bytes | Batch, hand_out: Callable[[Any], None]) -> None:
         loop = asyncio.get_running_loop()
         self._unsent.append(unsent)
         self._has_unsent.set()
-        self._unanswered.append((loop.time(), settle))
+        self._unanswered.append((loop.time(), hand_out))
         if self._talking is None:
             # The connection serves all callers: it must not run in the context of the first one.
             context = contextvars.Context()
@@ -162,8 +165,8 @@ class SharedConnection:
                 raise redis.exceptions.ConnectionError(f"the server sent nonsense: {exc}") from exc
             if not self._unanswered:
                 raise redis.exceptions.ConnectionError("the server sent an answer to no command")
-            _, settle = self._unanswered.popleft()
-            settle(found)
+            _, hand_out = self._unanswered.popleft()
+            hand_out(found)
 
     async def _watch(self) -> None:
         """Raise when an answer takes too long.  A timer for each command would cost more than the command."""
@@ -179,8 +182,8 @@ class SharedConnection:
         self._open.clear()
         self._has_unsent.clear()
         self._talking = None
-        for _, settle in unanswered:
-            settle(reason)
+        for _, hand_out in unanswered:
+            hand_out(reason)
 
 
 def settle(answer: asyncio.Future[Any], found: Any) -> None:

@@ -4,7 +4,7 @@
 -- ARGV  kept_ms metrics_cap journal_cap endings[]
 --   endings  see `_Ending` in `runs.py`
 -- returns for each ending {"finished" | "stale" (the attempt was taken away; the outcome is dropped)
---          | "done" (this call was executed before), keys that it did without ...};
+--          | "done" (this call was executed before), keys that the call did without until then ...};
 --         {"uncompiled", document}: see documents.lua.
 --         A run ends also where one of its keys has another type than it should have.
 -- include batches.lua
