@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 SECRET = "-".join(["hunter", "2"] * 3)
 
 ATTACK = f"""
-    import os, sys, time, types
+    import os, resource, sys, time, types
     sys.path.insert(0, {str(ROOT)!r})
     from tests.isolation import sandbox_attempts as attempts
 
@@ -51,6 +51,19 @@ ATTACK = f"""
             "see where it is": lambda t: os.readlink(f"/proc/{{t.neighbour}}/cwd"),
             "see an open file": lambda t: os.readlink(f"/proc/{{t.neighbour}}/fd/0"),
             "connect to an abstract socket": attempts.OTHER_SOCKETS["connect to an abstract socket"],
+        }}
+        tries |= {{
+            "change a limit": lambda t: resource.prlimit(t.parent, resource.RLIMIT_CORE, (0, 0)),
+            "change the priority": attempts.PROCESSES["renice"],
+            "change the group's priority": lambda t: os.setpriority(os.PRIO_PGRP, t.parent, 0),
+            "change the user's priority": lambda t: os.setpriority(os.PRIO_USER, 12345, 0),
+            "change the I/O priority": lambda t: attempts.syscall(
+                30 if attempts.ARM else 251, 1, t.parent, 2 << 13 | 4),
+            "change the processors": attempts.PROCESSES["pin to a processor"],
+            "change the scheduling": lambda t: os.sched_setscheduler(t.parent, 3, os.sched_param(0)),
+            "change the scheduling's parameters": lambda t: os.sched_setparam(t.parent, os.sched_param(0)),
+            "change all of the scheduling": lambda t: attempts.syscall(
+                274 if attempts.ARM else 314, t.parent, b"0" + bytes(47), 0),
         }}
         tries |= {{name: attempts.PROCESSES[name] for name in ("trace", "read memory", "take a descriptor")}}
         return {{name: attempts.outcome(attempt, target) for name, attempt in tries.items()}}

@@ -55,6 +55,11 @@ RETIRED = {
     "a function of socket": ("socket.create_connection.__name__", "socket.create_connection = print"),
     "a function of time": ("time.time() > 5", "time.time = lambda: 1.0"),
     "a function of random": ("random.random() < 1", "random.random = lambda: 4"),
+    "a method of random": ("random.choice([1])", "random.choice = lambda x: 4"),
+    "a method of another random": (
+        "random.randint.__self__ is random._inst",
+        "random.randint = random.Random(1).randint",
+    ),
     "a function that is gone": ("hasattr(os, 'getcwdb')", "del os.getcwdb"),
     "the scheduling class": ("os.sched_getscheduler(0)", "os.sched_setscheduler(0, 5, os.sched_param(0))"),
     "the priority": ("os.nice(0)", "os.nice(3)"),
@@ -141,6 +146,27 @@ async def test_what_a_run_has_imported_is_put_back_to_what_python_starts_with(
 
     assert isinstance(first, Returned)
     assert first == second
+
+
+async def test_a_function_of_a_module_that_the_run_has_imported_is_not_replaced_for_the_next(
+    bench: Bench,
+) -> None:
+    source = """
+    import os, sys
+    def run(change):
+        was_there = "random" in sys.modules
+        import random
+        if change:
+            random.choice = lambda x: 4
+        return [was_there, random.choice([1]), os.getpid()]
+    """
+
+    first, second = await looked(bench, "", "", source)
+
+    assert isinstance(first, Returned)
+    assert isinstance(second, Returned)
+    assert (first.value[:2], second.value[:2]) == ([False, 4], [False, 1])
+    assert first.value[2] != second.value[2]
 
 
 async def test_what_the_import_has_set_stays(bench: Bench) -> None:

@@ -1,11 +1,13 @@
 """Shared memory belongs to its run: nothing of it is left, and a neighbour's is left alone."""
 
 import asyncio
+import fcntl
 import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -118,6 +120,39 @@ async def test_a_process_that_looks_like_a_tracker_is_ended_in_the_end(bench: Be
 
     assert isinstance(answer, Died)
     await gone(int(bench.lines()[0]))
+
+
+async def test_processes_that_look_like_trackers_and_start_each_other_are_ended(
+    bench: Bench, tmp_path: Path
+) -> None:
+    lock = tmp_path / "lock"
+    tool = bench.tool("""
+        import fcntl, os, subprocess, sys
+        CHAIN = "import os, time\\nwhile os.fork() == 0: time.sleep(0.3)\\n# resource_tracker import main"
+        def run(path):
+            lock = os.open(path, os.O_RDWR | os.O_CREAT)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            subprocess.Popen([sys.executable, "-c", CHAIN], start_new_session=True, pass_fds=[lock])
+            os._exit(1)
+    """)
+
+    answer = await bench.run(tool, params={"path": str(lock)})
+
+    assert isinstance(answer, Died)
+    with lock.open() as held:
+        await until_free(held)
+
+
+async def until_free(held: TextIO) -> None:
+    """Wait until no process holds the lock any more."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                await asyncio.sleep(0.02)
+            else:
+                return
 
 
 @needs_root

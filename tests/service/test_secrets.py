@@ -132,7 +132,7 @@ PRYING = """
 """
 
 
-@pytest.mark.skipif(bool(unprotected()), reason="this kernel has no Landlock, or an old one")
+@pytest.mark.skipif(bool(unprotected()), reason="this kernel lacks Landlock or filters")
 @pytest.mark.parametrize("isolation", ["warm", "fork", "spawn"])
 async def test_with_default_settings_a_tool_reaches_nothing_above_it(
     serve: Serve, neighbour: Neighbour, tools: Tools, isolation: str

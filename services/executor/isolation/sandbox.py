@@ -233,12 +233,24 @@ def of_processes(capabilities: tuple[str, ...] = (), version: int | None = None)
     return Confinement(Sandbox.PROCESS, kind, (), (), True, capabilities)
 
 
-def unprotected(version: int | None = None) -> str:
+def unprotected(version: int | None = None, *, filters: bool | None = None) -> str:
     """What level `process` does not protect on this kernel; empty if nothing is missing.
 
-    `version` is that of Landlock; by default, this kernel's.
+    `version` is that of Landlock, `filters` whether system calls can be filtered; by default, as this kernel
+    has them.
     """
     version = landlock.version() if version is None else version
+    filters = seccomp.is_supported() if filters is None else filters
+    return "; ".join(filter(None, (_unprotected_by_landlock(version), "" if filters else _UNFILTERED)))
+
+
+_UNFILTERED = (
+    "system calls can't be filtered here: tools can change the limits and the scheduling of all processes of "
+    "the same user, and so end the service; use a kernel with CONFIG_SECCOMP_FILTER, on x86_64 or aarch64"
+)
+
+
+def _unprotected_by_landlock(version: int) -> str:
     if version < landlock.REFER_VERSION:
         return (
             "this kernel has no Landlock, or an old one: tools can read the memory and the environment of "

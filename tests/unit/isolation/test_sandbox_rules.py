@@ -26,9 +26,13 @@ def judged(
     machine: str, number: int, *arguments: int, audited_as: int = 0, network: bool = True, abi: int = 6
 ) -> int:
     """What the filter returns for a call: an interpreter of the part of classic BPF that it uses."""
-    audited_as = audited_as or seccomp.MACHINES[machine][1]
-    data = struct.pack("<IIQ6Q", number, audited_as, 0, *arguments, *[0] * (6 - len(arguments)))
     code = seccomp.program(machine, network=network, landlock_abi=abi)
+    return executed(code, number, *arguments, audited_as=audited_as or seccomp.MACHINES[machine][1])
+
+
+def executed(code: bytes, number: int, *arguments: int, audited_as: int) -> int:
+    """What a filter's program returns for a call."""
+    data = struct.pack("<IIQ6Q", number, audited_as, 0, *arguments, *[0] * (6 - len(arguments)))
     instructions = list(struct.iter_unpack("<HBBI", code))
     at, accumulator = 0, 0
     while True:
@@ -52,6 +56,29 @@ def number_of(machine: str, name: str) -> int:
 
 
 # -- the filter ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_filter_of_level_process_refuses_only_what_changes_other_processes(machine: str) -> None:
+    column, audited_as = seccomp.MACHINES[machine]
+    code = seccomp.separation(machine)
+    named = {
+        # 1 is another process, and for ioprio_set 1 means "a process" and 0 the caller.
+        name: (executed(code, pair[column] or 0, *arguments, audited_as=audited_as))
+        for name, pair in TABLE.items()
+        for arguments in [(1, 1) if name != "ioprio_set" else (1, 77)]
+        if pair[column] is not None
+    }
+    own = {
+        executed(code, number_of(machine, name), int(name == "ioprio_set"), 0, audited_as=audited_as)
+        for name in seccomp.SEPARATING
+    }
+
+    assert {name for name, answer in named.items() if answer == EPERM} == set(seccomp.SEPARATING)
+    assert set(named.values()) == {EPERM, ALLOW}
+    assert own == {ALLOW}
+    assert executed(code, 20, audited_as=0x40000003) == KILL
+    assert executed(code, 0x40000000 + 302, 1, audited_as=audited_as) == ENOSYS
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -315,7 +342,12 @@ def test_processes_are_separated_as_far_as_the_kernel_can(version: int, kind: ty
     [(0, "read the memory"), (1, "read the memory"), (2, "send signals"), (5, "send signals"), (6, "^$")],
 )
 def test_what_an_old_kernel_does_not_protect_is_said(version: int, said: str) -> None:
-    assert re.search(said, sandbox.unprotected(version))
+    assert re.search(said, sandbox.unprotected(version, filters=True))
+
+
+def test_that_calls_cannot_be_filtered_is_said() -> None:
+    assert sandbox.unprotected(6, filters=False).startswith("system calls can't be filtered")
+    assert re.search("send signals.*; system calls can't be filtered", sandbox.unprotected(5, filters=False))
 
 
 def test_the_error_where_nothing_can_confine_says_what_to_do(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import _thread
 import builtins
 import gc
 import operator
+import os
 import sys
 import types
 from typing import Any, Callable, Dict, List, Optional, Tuple
@@ -30,7 +31,8 @@ _ATTRIBUTES: Dict[str, Dict[str, Any]] = {
 }  # fmt: skip
 _DECIMAL = operator.attrgetter("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
 _PATCHED = ("builtins", "os", "json", "socket", "time", "random")
-_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
+_LIBRARY = (os.path.dirname(os.__file__) + os.sep, "<frozen ")
 _int_digits: Optional[Callable[[], int]] = getattr(sys, "get_int_max_str_digits", None)
 
 
@@ -157,19 +159,45 @@ def _numpy_options() -> Tuple[Any, ...]:
 
 
 class _Functions:
-    """The functions of the modules that decide what a program sees of the world."""
+    """The functions of the modules that decide what a program sees of the world.
+
+    A module that a run imports first is watched from the end of that run on, if all its functions are from
+    files of the standard library then.
+    """
 
     def __init__(self) -> None:
         self._known: List[Tuple[str, Dict[str, Any], Any, Any]] = []
+        self._to_come: List[str] = []
         for name in _PATCHED:
-            content = vars(sys.modules[name]) if name in sys.modules else {}
-            functions = [key for key, value in content.items() if isinstance(value, _FUNCTIONS)]
-            if functions:
-                of = operator.itemgetter(*functions)
-                self._known.append((name, content, of, of(content)))
+            if name in sys.modules:
+                self._watch(name)
+            else:
+                self._to_come.append(name)
+
+    def _watch(self, name: str) -> List[Any]:
+        """Notice from now on what is replaced in a module; returns its functions."""
+        content = vars(sys.modules[name])
+        functions = [key for key, value in content.items() if isinstance(value, _FUNCTIONS)]
+        of = operator.itemgetter(*functions)
+        self._known.append((name, content, of, of(content)))
+        return [content[key] for key in functions]
+
+    def _watch_imported(self) -> str:
+        """Watch the modules that the run has imported; a function that it has replaced before, if any."""
+        for name in [name for name in self._to_come if name in sys.modules]:
+            self._to_come.remove(name)
+            for function in self._watch(name):
+                code = getattr(function, "__code__", None)
+                if code is not None and not code.co_filename.startswith(_LIBRARY):
+                    return f"the run replaced a function of {name}: {function!r:.80}"
+        return ""
 
     def replaced(self) -> str:
         """The first that is another one now; 4 us for all of them."""
+        if self._to_come:
+            problem = self._watch_imported()
+            if problem:
+                return problem
         for name, content, of, before in self._known:
             try:
                 if of(content) == before:

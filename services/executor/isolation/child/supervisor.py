@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import fcntl
+import math
 import os
 import select
 import signal
@@ -46,7 +47,7 @@ class Supervisor:
     def __init__(self, channel: int, stacks: int) -> None:
         self.children: dict[int, Child] = {}
         self._ending: dict[int, Child] = {}
-        self._trackers: dict[int, float] = {}
+        self._spares_until = self._sweep_at = math.inf
         self._channel = channel
         self._stacks = stacks
         self.pid = os.getpid()
@@ -83,8 +84,8 @@ class Supervisor:
 
     def wait(self) -> tuple[bool, list[dict[str, Any]]]:
         """Wait for a message, a child's end or a deadline: whether there is a message, and who has ended."""
-        if self._ending or self._trackers:
-            due_at = [*(child.next_at for child in self._ending.values()), *self._trackers.values()]
+        if self._ending or self._sweep_at < math.inf:
+            due_at = [*(child.next_at for child in self._ending.values()), self._sweep_at]
             ready = self._poll.poll(max(0.0, min(due_at) - time.monotonic()) * 1000)
         else:
             ready = self._poll.poll()
@@ -92,7 +93,7 @@ class Supervisor:
         ended = self._reap() if self.ends in woken else []
         if self._ending:
             self._advance()
-        if self._trackers:
+        if self._sweep_at < math.inf:
             self.sweep()
         return self._channel in woken, ended
 
@@ -151,7 +152,6 @@ class Supervisor:
                 self.sweep()
                 return ended
             self._ending.pop(pid, None)
-            self._trackers.pop(pid, None)
             child = self.children.pop(pid, None)
             if child is not None:
                 cpu_seconds = usage.ru_utime + usage.ru_stime
@@ -163,17 +163,23 @@ class Supervisor:
         """Kill the orphans: a child that this process did not fork belongs to no run.
 
         Its parent has died, or has given up adopting orphans and let go of it.  Resource trackers have their
-        time to end.
+        time to end.  All of them have the same, from the first one on until no orphan is left: a process that
+        only looks like a tracker can start another one before it ends.
         """
+        orphans = [pid for pid in process_tree.own_children() if pid not in self.children]
+        if not orphans:
+            self._spares_until = self._sweep_at = math.inf
+            return
         now = time.monotonic()
-        for pid in process_tree.own_children():
-            if pid in self.children:
-                continue
-            if pid not in self._trackers and process_tree.is_tracker(pid):
-                self._trackers[pid] = now + process_tree.TRACKER_SECONDS
-            if self._trackers.get(pid, now) <= now:
-                process_tree.kill(pid)
-                self._trackers.pop(pid, None)
+        trackers = list(filter(process_tree.is_tracker, orphans))
+        if trackers and self._spares_until == math.inf:
+            self._spares_until = self._sweep_at = now + process_tree.TRACKER_SECONDS
+        is_over = now >= self._spares_until
+        if is_over:
+            self._sweep_at = now + KILL_AGAIN_SECONDS
+        for pid in orphans:
+            if is_over or pid not in trackers:
+                process_tree.kill(pid, spares_trackers=not is_over)
 
 
 def _stacks_written(child: Child, now: float) -> bool:

@@ -7,7 +7,8 @@ everything that it starts.  There are three mechanisms, each for what the others
 - Landlock separates processes, and decides by path which files may be read and written;
 - a filter of system calls (`seccomp`) refuses what gets around Landlock, and the network.
 
-At level `process`, only processes are separated: files and the network are those of the service's user.
+At level `process`, only processes are separated: files and the network are those of the service's user, and
+the filter refuses only what changes the limits or the scheduling of other processes.
 
 At the other levels, what remains possible: a tool can ask for names, sizes and modes of other files, but not
 for their contents nor for listings.  Before version 6 of Landlock (Linux 6.12), tools of all levels can send
@@ -71,6 +72,8 @@ def _apply(spec: dict[str, Any]) -> None:
         if rules is not None:
             rules.enter()
             rules.close()
+        if seccomp.is_supported():
+            seccomp.install_separation()
         return
     if abi:
         _restrict(spec["readable"], spec["writable"], spec["network"], abi)

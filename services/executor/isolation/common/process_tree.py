@@ -216,10 +216,11 @@ def is_tracker(pid: int) -> bool:
     return _TRACKER in read(f"/proc/{pid}/cmdline")
 
 
-def kill(root: int) -> None:
-    """Send SIGKILL to all processes of the tree but the resource trackers below its root."""
+def kill(root: int, *, spares_trackers: bool = True) -> None:
+    """Send SIGKILL to all processes of the tree, but maybe not to the resource trackers below its root."""
     for pid in freeze(root):
-        send(pid, signal.SIGCONT if pid != root and is_tracker(pid) else signal.SIGKILL)
+        is_spared = spares_trackers and pid != root and is_tracker(pid)
+        send(pid, signal.SIGCONT if is_spared else signal.SIGKILL)
 
 
 def kill_all() -> None:
@@ -230,7 +231,7 @@ def kill_all() -> None:
         spared = [pid for pid in children(os.getpid()) if not is_over and is_tracker(pid)]
         for pid in children(os.getpid()):
             if pid not in spared:
-                kill(pid)
+                kill(pid, spares_trackers=not is_over)
         try:
             if os.wait4(-1, os.WNOHANG if spared else 0)[0] == 0:
                 time.sleep(_POLL_SECONDS)

@@ -8,6 +8,9 @@ What is refused fails with EPERM, which Python raises as PermissionError.  A cal
 table fails with ENOSYS, and then programs do what they did before it existed.  So does `clone3`, whose flags
 are behind a pointer; programs use `clone` instead.
 
+`separation` is a smaller filter: it only keeps a process from changing the limits and the scheduling of
+others, for which Landlock has no rules.
+
 The program is classic BPF as in the kernel's Documentation/userspace-api/seccomp_filter.rst.
 """
 
@@ -82,6 +85,12 @@ CONDITIONAL: Numbers = {
 }  # fmt: skip
 LAST_KNOWN = 469
 
+# They change the limits or the scheduling of any process of the same user.
+SEPARATING = (
+    "prlimit64", "setpriority", "ioprio_set",
+    "sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr",
+)  # fmt: skip
+
 # For what `uname -m` prints: the column above, and the kernel's audit name.
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
@@ -111,7 +120,15 @@ def is_supported(machine: Optional[str] = None) -> bool:
 
 def install(*, network: bool, landlock_abi: int, pretends: bool = False) -> None:
     """Filter the calls of this process and of all that it starts, for good.  Raises OSError."""
-    code = program(_machine(), network=network, landlock_abi=landlock_abi, pretends=pretends)
+    _install(program(_machine(), network=network, landlock_abi=landlock_abi, pretends=pretends))
+
+
+def install_separation() -> None:
+    """Refuse calls that change the limits or the scheduling of other processes, for good.  Raises OSError."""
+    _install(separation(_machine()))
+
+
+def _install(code: bytes) -> None:
     buffer = ctypes.create_string_buffer(code, len(code))
     # struct sock_fprog: how many instructions, and where they are.
     described = struct.pack("=H6xQ", len(code) // 8, ctypes.addressof(buffer))
@@ -143,8 +160,21 @@ def program(machine: str, *, network: bool, landlock_abi: int, pretends: bool = 
         code += _rule(CONDITIONAL[name][column], [_do(_RETURN, ENOSYS)])
     for name, body in _conditions(truncates).items():
         code += _rule(CONDITIONAL[name][column], body)
-    code.append(_do(_RETURN, ALLOW))
-    return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
+    return _assembled(code)
+
+
+def separation(machine: str) -> bytes:
+    """The program of the filter that only keeps a process from others.
+
+    Whether a call passes depends on its number alone, except for `SEPARATING`; the kernel remembers that, and
+    doesn't execute the program for other calls.
+    """
+    column, audited_as = MACHINES[machine]
+    conditions = _conditions(truncates=False)
+    code = _prologue(audited_as)
+    for name in SEPARATING:
+        code += _rule(CONDITIONAL[name][column], conditions[name])
+    return _assembled(code)
 
 
 def _conditions(truncates: bool) -> dict[str, List[Instruction]]:
@@ -179,6 +209,11 @@ def _conditions(truncates: bool) -> dict[str, List[Instruction]]:
 
 
 # -- assembling ------------------------------------------------------------------------
+
+
+def _assembled(code: List[Instruction]) -> bytes:
+    """The program, which allows every call that it doesn't mention."""
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in [*code, _do(_RETURN, ALLOW)])
 
 
 def _prologue(audited_as: int) -> List[Instruction]:
