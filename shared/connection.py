@@ -19,7 +19,7 @@ from redis.driver_info import DriverInfo
 from redis.exceptions import RedisError
 
 from shared.embedded import DEFAULT_DIRECTORY, EmbeddedServer, running_url
-from shared.errors import StoreUnavailableError
+from shared.errors import StoreUnavailableError, UnknownDatabaseError
 from shared.log import keep_secret
 
 SCHEMES = ("redis", "rediss", "unix")
@@ -124,6 +124,21 @@ def connect(url: str, *, connections: int = 16) -> Redis:
         connections: the largest number of connections.
     """
     return _client(url, connections, retries=2)
+
+
+@contextlib.contextmanager
+def naming_database(client: Redis) -> Iterator[None]:
+    """Name the database of `client` in the error that the server doesn't have it; it is raised alone."""
+    try:
+        yield
+    except (UnknownDatabaseError, ExceptionGroup) as exc:
+        if isinstance(exc, ExceptionGroup) and exc.split(UnknownDatabaseError)[1] is not None:
+            raise
+        number = client.connection_pool.connection_kwargs.get("db")
+        raise UnknownDatabaseError(
+            f"REDIS_URL names database {number}, which the server doesn't have; choose a smaller number, "
+            "or raise 'databases' in the server's configuration"
+        ) from None
 
 
 def connect_blocking(url: str) -> Redis:

@@ -36,6 +36,10 @@ class StoreUnavailableError(StoreError):
     """Redis can't be reached, or refuses commands for now."""
 
 
+class UnknownDatabaseError(StoreError):
+    """The server has no database of the number that REDIS_URL names."""
+
+
 class ToolError(FullsendError):
     """A tool breaks the tool contract, or can't be called as asked."""
 

@@ -159,27 +159,32 @@ _PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from shared.yaml_reader
 
 
 async def prepare(text: str) -> None:
-    """Read a text, if it is large, such that `yaml_value` takes no time if it is called right after this."""
+    """Read a text, if it is large, such that `yaml_value` takes no time if it is called right after this.
+
+    If the process fails or takes more than READING_SECONDS, `yaml_value` refuses the text.
+    """
     key = (text, True)
     if len(text) <= LARGE_CHARACTERS:
         return
     if key not in _prepared:
         async with _readers.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(READERS)):
-            if key not in _prepared and (found := await _read_apart(text)):
-                _prepared[key] = found
-    if key in _prepared:
-        _prepared.move_to_end(key)
+            if key not in _prepared:
+                _prepared[key] = await _read_apart(text)
+    _prepared.move_to_end(key)
     while len(_prepared) > 1 and sum(len(one) for one, _ in _prepared) > PREPARED_CHARACTERS:
         _prepared.popitem(last=False)
 
 
-async def _read_apart(text: str) -> tuple[Any, str] | None:
-    """The same as `_read`, for finite numbers; None if the process didn't do it."""
+async def _read_apart(text: str) -> tuple[Any, str]:
+    """The same as `_read`, for finite numbers; a text that the process couldn't read is refused."""
     try:
         async with asyncio.timeout(READING_SECONDS):
             value, problem = json.loads(await _output_of_reader(text.encode(errors="surrogatepass")))
-    except (TimeoutError, ValueError, OSError):
-        return None
+    except TimeoutError:
+        return None, f"it couldn't be read in {READING_SECONDS:g} s; make it smaller, or store it as JSON"
+    except (ValueError, OSError) as exc:
+        reason = str(exc) if isinstance(exc, OSError) else "it ended without an answer"
+        return None, f"it can't be read, as its reader failed ({reason}); change it, or store it as JSON"
     return value, str(problem)
 
 

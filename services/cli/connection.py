@@ -11,7 +11,7 @@ from services.executor.isolation.common.kernel import set_dumpable
 from services.executor.service import retention, store_options
 from services.executor.store import JournalEntry, Store
 from services.planner.runtime import RuntimeConfig
-from shared.connection import connect, connect_blocking, is_embedded, running_server
+from shared.connection import connect, connect_blocking, is_embedded, naming_database, running_server
 from shared.errors import StoreUnavailableError
 
 Reply = TypeVar("Reply")
@@ -92,7 +92,8 @@ async def store_at(url: str, chosen: config.Settings) -> AsyncIterator[Store]:
     """Connect to the store at `url`; the connections are closed at the end of the block."""
     client, patient = connect(url), connect_blocking(url)
     try:
-        yield Store.on(client, patient, retention(chosen), options=store_options(chosen))
+        with naming_database(client):
+            yield Store.on(client, patient, retention(chosen), options=store_options(chosen))
     finally:
         await client.aclose()
         await patient.aclose()

@@ -6,6 +6,7 @@ It also decides which environment variables a tool sees.  Pure.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator
@@ -63,6 +64,8 @@ def _matches(name: str, pattern: str) -> bool:
 
 # -- a tool's needs ---------------------------------------------------------------------
 
+_TABLE: Final = "fullsend"
+
 
 class ToolNeeds(WireRecord, extra="forbid"):
     """The table `[tool.fullsend]` in the PEP 723 block of a tool's file."""
@@ -94,13 +97,34 @@ def needs_of(place: str, text: str) -> ToolNeeds:
         ToolError: the block can't be read; says where and why.
     """
     tool = block_of(place, text).get("tool", {})
-    needs = tool.get("fullsend", {}) if isinstance(tool, dict) else tool
+    if isinstance(tool, dict):
+        _check_tables(place, text, tool)
+    needs = tool.get(_TABLE, {}) if isinstance(tool, dict) else tool
     if not isinstance(needs, dict):
         raise ToolError(f"{place} is {kind(needs)}; expected a table")
     try:
         return validated(ToolNeeds, place, needs)
     except ContractError as exc:
         raise ToolError(str(exc)) from None
+
+
+def _check_tables(place: str, text: str, tool: Mapping[str, object]) -> None:
+    """Refuse tables that are almost [tool.fullsend], and its members in [tool]: they would be ignored."""
+    for name in tool:
+        if name in ToolNeeds.model_fields:
+            problem = (
+                f"{name!r} is a member of [tool], which has no such member; put it below [tool.fullsend]"
+            )
+            raise ToolError(f"{place}: {_line_of(rf'(tool *[.] *)?{name} *=', text)}{problem}")
+        if name != _TABLE and get_close_matches(re.sub(r"[-_ ]", "", name.casefold()), [_TABLE], cutoff=0.8):
+            problem = f"[tool.{printable(name)}] is not known; write [tool.{_TABLE}]"
+            raise ToolError(f"{place}: {_line_of(rf'.*{re.escape(name)}', text)}{problem}")
+
+
+def _line_of(pattern: str, text: str) -> str:
+    """The number of the first comment that matches, for the beginning of a message; empty if none does."""
+    matches = re.compile(f"# *{pattern}").match
+    return next((f"line {number}: " for number, line in enumerate(text.split("\n"), 1) if matches(line)), "")
 
 
 # -- a run's options --------------------------------------------------------------------

@@ -32,7 +32,7 @@ from services.executor.tools.readiness import PREPARED_AT_ONCE, Readiness
 from services.executor.tools.registry import Registry, fingerprint_of
 from services.executor.triggers import Triggers
 from shared.backoff import until_available
-from shared.connection import connect, connect_blocking, without_password
+from shared.connection import connect, connect_blocking, naming_database, without_password
 
 if TYPE_CHECKING:
     from services.executor.monitoring.prometheus import Monitor
@@ -138,6 +138,10 @@ class Service:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then finish what runs, or give it back after the grace period."""
+        with naming_database(self._client):
+            await self._run(stop)
+
+    async def _run(self, stop: asyncio.Event) -> None:
         async with self._connections(), self._observed(stop):
             if not await _unless(stop, until_available("start", self._store.due_times.now_ms)):
                 log.info("service.not_started", worker=self.worker)

@@ -48,6 +48,18 @@ async def test_an_unreachable_server_is_an_error_of_one_line(tmp_path: Path) -> 
     assert "Redis can't be reached" in done.error
 
 
+@pytest.mark.parametrize("command", ["runs", "worker"])
+async def test_a_database_that_the_server_does_not_have_is_an_error_of_one_line(
+    command: str, tmp_path: Path, redis_url: str
+) -> None:
+    shell = Shell(tmp_path, {"REDIS_URL": redis_url.rpartition("/")[0] + "/9999"})
+
+    done = await shell.fullsend(command)
+
+    assert done.code == 1
+    assert "REDIS_URL names database 9999, which the server doesn't have" in done.error
+
+
 async def test_each_wrong_setting_is_an_error_of_one_line(tmp_path: Path) -> None:
     shell = Shell(tmp_path, {"CONCURRENCY": "many", "RETRY_MAX_ATTEMPTS": "0"})
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from services.executor.isolation import sandbox
+from services.executor.isolation.environment.environment_cache import EnvironmentCache
 from services.executor.isolation.environment.environments import Environments
 from services.executor.isolation.environment.requirements import Requirements
 from services.executor.isolation.sandbox import Unavailable
@@ -152,8 +153,36 @@ async def test_what_was_built_works_and_nothing_else_is_left(
 
     environment = await walled.ensure(BUILT)
 
+    assert list(environment.python.parents[1].rglob("built.cpython-*.pyc"))
     assert await output_of(environment.python.with_name("say-built")) == "ran"
     assert workshop.folders() == [environment.python.parents[1]]
+
+
+@needs_landlock
+async def test_a_link_that_a_build_leaves_leads_the_compiler_nowhere(
+    workshop: Workshop, walled: Environments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others, where = tmp_path / "others", workshop.wheels / "where"
+    others.mkdir()
+    new_folder = EnvironmentCache.new_folder
+
+    def told_folder(cache: EnvironmentCache, digest: str) -> Path:
+        folder = new_folder(cache, digest)
+        if not where.exists():  # the first one is the environment
+            where.write_text(str(folder))
+        return folder
+
+    monkeypatch.setattr(EnvironmentCache, "new_folder", told_folder)
+    packages = (
+        f"next(pathlib.Path(pathlib.Path({str(where)!r}).read_text()).glob('lib/python*/site-packages'))"
+    )
+    source(workshop, link=f"({packages} / '__pycache__').symlink_to({str(others)!r})")
+
+    await walled.ensure(BUILT)  # which imports nothing: an import would follow the link
+
+    [environment] = workshop.folders()
+    assert [path.readlink() for path in environment.glob("lib/*/site-packages/__pycache__")] == [others]
+    assert list(others.iterdir()) == []
 
 
 async def test_a_wheel_is_preferred_and_no_code_is_run_for_it(

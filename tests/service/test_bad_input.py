@@ -9,6 +9,7 @@ import pytest
 from shared import keys
 from tests.conftest import Neighbour, Serve, Tools
 from tests.service.conftest import assert_works
+from tests.service.worker import worker
 
 pytestmark = pytest.mark.usefixtures("echo")
 
@@ -301,3 +302,14 @@ async def test_all_keys_may_vanish_under_a_running_service(serve: Serve, neighbo
         result = await neighbour.run("exp_1")
 
     assert result["status"] == "success"
+
+
+async def test_a_worker_whose_database_the_server_does_not_have_ends_with_one_line(
+    redis_url: str, tmp_path: Path
+) -> None:
+    async with worker(redis_url.rpartition("/")[0] + "/9999", tmp_path, {}) as one:
+        code = await one.ended()
+
+    assert code == 1
+    [line] = one.noise
+    assert line.startswith("error: REDIS_URL names database 9999, which the server doesn't have")

@@ -174,9 +174,12 @@ class DueTimes:
         found, following, now_us = await self._scripts.call(
             _DUE, [keys.due_times(), keys.noted_schedules()], [within_ms, most, keys.open_runs("")]
         )
-        for _, _, _, _, experiment, *_ in found:
+        due: list[DueTime] = []
+        for one in found:
+            _, _, _, _, experiment, *_ = one
             await prepare_stored(*experiment)
-        return FoundDue([DueTime.read(one) for one in found], int(following) if following else None, now_us)
+            due.append(DueTime.read(one))  # at once, while what was prepared is kept
+        return FoundDue(due, int(following) if following else None, now_us)
 
     async def fire(self, decision: Decision, worker: str = "", room: int = 0) -> Fired:
         """Carry out a decision, unless another worker was first; hand up to `room` orders to `worker`.

@@ -33,7 +33,7 @@ from services.executor.store.resp import Argument, SharedConnection
 from shared import keys
 from shared.backoff import Backoff
 from shared.documents import json_text
-from shared.errors import StoreError, StoreUnavailableError
+from shared.errors import StoreError, StoreUnavailableError, UnknownDatabaseError
 
 COMMAND_TIMEOUT_SECONDS = 15.0
 LOST_ANSWER: Final = Backoff(0.05, 0.1, max_attempts=3)
@@ -362,11 +362,14 @@ def translated(what: str, exc: Exception, located: Callable[[str], str] = str) -
     if isinstance(exc, redis.exceptions.ConnectionError | redis.exceptions.TimeoutError | OSError):
         return StoreUnavailableError(f"{what}: Redis can't be reached: {str(exc) or 'no answer in time'}")
     message = located(str(exc))
+    if _NO_DATABASE in message:
+        return UnknownDatabaseError(f"REDIS_URL names a database that the server doesn't have: {message}")
     if _PASSING.search(message) or isinstance(exc, _REFUSALS):
         return StoreUnavailableError(f"{what}: Redis refuses for now: {message}")
     return StoreError(f"{what}: Redis answers: {message}")
 
 
+_NO_DATABASE = "DB index is out of range"
 _REFUSALS = (
     redis.exceptions.OutOfMemoryError,
     redis.exceptions.ReadOnlyError,

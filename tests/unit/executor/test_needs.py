@@ -8,6 +8,11 @@ from services.executor.policy import ToolNeeds, needs_of
 from shared.errors import ToolError
 
 PLACE = "tool.py: [tool.fullsend]"
+ALMOST = (
+    "# /// script ", "# /// script\t", "#/// script", "# ///script", "# ///  script", "# /// Script",
+    "# /// SCRIPT", "# /// scripts", "# /// script:", "# //// script", "# // script", "## /// script",
+    "    # /// script", "\t# /// script",
+)  # fmt: skip
 
 
 def block(*lines: str) -> str:
@@ -75,8 +80,33 @@ def test_a_block_is_found_in_any_file(change: Any) -> None:
     assert needs_of(PLACE, change(block("[tool.fullsend]", "memory_mb = 5"))).memory_mb == 5
 
 
-def test_an_indented_block_is_ignored() -> None:
-    assert needs_of(PLACE, "    # /// script\n    # [tool.fullsend]\n    # x = 1\n    # ///\n") == ToolNeeds()
+@pytest.mark.parametrize("comment", ["# a script", "# /// other", "#!/bin/script", "# see https://script"])
+def test_other_comments_are_ignored(comment: str) -> None:
+    assert needs_of(PLACE, f"{comment}\n# x = 1\n# ///\n") == ToolNeeds()
+
+
+@pytest.mark.parametrize("opening", ALMOST)
+def test_a_string_may_hold_what_is_almost_a_block(opening: str) -> None:
+    assert needs_of(PLACE, f'X = """\n{opening}\n# x = 1\n"""\n') == ToolNeeds()
+
+
+@pytest.mark.parametrize(
+    "table", ["fulsend", "full-send", "Fullsend", "FULLSEND", "full_send", "fullsent", "'fullsend '"]
+)
+def test_a_table_that_is_almost_ours_is_refused_by_its_line(table: str) -> None:
+    name = table.strip("'")
+
+    assert refusal(block("dependencies = []", f"[tool.{table}]", 'sandbox = "files"')) == (
+        f"{PLACE}: line 3: [tool.{name}] is not known; write [tool.fullsend]"
+    )
+
+
+@pytest.mark.parametrize("lines", [("[tool]", 'sandbox = "files"'), ("", 'tool.sandbox = "files"')])
+def test_our_members_in_the_table_above_ours_are_refused_by_their_line(lines: tuple[str, str]) -> None:
+    assert refusal(block(*lines)) == (
+        f"{PLACE}: line 3: 'sandbox' is a member of [tool], which has no such member; "
+        "put it below [tool.fullsend]"
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,7 +143,7 @@ def test_an_indented_block_is_ignored() -> None:
                 f"import os\n{opening}\n# x = 1\n# ///\n",
                 f"line 2, {opening!r}, doesn't begin a script block; write exactly '# /// script'",
             )
-            for opening in ("# /// script ", "# /// script\t", "#/// script", "# ///script", "# ///  script")
+            for opening in ALMOST
         ),
     ],
 )

@@ -171,6 +171,23 @@ def test_what_runs_code_of_packages_gets_no_credentials(home: Path) -> None:
     assert (kept["UV_INDEX"], kept["HTTPS_PROXY"]) == (f"lab={INDEX}", "http://proxy")
 
 
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (f"{INDEX}?token=hunter2", INDEX),
+        (f"lab={INDEX}?a=1&token=hunter2 {INDEX}", f"lab={INDEX} {INDEX}"),
+        (f"{INDEX}?token=hunter2,/wheels,{INDEX}?hunter2", f"{INDEX},/wheels,{INDEX}"),
+        (f"{INDEX}?token=a,hunter2", INDEX),
+        (f"{INDEX},{INDEX}?token=hunter2", f"{INDEX},{INDEX}"),
+        ("/wheels?", "/wheels?"),
+    ],
+)
+def test_it_gets_no_query_of_a_url(value: str, kept: str, home: Path) -> None:
+    settings = uv_settings(base(home) | {"UV_FIND_LINKS": value}, [])
+
+    assert settings.without_credentials()["UV_FIND_LINKS"] == kept
+
+
 def test_pips_files_are_looked_for_where_pip_looks(home: Path) -> None:
     (home / ".config" / "pip").mkdir(parents=True)
     (home / ".config" / "pip" / "pip.conf").write_text("[global]\nindex-url = https://user.example")

@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from services.executor.isolation.environment.built_files import installed_in
 from services.executor.isolation.environment.environment_cache import EnvironmentCache
 from services.executor.isolation.environment.requirements import Requirements
 from services.executor.isolation.environment.uv import Interpreter, Uv
@@ -245,24 +246,6 @@ class Environments:
 
     def _shown(self, requirements: Requirements) -> list[str]:
         return [masked(dependency, self._settings.secrets) for dependency in requirements.dependencies]
-
-
-def installed_in(folder: Path) -> list[str]:
-    """The packages in an environment: name, version, and where each came from if that was not an index."""
-    found: list[str] = []
-    for place in folder.glob("lib/python*/site-packages/*.dist-info"):
-        origin = place / "direct_url.json"
-        found.append(" ".join([place.name.removesuffix(".dist-info"), *_origin(origin)]))
-    return sorted(found)
-
-
-def _origin(file: Path) -> list[str]:
-    """What identifies the content of a package that was installed from an address."""
-    try:
-        members = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return []
-    return [json.dumps(members.get(name), sort_keys=True) for name in ("vcs_info", "archive_info")]
 
 
 async def _end(task: asyncio.Task[Any]) -> None:

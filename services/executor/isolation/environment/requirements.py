@@ -2,8 +2,10 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import re
+import tokenize
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ LAYOUT = 2
 _FIELDS = ("dependencies", "requires-python", "tool")
 
 _OPENING, _CLOSING = "# /// script", "# ///"
-_ALMOST_OPENING = re.compile(r"#\s*///\s*script\s*")
+_ALMOST_OPENING = re.compile(r"\s*#+\s*/{2,}\s*scripts?[\s:]*", re.IGNORECASE)
 _ALMOST_CLOSING = re.compile(r"#\s*///\s*")
 
 
@@ -97,8 +99,10 @@ def _script_blocks(place: str, text: str) -> list[list[str]]:
     """
     blocks: list[list[str]] = []
     block: list[str] | None = None
+    almost: list[tuple[int, str]] = []
     begin = 0
-    for number, line in enumerate([*text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n"), ""], 1):
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    for number, line in enumerate([*text.split("\n"), ""], 1):
         if block is not None and (line == "#" or line.startswith("# ")):
             block.append(line)
             continue
@@ -109,11 +113,27 @@ def _script_blocks(place: str, text: str) -> list[list[str]]:
                 closing = len(block) - 1 - block[::-1].index(_CLOSING)
                 blocks.append(block[:closing])
         if line != _OPENING and _ALMOST_OPENING.fullmatch(line):
-            raise ToolError(
-                f"{place}: line {number}, {line!r}, doesn't begin a script block; write exactly {_OPENING!r}"
-            )
+            almost.append((number, line))
         block, begin = ([] if line == _OPENING else None), number
+    if almost:
+        strings = _lines_of_strings(text)
+        for number, line in almost:
+            if number not in strings:
+                raise ToolError(
+                    f"{place}: line {number}, {line!r}, doesn't begin a script block; "
+                    f"write exactly {_OPENING!r}"
+                )
     return blocks
+
+
+def _lines_of_strings(text: str) -> set[int]:
+    """The numbers of the lines that begin inside a string; without those after the first error."""
+    found: set[int] = set()
+    with contextlib.suppress(tokenize.TokenError, SyntaxError):
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type not in (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE):
+                found.update(range(token.start[0] + 1, token.end[0] + 1))
+    return found
 
 
 def _unclosed(begin: int, block: Sequence[str], number: int, line: str) -> str:

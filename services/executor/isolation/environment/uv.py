@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import json
-import os
 import re
-import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from services.executor.isolation.environment.built_files import make_programs_executable
 from services.executor.isolation.environment.uv_settings import UvSettings, masked
 from services.executor.isolation.environment.walls import Walls
 from services.executor.isolation.sandbox import Confinement
@@ -105,20 +104,28 @@ class Uv:
             )
         if dependencies:
             options = [f"--exclude-newer={exclude_newer}"] if exclude_newer else []
-            await self._install(folder, [*options, "--", *dependencies], walls)
-            # By an interpreter that looks for no packages: uv's own way runs what their .pth files say.
-            compiling = ["-I", "-S", "-m", "compileall", "-q", "-q", "-j", "2", str(folder / "lib")]
-            await run_supervised([str(python), *compiling], self._settings.environ)
+            used = await self._install(folder, [*options, "--", *dependencies], walls)
+            await self._compile(folder, python, used)
+
+    async def _compile(self, folder: Path, python: Path, walls: Walls | None) -> None:
+        """Compile the modules in `folder`; inside the walls if foreign code has written there."""
+        # By an interpreter that looks for no packages: uv's own way runs what their .pth files say.
+        command = [str(python), "-I", "-S", "-m", "compileall", "-q", "-q"]
+        if walls is None:
+            await run_supervised([*command, "-j", "2", str(folder / "lib")], self._settings.environ)
+        else:  # several processes would need semaphores, which the walls don't allow
+            await run_supervised([*command, str(folder / "lib")], walls.environ, walls.confinement)
 
     async def _install(
         self, folder: Path, arguments: Sequence[str], walls: Callable[[], Walls] | None
-    ) -> None:
+    ) -> Walls | None:
+        """Install packages; return the walls inside which that was done, if any had to be built."""
         command = ["pip", "install", "--quiet", "--python", str(folder / "bin" / "python")]
         command += self._settings.install_options
         wheels_only = [*command, "--no-build"]
         installed = await self._run(*wheels_only, *arguments)
         if not installed.exit_code:
-            return
+            return None
         if _NEEDS_BUILD.search(installed.errors):
             if walls is None:
                 raise ToolEnvironmentError(
@@ -126,15 +133,16 @@ class Uv:
                     "sandbox 'files' or 'files+network' (the operator can set TOOL_BUILDS_ALLOWED): "
                     f"{self._message(installed)}"
                 )
-            await self._build_inside(walls(), folder, command, arguments)
-            return
+            used = walls()
+            await self._build_inside(used, folder, command, arguments)
+            return used
         command = wheels_only
         if _UNREACHABLE.search(installed.errors):
             # Often, uv's cache is enough.  Without the network, uv uses it only if it is told to.
             again = await self._run(*command, "--offline", *arguments)
             if not again.exit_code:
                 log.warning("environment.built_offline", reason=self._message(installed))
-                return
+                return None
         raise ToolEnvironmentError(f"uv can't install the tool's dependencies: {self._message(installed)}")
 
     async def _build_inside(
@@ -146,8 +154,7 @@ class Uv:
         )
         if built.exit_code:
             raise ToolEnvironmentError(f"uv can't build the tool's dependencies: {self._message(built)}")
-        for program in (folder / "bin").iterdir():  # inside, no mode can be changed
-            make_executable(program)
+        make_programs_executable(folder)  # inside, no mode can be changed
 
     async def choose(self, requires_python: str, preferred: Interpreter) -> Interpreter:
         """The interpreter that `requires_python` allows: the preferred one, or the newest that uv finds.
@@ -226,20 +233,6 @@ def _usable(listed: Sequence[Mapping[str, Any]]) -> "dict[Version, Path]":
         if ordinary and version >= oldest:
             found.setdefault(version, Path(entry["path"]))
     return found
-
-
-def make_executable(program: Path) -> None:
-    """Let everybody execute a program who may read it.  Does nothing to what is not a plain file."""
-    try:
-        descriptor = os.open(program, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:  # a link, such as `python`
-        return
-    try:
-        found = os.fstat(descriptor)
-        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
-            os.fchmod(descriptor, 0o755)
-    finally:
-        os.close(descriptor)
 
 
 async def run_supervised(

@@ -45,6 +45,8 @@ _CREDENTIALS = re.compile(r"NETRC|UV_KEYRING_.*|SSL_CLIENT_CERT|UV_INDEX_\w+_(US
 _OURS = {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
 _SECRET_NAME = re.compile(r"PASSWORD|TOKEN|SECRET|CREDENTIAL")
 _USER_IN_URL = re.compile(r"(?<=://)[^/\s@'\"`]+@")
+# In a variable, a comma ends a URL only if another URL or path follows: a token may contain one.
+_QUERY_IN_VARIABLE = re.compile(r"(://[^\s?]*)\?(?:(?!,[^\s,]*://|,/)\S)*")
 _QUERY_OF_URL = re.compile(r"(://[^\s?'\"`()]+\?)[^\s'\"`()]+")
 
 
@@ -71,7 +73,9 @@ class UvSettings:
     def without_credentials(self) -> dict[str, str]:
         """The variables for a call that runs code of packages, which could read them."""
         kept = {name: value for name, value in self.environ.items() if not _is_credential(name)}
-        return {name: _USER_IN_URL.sub("", value) for name, value in kept.items()}
+        return {
+            name: _QUERY_IN_VARIABLE.sub(r"\1", _USER_IN_URL.sub("", value)) for name, value in kept.items()
+        }
 
 
 def uv_settings(

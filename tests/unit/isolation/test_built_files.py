@@ -1,0 +1,97 @@
+"""What foreign code has left in an environment is neither followed nor waited for."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from services.executor.isolation.environment.built_files import (
+    ORIGIN_BYTES,
+    installed_in,
+    make_programs_executable,
+)
+
+ORIGIN = json.dumps({"url": "https://example.com/x", "vcs_info": {"commit_id": "abc"}})
+PLAIN = ["built-1.0"]
+
+
+@pytest.fixture(name="folder")
+def _folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "environment"
+    info_of(folder).mkdir(parents=True)
+    (folder / "bin").mkdir()
+    return folder
+
+
+def info_of(folder: Path) -> Path:
+    return folder / "lib" / "python3.11" / "site-packages" / "built-1.0.dist-info"
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def private(path: Path, text: str = "x") -> Path:
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
+
+
+def test_where_a_package_came_from_is_read(folder: Path) -> None:
+    (info_of(folder) / "direct_url.json").write_text(ORIGIN)
+
+    assert installed_in(folder) == ['built-1.0 {"commit_id": "abc"} null']
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_is_not_waited_for(folder: Path) -> None:
+    os.mkfifo(info_of(folder) / "direct_url.json")
+    os.mkfifo(folder / "bin" / "program")
+
+    make_programs_executable(folder)
+    assert installed_in(folder) == PLAIN
+
+
+@pytest.mark.parametrize("text", ["", "[]", "[" * 50_000, "\udcff", ORIGIN + " " * ORIGIN_BYTES])
+def test_an_origin_that_can_not_be_used_is_ignored(text: str, folder: Path) -> None:
+    (info_of(folder) / "direct_url.json").write_text(text, errors="surrogateescape")
+
+    assert installed_in(folder) == PLAIN
+
+
+def test_the_origin_is_not_read_through_a_link(folder: Path, tmp_path: Path) -> None:
+    (info_of(folder) / "direct_url.json").symlink_to(private(tmp_path / "other", ORIGIN))
+
+    assert installed_in(folder) == PLAIN
+
+
+@pytest.mark.parametrize("at", ["lib", "lib/python3.11", "lib/python3.11/site-packages"])
+def test_packages_are_not_listed_through_a_link(at: str, folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (folder / at).rename(other)
+    (folder / at).symlink_to(other)
+
+    assert installed_in(folder) == []
+
+
+def test_programs_are_executable_and_nothing_else_is_changed(folder: Path, tmp_path: Path) -> None:
+    program, victim, twin = (
+        private(place) for place in (folder / "bin" / "x", tmp_path / "a", tmp_path / "b")
+    )
+    (folder / "bin" / "link").symlink_to(victim)
+    (folder / "bin" / "twin").hardlink_to(twin)
+
+    make_programs_executable(folder)
+
+    assert [mode(path) for path in (program, victim, twin)] == [0o755, 0o600, 0o600]
+
+
+def test_programs_are_not_changed_through_a_link_to_a_folder(folder: Path, tmp_path: Path) -> None:
+    (folder / "bin").rename(tmp_path / "other")
+    (folder / "bin").symlink_to(tmp_path / "other")
+    program = private(tmp_path / "other" / "x")
+
+    make_programs_executable(folder)
+
+    assert mode(program) == 0o600
