@@ -113,6 +113,11 @@ class Policy(WireRecord):
     cache: bool | None = None
 
 
+CONFINEMENT = ("sandbox", "capabilities")
+OF_THE_TOOL = (*CONFINEMENT, "environment", "dependencies")
+"""Members of a tool's header that an experiment can't have: they hold for all runs of the tool."""
+
+
 class Experiment(Struct, frozen=True):
     """An experiment as its author wrote it, independent of its shape.
 
@@ -292,6 +297,7 @@ def _experiment(
     execution = body.get("execution", body)
     if not isinstance(execution, dict):
         raise ContractError(f"{place} member 'execution' is {kind(execution)}; expected an object")
+    _check_members(place, body, execution)
     return Experiment(
         id=member(place, "id", experiment_id, valid_id),
         state=member(place, "state", body.get("state"), _state),
@@ -304,6 +310,20 @@ def _experiment(
         ),
         document=document,
     )
+
+
+def _check_members(place: str, body: Mapping[str, Any], execution: Mapping[str, Any]) -> None:
+    """Refuse what only a tool's header can say.
+
+    `environment` and `dependencies` beside `execution` are the author's own, and ignored.
+    """
+    for name in OF_THE_TOOL:
+        found = [execution.get(name), body.get(name) if name in CONFINEMENT else None]
+        if any(value not in ("", None) for value in found):
+            raise ContractError(
+                f"{place} member '{name}' can't be set by an experiment; "
+                "set it in the header of the tool's file"
+            )
 
 
 def _body(root: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,13 @@ import json
 import pytest
 
 from shared.errors import ContractError
-from shared.messages import read_experiment, read_schedule, read_schedule_message, read_trigger
+from shared.messages import (
+    read_experiment,
+    read_experiment_file,
+    read_schedule,
+    read_schedule_message,
+    read_trigger,
+)
 
 
 def refusal(redis_type: str, content: dict[str, str] | str) -> str:
@@ -60,6 +66,44 @@ def test_a_number_that_json_does_not_have_is_refused(number: str) -> None:
 def test_an_execution_that_is_not_an_object_is_refused(value: object) -> None:
     assert "experiments:exp_1 member 'execution' is " in document_refusal(execution=value)
     assert "expected an object" in document_refusal(execution=value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sandbox", "files"),
+        ("sandbox", "off"),
+        ("capabilities", ["net_raw"]),
+        ("environment", ["API_KEY"]),
+        ("dependencies", ["httpx"]),
+    ],
+)
+def test_a_member_of_a_tools_header_is_refused_in_an_experiment(name: str, value: object) -> None:
+    expected = f"member '{name}' can't be set by an experiment; set it in the header of the tool's file"
+    as_text = value if isinstance(value, str) else json.dumps(value)
+    spec = f"experiment: {{execution: {{tool: t, {name}: {json.dumps(value)}}}}}"
+
+    assert expected in document_refusal(**{name: value})
+    assert expected in refusal("string", json.dumps({"execution": {"tool": "t", name: value}}))
+    assert expected in refusal("hash", {"tool": "t", name: as_text})
+    assert expected in refusal("hash", {"execution": json.dumps({"tool": "t", name: value})})
+    assert expected in refusal("hash", {"spec": spec})
+    with pytest.raises(ContractError, match=r"exp\.yaml member"):
+        read_experiment_file("exp.yaml", f"id: exp_1\ntool: t\n{name}: {json.dumps(value)}")
+
+
+@pytest.mark.parametrize("name", ["sandbox", "capabilities"])
+def test_confinement_is_refused_beside_the_execution_too(name: str) -> None:
+    document = {"execution": {"tool": "t"}, name: ["files"]}
+
+    assert f"member '{name}' can't be set" in refusal("string", json.dumps(document))
+
+
+@pytest.mark.parametrize("name", ["environment", "dependencies"])
+def test_an_authors_own_members_beside_the_execution_are_ignored(name: str) -> None:
+    document = {"execution": {"tool": "t", "sandbox": None, "capabilities": ""}, name: ["exp_0"]}
+
+    assert read_experiment("exp_1", "string", json.dumps(document)).tool == "t"
 
 
 @pytest.mark.parametrize("value", [None, "", 5, [], {}, True])
