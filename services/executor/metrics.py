@@ -120,7 +120,7 @@ class Emitter:
 
     def _keep(self, item: Any) -> None:
         if self._partials_bytes < PARTIALS_KEPT_BYTES:
-            self._partials_bytes += len(json_text(item)) + PARTIAL_OVERHEAD_BYTES
+            self._partials_bytes += _json_bytes(item) + PARTIAL_OVERHEAD_BYTES
         if self._partials_bytes < PARTIALS_KEPT_BYTES or not self.partials:
             self.partials.append(item)
         else:
@@ -129,18 +129,19 @@ class Emitter:
     def _tags(self, tags: Mapping[str, Any]) -> dict[str, Any]:
         """Tags as they are published: without secrets, and what is too long is cut or left out."""
         kept: dict[str, Any] = {}
-        size_bytes = 0
+        size_bytes = len("{}")
         for key, value in masked_within(tags, self._mask).items():
             name = self._short("the name of a tag", key, NAME_CHARACTERS)
             text = value if isinstance(value, str) else json_text(value)
             short = self._short("the value of a tag", text, TEXT_CHARACTERS)
-            size_bytes += len(name) + len(short)
+            kept_value = value if short is text and not isinstance(value, str) else short
+            size_bytes += len(":,") + _json_bytes(name) + _json_bytes(kept_value)
             if size_bytes > TAGS_BYTES or len(kept) == TAGS:
                 self._note(
                     f"a metric has {TAGS} tags and {TAGS_BYTES:,} bytes of tags at most; some are left out"
                 )
                 break
-            kept[name] = value if short is text and not isinstance(value, str) else short
+            kept[name] = kept_value
         return kept
 
     def _short(self, what: str, text: str, most: int) -> str:
@@ -201,6 +202,11 @@ async def _delivered(send: Callable[[Sequence[Message]], Awaitable[T]], batch: S
     except FullsendError as exc:
         log.warning("events.dropped", count=len(batch), error=str(exc))
         return None
+
+
+def _json_bytes(value: Any) -> int:
+    """Return the size of `value` as JSON in UTF-8."""
+    return len(json_text(value).encode(errors="replace"))
 
 
 def _batch(waiting: deque[Message]) -> list[Message]:

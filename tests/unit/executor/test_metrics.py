@@ -13,9 +13,11 @@ from services.executor.metrics import (
     EMITTED_AT_ONCE,
     PARTIAL_OVERHEAD_BYTES,
     PARTIALS_KEPT_BYTES,
+    TAGS_BYTES,
     Emitter,
     event,
 )
+from shared.documents import json_text
 from shared.errors import StoreError
 from shared.log import masking
 
@@ -156,6 +158,27 @@ async def test_of_endless_partial_items_the_first_are_kept_and_the_others_counte
 
     assert [item["number"] for item in emitter.partials] == list(range(9))
     assert emitter.partials_dropped == 4
+
+
+async def test_partial_items_count_by_bytes_and_not_by_characters(emitter: Emitter) -> None:
+    for _ in range(12):
+        emitter.report(Partial("€" * (PARTIALS_KEPT_BYTES // 30)))
+
+    assert (len(emitter.partials), emitter.partials_dropped) == (9, 3)
+
+
+@pytest.mark.parametrize("character", ["€", "\x01", "\ud800"])
+async def test_tags_count_by_their_bytes_as_json(
+    character: str, emitter: Emitter, destination: Destination
+) -> None:
+    tags = {f"tag_{number}": character * 300 for number in range(20)}
+
+    [told] = await emitted(emitter, destination, Metric("sent", 1, tags))
+
+    kept = {name: value for name, value in told.items() if name in tags}
+    assert kept
+    assert TAGS_BYTES - 2_000 < len(json_text(kept).encode()) <= TAGS_BYTES
+    assert destination.lines[0]["text"].startswith("a metric has 50 tags and 4,096 bytes")
 
 
 async def test_small_partial_items_count_for_the_memory_that_they_take(emitter: Emitter) -> None:
