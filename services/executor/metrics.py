@@ -1,4 +1,4 @@
-"""Metric events: builds them, and sends those of an attempt in batches."""
+"""What a run under way reports: masked, bounded, made into metric events, and sent in batches."""
 
 import asyncio
 import contextvars
@@ -44,87 +44,61 @@ def event(experiment_id: str, run_id: str, name: str, /, **members: Any) -> dict
     return {**base, **{key: value for key, value in members.items() if value is not None}}
 
 
-class Emitter:
-    """Sends the reports of one attempt to the store, in order and in batches.
-
-    `report` only queues them, and a task of the emitter sends them: a slow store makes the batches
-    larger, and delays nothing else.
-
-    Args:
-        experiment_id, run_id: those of the events.
-        emit: sends metric events; returns False once another worker has taken the run over.
-        log: sends log lines.
-        mask: replaces secrets in a text.
+class KeptPartials:
+    """The partial results of one attempt, up to a bound.
 
     Attributes:
-        partials: the first partial results, up to `PARTIALS_KEPT_BYTES`.
-        partials_dropped: the number of all others.
+        items: the first partial results, up to `PARTIALS_KEPT_BYTES`; the very first however large.
+        dropped: the number of all others.
     """
 
-    def __init__(
-        self,
-        experiment_id: str,
-        run_id: str,
-        emit: Callable[[Sequence[Message]], Awaitable[bool]],
-        log: Callable[[Sequence[Message]], Awaitable[None]],
-        mask: Callable[[str], str] = str,
-    ) -> None:
-        self.partials: list[Any] = []
-        self.partials_dropped = 0
-        self._partials_bytes = 0
-        self._is_refused = False
-        self._experiment_id = experiment_id
-        self._run_id = run_id
-        self._emit = emit
-        self._log = log
-        self._mask = mask
-        self._events: deque[Message] = deque(maxlen=BUFFERED_EVENTS)
-        self._lines: deque[Message] = deque(maxlen=BUFFERED_EVENTS)
-        self._noted: set[str] = set()
-        self._sending: asyncio.Task[None] | None = None
-        # Reports arrive in the context of the run that the warm process was started for.
-        self._context = contextvars.copy_context()
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+        self.dropped = 0
+        self._size_bytes = 0
 
-    def report(self, reported: Event) -> None:
-        """Queue a report of the tool."""
+    def add(self, item: Any) -> bool:
+        """Keep the item or count it as dropped; return whether it is kept."""
+        if self._size_bytes < PARTIALS_KEPT_BYTES:
+            self._size_bytes += _json_bytes(item) + PARTIAL_OVERHEAD_BYTES
+        if self._size_bytes < PARTIALS_KEPT_BYTES or not self.items:
+            self.items.append(item)
+            return True
+        self.dropped += 1
+        return False
+
+
+class ReportBounds:
+    """Masks the reports of one attempt, and cuts what is too long.
+
+    Args:
+        mask: replaces secrets in a text.
+        note: receives a line for the run's log that says what was cut: each of them once.
+    """
+
+    def __init__(self, mask: Callable[[str], str], note: Callable[[LogLine], None]) -> None:
+        self._mask = mask
+        self._note_line = note
+        self._noted: set[str] = set()
+
+    def bounded(self, reported: Event) -> Event:
+        """Return a report without secrets, in which no text is too long.
+
+        A partial result is only masked; `KeptPartials` says which of them are kept.
+        """
         match reported:
-            case Partial(item):
-                self._keep(item)
-                return
-            case LogLine(at, stream, text):
-                self._line(at, stream, text)
             case Progress(done, total, message):
-                message = self._short(
-                    "the message of a progress report", self._mask(message), TEXT_CHARACTERS
-                )
-                self._queue("progress", done=done, total=total, message=message)
+                short = self._short("the message of a progress report", self._mask(message), TEXT_CHARACTERS)
+                return Progress(done, total, short)
             case Metric(name, value, tags):
                 name = self._short("the name of a metric", self._mask(name), NAME_CHARACTERS)
-                # The value has its own name as well: the metrics agent adds up members by name.
-                members = {**self._tags(tags), name: value, "name": name, "value": value}
-                self._queue("metric", **{key: one for key, one in members.items() if key not in _RESERVED})
-        if self._sending is None:
-            self._sending = asyncio.create_task(
-                self._send(), name=f"emit {self._run_id}", context=self._context
-            )
-
-    async def drain(self) -> None:
-        """Wait until all queued reports are stored."""
-        if self._sending is not None:
-            await self._sending
-
-    def drop(self) -> None:
-        """Drop the reports that are not sent yet."""
-        if self._sending is not None:
-            self._sending.cancel()
-
-    def _keep(self, item: Any) -> None:
-        if self._partials_bytes < PARTIALS_KEPT_BYTES:
-            self._partials_bytes += _json_bytes(item) + PARTIAL_OVERHEAD_BYTES
-        if self._partials_bytes < PARTIALS_KEPT_BYTES or not self.partials:
-            self.partials.append(item)
-        else:
-            self.partials_dropped += 1
+                return Metric(name, value, self._tags(tags))
+            case Partial(item):
+                return Partial(masked_within(item, self._mask))
+            case LogLine(at, stream, text):
+                return LogLine(at, stream, cut(self._mask(text), LINE_CHARACTERS))
+            case _:
+                assert_never(reported)
 
     def _tags(self, tags: Mapping[str, Any]) -> dict[str, Any]:
         """Tags as they are published: without secrets, and what is too long is cut or left out."""
@@ -154,11 +128,77 @@ class Emitter:
         """Say something in the run's log, once in an attempt."""
         if text not in self._noted:
             self._noted.add(text)
-            self._line(time.time(), EXECUTOR, text)
+            self._note_line(LogLine(time.time(), EXECUTOR, text))
 
-    def _line(self, at: float, stream: str, text: str) -> None:
-        text = cut(self._mask(text), LINE_CHARACTERS)
-        self._lines.append({"at": f"{at:.6f}", "stream": stream, "text": text})
+
+class Emitter:
+    """Sends the reports of one attempt to the store, in order and in batches.
+
+    `report` only queues them, and a task of the emitter sends them: a slow store makes the batches
+    larger, and delays nothing else.
+
+    Args:
+        experiment_id, run_id: those of the events.
+        emit: sends metric events; returns False once another worker has taken the run over.
+        log: sends log lines.
+        mask: replaces secrets in a text.
+
+    Attributes:
+        partials: the partial results, which are kept and not sent.
+    """
+
+    def __init__(
+        self,
+        experiment_id: str,
+        run_id: str,
+        emit: Callable[[Sequence[Message]], Awaitable[bool]],
+        log: Callable[[Sequence[Message]], Awaitable[None]],
+        mask: Callable[[str], str] = str,
+    ) -> None:
+        self.partials = KeptPartials()
+        self._bounds = ReportBounds(mask, self._line)
+        self._is_refused = False
+        self._experiment_id = experiment_id
+        self._run_id = run_id
+        self._emit = emit
+        self._log = log
+        self._events: deque[Message] = deque(maxlen=BUFFERED_EVENTS)
+        self._lines: deque[Message] = deque(maxlen=BUFFERED_EVENTS)
+        self._sending: asyncio.Task[None] | None = None
+        # Reports arrive in the context of the run that the warm process was started for.
+        self._context = contextvars.copy_context()
+
+    def report(self, reported: Event) -> None:
+        """Queue a report of the tool."""
+        if isinstance(reported, Partial):
+            self.partials.add(reported.item)
+            return
+        match self._bounds.bounded(reported):
+            case LogLine() as line:
+                self._line(line)
+            case Progress(done, total, message):
+                self._queue("progress", done=done, total=total, message=message)
+            case Metric(name, value, tags):
+                # The value has its own name as well: the metrics agent adds up members by name.
+                members = {**tags, name: value, "name": name, "value": value}
+                self._queue("metric", **{key: one for key, one in members.items() if key not in _RESERVED})
+        if self._sending is None:
+            self._sending = asyncio.create_task(
+                self._send(), name=f"emit {self._run_id}", context=self._context
+            )
+
+    async def drain(self) -> None:
+        """Wait until all queued reports are stored."""
+        if self._sending is not None:
+            await self._sending
+
+    def drop(self) -> None:
+        """Drop the reports that are not sent yet."""
+        if self._sending is not None:
+            self._sending.cancel()
+
+    def _line(self, line: LogLine) -> None:
+        self._lines.append({"at": f"{line.at:.6f}", "stream": line.stream, "text": line.text})
 
     def _queue(self, name: str, /, **members: Any) -> None:
         if not self._is_refused:
@@ -175,21 +215,6 @@ class Emitter:
                     await _delivered(self._log, _batch(self._lines))
         finally:
             self._sending = None
-
-
-def masked_event(reported: Event, mask: Callable[[str], str]) -> Event:
-    """Return a report of a tool with `mask` applied to all its texts."""
-    match reported:
-        case Progress(done, total, message):
-            return Progress(done, total, mask(message))
-        case Metric(name, value, tags):
-            return Metric(mask(name), value, masked_within(tags, mask))
-        case Partial(item):
-            return Partial(masked_within(item, mask))
-        case LogLine(at, stream, text):
-            return LogLine(at, stream, mask(text))
-        case _:
-            assert_never(reported)
 
 
 _RESERVED = frozenset({"experiment_id", "run_id", "event", "timestamp"})

@@ -277,7 +277,8 @@ class Runner:
         except BaseException:
             emitter.drop()
             raise
-        outcome = judge(answer, emitter.partials, emitter.partials_dropped).masked(work.options.mask)
+        outcome = judge(answer, emitter.partials.items, emitter.partials.dropped)
+        outcome = outcome.masked(work.options.mask)
         running.free_slot()
         return await products.complete(outcome, is_first=is_first)
 

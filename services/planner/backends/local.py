@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 from services.executor.artifacts import Keeper
 from services.executor.isolation.calls import Call, Event, Partial, Report
 from services.executor.loader import Tool
-from services.executor.metrics import masked_event
+from services.executor.metrics import KeptPartials, ReportBounds
 from services.executor.outcome import CANCELLED, Outcome, judge
 from services.executor.policy import ToolNeeds
 from services.executor.result_cache import Identity
@@ -145,15 +145,16 @@ class LocalBackend:
         report: Report | None,
         cancel: asyncio.Event | None,
     ) -> Outcome:
-        partials: list[Any] = []
+        partials = KeptPartials()
         chosen = call.options.policy
         options = self._runtime.defaults.options(chosen, tool.needs)
 
+        bounds = None if report is None else ReportBounds(options.mask, report)
+
         def hear(event: Event) -> None:
-            if isinstance(event, Partial):
-                partials.append(event.item)
-            if report is not None:
-                report(masked_event(event, options.mask))
+            is_dropped = isinstance(event, Partial) and not partials.add(event.item)
+            if report is not None and bounds is not None and not is_dropped:
+                report(bounds.bounded(event))
 
         attempt_results.mask, attempt_results.named = options.mask, options.named
         isolated = Call(
@@ -169,7 +170,7 @@ class LocalBackend:
             environ=options.environ,
         )
         answer = await self._runtime.pool.call(isolated, hear, effects=attempt_results, cancel=cancel)
-        return judge(answer, partials).masked(options.mask)
+        return judge(answer, partials.items, partials.dropped).masked(options.mask)
 
 
 class _Cancelled(Exception):

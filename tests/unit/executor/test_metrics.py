@@ -146,7 +146,7 @@ async def test_partial_items_are_kept_and_not_sent(emitter: Emitter, destination
     told = await emitted(emitter, destination, Partial(1), Partial(None), Partial({"a": 2}))
 
     assert told == []
-    assert emitter.partials == [1, None, {"a": 2}]
+    assert emitter.partials.items == [1, None, {"a": 2}]
 
 
 async def test_of_endless_partial_items_the_first_are_kept_and_the_others_counted(
@@ -156,15 +156,15 @@ async def test_of_endless_partial_items_the_first_are_kept_and_the_others_counte
         emitter.report(Partial({"number": number, "text": "x" * (PARTIALS_KEPT_BYTES // 10)}))
     emitter.report(Partial("small"))
 
-    assert [item["number"] for item in emitter.partials] == list(range(9))
-    assert emitter.partials_dropped == 4
+    assert [item["number"] for item in emitter.partials.items] == list(range(9))
+    assert emitter.partials.dropped == 4
 
 
 async def test_partial_items_count_by_bytes_and_not_by_characters(emitter: Emitter) -> None:
     for _ in range(12):
         emitter.report(Partial("€" * (PARTIALS_KEPT_BYTES // 30)))
 
-    assert (len(emitter.partials), emitter.partials_dropped) == (9, 3)
+    assert (len(emitter.partials.items), emitter.partials.dropped) == (9, 3)
 
 
 @pytest.mark.parametrize("character", ["€", "\x01", "\ud800"])
@@ -186,15 +186,15 @@ async def test_small_partial_items_count_for_the_memory_that_they_take(emitter: 
     for _ in range(count):
         emitter.report(Partial(0))
 
-    assert len(emitter.partials) < count
-    assert len(emitter.partials) + emitter.partials_dropped == count
+    assert len(emitter.partials.items) < count
+    assert len(emitter.partials.items) + emitter.partials.dropped == count
 
 
 async def test_a_single_partial_item_is_kept_however_large(emitter: Emitter) -> None:
     emitter.report(Partial("x" * PARTIALS_KEPT_BYTES))
     emitter.report(Partial(1))
 
-    assert (len(emitter.partials), emitter.partials_dropped) == (1, 1)
+    assert (len(emitter.partials.items), emitter.partials.dropped) == (1, 1)
 
 
 async def test_printed_lines_are_sent_to_the_log(emitter: Emitter, destination: Destination) -> None:
