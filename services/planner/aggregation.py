@@ -10,6 +10,7 @@ from typing import Any, Literal
 from services.executor.artifacts import CasReference, parse_reference
 from services.executor.isolation.calls import Call, Capture, Event, NothingKept, Report
 from services.executor.loader import Tool
+from services.executor.metrics import ReportBounds
 from services.executor.outcome import Outcome, Status, judge
 from services.executor.results import AttemptResults
 from services.planner.execution import ExecutionResult
@@ -88,7 +89,7 @@ class Aggregator:
 
         Args:
             task: which function, over which runs.
-            report: receives what the function reports and prints while it runs.
+            report: receives what the function reports and prints while it runs, masked and bounded.
 
         Raises:
             ReplicateFailedError: a run has failed and `on_failed` is `fail`.
@@ -143,7 +144,13 @@ class Aggregator:
             environ=options.environ,
             entry=task.entry_point,
         )
-        answer = await self._runtime.pool.call(call, report or _ignore, effects=attempt_results)
+        bounds = None if report is None else ReportBounds(options.mask, report)
+
+        def hear(event: Event) -> None:
+            if report is not None and bounds is not None:
+                report(bounds.bounded(event))
+
+        answer = await self._runtime.pool.call(call, hear, effects=attempt_results)
         outcome = judge(answer, []).masked(options.mask)
         return await attempt_results.kept.complete(outcome, is_first=False)
 
@@ -177,10 +184,6 @@ class _AggregationEffects(NothingKept):
         except ArtifactError as exc:
             self.problem = exc
             raise
-
-
-def _ignore(event: Event) -> None:
-    """Ignore an event."""
 
 
 def _copy(result: ExecutionResult, reference: str, path: Path) -> None:

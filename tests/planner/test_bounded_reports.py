@@ -1,14 +1,22 @@
-"""What a tool reports to a planner is bounded, as what it reports to an executor."""
+"""What a tool reports to a planner is bounded and masked, as what it reports to an executor."""
+
+import pytest
 
 from services.executor.isolation.calls import Event, LogLine, Metric, Partial, Progress
 from services.executor.metrics import PARTIALS_KEPT_BYTES
 from services.executor.outcome import Status
+from services.planner.aggregation import AggregationTask
 from services.planner.execution import Execution, RunOptions
 from shared.messages import Policy
 from tests.planner.conftest import MakeLaboratory
 
+HEADER = '# /// script\n# [tool.fullsend]\n# environment = ["LAB_KEY"]\n# ///\n'
 TOOL = """
+import os
 from shared import toolkit
+
+def tool():
+    return 1
 
 def loud():
     toolkit.progress(1, 2, "p" * 100_000)
@@ -16,7 +24,15 @@ def loud():
     for number in range(12):
         toolkit.partial([number, "x" * 1_000_000])
     raise ValueError("after all that")
+
+def aggregate(replicates, target_data):
+    key = os.environ["LAB_KEY"]
+    print("the key is", key)
+    toolkit.progress(1, 2, key)
+    toolkit.metric(key, 1, tag=key)
+    return {"loss": 0}
 """
+SECRET = "hunter2hunter2"
 
 
 async def test_what_a_tool_reports_to_a_planner_has_the_bounds_of_an_executor(
@@ -43,3 +59,21 @@ async def test_what_a_tool_reports_to_a_planner_has_the_bounds_of_an_executor(
         "the value of a tag has 1,000 characters at most and was cut",
         "a metric has 50 tags and 4,096 bytes of tags at most; some are left out",
     ]
+
+
+async def test_what_an_aggregation_reports_is_masked(
+    laboratory: MakeLaboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_KEY", SECRET)
+    lab = await laboratory(allowed=("LAB_KEY",))
+    lab.tool("tool", HEADER + TOOL)
+    heard: list[Event] = []
+
+    task = AggregationTask("tool", "aggregate", [await lab.run("tool")])
+    await lab.aggregator.aggregate(task, heard.append)
+
+    lines = [one.text for one in heard if isinstance(one, LogLine)]
+    assert lines == ["the key is ***"]
+    assert Progress(1, 2, "***") in heard
+    assert Metric("***", 1, {"tag": "***"}) in heard
+    assert SECRET not in str(heard)
