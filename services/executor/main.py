@@ -12,6 +12,7 @@ import structlog
 import uvloop
 
 from services.executor import config
+from services.executor.isolation.common.kernel import set_dumpable
 from services.executor.service import Service
 from shared import log as logs
 from shared.connection import server
@@ -26,6 +27,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 def main() -> int:
     """Run the service until SIGTERM or SIGINT, and return the exit code."""
+    set_dumpable(False)  # before Redis is waited for: tools of another service may run already
     argparse.ArgumentParser(
         prog="python -m services.executor.main",
         description="Runs experiments. Settings come from the environment, .env and config/schedule.yaml.",

@@ -10,6 +10,7 @@ import socket
 import sys
 
 from services.executor import config
+from services.executor.isolation.common.kernel import set_dumpable
 from services.executor.store import Workers
 from services.executor.store.scripts import Scripts
 from shared.connection import connect, running_server
@@ -26,6 +27,7 @@ def main(timeout_seconds: float = TIMEOUT_SECONDS) -> int:
     Args:
         timeout_seconds: how long Redis may take to answer.
     """
+    set_dumpable(False)  # it knows how to reach Redis, and tools run beside it
     try:
         url = running_server(config.load().redis_url)
         alive = asyncio.run(_alive(url, timeout_seconds))

@@ -29,6 +29,40 @@ AT_START = {
 }
 """Modules that are not imported, and what would want them."""
 
+UNDUMPABLE = """
+import ctypes, importlib, sys
+from services.executor import config
+
+module = importlib.import_module(sys.argv.pop())
+libc = ctypes.CDLL(None)
+PR_GET_DUMPABLE = 3
+seen = [libc.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0)]
+load = config.load
+
+def look(*args, **kwargs):
+    seen.append(libc.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0))
+    return load(*args, **kwargs)
+
+config.load = look
+module.main()
+print("dumpable:", *seen)
+"""
+
+
+@pytest.mark.parametrize("module", ["main", "monitoring.healthcheck"])
+def test_other_processes_cant_look_into_a_process_before_it_knows_how_to_reach_redis(
+    module: str, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", UNDUMPABLE, f"services.executor.{module}"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "REDIS_URL": "nonsense://host"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.stdout.splitlines()[-1:] == ["dumpable: 1 0"], done.stderr
+
 
 @pytest.fixture(scope="module")
 def imported() -> list[str]:
