@@ -96,7 +96,7 @@ def _print(configured: list[Setting], found: list[Finding], out: Console) -> Non
         output.table([Column("SETTING"), Column("VALUE"), Column("FROM")], rows, out)
         out.print()
     for one in found:
-        subject, text = output.one_line(one.subject), output.one_line(one.text)
+        subject, text = output.one_line(one.subject), output.message_line(one.text)
         if out.is_terminal:
             mark = output.styled(one.level, MARKS[one.level])
             out.print(Text.assemble(mark, " ", (subject, "bold"), "  ", text), soft_wrap=False)

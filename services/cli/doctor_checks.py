@@ -18,8 +18,10 @@ from services.executor.isolation import cgroups
 from services.executor.isolation.sandbox import Sandbox, Unavailable, detect, unprotected
 from services.executor.outcome import Status
 from services.executor.store import ServerFacts, Store
+from services.executor.tools import bundles
 from shared import keys
 from shared.connection import without_password
+from shared.errors import ToolNotFoundError
 from shared.messages import Experiment, State
 
 
@@ -189,7 +191,7 @@ async def _tools(store: Store, settings: Settings) -> AsyncIterator[Finding]:
     yield ok("tools", f"{sum(one['status'] == 'active' for one in registered)} registered and active")
     for one in registered:
         if one["status"] == "invalid":
-            yield problem(keys.tool(one["name"]), output.one_line(one["error"].partition("\n")[0]))
+            yield problem(keys.tool(one["name"]), one["error"].partition("\n")[0])
 
 
 async def _experiments(store: Store, scheduled: set[str]) -> AsyncIterator[Finding]:
@@ -220,7 +222,12 @@ async def _doubts(
             f"says `schedule: {experiment.schedule}`, but {keys.schedule(experiment.id)} does not exist, so "
             "cron does not run it; publish it again"
         )
-    if known_tools and experiment.tool not in known_tools:
+    try:
+        is_pinned = bundles.parse(experiment.tool) is not None
+    except ToolNotFoundError as exc:
+        yield str(exc)
+        return
+    if known_tools and not is_pinned and experiment.tool not in known_tools:
         yield f"its tool '{experiment.tool}' is not registered"
 
 

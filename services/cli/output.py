@@ -62,7 +62,7 @@ def say(text: str = "", file: TextIO | None = None) -> None:
 
 def print_error(message: str) -> None:
     """Print a message as one line on standard error."""
-    say(f"error: {one_line(message)}", sys.stderr)
+    say(f"error: {message_line(message)}", sys.stderr)
 
 
 def print_json(value: Any) -> None:
@@ -162,8 +162,16 @@ _UNSAFE = re.compile(
 
 
 def one_line(text: str) -> str:
-    """Return `text` on one line, without control characters."""
+    """Return `text` on one line, without control characters; several blanks become one."""
     return " ".join("".join(map(visible_character, text)).split())
+
+
+def message_line(text: str) -> str:
+    """Return a message on one line, without control characters; what it quotes keeps its blanks."""
+    return "".join(map(visible_character, _LINE_ENDS.sub(" ", text))).strip()
+
+
+_LINE_ENDS = re.compile(r"[\t\n\r\v\f]\s*")
 
 
 def lines_of(text: str) -> list[str]:

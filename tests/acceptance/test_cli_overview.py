@@ -110,6 +110,32 @@ async def test_doctor_finds_problems(shell: Shell, neighbour: Neighbour) -> None
     assert {one["level"] for one in json.loads(as_json.out)["findings"]} == {"ok", "warning", "problem"}
 
 
+async def test_doctor_shows_a_tools_mistake_as_it_is_written(
+    shell: Shell, neighbour: Neighbour, serve: Serve, tools: Tools
+) -> None:
+    tools("spaced", "# ///  script\n# ///\n" + GREET)
+    async with serve():
+        await eventually(lambda: neighbour.redis.hget("tools:spaced", "error"), "the registration")
+        done = await shell.fullsend("doctor")
+
+    assert "'# ///  script'" in done.out
+
+
+async def test_doctor_doubts_a_tool_that_is_not_registered_and_no_exact_version(
+    shell: Shell, neighbour: Neighbour
+) -> None:
+    await neighbour.redis.hset("tools:dice", mapping={"name": "dice", "status": "active"})
+    await neighbour.publish("exp_pinned", f"dice@sha256:{'0' * 64}")
+    await neighbour.publish("exp_gone", "cards")
+    await neighbour.publish("exp_short", "dice@sha256:0000")
+
+    done = await shell.fullsend("doctor")
+
+    assert "exp_pinned" not in done.out
+    assert "warning  experiments:exp_gone  its tool 'cards' is not registered" in done.out
+    assert "warning  experiments:exp_short  Tool 'dice@sha256:0000' not found: a bundle reference" in done.out
+
+
 async def test_doctor_reports_wrong_settings_and_an_unreachable_server(shell: Shell) -> None:
     lost = Shell(shell.directory, {"REDIS_URL": "redis://:secret@127.0.0.1:1/0"})
     wrong = Shell(shell.directory, {"CONCURRENCY": "many", "RETRY_MAX_ATTEMPTS": "0"})

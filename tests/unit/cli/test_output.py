@@ -71,6 +71,10 @@ def test_control_characters_are_replaced() -> None:
     assert output.lines_of("a\n\tb\x1b") == ["a", "        b�"]
 
 
+def test_a_message_keeps_the_blanks_of_what_it_quotes() -> None:
+    assert output.message_line("  '# ///  script' \n\t is\x1b wrong  ") == "'# ///  script'  is� wrong"
+
+
 def test_a_long_text_is_cut_with_an_ellipsis() -> None:
     assert output.shorten("one two three", 8) == "one two…"
     assert output.shorten("one two", 8) == "one two"
