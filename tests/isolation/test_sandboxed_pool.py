@@ -275,3 +275,45 @@ async def test_a_killed_service_leaves_no_confined_process(bench: Bench) -> None
 
     assert isinstance(await task, Died)
     await gone(process.pid)
+
+
+PROCESSES = """
+    import multiprocessing as mp, multiprocessing.connection
+    def say(pipe):
+        pipe.send("hello")
+    def run(method, what):
+        context = mp.get_context(method)
+        if what != "Process":
+            return getattr(context, what)()
+        here, there = context.Pipe()
+        process = context.Process(target=say, args=(there,))
+        process.start()
+        there.close()
+        return here.recv()
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+async def test_at_files_a_tool_starts_processes_and_talks_to_them_through_pipes(
+    bench: Bench, method: str
+) -> None:
+    tool = confined(bench, PROCESSES, Sandbox.FILES)
+
+    assert value(await bench.run(tool, params={"method": method, "what": "Process"})) == "hello"
+
+
+@pytest.mark.parametrize(
+    ("method", "what"),
+    [("fork", "Lock"), ("fork", "Queue"), ("fork", "Pool"), ("spawn", "Pool"), ("forkserver", "Process")],
+)
+async def test_at_files_what_needs_shared_memory_or_a_socket_is_refused(
+    bench: Bench, kind: sandbox.Kind, method: str, what: str
+) -> None:
+    if isinstance(kind, Bubblewrap):
+        pytest.skip("this is promised of Landlock only")
+    tool = confined(bench, PROCESSES, Sandbox.FILES)
+
+    answer = await bench.run(tool, params={"method": method, "what": what})
+
+    assert isinstance(answer, Raised), answer
+    assert answer.error_type == "PermissionError"
