@@ -74,6 +74,18 @@ async def test_other_commands_find_the_server_of_the_demo(shell: Shell) -> None:
     assert '"count": 3' in done.lines[-1]
 
 
+async def test_the_demo_runs_the_other_ready_experiments_of_its_directory(shell: Shell) -> None:
+    (shell.directory / "mine.yaml").write_text(
+        "experiment: {id: exp_mine, execution: {tool: example_tool, params: {param1: x, param2: 1}}}"
+    )
+    async with shell.started(str(FULLSEND), "demo", "--forever") as demo:
+        published = await shell.fullsend("publish", "mine.yaml")
+        await line_with(demo, "finished", "exp_mine")
+        await interrupted(demo)
+
+    assert published.code == 0, published
+
+
 async def test_the_demo_is_live_on_a_terminal_and_restores_it(shell: Shell) -> None:
     async with on_terminal(shell.directory, str(FULLSEND), "demo", "--forever") as (demo, shown):
         await eventually(
