@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -179,17 +179,22 @@ class Intake:
         except StoreError as exc:
             log.warning("claims.not_given_back", error=str(exc), hint="recovery takes them up")
 
-    async def drop_lost(self) -> None:
+    async def drop_lost(self, is_data_lost: Callable[[Claim], Awaitable[bool]]) -> None:
         """End the runs whose claims were taken over while this worker did not show that it lives.
 
         Only their tools are ended.  What has an outcome learns from the store
         whether that still counts: it may have been taken without an answer.
+
+        Args:
+            is_data_lost: whether Redis has lost its data since the claim, so that nobody took it over.
         """
         # Listed before Redis is asked: a claim that is made meanwhile may be missing in the answer.
         known = list(self._running.items())
         held = {claim.lease for claim in await self._held()}
         for lease, running in known:
-            if lease not in held and not running.cancel.is_set():
+            if lease in held or running.cancel.is_set():
+                continue
+            if not await is_data_lost(running.claim):
                 log.warning("claim.lost", run_id=running.claim.order.run_id)
                 running.cancel.set()
 

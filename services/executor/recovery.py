@@ -82,7 +82,7 @@ class Recovery:
                 is_same_data = await self._store.workers.identify_data()
                 # When data was lost, nobody has taken over what runs here.
                 if is_same_data and time.monotonic() - last > self._ttl_seconds:
-                    await self._intake.drop_lost()
+                    await self._intake.drop_lost(self._store.runs.is_lost)
                 last = time.monotonic()
                 self._dead.update(dead)
                 self._found.set()

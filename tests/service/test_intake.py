@@ -115,3 +115,26 @@ async def test_a_run_that_is_only_reported_keeps_no_slot_and_reports_dont_pile_u
     reported.set()
     await begun.acquire()
     claiming.cancel()
+
+
+async def test_a_claim_is_lost_when_it_was_taken_over_and_not_when_its_data_was_lost(
+    store: Store, redis: Any
+) -> None:
+    intake = Intake(store.queue, "w1", 2, NoTools(), perform)
+
+    async def begin() -> Running:
+        await store.workers.identify_data()
+        await store.queue.create_group()
+        await store.queue.enqueue(Order("e", "trigger"))
+        await intake.take(await store.queue.claim("w1", 1))
+        return intake.running[-1]
+
+    forgotten = await begin()
+    await redis.flushall()
+    taken_over = await begin()
+    await store.queue.requeue(taken_over.claim, taken_over.claim.order)
+
+    await intake.drop_lost(store.runs.is_lost)
+
+    assert (forgotten.cancel.is_set(), taken_over.cancel.is_set()) == (False, True)
+    forgotten.cancel.set()
