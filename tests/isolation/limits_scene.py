@@ -10,17 +10,20 @@ from services.executor.isolation.calls import Died, Level, Limits
 from tests.isolation.bench import bench
 
 EXCEEDING = """
-    import mmap, os, time
+    import ctypes, mmap, os, time
     def run(what):
         if what == "file": os.write(os.memfd_create("x"), bytes(150_000_000))
-        if what == "map": m = mmap.mmap(-1, 150_000_000); m.write(b"1" * 150_000_000)
+        if what == "hidden map": ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+        if what.endswith("map"):
+            m = mmap.mmap(-1, 150_000_000)
+            for _ in range(150): m.write(b"1" * 1_000_000)
         if what == "processes":
             for _ in range(20):
                 if os.fork() == 0: time.sleep(1000)
         time.sleep(1000)
 """
 MEMORY = Limits(memory_bytes=100_000_000)
-LIMITS = {"file": MEMORY, "map": MEMORY, "processes": Limits(processes=5)}
+LIMITS = {"file": MEMORY, "map": MEMORY, "hidden map": MEMORY, "processes": Limits(processes=5)}
 
 
 async def main() -> dict[str, Any]:

@@ -361,4 +361,4 @@ def test_limits_hold_whoever_the_user_is(user: int) -> None:
     assert kinds == {
         what: "process limit" if what.startswith("processes") else "memory limit" for what in seen
     }
-    assert len(seen) == 9
+    assert len(seen) == 12

@@ -20,16 +20,22 @@ File = Tuple[int, int]
 
 
 def held_bytes(pids: Iterable[int]) -> int:
-    """The bytes that these processes hold together; those that are gone, or let nobody look, hold none."""
+    """The bytes that these processes hold together; those that are gone hold none.
+
+    A process may let nobody look at it, as after `prctl(PR_SET_DUMPABLE, 0)`.  Then what it shares counts for
+    it alone, and what it has in files in memory that it doesn't map can't be seen.
+    """
     total = 0
     files: Dict[File, int] = {}
     own_folders: Dict[int, int] = {}
     for pid in pids:
         private, shared = _resident(pid)
         total += private
-        if shared:
-            for file, size in _mapped(pid).items():
-                files[file] = max(size, files.get(file, 0))
+        mappings = process_tree.read(f"/proc/{pid}/smaps") if shared else b""
+        for file, size in _mapped(pid, mappings).items():
+            files[file] = max(size, files.get(file, 0))
+        if shared and not mappings:  # it hides them, unless it has ended since
+            total += _resident(pid)[1]
         for file, size in _open(pid):
             files[file] = size
         own_folders.update(_own_folder(pid))
@@ -48,11 +54,11 @@ def _resident(pid: int) -> Tuple[int, int]:
     return private, shared
 
 
-def _mapped(pid: int) -> Dict[File, int]:
-    """The files in memory that a process has mapped, and what is resident of each."""
+def _mapped(pid: int, mappings: bytes) -> Dict[File, int]:
+    """The files in memory that a process has mapped, by its `smaps`, and what is resident of each."""
     found: Dict[File, int] = {}
     file = None
-    for line in process_tree.read(f"/proc/{pid}/smaps").splitlines():
+    for line in mappings.splitlines():
         words = line.split(None, 5)
         if not words[0].endswith(b":"):
             file = _file_of(pid, words)
