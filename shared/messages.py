@@ -114,8 +114,7 @@ class Policy(WireRecord):
 
 
 CONFINEMENT = ("sandbox", "capabilities")
-OF_THE_TOOL = (*CONFINEMENT, "environment", "dependencies")
-"""Members of a tool's header that an experiment can't have: they hold for all runs of the tool."""
+"""Members of a tool's header that an experiment can't have: who writes one relies on it."""
 
 
 class Experiment(Struct, frozen=True):
@@ -313,13 +312,9 @@ def _experiment(
 
 
 def _check_members(place: str, body: Mapping[str, Any], execution: Mapping[str, Any]) -> None:
-    """Refuse what only a tool's header can say.
-
-    `environment` and `dependencies` beside `execution` are the author's own, and ignored.
-    """
-    for name in OF_THE_TOOL:
-        found = [execution.get(name), body.get(name) if name in CONFINEMENT else None]
-        if any(value not in ("", None) for value in found):
+    """Refuse a confinement, which only a tool's header can ask for."""
+    for name in CONFINEMENT:
+        if any(members.get(name) not in ("", None) for members in (body, execution)):
             raise ContractError(
                 f"{place} member '{name}' can't be set by an experiment; "
                 "set it in the header of the tool's file"

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import msgspec
 import structlog
-from msgspec import Struct
 
 from services.executor import report
 from services.executor.artifacts import Keeper
@@ -104,7 +103,7 @@ class Fault:
         return report.details(self.claim.order, self.tool_digest, self.claim.order.params)
 
 
-class _Start(Struct, frozen=True):
+class _Start(msgspec.Struct, frozen=True):
     """When an attempt began, unix seconds."""
 
     at: float = msgspec.field(default_factory=time.time)
@@ -277,8 +276,8 @@ class Runner:
         except BaseException:
             emitter.drop()
             raise
-        outcome = judge(answer, emitter.partials.items, emitter.partials.dropped)
-        outcome = outcome.masked(work.options.mask)
+        partials = emitter.partials
+        outcome = judge(answer, partials.items, partials.dropped).masked(work.options.mask)
         running.free_slot()
         return await products.complete(outcome, is_first=is_first)
 

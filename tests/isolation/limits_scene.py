@@ -14,7 +14,9 @@ EXCEEDING = """
     def run(what):
         if what == "file": os.write(os.memfd_create("x"), bytes(150_000_000))
         if what == "hidden map": ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
-        if what.endswith("map"): m = mmap.mmap(-1, 150_000_000); m.write(b"1" * 150_000_000)
+        if what.endswith("map"):
+            m = mmap.mmap(-1, 150_000_000)
+            for _ in range(150): m.write(b"1" * 1_000_000)
         if what == "processes":
             for _ in range(20):
                 if os.fork() == 0: time.sleep(1000)
