@@ -41,11 +41,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def demo(
     forever: Annotated[bool, typer.Option("--forever", help="Continue until Ctrl-C.")] = False,
 ) -> None:
-    """Run sample experiments with the embedded server, and watch them.
+    """Run sample experiments, and watch them.
 
-    Uses the server of this directory, with its data in .fullsend/; publishes config/experiments/*.yaml and
-    runs all ready experiments on the server in turn. Some samples finish; some fail, hang or are retried on
-    purpose. The demo ends after about 20 seconds, or with Ctrl-C. It needs neither Redis nor a network.
+    Uses the embedded server of this directory, with its data in .fullsend/; publishes
+    config/experiments/*.yaml and runs all ready experiments on the server in turn. Some samples finish;
+    some fail, hang or are retried on purpose. The demo ends after about 20 seconds, or with
+    Ctrl-C. It needs neither Redis nor a network.
     """
     out = output.console()
     is_live = out.is_terminal and not out.is_dumb_terminal
