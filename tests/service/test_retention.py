@@ -82,6 +82,11 @@ async def perform_cancelled(neighbour: Neighbour, how: str, count: int) -> None:
     for _ in range(count):
         await neighbour.trigger({"experiment_id": f"exp_{how}"})
     await neighbour.events(f"exp_{how}", "progress")
+
+    async def all_are_queued() -> bool:
+        return int(await neighbour.redis.zcard(keys.open_runs(f"exp_{how}"))) == count
+
+    await eventually(all_are_queued, "the triggers to be admitted")
     for timestamp in await neighbour.redis.zrange(keys.open_runs(f"exp_{how}"), 0, -1):
         await neighbour.redis.publish(keys.CANCEL, json.dumps({"run_id": f"exp_{how}:{timestamp}"}))
     results = await neighbour.results(f"exp_{how}", count)
