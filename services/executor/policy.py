@@ -14,7 +14,6 @@ from pydantic import AfterValidator
 from services.executor.isolation.calls import NO_LIMITS, Level, Limits
 from services.executor.isolation.environment.requirements import block_of
 from services.executor.isolation.sandbox import Sandbox, known_capability
-from services.executor.store import Limit, Order
 from shared.backoff import Backoff
 from shared.documents import kind, printable, validated
 from shared.errors import ContractError, ToolError
@@ -246,24 +245,3 @@ def process_limits(chosen: Policy, needs: ToolNeeds) -> Limits:
         processes=chosen.processes or needs.processes,
     )
     return NO_LIMITS if limits == NO_LIMITS else limits
-
-
-def shared_limits(order: Order, chosen: Policy, tool: str, needs: ToolNeeds) -> list[Limit]:
-    """Return the limits that the run shares with all other runs under the same keys."""
-    asked: list[tuple[Policy | ToolNeeds, str]] = [
-        (chosen, f"experiment:{order.experiment_id}"),
-        (needs, f"tool:{tool}"),
-    ]
-    limits = [
-        Limit(_chosen_key(one.limit_key) or own_key, one.max_concurrent, one.max_per_minute, one.burst or 1)
-        for one, own_key in asked
-        if one.max_concurrent or one.max_per_minute
-    ]
-    if order.serial:
-        limits.append(Limit(f"serial:{order.experiment_id}", max_concurrent=1))
-    return limits
-
-
-def _chosen_key(limit_key: str | None) -> str | None:
-    """Return the key under a name that differs from every experiment's and every tool's own key."""
-    return None if limit_key is None else f"key:{limit_key}"

@@ -3,8 +3,8 @@
 import pytest
 
 from services.executor.isolation.calls import Level, Limits
-from services.executor.policy import Defaults, ToolNeeds, process_limits, retry_backoff, shared_limits
-from services.executor.store import Limit, Order
+from services.executor.policy import Defaults, ToolNeeds, process_limits, retry_backoff
+from services.executor.store.orders import limit_of
 from shared.errors import ToolError
 from shared.messages import Policy
 
@@ -62,16 +62,10 @@ def test_the_connection_is_given_to_no_tool_although_it_is_allowed(name: str) ->
 
 
 def test_a_chosen_key_differs_from_every_experiments_and_tools_own() -> None:
-    order = Order("exp", "cron", serial=True)
-    found = shared_limits(
-        order, Policy(max_concurrent=2, limit_key="tool:t"), "t", ToolNeeds(max_per_minute=60)
-    )
+    chosen = limit_of(Policy(max_concurrent=2, limit_key="tool:t"), "experiment:exp")
 
-    assert found == [
-        Limit("key:tool:t", max_concurrent=2),
-        Limit("tool:t", max_per_minute=60),
-        Limit("serial:exp", max_concurrent=1),
-    ]
+    assert chosen == "2 0 1 key:tool:t"
+    assert limit_of(ToolNeeds(max_per_minute=60), "tool:t") == "0 1000.0 1 tool:t"
 
 
 def _combined(said: Policy, needs: ToolNeeds) -> list[tuple[Policy, ToolNeeds]]:
