@@ -21,6 +21,8 @@ from shared.errors import FullsendError, SettingsError
 
 log = structlog.get_logger()
 
+COLLECTED_OBJECTS = 50_000
+"""The collector of garbage looks when there are so many more objects than at its last look."""
 SECOND_SIGNAL_EXIT_CODE = 130
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -61,6 +63,8 @@ def serve(settings: config.Settings, variables: Mapping[str, str]) -> int:
         signal.signal(number, lambda number, _: received.append(number))
     # A full collection that looks at all that was imported delays all runs by 35 ms; now by 0.5 ms.
     gc.freeze()
+    # Runs leave no cycles behind.  With the default, 700, collections take a tenth of a burst's time.
+    gc.set_threshold(COLLECTED_OBJECTS)
     with server(settings.redis_url) as url, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(settings, url, variables, received))
     return 0

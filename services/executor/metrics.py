@@ -156,14 +156,16 @@ class Emitter:
         mask: Callable[[str], str] = str,
     ) -> None:
         self.partials = KeptPartials()
-        self._bounds = ReportBounds(mask, self._line)
         self._is_refused = False
         self._experiment_id = experiment_id
         self._run_id = run_id
         self._emit = emit
         self._log = log
         self._events: deque[Message] = deque(maxlen=BUFFERED_EVENTS)
-        self._lines: deque[Message] = deque(maxlen=BUFFERED_EVENTS)
+        lines: deque[Message] = deque(maxlen=BUFFERED_EVENTS)
+        self._lines = lines
+        # Without a reference to this object, which would leave a cycle behind each run.
+        self._bounds = ReportBounds(mask, lambda line: lines.append(_logged(line)))
         self._sending: asyncio.Task[None] | None = None
         # Reports arrive in the context of the run that the warm process was started for.
         self._context = contextvars.copy_context()
@@ -175,7 +177,7 @@ class Emitter:
             return
         match self._bounds.bounded(reported):
             case LogLine() as line:
-                self._line(line)
+                self._lines.append(_logged(line))
             case Progress(done, total, message):
                 self._queue("progress", done=done, total=total, message=message)
             case Metric(name, value, tags):
@@ -197,9 +199,6 @@ class Emitter:
         if self._sending is not None:
             self._sending.cancel()
 
-    def _line(self, line: LogLine) -> None:
-        self._lines.append({"at": f"{line.at:.6f}", "stream": line.stream, "text": line.text})
-
     def _queue(self, name: str, /, **members: Any) -> None:
         if not self._is_refused:
             self._events.append(event(self._experiment_id, self._run_id, name, **members))
@@ -218,6 +217,10 @@ class Emitter:
 
 
 _RESERVED = frozenset({"experiment_id", "run_id", "event", "timestamp"})
+
+
+def _logged(line: LogLine) -> Message:
+    return {"at": f"{line.at:.6f}", "stream": line.stream, "text": line.text}
 
 
 async def _delivered(send: Callable[[Sequence[Message]], Awaitable[T]], batch: Sequence[Message]) -> T | None:
