@@ -198,13 +198,18 @@ _FLAT = frozenset({str, int, float, bool, type(None)})
 
 def _is_flat(event: Mapping[str, Any]) -> bool:
     """Whether all values are scalars, and no name is that of a secret."""
-    return _FLAT.issuperset(map(type, event.values())) and not any(map(_names_a_secret, event))
+    return _FLAT.issuperset(map(type, event.values())) and not _name_a_secret(tuple(event))
 
 
 def _may_hold_a_secret(line: str) -> bool:
     return (
         "://" in line or "password=" in line or any(_as_in_json(secret) in line for secret in known_secrets)
     )
+
+
+@lru_cache
+def _name_a_secret(names: tuple[str, ...]) -> bool:
+    return any(map(_names_a_secret, names))
 
 
 @lru_cache

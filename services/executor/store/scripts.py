@@ -18,9 +18,10 @@ that are included, each of them once; they can include others in the same way, a
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -100,7 +101,6 @@ class Script:
         self._places, lines = zip(*_lines(path, _bindings(keys, args)), strict=True)
         self.text = "\n".join(lines)
         self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-        self._adapted = {StoreOptions(): (self.digest, self.text)}
         self._key_count = len(keys)
         self._has_key_list = any(map(_is_list, keys))
         self._argument_count = len(args)
@@ -109,14 +109,10 @@ class Script:
 
     def adapted(self, options: StoreOptions) -> tuple[str, str]:
         """The digest and the text of the script with other options than by default."""
-        known = self._adapted.get(options)
-        if known is None:
-            text = self.text.replace(_BOUND, f"local LARGEST_BYTES = {options.document_max_bytes} ")
-            for channel in (keys.METRICS, keys.RESULTS):
-                text = text.replace(f"'{channel}'", f"'{options.channel_prefix}{channel}'")
-            digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-            known = self._adapted[options] = digest, text
-        return known
+        text = self.text.replace(_BOUND, f"local LARGEST_BYTES = {options.document_max_bytes} ")
+        for channel in (keys.METRICS, keys.RESULTS):
+            text = text.replace(f"'{channel}'", f"'{options.channel_prefix}{channel}'")
+        return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), text
 
     def packed(self, keys: Sequence[str], args: Sequence[Any]) -> list[Argument]:
         """Keys and arguments as they are sent behind the script: the number of keys comes first.
@@ -164,6 +160,7 @@ class Scripts:
         self._connection = SharedConnection(client, COMMAND_TIMEOUT_SECONDS)
         self.on_unavailable = on_unavailable
         self._options = options or StoreOptions()
+        self._adapted = functools.cache(lambda script: script.adapted(self._options))
         self.dataset = ""
         """What identified Redis' data at the last heartbeat, see `Workers.identify_data`."""
 
@@ -175,15 +172,15 @@ class Scripts:
         """Send a command whose answer nobody waits for, behind all that was sent before."""
         self._connection.execute(*command).add_done_callback(_ignore)
 
-    async def call(
+    def call(
         self,
         script: Script,
         keys: Sequence[str],
         args: Sequence[Any] = (),
         *,
         asks_again: bool = True,
-    ) -> Any:
-        """Execute a script.
+    ) -> Awaitable[Any]:
+        """Execute a script; the answer is awaited.
 
         Args:
             script: which one.
@@ -197,11 +194,11 @@ class Scripts:
             StoreError: Redis found anything else wrong.
         """
         packed = script.packed(keys, args)
-        return await self._ask(
+        return self._ask(
             script, lambda verb, text: self._connection.execute(verb, text, *packed), asks_again=asks_again
         )
 
-    async def call_together(
+    def call_together(
         self,
         script: Script,
         keys: Sequence[str],
@@ -210,7 +207,7 @@ class Scripts:
         *,
         group: str = "",
         weight: int = 0,
-    ) -> Any:
+    ) -> Awaitable[Any]:
         """Execute a script for an item, in one call with other items of this turn of the event loop.
 
         The script's last argument is the list of the items, each a MessagePack map; it answers with a list.
@@ -234,12 +231,12 @@ class Scripts:
 
             return self._connection.execute_together((verb, script.name, group), command, encoded, weight)
 
-        return await self._ask(script, ask)
+        return self._ask(script, ask)
 
     async def _ask(
         self, script: Script, ask: Callable[[str, str], asyncio.Future[Any]], *, asks_again: bool = True
     ) -> Any:
-        digest, text = script.adapted(self._options)
+        digest, text = self._adapted(script)
         attempt = 0
         while True:
             attempt += 1
