@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Protocol, Self
 
 import structlog
 
@@ -37,11 +37,17 @@ class ToolPreparation(Protocol):
 
 
 class Reservation:
-    """A slot that is reserved, or none; `room` is 1 or 0."""
+    """A slot that is reserved until the end of the block, or none; `room` is 1 or 0."""
 
     def __init__(self, intake: "Intake", room: int) -> None:
         self.room = room
         self._intake = intake
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def release(self) -> None:
         """Give the slot up, if that was not done."""
@@ -131,18 +137,14 @@ class Intake:
             async with asyncio.timeout(max(0.0, self._look_at - time.monotonic())):
                 await self._changed.wait()
 
-    @contextlib.contextmanager
-    def reserved(self) -> Iterator["Reservation"]:
+    def reserved(self) -> "Reservation":
         """Reserve a slot for a run that is about to be queued, to be taken with it, if there is one.
 
         While other runs wait there is none, as it is their turn.
         """
         reservation = Reservation(self, int(self._is_queue_empty and self.room > 0))
         self._reserved += reservation.room
-        try:
-            yield reservation
-        finally:
-            reservation.release()
+        return reservation
 
     def release(self, count: int) -> None:
         """Give up reserved slots."""

@@ -1,5 +1,6 @@
 """The outcome of an attempt, and whether another follows.  Faults of a tool become data only here.  Pure."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
@@ -45,7 +46,7 @@ class Status(StrEnum):
     LOST = "lost"
 
 
-class Outcome(Struct, frozen=True):
+class Outcome(Struct, frozen=True, dict=True):
     """The outcome of an attempt, in the terms of the contract.
 
     Attributes:
@@ -68,6 +69,11 @@ class Outcome(Struct, frozen=True):
     artifacts: Mapping[str, Any] = field(default_factory=dict)
     shown: Mapping[str, str] = field(default_factory=dict)
     cached_from: str | None = None
+
+    @functools.cached_property
+    def summary(self) -> dict[str, Any]:
+        """A short form of the result."""
+        return summary(self.result)
 
     @classmethod
     def of_error(cls, exc: Exception, status: Status = Status.FAILED) -> Self:

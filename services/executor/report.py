@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.executor import metrics
-from services.executor.outcome import Outcome, Status, summary
+from services.executor.outcome import Outcome, Status
 from services.executor.result_cache import Identity
 from services.executor.store import Claim, Finished, Order
 from shared.documents import cut_middle, iso, json_text
@@ -112,7 +112,7 @@ def end_fields(order: Order, outcome: Outcome, started: float, ended: float) -> 
         "finished_at": finished_at,
         "timestamp": finished_at,
         "duration_seconds": f"{ended - started:.6f}",
-        "result_summary": summary(outcome.result) if completed else None,
+        "result_summary": outcome.summary if completed else None,
         "result": _text(outcome, "result", outcome.result) if completed else None,
         "artifacts": outcome.artifacts or None,
         "cached": "true" if outcome.cached_from else None,
@@ -174,7 +174,7 @@ def result(order: Order, outcome: Outcome, started: float, ended: float) -> Memb
         done: Members = {
             "type": "experiment_completed",
             "status": "success",
-            "result_summary": summary(outcome.result),
+            "result_summary": outcome.summary,
         }
         if outcome.cached_from:
             done["cached"] = True

@@ -11,6 +11,7 @@ An experiment's id holds no control characters, so nothing in these lines is esc
 """
 
 import contextlib
+import functools
 import re
 from collections.abc import Mapping
 from enum import StrEnum
@@ -107,7 +108,7 @@ class _Own(Struct, frozen=True):
     limit_key: str | None = None
 
 
-class Order(Struct, frozen=True):
+class Order(Struct, frozen=True, dict=True):
     """One attempt of one run, waiting to be claimed.
 
     `timestamp` is None only until the queue has given the run its identity.
@@ -136,7 +137,7 @@ class Order(Struct, frozen=True):
     experiment: Mapping[str, Any] = field(default_factory=dict)
     others: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @functools.cached_property
     def run_id(self) -> str:
         """`{experiment_id}:{timestamp}`."""
         assert self.timestamp is not None, "an order has its timestamp once it is claimed"
@@ -271,7 +272,7 @@ class Begun(StrEnum):
     """A key of the run has another Redis type than it must have; nothing has begun."""
 
 
-class Claim(Struct, frozen=True):
+class Claim(Struct, frozen=True, dict=True):
     """An order that a worker holds.
 
     `entry` is its id in the stream `queue`.  `begun` says what became of it, `stored` is its
@@ -296,7 +297,7 @@ class Claim(Struct, frozen=True):
             return tool if isinstance(tool, str) else None
         return self.stored.experiment.tool if self.stored.experiment else None
 
-    @property
+    @functools.cached_property
     def lease(self) -> str:
         """The fence: a different one for each delivery of an order."""
         return f"{self.worker}/{self.queue.rpartition(':')[2]}/{self.entry}"
