@@ -284,7 +284,12 @@ class Loader:
         environment = await self._installer.ensure(requirements)
         if not environment.digest:
             return module
-        return replace(module, python=environment.python, environment=environment.digest)
+        return replace(
+            module,
+            python=environment.started_by,
+            environment=environment.digest,
+            prefix=environment.prefix,
+        )
 
     async def _describe(self, module: Module, timeout_seconds: float, aside: bool) -> Description:
         form = (module.name, module.digest, module.environment)

@@ -7,6 +7,7 @@ import hashlib
 import os
 import textwrap
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from services.executor.isolation.calls import (
     Module,
     NothingKept,
 )
+from services.executor.isolation.environment.environments import Environment
 from services.executor.isolation.pool import Pool
 from services.executor.isolation.sandbox import Sandbox
 
@@ -46,6 +48,16 @@ class ArtifactList(NothingKept):
         path.write_bytes(self.given[reference])
 
 
+def inside(environment: Environment, module: Module) -> Module:
+    """The module as the loader returns it if the tool has this environment."""
+    return replace(
+        module,
+        python=environment.started_by,
+        environment=environment.digest,
+        prefix=environment.prefix,
+    )
+
+
 class Bench:
     """Writes tools, runs them in one pool and keeps all events."""
 
@@ -57,7 +69,12 @@ class Bench:
         self._tools = 0
 
     def tool(
-        self, source: str, name: str = "", python: Path | None = None, sandbox: Sandbox = Sandbox.PROCESS
+        self,
+        source: str,
+        name: str = "",
+        python: Path | None = None,
+        environment: Environment | None = None,
+        sandbox: Sandbox = Sandbox.PROCESS,
     ) -> Module:
         """A tool with this source; it is called `tool<n>` and so may define `run`."""
         self._tools += 1
@@ -65,7 +82,8 @@ class Bench:
         path = self.directory / f"{name}.py"
         content = textwrap.dedent(source).encode()
         path.write_bytes(content)
-        return Module(name, path, hashlib.sha256(content).hexdigest(), python, sandbox=sandbox)
+        module = Module(name, path, hashlib.sha256(content).hexdigest(), python, sandbox=sandbox)
+        return module if environment is None else inside(environment, module)
 
     def call(
         self,

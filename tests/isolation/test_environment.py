@@ -41,7 +41,7 @@ async def test_tools_with_contradicting_pins_run_side_by_side(workshop: Workshop
     async def answers(version: str) -> list[object]:
         text = source.format(version)
         environment = await environments.ensure(requirements_of("a tool", text))
-        tool = bench.tool(text, python=environment.python)
+        tool = bench.tool(text, environment=environment)
         return [await bench.run(tool) for _ in range(2)]
 
     for version, (first, second) in zip(
@@ -78,7 +78,7 @@ async def test_without_dependencies_the_services_own_environment_is_used(
 
     made = [await environments.ensure(requirements) for _ in range(2)]
 
-    assert made == [Environment(Path(sys.executable), "")] * 2
+    assert made == [Environment(Path(sys.executable), Path(sys.executable), "")] * 2
     assert (workshop.calls(), workshop.folder.exists()) == ([], False)
 
 

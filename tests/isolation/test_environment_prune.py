@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from services.executor.isolation.calls import Returned
 from services.executor.isolation.environment import environment_cache
 from services.executor.isolation.environment.requirements import Requirements
-from tests.isolation.bench import bench
+from tests.isolation.bench import bench, inside
 from tests.isolation.workshop import Workshop, eventually, version_of_pinned
 
 ONE = Requirements(("pinned==1.0",))
@@ -119,12 +118,12 @@ async def test_an_environment_whose_tool_is_idle_can_be_removed_while_the_pool_l
     environments = workshop.environments()
     environment = await environments.ensure(ONE)
     async with bench(tmp_path, idle_seconds=0.2) as own:
-        tool = own.tool("import pinned\ndef run(): return pinned.VERSION", python=environment.python)
+        tool = own.tool("import pinned\ndef run(): return pinned.VERSION", environment=environment)
         assert await own.run(tool) == Returned("1.0")
         assert await environments.prune(0) == []
 
         await eventually(lambda: not environment_cache.in_use(workshop.folders()))
 
         assert await environments.prune(0) == [environment.key]
-        again = replace(tool, python=(await environments.ensure(ONE)).python)
+        again = inside(await environments.ensure(ONE), tool)
         assert await own.run(again) == Returned("1.0")

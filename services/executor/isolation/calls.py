@@ -31,8 +31,9 @@ class Module:
         name: the tool's name.
         path: its file; for a package, its `__init__.py`.
         digest: the SHA-256 of the file, or of a package's manifest.  A process serves one digest only.
-        python: the interpreter of the tool's own environment; None for the service's own interpreter.
-        environment: that environment's digest, or empty.
+        python: the interpreter that its processes are started with; None for the service's own.
+        environment: the digest of the tool's own environment, or empty.
+        prefix: the folder of that environment, which the processes enter when they are confined.
         sandbox: what its processes are confined to, already during the import.
         main: the SHA-256 of a package's `__init__.py`.
         capabilities: those of root's that its processes keep.
@@ -46,6 +47,7 @@ class Module:
     digest: str
     python: Path | None = None
     environment: str = ""
+    prefix: Path | None = None
     sandbox: Sandbox = Sandbox.PROCESS
     main: str = ""
     capabilities: tuple[str, ...] = ()
@@ -55,7 +57,8 @@ class Module:
     def __post_init__(self) -> None:
         """Make the key once, because each call needs it several times."""
         code = (self.name, str(self.path), self.digest)
-        key = (*code, str(self.python or ""), self.environment, self.sandbox.value, *self.capabilities)
+        interpreter = (str(self.python or ""), self.environment, str(self.prefix or ""))
+        key = (*code, *interpreter, self.sandbox.value, *self.capabilities)
         object.__setattr__(self, "key", (*key, f"hashes {self.hash_seed}") if self.hash_seed else key)
 
 

@@ -44,6 +44,8 @@ class ForkServer(Parent):
 
     Args:
         python: the interpreter.
+        environment: the folder of the environment that its processes enter when they are confined; without
+            one, the interpreter looks for installed packages when it starts.
         limit_bytes: the most that one value in a message may have.
         environ: its environment, which its processes inherit.
         on_death: called once it can't fork any more.
@@ -57,12 +59,14 @@ class ForkServer(Parent):
         limit_bytes: int,
         environ: Mapping[str, str],
         on_death: "Callable[[ForkServer], None]",
+        environment: Path | None = None,
         prefix: Sequence[str] = (),
         hash_seed: str = "",
     ) -> None:
         super().__init__()
         loop = asyncio.get_running_loop()
         self.python = python
+        self.environment = environment
         self.mark = os.urandom(8).hex()
         self._on_death = on_death
         self._hello: asyncio.Future[None] = loop.create_future()
@@ -85,9 +89,11 @@ class ForkServer(Parent):
     def _start(
         self, descriptor: int, environ: Mapping[str, str], prefix: Sequence[str], hash_seed: str
     ) -> subprocess.Popen[bytes]:
+        becomes = "" if self.environment is None else str(self.environment / "bin" / "python")
+        options = (*(("-S",) if becomes else ()), *_INTERPRETER_OPTIONS)
         outside = {name: value for name, value in environ.items() if not name.startswith("PYTHON")}
         return subprocess.Popen(
-            [*prefix, str(self.python), *_INTERPRETER_OPTIONS, str(CHILD_FILE), str(descriptor)],
+            [*prefix, str(self.python), *options, str(CHILD_FILE), becomes, str(descriptor)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=None,
@@ -215,7 +221,7 @@ class ForkServers:
 
     async def open(self) -> None:
         """Start the one of the service's own interpreter, which is kept so that no call waits for it."""
-        await self._ready(OWN_INTERPRETER, Path(sys.executable), ())
+        await self._ready(OWN_INTERPRETER, Path(sys.executable))
 
     async def close(self) -> None:
         """End all of them and everything below them, and wait until they are gone."""
@@ -226,19 +232,29 @@ class ForkServers:
     async def for_process(self, process: Process) -> ForkServer:
         """The server to fork this process from.  Request the fork before anything else is awaited."""
         python = process.module.python or Path(sys.executable)
-        area, hash_seed = self.area(process.module), process.module.hash_seed
+        environment, hash_seed = process.module.prefix, process.module.hash_seed
+        area = self.area(process.module)
         if area is None:
-            key = (str(python), hash_seed) if hash_seed else (str(python),)
-            return await self._ready(key, python, (), hash_seed)
+            key = tuple(filter(None, (str(python), str(environment or ""), hash_seed)))
+            return await self._ready(key, python, environment, hash_seed=hash_seed)
         confined = confinement(process.module, self._options, area)
         assert confined is not None
-        return await self._ready(process.key, python, sandbox.command(confined), hash_seed)
+        return await self._ready(process.key, python, environment, sandbox.command(confined), hash_seed)
 
-    async def _ready(self, key: Key, python: Path, prefix: Sequence[str], hash_seed: str = "") -> ForkServer:
+    async def _ready(
+        self,
+        key: Key,
+        python: Path,
+        environment: Path | None = None,
+        prefix: Sequence[str] = (),
+        hash_seed: str = "",
+    ) -> ForkServer:
         server = self._by_key.get(key)
         if server is None:
             options = self._options
-            server = ForkServer(python, options.limit_bytes, options.environ, self._died, prefix, hash_seed)
+            server = ForkServer(
+                python, options.limit_bytes, options.environ, self._died, environment, prefix, hash_seed
+            )
             self._by_key[key] = server
             self.alive.add(server)
             server.gone.add_done_callback(lambda _: self._gone(key, server))

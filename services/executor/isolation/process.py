@@ -74,7 +74,7 @@ def confinement(module: Module, options: ProcessOptions, writable: Path) -> sand
         python=python,
         temp=writable,
         environ=options.environ,
-        environment=python.parent.parent if module.environment else None,
+        environment=module.prefix,
         also=options.readable,
         kind=options.detect_sandbox(),
         capabilities=module.capabilities,

@@ -42,11 +42,12 @@ class OwnEnvironment:
         self.asked: list[Requirements] = []
 
     async def find(self, requirements: Requirements) -> Environment | None:
-        return None if requirements.dependencies else Environment(Path(sys.executable), "")
+        own = Path(sys.executable)
+        return None if requirements.dependencies else Environment(own, own, "")
 
     async def ensure(self, requirements: Requirements) -> Environment:
         self.asked.append(requirements)
-        return Environment(Path(sys.executable), "")
+        return Environment(Path(sys.executable), Path(sys.executable), "")
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
-"""Starts a tool's process: `python -s .../child/__main__.py SOCKET_FD [STACKS_FD]`.
+"""Starts a tool's process: `python -s .../child/__main__.py INTERPRETER SOCKET_FD [STACKS_FD]`.
+
+INTERPRETER is that of the environment that the tool needs, or empty: see `importer.enter_environment`.
 
 Run by path, never imported.  It loads this package and `common` under a private package name, so that a
 tool finds nothing of the service on `sys.path`, and no module of ours can be mistaken for one of the tool's.
@@ -22,7 +24,7 @@ def main() -> None:
     package.__path__ = [os.path.dirname(here)]
     sys.modules[PACKAGE] = package
     loop = importlib.import_module(PACKAGE + ".child.loop")
-    loop.main([int(text) for text in sys.argv[1:]])
+    loop.main(sys.argv[1], [int(text) for text in sys.argv[2:]])
 
 
 # `multiprocessing` with the spawn method imports the main file again under another name.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.machinery
 import importlib.util
 import os
@@ -31,12 +32,29 @@ ON_PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "on_path")
 OWN_NAMES = "fullsend_tool"
 """The package of tools that are called like something else."""
 
-_path: list[str] = []
+_NO_SITE = 6
+"""The place of `no_site` in `sys.flags`."""
 
 
-def remember_path() -> None:
-    """Remember where this interpreter finds what is standard and what is installed."""
-    _path[:] = sys.path
+def interpreter_options() -> list[str]:
+    """The options that this interpreter was started with."""
+    return ["-s", *(["-S"] if sys.flags.no_site else []), "-X", "utf8"]
+
+
+def enter_environment(interpreter: str) -> None:
+    """Become this interpreter of an environment, as if it had been started.
+
+    This runs what installed packages have executed at the start of an interpreter, so it is done once the
+    process is confined.  The process was started by another interpreter, with `-S`: what an environment says
+    about itself, as the place of its standard library, is not believed before.
+    """
+    sys.executable = interpreter
+    sys.prefix = sys.exec_prefix = os.path.dirname(os.path.dirname(interpreter))
+    # The interpreters that `multiprocessing` starts have the flags of this one.
+    ctypes.pythonapi.PyStructSequence_SetItem(ctypes.py_object(sys.flags), _NO_SITE, ctypes.py_object(0))
+    import site
+
+    site.main()
 
 
 def prepare_path(path: str, reporter: Any) -> None:
@@ -49,7 +67,7 @@ def prepare_path(path: str, reporter: Any) -> None:
     """
     directory = os.path.dirname(path)
     folder = os.path.dirname(directory) if is_package(path) else directory
-    sys.path[:] = [ON_PATH, *_path, folder]
+    sys.path[:] = [ON_PATH, *sys.path, folder]
     sys.meta_path.insert(0, _OnlyToolkit)
     sys.modules[PACKAGE].reporter = reporter  # type: ignore[attr-defined]
 

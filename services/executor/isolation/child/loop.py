@@ -21,16 +21,19 @@ from .channel import Channel
 from .tool import LoadedTool
 
 MAIN_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
-INTERPRETER_OPTIONS = ["-s", "-X", "utf8"]
 STDOUT, STDERR = 1, 2
 DESCRIPTORS = 4
 """What each fork is given: its socket, stdout, stderr, and the file for its stacks."""
 
 
 class Loop:
-    """Serves the requests of the executor; its stacks, and those of its forks, go to `stacks`."""
+    """Serves the requests of the executor; its stacks, and those of its forks, go to `stacks`.
 
-    def __init__(self, sock: socket.socket, stacks: int) -> None:
+    `interpreter` is that of the environment that the tool needs, or empty.
+    """
+
+    def __init__(self, sock: socket.socket, stacks: int, interpreter: str) -> None:
+        self.interpreter = interpreter
         self.channel = Channel(sock)
         self.stacks = stacks
         self.targets = (STDOUT, STDERR, stacks)
@@ -147,7 +150,7 @@ class Loop:
         if self.tool is None:  # otherwise the tool has done so right after the fork
             os_state.restore_sigchld(self.supervisor.sigchld_before)
         if fresh:
-            _replace_interpreter(self.channel.descriptor, self.stacks)
+            _replace_interpreter(self.interpreter, self.channel.descriptor, self.stacks)
 
     def _end(self, request_id: Any, params: dict[str, Any]) -> None:
         if self.supervisor is not None:
@@ -160,7 +163,7 @@ class Loop:
     # -- requests to a tool's process ------------------------------------------------
 
     def _load(self, request_id: Any, params: dict[str, Any]) -> None:
-        self.tool = LoadedTool(params, self.channel)
+        self.tool = LoadedTool(params, self.channel, self.interpreter)
         self.channel.respond(request_id, self.tool.load())
 
     def _describe(self, request_id: Any, params: dict[str, Any]) -> None:
@@ -208,15 +211,16 @@ def _not_forked(token: int, error: OSError) -> dict[str, Any]:
     return {"child": token, "status": None, "rss": None, "cpu": None, "problem": problem}
 
 
-def _replace_interpreter(sock: int, stacks: int) -> NoReturn:
-    """Replace this process by a new interpreter."""
+def _replace_interpreter(interpreter: str, sock: int, stacks: int) -> NoReturn:
+    """Replace this process by a new interpreter, which is started as this one was."""
     supervisor.keep_on_exec(sock)
     supervisor.keep_on_exec(stacks)
-    arguments = [sys.executable, *INTERPRETER_OPTIONS, MAIN_FILE, str(sock), str(stacks)]
+    options = importer.interpreter_options()
+    arguments = [sys.executable, *options, MAIN_FILE, interpreter, str(sock), str(stacks)]
     os.execv(sys.executable, arguments)
 
 
-def main(descriptors: list[int]) -> None:
+def main(interpreter: str, descriptors: list[int]) -> None:
     """Serve on the socket `descriptors[0]`; the second, if any, receives the stacks."""
     kernel.set_dumpable(False)
     for descriptor in descriptors:
@@ -228,8 +232,7 @@ def main(descriptors: list[int]) -> None:
     sock, stacks = descriptors
     faulthandler.register(supervisor.STACKS_SIGNAL, file=stacks, all_threads=True, chain=False)
     _yield_the_processor()
-    importer.remember_path()
-    loop = Loop(socket.socket(fileno=sock), stacks)
+    loop = Loop(socket.socket(fileno=sock), stacks, interpreter)
     try:
         loop.channel.notify("hello", {"version": protocol.VERSION, "python": sys.version.split()[0]})
     except ConnectionError:  # the executor is gone already

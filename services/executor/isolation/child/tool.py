@@ -18,9 +18,10 @@ from .reporter import Reporter, too_large
 
 
 class LoadedTool:
-    """The tool that this process serves."""
+    """The tool that this process serves, under the interpreter of its environment, if it has one."""
 
-    def __init__(self, params: dict[str, Any], channel: Channel) -> None:
+    def __init__(self, params: dict[str, Any], channel: Channel, interpreter: str) -> None:
+        self.interpreter = interpreter
         self.name: str = params["name"]
         self.path: str = params["path"]
         self.options = self.directories = params
@@ -59,6 +60,8 @@ class LoadedTool:
             directory.enter(self.options["temp"])
             self._has_own_shm = not self._is_kept_from_files and shm.have_own(self._own_paths())
             self._confine()
+            if self.interpreter:
+                importer.enter_environment(self.interpreter)
             importer.prepare_path(self.path, self.reporter)
             self.module = importer.execute(self.name, self.path, self.options["digest"])
             self.entry_name, self.entry = importer.find_entry(self.module, self.name, self.path)
@@ -76,7 +79,7 @@ class LoadedTool:
 
     def _own_paths(self) -> tuple[str, ...]:
         """Where this process has files that it must go on seeing."""
-        return self.path, self.options["temp"], sys.executable, sys.prefix, __file__
+        return self.path, self.options["temp"], sys.executable, sys.prefix, self.interpreter, __file__
 
     def _set_temp_variables(self, path: str) -> None:
         """Set the variables as `os.environ` does, whose many small functions are a tenth of a fork's work."""

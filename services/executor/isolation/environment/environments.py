@@ -31,14 +31,21 @@ class Environment:
 
     Attributes:
         python: its interpreter.
+        started_by: the interpreter that it was made with, in which no package can have changed anything.
         digest: of its requirements and of the packages that are installed; empty for the service's own
             environment.
         key: of its requirements, by which it is kept.
     """
 
     python: Path
+    started_by: Path
     digest: str
     key: str = ""
+
+    @property
+    def prefix(self) -> Path:
+        """The folder of the environment."""
+        return self.python.parents[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +97,7 @@ class Environments:
         self._uv_binary = uv
         self._readable = tuple(readable)
         self._cache = EnvironmentCache(folder)
-        self._own = Environment(python, "")
+        self._own = Environment(python, python, "")
         self._timeout_seconds = timeout_seconds
         self._retry_seconds = retry_seconds
         self._clock = clock
@@ -132,7 +139,7 @@ class Environments:
             return self._own
         key = requirements.digest(interpreter.identity, self._settings.identity)
         python = self._cache.find(key)
-        return None if python is None else self._finished(key, python)
+        return None if python is None else self._finished(key, python, interpreter)
 
     async def prune(self, unused_for_seconds: float) -> list[str]:
         """Remove the environments that nobody has used for so long, and return their digests.
@@ -193,11 +200,12 @@ class Environments:
         key = requirements.digest(interpreter.identity, self._settings.identity)
         async with self._cache.locked(key), self._builds:
             python = self._cache.find(key) or await self._build(key, requirements, interpreter)
-        return self._finished(key, python)
+        return self._finished(key, python, interpreter)
 
-    def _finished(self, key: str, python: Path) -> Environment:
+    def _finished(self, key: str, python: Path, interpreter: Interpreter) -> Environment:
         parts = [key, *self._cache.installed(key)]
-        return Environment(python, hashlib.sha256(json.dumps(parts).encode()).hexdigest(), key)
+        digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return Environment(python, interpreter.python, digest, key)
 
     async def _interpreter(self, requires_python: str | None) -> Interpreter:
         known = self._interpreters.get(requires_python)
