@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tarfile
 import zipfile
 from io import BytesIO
@@ -28,6 +29,10 @@ def attempt(action):
         return action() or "done"
     except OSError as error:
         return type(error).__name__
+
+def descend(name):
+    os.mkdir(name)
+    os.chdir(name)
 
 def build_wheel(directory, config_settings=None, metadata_directory=None):
     tried = {tried}
@@ -84,9 +89,9 @@ def source(workshop: Workshop, **tried: str) -> None:
             archive.addfile(about, BytesIO(text.encode()))
 
 
-async def tried_in(environments: Environments) -> dict[str, Any]:
+async def tried_in(environments: Environments, requirements: Requirements = BUILT) -> dict[str, Any]:
     """What the backend reports of its attempts."""
-    environment = await environments.ensure(BUILT)
+    environment = await environments.ensure(requirements)
     found = await output_of(environment.python, "-c", "import built, json; print(json.dumps(built.TRIED))")
     return dict(json.loads(found))
 
@@ -159,11 +164,10 @@ async def test_what_was_built_works_and_nothing_else_is_left(
 
 
 @needs_landlock
-async def test_a_link_that_a_build_leaves_leads_the_compiler_nowhere(
+async def test_a_build_can_not_change_the_environment_and_what_it_leaves_is_removed(
     workshop: Workshop, walled: Environments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    others, where = tmp_path / "others", workshop.wheels / "where"
-    others.mkdir()
+    where, wheel = workshop.wheels / "where", tmp_path / "built-1.0-py3-none-any.whl"
     new_folder = EnvironmentCache.new_folder
 
     def told_folder(cache: EnvironmentCache, digest: str) -> Path:
@@ -173,16 +177,59 @@ async def test_a_link_that_a_build_leaves_leads_the_compiler_nowhere(
         return folder
 
     monkeypatch.setattr(EnvironmentCache, "new_folder", told_folder)
-    packages = (
-        f"next(pathlib.Path(pathlib.Path({str(where)!r}).read_text()).glob('lib/python*/site-packages'))"
+    wheel.write_text("no wheel, and none that may be installed")
+    environment = f"pathlib.Path(pathlib.Path({str(where)!r}).read_text())"
+    source(
+        workshop,
+        replace=f"({environment} / 'bin' / 'python').unlink()",
+        configure=f"({environment} / 'pyvenv.cfg').write_text('home = /') and None",
+        deep="(lambda here: [descend('x') for _ in range(1500)] and os.chdir(here))(os.getcwd())",
+        link=f"(lambda place: os.makedirs(place) or os.symlink({str(wheel)!r}, place + {wheel.name!r}))("
+        "os.environ['UV_CACHE_DIR'] + '/z/z/')",
     )
-    source(workshop, link=f"({packages} / '__pycache__').symlink_to({str(others)!r})")
+    workshop.wheel("pinned", "1.0")
+    requirements = Requirements(("built", "pinned"))
 
-    await walled.ensure(BUILT)  # which imports nothing: an import would follow the link
+    made = await walled.ensure(requirements)
 
-    [environment] = workshop.folders()
-    assert [path.readlink() for path in environment.glob("lib/*/site-packages/__pycache__")] == [others]
-    assert list(others.iterdir()) == []
+    tried = json.loads(
+        await output_of(made.python, "-c", "import built, json; print(json.dumps(built.TRIED))")
+    )
+    del tried["env"]
+    assert tried == {
+        "replace": "PermissionError",
+        "configure": "PermissionError",
+        "deep": "done",
+        "link": "done",
+    }
+    assert await version_of_pinned(made) == "1.0"
+    assert workshop.folders() == [made.prefix]
+
+
+@needs_landlock
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+async def test_a_package_that_is_built_from_a_repository_is_known_by_its_commit(workshop: Workshop) -> None:
+    source(workshop)
+    with tarfile.open(workshop.wheels / "built-1.0.tar.gz") as archive:
+        archive.extractall(workshop.wheels, filter="data")
+    repository = workshop.wheels / "built-1.0"
+    author = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
+    for command in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "-m", "first"]):
+        await output_of("git", "-C", repository, *command)
+    for version in ("1.0", "2.0"):
+        workshop.wheel("pinned", version)
+    override = workshop.directory / "override.txt"
+    override.write_text("pinned==1.0\n")
+    workshop.environ["UV_OVERRIDE"] = str(override)
+
+    address = f"built @ git+{repository.as_uri()}"
+    made = await workshop.environments(uv=find_uv()).ensure(Requirements((address, "pinned")))
+
+    [marker] = workshop.markers()
+    [built, pinned] = json.loads(marker.read_text())["installed"]
+    assert await output_of("git", "-C", repository, "rev-parse", "HEAD") in built
+    assert pinned == "pinned-1.0"  # what the operator overrides is overridden after a build as well
+    assert await version_of_pinned(made) == "1.0"
 
 
 async def test_a_wheel_is_preferred_and_no_code_is_run_for_it(

@@ -9,7 +9,6 @@ import pytest
 from services.executor.isolation.environment.built_files import (
     ORIGIN_BYTES,
     installed_in,
-    make_programs_executable,
 )
 
 ORIGIN = json.dumps({"url": "https://example.com/x", "vcs_info": {"commit_id": "abc"}})
@@ -20,16 +19,11 @@ PLAIN = ["built-1.0"]
 def _folder(tmp_path: Path) -> Path:
     folder = tmp_path / "environment"
     info_of(folder).mkdir(parents=True)
-    (folder / "bin").mkdir()
     return folder
 
 
 def info_of(folder: Path) -> Path:
     return folder / "lib" / "python3.11" / "site-packages" / "built-1.0.dist-info"
-
-
-def mode(path: Path) -> int:
-    return path.stat().st_mode & 0o777
 
 
 def private(path: Path, text: str = "x") -> Path:
@@ -47,9 +41,7 @@ def test_where_a_package_came_from_is_read(folder: Path) -> None:
 @pytest.mark.timeout(60)
 def test_a_pipe_is_not_waited_for(folder: Path) -> None:
     os.mkfifo(info_of(folder) / "direct_url.json")
-    os.mkfifo(folder / "bin" / "program")
 
-    make_programs_executable(folder)
     assert installed_in(folder) == PLAIN
 
 
@@ -73,25 +65,3 @@ def test_packages_are_not_listed_through_a_link(at: str, folder: Path, tmp_path:
     (folder / at).symlink_to(other)
 
     assert installed_in(folder) == []
-
-
-def test_programs_are_executable_and_nothing_else_is_changed(folder: Path, tmp_path: Path) -> None:
-    program, victim, twin = (
-        private(place) for place in (folder / "bin" / "x", tmp_path / "a", tmp_path / "b")
-    )
-    (folder / "bin" / "link").symlink_to(victim)
-    (folder / "bin" / "twin").hardlink_to(twin)
-
-    make_programs_executable(folder)
-
-    assert [mode(path) for path in (program, victim, twin)] == [0o755, 0o600, 0o600]
-
-
-def test_programs_are_not_changed_through_a_link_to_a_folder(folder: Path, tmp_path: Path) -> None:
-    (folder / "bin").rename(tmp_path / "other")
-    (folder / "bin").symlink_to(tmp_path / "other")
-    program = private(tmp_path / "other" / "x")
-
-    make_programs_executable(folder)
-
-    assert mode(program) == 0o600

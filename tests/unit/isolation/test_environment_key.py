@@ -171,7 +171,7 @@ def test_a_key_is_a_sha256_that_stays_the_same_from_release_to_release() -> None
     requirements = Requirements(("a==1", "b"), ">=3.11")
 
     assert (
-        requirements.digest(INTERPRETER) == "13039b7a5826d242c6669c54849ee4b4eeddd58fc93fcacb1ae816ffb2ea483e"
+        requirements.digest(INTERPRETER) == "bc3c99141fe5fc61e1e815f24f323b874efc69c08e4e6aa92099c0abb5984699"
     )
 
 

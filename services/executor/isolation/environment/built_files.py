@@ -1,4 +1,4 @@
-"""Files of an environment that foreign code may have written: read and changed without following a link."""
+"""Files that foreign code may have written where packages were built: read without following a link."""
 
 import contextlib
 import json
@@ -13,15 +13,28 @@ ORIGIN_BYTES = 65_536
 """A longer `direct_url.json` is ignored."""
 
 _INFO = ".dist-info"
+_WHEEL_DEPTHS = range(2, 8)
+"""The number of directories above a wheel in uv's cache."""
 
 
-def make_programs_executable(folder: Path) -> None:
-    """Let everybody execute the programs in `bin` who may read them.  Only plain files are changed."""
-    with contextlib.suppress(OSError), _opened(folder, "bin") as parent:
-        for name in directory.names(parent):
-            with _plain_file(name, parent) as descriptor:
-                if descriptor is not None and os.fstat(descriptor).st_nlink == 1:
-                    os.fchmod(descriptor, 0o755)
+def built_wheels(cache: Path, folder: Path) -> dict[str, Path]:
+    """The wheels in a cache of uv's that were built for what is installed in `folder`, by their names.
+
+    uv keeps each wheel that it has built as a file, and no other.
+    """
+    from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
+    installed = {line.split(" ")[0].rpartition("-")[::2] for line in installed_in(folder)}
+    wanted = {(canonicalize_name(name), version) for name, version in installed}
+    found: dict[str, Path] = {}
+    cache = cache.resolve()
+    for depth in _WHEEL_DEPTHS:
+        for path in cache.glob("*/" * depth + "*.whl"):
+            with contextlib.suppress(InvalidWheelFilename, OSError, RuntimeError):
+                name, version, _, _ = parse_wheel_filename(path.name)
+                if (name, str(version)) in wanted and path.resolve() == path and path.is_file():
+                    found[name] = path
+    return found
 
 
 def installed_in(folder: Path) -> list[str]:

@@ -17,11 +17,12 @@ import json
 import os
 import re
 import secrets
-import shutil
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from services.executor.isolation.common import directory
 
 LOCK_POLL_SECONDS = 0.05
 _OURS = re.compile(r"([0-9a-f]{64})\.(?:json|lock|retired|new|[0-9a-f]{8})")
@@ -86,7 +87,7 @@ class EnvironmentCache:
         finished = self._finished(digest)
         folders = [path for path in self._folder.glob(f"{digest}.*") if _FOLDER.fullmatch(path.name)]
         for folder in set(folders) - {finished} - in_use(folders):
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
 
     def prune(self, unused_for_seconds: float) -> list[str]:
         """Remove the environments that nobody has used for so long, and return their digests.
@@ -163,6 +164,17 @@ class EnvironmentCache:
         lock = self._folder / f"{digest}.lock"
         if set(self._folder.glob(f"{digest}.*")) == {lock}:
             lock.unlink()
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, also one that is too deep for `shutil.rmtree`."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            directory.empty(descriptor)
+        finally:
+            os.close(descriptor)
+        folder.rmdir()
 
 
 def in_use(folders: Iterable[Path]) -> set[Path]:

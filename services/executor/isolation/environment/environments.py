@@ -12,7 +12,6 @@ from typing import Any
 
 import structlog
 
-from services.executor.isolation.environment.built_files import installed_in
 from services.executor.isolation.environment.environment_cache import EnvironmentCache
 from services.executor.isolation.environment.requirements import Requirements
 from services.executor.isolation.environment.uv import Interpreter, Uv
@@ -224,11 +223,11 @@ class Environments:
         began = self._clock()
 
         def walls() -> Walls:
-            return Walls(folder, place, interpreter.python, self._uv_binary, self._settings, self._readable)
+            return Walls(place, interpreter.python, self._uv_binary, self._settings, self._readable)
 
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                await self._uv.build(
+                installed = await self._uv.build(
                     folder,
                     interpreter.python,
                     requirements.dependencies,
@@ -238,7 +237,7 @@ class Environments:
             about = {
                 "dependencies": self._shown(requirements),
                 "python": interpreter.version,
-                "installed": await asyncio.to_thread(installed_in, folder),
+                "installed": installed,
             }
             self._cache.publish(digest, folder, about)
         except TimeoutError:

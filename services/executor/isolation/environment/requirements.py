@@ -16,7 +16,7 @@ from services.executor.isolation.environment.uv_settings import masked
 from shared.errors import ToolError
 
 # Part of every digest.  It changes when environments are built in another way.
-LAYOUT = 2
+LAYOUT = 3
 _FIELDS = ("dependencies", "requires-python", "tool")
 
 _OPENING, _CLOSING = "# /// script", "# ///"

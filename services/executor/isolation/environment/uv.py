@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from services.executor.isolation.environment.built_files import make_programs_executable
+from services.executor.isolation.environment.built_files import installed_in
 from services.executor.isolation.environment.uv_settings import UvSettings, masked
 from services.executor.isolation.environment.walls import Walls
 from services.executor.isolation.sandbox import Confinement
@@ -79,11 +79,11 @@ class Uv:
         dependencies: Sequence[str],
         exclude_newer: str | None = None,
         walls: Callable[[], Walls] | None = None,
-    ) -> None:
-        """Make a virtual environment of `python` in `folder`, with `dependencies`.
+    ) -> list[str]:
+        """Make a virtual environment of `python` in `folder`, with `dependencies`; return what is installed.
 
         Wheels are installed, which runs no code of theirs.  Only if that isn't enough, packages are built,
-        inside walls.
+        inside walls and away from the environment, and the wheels that come of it are installed.
 
         Args:
             folder: where it is made.
@@ -97,35 +97,31 @@ class Uv:
 
         Cancelling ends uv and everything that it has started, and leaves the folder as it is.
         """
+        await self._make(folder, python)
+        if not dependencies:
+            return []
+        options = [f"--exclude-newer={exclude_newer}"] if exclude_newer else []
+        described_in = await self._install(folder, python, [*options, "--", *dependencies], walls)
+        # By an interpreter that looks for no packages: uv's own way runs what their .pth files say.
+        command = [str(python), "-I", "-S", "-m", "compileall", "-q", "-q", "-j", "2"]
+        await run_supervised([*command, str(folder / "lib")], self._settings.environ)
+        return await asyncio.to_thread(installed_in, described_in)
+
+    async def _make(self, folder: Path, python: Path) -> None:
         made = await self._run("venv", "--quiet", "--no-project", "--python", str(python), str(folder))
         if made.exit_code:
             raise ToolEnvironmentError(
                 f"uv can't make a virtual environment of {python}: {self._message(made)}"
             )
-        if dependencies:
-            options = [f"--exclude-newer={exclude_newer}"] if exclude_newer else []
-            used = await self._install(folder, [*options, "--", *dependencies], walls)
-            await self._compile(folder, python, used)
-
-    async def _compile(self, folder: Path, python: Path, walls: Walls | None) -> None:
-        """Compile the modules in `folder`; inside the walls if foreign code has written there."""
-        # By an interpreter that looks for no packages: uv's own way runs what their .pth files say.
-        command = [str(python), "-I", "-S", "-m", "compileall", "-q", "-q"]
-        if walls is None:
-            await run_supervised([*command, "-j", "2", str(folder / "lib")], self._settings.environ)
-        else:  # several processes would need semaphores, which the walls don't allow
-            await run_supervised([*command, str(folder / "lib")], walls.environ, walls.confinement)
 
     async def _install(
-        self, folder: Path, arguments: Sequence[str], walls: Callable[[], Walls] | None
-    ) -> Walls | None:
-        """Install packages; return the walls inside which that was done, if any had to be built."""
-        command = ["pip", "install", "--quiet", "--python", str(folder / "bin" / "python")]
-        command += self._settings.install_options
-        wheels_only = [*command, "--no-build"]
+        self, folder: Path, python: Path, arguments: Sequence[str], walls: Callable[[], Walls] | None
+    ) -> Path:
+        """Install packages; return the environment that says where they came from."""
+        wheels_only = [*self._installing(folder), "--no-build"]
         installed = await self._run(*wheels_only, *arguments)
         if not installed.exit_code:
-            return None
+            return folder
         if _NEEDS_BUILD.search(installed.errors):
             if walls is None:
                 raise ToolEnvironmentError(
@@ -134,27 +130,33 @@ class Uv:
                     f"{self._message(installed)}"
                 )
             used = walls()
-            await self._build_inside(used, folder, command, arguments)
-            return used
-        command = wheels_only
+            await self._make(used.trial, python)
+            await self._build_inside(used, folder, arguments)
+            return used.trial
         if _UNREACHABLE.search(installed.errors):
             # Often, uv's cache is enough.  Without the network, uv uses it only if it is told to.
-            again = await self._run(*command, "--offline", *arguments)
+            again = await self._run(*wheels_only, "--offline", *arguments)
             if not again.exit_code:
                 log.warning("environment.built_offline", reason=self._message(installed))
-                return None
+                return folder
         raise ToolEnvironmentError(f"uv can't install the tool's dependencies: {self._message(installed)}")
 
-    async def _build_inside(
-        self, walls: Walls, folder: Path, command: Sequence[str], arguments: Sequence[str]
-    ) -> None:
-        """Install with packages that have to be built."""
-        built = await run_supervised(
-            [str(self._binary), *command, *arguments], walls.environ, walls.confinement
-        )
+    def _installing(self, folder: Path) -> list[str]:
+        python = str(folder / "bin" / "python")
+        return ["pip", "install", "--quiet", "--python", python, *self._settings.install_options]
+
+    async def _build_inside(self, walls: Walls, folder: Path, arguments: Sequence[str]) -> None:
+        """Install packages on trial inside the walls, and in `folder` again, with the wheels that were built.
+
+        When the trial has ended, none of its processes is left that could change these.
+        """
+        command = [str(self._binary), *self._installing(walls.trial), *arguments]
+        built = await run_supervised(command, walls.environ, walls.confinement)
+        if not built.exit_code:
+            overrides = await asyncio.to_thread(walls.write_overrides, self._settings.environ)
+            built = await self._run(*self._installing(folder), "--no-build", *overrides, *arguments)
         if built.exit_code:
             raise ToolEnvironmentError(f"uv can't build the tool's dependencies: {self._message(built)}")
-        make_programs_executable(folder)  # inside, no mode can be changed
 
     async def choose(self, requires_python: str, preferred: Interpreter) -> Interpreter:
         """The interpreter that `requires_python` allows: the preferred one, or the newest that uv finds.
