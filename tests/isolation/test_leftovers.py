@@ -60,13 +60,17 @@ RETIRED = {
         "random.randint.__self__ is random._inst",
         "random.randint = random.Random(1).randint",
     ),
+    "a function of os.path": ("os.path.exists('/')", "os.path.exists = lambda path: None"),
+    "a class of subprocess": ("subprocess.Popen.__name__", "subprocess.Popen = int"),
+    "a function of a module's dictionary": ("os.getcwd()[:1]", "vars(os)['getcwd'] = lambda: 'x'"),
+    "a module in place of another": ("__import__('json').__name__", "sys.modules['json'] = socket"),
     "a function that is gone": ("hasattr(os, 'getcwdb')", "del os.getcwdb"),
     "the scheduling class": ("os.sched_getscheduler(0)", "os.sched_setscheduler(0, 5, os.sched_param(0))"),
     "the priority": ("os.nice(0)", "os.nice(3)"),
 }
 SOURCE = """
     import builtins, codecs, contextvars, ctypes, decimal, gc, json, logging, os, random, signal, socket
-    import struct, sys, threading, time, urllib.request, warnings
+    import struct, subprocess, sys, threading, time, urllib.request, warnings
     import numpy
     VARIABLE = contextvars.ContextVar("VARIABLE")
     def wake():
@@ -91,9 +95,13 @@ SOURCE = """
 """
 
 
-async def looked(bench: Bench, look: str, change: str, source: str = SOURCE) -> list[Answer]:
+async def looked(
+    bench: Bench, look: str, change: str, source: str = SOURCE, *, runs_before: int = 1
+) -> list[Answer]:
+    """The answers of a run that makes the change, and of the next one."""
     tool = bench.tool(source.format(look=look, change=change))
-    return [await bench.run(tool, params={"change": True}), await bench.run(tool, params={"change": False})]
+    changes = [*[False] * runs_before, True, False]
+    return [await bench.run(tool, params={"change": it_does}) for it_does in changes][runs_before:]
 
 
 @pytest.mark.parametrize("what", RESTORED)
@@ -142,7 +150,7 @@ async def test_what_a_run_has_imported_is_put_back_to_what_python_starts_with(
         return [before, os.getpid()]
     """
 
-    first, second = await looked(bench, *LAZY[module], source)
+    first, second = await looked(bench, *LAZY[module], source, runs_before=0)
 
     assert isinstance(first, Returned)
     assert first == second
@@ -161,7 +169,7 @@ async def test_a_function_of_a_module_that_the_run_has_imported_is_not_replaced_
         return [was_there, random.choice([1]), os.getpid()]
     """
 
-    first, second = await looked(bench, "", "", source)
+    first, second = await looked(bench, "", "", source, runs_before=0)
 
     assert isinstance(first, Returned)
     assert isinstance(second, Returned)
