@@ -4,12 +4,14 @@ import asyncio
 import json
 import os
 import re
+import threading
 from pathlib import Path
 
 import pytest
 
 from services.executor.isolation import cgroups, resource_limits
 from services.executor.isolation.calls import Died, Level, Limits, Raised, Returned
+from services.executor.isolation.common import memory
 from tests.isolation import limits_scene
 from tests.isolation.bench import Bench
 from tests.isolation.bench import bench as bench_of
@@ -37,6 +39,35 @@ async def test_memory_is_limited_for_the_whole_tree(bench: Bench, level: Level) 
     assert "100000000" in answer.reason
     assert answer.exit.peak_rss_bytes
     assert answer.exit.peak_rss_bytes > 100_000_000
+
+
+async def test_nobody_waits_while_a_run_is_measured(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured_in: list[threading.Thread] = []
+    real = memory.held_bytes
+
+    def held_bytes(pids: list[int], **options: int) -> int:
+        if not options:  # but for one process with few files, when the run is over
+            measured_in.append(threading.current_thread())
+        return real(pids, **options)
+
+    monkeypatch.setattr(memory, "held_bytes", held_bytes)
+
+    await bench.run("import time\ndef run(): time.sleep(0.5)", limits=Limits(memory_bytes=100_000_000))
+
+    assert measured_in
+    assert threading.main_thread() not in measured_in
+
+
+def test_many_open_files_are_not_looked_at_if_there_is_no_time() -> None:
+    descriptors = [os.memfd_create("x") for _ in range(3)]
+    try:
+        for descriptor in descriptors:
+            os.write(descriptor, bytes(10_000_000))
+
+        assert memory.held_bytes([os.getpid()]) - memory.held_bytes([os.getpid()], max_files=2) >= 30_000_000
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 async def test_memory_that_is_only_reserved_does_not_count(bench: Bench) -> None:

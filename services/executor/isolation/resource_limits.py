@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import re
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -13,10 +15,26 @@ from services.executor.isolation.attempt import Attempt
 from services.executor.isolation.calls import NO_LIMITS, Answer, Died, Exit, Limits, Raised, Returned
 from services.executor.isolation.cgroups import MOUNTS, OWN, ProcessGroup, home, own_groups
 from services.executor.isolation.common import memory, process_tree
+from services.executor.isolation.process import Process
 
 INTERVAL_SECONDS = 0.1
 CLOSE_INTERVAL_SECONDS = 0.02
 """Where the kernel doesn't limit the number of processes, they are counted more often."""
+
+
+MAX_FILES_AT_END = 200
+"""A process with more open files is not measured once more when its run is over, because that would hold up
+the event loop; in a thread, it would be too late."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Usage:
+    """What a run's processes use: their number, memory, CPU time, and whether the kernel has refused one."""
+
+    processes: int
+    memory_bytes: int
+    cpu_seconds: float
+    was_refused: bool
 
 
 class LimitMonitor:
@@ -26,13 +44,15 @@ class LimitMonitor:
     break programs that reserve more than they use, as JIT compilers and Arrow do.  CPU time is that of all
     processes as well, including those that have ended; the kernel's own limit counts for each process
     alone, and can be ignored.  The number of processes is limited by the kernel where a control group can
-    be made, and counted elsewhere.  A run without such limits costs nothing.
+    be made, and counted elsewhere.  A run without such limits costs nothing.  It is measured in a thread,
+    because a run can have very many processes and open files.
     """
 
     def __init__(self, attempt: Attempt, limits: Limits) -> None:
         self._attempt = attempt
         self._limits = limits
         self._timer: asyncio.TimerHandle | None = None
+        self._is_closed = False
         self._cpu_seconds_before = 0.0
         self._group: ProcessGroup | None = None
         self._refused_before = 0
@@ -65,6 +85,7 @@ class LimitMonitor:
 
     def close(self) -> None:
         """Stop measuring."""
+        self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
         if self._group is not None:
@@ -77,7 +98,9 @@ class LimitMonitor:
             return answer
         if self._was_refused():
             return Died(self._too_many(), Exit())
-        self._measure_memory(self._pids())
+        process = self._attempt.process
+        if process is not None and process.pid and not process.ended.done():
+            self._remember(memory.held_bytes([process.pid], max_files=MAX_FILES_AT_END))
         return replace(answer, peak_rss_bytes=self._attempt.peak_rss_bytes or None)
 
     def _schedule(self) -> None:
@@ -86,34 +109,60 @@ class LimitMonitor:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._measure)
 
     def _measure(self) -> None:
-        self._schedule()
         process = self._attempt.process
-        if process is not None and process.parent is not None:
+        if process is None or not process.pid or process.ended.done():
+            self._schedule()
+            return
+        if process.parent is not None:
             process.parent.sweep()  # what the run has hidden from the measurement
-        verdict = self._judge(self._pids())
+        loop = asyncio.get_running_loop()
+        measuring = loop.run_in_executor(None, self._usage, process.pid)
+        measuring.add_done_callback(functools.partial(self._measured, process))
+
+    def _usage(self, root: int) -> _Usage:
+        """What the process `root` and those below it use now.  Blocks."""
+        pids = process_tree.below(root)
+        used_bytes = memory.held_bytes(pids) if self._measures_memory else 0
+        used_seconds = 0.0
+        if self._limits.cpu_seconds is not None:
+            used_seconds = sum(map(process_tree.cpu_seconds, pids))
+        return _Usage(len(pids), used_bytes, used_seconds, self._was_refused())
+
+    def _measured(self, process: Process, done: asyncio.Future[_Usage]) -> None:
+        if self._is_closed or done.cancelled():
+            return
+        self._schedule()
+        if process is not self._attempt.process:  # it was unfit, and another one serves the attempt now
+            return
+        usage = done.result()
+        self._remember(usage.memory_bytes)
+        verdict = self._judge(usage)
         if verdict:
             self._attempt.stop(verdict)
 
-    def _judge(self, pids: list[int]) -> str:
+    def _remember(self, used_bytes: int) -> None:
+        self._attempt.peak_rss_bytes = max(self._attempt.peak_rss_bytes, used_bytes)
+
+    def _judge(self, usage: _Usage) -> str:
         """The limit that the run's processes exceed, as a sentence; empty if none."""
         limits = self._limits
-        used_bytes = self._measure_memory(pids) if self._measures_memory else 0
-        if limits.memory_bytes is not None and used_bytes > limits.memory_bytes:
+        if limits.memory_bytes is not None and usage.memory_bytes > limits.memory_bytes:
             return (
-                f"memory limit: the run's processes held {used_bytes} bytes, "
+                f"memory limit: the run's processes held {usage.memory_bytes} bytes, "
                 f"and {limits.memory_bytes} are allowed"
             )
-        if limits.processes is not None and len(pids) > limits.processes:
-            return f"process limit: the run had {len(pids)} processes, and {limits.processes} are allowed"
-        if self._was_refused():
+        if limits.processes is not None and usage.processes > limits.processes:
+            return (
+                f"process limit: the run had {usage.processes} processes, and {limits.processes} are allowed"
+            )
+        if usage.was_refused:
             return self._too_many()
-        if limits.cpu_seconds is not None:
-            used_seconds = sum(map(process_tree.cpu_seconds, pids)) - self._cpu_seconds_before
-            if used_seconds > limits.cpu_seconds:
-                return (
-                    f"CPU limit: the run's processes used {used_seconds:.1f} CPU seconds, "
-                    f"and {limits.cpu_seconds} are allowed"
-                )
+        used_seconds = usage.cpu_seconds - self._cpu_seconds_before
+        if limits.cpu_seconds is not None and used_seconds > limits.cpu_seconds:
+            return (
+                f"CPU limit: the run's processes used {used_seconds:.1f} CPU seconds, "
+                f"and {limits.cpu_seconds} are allowed"
+            )
         return ""
 
     def _was_refused(self) -> bool:
@@ -130,12 +179,6 @@ class LimitMonitor:
             f"process limit: the run was refused a process or a thread, "
             f"because {self._limits.processes} are allowed"
         )
-
-    def _measure_memory(self, pids: list[int]) -> int:
-        """The bytes that the run's processes hold now."""
-        used_bytes = memory.held_bytes(pids)
-        self._attempt.peak_rss_bytes = max(self._attempt.peak_rss_bytes, used_bytes)
-        return used_bytes
 
     def _pids(self) -> list[int]:
         process = self._attempt.process

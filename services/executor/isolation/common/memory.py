@@ -7,6 +7,7 @@ The resident memory of a process has what is mapped.  What a program writes into
 from __future__ import annotations
 
 import os
+import sys
 from typing import Dict, Iterable, Iterator, List, Optional, Tuple
 
 from . import process_tree
@@ -19,8 +20,10 @@ File = Tuple[int, int]
 """A file by its device and inode."""
 
 
-def held_bytes(pids: Iterable[int]) -> int:
+def held_bytes(pids: Iterable[int], max_files: int = sys.maxsize) -> int:
     """The bytes that these processes hold together; those that are gone hold none.
+
+    If a process has more than `max_files` open files, these are not looked at.
 
     A process may let nobody look at it, as after `prctl(PR_SET_DUMPABLE, 0)`.  Then what it shares counts for
     it alone, and what it has in files in memory that it doesn't map can't be seen.
@@ -36,7 +39,7 @@ def held_bytes(pids: Iterable[int]) -> int:
             files[file] = max(size, files.get(file, 0))
         if shared and not mappings:  # it hides them, unless it has ended since
             total += _resident(pid)[1]
-        for file, size in _open(pid):
+        for file, size in _open(pid, max_files):
             files[file] = size
         own_folders.update(_own_folder(pid))
     in_folders = sum(own_folders.values())
@@ -81,13 +84,13 @@ def _file_of(pid: int, words: List[bytes]) -> Optional[Tuple[File, int]]:
     return (os.makedev(major, minor), int(words[4])), size
 
 
-def _open(pid: int) -> Iterator[Tuple[File, int]]:
-    """The files in memory that a process has open, with their sizes."""
+def _open(pid: int, max_files: int) -> Iterator[Tuple[File, int]]:
+    """The files in memory that a process has open, with their sizes; none if it has too many files."""
     try:
         names = os.listdir(f"/proc/{pid}/fd")
     except OSError:
         return
-    for name in names:
+    for name in names if len(names) <= max_files else ():
         path = f"/proc/{pid}/fd/{name}"
         try:
             if os.readlink(path).startswith(_IN_MEMORY):
