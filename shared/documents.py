@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
@@ -20,6 +21,9 @@ from shared.errors import ContractError
 MAX_DEPTH = 100
 
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
+_NO_BRACKET = re.compile(r"[^\[\]{}]+")
+_STEPS = bytes.maketrans(b"[{]}", bytes([1, 1, 255, 255]))  # 255 is -1 as a signed number
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 Value = TypeVar("Value")
@@ -35,10 +39,9 @@ def json_object(place: str, text: bytes | str) -> dict[str, Any]:
         ContractError: `text` is not a JSON object, or is nested too deeply; names `place`.
     """
     try:
-        value = _decoder.decode(
-            text if isinstance(text, str) else text.decode(json.detect_encoding(text), "surrogatepass")
-        )
-        if may_be_deeper(text, MAX_DEPTH) and _is_deeper(value, MAX_DEPTH):
+        decoded = text if isinstance(text, str) else text.decode(json.detect_encoding(text), "surrogatepass")
+        value = _decoder.decode(decoded)
+        if may_be_deeper(decoded, MAX_DEPTH) and _is_deeper(decoded, MAX_DEPTH):
             raise ContractError(f"{place} is nested deeper than {MAX_DEPTH} levels")
     except (ValueError, RecursionError) as exc:
         raise ContractError(f"{place} is not JSON: {exc}; it starts with {shown(text)}") from None
@@ -72,14 +75,10 @@ def may_be_deeper(text: bytes | str, limit: int) -> bool:
     return text.count(b"{") + text.count(b"[") > limit
 
 
-def _is_deeper(value: Any, limit: int) -> bool:
-    level = [value]
-    for _ in range(limit + 1):
-        containers = [one for one in level if isinstance(one, dict | list)]
-        level = [item for one in containers for item in (one.values() if isinstance(one, dict) else one)]
-        if not level:
-            return False
-    return True
+def _is_deeper(text: str, limit: int) -> bool:
+    """Return whether JSON is nested deeper: how many brackets are open at most."""
+    brackets = _NO_BRACKET.sub("", _STRING.sub("", text)).encode()
+    return max(accumulate(memoryview(brackets.translate(_STEPS)).cast("b")), default=0) > limit
 
 
 def not_a_number(text: str) -> float:

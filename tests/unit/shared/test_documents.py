@@ -1,5 +1,6 @@
 """Records are read from texts, with every mistake in the project's words; times are written as texts."""
 
+import json
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -12,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
-from shared.documents import iso, mistakes
+from shared.documents import MAX_DEPTH, iso, json_object, mistakes
+from shared.errors import ContractError
 from shared.messages import WireRecord
 
 
@@ -163,3 +165,31 @@ def test_a_millisecond_is_written_as_the_standard_library_does(ms: int) -> None:
 
 def test_a_time_is_rounded_up_to_the_next_second() -> None:
     assert iso(59.9999999) == "1970-01-01T00:01:00.000+00:00"
+
+
+# -- deep JSON ----------------------------------------------------------------
+
+json_values = st.recursive(
+    st.none() | st.integers() | st.text(alphabet='[{"\\\n}]a'),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text('[]{"\\', max_size=3), inner, max_size=3)
+    ),
+)
+
+
+def depth_of(value: object) -> int:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if items is None else 1 + max(map(depth_of, items), default=0)
+
+
+@given(value=json_values, spaces=st.booleans())
+def test_json_is_refused_if_it_is_nested_deeper_than_the_limit(value: object, spaces: bool) -> None:
+    depth = depth_of(value) + MAX_DEPTH - 3
+    text = json.dumps(value, ensure_ascii=False, indent=1 if spaces else None)
+    text = '{"a":' * (MAX_DEPTH - 3) + text + "}" * (MAX_DEPTH - 3)
+
+    if depth > MAX_DEPTH:
+        with pytest.raises(ContractError, match="nested deeper than 100 levels"):
+            json_object("a document", text)
+    else:
+        assert json_object("a document", text) == json.loads(text)
