@@ -27,7 +27,7 @@ RUN, OTHER = "exp_1:1700000000000-0", "exp_1:1700000000001-0"
 FORBIDDEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
 )
-OURS = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]|\x1b\[[0-9]*[AK]")
+OURS = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]|\r?\x1b\[[0-9]*[AK]")
 """What rich writes itself: colours, the cursor hidden and shown, a line erased."""
 
 
@@ -100,6 +100,38 @@ async def test_what_is_watched_is_harmless(options: tuple[str, ...], shell: Shel
 
     assert len(shown.splitlines()) > 4
     assert_harmless(shown)
+
+
+PLAN_TOOL = f"""
+import sys
+def odd(a, b): print({HOSTILE!r}, file=sys.stderr); raise ValueError({HOSTILE!r})
+def run(**parameters): odd(1, 2)
+def aggregate(replicates, target_data): return {{"loss": 1.0, "diagnostics": {{{HOSTILE!r}: {HOSTILE!r}}}}}
+def fail(replicates, target_data): odd(1, 2)
+"""
+SWEEP = ("sweep", "ring", "--kappa", "1", "--concentration", "1", "--replicates", "1")
+
+
+@pytest.mark.usefixtures("hostile")
+async def test_plans_sweeps_and_aggregations_are_harmless(
+    shell: Shell, tools: Tools, neighbour: Neighbour
+) -> None:
+    for name in ("odd", "ring_simulation"):
+        tools(name, PLAN_TOOL)
+    redis: Any = neighbour.redis
+    await redis.hset(f"experiment_runs:{RUN}", mapping={"status": "completed", "artifacts": "{}"})
+    case = {"parameters": {"a": HOSTILE, "b": 1}, "dataset": HOSTILE, "metadata": {HOSTILE: HOSTILE}}
+    manifest = {"workflow_id": HOSTILE, "tool": "odd", "cases": [case]}
+    (shell.directory / "plan.yaml").write_text(json.dumps(manifest))
+
+    for arguments in (
+        ("plan", "run", "plan.yaml", "--directory", "p"), (*SWEEP, "--directory", "q"),
+        ("aggregate", "odd", RUN), ("aggregate", "odd", RUN, "--function", "fail"),
+    ):  # fmt: skip
+        shown = await on_a_terminal([str(FULLSEND), *arguments], shell.directory, shell.variables)
+
+        assert shown.strip(), arguments
+        assert_harmless(shown)
 
 
 async def test_a_tools_description_is_harmless(tools: Tools, tmp_path: Path) -> None:
