@@ -523,6 +523,25 @@ async def test_a_process_that_hides_from_its_tool_does_not_outlive_the_run(
     await gone(int(bench.lines()[0]))
 
 
+@pytest.mark.parametrize("level", LEVELS)
+async def test_a_child_whose_end_sends_no_signal_does_not_outlive_the_run(bench: Bench, level: Level) -> None:
+    answer = await bench.run(
+        """
+        import ctypes, os, time
+        CLONE = {"x86_64": 56, "aarch64": 220}[os.uname().machine]
+        def run():
+            pid = ctypes.CDLL(None).syscall(CLONE, 0, 0, 0, 0, 0)
+            if pid == 0:
+                while True: time.sleep(1000)
+            return pid
+        """,
+        level=level,
+    )
+
+    assert isinstance(answer, Returned)
+    await gone(answer.value)
+
+
 async def test_a_process_that_gave_up_its_orphans_adopts_those_of_the_next_run(bench: Bench) -> None:
     tool = bench.tool("""
         import ctypes, os

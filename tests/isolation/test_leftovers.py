@@ -42,6 +42,21 @@ RESTORED = {
     ),
     "the descriptor that signals wake": ("signal.set_wakeup_fd(-1)", "wake()"),
     "the adoption of orphans": ("adopts()", "ctypes.CDLL(None).prctl(36, 0)"),
+    "whether others may look into it": ("dumpable()", "ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)"),
+    "the hook for breakpoints": ("sys.breakpointhook.__name__", "sys.breakpointhook = print"),
+    "the limit of tracebacks": ("hasattr(sys, 'tracebacklimit')", "sys.tracebacklimit = 0"),
+    "a constant of sys": ("sys.platform", "sys.platform = 'elsewhere'"),
+    "a function of sys": ("sys.exit.__name__", "sys.exit = print"),
+    "the table of modules": ("'json' in sys.modules", "sys.modules = {}"),
+    "the hooks of asynchronous generators": (
+        "sys.get_asyncgen_hooks()[0] is None", "sys.set_asyncgen_hooks(print, print)"
+    ),
+    "the origins of coroutines": (
+        "sys.get_coroutine_origin_tracking_depth()", "sys.set_coroutine_origin_tracking_depth(5)"
+    ),
+    "flags for loading libraries": ("sys.getdlopenflags()", "sys.setdlopenflags(257)"),
+    "what the collector prints": ("gc.get_debug()", "gc.set_debug(gc.DEBUG_STATS)"),
+    "the tracing of memory": ("tracemalloc.is_tracing()", "tracemalloc.start()"),
     "what is beside the temp directory": (
         "sorted(os.listdir('..'))",
         "open('../file', 'w').close(); os.makedirs('../folder/deep'); os.symlink('/etc', '../link')",
@@ -62,6 +77,10 @@ RETIRED = {
     ),
     "a function of os.path": ("os.path.exists('/')", "os.path.exists = lambda path: None"),
     "a class of subprocess": ("subprocess.Popen.__name__", "subprocess.Popen = int"),
+    "a class of datetime": ("datetime.datetime.__name__", "datetime.datetime = int"),
+    "a function of logging": ("logging.info.__name__", "logging.info = print"),
+    "a function of asyncio": ("asyncio.run.__name__", "asyncio.run = print"),
+    "a function of the toolkit": ("toolkit.metric.__name__", "toolkit.metric = print"),
     "a function of a module's dictionary": ("os.getcwd()[:1]", "vars(os)['getcwd'] = lambda: 'x'"),
     "a module in place of another": ("__import__('json').__name__", "sys.modules['json'] = socket"),
     "a function that is gone": ("hasattr(os, 'getcwdb')", "del os.getcwdb"),
@@ -69,8 +88,9 @@ RETIRED = {
     "the priority": ("os.nice(0)", "os.nice(3)"),
 }
 SOURCE = """
-    import builtins, codecs, contextvars, ctypes, decimal, gc, json, logging, os, random, signal, socket
-    import struct, subprocess, sys, threading, time, urllib.request, warnings
+    import asyncio, builtins, codecs, contextvars, ctypes, datetime, decimal, gc, json, logging, os, random
+    import signal, socket, struct, subprocess, sys, threading, time, tracemalloc, urllib.request, warnings
+    from shared import toolkit
     import numpy
     VARIABLE = contextvars.ContextVar("VARIABLE")
     def wake():
@@ -81,6 +101,7 @@ SOURCE = """
         answer = ctypes.c_int()
         ctypes.CDLL(None).prctl(37, ctypes.byref(answer))
         return answer.value
+    def dumpable(): return ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)
     def c_timer():
         timer = ctypes.c_void_p()
         assert ctypes.CDLL(None).timer_create(0, None, ctypes.byref(timer)) == 0

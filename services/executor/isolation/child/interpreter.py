@@ -15,7 +15,7 @@ import operator
 import os
 import sys
 import types
-from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
 _ERROR_HANDLERS = (
     "strict", "ignore", "replace", "xmlcharrefreplace", "backslashreplace", "namereplace", "surrogateescape",
@@ -32,7 +32,9 @@ _ATTRIBUTES: Dict[str, Dict[str, Any]] = {
 }  # fmt: skip
 _DECIMAL = operator.attrgetter("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
 _PATCHED = (
-    "builtins", "os", "posixpath", "json", "socket", "time", "random", "math", "hashlib", "subprocess",
+    "builtins", "os", "posixpath", "io", "json", "socket", "time", "datetime", "random", "math", "re",
+    "hashlib", "subprocess", "threading", "asyncio", "logging", "tempfile", "pathlib", "urllib.request",
+    "shared.toolkit",
 )  # fmt: skip
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, type)
 _LIBRARY = (os.path.dirname(os.__file__) + os.sep, "<frozen ")
@@ -54,8 +56,10 @@ class InterpreterState:
         }
         self._decimal = _decimal_contexts()
         self._numpy = _numpy_options()
+        self._tracing = _is_tracing()
+        self._sys = dict(vars(sys))
         self._functions = _Functions()
-        self._modules = _Modules({*_ATTRIBUTES, *_PATCHED})
+        self._modules = _Modules({"sys", *_ATTRIBUTES, *_PATCHED})
         self._patched = ""
 
     def patched(self) -> str:
@@ -72,28 +76,45 @@ class InterpreterState:
             for name, handler in zip(_ERROR_HANDLERS, self._handlers):  # noqa: B905 - strict= needs Python 3.10
                 _codecs.register_error(name, handler)
         _signal.set_wakeup_fd(-1)
-        if not self._modules.are_the_same():
-            for name in set(builtins.__dict__) - self._builtins:
-                del builtins.__dict__[name]
-            self._restore_attributes()
-            self._patched = self._functions.replaced()
+        changed = self._modules.changed()
+        if changed:
+            self._restore_modules(changed)
+        if _is_tracing() and not self._tracing:
+            sys.modules["tracemalloc"].stop()
         if "decimal" in sys.modules:
             self._restore_decimal()
         if self._numpy:
             self._restore_numpy()
 
-    def _restore_attributes(self) -> None:
-        for name, attributes in _ATTRIBUTES.items():
-            module = sys.modules.get(name)
-            if module is None:
-                continue
-            if name not in self._attributes:
-                self._attributes[name] = _at_first(module, attributes)
-            before = self._attributes[name]
-            content = module.__dict__
-            for attribute in attributes:
-                if attribute in before and content.get(attribute) is not before[attribute]:
-                    content[attribute] = before[attribute]
+    def _restore_modules(self, changed: Iterable[str]) -> None:
+        if "sys" in changed:
+            self._restore_sys()
+        if "builtins" in changed:
+            for name in set(builtins.__dict__) - self._builtins:
+                del builtins.__dict__[name]
+        for name in changed:
+            if name in _ATTRIBUTES and name in sys.modules:
+                self._restore_attributes(name)
+            self._patched = self._patched or self._functions.replaced(name)
+
+    def _restore_sys(self) -> None:
+        """Put back what was there.  New names stay, as modules that the run has imported may need them."""
+        content = vars(sys)
+        for name, before in self._sys.items():
+            if content.get(name) is not before:
+                setattr(sys, name, before)
+        if "tracebacklimit" not in self._sys:
+            content.pop("tracebacklimit", None)
+
+    def _restore_attributes(self, name: str) -> None:
+        module, attributes = sys.modules[name], _ATTRIBUTES[name]
+        if name not in self._attributes:
+            self._attributes[name] = _at_first(module, attributes)
+        before = self._attributes[name]
+        content = module.__dict__
+        for attribute in attributes:
+            if attribute in before and content.get(attribute) is not before[attribute]:
+                content[attribute] = before[attribute]
 
     def _restore_decimal(self) -> None:
         """Put back the defaults of new contexts, and the context that the import left."""
@@ -128,16 +149,28 @@ def _at_first(module: types.ModuleType, attributes: Dict[str, Any]) -> Dict[str,
 
 
 def _settings() -> Tuple[Any, ...]:
-    digits = _int_digits() if _int_digits is not None else 0
-    return gc.get_threshold(), sys.getswitchinterval(), _thread.stack_size(), digits
+    return (
+        gc.get_threshold(), gc.get_debug(), sys.getswitchinterval(), _thread.stack_size(),
+        sys.getdlopenflags(), sys.get_coroutine_origin_tracking_depth(), sys.get_asyncgen_hooks(),
+        _int_digits() if _int_digits is not None else 0,
+    )  # fmt: skip
 
 
 def _set(settings: Tuple[Any, ...]) -> None:
-    gc.set_threshold(*settings[0])
-    sys.setswitchinterval(settings[1])
-    _thread.stack_size(settings[2])
+    threshold, debug, interval, stack_size, flags, depth, hooks, digits = settings
+    gc.set_threshold(*threshold)
+    gc.set_debug(debug)
+    sys.setswitchinterval(interval)
+    _thread.stack_size(stack_size)
+    sys.setdlopenflags(flags)
+    sys.set_coroutine_origin_tracking_depth(depth)
+    sys.set_asyncgen_hooks(*hooks)
     if _int_digits is not None:
-        sys.set_int_max_str_digits(settings[3])
+        sys.set_int_max_str_digits(digits)
+
+
+def _is_tracing() -> bool:
+    return "tracemalloc" in sys.modules and bool(sys.modules["tracemalloc"].is_tracing())
 
 
 def _decimal_contexts() -> Optional[Tuple[Any, Dict[Any, bool], Any]]:
@@ -167,52 +200,45 @@ class _Functions:
     """The functions and classes of the modules that decide what a program sees of the world.
 
     A module that a run imports first is watched from the end of that run on, if all its functions are from
-    files of the standard library then.
+    its own file or from files of the standard library then.
     """
 
     def __init__(self) -> None:
-        self._known: List[Tuple[str, Dict[str, Any], Any, Any]] = []
-        self._to_come: List[str] = []
+        self._known: Dict[str, Tuple[Dict[str, Any], Any, Any]] = {}
         for name in _PATCHED:
             if name in sys.modules:
                 self._watch(name)
-            else:
-                self._to_come.append(name)
 
     def _watch(self, name: str) -> List[Any]:
-        """Notice from now on what is replaced in a module; returns its functions."""
+        """Notice from now on what is replaced in a module; returns its functions and classes."""
         content = vars(sys.modules[name])
         functions = [key for key, value in content.items() if isinstance(value, _FUNCTIONS)]
         of = operator.itemgetter(*functions)
-        self._known.append((name, content, of, of(content)))
+        self._known[name] = content, of, of(content)
         return [content[key] for key in functions]
 
-    def _watch_imported(self) -> str:
-        """Watch the modules that the run has imported; a function that it has replaced before, if any."""
-        for name in [name for name in self._to_come if name in sys.modules]:
-            self._to_come.remove(name)
-            for function in self._watch(name):
-                code = getattr(function, "__code__", None)
-                if code is not None and not code.co_filename.startswith(_LIBRARY):
-                    return f"the run replaced a function or class of {name}: {function!r:.80}"
+    def _watch_imported(self, name: str) -> str:
+        """Watch a module that the run has imported; a function that it has replaced before, if any."""
+        own = getattr(sys.modules[name], "__file__", "")
+        for function in self._watch(name):
+            code = getattr(function, "__code__", None)
+            if code is not None and code.co_filename != own and not code.co_filename.startswith(_LIBRARY):
+                return f"the run replaced a function of {name}: {function!r:.80}"
         return ""
 
-    def replaced(self) -> str:
-        """The first that is another one now."""
-        problem = self._watch_imported()
-        if problem:
-            return problem
-        for name, content, of, before in self._known:
-            if vars(sys.modules.get(name, object)) is not content:
-                return f"the run replaced the module {name}"
-            try:
-                now = of(content)
-            except KeyError as missing:
-                return f"the run removed {name}.{missing.args[0]}"
-            changed = [one for one, other in zip(now, before) if one is not other]  # noqa: B905 - Python 3.9
-            if changed:
-                return f"the run replaced a function or class of {name}: {changed[0]!r:.80}"
-        return ""
+    def replaced(self, name: str) -> str:
+        """The first function or class of this module that is another one now, if the module is watched."""
+        if name not in self._known:
+            return self._watch_imported(name) if name in _PATCHED and name in sys.modules else ""
+        content, of, before = self._known[name]
+        if vars(sys.modules.get(name, object)) is not content:
+            return f"the run replaced the module {name}"
+        try:
+            now = of(content)
+        except KeyError as missing:
+            return f"the run removed {name}.{missing.args[0]}"
+        changed = [one for one, other in zip(now, before) if one is not other]  # noqa: B905 - Python 3.9
+        return f"the run replaced a function or class of {name}: {changed[0]!r:.80}" if changed else ""
 
 
 _VERSION_AT = 24
@@ -236,10 +262,10 @@ def _has_versions() -> bool:
 
 
 class _Modules:
-    """Tells whether modules have been changed, imported or exchanged since it was asked last.
+    """Tells which modules have been changed, imported or exchanged since it was asked last.
 
     Comparing 350 functions of six modules took 3.5 us, and drove what the next run needs from the
-    processor's cache; comparing the versions of their dictionaries takes 0.5 us.
+    processor's cache; comparing the versions of twenty dictionaries takes 1 us.
     """
 
     _has_versions = _has_versions()
@@ -247,20 +273,26 @@ class _Modules:
     def __init__(self, names: Iterable[str]) -> None:
         self._names = tuple(names)
         self._modules: List[Any] = []
+        self._loaded: List[str] = []
         self._places: List[ctypes.c_uint64] = []
         self._seen: List[int] = []
 
-    def are_the_same(self) -> bool:
-        """False at first, and always if the interpreter has no versions."""
+    def changed(self) -> Sequence[str]:
+        """All of them at first, and always if the interpreter has no versions."""
         modules = list(map(sys.modules.get, self._names))
         if modules != self._modules:
             self._modules = modules
-            self._places = [_version(vars(module)) for module in modules if module is not None]
+            self._loaded = [name for name in self._names if name in sys.modules]
+            self._places = [_version(vars(sys.modules[name])) for name in self._loaded]
+            self._seen = list(map(_value, self._places))
+            return self._names
         now = list(map(_value, self._places))
+        if not self._has_versions:
+            return self._names
         if now == self._seen:
-            return self._has_versions
-        self._seen = now
-        return False
+            return ()
+        before, self._seen = self._seen, now
+        return [name for name, one, other in zip(self._loaded, before, now) if one != other]  # noqa: B905
 
 
 _value = operator.attrgetter("value")

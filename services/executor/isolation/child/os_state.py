@@ -17,7 +17,7 @@ import os
 import sys
 from typing import Any, Iterable, Iterator, Sequence
 
-from ..common import process_tree
+from ..common import kernel, process_tree
 from .channel import Channel
 
 _knows_resource = "resource" in sys.modules
@@ -52,6 +52,7 @@ class KernelState:
     def restore(self) -> None:
         """Undo what a run has changed.  OSError or ValueError if this process may not."""
         process_tree.adopt_orphans()
+        process_tree.prctl(kernel.PR_SET_DUMPABLE, 1, 0, 0, 0)
         if self._users is not None and _users() != self._users:
             raise PermissionError("the run changed its user or its groups")
         if os.sched_getscheduler(0) != self._class:

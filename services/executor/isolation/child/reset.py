@@ -5,7 +5,6 @@ from __future__ import annotations
 import _locale
 import _signal  # type: ignore[import-not-found]
 import gc
-import operator
 import os
 import signal
 import sys
@@ -32,7 +31,6 @@ class Baseline:
         self._locale = _locale.setlocale(_locale.LC_ALL, None)
         self._signals = list(map(_signal.getsignal, _SIGNALS))
         self._masked = _signal.pthread_sigmask(signal.SIG_BLOCK, ())
-        self._sys = _of_sys(sys)
         self._lists = [(getattr(sys, name), list(getattr(sys, name))) for name in _SYS_LISTS]
         self._filters = list(warnings.filters)
         self._recursion_limit = sys.getrecursionlimit()
@@ -107,9 +105,6 @@ class Baseline:
             _signal.pthread_sigmask(signal.SIG_SETMASK, self._masked)
 
     def _restore_interpreter(self) -> None:
-        if not all(map(operator.is_, _of_sys(sys), self._sys)):
-            for name, value in zip(_SYS_NAMES, self._sys):  # noqa: B905 - strict= needs Python 3.10
-                setattr(sys, name, value)
         for current, content in self._lists:
             if current != content:
                 current[:] = content
@@ -177,7 +172,7 @@ class Baseline:
         alive = []
         for pid in process_tree.children(os.getpid()):
             try:
-                if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                if os.waitpid(pid, os.WNOHANG | process_tree.WALL)[0] == 0:
                     alive.append(pid)
             except ChildProcessError:
                 continue
@@ -194,12 +189,6 @@ def holds_more_than(limit_bytes: int) -> bool:
 
 
 _SYS_LISTS = ("path", "argv", "meta_path", "path_hooks")
-_SYS_NAMES = (
-    *_SYS_LISTS,
-    "stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__",
-    "excepthook", "displayhook", "unraisablehook", "dont_write_bytecode",
-)  # fmt: skip
-_of_sys = operator.attrgetter(*_SYS_NAMES)
 
 
 def _umask() -> int:

@@ -19,7 +19,9 @@ _TRACKER = b"resource_tracker import main"
 _POLL_SECONDS = 0.005
 _SIGNAL_SET_BYTES = 128
 _ACTION_BYTES = 256
-_ANY_CHILD = os.WEXITED | os.WNOHANG | os.WNOWAIT
+WALL = 0x40000000
+"""For waiting: also for children whose end sends another signal than SIGCHLD, or none."""
+_ANY_CHILD = os.WEXITED | os.WNOHANG | os.WNOWAIT | WALL
 
 _libc = ctypes.CDLL(None, use_errno=True)
 prctl, _waitid = _libc.prctl, _libc.waitid
