@@ -65,6 +65,11 @@ ATTACK = f"""
             "change all of the scheduling": lambda t: attempts.syscall(
                 274 if attempts.ARM else 314, t.parent, b"0" + bytes(47), 0),
         }}
+        tries |= {{
+            "keep a key for others": lambda t: attempts.syscall(
+                217 if attempts.ARM else 248, b"user", b"key", b"content", 7, -4),
+            "read the user's keys": lambda t: attempts.syscall(219 if attempts.ARM else 250, 11, -4, 0, 0),
+        }}
         tries |= {{name: attempts.PROCESSES[name] for name in ("trace", "read memory", "take a descriptor")}}
         return {{name: attempts.outcome(attempt, target) for name, attempt in tries.items()}}
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import subprocess
 import threading
 from pathlib import Path
 
@@ -233,6 +234,32 @@ async def test_where_the_kernel_limits_processes_there_are_never_more(bench: Ben
     assert isinstance(answer, Died), answer
     assert answer.reason.startswith("process limit: ")
     assert len(bench.lines()) == 39
+
+
+async def test_a_tool_can_not_have_another_process_limited_in_place_of_its_own(bench: Bench) -> None:
+    victim = subprocess.Popen(["sleep", "1000"])
+    groups = [Path(f"/proc/{pid}/cgroup") for pid in (victim.pid, os.getpid())]
+    before = [group.read_text() for group in groups]
+    tool = bench.tool(f"""
+        import time
+        from shared import toolkit
+        channel = toolkit._executor.channel
+        notify = channel.notify
+        def forging(method, params):
+            if method == "forked":
+                params = {{"children": [(token, {victim.pid}) for token, _ in params["children"]]}}
+            notify(method, params)
+        channel.notify = forging
+        def run(): time.sleep(5)
+    """)
+    try:
+        answer = await bench.run(tool, level=Level.FORK, limits=Limits(processes=2))
+
+        assert isinstance(answer, Died)
+        assert [group.read_text() for group in groups] == before
+    finally:
+        victim.kill()
+        victim.wait()
 
 
 @needs_cgroups

@@ -12,7 +12,7 @@ from typing import Any
 from services.executor.isolation import calls, rpc, sandbox
 from services.executor.isolation.calls import Call, Description, Effects, Exit, Module, Report
 from services.executor.isolation.cgroups import ProcessGroup
-from services.executor.isolation.common import protocol
+from services.executor.isolation.common import process_tree, protocol
 from services.executor.isolation.connection import Connection, Disconnected, Refused, close_all, socket_pair
 from services.executor.isolation.output import Output
 from services.executor.isolation.parent import MARK, ForkRequest, Parent
@@ -282,6 +282,7 @@ class Process(Parent):
     def _handle(self, method: Any, params: dict[str, Any], request_id: Any) -> None:
         match method:
             case "forked":
+                self._check_children(params["children"])
                 self.handle_forked(params)
             case "exited":
                 self.handle_exited(params)
@@ -294,6 +295,12 @@ class Process(Parent):
                     raise ValueError(f"it speaks version {params['version']}, not {protocol.VERSION}")
             case _:
                 self._messages.handle(method, params, request_id, self.connection)
+
+    def _check_children(self, children: Sequence[tuple[int, int]]) -> None:
+        """ValueError if one is another's: what is measured and limited would be that other process."""
+        for _, pid in children:
+            if not self.namespace_pid and process_tree.parent_of(int(pid)) not in (0, self.pid):
+                raise ValueError(f"it reports process {pid}, which is not its child")
 
     # -- ending --------------------------------------------------------------------------
 

@@ -71,6 +71,8 @@ class LimitMonitor:
         if process is None or self._limits.processes is None:
             return
         pid = await process.known_pid()
+        if not pid:  # it never was; and 0 would stand for the service itself
+            return
         # The process will start one to send its reports, unless it has one already.
         threads_to_come = int(process.group is None)
         # In a thread: the kernel may take some milliseconds to move a process.

@@ -74,7 +74,8 @@ def test_the_filter_of_level_process_refuses_only_what_changes_other_processes(m
         for name in seccomp.SEPARATING
     }
 
-    assert {name for name, answer in named.items() if answer == EPERM} == set(seccomp.SEPARATING)
+    refused = {*seccomp.SEPARATING, *seccomp.KEYRINGS}
+    assert {name for name, answer in named.items() if answer == EPERM} == refused
     assert set(named.values()) == {EPERM, ALLOW}
     assert own == {ALLOW}
     assert executed(code, 20, audited_as=0x40000003) == KILL

@@ -109,6 +109,11 @@ def _children_by_parent(parent: int) -> list[int]:
     return found
 
 
+def parent_of(pid: int) -> int:
+    """The parent of a process; 0 if it is gone."""
+    return int(_stat(pid)[1] or 0)
+
+
 def _stat(pid: int) -> list[bytes]:
     """The fields of proc(5) from the third on: state, parent, ...; empty if the process is gone."""
     return read(f"/proc/{pid}/stat").rpartition(b")")[2].split() or [b"", b""]

@@ -9,7 +9,7 @@ table fails with ENOSYS, and then programs do what they did before it existed.  
 are behind a pointer; programs use `clone` instead.
 
 `separation` is a smaller filter: it only keeps a process from changing the limits and the scheduling of
-others, for which Landlock has no rules.
+others, and from the keys that the kernel keeps for its user, for which Landlock has no rules.
 
 The program is classic BPF as in the kernel's Documentation/userspace-api/seccomp_filter.rst.
 """
@@ -91,6 +91,9 @@ SEPARATING = (
     "sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr",
 )  # fmt: skip
 
+# All processes of a user, and all that were started in one session, share these keys.
+KEYRINGS = ("add_key", "request_key", "keyctl")
+
 # For what `uname -m` prints: the column above, and the kernel's audit name.
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
@@ -124,7 +127,7 @@ def install(*, network: bool, landlock_abi: int, pretends: bool = False) -> None
 
 
 def install_separation() -> None:
-    """Refuse calls that change the limits or the scheduling of other processes, for good.  Raises OSError."""
+    """Keep this process, and all that it starts, from others for good: see `separation`.  Raises OSError."""
     _install(separation(_machine()))
 
 
@@ -174,6 +177,8 @@ def separation(machine: str) -> bytes:
     code = _prologue(audited_as)
     for name in SEPARATING:
         code += _rule(CONDITIONAL[name][column], conditions[name])
+    for name in KEYRINGS:
+        code += _rule(ALWAYS[name][column], [_do(_RETURN, EPERM)])
     return _assembled(code)
 
 
