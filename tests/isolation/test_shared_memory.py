@@ -65,6 +65,32 @@ async def test_a_process_has_a_folder_of_its_own_that_is_emptied_between_runs(be
 
 
 @needs_root
+@pytest.mark.parametrize("ending", ["pass", "os._exit(3)", "while True: time.sleep(1)"])
+async def test_a_fork_does_not_find_what_another_has_left(bench: Bench, ending: str) -> None:
+    tool = bench.tool(f"""
+        import os, time
+        open("/dev/shm/imported", "w").close()
+        def run(leaves):
+            seen = sorted(os.listdir("/dev/shm"))
+            if leaves:
+                open("/dev/shm/left", "w").close()
+                {ending}
+            return [seen, os.getppid()]
+    """)
+
+    before, _, after, last = [
+        await bench.run(tool, level=Level.FORK, params={"leaves": leaves}, timeout_seconds=2)
+        for leaves in (False, True, False, False)
+    ]
+
+    assert isinstance(before, Returned)
+    assert isinstance(after, Returned)
+    assert before.value[0] == after.value[0] == ["imported"]
+    assert before.value[1] != after.value[1]
+    assert after == last  # as nothing was left
+
+
+@needs_root
 async def test_the_folder_is_as_large_as_the_machines(bench: Bench) -> None:
     answer = await bench.run(
         "import os\ndef run():\n    s = os.statvfs('/dev/shm'); return s.f_blocks * s.f_frsize"

@@ -216,6 +216,7 @@ class Processes:
     def dismiss(self, process: Process) -> None:
         """The run is over, and the process exits by itself, because it serves no other."""
         self.fork_servers.sweep_soon()
+        self.templates.discard_littered(process)
         if not process.ended.done():
             process.dismiss()
 
@@ -241,6 +242,8 @@ class Processes:
             self._room.release()
         self.alive.discard(process)
         self.idle.remove(process)
+        if process.exit.exit_code != 0:
+            self.templates.discard_littered(process)
         self.templates.forget(process)
 
     def _prune(self) -> None:

@@ -8,6 +8,7 @@ from weakref import WeakValueDictionary
 
 from services.executor.isolation.attempt import Attempt, Semaphore
 from services.executor.isolation.calls import Module
+from services.executor.isolation.common import memory
 from services.executor.isolation.connection import Disconnected
 from services.executor.isolation.process import Process
 from services.executor.isolation.workdir import Workdir
@@ -52,6 +53,8 @@ class Templates:
         self._starting: WeakValueDictionary[Key, Semaphore] = WeakValueDictionary()
         self._preforked: dict[Process, list[Process]] = {}
         self._discarded: set[Process] = set()
+        # In the /dev/shm that its forks share, after the import.
+        self._files: dict[Process, int] = {}
 
     # -- templates ------------------------------------------------------------------------
 
@@ -81,6 +84,7 @@ class Templates:
         template = self._create(module, None)
         attempt.use(template)
         await self._start(template)
+        self._files[template] = memory.own_files(template.pid)
         if template.unforkable:
             self._log.warning("fork.fell_back", tool=module.name, reason=template.unforkable)
         template.attach(None, None)
@@ -98,6 +102,19 @@ class Templates:
             self.end_preforked(template)
             self._discarded.add(template)
             self._end_if_done(template)
+
+    def discard_littered(self, fork: Process) -> None:
+        """The run of a fork is over: fork no more from its template if there is shared memory left.
+
+        The forks of a template have one /dev/shm, if it is their own at all, so others would find that; it
+        goes with them.  Whether it is left, or another run uses it still, can't be told.
+        """
+        template = fork.parent
+        if not isinstance(template, Process) or not self.is_current(template):
+            return
+        if memory.own_files(template.pid) > self._files.get(template, 0):
+            self._log.info("template.discarded", tool=fork.module.name, reason="shared memory is left")
+            self.discard(fork.key)
 
     def discard_idle_since(self, moment: float) -> None:
         """Discard the templates that nobody has used since then."""
@@ -117,6 +134,7 @@ class Templates:
         """This process has ended, whatever it was."""
         self._preforked.pop(process, None)
         self._discarded.discard(process)
+        self._files.pop(process, None)
         if self._by_key.get(process.key) is process:
             del self._by_key[process.key]
         if isinstance(process.parent, Process):
@@ -192,6 +210,7 @@ class Templates:
             "templates": len(self._by_key),
             "templates_starting": len(self._starting),
             "templates_discarded": len(self._discarded),
+            "templates_files": len(self._files),
             "preforked": len(self.preforked()),
             "preforked_templates": len(self._preforked),
         }

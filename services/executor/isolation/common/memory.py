@@ -102,12 +102,21 @@ def _open(pid: int, max_files: int) -> Iterator[Tuple[File, int]]:
 
 def _own_folder(pid: int) -> Dict[int, int]:
     """The device of the process' own /dev/shm, if it has one, and what is in it."""
+    found = _own_space(pid)
+    return {} if found is None else {found[0]: (found[1].f_blocks - found[1].f_bfree) * found[1].f_frsize}
+
+
+def own_files(pid: int) -> int:
+    """The number of files and directories in the process' own /dev/shm; 0 if it has none."""
+    found = _own_space(pid)
+    return 0 if found is None else found[1].f_files - found[1].f_ffree
+
+
+def _own_space(pid: int) -> Optional[Tuple[int, os.statvfs_result]]:
+    """The device of the process' own /dev/shm, if it has one, and how full that is."""
     path = f"/proc/{pid}/root{SHM}"
     try:
         device = os.stat(path).st_dev
-        if device == os.stat(SHM).st_dev:
-            return {}
-        space = os.statvfs(path)
+        return None if device == os.stat(SHM).st_dev else (device, os.statvfs(path))
     except OSError:
-        return {}
-    return {device: (space.f_blocks - space.f_bfree) * space.f_frsize}
+        return None
