@@ -7,6 +7,7 @@ import pytest
 from services.executor.isolation.calls import Answer, Returned
 from services.executor.isolation.sandbox import Sandbox
 from tests.isolation.bench import Bench
+from tests.isolation.users import NOBODY
 
 # What is looked at, and what a run does to it.
 RESTORED = {
@@ -139,6 +140,24 @@ async def test_for_what_can_not_the_process_is_ended(bench: Bench, what: str) ->
 
     assert isinstance(first, Returned)
     assert isinstance(second, Returned)
+    assert first.value[0] == second.value[0]
+    assert first.value[1] != second.value[1]
+
+
+async def test_for_another_namespace_of_users_the_process_is_ended(bench: Bench) -> None:
+    tool = bench.tool("""
+        import ctypes, os
+        def run(leave):
+            before = os.getuid()
+            return [before, os.getpid(), ctypes.CDLL(None).unshare(0x10000000) if leave else 0]
+    """)
+
+    first, second = [await bench.run(tool, params={"leave": leave}) for leave in (True, False)]
+
+    assert isinstance(first, Returned)
+    assert isinstance(second, Returned)
+    if first.value[2] != 0 or os.getuid() == NOBODY:
+        pytest.skip("no namespace can be made here, or it has the same user")
     assert first.value[0] == second.value[0]
     assert first.value[1] != second.value[1]
 

@@ -42,6 +42,7 @@ class KernelState:
         self._cpus = os.sched_getaffinity(0)
         self._class = os.sched_getscheduler(0)
         self._users = _users() if may_change_user else None
+        self._user = os.getuid()
         self._oom = _of_process("oom_score_adj")
         self._oom_score = _content(self._oom)
         self._timers = _of_process("timers")
@@ -55,6 +56,8 @@ class KernelState:
         process_tree.prctl(kernel.PR_SET_DUMPABLE, 1, 0, 0, 0)
         if self._users is not None and _users() != self._users:
             raise PermissionError("the run changed its user or its groups")
+        if os.getuid() != self._user:  # which any process may do
+            raise PermissionError("the run entered another namespace of users")
         if os.sched_getscheduler(0) != self._class:
             os.sched_setscheduler(0, self._class, os.sched_param(0))
         if _content(self._oom) != self._oom_score:
