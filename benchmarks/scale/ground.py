@@ -127,6 +127,11 @@ class Ground:
         memory = await self.redis.info("memory")
         return int(memory["used_memory"])
 
+    async def kept_bytes(self) -> int:
+        """The memory of all keys, in bytes; clients' buffers, which come and go, are not part of it."""
+        each = [await self.redis.memory_usage(key, samples=0) async for key in self.redis.scan_iter()]
+        return sum(size or 0 for size in each)
+
     # -- tools and runs ------------------------------------------------------------------
 
     def tool(self, name: str) -> None:

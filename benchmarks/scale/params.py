@@ -19,9 +19,9 @@ async def measure(size: int, amounts: Amounts) -> Figures:
             await asking.burst(min(WARM_UP, amounts.runs), AT_ONCE, size)
             figures = await asking.ask(amounts.asked, size=size)
             count = max(1, min(amounts.runs, BURST_BYTES // size))
-            memory, before = await on.used_memory(), await on.usage()
+            held, before = await on.kept_bytes(), await on.usage()
             await asking.burst(count, AT_ONCE, size)
-            used, held_bytes = (await on.usage()).since(before), await on.used_memory() - memory
+            used, held_bytes = (await on.usage()).since(before), await on.kept_bytes() - held
         taken = on.size()
         await on.stop()
         return {

@@ -185,4 +185,4 @@ def assert_plausible(rounds: dict[str, dict[str, list[dict[str, float]]]]) -> No
     assert cron["fired"] >= schedules.DUE
     assert queue["runs"] >= RUNS
     assert two["processes"] > one["processes"]
-    assert params["bytes_per_record"] > 2_500  # the server may free other memory meanwhile
+    assert params["bytes_per_record"] > 5_000
