@@ -201,7 +201,6 @@ class LoadedTool:
         self.reporter.begin(params)
 
     def _attempt(self, request_id: Any, params: dict[str, Any]) -> bytes:
-        head = b'{"jsonrpc":"2.0","id":%d,' % request_id
         try:
             if "single" in params:
                 value, items = self._invoke(params)
@@ -209,11 +208,11 @@ class LoadedTool:
                 value, items = contextvars.copy_context().run(self._invoke, params)
             if self.is_tools_fork:
                 self._leave(0)
-            return head + b'"result":' + self._result(value, items) + b"}"
+            return self._result(request_id, value, items)
         except BaseException as error:
             if self.is_tools_fork:
                 self._leave(_exit_code(error))
-            return head + b'"error":' + self._failure(error) + b"}"
+            return b'{"jsonrpc":"2.0","id":%d,"error":%s}' % (request_id, self._failure(error))
         finally:
             self._flush()
 
@@ -254,12 +253,16 @@ class LoadedTool:
 
         return asyncio.run(gather())
 
-    def _result(self, value: Any, items: int | None) -> bytes:
-        encoded = serialize.to_json(value)
+    def _result(self, request_id: Any, value: Any, items: int | None) -> bytes:
+        text = serialize.to_text(value)
         limit_bytes = self.options["limit_bytes"]
-        if len(encoded) > limit_bytes:
-            raise serialize.Unserializable(too_large("the result", len(encoded), limit_bytes))
-        return b'{"items":%s,"value":%s}' % (b"null" if items is None else b"%d" % items, encoded)
+        if len(text) * 4 > limit_bytes:  # UTF-8 has four bytes a character at most
+            size_bytes = len(text.encode("utf-8", "replace"))
+            if size_bytes > limit_bytes:
+                raise serialize.Unserializable(too_large("the result", size_bytes, limit_bytes))
+        counted = "null" if items is None else items
+        answer = f'{{"jsonrpc":"2.0","id":{request_id},"result":{{"items":{counted},"value":{text}}}}}'
+        return answer.encode("utf-8", "replace")
 
     def _failure(self, error: BaseException) -> bytes:
         data = serialize.exception_data(error, self.options["limit_bytes"])
