@@ -43,7 +43,7 @@ def metric(name: str, value: float, **tags: Any) -> None:
 
     Args:
         name: the name of the metric.
-        value: its value.
+        value: its value.  One that is infinite or NaN is published as null, with `not_finite`.
         tags: what the value belongs to.
     """
     if _is_connected():

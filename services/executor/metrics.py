@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -92,6 +93,11 @@ class ReportBounds:
                 return Progress(done, total, short)
             case Metric(name, value, tags):
                 name = self._short("the name of a metric", self._mask(name), NAME_CHARACTERS)
+                if not math.isfinite(value):
+                    self._note(
+                        f"metric {name!r} is {value!r}; such values are published as null",
+                        topic="not finite",
+                    )
                 return Metric(name, value, self._tags(tags))
             case Partial(item):
                 return Partial(masked_within(item, self._mask))
@@ -124,10 +130,10 @@ class ReportBounds:
         self._note(f"{what} has {most:,} characters at most and was cut")
         return cut(text, most)
 
-    def _note(self, text: str) -> None:
-        """Say something in the run's log, once in an attempt."""
-        if text not in self._noted:
-            self._noted.add(text)
+    def _note(self, text: str, topic: str = "") -> None:
+        """Say something in the run's log, once in an attempt; of several texts on one topic, the first."""
+        if (topic or text) not in self._noted:
+            self._noted.add(topic or text)
             self._note_line(LogLine(time.time(), EXECUTOR, text))
 
 
@@ -181,9 +187,7 @@ class Emitter:
             case Progress(done, total, message):
                 self._queue("progress", done=done, total=total, message=message)
             case Metric(name, value, tags):
-                # The value has its own name as well: the metrics agent adds up members by name.
-                members = {**tags, name: value, "name": name, "value": value}
-                self._queue("metric", **{key: one for key, one in members.items() if key not in _RESERVED})
+                self._queue_metric(name, value, tags)
         if self._sending is None:
             self._sending = asyncio.create_task(
                 self._send(), name=f"emit {self._run_id}", context=self._context
@@ -199,9 +203,21 @@ class Emitter:
         if self._sending is not None:
             self._sending.cancel()
 
+    def _queue_metric(self, name: str, value: float, tags: Mapping[str, Any]) -> None:
+        # A finite value has its own name as well: the metrics agent adds up members by name.
+        is_finite = math.isfinite(value)
+        said = {name: value, "value": value} if is_finite else {"not_finite": str(value)}
+        members = {**tags, **said, "name": name}
+        kept = {key: one for key, one in members.items() if key not in _RESERVED}
+        one = event(self._experiment_id, self._run_id, "metric", **kept)
+        self._append(one if is_finite else {**one, "value": None})
+
     def _queue(self, name: str, /, **members: Any) -> None:
+        self._append(event(self._experiment_id, self._run_id, name, **members))
+
+    def _append(self, one: Message) -> None:
         if not self._is_refused:
-            self._events.append(event(self._experiment_id, self._run_id, name, **members))
+            self._events.append(one)
 
     async def _send(self) -> None:
         try:

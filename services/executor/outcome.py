@@ -89,9 +89,10 @@ class Outcome(Struct, frozen=True, dict=True):
 
     def exhausted(self, attempts: int) -> Self:
         """Return the outcome of the last of `attempts` that all failed."""
+        counted = "1 attempt" if attempts == 1 else f"{attempts} attempts"
         return replace(
             self,
-            error=f"gave up after {attempts} attempts, the last with {self.error_type}: {self.error}",
+            error=f"gave up after {counted}, the last with {self.error_type}: {self.error}",
             error_type="ToolRetryExhaustedError",
         )
 
@@ -201,7 +202,7 @@ def retry_or_give_up(
     if not retryable:
         return GiveUp(exhausted=False)
     if backoff.is_exhausted(attempt):
-        return GiveUp(exhausted=backoff.max_attempts != 1)
+        return GiveUp(exhausted=True)
     return Retry(backoff.pause_seconds(attempt, dice, retry_after_seconds))
 
 

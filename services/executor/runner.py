@@ -217,7 +217,9 @@ class Runner:
                 if not is_stored and await until_available("lost", lambda: self._store.runs.is_lost(claim)):
                     await self._finish(claim, outcome, work.details, started)
             case GiveUp(exhausted):
-                final = outcome.exhausted(order.attempt) if exhausted else outcome
+                # A case of a plan has one attempt here; the plan decides about others.
+                is_case = bool(order.experiment)
+                final = outcome.exhausted(order.attempt) if exhausted and not is_case else outcome
                 is_finished = await self._finish(claim, final, work.details, started)
                 if is_finished and isinstance(work, Work) and work.experiment.policy.cache:
                     await self._cache.remember(work.identity.digest, order.run_id, final)

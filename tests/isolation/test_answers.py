@@ -171,11 +171,53 @@ async def test_an_exception_that_is_broken_everywhere_is_still_reported(bench: B
     assert answer.error_type == "Broken"
 
 
-async def test_an_exception_group_is_reported_with_its_parts(bench: Bench) -> None:
-    answer = await bench.run("def run(): raise ExceptionGroup('both', [ValueError('a'), KeyError('b')])")
+GROUPS = """
+    class Limited(Exception):
+        retryable, retry_after = True, 7
+    class Half(Exception):
+        partial_results = [1]
+    class Final(ExceptionGroup):
+        retryable = False
+    def run(group): raise eval(group)
+"""
+
+
+@pytest.mark.parametrize(
+    ("group", "message", "retryable"),
+    [
+        (
+            "ExceptionGroup('both', [ValueError('a'), KeyError('b')])",
+            "both (2 sub-exceptions); ValueError: a; KeyError: 'b'",
+            False,
+        ),
+        (
+            "ExceptionGroup('x', [OSError('reset'), ExceptionGroup('y', [TimeoutError(), Limited('429')])])",
+            "x (2 sub-exceptions); OSError: reset; TimeoutError; Limited: 429",
+            True,
+        ),
+        (
+            "ExceptionGroup('x', [ConnectionError('reset'), Half('b')])",
+            "x (2 sub-exceptions); ConnectionError: reset; Half: b",
+            False,
+        ),
+        ("Final('x', [ConnectionError('a')])", "x (1 sub-exception); ConnectionError: a", False),
+        (
+            "BaseExceptionGroup('x', [OSError('a'), KeyboardInterrupt()])",
+            "x (2 sub-exceptions); OSError: a; KeyboardInterrupt",
+            False,
+        ),
+    ],
+)
+async def test_an_exception_group_names_its_leaves_and_is_as_retryable_as_all_of_them(
+    bench: Bench, group: str, message: str, retryable: bool
+) -> None:
+    answer = await bench.run(bench.tool(GROUPS), params={"group": group})
 
     assert isinstance(answer, Raised)
-    assert "ValueError: a" in answer.traceback
+    assert (answer.message, answer.retryable) == (message, retryable)
+    assert answer.retry_after_seconds == (7 if "Limited" in group else None)
+    assert answer.partial_results == ([1] if "Half" in group else None)
+    assert all(part.partition(":")[0] in answer.traceback for part in message.split("; ")[1:])
 
 
 async def test_wrong_parameters_are_a_type_error_of_the_run(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import math
 import statistics
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from services.executor.isolation.calls import (
     Died,
     Event,
     Level,
+    LogLine,
     Metric,
     NothingKept,
     Partial,
@@ -158,9 +160,7 @@ async def test_partial_items_survive_a_crash_right_after(bench: Bench) -> None:
     "call",
     [
         "progress('much')",
-        "progress(float('nan'))",
         "metric('n', None)",
-        "metric('n', float('inf'))",
         "metric('n', 1, tag=object())",
         "partial(object())",
     ],
@@ -170,6 +170,25 @@ async def test_a_report_that_makes_no_sense_is_an_error_of_the_tool(bench: Bench
 
     assert isinstance(answer, Raised)
     assert bench.events == []
+
+
+async def test_a_number_that_is_not_finite_fails_no_run(bench: Bench) -> None:
+    answer = await bench.run("""
+        from shared import toolkit
+        def run():
+            for value in (float("inf"), float("-inf"), float("nan"), 10**400, 1.5e308):
+                toolkit.metric("loss", value, epoch=1)
+            toolkit.progress(0, float("inf"))
+            toolkit.progress(float("nan"), 3)
+    """)
+
+    assert answer == Returned(None)
+    inf = math.inf
+    assert [one.value for one in bench.of(Metric)] == pytest.approx(
+        [inf, -inf, math.nan, inf, 1.5e308], nan_ok=True
+    )
+    assert bench.of(Progress) == [Progress(0, None, "")]
+    assert [one.text for one in bench.of(LogLine)] == ["progress: done is nan, which is not reported"]
 
 
 async def test_reports_from_threads_arrive_whole(bench: Bench) -> None:

@@ -145,13 +145,12 @@ async def test_the_last_attempts_failure_is_the_end(serve: Serve, neighbour: Nei
     assert (await neighbour.record(result["run_id"]))["status"] == "failed"
 
 
-async def test_a_single_allowed_attempt_fails_with_the_tools_own_error(
-    serve: Serve, neighbour: Neighbour
-) -> None:
+async def test_a_single_allowed_attempt_is_the_last_as_well(serve: Serve, neighbour: Neighbour) -> None:
     async with serve(**SOON, retry_max_attempts=1):
         result = await run(neighbour, "ConnectionError('reset')", times=9)
 
-    assert (result["error_type"], result["error"]) == ("ConnectionError", "reset")
+    assert result["error_type"] == "ToolRetryExhaustedError"
+    assert result["error"] == "gave up after 1 attempt, the last with ConnectionError: reset"
 
 
 async def test_the_experiments_policy_is_stronger_than_the_settings(

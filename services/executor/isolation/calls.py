@@ -129,7 +129,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A named value that the tool measured."""
+    """A named value that the tool measured; it can be infinite or NaN."""
 
     name: str
     value: float

@@ -6,6 +6,7 @@ OverflowError.
 
 import asyncio
 import math
+import sys
 from collections.abc import Awaitable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from services.executor.isolation.common import protocol
 from services.executor.isolation.connection import Connection
 from services.executor.isolation.workdir import Workdir, remove
 
-MAX_NUMBER = 1e300
+MAX_NUMBER = sys.float_info.max
 
 log = structlog.get_logger(__name__)
 
@@ -143,13 +144,23 @@ def events(method: str, params: dict[str, Any]) -> list[Event]:
             return [Progress(done, None if total is None else _number(total), str(params["message"]))]
         case "metrics":
             return [
-                Metric(str(metric["name"]), _number(metric["value"]), dict(metric["tags"]))
+                Metric(str(metric["name"]), _metric_value(metric), dict(metric["tags"]))
                 for metric in params["metrics"]
             ]
         case "partial":
             return [Partial(params["item"])]
         case _:
             return []
+
+
+def _metric_value(metric: dict[str, Any]) -> float:
+    """The value of a metric; JSON has no infinity and no NaN, so these have a text of their own."""
+    if metric["value"] is not None:
+        return _number(metric["value"])
+    value = float(metric["not_finite"])
+    if math.isfinite(value):
+        raise ValueError("a finite number in `not_finite`")
+    return value
 
 
 def _number(value: Any) -> float:

@@ -186,10 +186,16 @@ def _event(data: Mapping[str, Any]) -> Event | None:
     match data:
         case {"event": "progress", "done": done}:
             return Progress(done, data.get("total"), data.get("message", ""))
+        case {"event": "metric", "name": str(name), "value": None, "not_finite": str(text)}:
+            return Metric(name, float(text), _tags(data, name))
         case {"event": "metric", "name": str(name), "value": value}:
-            return Metric(name, value, {key: one for key, one in data.items() if key not in {*_BASE, name}})
+            return Metric(name, value, _tags(data, name))
         case _:
             return None
+
+
+def _tags(data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: one for key, one in data.items() if key not in {*_BASE, "not_finite", name}}
 
 
 _TOO_OLD = "the executor that took the run is too old for the runs of plans; update it"

@@ -123,6 +123,24 @@ async def test_a_metric_is_also_under_its_own_name(emitter: Emitter, destination
     assert told == [event_of("metric", name="emails_sent", value=3, emails_sent=3, provider="x")]
 
 
+async def test_a_value_that_is_not_finite_is_null_and_said_once(
+    emitter: Emitter, destination: Destination
+) -> None:
+    told = await emitted(
+        emitter,
+        destination,
+        *(Metric("loss", float(text), {"epoch": 1}) for text in ("inf", "-inf", "nan")),
+    )
+
+    assert told == [
+        event_of("metric", name="loss", value=None, not_finite=text, epoch=1)
+        for text in ("inf", "-inf", "nan")
+    ]
+    assert [line["text"] for line in destination.lines] == [
+        "metric 'loss' is inf; such values are published as null"
+    ]
+
+
 @pytest.mark.parametrize(
     "name", ["name", "value", "event", "run_id", "experiment_id", "timestamp", "self", "", "a b"]
 )

@@ -62,8 +62,8 @@ def test_after_the_last_attempt_they_are_exhausted(attempt: int) -> None:
     assert decided(attempt) == GiveUp(exhausted=True)
 
 
-def test_a_single_attempt_that_failed_is_just_a_failure() -> None:
-    assert decided(1, retry_backoff(1, 1.0, 30.0)) == GiveUp(exhausted=False)
+def test_a_single_allowed_attempt_is_exhausted_as_well() -> None:
+    assert decided(1, retry_backoff(1, 1.0, 30.0)) == GiveUp(exhausted=True)
 
 
 # -- how long -------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import math
 import os
+import sys
 import time
 from typing import Any, Callable
 
@@ -35,11 +36,13 @@ class Reporter:
         self._armed = False
         self._alarm = _thread.allocate_lock()
         self._files = 0
+        self._said: set[str] = set()
 
     def begin(self, run: dict[str, Any]) -> None:
         """From now on, reports belong to `run`."""
         self.run = run
         self._files = 0
+        self._said.clear()
 
     def finish(self) -> None:
         """Send what was gathered; the run reports nothing more."""
@@ -56,21 +59,33 @@ class Reporter:
 
     def progress(self, done: float, total: float | None, message: str) -> None:
         """Report progress; of several reports within a moment, only the last is sent."""
-        total = None if total is None else _number(total, "total")
+        number, whole = _number(done), None if total is None else _number(total)
+        if not math.isfinite(number):
+            self._say(f"progress: done is {number!r}, which is not reported")
+            return
         params = {
-            "done": _number(done, "done"),
-            "total": total,
+            "done": number,
+            "total": None if whole is None or not math.isfinite(whole) else whole,
             "message": str(message)[:MAX_PROGRESS_CHARACTERS],
         }
         self._hold(protocol.encode_value(params), None)
 
     def metric(self, name: str, value: float, tags: dict[str, Any]) -> None:
         """Report a metric; several within a moment are sent together."""
-        params = {"name": str(name), "value": _number(value, "value")}
+        number = _number(value)
+        params: dict[str, Any] = {"name": str(name), "value": number}
+        if not math.isfinite(number):
+            params.update(value=None, not_finite=repr(number))
         encoded = protocol.encode_value(params)[:-1] + b',"tags":' + serialize.to_json(tags, "tags") + b"}"
         if len(encoded) > self.limit_bytes:
             raise serialize.Unserializable(too_large("a metric", len(encoded), self.limit_bytes))
         self._hold(None, encoded)
+
+    def _say(self, text: str) -> None:
+        """Write a line to the run's log, once in a run."""
+        if self.run is not None and text not in self._said:
+            self._said.add(text)
+            print(text, file=sys.__stderr__)
 
     def partial(self, item: Any) -> None:
         """Send an item at once, so that it is kept whatever happens to the process next."""
@@ -198,11 +213,14 @@ def too_large(what: str, size_bytes: int, limit_bytes: int) -> str:
     return f"{what} is {size_bytes} bytes of JSON, and {limit_bytes} are allowed; save it as an artifact"
 
 
-def _number(value: Any, name: str) -> float:
-    number = value if type(value) is int and abs(value) < 2**53 else float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{name} is {value!r}; a finite number is needed")
-    return number
+def _number(value: Any) -> float:
+    """`value` as a number of JSON, or as one that is not finite."""
+    if type(value) is int and abs(value) < 2**53:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _sha256(path: str) -> str:

@@ -201,9 +201,21 @@ def _message(error: BaseException) -> str:
         code = _safe_repr(_attribute(error, "code"))
         return f"the tool called sys.exit({code}); return a result or raise an exception instead"
     try:
-        return str(error)
+        return "; ".join([str(error), *map(_leaf_text, _leaves(error))])
     except BaseException as broken:
         return f"(no message: str() of this {type(error).__name__} raised {type(broken).__name__})"
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    """The exceptions in an exception group and in its groups; none if it is no group."""
+    if not any(kind.__name__ == "BaseExceptionGroup" for kind in type(error).__mro__):
+        return []  # before Python 3.11, the package exceptiongroup has it
+    inner = _attribute(error, "exceptions") or ()
+    return [leaf for one in inner for leaf in (_leaves(one) or [one])]
+
+
+def _leaf_text(error: BaseException) -> str:
+    return f"{type(error).__name__}: {_message(error)}".rstrip(": ")
 
 
 def _safe_repr(value: object) -> str:
@@ -217,6 +229,9 @@ def _retryable(error: BaseException) -> bool:
     said = _attribute(error, "retryable")
     if said is True or said is False:
         return said is True
+    leaves = _leaves(error)
+    if leaves:
+        return all(map(_retryable, leaves))
     # ConnectionError and TimeoutError are among them.
     return issubclass(type(error), OSError) or _is_asyncio_timeout(error)
 
@@ -230,6 +245,12 @@ def _is_asyncio_timeout(error: BaseException) -> bool:
 
 
 def _retry_after_seconds(error: BaseException) -> float | None:
+    """What the exception asks for, or the exception of a group that asks for the longest time."""
+    asked = [one for one in map(_own_retry_after, (error, *_leaves(error))) if one is not None]
+    return max(asked, default=None)
+
+
+def _own_retry_after(error: BaseException) -> float | None:
     said = _attribute(error, "retry_after")
     if type(said) not in (int, float):
         return None
@@ -242,9 +263,11 @@ def _retry_after_seconds(error: BaseException) -> float | None:
 
 def _partial_results(error: BaseException, limit_bytes: int) -> bytes | None:
     """`partial_results` as JSON.  What can't be sent is left out: it must not hide the error itself."""
-    partial = _attribute(error, "partial_results")
-    if partial is None:
+    found = [_attribute(one, "partial_results") for one in (error, *_leaves(error))]
+    partials = [one for one in found if one is not None]
+    if not partials:
         return None
+    partial = partials[0] if len(partials) == 1 else partials
     try:
         encoded = to_json(partial, "partial_results")
     except Unserializable:
