@@ -59,6 +59,10 @@ class ToolResultError(ToolError):
     """The tool returned a value that JSON can't hold, or a result that is too large."""
 
 
+class ToolReportedError(ToolError):
+    """The tool returned a result with `"success": false`; has its `error`."""
+
+
 class ToolEnvironmentError(ToolError):
     """The environment with the tool's dependencies can't be built; has uv's output."""
 

@@ -202,6 +202,9 @@ class Settings(BaseSettings):
     tool_builds_allowed: bool = False
     """Whether packages are built also for tools with the sandbox `files` or `files+network`."""
 
+    reported_failures: bool = True
+    """Whether a run whose result has `"success": false` has failed."""
+
     environment_retention: Seconds = 30 * 86_400.0
     """Seconds after which an unused environment is deleted."""
 

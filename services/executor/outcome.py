@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
-from typing import Any, Self, assert_never
+from typing import Any, Self, TypeGuard, assert_never
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -18,8 +18,8 @@ from services.executor.isolation.calls import (
     Returned,
     TimedOut,
 )
-from shared.backoff import Backoff, Dice
-from shared.documents import cut, cut_middle
+from shared.backoff import DAY_SECONDS, Backoff, Dice
+from shared.documents import cut, cut_middle, json_text
 from shared.errors import ToolTimeoutError
 from shared.log import masked_within, unmasked
 
@@ -50,6 +50,7 @@ class Outcome(Struct, frozen=True, dict=True):
     """The outcome of an attempt, in the terms of the contract.
 
     Attributes:
+        result: what the tool returned, also if it says that the tool has failed.
         artifacts: those that the run has kept so far, by name.
         shown: the texts of large fields as the record has them, by name.
         cached_from: the id of the earlier run whose result this is.
@@ -112,8 +113,8 @@ class Outcome(Struct, frozen=True, dict=True):
 
     @property
     def partial_count(self) -> int | None:
-        """The number of partial results that were kept; None if there are none."""
-        if self.status is Status.COMPLETED or self.partial_results is None:
+        """The number of partial results that were kept; None if there are none, or if they are the result."""
+        if self.status is Status.COMPLETED or self.partial_results is None or self.result is not None:
             return None
         return len(self.partial_results) if isinstance(self.partial_results, list | dict) else 1
 
@@ -121,20 +122,55 @@ class Outcome(Struct, frozen=True, dict=True):
 CANCELLED = Outcome(Status.CANCELLED, error="the run was cancelled", error_type="RunCancelledError")
 
 
-def judge(answer: Answer, partials: Sequence[Any], dropped: int = 0) -> Outcome:
+def judge(
+    answer: Answer, partials: Sequence[Any], dropped: int = 0, *, reported_failures: bool = True
+) -> Outcome:
     """Return the outcome of an attempt.
 
     Args:
         answer: what the isolation reports.
         partials: partial results that the tool reported before it ended.
         dropped: the number of further ones that were not kept.
+        reported_failures: whether a result with `"success": false` is a failure.
     """
     kept = list(partials) or None
+    if reported_failures and _reports_failure(answer):
+        return _reported_failure(answer, kept)
     outcome = _judged(answer, kept)
     if dropped and kept is not None and outcome.partial_results is kept:
         note = f"(the first {len(partials):,} partial results are kept, {dropped:,} more are not)"
         return replace(outcome, error=f"{outcome.error} {note}")
     return outcome
+
+
+def _reports_failure(answer: Answer) -> TypeGuard[Returned]:
+    """Whether the tool returned an object that says that it has failed."""
+    return (
+        type(answer) is Returned and isinstance(answer.value, dict) and answer.value.get("success") is False
+    )
+
+
+def _reported_failure(answer: Returned, kept: list[Any] | None) -> Outcome:
+    """The outcome for a result with `"success": false`; the result itself is what the tool got done."""
+    said: dict[str, Any] = answer.value
+    error = said.get("error")
+    text = error if isinstance(error, str) else "" if error is None else json_text(error)
+    return Outcome(
+        Status.FAILED,
+        result=said,
+        items=answer.items,
+        error=text or 'the tool returned "success": false without an error',
+        error_type="ToolReportedError",
+        partial_results=said if kept is None else [*kept, said],
+        retryable=said.get("retryable") is True,
+        retry_after_seconds=_seconds(said.get("retry_after")),
+        exit=_peak(answer.peak_rss_bytes),
+    )
+
+
+def _seconds(said: Any) -> float | None:
+    is_number = isinstance(said, int | float) and not isinstance(said, bool)
+    return float(min(said, DAY_SECONDS)) if is_number and said >= 0 else None
 
 
 def _judged(answer: Answer, kept: list[Any] | None) -> Outcome:

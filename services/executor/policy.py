@@ -141,6 +141,7 @@ class RunOptions:
         mask: masks the values of `environ` in a text.
         named: replaces them by the names of their variables, so that texts that differ stay different.
         backoff: between attempts.
+        reported_failures: whether a result with `"success": false` is a failure.
     """
 
     timeout_seconds: float
@@ -150,6 +151,7 @@ class RunOptions:
     mask: Callable[[str], str]
     named: Callable[[str], str]
     backoff: Backoff
+    reported_failures: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,7 @@ class Defaults:
         environment: names of the variables that every tool may see.
         allowed: names of those that a tool may ask for, with `*` for any characters.
         variables: the values of both.
+        reported_failures: whether a result with `"success": false` is a failure.
     """
 
     timeout_seconds: float
@@ -168,6 +171,7 @@ class Defaults:
     environment: Sequence[str]
     allowed: Sequence[str]
     variables: Mapping[str, str]
+    reported_failures: bool = True
 
     def options(self, chosen: Policy, needs: ToolNeeds) -> RunOptions:
         """Return how a run is performed of an experiment with the policy `chosen` and a tool with `needs`.
@@ -186,6 +190,7 @@ class Defaults:
             mask=masking(environ.values()),
             named=naming(environ),
             backoff=self.retries(chosen),
+            reported_failures=self.reported_failures,
         )
 
     def timeout(self, chosen: Policy, needs: ToolNeeds) -> float:

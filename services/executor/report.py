@@ -105,6 +105,7 @@ def ending(
 def end_fields(order: Order, outcome: Outcome, started: float, ended: float) -> Members:
     """What the end adds to the record."""
     completed, partial = outcome.status is Status.COMPLETED, outcome.partial_results
+    has_result = completed or outcome.result is not None
     finished_at = iso(ended)
     return {
         "attempt": str(order.attempt),
@@ -113,7 +114,7 @@ def end_fields(order: Order, outcome: Outcome, started: float, ended: float) -> 
         "timestamp": finished_at,
         "duration_seconds": f"{ended - started:.6f}",
         "result_summary": outcome.summary if completed else None,
-        "result": _text(outcome, "result", outcome.result) if completed else None,
+        "result": _text(outcome, "result", outcome.result) if has_result else None,
         "artifacts": outcome.artifacts or None,
         "cached": "true" if outcome.cached_from else None,
         "cached_from": outcome.cached_from,

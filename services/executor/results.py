@@ -150,6 +150,8 @@ class AttemptResults(NothingKept):
         if outcome.status is Status.COMPLETED:
             return await self._completed(outcome, artifacts)
         shown = {}
+        if outcome.result is not None:
+            shown["result"] = await self._detail(json_text(outcome.result), json_text)
         if outcome.partial_results is not None:
             shown["partial_results"] = await self._detail(json_text(outcome.partial_results), json_text)
         if outcome.traceback:

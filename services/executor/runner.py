@@ -8,14 +8,14 @@ import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import structlog
 
 from services.executor import report
 from services.executor.artifacts import Keeper
-from services.executor.isolation.calls import Answer, Call, Effects, Report
+from services.executor.isolation.calls import Call, Caller
 from services.executor.loader import Loader, Tool
 from services.executor.metrics import Emitter
 from services.executor.outcome import CANCELLED, GiveUp, Outcome, Retry, Status, judge, retry_or_give_up
@@ -112,20 +112,6 @@ class _Start(msgspec.Struct, frozen=True):
     def now(self) -> float:
         """Unix seconds as counted from there: setting the clock meanwhile makes no duration wrong."""
         return self.at + time.monotonic() - self._monotonic
-
-
-class Caller(Protocol):
-    """Calls a tool in isolation."""
-
-    async def call(
-        self,
-        call: Call,
-        report: Report,
-        *,
-        effects: Effects | None = None,
-        cancel: asyncio.Event | None = None,
-    ) -> Answer:
-        """Never raises for anything the tool does."""
 
 
 class Runner:
@@ -279,7 +265,9 @@ class Runner:
             emitter.drop()
             raise
         partials = emitter.partials
-        outcome = judge(answer, partials.items, partials.dropped).masked(work.options.mask)
+        outcome = judge(
+            answer, partials.items, partials.dropped, reported_failures=work.options.reported_failures
+        ).masked(work.options.mask)
         running.free_slot()
         return await products.complete(outcome, is_first=is_first)
 

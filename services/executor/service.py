@@ -314,6 +314,7 @@ def defaults(settings: Settings, variables: Mapping[str, str]) -> Defaults:
         environment=settings.tool_environment,
         allowed=settings.tool_environment_allowed,
         variables={**settings.file_variables, **variables},
+        reported_failures=settings.reported_failures,
     )
 
 

@@ -151,7 +151,7 @@ class Aggregator:
                 report(bounds.bounded(event))
 
         answer = await self._runtime.pool.call(call, hear, effects=attempt_results)
-        outcome = judge(answer, []).masked(options.mask)
+        outcome = judge(answer, [], reported_failures=options.reported_failures).masked(options.mask)
         return await attempt_results.kept.complete(outcome, is_first=False)
 
 

@@ -42,6 +42,7 @@ class RuntimeConfig:
     tool_capabilities_allowed: tuple[str, ...] = ()
     uv_config_file: str = ""
     tool_builds_allowed: bool = False
+    reported_failures: bool = True
 
 
 class ToolRuntime:
@@ -87,6 +88,7 @@ class ToolRuntime:
             environment=config.tool_environment,
             allowed=config.tool_environment_allowed,
             variables={**config.file_variables, **variables},
+            reported_failures=config.reported_failures,
         )
 
     async def open(self) -> None:

@@ -77,3 +77,40 @@ async def test_a_result_without_a_json_form_is_an_error_that_names_the_place(
 
     assert result["error_type"] == "ToolResultError"
     assert "result['a'][1]" in result["error"]
+
+
+REPORTS_FAILURE = """
+def tool(retryable=False):
+    return {"result": [1, 2], "success": False, "error": "quota used up", "retryable": retryable}
+"""
+
+
+async def test_a_result_that_reports_a_failure_ends_the_run_as_failed(
+    serve: Serve, neighbour: Neighbour, tools: Tools
+) -> None:
+    tools("tool", REPORTS_FAILURE)
+    await neighbour.publish("exp_1", "tool", backoff_min=0, backoff_max=0, max_attempts=2)
+    returned = {"result": [1, 2], "success": False, "error": "quota used up", "retryable": False}
+
+    async with serve(inline_artifact_max_bytes=10):
+        once = await neighbour.run("exp_1")
+        twice = await neighbour.run("exp_1", params={"retryable": True})
+        [error, _] = await neighbour.events("exp_1", "error", 2)
+    record, retried = [await neighbour.record(one["run_id"]) for one in (once, twice)]
+    async with serve(reported_failures=False):
+        off = await neighbour.run("exp_1")
+    async with serve():
+        inline = await neighbour.run("exp_1")
+    shown = await neighbour.record(inline["run_id"])
+
+    assert (once["type"], once["status"]) == ("experiment_failed", "failed")
+    assert (once["error"], once["error_type"]) == ("quota used up", "ToolReportedError")
+    assert (error["message"], error["error_type"]) == ("quota used up", "ToolReportedError")
+    assert (record["status"], record["attempt"]) == ("failed", "1")
+    assert record["result"] == record["partial_results"] == once["partial_results"]
+    assert record["result"].startswith("cas://")
+    assert (retried["error_type"], retried["attempt"]) == ("ToolRetryExhaustedError", "2")
+    assert off["status"] == "success"
+    assert json.loads(shown["result"]) == json.loads(shown["partial_results"]) == returned
+    assert inline["partial_results"] == returned
+    assert await neighbour.redis.hget("experiments:exp_1", "state") == "failed"

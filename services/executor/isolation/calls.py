@@ -1,5 +1,6 @@
 """The values that go into a call of a tool and come out of it."""
 
+import asyncio
 import functools
 import os
 import signal
@@ -292,6 +293,20 @@ class Cancelled:
 
 
 Answer = Returned | Raised | Died | TimedOut | Cancelled
+
+
+class Caller(Protocol):
+    """Calls a tool in isolation."""
+
+    async def call(
+        self,
+        call: "Call",
+        report: Report,
+        *,
+        effects: Effects | None = None,
+        cancel: asyncio.Event | None = None,
+    ) -> Answer:
+        """Never raises for anything the tool does."""
 
 
 @dataclass(frozen=True, slots=True)

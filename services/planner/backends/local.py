@@ -170,7 +170,8 @@ class LocalBackend:
             environ=options.environ,
         )
         answer = await self._runtime.pool.call(isolated, hear, effects=attempt_results, cancel=cancel)
-        return judge(answer, partials.items, partials.dropped).masked(options.mask)
+        outcome = judge(answer, partials.items, partials.dropped, reported_failures=options.reported_failures)
+        return outcome.masked(options.mask)
 
 
 class _Cancelled(Exception):

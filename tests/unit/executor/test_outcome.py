@@ -127,6 +127,78 @@ def test_an_exit_shows_that_memory_ran_out() -> None:
     }
 
 
+# -- results that report a failure ------------------------------------------------------
+
+
+def test_a_result_that_says_it_is_no_success_is_a_failure() -> None:
+    result = {"result": None, "success": False, "error": "quota used up"}
+
+    assert judge(Returned(result), []) == Outcome(
+        Status.FAILED,
+        result=result,
+        error="quota used up",
+        error_type="ToolReportedError",
+        partial_results=result,
+    )
+
+
+@pytest.mark.parametrize("success", [True, None, 0, "false", "no", [], {}])
+def test_only_false_is_no_success(success: Any) -> None:
+    assert judge(Returned({"success": success}), []).status is Status.COMPLETED
+
+
+@pytest.mark.parametrize("result", [[{"success": False}], {"inner": {"success": False}}, False, "false"])
+def test_only_the_result_itself_reports_a_failure(result: Any) -> None:
+    assert judge(Returned(result), []).status is Status.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        ("quota", "quota"),
+        ({"code": 429}, '{"code":429}'),
+        (["a", "b"], '["a","b"]'),
+        (429, "429"),
+        (None, 'the tool returned "success": false without an error'),
+        ("", 'the tool returned "success": false without an error'),
+    ],
+)
+def test_the_error_of_a_reported_failure_is_a_text(error: Any, text: str) -> None:
+    assert judge(Returned({"success": False, "error": error}), []).error == text
+
+
+@pytest.mark.parametrize(
+    ("said", "retryable", "seconds"),
+    [
+        ({}, False, None),
+        ({"retryable": True}, True, None),
+        ({"retryable": "yes", "retry_after": "soon"}, False, None),
+        ({"retryable": True, "retry_after": 30}, True, 30.0),
+        ({"retryable": True, "retry_after": 10**400}, True, 86_400.0),
+        ({"retryable": True, "retry_after": -1}, True, None),
+        ({"retryable": True, "retry_after": True}, True, None),
+    ],
+)
+def test_a_reported_failure_is_retried_only_where_it_says_so(
+    said: dict[str, Any], retryable: bool, seconds: float | None
+) -> None:
+    outcome = judge(Returned({"success": False, **said}), [])
+
+    assert (outcome.retryable, outcome.retry_after_seconds) == (retryable, seconds)
+
+
+def test_items_that_were_yielded_before_a_reported_failure_are_kept() -> None:
+    outcome = judge(Returned({"success": False}, items=2), [1, 2])
+
+    assert outcome.partial_results == [1, 2, {"success": False}]
+
+
+def test_reported_failures_can_be_turned_off() -> None:
+    outcome = judge(Returned({"success": False}), [], reported_failures=False)
+
+    assert outcome == Outcome(Status.COMPLETED, result={"success": False})
+
+
 # -- outcomes -------------------------------------------------------------------------
 
 
