@@ -26,7 +26,13 @@ from services.executor.store import Begun, Claim, Finished, Store, experiment_of
 from services.executor.tools.bundles import parse
 from services.executor.tools.readiness import Readiness
 from shared.backoff import Backoff, Dice, shutdown_timeout, until_available
-from shared.errors import ExperimentArchivedError, FullsendError, StoreError, StoreUnavailableError
+from shared.errors import (
+    ExperimentArchivedError,
+    FullsendError,
+    StoreError,
+    StoreUnavailableError,
+    ToolNotFoundError,
+)
 from shared.messages import Experiment, Policy, State
 from shared.threads import Threads
 
@@ -183,6 +189,9 @@ class Runner:
         order, loop = claim.order, asyncio.get_running_loop()
         self._observer.begun(claim, claim.tool, started.at)
         work = await self._prepare(claim)
+        if isinstance(work, Fault) and self._is_elsewhere(work):
+            await self._give_back(claim)
+            return
         loop.call_soon(_say_started, work)  # when the tool is called, which doesn't wait for it
         later = loop.call_later(DETAILS_AFTER_SECONDS, lambda: self._store.runs.describe(claim, work.details))
         try:
@@ -228,6 +237,11 @@ class Runner:
         except FullsendError as exc:
             return Fault(claim, experiment, exc, limit_seconds, self._digest(experiment))
         return Work(claim, experiment, tool, params, options)
+
+    def _is_elsewhere(self, fault: Fault) -> bool:
+        """Whether a tool that was here has gone, and nobody knows yet whether another worker has it."""
+        tool = fault.experiment and fault.experiment.tool
+        return isinstance(fault.error, ToolNotFoundError) and tool not in self._readiness.missing
 
     def _digest(self, experiment: Experiment | None) -> str | None:
         """The digest of code that was found, even if it can't be used."""

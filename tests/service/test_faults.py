@@ -39,7 +39,7 @@ async def go(neighbour: Neighbour, tools: Tools, tmp_path: Path) -> Path:
 async def test_a_fault_in_a_run_ends_that_run_with_its_name(
     serve: Serve, neighbour: Neighbour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("ours")
 
     await neighbour.publish("exp_1", "echo")

@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import json
 from collections import Counter
+from pathlib import Path
 from typing import Self
 
 import pytest
 
-from tests.conftest import Neighbour, Serve, eventually
+from tests.conftest import Neighbour, Serve, Tools, eventually
 from tests.service.conftest import assert_works, client_ids
 
 pytestmark = pytest.mark.usefixtures("echo")
@@ -159,3 +160,53 @@ async def test_runs_are_shared_among_the_services(serve: Serve, neighbour: Neigh
 async def _listeners_are(neighbour: Neighbour, count: int) -> bool:
     [(_, found)] = await neighbour.redis.pubsub_numsub("fullsend:execute_now")
     return bool(found == count)
+
+
+# -- tools that not every worker has ----------------------------------------------------
+
+
+async def test_a_new_tool_loses_no_run_while_another_worker_has_no_tools(
+    serve: Serve, neighbour: Neighbour, tools: Tools, tmp_path: Path
+) -> None:
+    async with serve(tools_path=tmp_path / "none"), serve(tools_path=tmp_path / "none"), serve(concurrency=1):
+        for number in range(4):
+            tools(f"new_{number}", f"def new_{number}(): return {number}\n")
+            await neighbour.publish(f"exp_{number}", f"new_{number}")
+            for _ in range(3):
+                await neighbour.trigger({"experiment_id": f"exp_{number}"})
+        results = [one for number in range(4) for one in await neighbour.results(f"exp_{number}", 3)]
+
+    returned = [one.get("result_summary") for one in results]
+    assert returned == [{"value": number} for number in range(4) for _ in range(3)]
+
+
+async def test_a_tool_that_no_worker_has_fails_and_one_that_comes_later_runs(
+    serve: Serve, neighbour: Neighbour, tools: Tools, tmp_path: Path
+) -> None:
+    await neighbour.publish("exp_1", "late")
+
+    async with serve(tools_path=tmp_path / "none"), serve():
+        missing = await asyncio.gather(*(neighbour.run("exp_1") for _ in range(3)))
+        tools("late", "def late(): return 1\n")
+        await neighbour.run("exp_1")
+
+    assert {one["error_type"] for one in missing} == {"ToolNotFoundError"}
+    assert neighbour.heard_of("exp_1", "fullsend:experiment_results")[-1]["result_summary"] == {"value": 1}
+
+
+async def test_a_tool_that_was_deleted_here_runs_where_it_still_is(
+    serve: Serve, neighbour: Neighbour, tools: Tools, tmp_path: Path
+) -> None:
+    path = tools("tool", "def tool(): return 1\n")
+    other = tmp_path / "other"
+    other.mkdir()
+    await neighbour.publish("exp_1", "tool")
+
+    async with serve():
+        assert (await neighbour.run("exp_1"))["status"] == "success"
+        (other / "tool.py").write_text("def tool(): return 2\n")
+        async with serve(tools_path=other):
+            path.unlink()
+            results = [await neighbour.run("exp_1") for _ in range(4)]
+
+    assert [one.get("result_summary") for one in results] == [{"value": 2}] * 4

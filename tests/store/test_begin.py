@@ -1,5 +1,6 @@
 """A claim begins a run in one step, or nothing at all happens."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -256,27 +257,61 @@ async def test_a_tool_that_is_found_and_not_ready_is_wanted_again(worker: Worker
         assert list((await worker.store.queue.claim("other", 1)).wanted) == ["t"]
 
 
+async def looks_in_vain(worker: Worker, name: str) -> None:
+    """Tell that a worker has no tool `t`, as of now."""
+    workers = worker.store.workers
+    await workers.tell_missing(name, "t", await workers.now_ms(), 60)
+
+
 async def test_a_tool_that_no_live_worker_has_begins_to_be_reported(worker: Worker, redis: Any) -> None:
     await publish(redis, "flat")
     await worker.queued()
     await worker.store.queue.claim("other", 1)
+    await looks_in_vain(worker, "other")
     [claim] = (await worker.store.queue.claim("other", 1, missing=["t"])).claims
 
     assert claim.begun is Begun.BEGUN
     assert await redis.hget(keys.run(claim.order.run_id), "worker") == "other"
+    assert not await redis.exists(keys.wanted())
 
 
-async def test_a_tool_that_another_live_worker_has_waits_for_that_one(worker: Worker, redis: Any) -> None:
+@pytest.mark.parametrize("told", [{"t": FOUND}, {"x": FOUND}, {}])
+async def test_a_tool_that_another_live_worker_may_have_waits_for_that_one(
+    worker: Worker, redis: Any, told: dict[str, str]
+) -> None:
     await publish(redis, "flat")
     await worker.store.workers.heartbeat("w1", 60, listening=False)
-    await worker.store.workers.tell_tools("w1", {"t": FOUND}, 60)
+    await worker.store.workers.tell_tools("w1", told, 60)
     await worker.queued()
     await worker.store.queue.claim("other", 1)
+    await looks_in_vain(worker, "other")
     taken = await worker.store.queue.claim("other", 1, missing=["t"])
 
-    assert list(taken.claims) == []
+    assert (list(taken.claims), list(taken.wanted)) == ([], [])
     assert await worker.store.queue.wait("w1", 5)  # it was woken
     assert len(await worker.take()) == 1
+
+
+async def test_an_order_that_came_after_a_look_waits_for_another_look(worker: Worker, redis: Any) -> None:
+    await publish(redis, "flat")
+    await worker.store.workers.heartbeat("w1", 60, listening=False)
+    first = await worker.queued()
+    await worker.store.queue.claim("other", 2)
+    for name in ("other", "w1"):
+        await worker.store.workers.tell_missing(name, "t", int(first.partition("-")[0]), 60)
+    async with asyncio.timeout(10):
+        while (await worker.queued()).partition("-")[0] == first.partition("-")[0]:
+            pass
+    await worker.store.queue.claim("other", 2)
+    taken = await worker.store.queue.claim("other", 9, missing=["t"])
+
+    assert first in {claim.entry for claim in taken.claims}
+    assert list(taken.wanted) == ["t"]
+    assert await worker.store.queue.wait("w1", 5)  # it was woken to look again
+    for name in ("other", "w1"):
+        await looks_in_vain(worker, name)
+    assert len((await worker.store.queue.claim("other", 9, missing=["t"])).claims) == 1
+    assert not await redis.exists(keys.wanted())
 
 
 async def test_a_tool_that_failed_waits_for_a_live_worker_that_can_begin_it(

@@ -40,6 +40,8 @@ _FORGET = Script("forget", keys=("workers", "listeners", "tools", "queues[]"), a
 
 FOUND = "-"
 """Says that a worker has a tool and can't begin it yet."""
+LOOKED = "!"
+"""Says that a worker doesn't have a tool; the time follows at which it began to look for it (ms)."""
 
 
 class Workers:
@@ -111,6 +113,19 @@ class Workers:
             pipe.hset(keys.tools_of(worker), mapping=dict(tools))
             pipe.pexpire(keys.tools_of(worker), round(ttl_seconds * 1_000))
             await pipe.execute()
+
+    async def now_ms(self) -> int:
+        """Redis' time, in ms."""
+        async with asking("now"):
+            seconds, micros = await self._scripts.client.time()
+        return int(seconds) * 1_000 + int(micros) // 1_000
+
+    async def tell_missing(self, worker: str, tool: str, looked_ms: int, ttl_seconds: float) -> None:
+        """Record that `worker` has looked for a tool in vain, from the time `looked_ms` by Redis' clock on.
+
+        Orders for the tool that were queued before fail once all live workers have told that.
+        """
+        await self.tell_tools(worker, {tool: f"{LOOKED}{looked_ms}"}, ttl_seconds)
 
     async def count_tools(self, worker: str) -> int:
         """How many tools are recorded for `worker`."""

@@ -21,6 +21,8 @@ LOOK_SECONDS = 5.0
 CHECKS_PER_TTL = 3
 PREPARED_AT_ONCE = 4
 MISSING_SECONDS = 1.0
+LOOK_AGAIN_SECONDS = 0.05
+"""So soon a tool that wasn't there is looked for again, if an order has come meanwhile."""
 FAILURE_SECONDS = 5.0
 """For so long, runs of a tool that can't be prepared here fail at once, instead of preparing it again."""
 
@@ -52,6 +54,8 @@ class Readiness:
         self._turns = asyncio.Semaphore(PREPARED_AT_ONCE)
         self._failures: dict[str, tuple[str, ToolError]] = {}
         self._missing: set[str] = set()
+        self._told_missing: set[str] = set()
+        self._again: set[str] = set()
 
     async def start(self) -> None:
         """Tell which tools there are, before this worker is known to be alive."""
@@ -75,15 +79,23 @@ class Readiness:
                 task.cancel()
 
     def want(self, name: str) -> None:
-        """Prepare a tool that orders wait for, unless that is under way or was done in vain a moment ago."""
-        if name in self._missing or name in self._failures:
+        """Prepare a tool that orders wait for, unless that is under way or failed a moment ago."""
+        if name in self._failures:
             task = asyncio.create_task(self._ring(), name="ring")
             self._ringing.add(task)
             task.add_done_callback(self._ringing.discard)
-        elif name not in self._preparing:
+        elif name in self._preparing:
+            self._again.add(name)
+        else:
+            self._again.discard(name)
             task = asyncio.create_task(self._prepare(name), name=f"prepare {name}")
             self._preparing[name] = task
-            task.add_done_callback(lambda _: self._preparing.pop(name, None))
+            task.add_done_callback(lambda done: self._prepared(name, done))
+
+    def _prepared(self, name: str, done: asyncio.Task[None]) -> None:
+        del self._preparing[name]
+        if name in self._missing and name in self._again and not done.cancelled():
+            self.want(name)  # an order came after the look
 
     @property
     def missing(self) -> list[str]:
@@ -121,12 +133,16 @@ class Readiness:
         """Tell that this worker doesn't have a tool any more."""
         self._digests.pop(name, None)
         if self._told.pop(name, None) is not None:
-            await until_available("tools", lambda: self._store.workers.untell_tool(self._worker, name))
+            await self._untell(name)
+
+    async def _untell(self, name: str) -> None:
+        await until_available("tools", lambda: self._store.workers.untell_tool(self._worker, name))
 
     async def _tell(self, name: str, limit: str) -> None:
         if self._told.get(name) == limit:
             return
         self._told[name] = limit
+        self._told_missing.discard(name)
         await until_available(
             "tools", lambda: self._store.workers.tell_tools(self._worker, {name: limit}, self._ttl_seconds)
         )
@@ -147,12 +163,18 @@ class Readiness:
                 await self._tell(name, FOUND)
         for name in names - self._told.keys():
             await self._tell(name, FOUND)
-        for name in await until_available("tools", self._store.workers.wanted_tools):
-            if self._told.get(name) == FOUND:
+        wanted = await until_available("tools", self._store.workers.wanted_tools)
+        for name in self._told_missing.difference(wanted):
+            self._told_missing.discard(name)
+            await self._untell(name)
+        for name in wanted:
+            if self._told.get(name, FOUND) == FOUND:
                 self.want(name)
 
     async def _prepare(self, name: str) -> None:
         started = time.monotonic()
+        workers = self._store.workers
+        looked_ms = await until_available("tools", workers.now_ms)
         try:
             tool = self._loader.loaded(name)
             if tool is None:
@@ -161,7 +183,7 @@ class Readiness:
                 async with self._turns:
                     tool = await self._loader.load(name, self._timeout_seconds)
         except ToolNotFoundError:
-            await self._miss(name)
+            await self._miss(name, looked_ms)
         except ToolError as exc:
             await self._fail(name, exc)
         except Exception:  # a fault of ours: its orders wait, and the next look at them tries again
@@ -171,13 +193,21 @@ class Readiness:
             log.info("tool.ready", tool=name, seconds=round(time.monotonic() - started, 3))
             await self._ring()
 
-    async def _miss(self, name: str) -> None:
-        """Let the runs of a tool begin that no live worker has, so that they fail, for a moment."""
+    async def _miss(self, name: str, looked_ms: int) -> None:
+        """Tell that this worker has looked for a tool in vain.
+
+        Once all live workers have, the runs that waited for it begin, so that they fail.
+        """
         await self._gone(name)
+        self._told_missing.add(name)
+        workers = self._store.workers
+        await until_available(
+            "tools", lambda: workers.tell_missing(self._worker, name, looked_ms, self._ttl_seconds)
+        )
         self._missing.add(name)
+        asyncio.get_running_loop().call_later(MISSING_SECONDS, self._missing.discard, name)
         await self._ring()
-        await asyncio.sleep(MISSING_SECONDS)
-        self._missing.discard(name)
+        await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
     async def _fail(self, name: str, exc: ToolError) -> None:
         """Let the runs of a tool begin that no live worker can begin, so that they fail, for a moment."""

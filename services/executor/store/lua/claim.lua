@@ -3,8 +3,8 @@
 -- KEYS  queues[]
 -- ARGV  worker room started_at started metrics_cap journal_cap metrics_ms held[] missing[] failed[]
 --   held     queues and entries in turn that the worker holds already
---   missing  tools that the worker has looked for and doesn't have; where no other worker has one, its runs begin
---            here, to be reported
+--   missing  tools that the worker has looked for and doesn't have; runs that waited before all live workers had
+--            looked for their tool in vain begin here, to be reported
 --   failed   tools that the worker can't prepare; where no other worker can begin one, its runs begin here as well
 -- returns what was handed out (see claims.lua, which has the other arguments)
 -- include claims.lua
@@ -14,12 +14,13 @@ if mute then return mute end
 -- follows a first write.
 redis.call('SETRANGE', 'fullsend:executor:memory', 0, '')
 for _, tool in ipairs(missing) do
-  local other = other_with(tool, false)
-  if other then ring_for(other) else absent[tool] = true end
+  searched[tool] = true
+  local looked = missing_until(tool)
+  absent[tool] = looked and string.format('%.0f', looked)
 end
 for _, tool in ipairs(failed) do
-  local other = other_with(tool, true)
-  if other then ring_for(other) else absent[tool] = true end
+  local other = other_with(tool)
+  if other then ring_for(other) else absent[tool] = '+' end
 end
 for i = 1, #held, 2 do
   local queue, entry = held[i], held[i + 1]

@@ -15,12 +15,15 @@ local RECORD, METRICS, OPEN = 'experiment_runs:', 'metrics:', 'fullsend:executor
 local JOURNAL = 'fullsend:executor:journal'
 local TOOLS, WANTED, WORKERS = 'fullsend:executor:tools:', 'fullsend:executor:wanted', 'fullsend:executor:workers'
 local FOUND = '-' -- a tool that a worker has, but can't begin yet
+local LOOKED = '^!(%d+)$' -- one that a worker doesn't have, and when it began to look for it (ms)
 local ASIDE = '@' -- and a tool: the consumer that holds the orders which wait for it
 local PRIORITIES = {'high', 'normal', 'low'}
 local EXAMINED_AT_ONCE = 200
 
 local answer = {claims = {}, experiments = {}, documents = {}, wanted = {}, let_go = {}}
-local told, absent = {}, {}
+local told = {}
+local absent = {} -- tools whose orders begin here to be reported: those of up to this time (ms), or '+' for all
+local searched = {} -- tools that this worker has looked for in vain a moment ago
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -58,22 +61,58 @@ local function ring_for(name)
   end
 end
 
--- Another worker that lives and can begin the tool; without `ready`, one that has it, or that hasn't told its tools.
-local function other_with(tool, ready)
+-- What each other worker that lives tells of a tool, by name; nil for nothing.
+local function told_by_others(tool)
+  local names, has = {}, {}
   for _, name in ipairs(redis.call('ZRANGEBYSCORE', WORKERS, now_ms(), '+inf')) do
     if name ~= worker then
-      local has = redis.call('HGET', TOOLS .. name, tool)
-      if ready and has and has ~= FOUND then return name end
-      if not ready and (has or redis.call('EXISTS', TOOLS .. name) == 0) then return name end
+      names[#names + 1] = name
+      has[name] = redis.call('HGET', TOOLS .. name, tool) or nil
     end
+  end
+  return names, has
+end
+
+-- Another worker that lives and can begin the tool.
+local function other_with(tool)
+  local names, has = told_by_others(tool)
+  for _, name in ipairs(names) do
+    if has[name] and has[name] ~= FOUND and not string.find(has[name], LOOKED) then return name end
   end
 end
 
--- The limit that the tool has; nil when this worker can't begin it.
-local function limit_of_tool(tool)
-  if tool == '' or absent[tool] then return '' end
+-- The time up to which this worker and all others that live have looked for a tool in vain; nil while one of them has
+-- it, or hasn't looked since `entry`, the order that waits the longest; such ones are woken.
+local function missing_until(tool, entry)
+  local since = tonumber(string.match(entry or '0', '^%d+'))
+  local oldest = tonumber(string.match(redis.call('HGET', TOOLS .. worker, tool) or '', LOOKED)) or 0
+  local names, has = told_by_others(tool)
+  for _, name in ipairs(names) do
+    local looked = tonumber(string.match(has[name] or '', LOOKED)) or 0
+    if looked < since or looked == 0 then ring_for(name) end
+    oldest = math.min(oldest, looked)
+  end
+  return oldest > 0 and oldest or nil
+end
+
+-- The first order that waits for a tool; nil if there is none.
+local function first_aside(tool)
+  local first
+  for _, priority in ipairs(PRIORITIES) do
+    local waiting = redis.pcall('XPENDING', QUEUES .. priority, GROUP, '-', '+', 1, ASIDE .. tool)
+    local entry = not waiting.err and waiting[1] and waiting[1][1]
+    local at = entry and tonumber(string.match(entry, '^%d+'))
+    if at and (not first or at < tonumber(string.match(first, '^%d+'))) then first = entry end
+  end
+  return first
+end
+
+-- The limit that the tool has; nil when this worker can't begin it.  A tool that nobody has counts as one only for
+-- orders that were put aside before all had looked.
+local function limit_of_tool(tool, is_aside)
+  if tool == '' or absent[tool] == '+' or (is_aside and absent[tool]) then return '' end
   local limit = redis.call('HGET', TOOLS .. worker, tool)
-  if limit and limit ~= FOUND then return limit end
+  if limit and limit ~= FOUND and not string.find(limit, LOOKED) then return limit end
 end
 
 -- Let no worker hold an order until one tells that it can begin the tool.
@@ -81,7 +120,7 @@ local function put_aside(queue, entry, tool)
   redis.call('XCLAIM', queue, GROUP, ASIDE .. tool, 0, entry, 'JUSTID')
   redis.call('SADD', WANTED, tool)
   answer.wanted[tool] = true
-  local other = other_with(tool, true)
+  local other = other_with(tool)
   if other then ring_for(other) end
 end
 
@@ -151,7 +190,7 @@ local function is_held(lease)
 end
 
 -- Begin a run that this worker holds the order of, or say in the answer why not.
-local function begin(queue, entry, fields)
+local function begin(queue, entry, fields, is_aside)
   local text = fields and fields[1] == 'order' and fields[2] or ''
   local order = read_order(text, entry)
   if not order then return give('unreadable', queue, entry, text) end
@@ -181,7 +220,7 @@ local function begin(queue, entry, fields)
   end
   local tool, limit = order.tool, order.limit
   if found then tool, limit = found.tool, found.limit end
-  local limit_of_its_tool = limit_of_tool(tool)
+  local limit_of_its_tool = limit_of_tool(tool, is_aside)
   if open and not limit_of_its_tool then return put_aside(queue, entry, tool) end
 
   local limits = {}
@@ -206,40 +245,43 @@ end
 
 -- Entries that were put aside for a tool which this worker can begin now, of any priority.
 local function take_aside(tool)
-  local is_left = false
   for _, priority in ipairs(PRIORITIES) do
     local queue = QUEUES .. priority
     local free = room - #answer.claims
-    local waiting = redis.pcall('XPENDING', queue, GROUP, '-', '+', math.max(free, 1), ASIDE .. tool)
+    local waiting =
+      redis.pcall('XPENDING', queue, GROUP, '-', absent[tool] or '+', math.max(free, 1), ASIDE .. tool)
     if waiting.err then waiting = {} end
-    is_left = is_left or #waiting > free
     for i = 1, math.min(#waiting, free) do
       local entry = waiting[i][1]
       local claimed = redis.call('XCLAIM', queue, GROUP, worker, 0, entry)
       if claimed[1] and claimed[1][2] then
-        begin(queue, entry, claimed[1][2])
+        begin(queue, entry, claimed[1][2], true)
       else
         redis.call('XACK', queue, GROUP, entry)
       end
     end
-    is_left = is_left or #waiting >= math.max(free, 1)
   end
-  if is_left then return end
+  if first_aside(tool) then return end
   redis.call('SREM', WANTED, tool)
   for _, priority in ipairs(PRIORITIES) do
     redis.pcall('XGROUP', 'DELCONSUMER', QUEUES .. priority, GROUP, ASIDE .. tool)
   end
 end
 
+-- After the orders of a tool that nobody has: this worker looks again only for those that came after its look.
+local function look_again(tool)
+  local entry = first_aside(tool)
+  missing_until(tool, entry) -- wakes others
+  local looked = tonumber(string.match(redis.call('HGET', TOOLS .. worker, tool) or '', LOOKED)) or 0
+  answer.wanted[tool] = entry and looked < tonumber(string.match(entry, '^%d+')) or nil
+end
+
 -- Hand orders out until there is no room left, the preferred queue first, without waiting for any.
 -- Returns whether there may be more, and the entry that was delivered last.
 local function hand_out(queues)
   for _, tool in ipairs(redis.call('SMEMBERS', WANTED)) do
-    if limit_of_tool(tool) then
-      take_aside(tool)
-    else
-      answer.wanted[tool] = true
-    end
+    if limit_of_tool(tool, true) then take_aside(tool) else answer.wanted[tool] = true end
+    if searched[tool] then look_again(tool) end
   end
   local left, last = EXAMINED_AT_ONCE, nil
   for _, queue in ipairs(queues) do
