@@ -82,6 +82,11 @@ def wanted() -> str:
     return "fullsend:executor:wanted"
 
 
+def registered() -> str:
+    """Set: tools that executors have registered."""
+    return "fullsend:executor:registered"
+
+
 def compiled(experiment_id: str) -> str:
     """Hash: what an experiment's document says, for scripts, with the document's digest; expires.
 

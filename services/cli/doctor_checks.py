@@ -188,9 +188,12 @@ async def _tools(store: Store, settings: Settings) -> AsyncIterator[Finding]:
     else:
         yield warning("tools", f"the tools folder {folder} does not exist; set TOOLS_PATH")
     registered = await all_registered(store)
-    yield ok("tools", f"{sum(one['status'] == 'active' for one in registered)} registered and active")
+    active = sum(one["status"] == "active" and one["state"] != "missing" for one in registered)
+    yield ok("tools", f"{active} registered and active")
     for one in registered:
-        if one["status"] == "invalid":
+        if one["state"] == "missing":
+            yield warning(keys.tool(one["name"]), "no live worker has this tool any more; its runs fail")
+        elif one["status"] == "invalid":
             yield problem(keys.tool(one["name"]), one["error"].partition("\n")[0])
 
 

@@ -34,8 +34,8 @@ def tools(
     """List the registered tools, their parameters and their errors.
 
     Workers register the tools in their tools folder. A tool whose environment isn't built yet is described by
-    its source, and its status is `provisional`. To check a file before that, run
-    `python -m services.executor.loader --test tools/FILE.py`.
+    its source, and its status is `provisional`. A tool that no live worker has any more is `missing`. To
+    check a file before that, run `python -m services.executor.loader --test tools/FILE.py`.
     """
     if context.invoked_subcommand is None:
         _list(as_json)
@@ -84,7 +84,7 @@ def _list(as_json: bool) -> None:
     rows = [
         [
             one["name"],
-            output.styled("provisional" if one["provisional"] else one["status"]),
+            output.styled(_status(one)),
             Text(output.one_line(one["error"]), "red") if one["error"] else _first_line(one["description"]),
             signature(one["parameters"]),
         ]
@@ -96,6 +96,11 @@ def _list(as_json: bool) -> None:
 async def all_registered(store: Store) -> list[Registered]:
     """Return all registered tools, sorted by name."""
     found = [_registered(name, fields) async for name, fields in store.experiments.scan_tools()]
+    living = await store.workers.tools_of_living() if await store.workers.alive() else None
+    if living is not None:
+        for one in found:  # as the workers will write it soon
+            if one.get("described_by") and one["name"] not in living:
+                one["state"] = "missing"
     return sorted(found, key=lambda one: str(one["name"]))
 
 
@@ -127,11 +132,18 @@ def _registered(name: str, fields: Mapping[str, str] | ContractError) -> Registe
     if isinstance(fields, ContractError):
         fields = {"status": "invalid", "error": str(fields)}
     return {
-        "status": "unknown", "description": "", "error": "", "path": "", "digest": "", "provisional": "",
+        "status": "unknown", "state": "", "description": "", "error": "", "path": "", "digest": "",
+        "provisional": "",
         **fields,
         "name": name,
         "parameters": output.parse_json(fields.get("parameters")),
     }  # fmt: skip
+
+
+def _status(one: Registered) -> str:
+    if one["state"] == "missing":
+        return "missing"
+    return "provisional" if one["provisional"] else str(one["status"])
 
 
 def _first_line(text: str) -> str:

@@ -103,7 +103,9 @@ class Service:
             self._store, self._loader, self.worker, settings.heartbeat_ttl, settings.tool_execution_timeout
         )
         walls = [settings.sandbox, *settings.sandbox_readable, *settings.tool_capabilities_allowed]
-        self._registry = Registry(self._store, self._loader, lambda: fingerprint_of(walls))
+        self._registry = Registry(
+            self._store, self._loader, lambda: fingerprint_of(walls), settings.cron_check_interval
+        )
         runner = Runner(
             self._store,
             self._loader,

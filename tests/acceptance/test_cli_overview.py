@@ -49,6 +49,8 @@ async def test_tools_lists_registered_tools_and_their_errors(
 ) -> None:
     tools("greet", GREET)
     tools("broken", "import no_such_module\n")
+    gone = {"name": "gone", "status": "active", "state": "active", "described_by": "3:x"}
+    await neighbour.redis.hset("tools:gone", mapping=gone)
     async with serve():
         await eventually(lambda: neighbour.redis.hget("tools:greet", "status"), "the registration")
         await eventually(lambda: neighbour.redis.hget("tools:broken", "status"), "the registration")
@@ -57,6 +59,7 @@ async def test_tools_lists_registered_tools_and_their_errors(
 
     assert row_of(done, "greet") == ["greet", "active", "Say hello.", "name: string, times: integer = 1"]
     assert row_of(done, "broken")[1] == "invalid"
+    assert row_of(done, "gone")[1] == "missing"
     assert "No module named 'no_such_module'" in done.out
 
 
@@ -114,11 +117,13 @@ async def test_doctor_shows_a_tools_mistake_as_it_is_written(
     shell: Shell, neighbour: Neighbour, serve: Serve, tools: Tools
 ) -> None:
     tools("spaced", "# ///  script\n# ///\n" + GREET)
+    await neighbour.redis.hset("tools:gone", mapping={"status": "active", "described_by": "3:x"})
     async with serve():
         await eventually(lambda: neighbour.redis.hget("tools:spaced", "error"), "the registration")
         done = await shell.fullsend("doctor")
 
     assert "'# ///  script'" in done.out
+    assert "warning  tools:gone  no live worker has this tool any more; its runs fail" in done.out
 
 
 async def test_doctor_doubts_a_tool_that_is_not_registered_and_no_exact_version(

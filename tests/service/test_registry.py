@@ -1,8 +1,10 @@
 """A tool is described once, and again when its registration may be out of date."""
 
 import asyncio
+import functools
 import json
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
@@ -114,8 +116,9 @@ STALE: dict[str, Change] = {
     "by an older version": lambda neighbour: neighbour.redis.hdel("tools:tool", "described_by"),
     "with another fingerprint": lambda neighbour: neighbour.redis.hset("tools:tool", "described_by", "1:x"),
     "in another layout": lambda neighbour: in_another_layout(neighbour),
-    "from another folder": lambda neighbour: neighbour.redis.hset("tools:tool", "path", "/elsewhere/tool.py"),
+    "from another folder": lambda neighbour: neighbour.redis.hset("tools:tool", "file", "/elsewhere/tool.py"),
     "invalid": lambda neighbour: neighbour.redis.hset("tools:tool", "status", "invalid"),
+    "missing": lambda neighbour: neighbour.redis.hset("tools:tool", "state", "missing"),
     "with an error": lambda neighbour: neighbour.redis.hset("tools:tool", "error", "x"),
 }
 
@@ -195,7 +198,62 @@ async def test_a_long_description_is_registered_in_short(
 
     fields = await neighbour.redis.hgetall("tools:tool")
     properties = json.loads(fields["parameters"])["properties"]
-    assert sum(map(len, fields.values())) < 20_000
+    assert sum(map(len, fields.values())) < 30_000
     assert properties["long"] == {"type": "string"}
     assert properties["short"]["default"] == 1
     assert properties["short"]["description"].startswith("zzz")
+
+
+# -- tools that no worker has any more --------------------------------------------------
+
+
+async def test_a_tool_is_missing_once_no_live_worker_has_it(
+    serve: Serve, neighbour: Neighbour, tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.executor.tools.readiness.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("services.executor.tools.registry.LOOK_SECONDS", 0.1)
+
+    async def state(name: str) -> str | None:
+        return str(await neighbour.redis.hget(f"tools:{name}", "state"))
+
+    soon = {"cron_check_interval": 0.05}
+    await neighbour.redis.hset("tools:builders", mapping={"name": "builders", "status": "active"})
+    for name in ("kept", "deleted"):
+        tools(name, ONE.format(name=name))
+    tools("broken", BROKEN)
+    async with serve(**soon), serve(tools_path=tmp_path / "none", **soon):
+        for name, first in {"kept": "active", "deleted": "active", "broken": "invalid"}.items():
+            await eventually(functools.partial(_is, state, name, first))
+        (tmp_path / "tools" / "deleted.py").unlink()
+        await eventually(lambda: _is(state, "deleted", "missing"))
+        still = [await state(name) for name in ("kept", "broken")]
+        tools("deleted", ONE.format(name="deleted"))
+        await eventually(lambda: _is(state, "deleted", "active"))
+        await neighbour.redis.delete("tools:kept")
+        await eventually(lambda: _is(state, "kept", "active"))
+    async with serve(tools_path=tmp_path / "none"):
+        await eventually(lambda: _is(state, "kept", "missing"))
+        await eventually(lambda: _is(state, "broken", "missing"))
+    async with serve():
+        await eventually(lambda: _is(state, "kept", "active"))
+
+    assert still == ["active", "invalid"]
+    assert await neighbour.redis.hgetall("tools:builders") == {"name": "builders", "status": "active"}
+
+
+async def _is(state: Callable[[str], Awaitable[str | None]], name: str, expected: str) -> bool:
+    return await state(name) == expected
+
+
+async def test_what_the_builder_of_a_tool_wrote_stays(
+    serve: Serve, neighbour: Neighbour, tools: Tools, log: Log
+) -> None:
+    path = tools("tool", 'def tool():\n    """Ours."""\n')
+    built = {"description": "The builder's.", "path": "/build/tool.py", "owner": "builder"}
+    await neighbour.redis.hset("tools:tool", mapping=built)
+
+    await started(serve, log, 1)
+
+    fields = await neighbour.redis.hgetall("tools:tool")
+    assert built.items() <= fields.items()
+    assert (fields["summary"], fields["file"], fields["state"]) == ("Ours.", str(path), "active")

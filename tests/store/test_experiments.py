@@ -221,6 +221,58 @@ async def test_a_tool_is_registered_beside_what_others_wrote(store: Store, redis
     }
 
 
+@pytest.mark.parametrize(
+    ("before", "shown"),
+    [
+        ({}, ("ours", "/ours")),
+        ({"description": "builder's", "path": "/builder's"}, ("builder's", "/builder's")),
+        ({"description": "", "path": "/builder's"}, ("ours", "/builder's")),
+        (
+            {"description": "x", "summary": "x", "path": "/x", "file": "/x", "described_by": "2"},
+            ("ours", "/ours"),
+        ),
+        (
+            {"description": "builder's", "summary": "x", "file": "/x", "described_by": "2"},
+            ("builder's", "/ours"),
+        ),
+        ({"description": "x", "path": "/x", "described_by": "2"}, ("ours", "/ours")),  # by an older version
+    ],
+)
+async def test_a_description_and_a_path_that_somebody_else_wrote_stay(
+    store: Store, redis: Any, before: dict[str, str], shown: tuple[str, str]
+) -> None:
+    if before:
+        await redis.hset("tools:t", mapping=before)
+    fields = {
+        "summary": "ours",
+        "file": "/ours",
+        "described_by": "3",
+        "status": "active",
+        "updated_at": "now",
+    }
+    for _ in range(2):
+        await store.experiments.register_tool("t", fields)
+
+    assert await redis.hmget("tools:t", "description", "path", "summary", "file") == [*shown, "ours", "/ours"]
+
+
+async def test_only_a_tool_that_an_executor_has_registered_can_be_missing(store: Store, redis: Any) -> None:
+    await redis.hset("tools:builders", mapping={"status": "active"})
+    await store.experiments.register_tool("ours", {"described_by": "3", "updated_at": "now"})
+    await store.experiments.note_registered(["builders", "removed"])
+
+    missing = {
+        name: await store.experiments.tool_is_missing(name, "later")
+        for name in ("ours", "builders", "removed")
+    }
+
+    assert missing == {"ours": True, "builders": False, "removed": False}
+    assert await redis.hget("tools:ours", "state") == "missing"
+    assert await redis.hgetall("tools:builders") == {"status": "active"}
+    assert not await redis.exists("tools:removed")
+    assert await store.experiments.registered_tools() == {"ours"}
+
+
 async def test_of_the_tools_that_are_asked_for_those_are_read_that_are_registered(
     store: Store, redis: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.executor.store import Store
+from services.executor.store import FOUND, Store
 from shared import keys
 from tests.conftest import eventually
 from tests.store.conftest import QUEUE, Worker, pending, together
@@ -143,3 +143,16 @@ async def test_heartbeats_expire_by_the_clock_of_the_server(
     expires_ms = await redis.zscore(keys.workers(), "w1")
 
     assert before * 1_000 <= expires_ms - LONG * 1_000 <= (after + 1) * 1_000
+
+
+async def test_the_tools_of_living_workers_are_known_once_all_have_told(store: Store) -> None:
+    workers = store.workers
+    await workers.tell_tools("dead", {"old": ""}, 60)
+    await workers.tell_tools("w1", {"": FOUND, "a": "", "b": FOUND}, 60)
+    await workers.tell_missing("w1", "c", 1, 60)
+    await workers.heartbeat("w1", 60, listening=False)
+    told = await workers.tools_of_living()
+    await workers.heartbeat("w2", 60, listening=False)
+
+    assert told == {"", "a", "b"}
+    assert await workers.tools_of_living() is None

@@ -26,6 +26,7 @@ TYPES = {
     keys.cycle(): "string",
     keys.bell(): "list",
     keys.wanted(): "set",
+    keys.registered(): "set",
     keys.workers(): "zset",
     keys.listeners(): "zset",
     keys.ears(): "set",
@@ -126,6 +127,17 @@ class Workers:
         Orders for the tool that were queued before fail once all live workers have told that.
         """
         await self.tell_tools(worker, {tool: f"{LOOKED}{looked_ms}"}, ttl_seconds)
+
+    async def tools_of_living(self) -> set[str] | None:
+        """The tools that some worker has that is alive; None if one of these hasn't told its tools."""
+        alive = await self.alive()
+        async with asking("tools_of_living"), self._scripts.client.pipeline(transaction=False) as pipe:
+            for worker in alive:
+                pipe.hgetall(keys.tools_of(worker))
+            told = await pipe.execute()
+        if not all(told):
+            return None
+        return {tool for one in told for tool, text in one.items() if not text.startswith(LOOKED)}
 
     async def count_tools(self, worker: str) -> int:
         """How many tools are recorded for `worker`."""

@@ -135,17 +135,50 @@ class Experiments:
         return found
 
     async def register_tool(self, name: str, fields: Mapping[str, str]) -> None:
-        """Write `fields` at `tools:{name}`; what others wrote beside them stays."""
+        """Write `fields` at `tools:{name}`; what others wrote stays, also a `description` or a `path`."""
+        key = keys.tool(name)
+
+        async def store(pipe: Any) -> None:
+            found = await pipe.hgetall(key)
+            pipe.multi()
+            pipe.hset(key, mapping={**fields, **_shown(found, fields)})
+            pipe.hsetnx(key, "created_at", fields["updated_at"])
+            if fields.get("status") == "active":
+                pipe.hdel(key, "error")
+            if "provisional" not in fields:
+                pipe.hdel(key, "provisional")
+            pipe.sadd(keys.registered(), name)
+
         async with asking("register_tool"):
-            created_at = fields["updated_at"]
-            async with self._scripts.client.pipeline(transaction=True) as pipe:
-                pipe.hset(keys.tool(name), mapping=dict(fields))
-                pipe.hsetnx(keys.tool(name), "created_at", created_at)
-                if fields.get("status") == "active":
-                    pipe.hdel(keys.tool(name), "error")
-                if "provisional" not in fields:
-                    pipe.hdel(keys.tool(name), "provisional")
-                await pipe.execute()
+            await self._scripts.client.transaction(store, key)
+
+    async def registered_tools(self) -> set[str]:
+        """The names of the tools that executors have registered, and that nobody has removed since."""
+        async with asking("registered_tools"):
+            return set(await self._scripts.client.smembers(keys.registered()))
+
+    async def note_registered(self, names: Sequence[str]) -> None:
+        """Add to the names of the tools that executors have registered."""
+        if names:
+            async with asking("note_registered"):
+                await self._scripts.client.sadd(keys.registered(), *names)
+
+    async def tool_is_missing(self, name: str, now: str) -> bool:
+        """Write that no worker has a tool any more; False if no executor has registered it."""
+        key = keys.tool(name)
+
+        async def store(pipe: Any) -> None:
+            is_ours = await pipe.hexists(key, "described_by")
+            pipe.multi()
+            if is_ours:
+                pipe.hset(key, mapping={"state": "missing", "updated_at": now})
+            else:
+                pipe.srem(keys.registered(), name)
+            pipe.hexists(key, "described_by")
+
+        async with asking("tool_is_missing"):
+            *_, is_ours = await self._scripts.client.transaction(store, key)
+        return bool(is_ours)
 
     async def _read(self, names: Sequence[str]) -> list[tuple[str, Any]]:
         answer = await self._scripts.call(READ, names)
@@ -165,6 +198,20 @@ class Experiments:
                 yield fresh[start : start + READ_AT_ONCE]
             if cursor == 0:
                 return
+
+
+def _shown(found: Mapping[str, str], fields: Mapping[str, str]) -> dict[str, str]:
+    """The description and the path of a tool, where nobody but an executor has written one.
+
+    Executors write theirs as `summary` and `file` as well; versions before did not.
+    """
+    ours = {"description": "summary", "path": "file"}
+    is_older = "described_by" in found and "file" not in found
+    return {
+        name: fields[own]
+        for name, own in ours.items()
+        if own in fields and (is_older or found.get(name, "") in ("", found.get(own)))
+    }
 
 
 async def prepare_stored(kind: str, content: Sequence[str] | str) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,11 +28,11 @@ DESCRIBE_TIMEOUT_SECONDS = 30.0
 SUMMARY_CHARACTERS = 10_000
 MEMBER_CHARACTERS = 1_000
 """How long a default and a description of a parameter may be in a registration."""
-LAYOUT = 2
+LAYOUT = 3
 """Part of `described_by`; increase it when the same description is written differently."""
 OUR_CODE = Path(isolation.__file__).parent
 ACTIVE_FIELDS = {
-    "name", "path", "digest", "status", "description", "parameters", "described_by", "updated_at"
+    "name", "file", "digest", "status", "state", "summary", "parameters", "described_by", "updated_at"
 }  # fmt: skip
 
 
@@ -48,12 +49,16 @@ class Registry:
         loader: finds and describes tools.
         fingerprint: returns what descriptions depend on besides the tools' code, see `fingerprint_of`.
             It is called once, in a thread, because it reads many files.
+        check_seconds: how often to look which tools no live worker has any more.
     """
 
-    def __init__(self, store: Store, loader: Loader, fingerprint: Callable[[], str]) -> None:
+    def __init__(
+        self, store: Store, loader: Loader, fingerprint: Callable[[], str], check_seconds: float
+    ) -> None:
         self._store = store
         self._loader = loader
         self._fingerprint = fingerprint
+        self._check_seconds = check_seconds
         self._described_by = ""
         self._known: dict[str, str] = {}
         self._provisional: set[str] = set()
@@ -62,10 +67,15 @@ class Registry:
         """Register tools until cancelled; look at the folder every few seconds."""
         self._described_by = f"{LAYOUT}:{await asyncio.to_thread(self._fingerprint)}"
         await self._recognise()
+        await self._adopt()
+        check_at = time.monotonic()
         while True:
+            if time.monotonic() >= check_at:
+                check_at = time.monotonic() + self._check_seconds
+                await self._check()
             for name in self._loader.names():
                 await self._look_at(name)
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(min(LOOK_SECONDS, max(0.0, check_at - time.monotonic())))
 
     async def _recognise(self) -> None:
         """Find the tools whose registrations are current."""
@@ -81,13 +91,49 @@ class Registry:
                 self._known[name] = fields["digest"]
         log.info("tools.recognised", tools=len(self._known), of=len(names))
 
+    async def _adopt(self) -> None:
+        """Note the tools that executors have registered before there was a list of them."""
+        try:
+            async for name, fields in self._store.experiments.scan_tools():
+                if isinstance(fields, Mapping) and "described_by" in fields:
+                    await self._store.experiments.note_registered([name])
+        except StoreError as exc:
+            log.warning("tools.not_read", error=str(exc))
+
+    async def _check(self) -> None:
+        """Find tools that no live worker has any more, and tools here whose key is gone or says otherwise."""
+        experiments, here = self._store.experiments, set(self._loader.names())
+        try:
+            known = await experiments.registered_tools()
+            found = await experiments.read_tools(sorted(known | here))
+            living = await self._store.workers.tools_of_living()
+        except StoreError as exc:  # the next check tries again
+            log.warning("tools.not_checked", error=str(exc))
+            return
+        for name in here:
+            if found.get(name, {}).get("state", "missing") == "missing":
+                self._known.pop(name, None)  # register it again
+        if living is None:
+            return
+        for name in known - here - living:
+            if found.get(name, {}).get("state") != "missing":
+                await self._is_missing(name)
+
+    async def _is_missing(self, name: str) -> None:
+        try:
+            if await self._store.experiments.tool_is_missing(name, _now()):
+                log.warning("tool.missing", tool=name)
+        except StoreError as exc:
+            log.warning("tool.not_registered", tool=name, error=str(exc))
+
     async def _is_current(self, name: str, fields: Mapping[str, str]) -> bool:
-        is_whole = fields.keys() >= ACTIVE_FIELDS and fields["status"] == "active" and "error" not in fields
-        if not is_whole or fields["described_by"] != self._described_by:
+        is_whole = fields.keys() >= ACTIVE_FIELDS and "error" not in fields
+        is_active = is_whole and fields["status"] == fields["state"] == "active"
+        if not is_active or fields["described_by"] != self._described_by:
             return False
         try:
             path = self._loader.find(name).path
-            return fields["path"] == str(path) and await self._loader.recognises(name, fields["digest"])
+            return fields["file"] == str(path) and await self._loader.recognises(name, fields["digest"])
         except ToolError:
             return False
 
@@ -111,9 +157,9 @@ class Registry:
     async def _fields(self, module: Module) -> dict[str, str]:
         fields = {
             "name": module.name,
-            "path": str(module.path),
+            "file": str(module.path),
             "described_by": self._described_by,
-            "updated_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "updated_at": _now(),
         }
         self._provisional.discard(module.name)
         try:
@@ -124,7 +170,8 @@ class Registry:
             tool = await self._loader.load(module.name, DESCRIBE_TIMEOUT_SECONDS, aside=True)
         except ToolError as exc:
             log.warning("tool.refused", tool=module.name, error=str(exc))
-            return {**fields, "digest": module.digest, "status": "invalid", "error": str(exc)}
+            invalid = {"status": "invalid", "state": "invalid", "error": str(exc)}
+            return {**fields, "digest": module.digest, **invalid}
         return {
             **fields,
             "digest": tool.module.digest,  # includes the files that it imports from the folder
@@ -141,6 +188,10 @@ class Registry:
             return False
 
 
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def _described(description: Description) -> dict[str, str]:
     properties = description.parameters.get("properties", {})
     parameters = {
@@ -149,7 +200,8 @@ def _described(description: Description) -> dict[str, str]:
     }
     return {
         "status": "active",
-        "description": cut(description.summary, SUMMARY_CHARACTERS),
+        "state": "active",
+        "summary": cut(description.summary, SUMMARY_CHARACTERS),
         "parameters": json.dumps(parameters),
     }
 
