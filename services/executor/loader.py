@@ -29,11 +29,10 @@ from services.executor.tools.description_text import defined_instead, described_
 from services.executor.tools.tool_source import TOOLS_KEPT, BoundedDict, Code, ToolSource
 from shared import log
 from shared.documents import visible
-from shared.errors import ToolError, ToolParameterError, ToolTimeoutError
+from shared.errors import SettingsError, ToolError, ToolParameterError, ToolTimeoutError
 
 LOOKS = 4
 TEST_TIMEOUT_SECONDS = 60.0
-TEST_ENVIRONMENTS = Path(".fullsend/environments")
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,16 +320,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     log.configure(level="error")
     try:
         print(visible("\n".join(_lines(asyncio.run(_load_alone(path)), path))))
-    except ToolError as exc:
+    except (SettingsError, ToolError) as exc:
         print(visible(f"error: {exc}{defined_instead(path, str(exc))}"), file=sys.stderr)
         return 1
     return 0
 
 
 async def _load_alone(path: Path) -> Tool:
-    """Load the tool in a file or a package; its folder is the tools folder."""
+    """Load the tool in a file or a package as a worker would; its folder is the tools folder."""
     import uv
 
+    from services.executor import config
     from services.executor.artifacts import LocalBlobs
     from services.executor.isolation.environment.environments import Environments
     from services.executor.isolation.pool import Pool
@@ -340,13 +340,29 @@ async def _load_alone(path: Path) -> Tool:
             f"{path} is not a Python file; a tool is a module NAME.py with a function NAME, "
             f"or a package: a directory with an {ENTRY}"
         )
-    pool = Pool(capacity=1, environ=allowed_environment(os.environ))
-    environments = Environments(TEST_ENVIRONMENTS, uv=Path(uv.find_uv_bin()), environ=os.environ)
+    chosen = config.load()
+    readable = chosen.sandbox_readable
+    pool = Pool(capacity=1, environ=allowed_environment(os.environ), readable=readable)
+    environments = Environments(
+        chosen.environments_path,
+        uv=Path(uv.find_uv_bin()),
+        environ=os.environ,
+        config_file=chosen.uv_config_file,
+        readable=readable,
+    )
     await pool.start()
     try:
         with tempfile.TemporaryDirectory() as place:
             kept = Bundles(LocalBlobs(Path(place, "blobs")), Path(place, "bundles"))
-            loader = Loader(path.parent, pool, environments, kept)
+            loader = Loader(
+                path.parent,
+                pool,
+                environments,
+                kept,
+                chosen.sandbox,
+                chosen.tool_capabilities_allowed,
+                builds_allowed=chosen.tool_builds_allowed,
+            )
             return await loader.load(path.stem, TEST_TIMEOUT_SECONDS)
     finally:
         await pool.stop()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from services.executor.isolation.sandbox import Unavailable, detect
 from tests.acceptance.commands import Done, Shell
 from tests.conftest import Tools
 
@@ -83,7 +84,8 @@ async def test_a_tool_that_ships_keeps_the_contract(shell: Shell) -> None:
     [
         ("def other(): ...", ["has no function broken() and no function run()", "it defines other()"]),
         ("X = 1", ["has no function broken()", "it defines no function"]),
-        ("broken = 3", ["broken is a int, not a function"]),
+        ("broken = 3\ndef other(): ...", ["broken is an int, not a function", "it defines other()"]),
+        ("class broken:\n    def run(self): ...", ["broken is the class broken, not a function; define def"]),
         ("def broken(a, /): ...", ["takes 'a' by position only", "remove the /"]),
         (
             "def helper():\n    import no_such_module\n\nhelper()\n\ndef broken(): ...",
@@ -103,8 +105,8 @@ async def test_a_tool_that_ships_keeps_the_contract(shell: Shell) -> None:
         ),
     ],
     ids=[
-        "another name", "no function", "not a function", "by position only", "import error", "syntax error",
-        "exits", "ends its process", "asks for what there is not",
+        "another name", "no function", "not a function", "a class", "by position only", "import error",
+        "syntax error", "exits", "ends its process", "asks for what there is not",
     ],
 )  # fmt: skip
 async def test_what_breaks_the_contract_is_said_exactly(
@@ -148,3 +150,20 @@ async def test_a_link_that_leads_out_of_the_folder_is_refused_as_the_executor_wo
     done = await asked(shell, path)
 
     assert "leads out of the tools folder" in done.error
+
+
+async def test_a_tool_is_confined_as_the_settings_say(shell: Shell, tools: Tools, tmp_path: Path) -> None:
+    if isinstance(detect(), Unavailable):
+        pytest.skip("there is nothing here that confines files")
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    path = tools("reader", f"TEXT = open({str(secret)!r}).read()\ndef reader(): return TEXT\n")
+
+    confined = await asked(shell.with_variables(SANDBOX="files"), path)
+    readable = await asked(shell.with_variables(SANDBOX="files", SANDBOX_READABLE=str(secret)), path)
+    wrong = await asked(shell.with_variables(SANDBOX="file"), path)
+
+    assert readable.code == 0
+    assert "can't be imported: PermissionError" in confined.err
+    assert wrong.err.startswith("error: SANDBOX=file")
+    assert (confined.code, wrong.code) == (1, 1)

@@ -247,7 +247,10 @@ async def test_the_error_for_a_result_that_json_cannot_hold_names_the_part(bench
     ("source", "part"),
     [
         ("x = 1", "has no function"),
-        ("run = 5", "run is a int, not a function"),
+        ("run = 5", "run is an int, not a function"),
+        ("run = None", "run is None, not a function"),
+        ("class run: pass", "run is the class run, not a function"),
+        ("from datetime import date as run", "run is the class date, not a function"),
         ("import nothing_like_it", "ModuleNotFoundError: No module named 'nothing_like_it'"),
         ("def run(:", "SyntaxError"),
         ("import sys; sys.exit(4)", "sys.exit(4)"),
@@ -266,6 +269,12 @@ async def test_the_error_for_a_module_that_is_no_tool_says_what_to_do(
     assert str(tool.path) in answer.message
     assert part in answer.message
     assert "isolation" not in answer.traceback
+
+
+async def test_a_class_called_like_the_file_hides_no_function_called_run(bench: Bench) -> None:
+    tool = bench.tool("class scrape: pass\ndef run(): return 'run'", name="scrape")
+
+    assert await bench.run(tool) == Returned("run")
 
 
 async def test_a_file_that_changed_since_it_was_looked_up_is_not_run(bench: Bench) -> None:

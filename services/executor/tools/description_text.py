@@ -54,8 +54,8 @@ def _under(title: str, text: str) -> Iterator[str]:
 
 
 def defined_instead(path: Path, problem: str) -> str:
-    """Return the names of a file's functions for the message that the tool's function is missing."""
-    if "no function" not in problem:
+    """Return the names of a file's functions for the message that the tool's function is missing or none."""
+    if "no function" not in problem and "not a function" not in problem:
         return ""
     try:
         module = ast.parse(path.read_bytes())

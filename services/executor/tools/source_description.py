@@ -45,6 +45,7 @@ def described(name: str, path: Path, source: bytes) -> Description:
     functions = {one.name: one for one in module.body if isinstance(one, Function)}
     function = functions.get(name) or functions.get("run")
     if function is None:
+        _refuse_class(name, path, module)
         summary = docstring.sections(ast.get_docstring(module) or "")[""]
         anything = {"type": "object", "properties": {}, "required": [], "additionalProperties": True}
         return Description(name, name, 1, "sync", summary, anything)
@@ -58,6 +59,14 @@ def described(name: str, path: Path, source: bytes) -> Description:
         parameters=_schema(function.args, docstring.arguments(sections.get("Args", ""))),
         returns=sections.get("Returns", ""),
     )
+
+
+def _refuse_class(name: str, path: Path, module: ast.Module) -> None:
+    for one in module.body:
+        if isinstance(one, ast.ClassDef) and one.name in (name, "run"):
+            raise ToolError(
+                f"{path}: {one.name} is the class {one.name}, not a function; define def {name}(...)"
+            )
 
 
 def _kind(function: Function) -> str:

@@ -130,20 +130,30 @@ def _is_installed(name: str) -> bool:
 
 def find_entry(module: types.ModuleType, name: str, path: str) -> tuple[str, Any]:
     """The function that a run calls, and its name: named like the file, or `run`."""
-    for candidate in (name, "run"):
-        entry = getattr(module, candidate, None)
-        if callable(entry) and not isinstance(entry, types.ModuleType):
-            return candidate, entry
-        if entry is not None and not isinstance(entry, types.ModuleType):
-            raise ContractBroken(
-                f"{path}: {candidate} is a {type(entry).__name__}, not a function; define def {name}(...)"
-            )
+    members = {one: getattr(module, one) for one in (name, "run") if hasattr(module, one)}
+    for candidate, member in members.items():
+        if _is_function(member):
+            return candidate, member
+    for candidate, member in members.items():
+        if not isinstance(member, types.ModuleType):
+            kind = f"the class {member.__qualname__}" if isinstance(member, type) else _kind(member)
+            raise ContractBroken(f"{path}: {candidate} is {kind}, not a function; define def {name}(...)")
     raise ContractBroken(f"{path} has no function {name}() and no function run(); define def {name}(...)")
+
+
+def _is_function(member: Any) -> bool:
+    """Whether a member of a module can be a tool.  A class can't: what it makes is no result."""
+    return callable(member) and not isinstance(member, (type, types.ModuleType))
+
+
+def _kind(value: Any) -> str:
+    kind = type(value).__name__
+    return "None" if value is None else f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def find_named(module: types.ModuleType | None, name: str, path: str) -> Any:
     """The public function called `name`, for calls of another one than runs use."""
     entry = None if name.startswith("_") else getattr(module, name, None)
-    if not callable(entry) or isinstance(entry, types.ModuleType):
+    if not _is_function(entry):
         raise ContractBroken(f"{path} has no function {name}(); define def {name}(...)")
     return entry
