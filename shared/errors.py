@@ -49,6 +49,7 @@ class ToolNotFoundError(ToolError):
 
     def __init__(self, name: str, reason: str = "") -> None:
         super().__init__(f"Tool '{name}' not found" + (f": {reason}" if reason else ""))
+        self.name = name
 
 
 class ToolParameterError(ToolError):

@@ -82,6 +82,11 @@ def wanted() -> str:
     return "fullsend:executor:wanted"
 
 
+def partials(run_id: str) -> str:
+    """List: items that the attempts of a run have reported, and their size before them; expires."""
+    return f"fullsend:executor:partials:{run_id}"
+
+
 def registered() -> str:
     """Set: tools that executors have registered."""
     return "fullsend:executor:registered"

@@ -53,9 +53,9 @@ def metric(name: str, value: float, **tags: Any) -> None:
 
 
 def partial(item: Any) -> None:
-    """Report one item of the result now.  It is kept even if the run fails later.
+    """Keep one item now, whatever happens later: over all attempts, and however the run ends.
 
-    For a tool that is a generator, this is done with every item that it yields.
+    Items that a generator yields are kept likewise if the run fails; they need no call.
     """
     if _is_connected():
         _executor.partial(item)

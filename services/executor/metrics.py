@@ -50,20 +50,25 @@ class KeptPartials:
 
     Attributes:
         items: the first partial results, up to `PARTIALS_KEPT_BYTES`; the very first however large.
+        explicit: those of them that are no part of the result.
         dropped: the number of all others.
     """
 
     def __init__(self) -> None:
         self.items: list[Any] = []
+        self.explicit: list[Any] = []
         self.dropped = 0
         self._size_bytes = 0
 
-    def add(self, item: Any) -> bool:
+    def add(self, partial: Partial) -> bool:
         """Keep the item or count it as dropped; return whether it is kept."""
+        item = partial.item
         if self._size_bytes < PARTIALS_KEPT_BYTES:
             self._size_bytes += _json_bytes(item) + PARTIAL_OVERHEAD_BYTES
         if self._size_bytes < PARTIALS_KEPT_BYTES or not self.items:
             self.items.append(item)
+            if partial.explicit:
+                self.explicit.append(item)
             return True
         self.dropped += 1
         return False
@@ -99,8 +104,8 @@ class ReportBounds:
                         topic="not finite",
                     )
                 return Metric(name, value, self._tags(tags))
-            case Partial(item):
-                return Partial(masked_within(item, self._mask))
+            case Partial(item, explicit):
+                return Partial(masked_within(item, self._mask), explicit)
             case LogLine(at, stream, text):
                 return LogLine(at, stream, cut(self._mask(text), LINE_CHARACTERS))
             case _:
@@ -148,9 +153,10 @@ class Emitter:
         emit: sends metric events; returns False once another worker has taken the run over.
         log: sends log lines.
         mask: replaces secrets in a text.
+        keep: keeps explicit partial results, for what follows when this attempt has ended in any way.
 
     Attributes:
-        partials: the partial results, which are kept and not sent.
+        partials: the partial results of this attempt.
     """
 
     def __init__(
@@ -160,6 +166,7 @@ class Emitter:
         emit: Callable[[Sequence[Message]], Awaitable[bool]],
         log: Callable[[Sequence[Message]], Awaitable[None]],
         mask: Callable[[str], str] = str,
+        keep: Callable[[Sequence[Any]], Awaitable[None]] | None = None,
     ) -> None:
         self.partials = KeptPartials()
         self._is_refused = False
@@ -167,6 +174,8 @@ class Emitter:
         self._run_id = run_id
         self._emit = emit
         self._log = log
+        self._keep = keep
+        self._unkept: deque[Any] = deque()
         self._events: deque[Message] = deque(maxlen=BUFFERED_EVENTS)
         lines: deque[Message] = deque(maxlen=BUFFERED_EVENTS)
         self._lines = lines
@@ -178,10 +187,11 @@ class Emitter:
 
     def report(self, reported: Event) -> None:
         """Queue a report of the tool."""
-        if isinstance(reported, Partial):
-            self.partials.add(reported.item)
+        if isinstance(reported, Partial) and not (self.partials.add(reported) and reported.explicit):
             return
         match self._bounds.bounded(reported):
+            case Partial(item):
+                self._unkept.append(item)
             case LogLine() as line:
                 self._lines.append(_logged(line))
             case Progress(done, total, message):
@@ -221,7 +231,11 @@ class Emitter:
 
     async def _send(self) -> None:
         try:
-            while self._events or self._lines:
+            while self._events or self._lines or self._unkept:
+                if self._unkept:
+                    items = _batch(self._unkept)
+                    if self._keep is not None:
+                        await _delivered(self._keep, items)
                 if self._events and await _delivered(self._emit, _batch(self._events)) is False:
                     log.warning("events.refused", run_id=self._run_id)
                     self._is_refused = True
@@ -239,7 +253,7 @@ def _logged(line: LogLine) -> Message:
     return {"at": f"{line.at:.6f}", "stream": line.stream, "text": line.text}
 
 
-async def _delivered(send: Callable[[Sequence[Message]], Awaitable[T]], batch: Sequence[Message]) -> T | None:
+async def _delivered(send: Callable[[Sequence[Any]], Awaitable[T]], batch: Sequence[Any]) -> T | None:
     """Return the answer of the store; drop the batch if the store refuses it for good."""
     try:
         return await send(batch)
@@ -253,5 +267,5 @@ def _json_bytes(value: Any) -> int:
     return len(json_text(value).encode(errors="replace"))
 
 
-def _batch(waiting: deque[Message]) -> list[Message]:
+def _batch(waiting: deque[T]) -> list[T]:
     return [waiting.popleft() for _ in range(min(len(waiting), EMITTED_AT_ONCE))]

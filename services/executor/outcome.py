@@ -1,6 +1,7 @@
 """The outcome of an attempt, and whether another follows.  Faults of a tool become data only here.  Pure."""
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
@@ -123,7 +124,12 @@ CANCELLED = Outcome(Status.CANCELLED, error="the run was cancelled", error_type=
 
 
 def judge(
-    answer: Answer, partials: Sequence[Any], dropped: int = 0, *, reported_failures: bool = True
+    answer: Answer,
+    partials: Sequence[Any],
+    dropped: int = 0,
+    explicit: Sequence[Any] = (),
+    *,
+    reported_failures: bool = True,
 ) -> Outcome:
     """Return the outcome of an attempt.
 
@@ -131,16 +137,43 @@ def judge(
         answer: what the isolation reports.
         partials: partial results that the tool reported before it ended.
         dropped: the number of further ones that were not kept.
+        explicit: those of the partial results that are no part of a result; they are always kept.
         reported_failures: whether a result with `"success": false` is a failure.
     """
     kept = list(partials) or None
     if reported_failures and _reports_failure(answer):
         return _reported_failure(answer, kept)
     outcome = _judged(answer, kept)
+    if explicit and outcome.partial_results is not kept:  # a success, or an exception that has its own
+        outcome = with_earlier(outcome, explicit)
     if dropped and kept is not None and outcome.partial_results is kept:
         note = f"(the first {len(partials):,} partial results are kept, {dropped:,} more are not)"
         return replace(outcome, error=f"{outcome.error} {note}")
     return outcome
+
+
+def with_earlier(outcome: Outcome, items: Sequence[Any]) -> Outcome:
+    """Return the outcome with partial results from before it, see `merged`."""
+    return replace(outcome, partial_results=merged(items, outcome.partial_results)) if items else outcome
+
+
+def merged(earlier: Sequence[Any], later: Any) -> list[Any]:
+    """Return partial results, later ones last; an item that is reported again counts once.
+
+    Args:
+        earlier: items.
+        later: a list of items, another value that counts as one, or None.
+    """
+    items = later if isinstance(later, list) else [] if later is None else [later]
+    again = Counter(map(json_text, items))
+    before = []
+    for item in earlier:
+        text = json_text(item)
+        if again[text] > 0:
+            again[text] -= 1
+        else:
+            before.append(item)
+    return [*before, *items]
 
 
 def _reports_failure(answer: Answer) -> TypeGuard[Returned]:

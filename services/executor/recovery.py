@@ -9,8 +9,10 @@ import structlog
 from msgspec.structs import replace
 
 from services.executor import report
+from services.executor.artifacts import Keeper
 from services.executor.intake import Intake
 from services.executor.outcome import Outcome, Status
+from services.executor.results import AttemptResults, partials_of
 from services.executor.store import Claim, Finished, Order, RunCancellation, Store, experiment_of
 from services.executor.triggers import Triggers
 from shared import keys
@@ -18,6 +20,7 @@ from shared.backoff import Outage, shutdown_timeout, until_available
 from shared.documents import iso, json_object, member
 from shared.errors import ContractError, FullsendError, StoreError, StoreUnavailableError
 from shared.messages import Experiment, State
+from shared.threads import Threads
 
 log = structlog.get_logger()
 
@@ -46,6 +49,7 @@ class Recovery:
         intake: what runs here.
         triggers: whether this worker listens.
         observer: is told of the runs of the dead.
+        keeper: keeps what is too large for their records.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Recovery:
         intake: Intake,
         triggers: Triggers | None,
         observer: report.Observer,
+        keeper: Keeper,
     ) -> None:
         self._store = store
         self._worker = worker
@@ -63,6 +68,8 @@ class Recovery:
         self._intake = intake
         self._triggers = triggers
         self._observer = observer
+        self._keeper = keeper
+        self._threads = Threads(1)
         self._dead: set[str] = set()
         self._found = asyncio.Event()
 
@@ -220,8 +227,8 @@ class Recovery:
     async def _bury(self, claim: Claim, order: Order, experiment: Experiment | None, reason: str) -> None:
         now = time.time()
         error = WorkerDiedError(f"worker {claim.worker} died during the run; {reason}")
-        artifacts = await until_available("artifacts", self._store.runs.checkpoints(order.run_id).artifacts)
-        outcome = replace(Outcome.of_error(error, Status.LOST), artifacts=artifacts)
+        kept = AttemptResults(self._keeper, self._store.runs.checkpoints(order.run_id), self._threads)
+        outcome = await kept.complete(Outcome.of_error(error, Status.LOST), is_first=False)
         ending = report.ending(order, outcome, now, now)
         answer = await until_available("bury", lambda: self._store.runs.finish(claim, State.FAILED, *ending))
         if answer is Finished.FINISHED:
@@ -245,10 +252,12 @@ async def cancel(store: Store, run_id: str) -> RunCancellation:
     experiment_id, _, timestamp = run_id.rpartition(":")
     order = Order(experiment_id, trigger="", timestamp=timestamp)
     now = time.time()
+    partials = await partials_of(store.runs.checkpoints(run_id))
     outcome = Outcome.of_error(RunCancelledError("the run was cancelled while it waited"), Status.CANCELLED)
+    outcome = replace(outcome, partial_results=partials or None)
     fields = {"run_id": run_id, "experiment_id": experiment_id}
     fields |= report.end_fields(order, outcome, now, now)
-    [event] = report.end_events(order, outcome, now, now)
+    *_, event = report.end_events(order, outcome, now, now)
     return await store.runs.cancel(order, fields, event, report.result(order, outcome, now, now))
 
 

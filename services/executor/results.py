@@ -1,7 +1,9 @@
 """The results of a run: its artifacts, its steps, and values that are too large for its record."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 import structlog
@@ -9,7 +11,7 @@ from msgspec.structs import replace
 
 from services.executor.artifacts import Artifact, CasReference, Keeper
 from services.executor.isolation.calls import Capture, NothingKept, Refusal
-from services.executor.outcome import Outcome, Status
+from services.executor.outcome import Outcome, Status, merged, with_earlier
 from shared.backoff import Backoff, until_available
 from shared.documents import json_text
 from shared.errors import ArtifactError
@@ -46,6 +48,12 @@ class Memory(Protocol):
     async def artifacts(self) -> Mapping[str, Any]:
         """Return the artifacts that the run has, by name."""
 
+    async def keep_partials(self, entries: Sequence[str]) -> None:
+        """Keep partial results, a JSON text each."""
+
+    async def partials(self) -> Sequence[str]:
+        """Return the partial results that were kept."""
+
 
 class AttemptResults(NothingKept):
     """Keeps the results of one attempt, while it runs and at its end.
@@ -55,6 +63,7 @@ class AttemptResults(NothingKept):
         memory: lists it for later attempts of the run and for its record.
         threads: for storing.
         backoff: between attempts to store a result.
+        attempt: identifies the attempt among all those of the run.
 
     Attributes:
         mask: masks secrets in the names of artifacts.
@@ -67,11 +76,14 @@ class AttemptResults(NothingKept):
         memory: Memory,
         threads: Threads,
         backoff: Backoff = STORING,
+        attempt: str = "",
     ) -> None:
         self._keeper = keeper
         self._threads = threads
         self._memory = memory
         self._backoff = backoff
+        self._attempt = attempt
+        self._partials = 0
         self._names: set[str] = set()
         self._inline_bytes = 0
         self._steps_bytes = 0
@@ -100,6 +112,19 @@ class AttemptResults(NothingKept):
     def _check_step(self, key: str) -> None:
         if len(key) > MAX_KEY_CHARACTERS:
             raise Refusal(f"the key of a step may have {MAX_KEY_CHARACTERS} characters, not {len(key):,}")
+
+    async def keep_partials(self, items: Sequence[Any], *, explicit: bool = True) -> None:
+        """Keep partial results for what follows when this attempt has ended in any way.
+
+        Args:
+            items: without secrets.
+            explicit: whether they are kept also if the run succeeds.
+        """
+        first, self._partials = self._partials, self._partials + len(items)
+        entries = [
+            json_text([self._attempt, number, explicit, item]) for number, item in enumerate(items, first)
+        ]
+        await until_available("partials", lambda: self._memory.keep_partials(entries))
 
     async def keep(self, capture: Capture) -> str:
         """Keep and list an artifact; return its reference.  Raises `ArtifactError`."""
@@ -145,6 +170,12 @@ class AttemptResults(NothingKept):
             is_first: whether no earlier attempt can have kept anything.
         """
         artifacts: Mapping[str, Any] = {}
+        if outcome.retryable and outcome.partial_results is not None:
+            await self.keep_partials(merged((), outcome.partial_results), explicit=False)
+        if not is_first:
+            is_success = outcome.status is Status.COMPLETED
+            earlier = await partials_of(self._memory, self._attempt, only_explicit=is_success)
+            outcome = with_earlier(outcome, earlier)
         if self._names or not is_first:
             artifacts = await until_available("artifacts", self._memory.artifacts)
         if outcome.status is Status.COMPLETED:
@@ -166,7 +197,10 @@ class AttemptResults(NothingKept):
         except ArtifactError as exc:
             unstored = Outcome.of_error(ArtifactError(f"the result can't be stored: {exc}"))
             return replace(unstored, artifacts=artifacts, exit=outcome.exit)
-        return replace(outcome, artifacts=artifacts, shown={"result": text})
+        shown = {"result": text}
+        if outcome.partial_results is not None:
+            shown["partial_results"] = await self._detail(json_text(outcome.partial_results), json_text)
+        return replace(outcome, artifacts=artifacts, shown=shown)
 
     async def _detail(self, text: str, encode: Callable[[str], str]) -> str:
         """Return the text, its reference, or its start if it can't be stored, as `encode` writes a text."""
@@ -188,3 +222,24 @@ class AttemptResults(NothingKept):
 
 def _log_unstored(exc: BaseException, pause_seconds: float) -> None:
     log.warning("result.not_stored", error=str(exc), again_in_seconds=pause_seconds)
+
+
+async def partials_of(memory: Memory, attempt: str = "", *, only_explicit: bool = False) -> list[Any]:
+    """Return the partial results of a run's attempts; what one of them reported again counts once.
+
+    Args:
+        memory: of the run.
+        attempt: those of this one are left out.
+        only_explicit: leave out what was to be a part of a result.
+    """
+    attempts: dict[str, dict[bool, dict[int, Any]]] = {}
+    for entry in await until_available("partials", memory.partials):
+        with contextlib.suppress(ValueError, TypeError):  # somebody else wrote it
+            name, number, explicit, item = json.loads(entry)
+            if name != attempt and (explicit or not only_explicit):
+                of_attempt = attempts.setdefault(name, {True: {}, False: {}})
+                of_attempt[bool(explicit)][number] = item  # a number twice was sent twice
+    kept: list[Any] = []
+    for one in attempts.values():  # when an attempt had failed, its explicit items were kept with the others
+        kept = merged(kept, merged(list(one[True].values()), list(one[False].values())))
+    return kept

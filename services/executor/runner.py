@@ -26,13 +26,7 @@ from services.executor.store import Begun, Claim, Finished, Store, experiment_of
 from services.executor.tools.bundles import parse
 from services.executor.tools.readiness import Readiness
 from shared.backoff import Backoff, Dice, shutdown_timeout, until_available
-from shared.errors import (
-    ExperimentArchivedError,
-    FullsendError,
-    StoreError,
-    StoreUnavailableError,
-    ToolNotFoundError,
-)
+from shared.errors import ExperimentArchivedError, FullsendError, StoreError, StoreUnavailableError
 from shared.messages import Experiment, Policy, State
 from shared.threads import Threads
 
@@ -189,7 +183,7 @@ class Runner:
         order, loop = claim.order, asyncio.get_running_loop()
         self._observer.begun(claim, claim.tool, started.at)
         work = await self._prepare(claim)
-        if isinstance(work, Fault) and self._is_elsewhere(work):
+        if isinstance(work, Fault) and self._readiness.may_be_elsewhere(work.error):
             await self._give_back(claim)
             return
         loop.call_soon(_say_started, work)  # when the tool is called, which doesn't wait for it
@@ -216,6 +210,8 @@ class Runner:
                 is_case = bool(order.experiment)
                 final = outcome.exhausted(order.attempt) if exhausted and not is_case else outcome
                 is_finished = await self._finish(claim, final, work.details, started)
+                if is_finished and final.partial_results is not None:
+                    await self._store.runs.checkpoints(order.run_id).drop_partials()
                 if is_finished and isinstance(work, Work) and work.experiment.policy.cache:
                     await self._cache.remember(work.identity.digest, order.run_id, final)
 
@@ -238,11 +234,6 @@ class Runner:
             return Fault(claim, experiment, exc, limit_seconds, self._digest(experiment))
         return Work(claim, experiment, tool, params, options)
 
-    def _is_elsewhere(self, fault: Fault) -> bool:
-        """Whether a tool that was here has gone, and nobody knows yet whether another worker has it."""
-        tool = fault.experiment and fault.experiment.tool
-        return isinstance(fault.error, ToolNotFoundError) and tool not in self._readiness.missing
-
     def _digest(self, experiment: Experiment | None) -> str | None:
         """The digest of code that was found, even if it can't be used."""
         if experiment is None:
@@ -258,18 +249,18 @@ class Runner:
     async def _perform(self, work: Work | Fault, running: Running) -> Outcome:
         """Call the tool, and judge its answer; what it produced is kept then."""
         order = work.claim.order
-        products = AttemptResults(self._keeper, self._store.runs.checkpoints(order.run_id), self._threads)
+        memory = self._store.runs.checkpoints(order.run_id)
+        products = AttemptResults(self._keeper, memory, self._threads, attempt=work.claim.lease)
         is_first = order.attempt == 1 and not order.losses
         if isinstance(work, Fault):
-            return await products.complete(
-                Outcome.of_fault(work.error, work.limit_seconds), is_first=is_first
-            )
+            fault = Outcome.of_fault(work.error, work.limit_seconds)
+            return await products.complete(fault, is_first=is_first)
         if work.experiment.policy.cache:
             known = await self._cache.recall(work.identity.digest)
             if known is not None:
                 return known
         products.mask, products.named = work.options.mask, work.options.named
-        emitter = self._emitter(work)
+        emitter = self._emitter(work, products)
         try:
             answer = await self._caller.call(
                 _call(work), emitter.report, effects=products, cancel=running.cancel
@@ -278,14 +269,13 @@ class Runner:
         except BaseException:
             emitter.drop()
             raise
-        partials = emitter.partials
-        outcome = judge(
-            answer, partials.items, partials.dropped, reported_failures=work.options.reported_failures
-        ).masked(work.options.mask)
+        kept, fails = emitter.partials, work.options.reported_failures
+        outcome = judge(answer, kept.items, kept.dropped, kept.explicit, reported_failures=fails)
+        outcome = outcome.masked(work.options.mask)
         running.free_slot()
         return await products.complete(outcome, is_first=is_first)
 
-    def _emitter(self, work: Work) -> Emitter:
+    def _emitter(self, work: Work, products: AttemptResults) -> Emitter:
         claim, runs = work.claim, self._store.runs
         run_id = claim.order.run_id
         return Emitter(
@@ -294,6 +284,7 @@ class Runner:
             emit=lambda events: until_available("metrics", lambda: runs.emit(claim, events)),
             log=lambda lines: until_available("log", lambda: runs.log(run_id, lines)),
             mask=work.options.mask,
+            keep=products.keep_partials,
         )
 
     # -- report -----------------------------------------------------------------------

@@ -106,12 +106,13 @@ class Service:
         self._registry = Registry(
             self._store, self._loader, lambda: fingerprint_of(walls), settings.cron_check_interval
         )
+        keeper = Keeper(blobs, settings.inline_artifact_max_bytes)
         runner = Runner(
             self._store,
             self._loader,
             self._readiness,
             self._pool,
-            Keeper(blobs, settings.inline_artifact_max_bytes),
+            keeper,
             defaults(settings, variables),
             random.random,
             observer,
@@ -121,7 +122,13 @@ class Service:
         )
         self._triggers = self._listener()
         self._recovery = Recovery(
-            self._store, self.worker, settings.heartbeat_ttl, self._intake, self._triggers, observer
+            self._store,
+            self.worker,
+            settings.heartbeat_ttl,
+            self._intake,
+            self._triggers,
+            observer,
+            keeper,
         )
 
     @property

@@ -1,6 +1,6 @@
 """Calls tools in subprocesses of this process: the pool, the tools and the store of artifacts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,13 @@ class MemoryCheckpoints:
     async def list_artifact(self, name: str, described: Mapping[str, Any]) -> None:
         """Record an artifact of the run."""
         self._artifacts[name] = described
+
+    async def keep_partials(self, entries: Sequence[str]) -> None:
+        """Keep nothing: a plan has the partial results of each attempt."""
+
+    async def partials(self) -> Sequence[str]:
+        """Return none: there is one attempt."""
+        return ()
 
     async def artifacts(self) -> dict[str, Any]:
         """Return all artifacts of the run, sorted by name."""

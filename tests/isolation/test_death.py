@@ -88,7 +88,7 @@ async def test_a_crash_is_one_answer_and_the_next_call_works(
     assert died.exit.peak_rss_bytes
     assert died.exit.cpu_seconds is not None
     assert "last words" in died.exit.last_lines
-    assert Partial(1) in bench.events
+    assert Partial(1, explicit=True) in bench.events
     assert after == Returned("fine")
 
 

@@ -67,7 +67,7 @@ async def test_every_part_works_under_another_interpreter(bench: Bench, python: 
     assert isinstance(hung, TimedOut)
     assert "in run" in hung.exit.stacks
     assert Progress(1, 2, "") in bench.events
-    assert Partial([1, 2]) in bench.events
+    assert Partial([1, 2], explicit=True) in bench.events
 
 
 CHILDREN = """

@@ -153,7 +153,7 @@ async def test_partial_items_survive_a_crash_right_after(bench: Bench) -> None:
     """)
 
     assert isinstance(answer, Died)
-    assert bench.of(Partial) == [Partial(n) for n in range(100)]
+    assert bench.of(Partial) == [Partial(n, explicit=True) for n in range(100)]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ HOLD = """
     from shared import toolkit
 
     def hold(until: str):
+        toolkit.partial("held")
         toolkit.progress(0)
         while not os.path.exists(until):
             time.sleep(0.01)
@@ -102,6 +103,7 @@ async def test_a_run_over_which_workers_die_again_and_again_is_buried_with_all_t
     losses = json.loads(record["attempts"])
     assert (result["status"], result["error_type"]) == ("lost", "WorkerDiedError")
     assert record["status"] == "lost"
+    assert json.loads(record["partial_results"]) == result["partial_results"] == ["held"]
     assert f"the last of {MAX_LOSSES} allowed times" in record["error"]
     assert [(one["attempt"], one["error_type"]) for one in losses] == [(1, "WorkerDiedError")] * MAX_LOSSES
     assert len({one["error"] for one in losses}) == MAX_LOSSES  # each names its worker

@@ -234,3 +234,69 @@ async def test_a_step_done_once_is_not_repeated_by_a_retry(
 
     assert result["result_summary"] == {"value": "receipt"}
     assert (tmp_path / "paid").read_text() == "paid "
+
+
+# -- partial results --------------------------------------------------------------------
+
+REPORTS = """
+    import os
+    from shared import toolkit
+
+    def reports(ends: str, secret: str):
+        attempt = toolkit.run.attempt
+        toolkit.partial({"of": "all"})
+        toolkit.partial({"of": attempt, "secret": secret})
+        if attempt == 1:
+            raise ConnectionError("reset")
+        if ends == "crash":
+            os._exit(3)
+        if ends == "raise":
+            error = ValueError("half")
+            error.partial_results = {"half": attempt}
+            raise error
+        return "done"
+
+"""
+YIELDS = """
+    from shared import toolkit
+
+    def yields(last: int):
+        for number in range(3 if toolkit.run.attempt == 1 else last):
+            yield number
+        raise ConnectionError("reset")
+"""
+
+
+async def test_partial_items_are_kept_over_attempts_however_the_run_ends(
+    serve: Serve, neighbour: Neighbour, tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKEN", "hunter22")
+    tools("reports", REPORTS)
+    items = [{"of": 1, "secret": "***"}, {"of": "all"}, {"of": 2, "secret": "***"}]
+
+    async with serve(**SOON, tool_environment=("TOKEN",)):
+        records = {}
+        for ends in ("return", "raise", "crash"):
+            params = {"ends": ends, "secret": "hunter22"}
+            await neighbour.publish(ends, "reports", params=params)
+            records[ends] = await neighbour.record((await neighbour.run(ends))["run_id"])
+        left = await neighbour.redis.keys("fullsend:executor:partials:*")
+
+    assert [records[ends]["status"] for ends in records] == ["completed", "failed", "failed"]
+    kept = {ends: json.loads(record["partial_results"]) for ends, record in records.items()}
+    assert kept == {"return": items, "raise": [*items, {"half": 2}], "crash": items}
+    assert records["return"]["result"] == '"done"'
+    assert left == []
+
+
+@pytest.mark.parametrize(("last", "kept"), [(0, [0, 1, 2]), (2, [2, 0, 1]), (5, [0, 1, 2, 3, 4])])
+async def test_yielded_items_of_earlier_attempts_are_kept(
+    serve: Serve, neighbour: Neighbour, tools: Tools, last: int, kept: list[int]
+) -> None:
+    tools("yields", YIELDS)
+    await neighbour.publish("exp_1", "yields", params={"last": last})
+
+    async with serve(**SOON, retry_max_attempts=2):
+        result = await neighbour.run("exp_1")
+
+    assert result["partial_results"] == kept

@@ -34,6 +34,7 @@ WRITES: dict[str, Ask] = {
     "requeue": lambda run: run.requeue(),
     "log": lambda run: run.worker.store.runs.log(run.id, [{"text": "x"}]),
     "record": lambda run: run.worker.store.runs.checkpoints(run.id).record("step", 1),
+    "keep_partials": lambda run: run.worker.store.runs.checkpoints(run.id).keep_partials(["a", "b"]),
     "refuse": lambda run: run.worker.store.triggers.refuse(
         Position("m", 2), {"experiment_id": "e", "status": "x"}
     ),

@@ -199,6 +199,20 @@ async def test_a_run_that_redis_has_lost_is_reported_once(worker: Worker, redis:
     assert (await worker.store.runs.record(run.id))["note"] == LOST
 
 
+async def test_partial_results_are_kept_once_and_up_to_a_bound(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.executor.store.checkpoints.PARTIALS_BYTES", 10)
+    kept = worker.store.runs.checkpoints(f"{EXPERIMENT}:1-1")
+    for batch in (["one", "two"], ["three", "four"], ["five"]):
+        await kept.keep_partials(batch)
+    before = await kept.partials()
+    await kept.drop_partials()
+
+    assert before == ["one", "two", "five"]
+    assert await kept.partials() == []
+
+
 async def test_no_script_is_left_out(twice: dict[str, int], worker: Worker, redis: Any) -> None:
     """Reads are the same however often they are sent; `cancel` returns what is then the case."""
     run = await worker.begun(request_id="r")
@@ -215,6 +229,7 @@ async def test_no_script_is_left_out(twice: dict[str, int], worker: Worker, redi
     await worker.store.due_times.fire(Decision("e", 1, 2, [], "skip"))
     await worker.store.due_times.speedrun([], 60, 1)
     await worker.store.runs.log(run.id, [{"text": "x"}])
+    await worker.store.runs.checkpoints(run.id).keep_partials(["a", "b"])
     await redis.xadd(QUEUE, {"order": "x"})
     await worker.take(5)
     await worker.store.workers.heartbeat("w", 60, listening=False)

@@ -139,9 +139,13 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """One item of the result, kept even if the run fails later."""
+    """One item of the result, kept even if the run fails later.
+
+    An `explicit` one is no part of the result: the tool has reported it with `toolkit.partial`.
+    """
 
     item: Any
+    explicit: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,7 +148,7 @@ def events(method: str, params: dict[str, Any]) -> list[Event]:
                 for metric in params["metrics"]
             ]
         case "partial":
-            return [Partial(params["item"])]
+            return [Partial(params["item"], params.get("explicit") is True)]
         case _:
             return []
 

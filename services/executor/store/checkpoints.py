@@ -2,17 +2,22 @@
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
 
-from services.executor.store.scripts import Scripts, asking
+from services.executor.store.scripts import Script, Scripts, asking
 from shared import keys
 from shared.documents import json_text
 from shared.errors import StoreError, StoreUnavailableError
 
 log = structlog.get_logger()
+
+PARTIALS_BYTES = 8_388_608
+"""The size of the partial results of a run that are kept, over all its attempts."""
+
+_KEEP_PARTIALS = Script("keep_partials", keys=("partials",), args=("most_bytes", "kept_ms", "entries[]"))
 
 
 class Checkpoints:
@@ -22,6 +27,7 @@ class Checkpoints:
         self._scripts = scripts
         self._steps = keys.checkpoints(run_id)
         self._artifacts = keys.artifacts(run_id)
+        self._partials = keys.partials(run_id)
         self._kept_ms = kept_ms
 
     async def recall(self, key: str) -> Any | None:
@@ -55,6 +61,34 @@ class Checkpoints:
             log.warning("key.unusable", key=self._artifacts, error=str(exc))
             return {}
         return {name: one for name in sorted(found) if (one := self._described(name, found[name]))}
+
+    async def keep_partials(self, entries: Sequence[str]) -> None:
+        """Keep partial results of an attempt, a text each, as far as there is room."""
+        try:
+            await self._scripts.call(
+                _KEEP_PARTIALS, [self._partials], [PARTIALS_BYTES, self._kept_ms, list(entries)]
+            )
+        except StoreUnavailableError:
+            raise
+        except StoreError as exc:
+            log.warning("key.unusable", key=self._partials, error=str(exc))
+
+    async def partials(self) -> list[str]:
+        """The partial results that the run's attempts have kept so far; none where the key is unusable."""
+        try:
+            async with asking("partials"):
+                return list(await self._scripts.client.lrange(self._partials, 1, -1))
+        except StoreUnavailableError:
+            raise
+        except StoreError as exc:
+            log.warning("key.unusable", key=self._partials, error=str(exc))
+            return []
+
+    async def drop_partials(self) -> None:
+        """Remove them, for the record has them now; they would expire in any case."""
+        with contextlib.suppress(StoreError):
+            async with asking("drop_partials"):
+                await self._scripts.client.unlink(self._partials)
 
     def _described(self, name: str, text: str) -> Any | None:
         """An artifact as it was recorded; None if the text is no JSON object."""

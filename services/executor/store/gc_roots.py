@@ -25,6 +25,7 @@ PLACES: Final = (
     keys.tool("*"),
     *(*QUEUES, keys.retries(), keys.blocked("*"), *QUEUES),  # orders move between these in both directions
     keys.checkpoints("*"),
+    keys.partials("*"),
     keys.artifacts("*"),
     keys.cached("*"),
     keys.run("*"),

@@ -13,7 +13,7 @@ from services.executor.loader import Loader, Tool
 from services.executor.store import FOUND, Store, limit_of
 from services.executor.tools.bundles import parse
 from shared.backoff import until_available
-from shared.errors import ToolError, ToolNotFoundError
+from shared.errors import FullsendError, ToolError, ToolNotFoundError
 
 log = structlog.get_logger()
 
@@ -96,6 +96,10 @@ class Readiness:
         del self._preparing[name]
         if name in self._missing and name in self._again and not done.cancelled():
             self.want(name)  # an order came after the look
+
+    def may_be_elsewhere(self, error: FullsendError) -> bool:
+        """Whether a tool that was here has gone, and it isn't known yet whether another worker has it."""
+        return isinstance(error, ToolNotFoundError) and error.name not in self._missing
 
     @property
     def missing(self) -> list[str]:

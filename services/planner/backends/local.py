@@ -152,7 +152,7 @@ class LocalBackend:
         bounds = None if report is None else ReportBounds(options.mask, report)
 
         def hear(event: Event) -> None:
-            is_dropped = isinstance(event, Partial) and not partials.add(event.item)
+            is_dropped = isinstance(event, Partial) and not partials.add(event)
             if report is not None and bounds is not None and not is_dropped:
                 report(bounds.bounded(event))
 
@@ -170,7 +170,8 @@ class LocalBackend:
             environ=options.environ,
         )
         answer = await self._runtime.pool.call(isolated, hear, effects=attempt_results, cancel=cancel)
-        outcome = judge(answer, partials.items, partials.dropped, reported_failures=options.reported_failures)
+        fails = options.reported_failures
+        outcome = judge(answer, partials.items, partials.dropped, partials.explicit, reported_failures=fails)
         return outcome.masked(options.mask)
 
 

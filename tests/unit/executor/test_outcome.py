@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from services.executor.isolation.calls import Answer, Cancelled, Died, Exit, Raised, Returned, TimedOut
-from services.executor.outcome import Outcome, Status, judge, summary
+from services.executor.outcome import Outcome, Status, judge, merged, summary
 from shared.errors import ToolNotFoundError
 
 EXIT = Exit(exit_code=-9, signal="SIGKILL", peak_rss_bytes=1_000, cpu_seconds=0.5, last_lines=("a", "b"))
@@ -125,6 +125,33 @@ def test_an_exit_shows_that_memory_ran_out() -> None:
         "oom_killed": True,
         "stacks": "File ...",
     }
+
+
+# -- partial results ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", [Returned("done"), Raised("E", "", partial_results={"half": 1})])
+def test_explicit_partial_results_are_always_kept(answer: Answer) -> None:
+    outcome = judge(answer, [0, 1, 2], explicit=[1])
+
+    assert outcome.partial_results == ([1] if isinstance(answer, Returned) else [1, {"half": 1}])
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "all_of_them"),
+    [
+        ([1, 2], [2, 3], [1, 2, 3]),
+        ([1, 1], [1], [1, 1]),
+        ([{"a": 1}], {"a": 1}, [{"a": 1}]),
+        ([1], None, [1]),
+        ([1, True, "1"], [1], [True, "1", 1]),
+        ([], {"a": 1}, [{"a": 1}]),
+    ],
+)
+def test_an_item_that_is_reported_again_counts_once(
+    earlier: list[Any], later: Any, all_of_them: list[Any]
+) -> None:
+    assert merged(earlier, later) == all_of_them
 
 
 # -- results that report a failure ------------------------------------------------------

@@ -1,7 +1,7 @@
 """What becomes of a result that is too large for its run's record."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,13 @@ class NoMemory:
     async def artifacts(self) -> Mapping[str, Any]:
         """None."""
         return {}
+
+    async def keep_partials(self, entries: Sequence[str]) -> None:
+        """Not kept."""
+
+    async def partials(self) -> Sequence[str]:
+        """None."""
+        return ()
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ KEYS: dict[Callable[..., str], str] = {
     keys.bell_of: "fullsend:executor:bell:a:b",
     keys.tools_of: "fullsend:executor:tools:a:b",
     keys.wanted: "fullsend:executor:wanted",
+    keys.partials: "fullsend:executor:partials:a:b",
     keys.registered: "fullsend:executor:registered",
     keys.compiled: "fullsend:executor:compiled:1:a:b",
     keys.due_times: "fullsend:executor:due_times",

@@ -88,11 +88,18 @@ class Reporter:
             print(text, file=sys.__stderr__)
 
     def partial(self, item: Any) -> None:
-        """Send an item at once, so that it is kept whatever happens to the process next."""
+        """Send an item at once, so that it is kept whatever happens next, also if the run succeeds."""
+        self._send_item(item, b',"explicit":true}')
+
+    def yielded(self, item: Any) -> None:
+        """Send an item of a generator at once; it is a part of the result, if there is one."""
+        self._send_item(item, b"}")
+
+    def _send_item(self, item: Any, ending: bytes) -> None:
         encoded = serialize.to_json(item, "item")
         if len(encoded) > self.limit_bytes:
             raise serialize.Unserializable(too_large("a partial item", len(encoded), self.limit_bytes))
-        self._notify(b"partial", b'{"item":' + encoded + b"}")
+        self._notify(b"partial", b'{"item":' + encoded + ending)
 
     def artifact(self, name: str, content: Any, media_type: str | None) -> str | None:
         """Copy the content as it is now, wait until it is kept, and return its reference."""

@@ -237,7 +237,7 @@ class LoadedTool:
             except StopIteration as stop:
                 return (items if stop.value is None else stop.value), len(items)
             items.append(item)
-            self.reporter.partial(item)
+            self.reporter.yielded(item)
 
     def _run_async(self, awaitable: Any) -> tuple[Any, int | None]:
         import asyncio
@@ -248,7 +248,7 @@ class LoadedTool:
             items: list[Any] = []
             async for item in awaitable:
                 items.append(item)
-                self.reporter.partial(item)
+                self.reporter.yielded(item)
             return items, len(items)
 
         return asyncio.run(gather())
