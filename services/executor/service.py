@@ -104,7 +104,11 @@ class Service:
         )
         walls = [settings.sandbox, *settings.sandbox_readable, *settings.tool_capabilities_allowed]
         self._registry = Registry(
-            self._store, self._loader, lambda: fingerprint_of(walls), settings.cron_check_interval
+            self._store,
+            self.worker,
+            self._loader,
+            lambda: fingerprint_of(walls),
+            settings.cron_check_interval,
         )
         keeper = Keeper(blobs, settings.inline_artifact_max_bytes)
         runner = Runner(

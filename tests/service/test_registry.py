@@ -136,7 +136,7 @@ async def test_a_registration_that_is_out_of_date_is_written_again(
 
     assert len(log.of("tool.registered")) == 1
     now = await neighbour.redis.hgetall("tools:tool")
-    left_out = {"updated_at", "created_at"}
+    left_out = {"updated_at", "created_at", "registered_by"}
     assert {name: now[name] for name in now.keys() - left_out} == {
         name: good[name] for name in good.keys() - left_out
     }
@@ -257,3 +257,29 @@ async def test_what_the_builder_of_a_tool_wrote_stays(
     fields = await neighbour.redis.hgetall("tools:tool")
     assert built.items() <= fields.items()
     assert (fields["summary"], fields["file"], fields["state"]) == ("Ours.", str(path), "active")
+
+
+async def test_a_worker_with_another_folder_says_nothing_bad_about_the_tools_of_others(
+    serve: Serve, neighbour: Neighbour, tools: Tools, tmp_path: Path, log: Log
+) -> None:
+    soon = {"cron_check_interval": 0.05}
+    tools("tool", ONE.format(name="tool"))
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "tool.py").write_text(BROKEN)
+
+    async def state() -> str | None:
+        return str(await neighbour.redis.hget("tools:tool", "state"))
+
+    async with serve(**soon):
+        await log.said("tool.registered")
+    async with serve(**soon):  # which recognises what the first has registered
+        async with serve(tools_path=other, **soon):
+            await log.said("tool.refused")
+            await eventually(lambda: _is(lambda _: state(), "tool", "active"))
+            await log.said("tool.registered", 2)
+            together = await state()
+    async with serve(tools_path=other, **soon):
+        await eventually(lambda: _is(lambda _: state(), "tool", "invalid"))
+
+    assert together == "active"

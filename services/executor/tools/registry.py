@@ -46,6 +46,7 @@ class Registry:
 
     Args:
         store: keeps the registrations.
+        worker: this worker's name.
         loader: finds and describes tools.
         fingerprint: returns what descriptions depend on besides the tools' code, see `fingerprint_of`.
             It is called once, in a thread, because it reads many files.
@@ -53,15 +54,23 @@ class Registry:
     """
 
     def __init__(
-        self, store: Store, loader: Loader, fingerprint: Callable[[], str], check_seconds: float
+        self,
+        store: Store,
+        worker: str,
+        loader: Loader,
+        fingerprint: Callable[[], str],
+        check_seconds: float,
     ) -> None:
         self._store = store
+        self._worker = worker
         self._loader = loader
         self._fingerprint = fingerprint
         self._check_seconds = check_seconds
         self._described_by = ""
         self._known: dict[str, str] = {}
         self._provisional: set[str] = set()
+        self._withheld: set[str] = set()
+        self._active: set[str] = set()
 
     async def run(self) -> None:
         """Register tools until cancelled; look at the folder every few seconds."""
@@ -89,6 +98,7 @@ class Registry:
             await asyncio.sleep(0)  # a thousand tools are read from the disk; let others run
             if await self._is_current(name, fields):
                 self._known[name] = fields["digest"]
+                self._active.add(name)
         log.info("tools.recognised", tools=len(self._known), of=len(names))
 
     async def _adopt(self) -> None:
@@ -107,11 +117,16 @@ class Registry:
             known = await experiments.registered_tools()
             found = await experiments.read_tools(sorted(known | here))
             living = await self._store.workers.tools_of_living()
+            alive = await self._store.workers.alive()
         except StoreError as exc:  # the next check tries again
             log.warning("tools.not_checked", error=str(exc))
             return
         for name in here:
-            if found.get(name, {}).get("state", "missing") == "missing":
+            fields = found.get(name, {})
+            state = fields.get("state", "missing")
+            is_nobodys = name in self._withheld and fields.get("registered_by") not in alive
+            is_wronged = name in self._active and state == "invalid"  # by a worker with another folder
+            if is_nobodys or is_wronged or state == "missing":
                 self._known.pop(name, None)  # register it again
         if living is None:
             return
@@ -145,8 +160,13 @@ class Registry:
         if self._known.get(name) == module.digest and not await self._can_be_described(name):
             return
         fields = await self._fields(module)
+        self._withheld.discard(name)
+        (self._active.add if fields["status"] == "active" else self._active.discard)(name)
         try:
-            await until_available("tools", lambda: self._store.experiments.register_tool(name, fields))
+            if fields["status"] == "invalid" and await self._is_good_elsewhere(name):
+                self._withheld.add(name)
+            else:
+                await until_available("tools", lambda: self._store.experiments.register_tool(name, fields))
         except StoreError as exc:  # the key has another type; tools run without it
             log.warning("tool.not_registered", tool=name, error=str(exc))
         else:
@@ -154,11 +174,24 @@ class Registry:
                 log.info("tool.registered", tool=name, digest=fields["digest"][:12])
         self._known[name] = fields["digest"]
 
+    async def _is_good_elsewhere(self, name: str) -> bool:
+        """Whether another worker that lives has registered the tool as active, from a folder of its own.
+
+        If it has this folder, it finds by itself what is wrong.
+        """
+        experiments, workers = self._store.experiments, self._store.workers
+        found = await until_available("tools", lambda: experiments.read_tools([name]))
+        fields = found.get(name, {})
+        if fields.get("state") != "active" or fields.get("registered_by") == self._worker:
+            return False
+        return fields.get("registered_by") in await until_available("tools", workers.alive)
+
     async def _fields(self, module: Module) -> dict[str, str]:
         fields = {
             "name": module.name,
             "file": str(module.path),
             "described_by": self._described_by,
+            "registered_by": self._worker,
             "updated_at": _now(),
         }
         self._provisional.discard(module.name)
