@@ -178,6 +178,14 @@ def deep() -> list[Any]:
     return nested
 
 
+def test_a_deep_value_with_keys_that_look_like_numbers_is_converted() -> None:
+    nested: dict[str, Any] = {"2026": 1}
+    for _ in range(800):
+        nested = {"1": nested, "list": [{}]}
+
+    assert serialize.to_json(nested).count(b'"1":') == 800
+
+
 @pytest.mark.parametrize(
     ("value", "beginning"),
     [

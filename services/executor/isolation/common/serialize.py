@@ -71,13 +71,20 @@ def _may_have_other_keys(text: str) -> bool:
 
 def _has_text_keys(value: Any) -> bool:
     """Whether `value` has only types of JSON, and all keys of each dict are of one type."""
-    kind = type(value)
-    if kind is dict:
-        kinds = set(map(type, value))
-        return len(kinds) <= 1 and kinds <= _SCALARS and all(map(_has_text_keys, value.values()))
-    if kind in _CONTAINERS:
-        return all(map(_has_text_keys, value))
-    return kind in _SCALARS
+    waiting = [value]  # not by recursion, whose limit is lower than that of the encoder
+    while waiting:
+        one = waiting.pop()
+        kind = type(one)
+        if kind is dict:
+            kinds = set(map(type, one))
+            if len(kinds) > 1 or not kinds <= _SCALARS:
+                return False
+            waiting.extend(one.values())
+        elif kind in _CONTAINERS:
+            waiting.extend(one)
+        elif kind not in _SCALARS:
+            return False
+    return True
 
 
 def _in_steps(value: Any, name: str) -> str:
