@@ -139,10 +139,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """One item of the result, kept even if the run fails later.
-
-    An `explicit` one is no part of the result: the tool has reported it with `toolkit.partial`.
-    """
+    """An item that is kept if the run fails later; an `explicit` one (`toolkit.partial`), in any case."""
 
     item: Any
     explicit: bool = False
@@ -304,7 +301,7 @@ class Caller(Protocol):
 
     async def call(
         self,
-        call: "Call",
+        call: Call,
         report: Report,
         *,
         effects: Effects | None = None,
