@@ -41,7 +41,7 @@ def json_object(place: str, text: bytes | str) -> dict[str, Any]:
     try:
         decoded = text if isinstance(text, str) else text.decode(json.detect_encoding(text), "surrogatepass")
         value = _decoder.decode(decoded)
-        if may_be_deeper(decoded, MAX_DEPTH) and _is_deeper(decoded, MAX_DEPTH):
+        if may_be_deeper(decoded, MAX_DEPTH) and is_deeper(decoded, MAX_DEPTH):
             raise ContractError(f"{place} is nested deeper than {MAX_DEPTH} levels")
     except (ValueError, RecursionError) as exc:
         raise ContractError(f"{place} is not JSON: {exc}; it starts with {shown(text)}") from None
@@ -75,7 +75,7 @@ def may_be_deeper(text: bytes | str, limit: int) -> bool:
     return text.count(b"{") + text.count(b"[") > limit
 
 
-def _is_deeper(text: str, limit: int) -> bool:
+def is_deeper(text: str, limit: int) -> bool:
     """Return whether JSON is nested deeper: how many brackets are open at most."""
     brackets = _NO_BRACKET.sub("", _STRING.sub("", text)).encode()
     return max(accumulate(memoryview(brackets.translate(_STEPS)).cast("b")), default=0) > limit

@@ -87,7 +87,7 @@ def compiled(experiment_id: str) -> str:
 
     The number is that of the form, to be raised when documents are read or kept in another way.
     """
-    return f"fullsend:executor:compiled:1:{experiment_id}"
+    return f"fullsend:executor:compiled:2:{experiment_id}"
 
 
 def retries() -> str:

@@ -29,7 +29,7 @@ KEYS: dict[Callable[..., str], str] = {
     keys.bell_of: "fullsend:executor:bell:a:b",
     keys.tools_of: "fullsend:executor:tools:a:b",
     keys.wanted: "fullsend:executor:wanted",
-    keys.compiled: "fullsend:executor:compiled:1:a:b",
+    keys.compiled: "fullsend:executor:compiled:2:a:b",
     keys.due_times: "fullsend:executor:due_times",
     keys.noted_schedules: "fullsend:executor:noted_schedules",
     keys.turns: "fullsend:executor:turns",

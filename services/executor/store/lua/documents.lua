@@ -33,7 +33,7 @@ local function document_at(key)
   return kind, redis.call('GET', key)
 end
 
-local EXPERIMENT, COMPILED = 'experiments:', 'fullsend:executor:compiled:1:'
+local EXPERIMENT, COMPILED = 'experiments:', 'fullsend:executor:compiled:2:'
 local STATES = {
   draft = true, ready = true, running = true, run = true, completed = true, failed = true, paused = true, archived = true,
 }
