@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from shared.documents import json_object, json_text, kind, member, printable, validated
 from shared.errors import ContractError
+from shared.schedule_members import is_active, schedule_members
 from shared.yaml_reader import yaml_object
 
 TRIGGER_MAX_BYTES = 1_000_000
@@ -132,6 +133,7 @@ class Experiment(Struct, frozen=True):
     timezone: str | None
     policy: Policy
     document: str | None = None
+    is_schedule_enabled: bool = True
 
     def around_state(self) -> tuple[str, str]:
         """The texts before and after the state in its document, in the form that the executor writes."""
@@ -204,8 +206,6 @@ def read_schedule(experiment_id: str, redis_type: str, content: Mapping[str, str
     match redis_type, content:
         case "hash", Mapping():
             members: dict[str, Any] = dict(content)
-            if not member(place, "state", content.get("state"), _is_active):
-                members["enabled"] = False
         case "string", str() if content.lstrip().startswith("{"):
             members = json_object(place, content)
         case "string", str():
@@ -297,18 +297,30 @@ def _experiment(
     if not isinstance(execution, dict):
         raise ContractError(f"{place} member 'execution' is {kind(execution)}; expected an object")
     _check_members(place, body, execution)
+    schedule = _schedule_in(place, body, execution)
     return Experiment(
         id=member(place, "id", experiment_id, valid_id),
         state=member(place, "state", body.get("state"), _state),
         tool=member(place, "tool", execution.get("tool"), _tool_name),
         params=_params(place, execution.get("params")),
-        schedule=member(place, "schedule", execution.get("schedule"), _optional_text),
-        timezone=member(place, "timezone", execution.get("timezone"), _optional_text),
+        schedule=schedule.get("cron"),
+        timezone=schedule.get("timezone"),
         policy=validated(
             Policy, place, {k: v for k, v in {**body, **execution}.items() if v not in ("", None)}
         ),
         document=document,
+        is_schedule_enabled=schedule.get("enabled", True),
     )
+
+
+def _schedule_in(place: str, body: Mapping[str, Any], execution: Mapping[str, Any]) -> dict[str, Any]:
+    """`cron`, `timezone` and `enabled` of the schedule in an experiment; nothing if it has none."""
+    given = {**body, **execution}
+    zone = member(place, "timezone", given.get("timezone"), _optional_text)
+    schedule = given.get("schedule")
+    if isinstance(schedule, Mapping):
+        return {"timezone": zone} | schedule_members(f"{place} member 'schedule'", schedule)
+    return {"cron": member(place, "schedule", schedule, _optional_text), "timezone": zone}
 
 
 def _check_members(place: str, body: Mapping[str, Any], execution: Mapping[str, Any]) -> None:
@@ -338,15 +350,21 @@ def _params(place: str, value: object) -> dict[str, Any]:
 
 
 def _schedule(place: str, members: dict[str, Any]) -> Schedule:
-    cron = members.get("cron") or members.get("schedule")
-    known = {name: value for name, value in members.items() if name != "timezone" or value != ""}
-    return validated(Schedule, place, _without_nulls({**known, "cron": cron or None}))
-
-
-def _is_active(state: str | None) -> bool:
-    if state not in (None, "", "active", "paused", "completed"):
-        raise ValueError("expected active, paused or completed")
-    return state not in ("paused", "completed")
+    known = _without_nulls(
+        {name: one for name, one in members.items() if one != "" or name == "experiment_id"}
+    )
+    cron = known.get("cron") or known.get("schedule") or known.get("expression")
+    if isinstance(cron, str) and cron.lstrip().startswith("{"):
+        cron = json_object(f"{place} member 'cron'", cron)
+    inner = cron if isinstance(cron, dict) else known if cron is None and "frequency" in known else None
+    if inner is not None:
+        known = known | schedule_members(place, inner)
+    elif cron is not None:
+        known["cron"] = cron
+    for name in ("state", "status"):
+        if not is_active(place, name, known.get(name)):
+            known["enabled"] = False
+    return validated(Schedule, place, known)
 
 
 def _without_nulls(members: Mapping[str, Any]) -> dict[str, Any]:

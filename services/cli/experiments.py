@@ -114,7 +114,12 @@ def read_file(path: Path, state: State | None = None) -> Publication:
         experiment = msgspec.structs.replace(experiment, state=state)
     if experiment.schedule is None:
         return Publication(path, text, experiment, None, None)
-    members = {"experiment_id": experiment.id, "cron": experiment.schedule, "timezone": experiment.timezone}
+    members = {
+        "experiment_id": experiment.id,
+        "cron": experiment.schedule,
+        "timezone": experiment.timezone,
+        "enabled": experiment.is_schedule_enabled,
+    }
     schedule = validated(Schedule, f"{path} member 'execution.schedule'", members)
     try:
         cron = Cron.parse(schedule.cron, schedule.timezone, experiment.id)

@@ -130,7 +130,7 @@ def test_an_unknown_state_is_refused_with_the_known_ones(value: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["schedule", "timezone"])
-@pytest.mark.parametrize("value", [5, ["0 9 * * *"], {"a": 1}, True])
+@pytest.mark.parametrize("value", [5, ["0 9 * * *"], True])
 def test_a_schedule_or_a_zone_that_is_not_a_text_is_refused(name: str, value: object) -> None:
     assert document_refusal(**{name: value}) == (
         f"experiments:exp_1 member '{name}' is {str(value)!r}: must be a text"
