@@ -67,14 +67,30 @@ class Experiments:
         [(kind, content)] = await self._read([keys.schedule(experiment_id)])
         return None if kind == "none" else read_schedule(experiment_id, kind, content)
 
+    async def schedules(self, experiment_ids: Sequence[str]) -> dict[str, Schedule | ContractError]:
+        """The schedules of several, or what is wrong with them, as far as there are any."""
+        pairs = await self._read([keys.schedule(one) for one in experiment_ids])
+        read = {
+            one: schedule_at(one, kind, content)
+            for one, (kind, content) in zip(experiment_ids, pairs, strict=True)
+        }
+        return {one: schedule for one, schedule in read.items() if schedule is not None}
+
+    async def schedule_names(self, cursor: int, count: int) -> tuple[int, list[str]]:
+        """The experiments that have schedules, among `count` keys from a cursor on, and the next cursor.
+
+        The cursor is 0 at first and at the end.
+        """
+        prefix = len(keys.schedule(""))
+        async with asking("scan"):
+            cursor, found = await self._scripts.client.scan(cursor, match=keys.SCHEDULE_PATTERN, count=count)
+        return cursor, [name[prefix:] for name in found]
+
     async def scan_schedules(self) -> AsyncIterator[tuple[str, Schedule | ContractError]]:
         """Every schedule there is, or what is wrong with it, in no order."""
         async for names in self._scan(keys.SCHEDULE_PATTERN):
-            pairs = await self._read([keys.schedule(name) for name in names])
-            for name, (kind, content) in zip(names, pairs, strict=True):
-                schedule = schedule_at(name, kind, content)
-                if schedule is not None:
-                    yield name, schedule
+            for name, schedule in (await self.schedules(names)).items():
+                yield name, schedule
 
     async def store_schedule(self, schedule: Schedule) -> None:
         """Keep a schedule that was only announced; an existing key stays as it is."""

@@ -29,6 +29,8 @@ KEYS: dict[Callable[..., str], str] = {
     keys.bell_of: "fullsend:executor:bell:a:b",
     keys.tools_of: "fullsend:executor:tools:a:b",
     keys.wanted: "fullsend:executor:wanted",
+    keys.cron_of: "fullsend:executor:cron:a:b",
+    keys.probe: "fullsend:executor:probe:a:b",
     keys.compiled: "fullsend:executor:compiled:2:a:b",
     keys.due_times: "fullsend:executor:due_times",
     keys.noted_schedules: "fullsend:executor:noted_schedules",
