@@ -4,7 +4,7 @@ A reader accepts any of the documented shapes (docs/redis.md) and refuses conten
 understand with a `ContractError` that names the key, the member and what was expected.
 """
 
-import json
+import re
 import secrets
 import unicodedata
 from collections.abc import Mapping
@@ -119,11 +119,7 @@ CONFINEMENT = ("sandbox", "capabilities")
 
 
 class Experiment(Struct, frozen=True):
-    """An experiment as its author wrote it, independent of its shape.
-
-    `document` is the JSON text of an experiment that is stored as a string.  The state of such an
-    experiment can only be changed by replacing the whole text.
-    """
+    """An experiment as its author wrote it, independent of its shape."""
 
     id: str
     state: State
@@ -132,17 +128,7 @@ class Experiment(Struct, frozen=True):
     schedule: str | None
     timezone: str | None
     policy: Policy
-    document: str | None = None
     is_schedule_enabled: bool = True
-
-    def around_state(self) -> tuple[str, str]:
-        """The texts before and after the state in its document, in the form that the executor writes."""
-        document = self.document or "{}"
-        mark = secrets.token_hex(16)
-        root = json.loads(document)
-        _body(root)["state"] = mark
-        before, _, after = json_text(root, raw=document).partition(mark)
-        return before, after
 
 
 class Trigger(WireRecord):
@@ -187,10 +173,29 @@ def read_experiment(experiment_id: str, redis_type: str, content: Mapping[str, s
         case "hash", Mapping():
             return _experiment_from_hash(experiment_id, place, content)
         case "string", str():
-            document = json_object(place, content)
-            return _experiment(experiment_id, place, document, document=content)
+            return _experiment(experiment_id, place, json_object(place, content))
         case _:
             raise ContractError(_wrong_type(place, redis_type, content, "a hash or a string with JSON"))
+
+
+def place_of_state(document: str) -> tuple[str, str, str] | None:
+    """Return the state in the JSON text of an experiment, and the texts before and after it.
+
+    The texts are in the form that the executor writes.  The state of an experiment that is stored as a string
+    can only be changed by replacing the whole text.
+
+    Returns:
+        None if the text is no JSON object, or its state is an unknown word.
+    """
+    try:
+        root = json_object("", document)
+        state = _state(_body(root).get("state"))
+    except (ValueError, ContractError):
+        return None
+    mark = secrets.token_hex(16)
+    _body(root)["state"] = mark
+    before, _, after = json_text(root, raw=document).partition(mark)
+    return state.value, before, after
 
 
 def read_trigger(data: bytes | str) -> Trigger:
@@ -289,9 +294,7 @@ def experiment_failed(
     }
 
 
-def _experiment(
-    experiment_id: str, place: str, root: dict[str, Any], document: str | None = None
-) -> Experiment:
+def _experiment(experiment_id: str, place: str, root: dict[str, Any]) -> Experiment:
     body = _body(root)
     execution = body.get("execution", body)
     if not isinstance(execution, dict):
@@ -301,14 +304,13 @@ def _experiment(
     return Experiment(
         id=member(place, "id", experiment_id, valid_id),
         state=member(place, "state", body.get("state"), _state),
-        tool=member(place, "tool", execution.get("tool"), _tool_name),
+        tool=_tool(place, body, execution),
         params=_params(place, execution.get("params")),
         schedule=schedule.get("cron"),
         timezone=schedule.get("timezone"),
         policy=validated(
             Policy, place, {k: v for k, v in {**body, **execution}.items() if v not in ("", None)}
         ),
-        document=document,
         is_schedule_enabled=schedule.get("enabled", True),
     )
 
@@ -372,7 +374,22 @@ def _without_nulls(members: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in members.items() if value is not None}
 
 
+TOOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+_TOOL = re.compile(rf"{TOOL_NAME.pattern}(?:@sha256:[0-9a-f]{{64}})?")
+
+
+def _tool(place: str, body: Mapping[str, Any], execution: Mapping[str, Any]) -> str:
+    tool = execution.get("tool")
+    if tool is None or tool == "":
+        held = ", ".join(f"'{printable(name)}'" for name in execution if name != "tool") or "nothing"
+        where = "it" if execution is body else "'execution'"
+        raise ContractError(f"{place} has no 'tool', which names what is run; {where} holds {held}")
+    return member(place, "tool", tool, _tool_name)
+
+
 def _tool_name(value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("must be the name of a tool")
+    if not isinstance(value, str) or not _TOOL.fullmatch(value):
+        raise ValueError(
+            "can't be a tool; a name has letters, digits, '_' and '-' (or is NAME@sha256:DIGEST)"
+        )
     return value

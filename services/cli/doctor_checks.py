@@ -21,7 +21,6 @@ from services.executor.store import ServerFacts, Store
 from services.executor.tools import bundles
 from shared import keys
 from shared.connection import without_password
-from shared.errors import ToolNotFoundError
 from shared.messages import Experiment, State
 
 
@@ -222,11 +221,7 @@ async def _doubts(
             f"says `schedule: {experiment.schedule}`, but {keys.schedule(experiment.id)} does not exist, so "
             "cron does not run it; publish it again"
         )
-    try:
-        is_pinned = bundles.parse(experiment.tool) is not None
-    except ToolNotFoundError as exc:
-        yield str(exc)
-        return
+    is_pinned = bundles.parse(experiment.tool) is not None
     if known_tools and not is_pinned and experiment.tool not in known_tools:
         yield f"its tool '{experiment.tool}' is not registered"
 

@@ -144,7 +144,7 @@ async def test_publish_reports_every_bad_file_and_stores_nothing(
         "exp_zone.yaml: ",
         "'Mars/Olympus'",
         "broken.yaml is not a YAML document",
-        "no_tool.yaml member 'tool' is 'None'",
+        "no_tool.yaml has no 'tool'",
         "missing.yaml can't be read: No such file or directory",
         ". can't be read: Is a directory",
         "nothing was published",

@@ -5,14 +5,16 @@ import secrets
 
 import structlog
 
-from services.executor.store import NORMAL, Order, Store
+from services.executor.store import NORMAL, Order, Position, Store, Stored
 from shared.backoff import Outage
 from shared.errors import StoreError
-from shared.messages import RECURRING
+from shared.messages import RECURRING, experiment_failed
 
 log = structlog.get_logger()
 
 LONGEST_PAUSE_SECONDS = 1.0
+REFUSED_KEPT_MS = 30 * 86_400_000
+"""A refusal is said again if an experiment has the same content for so long, and a worker starts."""
 
 
 class Speedrun:
@@ -29,6 +31,7 @@ class Speedrun:
         self._name = secrets.token_hex(8)
         self._interval_seconds = interval_seconds
         self._turns = turns
+        self._refused: dict[str, str] = {}
 
     async def run(self) -> None:
         """Queue runs until cancelled."""
@@ -47,14 +50,28 @@ class Speedrun:
         left_seconds = await self._store.due_times.cycle(self._name)
         if left_seconds:
             return min(left_seconds, self._interval_seconds)
-        orders = [
-            Order(experiment_id, trigger="speedrun", priority=stored.experiment.policy.priority or NORMAL)
-            async for experiment_id, stored in self._store.experiments.scan()
-            if stored.experiment is not None and stored.experiment.state in RECURRING
-        ]
+        orders: list[Order] = []
+        async for experiment_id, stored in self._store.experiments.scan():
+            if stored.experiment is None:
+                await self._refuse(experiment_id, stored)
+            elif stored.experiment.state in RECURRING:
+                priority = stored.experiment.policy.priority or NORMAL
+                orders.append(Order(experiment_id, trigger="speedrun", priority=priority))
         wait_seconds, chosen = await self._store.due_times.speedrun(
             orders, self._interval_seconds, self._turns
         )
         if chosen:
             log.info("cycle.queued", experiments=chosen)
         return wait_seconds
+
+    async def _refuse(self, experiment_id: str, stored: Stored) -> None:
+        """Say of an experiment that would have a turn why it can't be read: once for each content."""
+        content = stored.would_recur
+        if not content or self._refused.get(experiment_id) == content:
+            return
+        refusal = experiment_failed(experiment_id, None, str(stored.error), type(stored.error).__name__)
+        if await self._store.triggers.refuse(
+            Position(f"speedrun:{experiment_id}:{content}", 0), refusal, REFUSED_KEPT_MS
+        ):
+            log.warning("experiment.refused", experiment_id=experiment_id, error=str(stored.error))
+        self._refused[experiment_id] = content

@@ -1,14 +1,23 @@
 """Experiments, schedules and tools as the neighbours wrote them."""
 
+import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from services.executor.store.scripts import Script, Scripts, asking
 from shared import keys
 from shared.errors import ContractError, ExperimentNotFoundError
-from shared.messages import Experiment, Schedule, read_experiment, read_schedule
+from shared.messages import (
+    RECURRING,
+    Experiment,
+    Schedule,
+    State,
+    place_of_state,
+    read_experiment,
+    read_schedule,
+)
 from shared.yaml_reader import LARGE_CHARACTERS, prepare
 
 READ_AT_ONCE = 200
@@ -20,10 +29,14 @@ READ = Script("read", keys=("names[]",))
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What is at an experiment's key: the experiment, or why it can't be read."""
+    """What is at an experiment's key: the experiment, or why it can't be read.
+
+    `would_recur` identifies the content of an experiment that speedrun would run if it could be read.
+    """
 
     experiment: Experiment | None
     error: ContractError | None
+    would_recur: str = ""
 
     def readable(self) -> Experiment:
         """The experiment.  Raises the `ContractError` that reading it gave."""
@@ -53,7 +66,10 @@ class Experiments:
         found: list[Stored] = []
         for one, (kind, content) in zip(experiment_ids, pairs, strict=True):
             await prepare_stored(kind, content)
-            found.append(read_stored(one, kind, content))
+            stored = read_stored(one, kind, content)
+            if stored.experiment is None:
+                stored = replace(stored, would_recur=_would_recur(kind, content))
+            found.append(stored)
         return found
 
     async def scan(self) -> AsyncIterator[tuple[str, Stored]]:
@@ -201,6 +217,22 @@ def read_stored(experiment_id: str, kind: str, content: Sequence[str] | str) -> 
     parts = content if isinstance(content, str) else tuple(content)
     read = _read if _characters(parts) > REMEMBERED_CHARACTERS else _remembered
     return stored_as(read(experiment_id, kind, parts))
+
+
+def _would_recur(kind: str, content: Sequence[str] | str) -> str:
+    """See `Stored.would_recur`.  A key below an experiment's, which others use, looks like no experiment."""
+    if kind == "hash":
+        fields = _fields(content)
+        is_experiment = not fields.keys().isdisjoint(("state", "tool", "execution", "spec"))
+        state = fields.get("state") or State.READY
+    elif kind == "string":
+        is_experiment = any(f'"{name}"' in content for name in ("tool", "execution", "experiment"))
+        place = place_of_state(str(content))
+        state = place[0] if place else State.READY
+    else:
+        return ""
+    is_due = is_experiment and state in RECURRING
+    return hashlib.sha256(repr(content).encode()).hexdigest() if is_due else ""
 
 
 def stored_as(read: Experiment | str) -> Stored:

@@ -184,9 +184,11 @@ class TriggerOrder:
         )
         return bool(answer)
 
-    async def refuse(self, position: Position, result: Mapping[str, Any]) -> bool:
-        """Publish `result` for a message that can't become a run; False if another worker had done so."""
-        return await self._publish_once(position, BITMAP_KEPT_MS, result)
+    async def refuse(
+        self, position: Position, result: Mapping[str, Any], kept_ms: int = BITMAP_KEPT_MS
+    ) -> bool:
+        """Publish `result` for what can't become a run; False if a worker had done so within `kept_ms`."""
+        return await self._publish_once(position, kept_ms, result)
 
     async def announce(self, result: Mapping[str, Any]) -> None:
         """Publish `result` about a key that can't be read."""

@@ -14,8 +14,10 @@ import structlog
 
 from services.executor.isolation.calls import Module
 from services.executor.tools import bundles
-from services.executor.tools.bundles import NAME, Bundle, Bundles
+from services.executor.tools.bundles import Bundle, Bundles
+from shared.documents import shown
 from shared.errors import ArtifactError, ToolError, ToolNotFoundError
+from shared.messages import TOOL_NAME
 from shared.threads import Threads
 
 log = structlog.get_logger()
@@ -86,7 +88,7 @@ class ToolSource:
             paths = [*self._folder.glob("*.py"), *packages]
         except OSError:
             return []
-        return sorted({path.stem for path in paths if NAME.fullmatch(path.stem)})
+        return sorted({path.stem for path in paths if TOOL_NAME.fullmatch(path.stem)})
 
     def find(self, name: str, neighbours: tuple[str, ...] = ()) -> Module:
         """Return the module or package `name` as it is in the folder now.
@@ -202,8 +204,8 @@ class ToolSource:
         return bundle
 
     def _path(self, name: str) -> Path:
-        if not NAME.fullmatch(name):
-            raise ToolNotFoundError(name, "a tool's name has letters, digits, '_' and '-' only")
+        if not TOOL_NAME.fullmatch(name):
+            raise ToolError(f"{shown(name)} can't be a tool: a name has letters, digits, '_' and '-' only")
         package = f"{self._folder}/{name}"
         file = f"{package}.py"
         # Strings, not `Path`: this is called for every run, and a `Path` takes longer than the system call.

@@ -61,7 +61,7 @@ Pair = collections.namedtuple("Pair", "a b")
         ([Point(1, datetime.date(2026, 1, 2))], [{"x": 1, "when": "2026-01-02"}]),
         (Model(at=datetime.date(2026, 1, 2)), {"at": "2026-01-02"}),
         (Scalar(), [1, 2]),
-        ("a\ud800", "a?"),
+        ("a\ud800", "a\ud800"),
         (10**30, 10**30),
     ],
 )
@@ -130,3 +130,15 @@ def test_any_json_value_is_its_own_form(value: Any) -> None:
     encoded = serialize.to_json(value)
 
     assert json.loads(encoded) == json.loads(json.dumps(value).encode("utf-8", "replace")) or b"?" in encoded
+
+
+@pytest.mark.parametrize("error", [ValueError(), KeyError, AssertionError(""), Exception()])
+def test_an_exception_without_a_text_has_its_class_as_text(error: Exception | type[Exception]) -> None:
+    try:
+        raise error
+    except Exception as caught:
+        data = serialize.exception_data(caught, 0)
+
+    assert (
+        data["message"] == data["error_type"] == (error if isinstance(error, type) else type(error)).__name__
+    )

@@ -105,12 +105,23 @@ def test_an_authors_own_members_are_ignored(name: str) -> None:
     assert read_experiment("exp_1", "string", json.dumps(document)).tool == "t"
 
 
-@pytest.mark.parametrize("value", [None, "", 5, [], {}, True])
+@pytest.mark.parametrize(
+    "value", [5, [], {}, True, "../x", "/etc/x", "a/b", "a.py", "a b", "t@sha256:1", "_a"]
+)
 def test_a_tool_must_be_a_name(value: object) -> None:
-    assert (
-        document_refusal(tool=value)
-        == f"experiments:exp_1 member 'tool' is '{value}': must be the name of a tool"
+    assert document_refusal(tool=value).startswith(
+        f"experiments:exp_1 member 'tool' is '{value}': can't be a tool; a name has letters, digits"
     )
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_missing_tool_is_told_with_what_there_is(value: object) -> None:
+    fields = {"execution": json.dumps({"tol": "t", "params": {}, "tool": value})}
+
+    assert refusal("hash", fields) == (
+        "experiments:exp_1 has no 'tool', which names what is run; 'execution' holds 'tol', 'params'"
+    )
+    assert refusal("hash", {"execution": "{}"}).endswith("; 'execution' holds nothing")
 
 
 @pytest.mark.parametrize(("value", "kind"), [([], "a list"), (5, "a number"), (True, "true or false")])

@@ -43,7 +43,8 @@ def to_json(value: Any, name: str = "result") -> bytes:
     Raises Unserializable for anything else; it calls the value `name`.
     """
     try:
-        return _encode(value).encode("utf-8", "replace")
+        # A lone surrogate, which UTF-8 can't hold, becomes JSON's escape.
+        return _encode(value).encode("utf-8", "backslashreplace")
     except Exception as error:
         raise Unserializable(_explain(value, name, error)) from None
 
@@ -186,7 +187,7 @@ def _message(error: BaseException) -> str:
         code = _safe_repr(_attribute(error, "code"))
         return f"the tool called sys.exit({code}); return a result or raise an exception instead"
     try:
-        return str(error)
+        return str(error) or type(error).__name__
     except BaseException as broken:
         return f"(no message: str() of this {type(error).__name__} raised {type(broken).__name__})"
 
