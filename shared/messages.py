@@ -7,7 +7,7 @@ understand with a `ContractError` that names the key, the member and what was ex
 import re
 import secrets
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from shared.documents import json_object, json_text, kind, member, printable, validated
 from shared.errors import ContractError
-from shared.schedule_members import is_active, schedule_members
+from shared.schedule_members import schedule_members
 from shared.yaml_reader import yaml_object
 
 TRIGGER_MAX_BYTES = 1_000_000
@@ -141,19 +141,6 @@ class Trigger(WireRecord):
     traceparent: str | None = None
 
 
-class Schedule(WireRecord):
-    """When an experiment runs.  The cron expression is only checked when it is parsed."""
-
-    experiment_id: ExperimentId
-    cron: Annotated[str, Field(min_length=1)]
-    timezone: str | None = None
-    enabled: bool = True
-
-    def to_json(self) -> str:
-        """Return the text that `read_schedule` reads."""
-        return json_text(self.model_dump(exclude_none=True))
-
-
 # -- readers --------------------------------------------------------------------------
 
 
@@ -175,7 +162,7 @@ def read_experiment(experiment_id: str, redis_type: str, content: Mapping[str, s
         case "string", str():
             return _experiment(experiment_id, place, json_object(place, content))
         case _:
-            raise ContractError(_wrong_type(place, redis_type, content, "a hash or a string with JSON"))
+            raise ContractError(wrong_type(place, redis_type, content, "a hash or a string with JSON"))
 
 
 def place_of_state(document: str) -> tuple[str, str, str] | None:
@@ -201,30 +188,8 @@ def place_of_state(document: str) -> tuple[str, str, str] | None:
 def read_trigger(data: bytes | str) -> Trigger:
     """Return the trigger in a message from the `execute_now` channel.  Raises `ContractError`."""
     place = "trigger"
-    _check_length(place, data, hint=". Store a large input where the tool can fetch it, and pass its address")
-    return validated(Trigger, place, _without_nulls(json_object(place, data)))
-
-
-def read_schedule(experiment_id: str, redis_type: str, content: Mapping[str, str] | str) -> Schedule:
-    """Return the schedule stored at `schedules:{experiment_id}`.  Raises `ContractError`."""
-    place = printable(f"schedules:{experiment_id}")
-    match redis_type, content:
-        case "hash", Mapping():
-            members: dict[str, Any] = dict(content)
-        case "string", str() if content.lstrip().startswith("{"):
-            members = json_object(place, content)
-        case "string", str():
-            members = {"cron": content}
-        case _:
-            raise ContractError(_wrong_type(place, redis_type, content, "a string or a hash"))
-    return _schedule(place, {**members, "experiment_id": experiment_id})
-
-
-def read_schedule_message(data: bytes | str) -> Schedule:
-    """Return the schedule in a message from the `schedules` channel.  Raises `ContractError`."""
-    place = "schedule message"
-    _check_length(place, data)
-    return _schedule(place, json_object(place, data))
+    check_length(place, data, hint=". Store a large input where the tool can fetch it, and pass its address")
+    return validated(Trigger, place, without_nulls(json_object(place, data)))
 
 
 def read_experiment_file(place: str, text: str) -> Experiment:
@@ -238,21 +203,21 @@ def read_experiment_file(place: str, text: str) -> Experiment:
         ContractError: names the file, the member and what was expected.
     """
     document = yaml_object(place, text)
-    body = _body(document)
-    experiment_id = member(place, "id", body.get("id"), valid_id)
-    return _experiment(experiment_id, place, document)
+    return _experiment(_body(document).get("id"), place, document)
 
 
 # -- details --------------------------------------------------------------------------
 
 
-def _wrong_type(place: str, redis_type: str, content: object, expected: str) -> str:
+def wrong_type(place: str, redis_type: str, content: object, expected: str) -> str:
+    """Return what is wrong with a key of a type that holds no document."""
     if redis_type == "oversize":
         return f"{place} holds {content} (EXPERIMENT_MAX_BYTES)"
     return f"{place} is a Redis {redis_type}; expected {expected}"
 
 
-def _check_length(place: str, data: bytes | str, hint: str = "") -> None:
+def check_length(place: str, data: bytes | str, hint: str = "") -> None:
+    """Raise `ContractError` if a message is too long to be read."""
     size_bytes = len(data if isinstance(data, bytes) else data.encode(errors="surrogatepass"))
     if size_bytes > TRIGGER_MAX_BYTES:
         raise ContractError(
@@ -294,43 +259,73 @@ def experiment_failed(
     }
 
 
-def _experiment(experiment_id: str, place: str, root: dict[str, Any]) -> Experiment:
-    body = _body(root)
-    execution = body.get("execution", body)
-    if not isinstance(execution, dict):
-        raise ContractError(f"{place} member 'execution' is {kind(execution)}; expected an object")
-    _check_members(place, body, execution)
-    schedule = _schedule_in(place, body, execution)
+def _experiment(experiment_id: object, place: str, root: dict[str, Any]) -> Experiment:
+    read = {name: read() for name, read in experiment_parts(experiment_id, lambda _: place, root).items()}
+    schedule = read["schedule"]
     return Experiment(
-        id=member(place, "id", experiment_id, valid_id),
-        state=member(place, "state", body.get("state"), _state),
-        tool=_tool(place, body, execution),
-        params=_params(place, execution.get("params")),
+        id=read["id"],
+        state=read["state"],
+        tool=read["tool"],
+        params=read["params"],
         schedule=schedule.get("cron"),
         timezone=schedule.get("timezone"),
-        policy=validated(
-            Policy, place, {k: v for k, v in {**body, **execution}.items() if v not in ("", None)}
-        ),
+        policy=read["policy"],
         is_schedule_enabled=schedule.get("enabled", True),
     )
 
 
-def _schedule_in(place: str, body: Mapping[str, Any], execution: Mapping[str, Any]) -> dict[str, Any]:
+def experiment_parts(
+    experiment_id: object, place: Callable[[str], str], root: dict[str, Any]
+) -> dict[str, Callable[[], Any]]:
+    """Return what reads the parts of an experiment; each raises `ContractError` about its own members.
+
+    Args:
+        experiment_id: its id.
+        place: returns the place of a member, for error messages.
+        root: the document.
+
+    Raises:
+        ContractError: `execution` is no object.
+    """
+    body = _body(root)
+    execution = body.get("execution", body)
+    if not isinstance(execution, dict):
+        raise ContractError(
+            f"{place('execution')} member 'execution' is {kind(execution)}; expected an object"
+        )
+    given = {name: value for name, value in {**body, **execution}.items() if value not in ("", None)}
+    return {
+        "id": lambda: _experiment_id(place("id"), experiment_id),
+        "state": lambda: member(place("state"), "state", body.get("state"), _state),
+        "tool": lambda: _tool(place("tool"), body, execution),
+        "params": lambda: _params(place("params"), execution.get("params")),
+        "schedule": lambda: _schedule_in(place, given),
+        "confinement": lambda: _check_members(place, given),
+        "policy": lambda: validated(Policy, place("policy"), given),
+    }
+
+
+def _experiment_id(place: str, value: object) -> str:
+    if value is None:
+        raise ContractError(f"{place} has no 'id', which names the experiment")
+    return member(place, "id", value, valid_id)
+
+
+def _schedule_in(place: Callable[[str], str], given: Mapping[str, Any]) -> dict[str, Any]:
     """`cron`, `timezone` and `enabled` of the schedule in an experiment; nothing if it has none."""
-    given = {**body, **execution}
-    zone = member(place, "timezone", given.get("timezone"), _optional_text)
+    zone = member(place("timezone"), "timezone", given.get("timezone"), _optional_text)
     schedule = given.get("schedule")
     if isinstance(schedule, Mapping):
-        return {"timezone": zone} | schedule_members(f"{place} member 'schedule'", schedule)
-    return {"cron": member(place, "schedule", schedule, _optional_text), "timezone": zone}
+        return {"timezone": zone} | schedule_members(f"{place('schedule')} member 'schedule'", schedule)
+    return {"cron": member(place("schedule"), "schedule", schedule, _optional_text), "timezone": zone}
 
 
-def _check_members(place: str, body: Mapping[str, Any], execution: Mapping[str, Any]) -> None:
+def _check_members(place: Callable[[str], str], given: Mapping[str, Any]) -> None:
     """Refuse a confinement, which only a tool's header can ask for."""
     for name in CONFINEMENT:
-        if any(members.get(name) not in ("", None) for members in (body, execution)):
+        if name in given:
             raise ContractError(
-                f"{place} member '{name}' can't be set by an experiment; "
+                f"{place(name)} member '{name}' can't be set by an experiment; "
                 "set it in the header of the tool's file"
             )
 
@@ -351,25 +346,7 @@ def _params(place: str, value: object) -> dict[str, Any]:
     raise ContractError(f"{place} member 'params' is {kind(value)}; expected an object")
 
 
-def _schedule(place: str, members: dict[str, Any]) -> Schedule:
-    known = _without_nulls(
-        {name: one for name, one in members.items() if one != "" or name == "experiment_id"}
-    )
-    cron = known.get("cron") or known.get("schedule") or known.get("expression")
-    if isinstance(cron, str) and cron.lstrip().startswith("{"):
-        cron = json_object(f"{place} member 'cron'", cron)
-    inner = cron if isinstance(cron, dict) else known if cron is None and "frequency" in known else None
-    if inner is not None:
-        known = known | schedule_members(place, inner)
-    elif cron is not None:
-        known["cron"] = cron
-    for name in ("state", "status"):
-        if not is_active(place, name, known.get(name)):
-            known["enabled"] = False
-    return validated(Schedule, place, known)
-
-
-def _without_nulls(members: Mapping[str, Any]) -> dict[str, Any]:
+def without_nulls(members: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out members that are null: neighbours write null for "not given"."""
     return {name: value for name, value in members.items() if value is not None}
 

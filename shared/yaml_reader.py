@@ -14,10 +14,11 @@ import os
 import re
 import sys
 from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import yaml
@@ -92,13 +93,16 @@ class YamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore
     """A safe loader of YAML 1.2 that limits what merge keys (`<<`) unfold into while a document is read."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - where PyYAML looks for them
+    refuses_keys = True
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
         self._checked: set[int] = set()
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        if id(node) not in self._checked:  # what is merged into it may be written in it as well
+        if (
+            self.refuses_keys and id(node) not in self._checked
+        ):  # what is merged into it may be written in it as well
             self._checked.add(id(node))
             _check_keys(node)
         super().flatten_mapping(node)
@@ -109,7 +113,11 @@ class YamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore
         if not isinstance(node, yaml.MappingNode):
             raise yaml.constructor.ConstructorError(None, None, "expected a mapping", node.start_mark)
         self.flatten_mapping(node)
-        return {key.value: self.construct_object(value, deep=deep) for key, value in node.value}
+        return {
+            key.value: self.construct_object(value, deep=deep)
+            for key, value in node.value
+            if isinstance(key, yaml.ScalarNode)
+        }
 
 
 for _name, _pattern, _first in _KINDS:
@@ -118,25 +126,81 @@ for _name, _pattern, _first in _KINDS:
     YamlLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(rf"(?:{_pattern})\Z"), _begins)
 
 
+class _LenientLoader(YamlLoader):
+    """Reads a document whose keys are wrong as well, to find its other mistakes."""
+
+    refuses_keys = False
+
+
 class _KeyError(ValueError):
     """A key that can't be read, or is there twice."""
 
 
 def _check_keys(node: yaml.MappingNode) -> None:
+    for mistake in _key_mistakes(node):
+        raise _KeyError(mistake)
+
+
+def _key_mistakes(node: yaml.MappingNode) -> Iterator[str]:
     """Refuse a key that is no scalar, or that is written twice: YAML would silently keep the last."""
     lines: dict[str, int] = {}
     for key, _ in node.value:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
             kind_of_key = "a list" if isinstance(key, yaml.SequenceNode) else "a mapping"
-            raise _KeyError(
+            yield (
                 f"has {kind_of_key} as a key in line {line}; "
                 "put a text that begins with a bracket or a brace in quotes"
             )
-        if key.value in lines:
+        elif key.value in lines:
             where = f"lines {lines[key.value]} and {line}" if lines[key.value] != line else f"line {line}"
-            raise _KeyError(f"has '{printable(key.value)}' twice, in {where}; leave one out")
-        lines[key.value] = line
+            yield f"has '{printable(key.value)}' twice, in {where}; leave one out"
+        else:
+            lines[key.value] = line
+
+
+class Outline(NamedTuple):
+    """Where the keys of a document are, for messages to its author.
+
+    `lines` has the line of each key by its path, `mistakes` are those of keys, which `yaml_value` refuses or
+    others read as something else, and `value` is what the document says apart from these.
+    """
+
+    value: Any
+    lines: Mapping[tuple[str, ...], int]
+    mistakes: Sequence[str]
+
+
+def yaml_outline(text: str) -> Outline:
+    """Return the outline of a document that `yaml_value` would read but for its keys; empty for any other."""
+    lines: dict[tuple[str, ...], int] = {}
+    mistakes: list[str] = []
+    try:
+        _check_size(text)
+        found: list[tuple[tuple[str, ...], Any]] = [((), yaml.compose(text, Loader=YamlLoader))]
+        value = _plain(yaml.load(text, Loader=_LenientLoader), [MAX_YAML_VALUES], finite=True)  # noqa: S506
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return Outline(None, {}, ())
+    seen: set[int] = set()
+    for path, node in found:
+        if not isinstance(node, yaml.MappingNode) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        mistakes += _key_mistakes(node)
+        for key, inner in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                line = key.start_mark.line + 1
+                lines.setdefault((*path, key.value), line)
+                found.append(((*path, key.value), inner))
+                if not key.style and _NO_TEXT_IN_YAML_1_1.fullmatch(key.value):
+                    mistakes.append(
+                        f"has the key {key.value} in line {line}, which other readers of YAML take for "
+                        "true, false or null; put it in quotes"
+                    )
+    return Outline(value, lines, mistakes)
+
+
+_NO_TEXT_IN_YAML_1_1 = re.compile(r"yes|no|on|off|true|false|null|~", re.IGNORECASE)
 
 
 def _explained(exc: yaml.YAMLError, text: str) -> str:

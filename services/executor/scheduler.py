@@ -27,7 +27,7 @@ from shared import keys
 from shared.backoff import Outage, until_available
 from shared.documents import iso, visible
 from shared.errors import ContractError, ScheduleError, StoreError
-from shared.messages import read_schedule_message
+from shared.schedules import read_schedule_message
 
 log = structlog.get_logger()
 

@@ -11,7 +11,8 @@ from services.executor.scheduling.cron import Cron, cron_of
 from services.executor.store import NotedSchedule, Store
 from shared.documents import iso
 from shared.errors import ContractError, ScheduleError
-from shared.messages import Schedule, experiment_failed
+from shared.messages import experiment_failed
+from shared.schedules import Schedule
 
 log = structlog.get_logger()
 

@@ -10,7 +10,7 @@ from services.executor.store.orders import Order
 from services.executor.store.scripts import Script, Scripts, asking
 from shared import keys
 from shared.errors import ContractError
-from shared.messages import Schedule
+from shared.schedules import Schedule
 
 CYCLE_PREPARED_WITHIN_MS = 10_000
 

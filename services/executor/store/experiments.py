@@ -9,15 +9,8 @@ from typing import Any
 from services.executor.store.scripts import Script, Scripts, asking
 from shared import keys
 from shared.errors import ContractError, ExperimentNotFoundError
-from shared.messages import (
-    RECURRING,
-    Experiment,
-    Schedule,
-    State,
-    place_of_state,
-    read_experiment,
-    read_schedule,
-)
+from shared.messages import RECURRING, Experiment, State, place_of_state, read_experiment
+from shared.schedules import Schedule, read_schedule
 from shared.yaml_reader import LARGE_CHARACTERS, prepare
 
 READ_AT_ONCE = 200
@@ -44,6 +37,21 @@ class Stored:
             raise self.error or ContractError("nothing was read")
         return self.experiment
 
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What came of publishing an experiment: its state, and what became of a schedule that its file hasn't.
+
+    It was removed if the experiment had it from its file before, and is kept if somebody else has written it.
+    """
+
+    state: State
+    removed_schedule: bool
+    kept_schedule: bool
+
+
+SET_ASIDE = (State.PAUSED, State.ARCHIVED)
+"""States of an experiment that somebody has put there to stay."""
 
 NOTHING_STORED = Stored(None, None)
 """Stands for an experiment that was not read."""
@@ -114,7 +122,15 @@ class Experiments:
         async with asking("store_schedule"):
             await self._scripts.client.set(keys.schedule(schedule.experiment_id), text, nx=True)
 
-    async def publish(self, experiment: Experiment, text: str, schedule: Schedule | None, now: str) -> bool:
+    async def publish(
+        self,
+        experiment: Experiment,
+        text: str,
+        schedule: Schedule | None,
+        now: str,
+        *,
+        keeps_set_aside: bool = True,
+    ) -> Published:
         """Store an experiment file and its schedule, and announce the schedule.
 
         Args:
@@ -122,29 +138,44 @@ class Experiments:
             text: the file.
             schedule: when it runs, if it has a schedule.
             now: ISO 8601, for `created_at` and `updated_at`.
-
-        Returns:
-            Whether a schedule stays although the file has none.
+            keeps_set_aside: whether an experiment that is paused or archived stays so.
         """
-        key = keys.experiment(experiment.id)
+        key, schedule_key = keys.experiment(experiment.id), keys.schedule(experiment.id)
+        state, had_schedule = experiment.state, False
 
         async def store(pipe: Any) -> None:
-            is_hash = await pipe.type(key) == "hash"
+            nonlocal state, had_schedule
+            kind = await pipe.type(key)
+            before = await self._before(pipe, key, kind)
+            stored = (await self.read(experiment.id)).experiment
+            had_schedule = stored is not None and stored.schedule is not None
+            state = before if keeps_set_aside and before in SET_ASIDE else experiment.state
             pipe.multi()
-            if not is_hash:
+            if kind != "hash":
                 pipe.delete(key)
             # Fields of another shape must not contradict the file.
             pipe.hdel(key, "tool", "params", "execution")
-            pipe.hset(key, mapping={"spec": text, "state": experiment.state.value, "updated_at": now})
+            pipe.hset(key, mapping={"spec": text, "state": state.value, "updated_at": now})
             pipe.hsetnx(key, "created_at", now)
             if schedule:
-                pipe.set(keys.schedule(experiment.id), schedule.to_json())
+                pipe.set(schedule_key, schedule.to_json())
                 pipe.publish(self._scripts.channel(keys.SCHEDULES_CHANGED), schedule.to_json())
-            pipe.exists(keys.schedule(experiment.id))
+            elif had_schedule:
+                pipe.delete(schedule_key)
+            pipe.exists(schedule_key)
 
         async with asking("publish"):
-            *_, has_schedule = await self._scripts.client.transaction(store, key)
-        return bool(has_schedule) and schedule is None
+            *_, deleted, exists = await self._scripts.client.transaction(store, key)
+        is_gone = had_schedule and schedule is None
+        return Published(state, is_gone and bool(deleted), bool(exists) and schedule is None)
+
+    async def _before(self, pipe: Any, key: str, kind: str) -> State | None:
+        """The state of an experiment now, if it has one."""
+        if kind == "string":
+            place = place_of_state(await pipe.get(key))
+            return State(place[0]) if place else None
+        state = await pipe.hget(key, "state") if kind == "hash" else None
+        return State(state) if state in list(State) else None
 
     async def scan_tools(self) -> AsyncIterator[tuple[str, Mapping[str, str] | ContractError]]:
         """Every tool that is registered, or what is wrong with its key, in no order."""

@@ -238,7 +238,7 @@ def test_a_file_has_the_id_of_its_experiment() -> None:
 
 
 def test_a_file_without_an_id_is_refused() -> None:
-    with pytest.raises(ContractError, match=r"^a\.yaml member 'id' is 'None': must be a non-empty text$"):
+    with pytest.raises(ContractError, match=r"^a\.yaml has no 'id', which names the experiment$"):
         read_experiment_file("a.yaml", "experiment: {execution: {tool: t}}")
 
 

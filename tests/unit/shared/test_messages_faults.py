@@ -5,13 +5,8 @@ import json
 import pytest
 
 from shared.errors import ContractError
-from shared.messages import (
-    read_experiment,
-    read_experiment_file,
-    read_schedule,
-    read_schedule_message,
-    read_trigger,
-)
+from shared.messages import read_experiment, read_experiment_file, read_trigger
+from shared.schedules import read_schedule, read_schedule_message
 
 
 def refusal(redis_type: str, content: dict[str, str] | str) -> str:

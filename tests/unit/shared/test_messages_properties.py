@@ -11,16 +11,8 @@ from hypothesis import strategies as st
 
 from shared.documents import json_text
 from shared.errors import ContractError
-from shared.messages import (
-    Policy,
-    State,
-    place_of_state,
-    read_experiment,
-    read_experiment_file,
-    read_schedule,
-    read_schedule_message,
-    read_trigger,
-)
+from shared.messages import Policy, State, place_of_state, read_experiment, read_experiment_file, read_trigger
+from shared.schedules import read_schedule, read_schedule_message
 
 # A shared core makes a single example slow at times; the same examples on every run are no surprise.
 steady = settings(

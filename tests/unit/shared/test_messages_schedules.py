@@ -6,7 +6,8 @@ import re
 import pytest
 
 from shared.errors import ContractError
-from shared.messages import Schedule, read_experiment, read_schedule, read_schedule_message
+from shared.messages import read_experiment
+from shared.schedules import Schedule, read_schedule, read_schedule_message
 
 
 def refusal(redis_type: str, content: dict[str, str] | str) -> str:

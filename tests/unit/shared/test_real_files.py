@@ -9,14 +9,8 @@ import pytest
 import yaml
 
 from services.executor.scheduling.cron import Cron
-from shared.messages import (
-    Experiment,
-    State,
-    place_of_state,
-    read_experiment,
-    read_experiment_file,
-    read_schedule,
-)
+from shared.messages import Experiment, State, place_of_state, read_experiment, read_experiment_file
+from shared.schedules import read_schedule
 
 FILES = sorted((Path(__file__).parents[2] / "fixtures" / "experiments").glob("*.yaml"))
 
