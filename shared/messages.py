@@ -351,13 +351,18 @@ def without_nulls(members: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in members.items() if value is not None}
 
 
+NO_TOOL = (None, "", "null", "None")
+"""What stands for a missing tool, also as jq, yq and Python print it: a tool called so would be ordered."""
+
 TOOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _TOOL = re.compile(rf"{TOOL_NAME.pattern}(?:@sha256:[0-9a-f]{{64}})?")
 
 
 def _tool(place: str, body: Mapping[str, Any], execution: Mapping[str, Any]) -> str:
     tool = execution.get("tool")
-    if tool is None or tool == "":
+    if isinstance(tool, str):
+        tool = tool.strip()  # `redis-cli -x` keeps the end of the line
+    if tool in NO_TOOL:
         held = ", ".join(f"'{printable(name)}'" for name in execution if name != "tool") or "nothing"
         where = "it" if execution is body else "'execution'"
         raise ContractError(f"{place} has no 'tool', which names what is run; {where} holds {held}")

@@ -93,7 +93,9 @@ async def _store_and_describe(store: Store, one: Publication, state: State | Non
     experiment = one.experiment
     line = f"published {experiment.id}: {published.state}, tool {experiment.tool}"
     if one.cron is not None and one.schedule is not None:
-        line += await _described(store, one.cron, is_on=one.schedule.enabled)
+        line += await _described(store, one.cron, is_on=one.schedule.enabled and not published.stays_off)
+    if published.stays_off:
+        line += f", as it was before, which `--state {experiment.state}` changes"
     if published.removed_schedule:
         line += f"; schedules:{experiment.id} was removed, as the file has no schedule any more"
     if published.kept_schedule:

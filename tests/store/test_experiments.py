@@ -182,7 +182,7 @@ async def test_a_file_is_published_over_whatever_was_there(shape: str, store: St
         published = await store.experiments.publish(experiment, FILE, None, now)
 
     fields = await redis.hgetall("experiments:exp:1")
-    assert published == Published(State.READY, removed_schedule=False, kept_schedule=False)
+    assert published == Published(State.READY)
     assert (await store.experiments.read("exp:1")).readable() == experiment
     assert (fields["spec"], fields["updated_at"]) == (FILE, "2026-01-02")
     assert fields.get("note") == ("kept" if shape in {"flat", "nested", "spec"} else None)
@@ -214,9 +214,32 @@ async def test_a_schedule_goes_with_the_file_that_it_came_with(store: Store, red
     second = await store.experiments.publish(read_experiment_file("a", FILE), FILE, None, "2026-01-02")
 
     assert (heard["experiment_id"], stored) == ("exp:1", schedule)
-    assert first == Published(State.READY, removed_schedule=False, kept_schedule=False)
-    assert second == Published(State.READY, removed_schedule=True, kept_schedule=False)
+    assert first == Published(State.READY)
+    assert second == Published(State.READY, removed_schedule=True)
     assert await store.experiments.schedule("exp:1") is None
+
+
+@pytest.mark.parametrize(
+    "written", ['{"cron": "0 8 * * *", "enabled": false}', {"cron": "0 8 * * *", "state": "paused"}]
+)
+async def test_a_schedule_that_was_turned_off_stays_off_unless_told_otherwise(
+    written: str | dict[str, str], store: Store, redis: Any
+) -> None:
+    if isinstance(written, str):
+        await redis.set("schedules:exp:1", written)
+    else:
+        await redis.hset("schedules:exp:1", mapping=written)
+    experiment = read_experiment_file("a", FILE)
+    schedule = Schedule(experiment_id="exp:1", cron="0 9 * * *")
+    kept = await store.experiments.publish(experiment, FILE, schedule, "2026-01-01")
+    stored = await store.experiments.schedule("exp:1")
+    told = await store.experiments.publish(experiment, FILE, schedule, "2026-01-02", keeps_set_aside=False)
+
+    assert (kept, stored) == (
+        Published(State.READY, stays_off=True),
+        schedule.model_copy(update={"enabled": False}),
+    )
+    assert (told, await store.experiments.schedule("exp:1")) == (Published(State.READY), schedule)
 
 
 async def test_a_schedule_of_somebody_else_is_told_and_stays(store: Store, redis: Any) -> None:
@@ -224,7 +247,7 @@ async def test_a_schedule_of_somebody_else_is_told_and_stays(store: Store, redis
     for now in ("2026-01-01", "2026-01-02"):
         published = await store.experiments.publish(read_experiment_file("a", FILE), FILE, None, now)
 
-        assert published == Published(State.READY, removed_schedule=False, kept_schedule=True)
+        assert published == Published(State.READY, kept_schedule=True)
 
 
 async def state_of_spec(redis: Any) -> str | None:

@@ -40,14 +40,19 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What came of publishing an experiment: its state, and what became of a schedule that its file hasn't.
+    """What came of publishing an experiment.
 
-    It was removed if the experiment had it from its file before, and is kept if somebody else has written it.
+    Attributes:
+        state: of the experiment.
+        removed_schedule: it had a schedule from its file before, which the file hasn't any more.
+        kept_schedule: it has a schedule that somebody else has written, and its file has none.
+        stays_off: its schedule was turned off before, and stays so.
     """
 
     state: State
-    removed_schedule: bool
-    kept_schedule: bool
+    removed_schedule: bool = False
+    kept_schedule: bool = False
+    stays_off: bool = False
 
 
 SET_ASIDE = (State.PAUSED, State.ARCHIVED)
@@ -138,18 +143,21 @@ class Experiments:
             text: the file.
             schedule: when it runs, if it has a schedule.
             now: ISO 8601, for `created_at` and `updated_at`.
-            keeps_set_aside: whether an experiment that is paused or archived stays so.
+            keeps_set_aside: whether an experiment that is paused or archived stays so, and a schedule off.
         """
         key, schedule_key = keys.experiment(experiment.id), keys.schedule(experiment.id)
-        state, had_schedule = experiment.state, False
+        state, had_schedule, stays_off = experiment.state, False, False
 
         async def store(pipe: Any) -> None:
-            nonlocal state, had_schedule
+            nonlocal state, had_schedule, stays_off
             kind = await pipe.type(key)
             before = await self._before(pipe, key, kind)
             stored = (await self.read(experiment.id)).experiment
             had_schedule = stored is not None and stored.schedule is not None
             state = before if keeps_set_aside and before in SET_ASIDE else experiment.state
+            known = (await self.schedules([experiment.id])).get(experiment.id)
+            is_off = isinstance(known, Schedule) and not known.enabled
+            stays_off = keeps_set_aside and is_off and schedule is not None and schedule.enabled
             pipe.multi()
             if kind != "hash":
                 pipe.delete(key)
@@ -158,16 +166,19 @@ class Experiments:
             pipe.hset(key, mapping={"spec": text, "state": state.value, "updated_at": now})
             pipe.hsetnx(key, "created_at", now)
             if schedule:
-                pipe.set(schedule_key, schedule.to_json())
-                pipe.publish(self._scripts.channel(keys.SCHEDULES_CHANGED), schedule.to_json())
+                text_of_schedule = schedule.model_copy(
+                    update={"enabled": schedule.enabled and not stays_off}
+                ).to_json()
+                pipe.set(schedule_key, text_of_schedule)
+                pipe.publish(self._scripts.channel(keys.SCHEDULES_CHANGED), text_of_schedule)
             elif had_schedule:
                 pipe.delete(schedule_key)
             pipe.exists(schedule_key)
 
         async with asking("publish"):
-            *_, deleted, exists = await self._scripts.client.transaction(store, key)
+            *_, deleted, exists = await self._scripts.client.transaction(store, key, schedule_key)
         is_gone = had_schedule and schedule is None
-        return Published(state, is_gone and bool(deleted), bool(exists) and schedule is None)
+        return Published(state, is_gone and bool(deleted), bool(exists) and schedule is None, stays_off)
 
     async def _before(self, pipe: Any, key: str, kind: str) -> State | None:
         """The state of an experiment now, if it has one."""

@@ -70,6 +70,10 @@ def test_a_flat_hash_needs_only_a_tool() -> None:
     assert experiment.timezone is None
 
 
+def test_the_end_of_a_line_is_no_part_of_a_tools_name() -> None:
+    assert in_hash(tool="t\n").tool == "t"
+
+
 def test_a_flat_hash_has_its_params_as_json_text() -> None:
     assert in_hash(tool="t", params='{"a": [1, {"b": null}]}').params == {"a": [1, {"b": None}]}
 

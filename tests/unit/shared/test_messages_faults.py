@@ -109,7 +109,7 @@ def test_a_tool_must_be_a_name(value: object) -> None:
     )
 
 
-@pytest.mark.parametrize("value", [None, ""])
+@pytest.mark.parametrize("value", [None, "", " ", "null", "None"])
 def test_a_missing_tool_is_told_with_what_there_is(value: object) -> None:
     fields = {"execution": json.dumps({"tol": "t", "params": {}, "tool": value})}
 
