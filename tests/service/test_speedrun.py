@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from services.executor.scheduling import speedrun
 from services.executor.scheduling.speedrun import Speedrun
 from services.executor.store import Store, moment
 from shared import keys
@@ -125,6 +126,25 @@ async def test_an_experiment_published_meanwhile_gets_a_turn(serve: Serve, neigh
         result = await neighbour.result("exp_late")
 
     assert result["trigger"] == "speedrun"
+
+
+async def test_a_new_experiment_needn_t_wait_for_the_next_cycle_while_turns_are_left(
+    serve: Serve, neighbour: Neighbour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speedrun, "PASS_SECONDS", 0.05)
+    await neighbour.publish("exp_1", "echo")
+
+    async with serve(schedule_mode="speedrun", speedrun_interval=600, speedrun_max_per_cycle=3):
+        await neighbour.result("exp_1")
+        await neighbour.publish("exp_2", "echo", state="paused")
+        await neighbour.redis.set("experiments:exp_3", '{"state": "ready"}')
+        refused = await neighbour.result("exp_3")
+        await neighbour.publish("exp_4", "echo")
+        result = await neighbour.result("exp_4")
+
+    assert refused["error_type"] == "ContractError"
+    assert (result["trigger"], result["status"]) == ("speedrun", "success")
+    assert neighbour.heard_of("exp_2", RESULTS) == []
 
 
 async def test_what_can_not_be_read_is_told_once_for_each_content(serve: Serve, neighbour: Neighbour) -> None:

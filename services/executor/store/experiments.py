@@ -8,6 +8,7 @@ from typing import Any
 
 from services.executor.store.scripts import Script, Scripts, asking
 from shared import keys
+from shared.documents import json_object
 from shared.errors import ContractError, ExperimentNotFoundError
 from shared.messages import RECURRING, Experiment, State, place_of_state, read_experiment
 from shared.schedules import Schedule, read_schedule
@@ -105,15 +106,14 @@ class Experiments:
         }
         return {one: schedule for one, schedule in read.items() if schedule is not None}
 
-    async def schedule_names(self, cursor: int, count: int) -> tuple[int, list[str]]:
-        """The experiments that have schedules, among `count` keys from a cursor on, and the next cursor.
+    async def names(self, prefix: str, cursor: int, count: int) -> tuple[int, list[str]]:
+        """What follows a prefix in the names of `count` keys from a cursor on, and the next cursor.
 
-        The cursor is 0 at first and at the end.
+        The cursor is 0 at first and at the end.  Names may come twice.
         """
-        prefix = len(keys.schedule(""))
         async with asking("scan"):
-            cursor, found = await self._scripts.client.scan(cursor, match=keys.SCHEDULE_PATTERN, count=count)
-        return cursor, [name[prefix:] for name in found]
+            cursor, found = await self._scripts.client.scan(cursor, match=f"{prefix}*", count=count)
+        return cursor, [name[len(prefix) :] for name in found]
 
     async def scan_schedules(self) -> AsyncIterator[tuple[str, Schedule | ContractError]]:
         """Every schedule there is, or what is wrong with it, in no order."""
@@ -268,13 +268,22 @@ def _would_recur(kind: str, content: Sequence[str] | str) -> str:
         is_experiment = not fields.keys().isdisjoint(("state", "tool", "execution", "spec"))
         state = fields.get("state") or State.READY
     elif kind == "string":
-        is_experiment = any(f'"{name}"' in content for name in ("tool", "execution", "experiment"))
+        is_experiment = any(f'"{name}"' in content for name in ("state", "tool", "execution", "experiment"))
         place = place_of_state(str(content))
-        state = place[0] if place else State.READY
+        state = place[0] if place else State.READY if _is_broken(str(content)) else ""
     else:
         return ""
     is_due = is_experiment and state in RECURRING
     return hashlib.sha256(repr(content).encode()).hexdigest() if is_due else ""
+
+
+def _is_broken(text: str) -> bool:
+    """Whether a text is no JSON object, so that nobody can tell what state it says."""
+    try:
+        json_object("", text)
+    except ContractError:
+        return True
+    return False
 
 
 def stored_as(read: Experiment | str) -> Stored:
