@@ -4,17 +4,19 @@ A reader accepts any of the documented shapes (docs/redis.md) and refuses conten
 understand with a `ContractError` that names the key, the member and what was expected.
 """
 
+import contextlib
+import json
 import re
 import secrets
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from msgspec import Struct
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from shared.documents import json_object, json_text, kind, member, printable, validated
+from shared.documents import SURROGATES, json_object, json_text, kind, member, printable, validated
 from shared.errors import ContractError
 from shared.schedule_members import schedule_members
 from shared.yaml_reader import yaml_object
@@ -158,11 +160,21 @@ def read_experiment(experiment_id: str, redis_type: str, content: Mapping[str, s
     place = printable(f"experiments:{experiment_id}")
     match redis_type, content:
         case "hash", Mapping():
-            return _experiment_from_hash(experiment_id, place, content)
+            experiment = _experiment_from_hash(experiment_id, place, content)
+            _check_bytes(place, experiment.params, content.values())
         case "string", str():
-            return _experiment(experiment_id, place, json_object(place, content))
+            experiment = _experiment(experiment_id, place, json_object(place, content))
+            _check_bytes(place, experiment.params, [content])
         case _:
             raise ContractError(wrong_type(place, redis_type, content, "a hash or a string with JSON"))
+    return experiment
+
+
+def _check_bytes(place: str, params: Mapping[str, Any], texts: Iterable[str]) -> None:
+    """Refuse parameters with bytes that are not UTF-8, which no tool could be given as they are."""
+    raw = "".join(text for text in texts if not text.isascii() and SURROGATES.search(text))
+    if raw and SURROGATES.search(json_text(params, raw=raw)):
+        raise ContractError(f"{place} member 'params' has bytes that are not UTF-8")
 
 
 def place_of_state(document: str) -> tuple[str, str, str] | None:
@@ -189,7 +201,9 @@ def read_trigger(data: bytes | str) -> Trigger:
     """Return the trigger in a message from the `execute_now` channel.  Raises `ContractError`."""
     place = "trigger"
     check_length(place, data, hint=". Store a large input where the tool can fetch it, and pass its address")
-    return validated(Trigger, place, without_nulls(json_object(place, data)))
+    message = json_object(place, data)
+    _check_bytes(place, message, [data] if isinstance(data, str) else [])
+    return validated(Trigger, place, without_nulls(message))
 
 
 def read_experiment_file(place: str, text: str) -> Experiment:
@@ -229,7 +243,7 @@ def _experiment_from_hash(experiment_id: str, place: str, fields: Mapping[str, s
     if "spec" in fields:
         document = {**_body(yaml_object(f"{place} field 'spec'", fields["spec"]))}
     elif "execution" in fields:
-        document = {"execution": json_object(f"{place} field 'execution'", fields["execution"])}
+        document = {"execution": _object_in(f"{place} field 'execution'", fields["execution"])}
     elif "tool" in fields:
         document = {"execution": dict(fields)}
     else:
@@ -337,13 +351,21 @@ def _body(root: dict[str, Any]) -> dict[str, Any]:
 
 
 def _params(place: str, value: object) -> dict[str, Any]:
-    if value is None or value == "":
+    if value in (None, "", "null"):
         return {}
     if isinstance(value, str):
-        return json_object(f"{place} member 'params'", value)
+        return _object_in(f"{place} member 'params'", value)
     if isinstance(value, dict):
         return value
     raise ContractError(f"{place} member 'params' is {kind(value)}; expected an object")
+
+
+def _object_in(place: str, text: str) -> dict[str, Any]:
+    """The object in a text, which some neighbours encode as JSON twice."""
+    if text.lstrip()[:1] == '"':
+        with contextlib.suppress(ValueError):
+            text = str(json.loads(text))
+    return json_object(place, text)
 
 
 def without_nulls(members: Mapping[str, Any]) -> dict[str, Any]:

@@ -83,6 +83,20 @@ def test_empty_params_count_as_not_given(params: str) -> None:
     assert in_hash(tool="t", params=params).params == {}
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_hash_may_have_its_json_encoded_twice(times: int) -> None:
+    params, execution = '{"a": 1}', '{"tool": "t", "params": {"a": 1}}'
+    for _ in range(times - 1):
+        params, execution = json.dumps(params), json.dumps(execution)
+
+    assert in_hash(tool="t", params=params).params == in_hash(execution=execution).params == {"a": 1}
+
+
+def test_a_byte_order_mark_is_no_part_of_a_document() -> None:
+    assert read_experiment("exp_1", "string", '\ufeff{"tool": "t"}').tool == "t"
+    assert in_hash(spec="\ufefftool: t").tool == "t"
+
+
 def test_a_nested_hash_has_its_execution_as_json_text() -> None:
     execution = {"tool": "t", "params": {"a": 1}, "schedule": "0 9 * * MON", "timezone": "Asia/Kolkata"}
     experiment = in_hash(execution=json.dumps(execution), state="paused", hypothesis="it works")
