@@ -226,6 +226,9 @@ class _Document:
 
     def _unknown(self) -> Iterator[str]:
         """Refuse members that are almost known, or that stand where nobody reads them."""
+        if "execution" not in self._body:
+            for name in difflib.get_close_matches("execution", self._body, cutoff=NEAR):
+                yield f"{self.place(name)} member '{name}' is not known: did you mean 'execution'?"
         if self._execution is not self._body:
             for name in RUN_MEMBERS:
                 if name in self._body and name not in self._execution:

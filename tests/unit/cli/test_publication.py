@@ -124,6 +124,13 @@ def test_another_mistake_is_told_as_well(tmp_path: Path, text: str, mistake: str
     assert [line[: len(mistake)] for line in mistakes_of(tmp_path, text)] == [mistake]
 
 
+def test_a_misspelt_execution_is_told(tmp_path: Path) -> None:
+    assert mistakes_of(tmp_path, "id: e\nexcution:\n  tool: t") == [
+        "has no 'tool', which names what is run; it holds 'id', 'excution'",
+        "line 2: member 'excution' is not known: did you mean 'execution'?",
+    ]
+
+
 def test_each_file_tells_its_own_and_two_of_one_experiment_are_refused(tmp_path: Path) -> None:
     good = "experiment: {id: e, execution: {tool: t}}"
     paths = [written(tmp_path, good, "a.yaml"), written(tmp_path, good, "b.yaml"), tmp_path / "none.yaml"]
