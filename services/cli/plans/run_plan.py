@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import uvloop
+
 from services.cli import connection, output
 from services.cli.connection import places
 from services.cli.output import CommandError
@@ -93,7 +95,7 @@ def execute(plan: Plan, target: Target, *, failed: bool = True) -> PlanRun:
     log.configure(level="error")
     if plan.manifest.metrics is not None:
         metrics_class(plan.manifest.metrics)  # a mistake is told before the cases run
-    return asyncio.run(_execute(plan, target, connection.settings(), failed))
+    return uvloop.run(_execute(plan, target, connection.settings(), failed))
 
 
 def write_report_again(plan: Plan) -> dict[str, Path]:

@@ -229,7 +229,7 @@ class BackendAttemptRunner:
 
     async def run(self, task: Task, cancel: asyncio.Event, report: Report) -> AttemptOutcome:
         """Run one attempt.  An exception of the backend is an error of the case."""
-        answer = await call_function(self._run, task, cancel, report)
+        answer = await _awaited(lambda: self._run(task, cancel, report))
         if answer.error is not None:
             return AttemptOutcome(TaskStatus.ERROR, _described(answer.error))
         result = answer.value
