@@ -73,7 +73,8 @@ class _Pending:
         worker: the address of the worker that runs it; None if none does.
         losses: how often Dask has given it up because its workers were lost.
         is_alone: whether it runs without others beside it.
-        is_culprit: set when its worker was lost while it ran alone.
+        is_culprit: whether its worker was lost while it ran alone.
+        interrupted: set when nobody waits for it any more, because it is a culprit or the backend closes.
     """
 
     def __init__(self, call: Execution, report: Report | None, cancel: asyncio.Event | None) -> None:
@@ -83,7 +84,8 @@ class _Pending:
         self.begins = self.losses = 0
         self.worker: str | None = None
         self.is_alone = False
-        self.is_culprit = asyncio.Event()
+        self.is_culprit = False
+        self.interrupted = asyncio.Event()
         self._report = report
 
     def start(self) -> None:
@@ -94,7 +96,8 @@ class _Pending:
         """Take note of what its task says."""
         if what == BEGUN:
             if self.is_alone and self.worker is not None:
-                self.is_culprit.set()
+                self.is_culprit = True
+                self.interrupted.set()
             self.begins += 1
             self.worker = text
         elif what == ENDED:
@@ -148,8 +151,7 @@ class DaskBackend:
         self._binding = LoopBinding(type(self).__name__)
         self._connection = DaskConnection(address, self._hear, tell)
         self._calls: dict[str, _Pending] = {}
-        self._running: set[asyncio.Task[Answer]] = set()
-        self._closing = asyncio.Event()
+        self._running: dict[asyncio.Task[Answer], _Pending] = {}
         self._watch: asyncio.Task[None] | None = None
 
     @property
@@ -201,14 +203,14 @@ class DaskBackend:
         except BaseException:
             await self.runtime.close()
             raise
-        self._closing = asyncio.Event()
         self._watch = asyncio.create_task(self._connection.watch(self._poll_seconds), name="dask cluster")
         self._binding.bind()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._binding.unbind()
-        self._closing.set()
+        for one in self._running.values():
+            one.interrupted.set()
         if self._running:
             await asyncio.wait(self._running, timeout=2 * self._cancel_seconds)
         if self._watch is not None:
@@ -234,8 +236,8 @@ class DaskBackend:
         if not self._binding.is_open or one.cancel.is_set():
             return self._without_answer(one, CANCELLED)
         task = asyncio.create_task(self._answered(one, limit_seconds), name=f"call {call.options.run_id}")
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._running[task] = one
+        task.add_done_callback(self._running.pop)
         try:
             text, contents = await task
             if contents:
@@ -262,9 +264,14 @@ class DaskBackend:
             _CancelledError: it was cancelled.
         """
         check_parameters(one.call)
-        bundle = await self._unless_cancelled(one, self.runtime.loader.bundle(one.call.tool, limit_seconds))
+        loader = self.runtime.loader
+        bundle = loader.loaded_bundle(one.call.tool)
+        if bundle is None:
+            bundle = await self._unless_cancelled(one, loader.bundle(one.call.tool, limit_seconds))
         while True:
-            link = await self._unless_cancelled(one, self._connection.link())
+            link = self._connection.current
+            if link is None:
+                link = await self._unless_cancelled(one, self._connection.link())
             one.start()
             self._calls[one.token] = one
             try:
@@ -292,13 +299,13 @@ class DaskBackend:
         )
         result = asyncio.create_task(_result(future))
         try:
-            await self._first_of(result, one, one.is_culprit)
-            if not result.done() and not one.is_culprit.is_set() and one.worker is not None:
+            await _first_of(result, one)
+            if not result.done() and not one.is_culprit and one.worker is not None:
                 await link.cancel(key, one.worker)
                 await asyncio.wait([result], timeout=self._cancel_seconds)
             if result.done():
                 return result.result()
-            if one.is_culprit.is_set():
+            if one.is_culprit:
                 raise WorkerDiedError(CULPRIT)
             raise _CancelledError
         except KilledWorker:
@@ -328,21 +335,12 @@ class DaskBackend:
         """Return the result of the work.  Raises `_CancelledError` if the call is cancelled before."""
         task = asyncio.create_task(work)
         try:
-            await self._first_of(task, one)
+            await _first_of(task, one)
             if not task.done():
                 raise _CancelledError
             return task.result()
         finally:
             task.cancel()
-
-    async def _first_of(self, task: asyncio.Task[T], one: _Pending, *others: asyncio.Event) -> None:
-        """Wait until the task is done, the call is cancelled, the backend closes, or another event is set."""
-        watching = [asyncio.create_task(event.wait()) for event in (one.cancel, self._closing, *others)]
-        try:
-            await asyncio.wait([task, *watching], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for watcher in watching:
-                watcher.cancel()
 
     def _hear(self, token: str, what: str, text: str) -> None:
         if token in self._calls:
@@ -359,6 +357,16 @@ class DaskBackend:
             seed=one.call.options.policy.seed,
             lost_attempts=one.begins if outcome.status is Status.LOST else max(0, one.begins - 1),
         )
+
+
+async def _first_of(task: asyncio.Task[T], one: _Pending) -> None:
+    """Wait until the task is done, or the call is cancelled or interrupted."""
+    watching = [asyncio.create_task(event.wait()) for event in (one.cancel, one.interrupted)]
+    try:
+        await asyncio.wait([task, *watching], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for watcher in watching:
+            watcher.cancel()
 
 
 async def _result(future: Future[Any]) -> Answer:

@@ -149,13 +149,18 @@ class DaskConnection:
             await self._link.close()
             self._link = None
 
+    @property
+    def current(self) -> Link | None:
+        """The link to the scheduler; None while it is unavailable."""
+        is_up = self._is_linked.is_set() and self._link is not None and self._link.is_up
+        return self._link if is_up else None
+
     async def link(self) -> Link:
         """Return a link to the scheduler; wait while it is unavailable."""
-        while True:
-            await self._is_linked.wait()
-            if self._link is not None and self._link.is_up:
-                return self._link
+        while (link := self.current) is None:
             self._is_linked.clear()
+            await self._is_linked.wait()
+        return link
 
     async def watch(self, seconds: float) -> None:
         """Look at the cluster every `seconds`, and connect again after a loss, until cancelled."""
