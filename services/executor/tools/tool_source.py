@@ -239,7 +239,7 @@ def _stamp(path: Path, neighbours: Sequence[str]) -> Stamp:
 
 
 def _stamp_of_copy(root: Path, bundle: Bundle) -> Stamp | None:
-    """Return what differs after a change of any file or folder of a written bundle; None if one is missing."""
+    """Return what differs after a change of a written bundle's files or folders; None if one is missing."""
     folders = {"", *(name.rpartition("/")[0] for name in bundle.files)}
     try:
         return _times_and_sizes([os.lstat(f"{root}/{name}") for name in (*folders, *bundle.files)])
