@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import uvloop
 
@@ -16,6 +18,7 @@ from services.cli.output import CommandError
 from services.cli.plans.plan_output import ProgressDisplay, exit_now, interruptible
 from services.executor.artifacts import open_blobs
 from services.executor.config import Settings
+from services.executor.main import COLLECTED_OBJECTS
 from services.executor.store import Store
 from services.planner.aggregation import Aggregator
 from services.planner.backends import BACKENDS, Backend, PlanContext, backend_class, runtime_of
@@ -42,6 +45,7 @@ from shared import log
 from shared.errors import ToolError
 from shared.threads import in_thread
 
+T = TypeVar("T")
 Tell = Callable[[str], None]
 
 
@@ -97,7 +101,17 @@ def execute(plan: Plan, target: Target, *, failed: bool = True) -> PlanRun:
     log.configure(level="error")
     if plan.manifest.metrics is not None:
         metrics_class(plan.manifest.metrics)  # a mistake is told before the cases run
-    return uvloop.run(_execute(plan, target, connection.settings(), failed))
+    return run_in_loop(_execute(plan, target, connection.settings(), failed))
+
+
+def run_in_loop(work: Coroutine[Any, Any, T]) -> T:
+    """Run what executes a plan, in an event loop and with a garbage collector that suit many short cases.
+
+    Cases leave no cycles behind; collections would take a tenth of the time of short ones.
+    """
+    gc.freeze()
+    gc.set_threshold(COLLECTED_OBJECTS)
+    return uvloop.run(work)
 
 
 def write_report_again(plan: Plan) -> dict[str, Path]:
