@@ -39,6 +39,7 @@ from typing import Any
 
 import structlog
 
+from services.cli.plans.run_plan import run_in_loop
 from services.executor.isolation.calls import Report
 from services.executor.outcome import Status
 from services.planner.backends.local import LocalBackend
@@ -279,7 +280,7 @@ def measured(numbers: Sequence[int]) -> dict[str, list[float]]:
     """Return the seconds of all rounds by name; a library that fails once is left out."""
     peers, rounds = installed(), dict[str, list[float]]()
     for number in range(ROUNDS):
-        for name, seconds in asyncio.run(our_seconds(numbers)).items():
+        for name, seconds in run_in_loop(our_seconds(numbers)).items():
             rounds.setdefault(name, []).append(seconds)
         for name, open_it in list(peers.items()):
             try:

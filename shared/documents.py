@@ -24,7 +24,7 @@ _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 _NO_BRACKET = re.compile(r"[^\[\]{}]+")
 _STEPS = bytes.maketrans(b"[{]}", bytes([1, 1, 255, 255]))  # 255 is -1 as a signed number
-_SURROGATES = re.compile("[\ud800-\udfff]")
+SURROGATES = re.compile("[\ud800-\udfff]")
 
 Value = TypeVar("Value")
 Record = TypeVar("Record", bound=BaseModel)
@@ -40,8 +40,8 @@ def json_object(place: str, text: bytes | str) -> dict[str, Any]:
     """
     try:
         decoded = text if isinstance(text, str) else text.decode(json.detect_encoding(text), "surrogatepass")
-        value = _decoder.decode(decoded)
-        if may_be_deeper(decoded, MAX_DEPTH) and _is_deeper(decoded, MAX_DEPTH):
+        value = _decoder.decode(decoded.removeprefix("\ufeff"))
+        if may_be_deeper(decoded, MAX_DEPTH) and is_deeper(decoded, MAX_DEPTH):
             raise ContractError(f"{place} is nested deeper than {MAX_DEPTH} levels")
     except (ValueError, RecursionError) as exc:
         raise ContractError(f"{place} is not JSON: {exc}; it starts with {shown(text)}") from None
@@ -62,7 +62,7 @@ def json_text(value: Any, raw: str = "") -> str:
         return orjson.dumps(value, option=_PLAIN_VALUES_ONLY).decode()
     except TypeError:  # integers over 64 bits, surrogates, keys that are not texts, deep nesting
         text = _encode(value)
-    return _SURROGATES.sub(lambda found: found[0] if found[0] in raw else f"\\u{ord(found[0]):04x}", text)
+    return SURROGATES.sub(lambda found: found[0] if found[0] in raw else f"\\u{ord(found[0]):04x}", text)
 
 
 def may_be_deeper(text: bytes | str, limit: int) -> bool:
@@ -75,7 +75,7 @@ def may_be_deeper(text: bytes | str, limit: int) -> bool:
     return text.count(b"{") + text.count(b"[") > limit
 
 
-def _is_deeper(text: str, limit: int) -> bool:
+def is_deeper(text: str, limit: int) -> bool:
     """Return whether JSON is nested deeper: how many brackets are open at most."""
     brackets = _NO_BRACKET.sub("", _STRING.sub("", text)).encode()
     return max(accumulate(memoryview(brackets.translate(_STEPS)).cast("b")), default=0) > limit

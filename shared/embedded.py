@@ -168,6 +168,7 @@ class _Server:
             "dir": str(self.directory),
             "appendonly": "yes",
             "save": "",
+            "notify-keyspace-events": "K$h",
             "logfile": str(log),
         }
         options = [word for name, value in settings.items() for word in (f"--{name}", value)]

@@ -77,6 +77,16 @@ def tools_of(worker: str) -> str:
     return f"fullsend:executor:tools:{worker}"
 
 
+def cron_of(worker: str) -> str:
+    """String: how a worker that runs cron notices schedules that are written in silence; expires."""
+    return f"fullsend:executor:cron:{worker}"
+
+
+def probe(name: str) -> str:
+    """String and hash, below this: written to find out whether the server sends notifications; expire."""
+    return f"fullsend:executor:probe:{name}"
+
+
 def wanted() -> str:
     """Set: tools that orders wait for until a worker can begin them."""
     return "fullsend:executor:wanted"
@@ -97,7 +107,7 @@ def compiled(experiment_id: str) -> str:
 
     The number is that of the form, to be raised when documents are read or kept in another way.
     """
-    return f"fullsend:executor:compiled:1:{experiment_id}"
+    return f"fullsend:executor:compiled:2:{experiment_id}"
 
 
 def retries() -> str:

@@ -4,18 +4,21 @@ A reader accepts any of the documented shapes (docs/redis.md) and refuses conten
 understand with a `ContractError` that names the key, the member and what was expected.
 """
 
+import contextlib
 import json
+import re
 import secrets
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from msgspec import Struct
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from shared.documents import json_object, json_text, kind, member, printable, validated
+from shared.documents import SURROGATES, json_object, json_text, kind, member, printable, validated
 from shared.errors import ContractError
+from shared.schedule_members import schedule_members
 from shared.yaml_reader import yaml_object
 
 TRIGGER_MAX_BYTES = 1_000_000
@@ -118,11 +121,7 @@ CONFINEMENT = ("sandbox", "capabilities")
 
 
 class Experiment(Struct, frozen=True):
-    """An experiment as its author wrote it, independent of its shape.
-
-    `document` is the JSON text of an experiment that is stored as a string.  The state of such an
-    experiment can only be changed by replacing the whole text.
-    """
+    """An experiment as its author wrote it, independent of its shape."""
 
     id: str
     state: State
@@ -131,16 +130,7 @@ class Experiment(Struct, frozen=True):
     schedule: str | None
     timezone: str | None
     policy: Policy
-    document: str | None = None
-
-    def around_state(self) -> tuple[str, str]:
-        """The texts before and after the state in its document, in the form that the executor writes."""
-        document = self.document or "{}"
-        mark = secrets.token_hex(16)
-        root = json.loads(document)
-        _body(root)["state"] = mark
-        before, _, after = json_text(root, raw=document).partition(mark)
-        return before, after
+    is_schedule_enabled: bool = True
 
 
 class Trigger(WireRecord):
@@ -151,19 +141,6 @@ class Trigger(WireRecord):
     params: dict[str, Any] = Field(default_factory=dict)
     triggered_by: str | None = None
     traceparent: str | None = None
-
-
-class Schedule(WireRecord):
-    """When an experiment runs.  The cron expression is only checked when it is parsed."""
-
-    experiment_id: ExperimentId
-    cron: Annotated[str, Field(min_length=1)]
-    timezone: str | None = None
-    enabled: bool = True
-
-    def to_json(self) -> str:
-        """Return the text that `read_schedule` reads."""
-        return json_text(self.model_dump(exclude_none=True))
 
 
 # -- readers --------------------------------------------------------------------------
@@ -183,43 +160,50 @@ def read_experiment(experiment_id: str, redis_type: str, content: Mapping[str, s
     place = printable(f"experiments:{experiment_id}")
     match redis_type, content:
         case "hash", Mapping():
-            return _experiment_from_hash(experiment_id, place, content)
+            experiment = _experiment_from_hash(experiment_id, place, content)
+            _check_bytes(place, experiment.params, content.values())
         case "string", str():
-            document = json_object(place, content)
-            return _experiment(experiment_id, place, document, document=content)
+            experiment = _experiment(experiment_id, place, json_object(place, content))
+            _check_bytes(place, experiment.params, [content])
         case _:
-            raise ContractError(_wrong_type(place, redis_type, content, "a hash or a string with JSON"))
+            raise ContractError(wrong_type(place, redis_type, content, "a hash or a string with JSON"))
+    return experiment
+
+
+def _check_bytes(place: str, params: Mapping[str, Any], texts: Iterable[str]) -> None:
+    """Refuse parameters with bytes that are not UTF-8, which no tool could be given as they are."""
+    raw = "".join(text for text in texts if not text.isascii() and SURROGATES.search(text))
+    if raw and SURROGATES.search(json_text(params, raw=raw)):
+        raise ContractError(f"{place} member 'params' has bytes that are not UTF-8")
+
+
+def place_of_state(document: str) -> tuple[str, str, str] | None:
+    """Return the state in the JSON text of an experiment, and the texts before and after it.
+
+    The texts are in the form that the executor writes.  The state of an experiment that is stored as a string
+    can only be changed by replacing the whole text.
+
+    Returns:
+        None if the text is no JSON object, or its state is an unknown word.
+    """
+    try:
+        root = json_object("", document)
+        state = _state(_body(root).get("state"))
+    except (ValueError, ContractError):
+        return None
+    mark = secrets.token_hex(16)
+    _body(root)["state"] = mark
+    before, _, after = json_text(root, raw=document).partition(mark)
+    return state.value, before, after
 
 
 def read_trigger(data: bytes | str) -> Trigger:
     """Return the trigger in a message from the `execute_now` channel.  Raises `ContractError`."""
     place = "trigger"
-    _check_length(place, data, hint=". Store a large input where the tool can fetch it, and pass its address")
-    return validated(Trigger, place, _without_nulls(json_object(place, data)))
-
-
-def read_schedule(experiment_id: str, redis_type: str, content: Mapping[str, str] | str) -> Schedule:
-    """Return the schedule stored at `schedules:{experiment_id}`.  Raises `ContractError`."""
-    place = printable(f"schedules:{experiment_id}")
-    match redis_type, content:
-        case "hash", Mapping():
-            members: dict[str, Any] = dict(content)
-            if not member(place, "state", content.get("state"), _is_active):
-                members["enabled"] = False
-        case "string", str() if content.lstrip().startswith("{"):
-            members = json_object(place, content)
-        case "string", str():
-            members = {"cron": content}
-        case _:
-            raise ContractError(_wrong_type(place, redis_type, content, "a string or a hash"))
-    return _schedule(place, {**members, "experiment_id": experiment_id})
-
-
-def read_schedule_message(data: bytes | str) -> Schedule:
-    """Return the schedule in a message from the `schedules` channel.  Raises `ContractError`."""
-    place = "schedule message"
-    _check_length(place, data)
-    return _schedule(place, json_object(place, data))
+    check_length(place, data, hint=". Store a large input where the tool can fetch it, and pass its address")
+    message = json_object(place, data)
+    _check_bytes(place, message, [data] if isinstance(data, str) else [])
+    return validated(Trigger, place, without_nulls(message))
 
 
 def read_experiment_file(place: str, text: str) -> Experiment:
@@ -233,21 +217,21 @@ def read_experiment_file(place: str, text: str) -> Experiment:
         ContractError: names the file, the member and what was expected.
     """
     document = yaml_object(place, text)
-    body = _body(document)
-    experiment_id = member(place, "id", body.get("id"), valid_id)
-    return _experiment(experiment_id, place, document)
+    return _experiment(_body(document).get("id"), place, document)
 
 
 # -- details --------------------------------------------------------------------------
 
 
-def _wrong_type(place: str, redis_type: str, content: object, expected: str) -> str:
+def wrong_type(place: str, redis_type: str, content: object, expected: str) -> str:
+    """Return what is wrong with a key of a type that holds no document."""
     if redis_type == "oversize":
         return f"{place} holds {content} (EXPERIMENT_MAX_BYTES)"
     return f"{place} is a Redis {redis_type}; expected {expected}"
 
 
-def _check_length(place: str, data: bytes | str, hint: str = "") -> None:
+def check_length(place: str, data: bytes | str, hint: str = "") -> None:
+    """Raise `ContractError` if a message is too long to be read."""
     size_bytes = len(data if isinstance(data, bytes) else data.encode(errors="surrogatepass"))
     if size_bytes > TRIGGER_MAX_BYTES:
         raise ContractError(
@@ -259,7 +243,7 @@ def _experiment_from_hash(experiment_id: str, place: str, fields: Mapping[str, s
     if "spec" in fields:
         document = {**_body(yaml_object(f"{place} field 'spec'", fields["spec"]))}
     elif "execution" in fields:
-        document = {"execution": json_object(f"{place} field 'execution'", fields["execution"])}
+        document = {"execution": _object_in(f"{place} field 'execution'", fields["execution"])}
     elif "tool" in fields:
         document = {"execution": dict(fields)}
     else:
@@ -289,34 +273,73 @@ def experiment_failed(
     }
 
 
-def _experiment(
-    experiment_id: str, place: str, root: dict[str, Any], document: str | None = None
-) -> Experiment:
-    body = _body(root)
-    execution = body.get("execution", body)
-    if not isinstance(execution, dict):
-        raise ContractError(f"{place} member 'execution' is {kind(execution)}; expected an object")
-    _check_members(place, body, execution)
+def _experiment(experiment_id: object, place: str, root: dict[str, Any]) -> Experiment:
+    read = {name: read() for name, read in experiment_parts(experiment_id, lambda _: place, root).items()}
+    schedule = read["schedule"]
     return Experiment(
-        id=member(place, "id", experiment_id, valid_id),
-        state=member(place, "state", body.get("state"), _state),
-        tool=member(place, "tool", execution.get("tool"), _tool_name),
-        params=_params(place, execution.get("params")),
-        schedule=member(place, "schedule", execution.get("schedule"), _optional_text),
-        timezone=member(place, "timezone", execution.get("timezone"), _optional_text),
-        policy=validated(
-            Policy, place, {k: v for k, v in {**body, **execution}.items() if v not in ("", None)}
-        ),
-        document=document,
+        id=read["id"],
+        state=read["state"],
+        tool=read["tool"],
+        params=read["params"],
+        schedule=schedule.get("cron"),
+        timezone=schedule.get("timezone"),
+        policy=read["policy"],
+        is_schedule_enabled=schedule.get("enabled", True),
     )
 
 
-def _check_members(place: str, body: Mapping[str, Any], execution: Mapping[str, Any]) -> None:
+def experiment_parts(
+    experiment_id: object, place: Callable[[str], str], root: dict[str, Any]
+) -> dict[str, Callable[[], Any]]:
+    """Return what reads the parts of an experiment; each raises `ContractError` about its own members.
+
+    Args:
+        experiment_id: its id.
+        place: returns the place of a member, for error messages.
+        root: the document.
+
+    Raises:
+        ContractError: `execution` is no object.
+    """
+    body = _body(root)
+    execution = body.get("execution", body)
+    if not isinstance(execution, dict):
+        raise ContractError(
+            f"{place('execution')} member 'execution' is {kind(execution)}; expected an object"
+        )
+    given = {name: value for name, value in {**body, **execution}.items() if value not in ("", None)}
+    return {
+        "id": lambda: _experiment_id(place("id"), experiment_id),
+        "state": lambda: member(place("state"), "state", body.get("state"), _state),
+        "tool": lambda: _tool(place("tool"), body, execution),
+        "params": lambda: _params(place("params"), execution.get("params")),
+        "schedule": lambda: _schedule_in(place, given),
+        "confinement": lambda: _check_members(place, given),
+        "policy": lambda: validated(Policy, place("policy"), given),
+    }
+
+
+def _experiment_id(place: str, value: object) -> str:
+    if value is None:
+        raise ContractError(f"{place} has no 'id', which names the experiment")
+    return member(place, "id", value, valid_id)
+
+
+def _schedule_in(place: Callable[[str], str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`cron`, `timezone` and `enabled` of the schedule in an experiment; nothing if it has none."""
+    zone = member(place("timezone"), "timezone", given.get("timezone"), _optional_text)
+    schedule = given.get("schedule")
+    if isinstance(schedule, Mapping):
+        return {"timezone": zone} | schedule_members(f"{place('schedule')} member 'schedule'", schedule)
+    return {"cron": member(place("schedule"), "schedule", schedule, _optional_text), "timezone": zone}
+
+
+def _check_members(place: Callable[[str], str], given: Mapping[str, Any]) -> None:
     """Refuse a confinement, which only a tool's header can ask for."""
     for name in CONFINEMENT:
-        if any(members.get(name) not in ("", None) for members in (body, execution)):
+        if name in given:
             raise ContractError(
-                f"{place} member '{name}' can't be set by an experiment; "
+                f"{place(name)} member '{name}' can't be set by an experiment; "
                 "set it in the header of the tool's file"
             )
 
@@ -328,33 +351,49 @@ def _body(root: dict[str, Any]) -> dict[str, Any]:
 
 
 def _params(place: str, value: object) -> dict[str, Any]:
-    if value is None or value == "":
+    if value in (None, "", "null"):
         return {}
     if isinstance(value, str):
-        return json_object(f"{place} member 'params'", value)
+        return _object_in(f"{place} member 'params'", value)
     if isinstance(value, dict):
         return value
     raise ContractError(f"{place} member 'params' is {kind(value)}; expected an object")
 
 
-def _schedule(place: str, members: dict[str, Any]) -> Schedule:
-    cron = members.get("cron") or members.get("schedule")
-    known = {name: value for name, value in members.items() if name != "timezone" or value != ""}
-    return validated(Schedule, place, _without_nulls({**known, "cron": cron or None}))
+def _object_in(place: str, text: str) -> dict[str, Any]:
+    """The object in a text, which some neighbours encode as JSON twice."""
+    if text.lstrip()[:1] == '"':
+        with contextlib.suppress(ValueError):
+            text = str(json.loads(text))
+    return json_object(place, text)
 
 
-def _is_active(state: str | None) -> bool:
-    if state not in (None, "", "active", "paused", "completed"):
-        raise ValueError("expected active, paused or completed")
-    return state not in ("paused", "completed")
-
-
-def _without_nulls(members: Mapping[str, Any]) -> dict[str, Any]:
+def without_nulls(members: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out members that are null: neighbours write null for "not given"."""
     return {name: value for name, value in members.items() if value is not None}
 
 
+NO_TOOL = (None, "", "null", "None")
+"""What stands for a missing tool, also as jq, yq and Python print it: a tool called so would be ordered."""
+
+TOOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+_TOOL = re.compile(rf"{TOOL_NAME.pattern}(?:@sha256:[0-9a-f]{{64}})?")
+
+
+def _tool(place: str, body: Mapping[str, Any], execution: Mapping[str, Any]) -> str:
+    tool = execution.get("tool")
+    if isinstance(tool, str):
+        tool = tool.strip()  # `redis-cli -x` keeps the end of the line
+    if tool in NO_TOOL:
+        held = ", ".join(f"'{printable(name)}'" for name in execution if name != "tool") or "nothing"
+        where = "it" if execution is body else "'execution'"
+        raise ContractError(f"{place} has no 'tool', which names what is run; {where} holds {held}")
+    return member(place, "tool", tool, _tool_name)
+
+
 def _tool_name(value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("must be the name of a tool")
+    if not isinstance(value, str) or not _TOOL.fullmatch(value):
+        raise ValueError(
+            "can't be a tool; a name has letters, digits, '_' and '-' (or is NAME@sha256:DIGEST)"
+        )
     return value

@@ -1,4 +1,7 @@
-"""Reads YAML as plain values that JSON has; a large text in a process of its own.
+"""Reads YAML 1.2 as plain values that JSON has; a large text in a process of its own.
+
+`1e-3` is a number, as in JSON; `12:30`, `0123`, `NO`, `1_000` and `2024-01-01` are texts.  A key is the text
+that is written; one that is written twice is refused.
 
 A megabyte of YAML takes seconds to read.  `prepare` does that in another process, so that it holds nobody up;
 `yaml_value` finds the result.
@@ -8,17 +11,19 @@ import asyncio
 import json
 import math
 import os
+import re
 import sys
 from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import yaml
 
-from shared.documents import MAX_DEPTH, json_text, kind, not_a_number, shown
+from shared.documents import MAX_DEPTH, is_deeper, json_text, kind, not_a_number, printable, shown
 from shared.errors import ContractError
 
 MAX_YAML_VALUES = 100_000
@@ -64,27 +69,216 @@ def yaml_value(place: str, text: str, *, finite: bool = True) -> Any:
     else:
         value, problem = _prepared.get((text, finite)) or _read(text, finite)
     if problem:
-        raise ContractError(f"{place} is not a YAML document: {problem}")
+        raise ContractError(f"{place} {problem}")
     return value
 
 
-class _YamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """A safe loader that also limits what merge keys (`<<`) unfold into while a document is read."""
+# -- YAML 1.2 ---------------------------------------------------------------------------
+
+_KINDS = (
+    ("null", r"~|null|Null|NULL|", "~nN"),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    ("merge", r"<<", "<"),
+)
+"""What a plain scalar is: YAML 1.2 with its core schema, without leading zeros of numbers, as in JSON."""
+
+
+class YamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """A safe loader of YAML 1.2 that limits what merge keys (`<<`) unfold into while a document is read."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - where PyYAML looks for them
+    refuses_keys = True
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._checked: set[int] = set()
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        if (
+            self.refuses_keys and id(node) not in self._checked
+        ):  # what is merged into it may be written in it as well
+            self._checked.add(id(node))
+            _check_keys(node)
         super().flatten_mapping(node)
         if len(node.value) > MAX_YAML_VALUES:
             raise _too_much()
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
+        if not isinstance(node, yaml.MappingNode):
+            raise yaml.constructor.ConstructorError(None, None, "expected a mapping", node.start_mark)
+        self.flatten_mapping(node)
+        return {
+            key.value: self.construct_object(value, deep=deep)
+            for key, value in node.value
+            if isinstance(key, yaml.ScalarNode)
+        }
+
+
+for _name, _pattern, _first in _KINDS:
+    # The last argument is the characters that such a scalar begins with; an empty one is null.
+    _begins = [*_first, ""] if _name == "null" else list(_first)
+    YamlLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(rf"(?:{_pattern})\Z"), _begins)
+
+
+class _LenientLoader(YamlLoader):
+    """Reads a document whose keys are wrong as well, to find its other mistakes."""
+
+    refuses_keys = False
+
+
+class _KeyError(ValueError):
+    """A key that can't be read, or is there twice."""
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    for mistake in _key_mistakes(node):
+        raise _KeyError(mistake)
+
+
+def _key_mistakes(node: yaml.MappingNode) -> Iterator[str]:
+    """Refuse a key that is no scalar, or that is written twice: YAML would silently keep the last."""
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            kind_of_key = "a list" if isinstance(key, yaml.SequenceNode) else "a mapping"
+            yield (
+                f"has {kind_of_key} as a key in line {line}; "
+                "put a text that begins with a bracket or a brace in quotes"
+            )
+        elif key.value in lines:
+            where = f"lines {lines[key.value]} and {line}" if lines[key.value] != line else f"line {line}"
+            yield f"has '{printable(key.value)}' twice, in {where}; leave one out"
+        else:
+            lines[key.value] = line
+
+
+class Outline(NamedTuple):
+    """Where the keys of a document are, for messages to its author.
+
+    `lines` has the line of each key by its path, `mistakes` are those of keys, which `yaml_value` refuses or
+    others read as something else, and `value` is what the document says apart from these.
+    """
+
+    value: Any
+    lines: Mapping[tuple[str, ...], int]
+    mistakes: Sequence[str]
+
+
+def yaml_outline(text: str) -> Outline:
+    """Return the outline of a document that `yaml_value` would read but for its keys; empty for any other."""
+    lines: dict[tuple[str, ...], int] = {}
+    mistakes: list[str] = []
+    try:
+        _check_size(text)
+        found: list[tuple[tuple[str, ...], Any]] = [((), yaml.compose(text, Loader=YamlLoader))]
+        value = _plain(yaml.load(text, Loader=_LenientLoader), [MAX_YAML_VALUES], finite=True)  # noqa: S506
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return Outline(None, {}, ())
+    seen: set[int] = set()
+    for path, node in found:
+        if not isinstance(node, yaml.MappingNode) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        mistakes += _key_mistakes(node)
+        for key, inner in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                line = key.start_mark.line + 1
+                lines.setdefault((*path, key.value), line)
+                found.append(((*path, key.value), inner))
+                if not key.style and _NO_TEXT_IN_YAML_1_1.fullmatch(key.value):
+                    mistakes.append(
+                        f"has the key {key.value} in line {line}, which other readers of YAML take for "
+                        "true, false or null; put it in quotes"
+                    )
+    return Outline(value, lines, mistakes)
+
+
+_NO_TEXT_IN_YAML_1_1 = re.compile(r"yes|no|on|off|true|false|null|~", re.IGNORECASE)
+
+
+def _explained(exc: yaml.YAMLError, text: str) -> str:
+    """What is wrong with a document, with its line, and what to do about it if that can be told."""
+    mark = getattr(exc, "problem_mark", None)
+    if mark is None:
+        return " ".join(str(exc).split())
+    problem = " ".join(str(getattr(exc, "problem", "") or exc).split())
+    start = getattr(exc, "context_mark", None) or mark
+    return f"line {mark.line + 1}: {problem}{_hint(problem, text.split(chr(10)), start, mark)}"
+
+
+def _hint(problem: str, lines: list[str], start: yaml.Mark, mark: yaml.Mark) -> str:
+    for wording, hint in _HINTS.items():
+        if wording in problem:
+            return f"; {hint}"
+    for at in (start, mark):
+        line = lines[at.line] if at.line < len(lines) else ""
+        if line[at.column : at.column + 1] == "\t":
+            return "; indent with blanks, not with tabs"
+        if (value := _NEEDS_QUOTES.search(line)) and value.start("text") <= at.column:
+            quoted = json.dumps(value["text"], ensure_ascii=False)
+            return f"; a text that begins with {value['text'][0]} has to be in quotes, such as {quoted}"
+    return ""
+
+
+_NEEDS_QUOTES = re.compile(r"(?:^|[:-]\s|[\[{,])\s*(?P<text>[*&!%@`].*?)(?:\s+#.*|\s*[\]}].*|\s*)$")
+"""A value that begins with a character which means something else to YAML."""
+
+_HINTS = {
+    "mapping values are not allowed": (
+        "check the indentation; a text with a colon and a blank in it has to be in quotes"
+    ),
+    "unknown escape": "in double quotes, write a backslash twice, or use single quotes",
+    "another document": "write one document only",
+}
+"""What to do, by a part of PyYAML's message."""
 
 
 def _read(text: str, finite: bool) -> tuple[Any, str]:
     """The value of a document, and what is wrong with it; empty if nothing is."""
     try:
+        value = _json_in(text)
+        if value is not None:
+            return _plain(value, [MAX_YAML_VALUES], finite), ""
         _check_size(text)
-        value = yaml.load(text, Loader=_YamlLoader)  # noqa: S506  (a safe loader)
+        value = yaml.load(text, Loader=YamlLoader)  # noqa: S506  (a safe loader)
         return _plain(value, [MAX_YAML_VALUES], finite), ""
-    except (yaml.YAMLError, ValueError, RecursionError) as exc:
-        return None, " ".join(str(exc).split()) or type(exc).__name__
+    except _KeyError as exc:
+        return None, str(exc)
+    except yaml.YAMLError as exc:
+        return None, _no_document(_explained(exc, text))
+    except (ValueError, RecursionError) as exc:
+        return None, _no_document(" ".join(str(exc).split()) or type(exc).__name__)
+
+
+def _json_in(text: str) -> Any:
+    """The object in a text that is JSON, for YAML hasn't each of its escapes; None if it isn't."""
+    if text.lstrip()[:1] != "{":
+        return None
+    try:
+        value = json.loads(text, object_pairs_hook=_distinct)
+    except json.JSONDecodeError:
+        return None
+    return None if is_deeper(text, MAX_DEPTH) else value
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in members:
+            raise _KeyError(f"has an object with two members '{printable(name)}'; leave one out")
+        members[name] = value
+    return members
+
+
+def _no_document(reason: str) -> str:
+    return f"is not a YAML document: {reason}"
 
 
 # Remembered, because the file of an experiment is read again for each of its runs.
@@ -97,7 +291,7 @@ def _check_size(text: str) -> None:
     That takes much longer than this, and libyaml's recursion would overflow the C stack.
     """
     depth = values = 0
-    for event in yaml.parse(text, Loader=_YamlLoader):
+    for event in yaml.parse(text, Loader=YamlLoader):
         values += isinstance(event, yaml.NodeEvent)
         if values > 2 * MAX_YAML_VALUES:  # keys are none
             raise _too_much()
@@ -114,7 +308,7 @@ def _plain(value: Any, budget: list[int], finite: bool) -> Any:
         raise _too_much()
     match value:
         case dict():
-            return {_key(key): _plain(item, budget, finite) for key, item in value.items()}
+            return {key: _plain(item, budget, finite) for key, item in value.items()}
         case list() | set() | tuple():
             return [_plain(item, budget, finite) for item in value]
         case None | str() | bool():
@@ -131,18 +325,6 @@ def _number(value: float, finite: bool) -> float:
     if isinstance(value, int) and value.bit_length() > _MAX_INTEGER_BITS:
         raise ValueError("it has a number with too many digits")
     return not_a_number(str(value)) if finite and not math.isfinite(value) else value
-
-
-def _key(key: object) -> str:
-    match key:
-        case str():
-            return key
-        case date():
-            return key.isoformat()
-        case None | bool() | int() | float():
-            return json.dumps(key)
-        case _:
-            raise ValueError(f"the key {shown(key)} has no form in JSON")
 
 
 def _too_much() -> ValueError:
@@ -181,11 +363,13 @@ async def _read_apart(text: str) -> tuple[Any, str]:
         async with asyncio.timeout(READING_SECONDS):
             value, problem = json.loads(await _output_of_reader(text.encode(errors="surrogatepass")))
     except TimeoutError:
-        return None, f"it couldn't be read in {READING_SECONDS:g} s; make it smaller, or store it as JSON"
+        reason = f"it couldn't be read in {READING_SECONDS:g} s; make it smaller, or store it as JSON"
     except (ValueError, OSError) as exc:
-        reason = str(exc) if isinstance(exc, OSError) else "it ended without an answer"
-        return None, f"it can't be read, as its reader failed ({reason}); change it, or store it as JSON"
-    return value, str(problem)
+        failed = str(exc) if isinstance(exc, OSError) else "it ended without an answer"
+        reason = f"it can't be read, as its reader failed ({failed}); change it, or store it as JSON"
+    else:
+        return value, str(problem)
+    return None, _no_document(reason)
 
 
 async def _output_of_reader(text: bytes) -> bytes:

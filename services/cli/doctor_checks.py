@@ -3,7 +3,7 @@
 import http.client
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import urlsplit
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.cli import output
-from services.cli.schedules import ScheduleRow, read_all_schedules
+from services.cli.schedules import NO_CRON, ScheduleRow, read_all_schedules
 from services.cli.tools import all_registered
 from services.executor.config import Settings
 from services.executor.isolation import cgroups
@@ -21,7 +21,6 @@ from services.executor.store import ServerFacts, Store
 from services.executor.tools import bundles
 from shared import keys
 from shared.connection import without_password
-from shared.errors import ToolNotFoundError
 from shared.messages import Experiment, State
 
 
@@ -88,7 +87,7 @@ async def findings(store: Store, settings: Settings, url: str) -> AsyncIterator[
     schedules = await read_all_schedules(store)
     async for one in _experiments(store, {one.experiment_id for one in schedules}):
         yield one
-    for one in _schedules(schedules):
+    for one in [*_schedules(schedules), *_noticing(await store.workers.cron())]:
         yield one
 
 
@@ -225,11 +224,7 @@ async def _doubts(
             f"says `schedule: {experiment.schedule}`, but {keys.schedule(experiment.id)} does not exist, so "
             "cron does not run it; publish it again"
         )
-    try:
-        is_pinned = bundles.parse(experiment.tool) is not None
-    except ToolNotFoundError as exc:
-        yield str(exc)
-        return
+    is_pinned = bundles.parse(experiment.tool) is not None
     if known_tools and not is_pinned and experiment.tool not in known_tools:
         yield f"its tool '{experiment.tool}' is not registered"
 
@@ -245,11 +240,34 @@ async def _is_stuck(store: Store, experiment_id: str) -> bool:
 def _schedules(schedules: list[ScheduleRow]) -> list[Finding]:
     active = sum(one.state == "active" for one in schedules)
     found = [ok("schedules", f"{active} active, {len(schedules) - active} off or invalid")]
+    waiting = [one for one in schedules if one.unattended]
+    if waiting:  # the one that is due next comes first
+        due = f"the next due time is {waiting[0].next_local}, of {waiting[0].experiment_id}"
+        found.append(warning("schedules", f"{due}; {NO_CRON}"))
     for one in schedules:
         if one.problem:
             level = Level.PROBLEM if one.broken else Level.WARNING
             found.append(Finding(level, keys.schedule(one.experiment_id), one.problem))
     return found
+
+
+_NOTICING = {
+    "notifications": "are noticed at once: the server sends keyspace notifications",
+    "poll": "are noticed within ten seconds, as new keys are looked for; `notify-keyspace-events K$h` in the "
+    "server's configuration has them noticed at once, and changed ones as well",
+    "unknown": "will be noticed: the workers are finding out whether the server sends keyspace notifications",
+}
+"""By how workers notice schedules; see `schedule_watch.Noticing`."""
+
+
+def _noticing(cron: Mapping[str, str]) -> list[Finding]:
+    """Tell how schedules are noticed that are written without a message, for each way that a worker has."""
+    by_way = {way: [name for name, one in cron.items() if one == way] for way in _NOTICING}
+    return [
+        ok("cron", f"{', '.join(sorted(names))}: schedules that nobody announces {_NOTICING[way]}")
+        for way, names in by_way.items()
+        if names
+    ]
 
 
 ANSWER_SECONDS = 5.0

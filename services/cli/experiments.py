@@ -3,26 +3,26 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from services.cli import connection, output
 from services.cli.output import CommandError, RunId
+from services.cli.publication import Publication, read_files, tool_doubts
 from services.cli.records.record import no_such_run
+from services.cli.schedules import NO_CRON, local_time
 from services.cli.watch import describe, failure
 from services.executor.outcome import Status
 from services.executor.recovery import cancel as request_cancellation
 from services.executor.scheduling.cron import Cron
-from services.executor.store import JournalEntry, RunCancellation, Store
-from shared.documents import json_object, validated
-from shared.errors import ContractError, ScheduleError
-from shared.messages import Experiment, Schedule, State, read_experiment_file
+from services.executor.store import JournalEntry, Published, RunCancellation, Store
+from shared.documents import json_object
+from shared.errors import ContractError
+from shared.messages import State
 
 OTHER_FIELDS_BYTES = 200
 """What the fields of an experiment may take that `publish` writes beside the file."""
@@ -33,26 +33,20 @@ LONGEST_WAIT_SECONDS = 600.0
 # -- publish --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """A valid experiment file."""
-
-    path: Path
-    text: str
-    experiment: Experiment
-    schedule: Schedule | None
-    cron: Cron | None
-
-
 def publish(
     files: Annotated[list[Path], typer.Argument(metavar="FILE.yaml", help="Experiment files.")],
     state: Annotated[
-        State | None, typer.Option(help="Store this state; by default the state in the file, or `ready`.")
+        State | None,
+        typer.Option(
+            help="Store this state. By default, `paused` and `archived` stay, and otherwise it is the state "
+            "in the file, or `ready`."
+        ),
     ] = None,
 ) -> None:
     """Check experiment files and store them with their schedules.
 
-    If any file is invalid, nothing is stored.
+    If any file is invalid, nothing is stored, and all mistakes are listed. An experiment that is paused or
+    archived stays so, unless --state is given. A schedule that was in the file and no longer is, is removed.
     """
     chosen = connection.settings()
     publications = read_files(files, state)
@@ -61,7 +55,8 @@ def publish(
 
     async def act(store: Store) -> None:
         for one in publications:
-            output.say(await _store_and_describe(store, one))
+            for line in await _store_and_describe(store, one, state):
+                output.say(line)
 
     connection.with_store(act, chosen, wait_seconds=connection.STARTING_SECONDS)
 
@@ -75,85 +70,66 @@ def _check_size(one: Publication, most_bytes: int) -> None:
         )
 
 
-def read_files(paths: Iterable[Path], state: State | None = None) -> list[Publication]:
-    """Read and check experiment files.
-
-    Args:
-        paths: the files.
-        state: replaces the state in each file.
-
-    Raises:
-        CommandError: every mistake in every file.
-    """
-    good: list[Publication] = []
-    wrong: list[str] = []
-    for path in paths:
-        try:
-            good.append(read_file(path, state))
-        except ContractError as exc:
-            wrong.append(str(exc))
-    paths_by_id: dict[str, Path] = {}
-    for one in good:
-        twin = paths_by_id.setdefault(one.experiment.id, one.path)
-        if twin != one.path:
-            wrong.append(f"{twin} and {one.path} both define experiment '{one.experiment.id}'")
-    if wrong:
-        raise CommandError("; ".join(wrong) + ("; nothing was published" if good else ""))
-    return good
-
-
-def read_file(path: Path, state: State | None = None) -> Publication:
-    """Read and check one experiment file.
-
-    Raises:
-        ContractError: the file and its mistake.
-    """
-    text = _read_text(path)
-    experiment = read_experiment_file(str(path), text)
-    if state is not None:
-        experiment = msgspec.structs.replace(experiment, state=state)
-    if experiment.schedule is None:
-        return Publication(path, text, experiment, None, None)
-    members = {"experiment_id": experiment.id, "cron": experiment.schedule, "timezone": experiment.timezone}
-    schedule = validated(Schedule, f"{path} member 'execution.schedule'", members)
-    try:
-        cron = Cron.parse(schedule.cron, schedule.timezone, experiment.id)
-    except ScheduleError as exc:
-        raise ContractError(f"{path}: {exc}") from None
-    return Publication(path, text, experiment, schedule, cron)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ContractError(f"{path} is not UTF-8 text") from None
-    except OSError as exc:
-        raise ContractError(f"{path} can't be read: {exc.strerror or exc}") from None
-
-
-async def store_publication(store: Store, one: Publication) -> bool:
+async def store_publication(store: Store, one: Publication, state: State | None = None) -> Published:
     """Store an experiment and its schedule.
 
-    Returns:
-        Whether Redis still holds a schedule for the experiment although the file has none.
+    Args:
+        store: where to.
+        one: the experiment.
+        state: what its state is to be, also if it is paused or archived now.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return await store.experiments.publish(one.experiment, one.text, one.schedule, now)
+    published = await store.experiments.publish(
+        one.experiment, one.text, one.schedule, now, keeps_set_aside=state is None
+    )
+    if published.removed_schedule:
+        await store.due_times.drop([one.experiment.id])
+    return published
 
 
-async def _store_and_describe(store: Store, one: Publication) -> str:
-    has_old_schedule = await store_publication(store, one)
+async def _store_and_describe(store: Store, one: Publication, state: State | None) -> list[str]:
+    """Store an experiment; return a line about it, and a line for each doubt."""
+    published = await store_publication(store, one, state)
     experiment = one.experiment
-    line = f"published {experiment.id}: {experiment.state}, tool {experiment.tool}"
-    if one.cron is not None:
-        line += f", schedule {one.cron.expression}: {one.cron.describe()}"
-        is_over = one.cron.next_after(round(time.time() * 1_000)) is None
-        for warning in (one.cron.warning, "it is never due" if is_over else None):
-            line += "" if warning is None else f"; warning: {warning}"
-    if has_old_schedule:
+    line = f"published {experiment.id}: {published.state}, tool {experiment.tool}"
+    if one.cron is not None and one.schedule is not None:
+        line += await _described(store, one.cron, is_on=one.schedule.enabled and not published.stays_off)
+    if published.stays_off:
+        line += f", as it was before, which `--state {experiment.state}` changes"
+    if published.removed_schedule:
+        line += f"; schedules:{experiment.id} was removed, as the file has no schedule any more"
+    if published.kept_schedule:
         line += f"; the file has no schedule, but schedules:{experiment.id} still applies"
-    return line
+    if published.state is not experiment.state:
+        line += f"; it stays {published.state}, which `--state {experiment.state}` changes"
+    registered = (await store.experiments.read_tools([experiment.tool])).get(experiment.tool)
+    doubts = [] if "@" in experiment.tool else tool_doubts(experiment, _parameters(registered))
+    return [line, *(f"  warning: {experiment.id}: {doubt}" for doubt in [*one.notes, *doubts])]
+
+
+async def _described(store: Store, cron: Cron, *, is_on: bool) -> str:
+    """A schedule in words, with its next due time, and what may keep it from being run."""
+    text = f", schedule {cron.expression}: {cron.describe()}"
+    next_ms = cron.next_after(await store.due_times.now_ms())
+    if not is_on:
+        text += ", off"
+    elif next_ms is not None:
+        text += f", next {local_time(next_ms, cron.timezone)}"
+        if not await store.workers.cron():
+            text += f"; warning: {NO_CRON}"
+    for warning in (cron.warning, "it is never due" if next_ms is None else None):
+        text += "" if warning is None else f"; warning: {warning}"
+    return text
+
+
+def _parameters(registered: Mapping[str, str] | None) -> Mapping[str, Any] | None:
+    """The schema of a tool's parameters; None if it is not registered, empty if nobody can read it."""
+    if registered is None:
+        return None
+    try:
+        return json_object("parameters", registered.get("parameters", "{}"))
+    except ContractError:
+        return {}
 
 
 # -- trigger --------------------------------------------------------------------------

@@ -116,7 +116,7 @@ def _report_error(exc: Exception) -> int:
             hint = f" (see `{context.command_path} --help`)" if context else ""
             output.print_error(exc.format_message() + hint)
             return exc.exit_code
-        case SettingsError() | PlanError():  # one line for each mistake
+        case SettingsError() | PlanError() | output.Mistakes():  # one line for each mistake
             for mistake in str(exc).splitlines():
                 output.print_error(mistake)
             return WRONG_SETTINGS if isinstance(exc, SettingsError) else 1

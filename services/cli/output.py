@@ -40,6 +40,14 @@ class CommandError(FullsendError):
     """A command can't do what it was asked to do; the message is for its user."""
 
 
+class Mistakes(CommandError):
+    """Something has several mistakes, each of which is a line of the message."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
 class SafeConsole(Console):
     """A console whose texts have no control characters: rich alone moves the cursor and sets colours."""
 

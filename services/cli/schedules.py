@@ -13,7 +13,8 @@ from services.cli.output import Column
 from services.executor.scheduling.cron import Cron
 from services.executor.store import Store, Stored
 from shared.errors import ContractError, ExperimentNotFoundError, ScheduleError
-from shared.messages import RECURRING, Schedule, State
+from shared.messages import RECURRING, State
+from shared.schedules import Schedule
 
 COLUMNS = [
     Column("EXPERIMENT"),
@@ -24,13 +25,17 @@ COLUMNS = [
     Column("MEANING", wraps=True),
     Column("PROBLEM", wraps=True),
 ]
+NO_CRON = "no live worker runs cron, so it is not run; start one with `cron` in SCHEDULE_MODE"
 LATE_MS = 5_000
 """A due time is not yet late while a worker may be about to fire it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleRow:
-    """A schedule for display; what is not known is empty.  `broken` tells a fault from an intention."""
+    """A schedule for display; what is not known is empty.
+
+    `broken` tells a fault from an intention.  `unattended` says that no live worker runs cron.
+    """
 
     experiment_id: str
     state: str
@@ -41,6 +46,12 @@ class ScheduleRow:
     next_utc: str = ""
     problem: str = ""
     broken: bool = False
+    unattended: bool = False
+
+    @property
+    def doubts(self) -> str:
+        """What keeps the schedule from being run, for people to read."""
+        return "; ".join(filter(None, (self.problem, NO_CRON if self.unattended else "")))
 
 
 def schedules(
@@ -63,7 +74,9 @@ def schedules(
             one.next_local,
             one.next_utc,
             one.meaning,
-            output.styled("problem", one.problem),
+            output.styled(
+                "problem", "; ".join(filter(None, [one.problem, NO_CRON if one.unattended else ""]))
+            ),
         ]
         for one in found
     ]
@@ -76,8 +89,9 @@ async def read_all_schedules(store: Store) -> list[ScheduleRow]:
     waiting = await store.due_times.all()
     written = [pair async for pair in store.experiments.scan_schedules()]
     stored = await store.experiments.read_many([experiment_id for experiment_id, _ in written])
+    is_attended = bool(await store.workers.cron())
     rows = [
-        _row(experiment_id, schedule, experiment, now_ms, waiting.get(experiment_id))
+        _row(experiment_id, schedule, experiment, now_ms, waiting.get(experiment_id), is_attended=is_attended)
         for (experiment_id, schedule), experiment in zip(written, stored, strict=True)
     ]
     return sorted(rows, key=lambda one: (one.next_utc or "~", one.experiment_id))
@@ -89,6 +103,8 @@ def _row(
     stored: Stored,
     now_ms: int,
     waiting_ms: int | None,
+    *,
+    is_attended: bool,
 ) -> ScheduleRow:
     if isinstance(schedule, ContractError):
         return ScheduleRow(experiment_id, "invalid", problem=str(schedule), broken=True)
@@ -114,6 +130,7 @@ def _row(
         utc,
         problem="; ".join(faults + intended),
         broken=bool(faults),
+        unattended=next_ms is not None and not is_attended,
     )
 
 
@@ -137,6 +154,10 @@ def _intentions(stored: Stored) -> Iterator[str]:
 def _moments(moment_ms: int | None, zone: str) -> tuple[str, str]:
     if moment_ms is None:
         return "", ""
-    utc = datetime.fromtimestamp(moment_ms / 1_000, UTC)
-    local = utc.astimezone(ZoneInfo(zone))
-    return f"{local:%a} {local:%Y-%m-%d %H:%M:%S} {local:%Z}", f"{utc:%Y-%m-%d %H:%M:%S}"
+    return local_time(moment_ms, zone), f"{datetime.fromtimestamp(moment_ms / 1_000, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def local_time(moment_ms: int, zone: str) -> str:
+    """Format a moment (UTC ms) as the clocks of a time zone show it: `Mon 2026-03-02 09:00:00 CET`."""
+    local = datetime.fromtimestamp(moment_ms / 1_000, ZoneInfo(zone))
+    return f"{local:%a} {local:%Y-%m-%d %H:%M:%S} {local:%Z}"

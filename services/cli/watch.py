@@ -110,6 +110,8 @@ def _event(data: Mapping[str, Any]) -> tuple[str, str]:
             return "completed", f"in {duration(data.get('duration'))}"
         case "error":
             return "error", failure(data)
+        case "run_cancelled":
+            return "cancelled", one_line(str(data.get("message", "")))
         case "progress":
             return "progress", one_line(f"{_progress(data)} {data.get('message', '')}")
         case "metric":

@@ -144,14 +144,15 @@ class Loader:
 
     def loaded(self, name: str) -> Tool | None:
         """Return the tool `name` if it was loaded before and is unchanged, else None."""
+        return self._loaded[name][1] if self.loaded_bundle(name) is not None else None
+
+    def loaded_bundle(self, name: str) -> Bundle | None:
+        """Return the code of the tool `name` if it was loaded before and is unchanged, else None."""
         known = self._loaded.get(name)
-        if known is None:
+        if known is None or self._source.unchanged(name, self._neighbours.get(name, ())) is not known[0]:
             return None
-        bundle, tool = known
-        if self._source.unchanged(name, self._neighbours.get(name, ())) is not bundle:
-            return None
-        self._source.keep(bundle)
-        return tool
+        self._source.keep(known[0])
+        return known[0]
 
     async def load(self, name: str, timeout_seconds: float, *, aside: bool = False) -> Tool:
         """Return the tool `name`: built, imported and described, if that is not done already.
@@ -209,6 +210,9 @@ class Loader:
         Raises:
             ToolError: the code can't be read, or the module can't be loaded.
         """
+        known = self.loaded_bundle(name)
+        if known is not None:
+            return known
         code = await self._source.code(name, self._neighbours.get(name, ()))
         if not code.is_whole:
             await self.load_within(name, limit_seconds)

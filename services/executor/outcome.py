@@ -19,9 +19,10 @@ from services.executor.isolation.calls import (
     Returned,
     TimedOut,
 )
+from services.executor.store import Order
 from shared.backoff import DAY_SECONDS, Backoff, Dice
 from shared.documents import cut, cut_middle, json_text
-from shared.errors import ToolTimeoutError
+from shared.errors import ExperimentArchivedError, ToolTimeoutError
 from shared.log import masked_within, unmasked
 
 SUMMARY_MEMBERS = 50
@@ -88,6 +89,16 @@ class Outcome(Struct, frozen=True, dict=True):
         if isinstance(exc, ToolTimeoutError):
             return replace(cls.of_error(exc, Status.TIMEOUT), timeout_seconds=limit_seconds)
         return cls.of_error(exc)
+
+    @classmethod
+    def archived(cls, order: Order) -> Self:
+        """Return the outcome of a run of an archived experiment; one that had begun is stopped on request."""
+        error = ExperimentArchivedError(
+            f"experiments:{order.experiment_id} is archived; nothing of it is run"
+        )
+        refused = cls.of_error(error, Status.CANCELLED)
+        had_begun = order.attempt > 1 or order.losses > 0
+        return replace(refused, error_type="RunCancelledError") if had_begun else refused
 
     def exhausted(self, attempts: int) -> Self:
         """Return the outcome of the last of `attempts` that all failed."""

@@ -155,6 +155,8 @@ def end_events(order: Order, outcome: Outcome, started: float, ended: float) -> 
         events.append(event("partial_completion", items_processed=outcome.partial_count))
     if outcome.status is Status.COMPLETED:
         events.append(event("run_completed", duration=round(ended - started, 6)))
+    elif outcome.status is Status.CANCELLED:  # somebody's wish, which is no cause for an alert
+        events.append(event("run_cancelled", message=outcome.error))
     else:
         details = {"message": outcome.error, "error_type": outcome.error_type}
         events.append(event("error", **details, **_failure_details(order, outcome)))

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import structlog
@@ -19,8 +18,6 @@ from shared.threads import Threads
 log = structlog.get_logger()
 
 MAX_RESULT_BYTES = 64_000_000
-DIGESTS_KEPT = 1_000
-KEPT_CHARACTERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +49,7 @@ class Identity:
         Raises:
             ValueError: a number that JSON can't hold.
         """
-        # Texts differ wherever digests differ, and are ten times as fast.
-        one = _ByText(repr(self), self)
-        return _digest(one) if len(one.text) <= KEPT_CHARACTERS else _digest.__wrapped__(one)
-
-
-@dataclass(frozen=True, slots=True)
-class _ByText:
-    text: str
-    identity: Identity = field(compare=False)
-
-
-@lru_cache(maxsize=DIGESTS_KEPT)
-def _digest(one: _ByText) -> str:
-    return digest_of({name: getattr(one.identity, name) for name in Identity.__slots__})
+        return digest_of({name: getattr(self, name) for name in Identity.__slots__})
 
 
 @dataclass(frozen=True, slots=True)

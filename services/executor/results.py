@@ -153,7 +153,6 @@ class AttemptResults(NothingKept):
                 capture.name,
                 file,
                 media_type=capture.media_type,
-                expected_sha256=capture.sha256,
                 inline=inline,
             )
 

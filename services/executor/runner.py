@@ -26,7 +26,7 @@ from services.executor.store import Begun, Claim, Finished, Store, experiment_of
 from services.executor.tools.bundles import parse
 from services.executor.tools.readiness import Readiness
 from shared.backoff import Backoff, Dice, shutdown_timeout, until_available
-from shared.errors import ExperimentArchivedError, FullsendError, StoreError, StoreUnavailableError
+from shared.errors import FullsendError, StoreError, StoreUnavailableError
 from shared.messages import Experiment, Policy, State
 from shared.threads import Threads
 
@@ -164,9 +164,7 @@ class Runner:
                 case Begun.BEGUN:
                     await self._attempt(running)
                 case Begun.ARCHIVED:
-                    place = f"experiments:{claim.order.experiment_id}"
-                    archived = ExperimentArchivedError(f"{place} is archived; nothing of it is run")
-                    await self._reject(claim, Outcome.of_error(archived, Status.CANCELLED))
+                    await self._reject(claim, Outcome.archived(claim.order))
                 case Begun.CANCELLED:
                     await self._reject(claim, CANCELLED)
                 case Begun.BROKEN:

@@ -11,23 +11,23 @@ import hashlib
 import math
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 
 from services.executor import report
 from services.executor.intake import Intake
-from services.executor.scheduling.cron import Cron, cron_of, explain
+from services.executor.scheduling.cron import explain
 from services.executor.scheduling.misfires import Misfires
-from services.executor.store import Decision, Fired, FoundDue, NotedSchedule, Position, Store
+from services.executor.scheduling.schedule_notes import REFUSED, ScheduleNotes, noted_text, tell
+from services.executor.scheduling.schedule_watch import ScheduleWatch
+from services.executor.store import Decision, Fired, FoundDue, Position, Store
 from shared import keys
 from shared.backoff import Outage, until_available
 from shared.documents import iso, visible
 from shared.errors import ContractError, ScheduleError, StoreError
-from shared.messages import Schedule, read_schedule_message
+from shared.schedules import read_schedule_message
 
 log = structlog.get_logger()
 
@@ -36,67 +36,7 @@ AHEAD_MS = 100
 STALE_SECONDS = 0.5
 """A decision made ahead isn't used this long after the due time."""
 LONGEST_PAUSE_SECONDS = 1.0
-NOTED_AT_ONCE = 200
-COMPUTED_AT_ONCE = 10
 FIRED_AT_ONCE = 10
-NAMED = 10
-
-NOTED = "schedule.noted"
-REFUSED = "schedule.refused"
-FORGOTTEN = "schedule.forgotten"
-_WRONG = "! "
-"""Begins what is noted of a schedule that is refused."""
-
-Known = tuple[str, str | None, int | None]
-"""A schedule's expression, its time zone and its next due time (UTC ms).
-
-Plain tuples, which the garbage collector passes over: a hundred thousand objects would hold up the loop.
-"""
-
-Tell = Callable[..., None]
-"""Takes an event of one schedule, and its fields."""
-
-
-def tell(event: str, **fields: Any) -> None:
-    """Write a line about one schedule."""
-    (log.warning if event == REFUSED else log.info)(event, **fields)
-
-
-class ScheduleTally:
-    """Names the first `NAMED` schedules of each event in a reading of all, and counts the others.
-
-    In the first reading, only refusals are named: the other schedules are not news.
-
-    Args:
-        is_first: whether it is the worker's first one.
-    """
-
-    def __init__(self, *, is_first: bool) -> None:
-        self._is_first = is_first
-        self._counts: Counter[str] = Counter()
-
-    def tell(self, event: str, **fields: Any) -> None:
-        """Write the line, unless there are too many of its kind."""
-        self._counts[event] += 1
-        is_named = event == REFUSED or not self._is_first
-        if is_named and self._counts[event] <= NAMED:
-            tell(event, **fields)
-
-    def sum_up(self, schedules: int, refused: int) -> None:
-        """Write how many there are when all are read, if that has changed.
-
-        Args:
-            schedules: how many there are.
-            refused: how many of them can't be read, including those that were named before.
-        """
-        if self._is_first or self._counts:
-            log.info(
-                "schedules.read",
-                schedules=schedules,
-                refused=refused,
-                changed=self._counts[NOTED] + self._counts[REFUSED],
-                forgotten=self._counts[FORGOTTEN],
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +52,8 @@ class CronScheduler:
 
     Args:
         store: where schedules and due times are.
-        check_interval_seconds: how often all schedules are read again, to find those that were
-            written without a message, and how often due times are looked for at least.
+        check_interval_seconds: how often all schedules are read again, to find those that were changed
+            and nobody told of, and how often due times are looked for at least.
         hands: who begins the runs that are fired at once; without it, they wait to be claimed.
         observer: is told how late due times are fired.
         misfires: decides what becomes of a due time.
@@ -135,15 +75,15 @@ class CronScheduler:
         self._observer = observer or report.Observer()
         self._misfires = misfires
         self._read_at_once = read_at_once
-        self._known: dict[str, Known] = {}
-        self._tally = ScheduleTally(is_first=True)
+        self._notes = ScheduleNotes(store)
+        self._watch = ScheduleWatch(store, self._notes, hands.worker if hands else "")
         self._missed = asyncio.Event()
-        self._noted = asyncio.Event()
 
     async def run(self) -> None:
         """Fire due times until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen(), name="schedule messages")
+            tasks.create_task(self._watch.run(), name="schedule keys")
             tasks.create_task(self._read_again(), name="all schedules")
             tasks.create_task(self._fire(), name="cron")
 
@@ -151,7 +91,7 @@ class CronScheduler:
         """Fire what is due, again and again."""
         outage = Outage("cron", LONGEST_PAUSE_SECONDS)
         while True:
-            self._noted.clear()
+            self._notes.changed.clear()
             try:
                 seconds = await self._fire_due()
                 outage.ended()
@@ -159,7 +99,7 @@ class CronScheduler:
                 await asyncio.sleep(outage.failed(exc))
                 continue
             # Another worker may have noted an earlier due time, and died before it came.
-            await _wait(self._noted, min(seconds, self._check_interval_seconds))
+            await _wait(self._notes.changed, min(seconds, self._check_interval_seconds))
 
     async def _fire_due(self) -> float:
         """Fire what is due in a moment or since; return the seconds until there is more to do."""
@@ -185,11 +125,11 @@ class CronScheduler:
         """Decide what becomes of due times; a schedule that was changed without a message has others now."""
         decisions: list[Decision] = []
         for one in found.due:
-            text, cron = _noted(one.experiment_id, one.schedule)
+            text, cron = noted_text(one.experiment_id, one.schedule)
             if one.noted in (text, None):
                 decisions.append(self._misfires.decide(one, cron, found.now_us // 1_000))
             else:
-                await self._note_one(one.experiment_id)
+                await self._notes.note_one(one.experiment_id)
         return decisions
 
     async def _fire_together(self, decisions: Sequence[Decision]) -> bool:
@@ -223,15 +163,20 @@ class CronScheduler:
         return fired
 
     async def _listen(self) -> None:
-        """Note schedules as they are announced."""
+        """Note schedules as they are announced, and as the server tells that they are written."""
         outage = Outage("schedules", LONGEST_PAUSE_SECONDS)
         while True:
             try:
-                async with self._store.subscriptions.to((keys.SCHEDULES_CHANGED,)) as messages:
+                channels = (keys.SCHEDULES_CHANGED,)
+                async with self._store.subscriptions.to(channels, self._watch.patterns) as messages:
                     outage.ended()
+                    self._watch.subscribed(messages.hears_keys)
                     self._missed.set()  # messages that were sent before this were not heard
                     async for message in messages:
-                        await self._take_in(message.data)
+                        if message.key:
+                            self._watch.heard(message.key)
+                        else:
+                            await self._take_in(message.data)
             except StoreError as exc:
                 await asyncio.sleep(outage.failed(exc))
 
@@ -246,8 +191,8 @@ class CronScheduler:
                 tell(REFUSED, error=str(exc))
             return
         await until_available("schedule", lambda: self._store.experiments.store_schedule(schedule))
-        await until_available("schedule", lambda: self._note_one(schedule.experiment_id))
-        self._noted.set()
+        await until_available("schedule", lambda: self._notes.note_one(schedule.experiment_id))
+        self._notes.changed.set()
 
     async def _read_again(self) -> None:
         """Read all schedules now and then; due times are fired meanwhile, however many there are."""
@@ -256,110 +201,11 @@ class CronScheduler:
             await _wait(self._missed, self._check_interval_seconds)
             self._missed.clear()
             try:
-                await self._read_all()
+                await self._notes.read_all()
                 outage.ended()
             except StoreError as exc:
                 await asyncio.sleep(outage.failed(exc))
                 self._missed.set()
-
-    async def _read_all(self) -> None:
-        found: set[str] = set()
-        refused = 0
-        batch: dict[str, Schedule | ContractError] = {}
-        async for experiment_id, schedule in self._store.experiments.scan_schedules():
-            found.add(experiment_id)
-            batch[experiment_id] = schedule
-            if len(batch) >= NOTED_AT_ONCE:
-                refused += await self._note(batch, self._tally.tell)
-                batch = {}
-        refused += await self._note(batch, self._tally.tell)
-        for experiment_id in set(await self._store.due_times.noted()) - found:
-            # It is gone, unless it was written while the others were read.
-            await self._note_one(experiment_id, self._tally.tell)
-        self._tally.sum_up(len(found), refused)
-        self._tally = ScheduleTally(is_first=False)
-
-    async def _note_one(self, experiment_id: str, tell: Tell = tell) -> None:
-        schedule: Schedule | ContractError | None
-        try:
-            schedule = await self._store.experiments.schedule(experiment_id)
-        except ContractError as exc:
-            schedule = exc
-        if schedule is None:
-            await self._store.due_times.drop([experiment_id])
-            self._known.pop(experiment_id, None)
-            tell(FORGOTTEN, experiment_id=experiment_id)
-        else:
-            await self._note({experiment_id: schedule}, tell)
-
-    async def _note(self, schedules: Mapping[str, Schedule | ContractError], tell: Tell) -> int:
-        """Note when each is due next, by the clock of this moment: reading all of them takes a while.
-
-        Returns:
-            How many are refused.
-        """
-        if not schedules:
-            return 0
-        now_ms = await self._store.due_times.now_ms()
-        noted = []
-        for number, (experiment_id, schedule) in enumerate(schedules.items()):
-            if number % COMPUTED_AT_ONCE == 0:  # due times are fired in between
-                await asyncio.sleep(0)
-            noted.append(self._next(experiment_id, schedule, now_ms))
-        changed = set(await self._store.due_times.note(noted))
-        for one in noted:
-            if one.experiment_id in changed:
-                await self._tell(one, tell)
-        if changed:
-            self._noted.set()
-        return sum(one.text.startswith(_WRONG) for one in noted)
-
-    def _next(self, experiment_id: str, schedule: Schedule | ContractError, now_ms: int) -> NotedSchedule:
-        known = self._known.pop(experiment_id, None)
-        if known is not None and _is_ahead(known, schedule, now_ms):
-            self._known[experiment_id] = known
-            return NotedSchedule(experiment_id, _text(known[0], known[1]), known[2])
-        text, cron = _noted(experiment_id, schedule)
-        if cron is None or isinstance(schedule, ContractError):
-            return NotedSchedule(experiment_id, text, None)
-        next_ms = cron.next_after(now_ms)
-        self._known[experiment_id] = (schedule.cron, schedule.timezone, next_ms)
-        return NotedSchedule(experiment_id, text, next_ms)
-
-    async def _tell(self, one: NotedSchedule, tell: Tell) -> None:
-        if one.text.startswith(_WRONG):
-            error = ScheduleError(one.text.removeprefix(_WRONG))
-            await self._store.triggers.announce(report.refusal(error, one.experiment_id))
-            tell(REFUSED, experiment_id=one.experiment_id, error=str(error))
-        else:
-            next_at = None if one.next_ms is None else iso(one.next_ms / 1_000)
-            tell(NOTED, experiment_id=one.experiment_id, cron=one.text, next_at=next_at)
-
-
-def _noted(experiment_id: str, schedule: Schedule | ContractError | None) -> tuple[str, Cron | None]:
-    """A schedule's text as it is noted, to be compared, and the schedule itself if it has due times."""
-    if schedule is None:
-        return "", None
-    if isinstance(schedule, ContractError):
-        return f"{_WRONG}{schedule}", None
-    if not schedule.enabled:
-        return "off", None
-    try:
-        cron = cron_of(schedule.cron, schedule.timezone, experiment_id)
-    except ScheduleError as exc:
-        return f"{_WRONG}schedules:{experiment_id}: {exc}", None
-    return _text(schedule.cron, schedule.timezone), cron
-
-
-def _text(expression: str, timezone: str | None) -> str:
-    return f"{expression} {timezone or ''}".rstrip()
-
-
-def _is_ahead(known: Known, schedule: Schedule | ContractError, now_ms: int) -> bool:
-    """Whether the due time that is known is the schedule's next one, and needn't be computed."""
-    if isinstance(schedule, ContractError) or not schedule.enabled:
-        return False
-    return known[:2] == (schedule.cron, schedule.timezone) and (known[2] is None or known[2] > now_ms)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -94,7 +94,8 @@ class Aggregator:
         Raises:
             ReplicateFailedError: a run has failed and `on_failed` is `fail`.
             NonFiniteLossError: the loss is not a finite number.
-            AggregationError: no run is left, the function failed, or it returned something else.
+            AggregationError: a run is given twice, none is left, the function failed, or it returned
+                something else.
             ArtifactError: an artifact is missing or corrupt; the message names it.
             ToolError: the tool can't be found or used.
         """
@@ -102,7 +103,11 @@ class Aggregator:
         timeout_seconds = task.timeout_seconds or self._runtime.defaults.timeout_seconds
         tool = await self._runtime.loader.load(task.tool, timeout_seconds)
         inputs = await in_thread(_inputs, used)
-        given = {f"{one.run_id}/{name}": (one, ref) for one in used for name, ref in one.artifacts.items()}
+        given = {
+            _handle(position, one, name): (one, reference)
+            for position, one in enumerate(used)
+            for name, reference in one.artifacts.items()
+        }
         attempt_results = _AggregationEffects(
             AttemptResults(self._runtime.keeper, MemoryCheckpoints(), self._runtime.threads), given
         )
@@ -194,6 +199,7 @@ def _copy(result: ExecutionResult, reference: str, path: Path) -> None:
 
 def _completed(task: AggregationTask) -> tuple[list[ExecutionResult], tuple[str, ...]]:
     """Return the completed runs, and the ids of the others.  Raises as `Aggregator.aggregate` says."""
+    _refuse_twins(task)
     failed = [one for one in task.replicates if one.status is not Status.COMPLETED]
     if failed and task.on_failed == "fail":
         first = failed[0]
@@ -207,15 +213,34 @@ def _completed(task: AggregationTask) -> tuple[list[ExecutionResult], tuple[str,
     return used, tuple(one.run_id for one in failed)
 
 
+def _refuse_twins(task: AggregationTask) -> None:
+    """Refuse a run that is given twice; other runs may have its id, where a caller chose the ids."""
+    known: dict[str, list[int]] = {}
+    for position, one in enumerate(task.replicates):
+        same_id = known.setdefault(one.run_id, [])
+        twin = next((other for other in same_id if task.replicates[other] == one), None)
+        if twin is not None:
+            raise AggregationError(
+                f"{task.entry_point}: the run {one.run_id} is given twice, as replicates {twin} and "
+                f"{position}; give each run once"
+            )
+        same_id.append(position)
+
+
 def _inputs(results: Sequence[ExecutionResult]) -> list[_Input]:
-    return [_input(one) for one in results]
+    return [_input(position, one) for position, one in enumerate(results)]
 
 
-def _input(result: ExecutionResult) -> _Input:
+def _handle(position: int, result: ExecutionResult, name: str) -> str:
+    """Return what the function calls an artifact; by position, because ids of runs may be equal."""
+    return f"{position}:{result.run_id}/{name}"
+
+
+def _input(position: int, result: ExecutionResult) -> _Input:
     """Return a run for the function, with handles for its artifacts that don't tell how they are stored."""
     value = json.loads(_text(result))
     seen = {"parameters": dict(result.parameters), "seed": result.seed, "result": value}
-    handles = {name: f"{result.run_id}/{name}" for name in result.artifacts}
+    handles = {name: _handle(position, result, name) for name in result.artifacts}
     digests = {name: _sha256(result, reference) for name, reference in result.artifacts.items()}
     return _Input({"run_id": result.run_id, **seen, "artifacts": handles}, {**seen, "artifacts": digests})
 

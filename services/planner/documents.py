@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -44,7 +43,8 @@ def read_manifest(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> RunManifest
         members = json_object(place, text) if is_json else copy.deepcopy(yaml_object(place, text))
     except ContractError as exc:
         raise PlanError(str(exc) + _hint(str(exc))) from None
-    (_check_json if is_json else _check_yaml)(place, text)
+    if is_json:
+        _check_json(place, text)
     manifest = manifest_of(place, members)
     if not manifest.cases and manifest.sweep is None:
         raise PlanError(f"{place} has neither 'cases' nor a 'sweep'; it needs at least one case")
@@ -106,30 +106,6 @@ def _check_json(place: str, text: str) -> None:
             raise PlanError(f"{place} has an object with two members '{name}'; leave one out")
 
     json.loads(text, object_pairs_hook=check)
-
-
-def _check_yaml(place: str, text: str) -> None:
-    """Refuse a mapping with a key twice, of which YAML would silently keep the last."""
-    for node in _mappings(yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))):
-        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for name in _repeated(key.value for key in keys):
-            lines = [str(key.start_mark.line + 1) for key in keys if key.value == name]
-            raise PlanError(f"{place} has '{name}' twice, in lines {' and '.join(lines)}; leave one out")
-
-
-def _mappings(root: yaml.Node | None) -> Iterator[yaml.MappingNode]:
-    """Yield each mapping of a document once, however many aliases it has."""
-    found, seen = [root], {id(root)}
-    for node in found:
-        inner: Iterable[yaml.Node] = ()
-        if isinstance(node, yaml.MappingNode):
-            yield node
-            inner = [one for pair in node.value for one in pair]
-        elif isinstance(node, yaml.SequenceNode):
-            inner = node.value
-        fresh = [one for one in inner if id(one) not in seen]
-        seen.update(map(id, fresh))
-        found.extend(fresh)
 
 
 def _repeated(names: Iterable[str]) -> Iterator[str]:

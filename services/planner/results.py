@@ -73,6 +73,7 @@ class ResultConverter:
             inputs=said.inputs,
             outputs=said.outputs,
             error_message=task_result.error_message,
+            error_type=task_result.error_type,
             dataset=task_result.dataset,
             metadata={
                 **metadata,

@@ -40,6 +40,22 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
+def check_manifest(manifest: object) -> None:
+    """Refuse what is no manifest.
+
+    Raises:
+        ValueError: `manifest` is None.
+        TypeError: it is not a `RunManifest`.
+    """
+    if manifest is None:
+        raise ValueError("manifest cannot be None")
+    if not isinstance(manifest, RunManifest):
+        raise TypeError(
+            f"manifest must be a RunManifest, not {type(manifest).__name__}; "
+            "RunManifest.model_validate(...) makes one of a mapping"
+        )
+
+
 class TaskScheduler:
     """Executes plans, by a backend or by a custom function.
 
@@ -106,10 +122,12 @@ class TaskScheduler:
             token: stops the plan when it is cancelled, from any thread.
 
         Raises:
+            ValueError, TypeError: as `check_manifest`.
             PlanError: the cases can't be generated, a criterion can't be judged, or the backend is not
                 open in this event loop.
             FullsendError: the backend can't be opened.
         """
+        check_manifest(manifest)
         cases = await asyncio.to_thread(all_cases, manifest)
         async with self._executing() as executor:
             return await self._executed(manifest, cases, executor, token)

@@ -12,7 +12,7 @@ from services.planner.cancellation import CancellationToken
 from services.planner.models import RunManifest
 from services.planner.results import ResultConverter
 from services.planner.runtime import RuntimeConfig, ToolRuntime
-from services.planner.scheduler import TaskScheduler, new_id, run_blocking
+from services.planner.scheduler import TaskScheduler, check_manifest, new_id, run_blocking
 from services.planner.scheduling.early_stop import criteria_needing_evaluations
 from services.planner.tasks import Task, TestResult, utc_now
 from shared.errors import ExecutorException
@@ -68,12 +68,12 @@ class ExecutorService:
 
         Raises:
             ValueError: `manifest` is None.
-            ExecutorException: the manifest has neither cases nor a sweep.
+            TypeError: it is not a manifest.
+            ExecutorException: it has neither cases nor a sweep.
             FullsendError: the cases can't be generated, a criterion can't be judged, or the backend
                 can't be opened or is not open in this event loop.
         """
-        if manifest is None:
-            raise ValueError("manifest cannot be None")
+        check_manifest(manifest)
         if not manifest.cases and manifest.sweep is None:
             raise ExecutorException("RunManifest.cases cannot be empty")
         scheduler = TaskScheduler(

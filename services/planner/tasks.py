@@ -93,6 +93,7 @@ class TestResult:
         tokens_used, cost: as the tool reports them, 0 if it doesn't; the unit of cost is the tool's.
         inputs, outputs: the parameters, and what the tool returned.
         error_message: why the case did not succeed; None if it did.
+        error_type: the class of the exception; None if there was none, or it is not known.
         dataset: of the case.
         metadata: `dataset`, `scenario`, `attempt_count`, `task_status`, and the metadata of case and plan.
     """
@@ -111,6 +112,7 @@ class TestResult:
     error_message: str | None = None
     dataset: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    error_type: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import pytest
 from services.planner.plan import Plan
 from services.planner.report.tables import TIMES
 from tests.acceptance.commands import Shell, family, survivors
-from tests.conftest import eventually
+from tests.conftest import Serve, eventually
 from tests.planner.backends.conftest import DaskCluster
 
 pytestmark = pytest.mark.xdist_group("dask")
@@ -79,7 +79,9 @@ def table(shell: Shell, plan: str) -> list[dict[str, str]]:
         return [{name: one for name, one in row.items() if name not in TIMES} for row in csv.DictReader(file)]
 
 
-async def test_a_sweep_has_the_same_tables_on_dask_as_locally(here: Shell) -> None:
+async def test_a_sweep_has_the_same_tables_on_every_backend(
+    here: Shell, redis_url: str, serve: Serve
+) -> None:
     shutil.copy(Path(__file__).parents[2] / "tools" / "ring_simulation.py", here.directory / "tools")
     sweep = (
         "sweep", "ring", "--kappa", "0.25,0.5,1", "--concentration", "1,5", "--replicates", "2",
@@ -90,12 +92,17 @@ async def test_a_sweep_has_the_same_tables_on_dask_as_locally(here: Shell) -> No
     dask = await here.fullsend(
         *sweep, "--backend", "dask", "--dask-scheduler", "local", "--directory", "dask", "--concurrency", "2"
     )
+    store = str(here.directory / ".fullsend" / "artifacts")
+    with_redis = here.with_variables(REDIS_URL=redis_url, ARTIFACTS=store)
+    async with serve(artifacts=store):
+        fleet = await with_redis.fullsend(*sweep, "--backend", "fleet", "--directory", "fleet")
 
-    assert (local.code, dask.code) == (0, 0), dask
-    assert dask.lines[:7] == local.lines[:7]
-    assert table(here, "dask") == table(here, "local")
-    for path in (here.directory / "local" / "report").glob("metrics*.csv"):
-        assert (here.directory / "dask" / "report" / path.name).read_bytes() == path.read_bytes()
+    assert (local.code, dask.code, fleet.code) == (0, 0, 0), (dask, fleet)
+    for name, done in (("dask", dask), ("fleet", fleet)):
+        assert done.lines[:7] == local.lines[:7]
+        assert table(here, name) == table(here, "local")
+        for path in (here.directory / "local" / "report").glob("metrics*.csv"):
+            assert (here.directory / name / "report" / path.name).read_bytes() == path.read_bytes()
 
 
 async def test_a_plan_runs_on_the_cluster_that_dask_is_configured_for(

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from services.cli.schedules import NO_CRON
 from services.executor.store import Store
+from shared import keys
 from tests.acceptance.commands import Shell
 from tests.acceptance.tool_texts import GREET, STUMBLE, WAIT
-from tests.conftest import Neighbour, Serve, Tools
+from tests.conftest import Neighbour, Serve, Tools, eventually
 
 ExperimentFile = Callable[..., Path]
 
@@ -44,10 +46,13 @@ async def test_publish_stores_the_file_and_its_schedule_and_announces_it(
         announced = await anext(messages)
 
     assert done.code == 0
-    assert done.lines == [
+    line, unregistered = done.lines
+    assert line.startswith(
         "published exp_1: ready, tool greet, schedule 0 9 * * MON: "
-        "At 09:00 AM, only on Monday (Europe/Berlin)"
-    ]
+        "At 09:00 AM, only on Monday (Europe/Berlin), next Mon "
+    )
+    assert line.endswith(f"; warning: {NO_CRON}")
+    assert unregistered.startswith("  warning: exp_1: tool 'greet' is not registered")
     stored = await redis.hgetall("experiments:exp_1")
     assert stored["spec"] == path.read_text()
     assert stored["state"] == "ready"
@@ -68,7 +73,47 @@ async def test_publish_warns_of_a_schedule_that_is_probably_a_mistake(
     assert done.code == 0
     assert "schedule H 0 9 * * *: " in done.lines[0]
     assert "; warning: it fires every second of some minutes" in done.lines[0]
-    assert done.lines[1].endswith("; warning: it is never due")
+    assert done.lines[2].endswith("; warning: it is never due")
+
+
+async def test_publish_compares_an_experiment_with_its_tool_and_says_nothing_where_all_is_well(
+    shell: Shell, experiment_file: ExperimentFile, serve: Serve, tools: Tools, redis: Any
+) -> None:
+    tools("greet", GREET)
+    good = experiment_file("exp_good", params={"name": "Ada", "times": 2}, schedule="0 9 * * *")
+    odd = experiment_file("exp_odd", params={"nam": "Ada", "times": "2"}, secondary_tool="x")
+
+    async with serve(schedule_mode="cron"):
+        await eventually(lambda: redis.hget("tools:greet", "status"), "the registration")
+        await eventually(lambda: redis.keys(keys.cron_of("*")), "a worker that runs cron")
+        done = await shell.fullsend("publish", good.name, odd.name)
+
+    first, second, *doubts = done.lines
+    assert "warning" not in first
+    assert second == "published exp_odd: ready, tool greet"
+    assert doubts == [
+        "  warning: exp_odd: no executor reads 'secondary_tool' in 'execution'",
+        "  warning: exp_odd: tool 'greet' takes no parameter 'nam'; it takes: name, times",
+        "  warning: exp_odd: tool 'greet' takes parameter 'times' as integer; it is a text",
+        "  warning: exp_odd: tool 'greet' needs the parameter 'name'; each trigger has to give it",
+    ]
+
+
+async def test_publishing_again_keeps_what_is_set_aside_and_removes_a_schedule_that_is_gone(
+    shell: Shell, experiment_file: ExperimentFile, redis: Any
+) -> None:
+    await shell.fullsend("publish", experiment_file("exp_1", schedule="0 9 * * *").name)
+    await redis.hset("experiments:exp_1", "state", "paused")
+    path = experiment_file("exp_1")
+
+    kept = await shell.fullsend("publish", path.name)
+    told = await shell.fullsend("publish", path.name, "--state", "ready")
+
+    assert "published exp_1: paused" in kept.lines[0]
+    assert "; schedules:exp_1 was removed, as the file has no schedule any more" in kept.lines[0]
+    assert kept.lines[0].endswith("; it stays paused, which `--state ready` changes")
+    assert told.lines[0] == "published exp_1: ready, tool greet"
+    assert await redis.keys("schedules:*") == []
 
 
 async def test_publish_refuses_what_executors_would_not_read(
@@ -139,17 +184,15 @@ async def test_publish_reports_every_bad_file_and_stores_nothing(
 
     assert done.code == 1
     for complaint in (
-        "exp_cron.yaml: ",
-        "hour is '25'",
-        "exp_zone.yaml: ",
-        "'Mars/Olympus'",
+        "exp_cron.yaml line 3: Cron expression '0 25 * * *': the hour is '25'",
+        "exp_zone.yaml line 3: Time zone 'Mars/Olympus'",
         "broken.yaml is not a YAML document",
-        "no_tool.yaml member 'tool' is 'None'",
+        "no_tool.yaml line 1: has no 'tool'",
         "missing.yaml can't be read: No such file or directory",
         ". can't be read: Is a directory",
         "nothing was published",
     ):
-        assert complaint in done.error
+        assert f"error: {complaint}" in done.err
     assert await redis.keys("experiments:*") == []
 
 

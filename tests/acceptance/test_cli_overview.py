@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from services.cli.schedules import NO_CRON
 from services.executor.store import Order, Store
 from shared import keys
 from shared.connection import connect_blocking
@@ -36,12 +37,33 @@ async def test_schedules_lists_next_times_and_problems(shell: Shell, neighbour: 
     assert good[4].endswith("-01-01 03:00:00")
     assert "Asia/Tokyo" in good[5]
     assert row_of(done, "exp_cron")[1] == "invalid"
-    assert row_of(done, "exp_none")[-1] == "there is no such experiment"
-    assert row_of(done, "exp_paused")[-1] == "the experiment is paused, so cron does not run it"
+    assert row_of(done, "exp_none")[-1] == f"there is no such experiment; {NO_CRON}"
+    assert row_of(done, "exp_paused")[-1] == f"the experiment is paused, so cron does not run it; {NO_CRON}"
     assert row_of(done, "exp_seconds")[-1].startswith("it fires every second of some minutes")
     assert "expected a string or a hash" in row_of(done, "exp_list")[-1]
     by_id = {one["experiment_id"]: one for one in json.loads(as_json.out)}
-    assert by_id["exp_good"]["timezone"] == "Asia/Tokyo"
+    assert (by_id["exp_good"]["timezone"], by_id["exp_good"]["unattended"]) == ("Asia/Tokyo", True)
+
+
+async def test_doctor_says_whether_cron_runs_and_how_it_notices_schedules(
+    shell: Shell, neighbour: Neighbour, serve: Serve, store: Store
+) -> None:
+    await neighbour.publish("exp_1", "greet", state="paused")
+    await neighbour.redis.set("schedules:exp_1", "0 9 * * *")
+
+    async def noticing() -> bool:
+        return "notifications" in (await store.workers.cron()).values()
+
+    async with serve():
+        without = await shell.fullsend("doctor")
+    async with serve(schedule_mode="cron"):
+        await eventually(noticing, "how the worker notices schedules")
+        attended = await shell.fullsend("doctor")
+
+    [line] = [one for one in without.lines if NO_CRON in one]
+    assert line.startswith("warning  schedules  the next due time is ")
+    assert NO_CRON not in attended.out
+    assert "schedules that nobody announces are noticed at once: the server sends keyspace" in attended.out
 
 
 async def test_tools_lists_registered_tools_and_their_errors(
@@ -138,7 +160,7 @@ async def test_doctor_doubts_a_tool_that_is_not_registered_and_no_exact_version(
 
     assert "exp_pinned" not in done.out
     assert "warning  experiments:exp_gone  its tool 'cards' is not registered" in done.out
-    assert "warning  experiments:exp_short  Tool 'dice@sha256:0000' not found: a bundle reference" in done.out
+    assert "problem  experiments:exp_short  can't be read: " in done.out
 
 
 async def test_doctor_reports_wrong_settings_and_an_unreachable_server(shell: Shell) -> None:

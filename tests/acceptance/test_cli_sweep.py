@@ -106,3 +106,24 @@ async def test_empty_and_repeated_values_are_refused(here: Shell) -> None:
 
     assert empty.error == "error: --kappa ',' has no values; expected a list like 0.5,1,2"
     assert twice.error.startswith("error: ")
+
+
+async def test_numbers_are_read_as_people_write_them_and_mistakes_run_nothing(here: Shell) -> None:
+    good = await here.fullsend(
+        "sweep", "ring", "--kappa", ".25,5.,+1,1e-3", "--n-agents", "5", "--replicates", "1",
+        "--directory", "p",
+    )  # fmt: skip
+    wrong = ("--kappa", ".25,much", "--n-agents", "2.5", "--concentration", "1", "--replicates", "3")
+    estimated = await here.fullsend("sweep", "ring", *wrong, "--estimate")
+    refused = await here.fullsend("sweep", "ring", *wrong, "--directory", "q")
+
+    assert good.code == 0, good
+    kappas = [one.parameters["kappa"] for one in Plan.open(here.directory / "p").manifest.cases]
+    assert kappas == [0.25] * 3 + [5.0] * 3 + [1] * 3 + [0.001] * 3
+    lines = [
+        "error: parameter 'n_agents' is 2.5; expected a whole number (6 cases, the first is 0)",
+        "error: parameter 'kappa' is \"much\"; expected a number (3 cases, the first is 3)",
+    ]
+    assert (estimated.code, estimated.err.splitlines()[:2]) == (1, lines)
+    assert (refused.code, refused.err.splitlines()[-3:-1]) == (1, lines)
+    assert Plan.open(here.directory / "q").registry.history() == []

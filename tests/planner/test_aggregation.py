@@ -244,3 +244,18 @@ async def test_an_aggregation_has_the_limits_of_its_tool(
     with pytest.raises(AggregationError) as refused:
         await lab.aggregator.aggregate(AggregationTask("tool", "leaky", replicates, 0))
     assert "hunter2" not in str(refused.value)
+
+
+async def test_runs_with_equal_ids_give_each_its_own_artifacts(lab: Laboratory) -> None:
+    named = [replace(one, run_id="same") for one in await runs(lab, 3, 5)]
+
+    found = await lab.aggregator.aggregate(AggregationTask("tool", "aggregate", named, TARGET))
+
+    assert (found.diagnostics["total"], found.outputs) == (13, {"n": [3, 5]})
+
+
+async def test_a_run_that_is_given_twice_is_refused(lab: Laboratory) -> None:
+    one, other = await runs(lab, 2, 3)
+
+    with pytest.raises(AggregationError, match=f"the run {one.run_id} is given twice, as replicates 0 and 2"):
+        await lab.aggregator.aggregate(AggregationTask("tool", "aggregate", [one, other, one], TARGET))

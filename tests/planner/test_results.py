@@ -85,6 +85,7 @@ def test_every_field_is_found() -> None:
         inputs={"kappa": 0.5},
         outputs={},
         error_message="no",
+        error_type="ValueError",
         dataset="ring",
         metadata={
             "plan": "p",

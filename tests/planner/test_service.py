@@ -11,6 +11,7 @@ import pytest
 from services.planner.cancellation import CancellationToken
 from services.planner.models import RunManifest, TestCase
 from services.planner.runtime import RuntimeConfig
+from services.planner.scheduler import TaskScheduler
 from services.planner.service import ExecutorService
 from services.planner.tasks import Task, TestResult, TestStatus
 from shared.errors import ExecutorException, PlanError
@@ -219,3 +220,33 @@ async def test_an_invalid_criterion_is_raised_wherever_the_plan_is_executed() ->
         await ExecutorService().execute_test_plan_async(manifest)
     with pytest.raises(PlanError, match="cannot be empty"):
         ExecutorService().execute_test_plan(manifest)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "says"),
+    [
+        (None, ValueError, "manifest cannot be None"),
+        ({"workflow_id": "w"}, TypeError, "manifest must be a RunManifest, not dict; RunManifest.model_val"),
+    ],
+)
+def test_what_is_no_manifest_is_refused_with_one_sentence(
+    given: Any, error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        ExecutorService(backend=Scripted()).execute_test_plan(given)
+    with pytest.raises(error, match=says):
+        TaskScheduler(Scripted()).run_manifest(given)
+
+
+def test_a_result_keeps_the_class_of_the_exception() -> None:
+    def fail(task: Task) -> TestResult:
+        if task.index == 0:
+            raise LookupError("gone")
+        return TestResult("w", "e", NOW, TestStatus.FAILED, 0.0, error_message="no", error_type="OwnError")
+
+    found = ExecutorService(fail).execute_test_plan(plan(2))
+
+    assert [(one.error_type, one.error_message) for one in found] == [
+        ("LookupError", "gone"),
+        ("OwnError", "no"),
+    ]

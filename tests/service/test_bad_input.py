@@ -40,14 +40,17 @@ BAD_TRIGGERS = {
 
 BAD_EXPERIMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "without a tool": ({"state": "ready"}, "has none of the fields 'tool', 'execution', 'spec'"),
-    "an empty tool": ({"tool": ""}, "member 'tool' is ''"),
+    "an empty tool": ({"tool": ""}, "has no 'tool'"),
     "params that are a list": (
         {"tool": "echo", "params": "[1]"},
         "'params' is a list; expected a JSON object",
     ),
     "params that are not JSON": ({"tool": "echo", "params": "{x: 1}"}, "member 'params' is not JSON"),
     "execution that is not JSON": ({"execution": "tool: echo"}, "field 'execution' is not JSON"),
-    "execution without a tool": ({"execution": '{"params": {}}'}, "member 'tool' is 'None'"),
+    "execution without a tool": (
+        {"execution": '{"params": {}}'},
+        "has no 'tool', which names what is run; 'execution' holds 'params'",
+    ),
     "a spec that is not YAML": ({"spec": "a: [1"}, "field 'spec' is not a YAML document"),
     "a spec that is a text": ({"spec": "echo"}, "field 'spec' is a text; expected a YAML mapping"),
     "a state nobody knows": ({"tool": "echo", "state": "asleep"}, "member 'state' is 'asleep'"),
@@ -107,6 +110,8 @@ async def test_a_bad_experiment_is_answered(serve: Serve, neighbour: Neighbour, 
     assert (answer["type"], answer["error_type"]) == ("experiment_failed", "ContractError")
     assert "experiments:exp_bad" in answer["error"]
     assert complaint in answer["error"]
+    state = await neighbour.redis.hget("experiments:exp_bad", "state")
+    assert state == (fields["state"] if fields.get("state") == "asleep" else "failed")
 
 
 async def test_an_experiment_of_broken_json_is_answered(serve: Serve, neighbour: Neighbour) -> None:

@@ -138,6 +138,7 @@ async def test_archiving_an_experiment_ends_its_run(
 
     assert (result["status"], result["error_type"]) == ("cancelled", "RunCancelledError")
     assert result["partial_results"] == ["kept"]
+    assert _ends(neighbour) == ["run_cancelled"]  # no `error`, on which an agent raises an alert
     assert await neighbour.record(result["run_id"]) | {"status": "cancelled"} == await neighbour.record(
         result["run_id"]
     )
@@ -178,8 +179,15 @@ async def test_archiving_ends_a_run_that_waits_for_its_next_attempt(
         await neighbour.redis.zadd(keys.retries(), {waiting: 1})  # its time has come
         result = await neighbour.result("exp_1")
 
-    assert (result["status"], result["error_type"]) == ("cancelled", "ExperimentArchivedError")
+    assert (result["status"], result["error_type"]) == ("cancelled", "RunCancelledError")
     assert (await neighbour.record(result["run_id"]))["status"] == "cancelled"
+    assert _ends(neighbour) == ["run_cancelled"]
+
+
+def _ends(neighbour: Neighbour) -> list[str]:
+    """The metric events that say how the run ended."""
+    events = [one["event"] for one in neighbour.heard_of("exp_1", keys.METRICS)]
+    return [event for event in events if event in ("error", "run_cancelled", "run_completed")]
 
 
 async def _archive(neighbour: Neighbour, shape: str) -> None:

@@ -11,6 +11,15 @@ from services.executor.store import Store
 from tests.conftest import Neighbour, Serve, eventually
 
 Write = Callable[[str, str], Path]
+SAME = """
+from shared import toolkit
+
+def same(**params):
+    if "fail" in params:
+        toolkit.partial(params["fail"])
+        raise ValueError(params["fail"])
+    return {"given": params, "made": chr(0xdc80)}
+"""
 FLAKY = """
 from shared import toolkit
 def flaky():
@@ -46,6 +55,32 @@ async def test_half_a_surrogate_pair_in_a_trigger_holds_up_no_retry(
         results = [await neighbour.result("exp_odd"), await neighbour.result("exp_good")]
 
     assert [result["status"] for result in results] == ["success", "success"]
+
+
+async def test_half_a_surrogate_pair_is_kept_in_parameters_results_and_reports(
+    serve: Serve, neighbour: Neighbour, tools: Write
+) -> None:
+    tools("same", SAME)
+    half = '{"text": "a\\ud83d", "\\udc80": ["\\udfff b"]}'
+    await neighbour.redis.hset("experiments:exp_hash", mapping={"tool": "same", "params": half})
+    spec = f"execution: {{tool: same, params: {half}}}"
+    await neighbour.redis.hset("experiments:exp_spec", mapping={"spec": spec})
+    document = f'{{"execution": {{"tool": "same", "params": {half}}}}}'
+    await neighbour.redis.set("experiments:exp_text", document)
+    await neighbour.publish("exp_bare", "same")
+
+    async with serve():
+        results = [await neighbour.run(name) for name in ("exp_hash", "exp_text")]
+        results.append(await neighbour.run("exp_bare", params=json.loads(half)))
+        records = [await neighbour.record(result["run_id"]) for result in results]
+        failed = await neighbour.run("exp_bare", params={"fail": "\ud800"})
+        refused = await neighbour.run("exp_spec")
+
+    for record in records:
+        assert json.loads(record["params"]) == json.loads(half)
+        assert json.loads(record["result"]) == {"given": json.loads(half), "made": "\udc80"}
+    assert (failed["error"], failed["partial_results"]) == ("\ud800", ["\ud800"])
+    assert refused["error_type"] == "ContractError"  # YAML has no such escape
 
 
 async def test_request_ids_of_experiments_whose_names_run_into_them_are_told_apart(

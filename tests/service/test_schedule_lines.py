@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from services.executor.scheduler import NAMED, CronScheduler
+from services.executor.scheduler import CronScheduler
+from services.executor.scheduling.schedule_notes import NAMED
 from services.executor.store import Store
 from shared import keys
 from shared.errors import StoreError
@@ -91,6 +92,7 @@ async def test_a_schedule_that_changes_has_a_line_of_its_own(
 async def test_what_changed_in_silence_is_named_up_to_a_bound_and_counted(
     store: Store, redis: Any, log: Log
 ) -> None:
+    await redis.config_set("notify-keyspace-events", "")
     await write(redis, SELDOM, 2 * MANY)
 
     async with scheduler(store, check_interval_seconds=0.1):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from services.executor.scheduling import speedrun
 from services.executor.scheduling.speedrun import Speedrun
 from services.executor.store import Store, moment
 from shared import keys
@@ -125,6 +126,53 @@ async def test_an_experiment_published_meanwhile_gets_a_turn(serve: Serve, neigh
         result = await neighbour.result("exp_late")
 
     assert result["trigger"] == "speedrun"
+
+
+async def test_a_new_experiment_needn_t_wait_for_the_next_cycle_while_turns_are_left(
+    serve: Serve, neighbour: Neighbour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speedrun, "PASS_SECONDS", 0.05)
+    await neighbour.publish("exp_1", "echo")
+
+    async with serve(schedule_mode="speedrun", speedrun_interval=600, speedrun_max_per_cycle=3):
+        await neighbour.result("exp_1")
+        await neighbour.publish("exp_2", "echo", state="paused")
+        await neighbour.redis.set("experiments:exp_3", '{"state": "ready"}')
+        refused = await neighbour.result("exp_3")
+        await neighbour.publish("exp_4", "echo")
+        result = await neighbour.result("exp_4")
+
+    assert refused["error_type"] == "ContractError"
+    assert (result["trigger"], result["status"]) == ("speedrun", "success")
+    assert neighbour.heard_of("exp_2", RESULTS) == []
+
+
+async def test_what_can_not_be_read_is_told_once_for_each_content(serve: Serve, neighbour: Neighbour) -> None:
+    redis = neighbour.redis
+    await redis.set("experiments:exp_text", '{"state": "ready", "execution": {"params": {}}}')
+    await redis.hset("experiments:exp_hash", mapping={"tool": "../x", "state": "run"})
+    await redis.hset("experiments:exp_paused", mapping={"tool": "../x", "state": "paused"})
+    await redis.set("experiments:exp_1:results", '{"emails": 5}')
+    await redis.hset("experiments:exp_1:totals", "emails", "5")
+    await neighbour.publish("exp_good", "echo")
+    settings = {"schedule_mode": "speedrun", "speedrun_interval": 0.05}
+
+    async with serve(**settings), serve(**settings):
+        told = [await neighbour.result(name) for name in ("exp_text", "exp_hash")]
+        await neighbour.results("exp_good", 3)
+        await redis.hset("experiments:exp_hash", "tool", "../y")
+        second = await neighbour.result("exp_hash", 2)
+        await neighbour.results("exp_good", 6)
+    async with serve(**settings):
+        await neighbour.results("exp_good", 9)
+
+    assert [one["error_type"] for one in (*told, second)] == ["ContractError"] * 3
+    assert "has no 'tool'" in told[0]["error"]
+    assert "'../y'" in second["error"]
+    heard = {message["experiment_id"] for _, message in neighbour.heard}
+    assert heard == {"exp_text", "exp_hash", "exp_good"}
+    counts = {name: len(neighbour.heard_of(name, RESULTS)) for name in ("exp_text", "exp_hash")}
+    assert counts == {"exp_text": 1, "exp_hash": 2}
 
 
 async def test_one_worker_in_a_cycle_looks_for_experiments(neighbour: Neighbour, store: Store) -> None:

@@ -95,6 +95,26 @@ async def test_a_state_that_somebody_changed_meanwhile_stays(
     assert (result["status"], await state(neighbour)) == ("success", "paused")
 
 
+@pytest.mark.parametrize("write", [as_hash, as_string])
+@pytest.mark.parametrize("end", ["", "oh"])
+async def test_a_trigger_leaves_a_paused_experiment_paused(
+    serve: Serve, neighbour: Neighbour, tools: Tools, tmp_path: Path, write: Write, end: str
+) -> None:
+    tools("hold", HOLD)
+    (tmp_path / "go").touch()
+    await write(neighbour, {"until": str(tmp_path / "go"), "end": end})
+    if write is as_hash:
+        await neighbour.redis.hset("experiments:exp_1", "state", "paused")
+    else:
+        document = json.loads(await neighbour.redis.get("experiments:exp_1")) | {"state": "paused"}
+        await neighbour.redis.set("experiments:exp_1", json.dumps(document))
+
+    async with serve():
+        result = await neighbour.run("exp_1")
+
+    assert (result.get("status"), await state(neighbour)) == ("failed" if end else "success", "paused")
+
+
 async def test_an_experiment_deleted_meanwhile_stays_deleted(
     serve: Serve, neighbour: Neighbour, tools: Tools, tmp_path: Path
 ) -> None:

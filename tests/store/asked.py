@@ -8,7 +8,7 @@ import pytest
 from services.executor.store import Decision, NotedSchedule, Order, Position, Store
 from shared import keys
 from shared.errors import StoreUnavailableError
-from shared.messages import Schedule
+from shared.schedules import Schedule
 from tests.store.conftest import EXPERIMENT, Run, event_of
 
 Ask = Callable[[Run], Awaitable[Any]]

@@ -64,7 +64,7 @@ async def test_an_experiment_in_any_shape_and_state_begins(
     run = await worker.begun()
 
     assert run.claim.begun is Begun.BEGUN
-    assert await state_of(redis) == "running"
+    assert await state_of(redis) == ("paused" if state is State.PAUSED else "running")
     experiment = run.claim.stored.readable()
     assert (experiment.tool, experiment.params, experiment.id) == ("t", {}, EXPERIMENT)
 
@@ -100,7 +100,7 @@ async def test_an_experiment_published_anew_begins_as_it_is_now(
     await publish(redis, before, "draft")
     await (await worker.begun()).finish()
     await redis.delete(keys.experiment(EXPERIMENT))
-    await publish(redis, after, "paused")
+    await publish(redis, after, "completed")
     claim = await worker.claimed()
 
     assert claim.begun is Begun.BEGUN
@@ -185,12 +185,13 @@ async def test_an_experiment_deleted_after_it_was_compiled_is_not_made(worker: W
         assert await redis.exists(keys.experiment(EXPERIMENT)) == 0
 
 
-UNREADABLE = [
+STATELESS = [
     ("SET", "not json"),
     ("SET", ""),
-    ("SET", '{"tool": 5}'),
-    ("HSET", "state", "ready"),
+    ("SET", '{"tool": 5, "state": "nonsense"}'),
     ("HSET", "tool", "t", "state", "nonsense"),
+    ("HSET", "tool", "../t", "state", "archived"),
+    ("HSET", "tool", "../t", "state", "paused"),
     ("RPUSH", "x"),
     ("SADD", "x"),
     ("ZADD", "1", "x"),
@@ -198,8 +199,8 @@ UNREADABLE = [
 ]
 
 
-@pytest.mark.parametrize("command", UNREADABLE, ids=" ".join)
-async def test_what_can_not_be_read_begins_to_be_reported_and_is_left_alone(
+@pytest.mark.parametrize("command", STATELESS, ids=" ".join)
+async def test_what_can_not_be_read_and_has_no_place_for_a_state_is_left_alone(
     command: tuple[str, ...], worker: Worker, redis: Any
 ) -> None:
     name, *arguments = command
@@ -211,6 +212,39 @@ async def test_what_can_not_be_read_begins_to_be_reported_and_is_left_alone(
 
         assert isinstance(run.claim.stored.error, ContractError)
         assert await redis.dump(keys.experiment(EXPERIMENT)) == before
+
+
+UNREADABLE = [
+    ("SET", '{"tool": 5}'),
+    ("SET", '{"experiment": {"state": "draft", "execution": {"params": {}}}, "more": [1]}'),
+    ("HSET", "state", "ready"),
+    ("HSET", "tool", "t", "params", "{x: 1}"),
+    ("HSET", "spec", "a: [1", "state", "draft"),
+]
+
+
+@pytest.mark.parametrize("command", UNREADABLE, ids=" ".join)
+async def test_an_experiment_that_can_not_be_read_fails_like_any_other(
+    command: tuple[str, ...], worker: Worker, redis: Any
+) -> None:
+    name, *arguments = command
+    await redis.execute_command(name, keys.experiment(EXPERIMENT), *arguments)
+    for _ in range(2):  # as it is compiled, and from what was compiled
+        run = await worker.begun()
+        assert await _plain_state(redis) == "running"
+        assert await run.finish(State.FAILED) == "finished"
+
+        assert isinstance(run.claim.stored.error, ContractError)
+        assert await _plain_state(redis) == "failed"
+
+
+async def _plain_state(redis: Any) -> str:
+    """The state of an experiment that wasn't published by these tests."""
+    key = keys.experiment(EXPERIMENT)
+    if await redis.type(key) == "hash":
+        return str(await redis.hget(key, "state"))
+    document = json.loads(await redis.get(key))
+    return str(document.get("experiment", document)["state"])
 
 
 async def test_what_is_too_large_is_not_read(worker: Worker, redis: Any) -> None:

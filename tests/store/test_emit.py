@@ -102,5 +102,5 @@ async def test_lines_that_are_sent_again_are_kept_once(worker: Worker, redis: An
 async def test_lines_of_a_run_without_a_record_are_kept(worker: Worker, redis: Any) -> None:
     await worker.store.runs.log(f"{EXPERIMENT}:1-1", [{"text": "a\n\ud800"}])
 
-    assert await printed(redis, f"{EXPERIMENT}:1-1") == ["a\n?"]
+    assert await printed(redis, f"{EXPERIMENT}:1-1") == ["a\n\\ud800"]
     assert not await redis.exists(keys.run(f"{EXPERIMENT}:1-1"))

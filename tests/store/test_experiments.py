@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from services.executor.store import Store
+from services.executor.store import Published, Store
 from shared import keys
 from shared.errors import ContractError, ExperimentNotFoundError, StoreError
-from shared.messages import Schedule, State, read_experiment_file
+from shared.messages import State, read_experiment_file
+from shared.schedules import Schedule
 from tests.store.conftest import SHAPES, everything, publish, state_of
 
 
@@ -175,30 +176,78 @@ async def test_a_file_is_published_over_whatever_was_there(shape: str, store: St
     if shape == "list":
         await redis.rpush("experiments:exp:1", "x")
     else:
-        await publish(redis, shape, "archived")
+        await publish(redis, shape, "failed")
     experiment = read_experiment_file("a.yaml", FILE)
     for now in ("2026-01-01", "2026-01-02"):
-        stays = await store.experiments.publish(experiment, FILE, None, now)
+        published = await store.experiments.publish(experiment, FILE, None, now)
 
     fields = await redis.hgetall("experiments:exp:1")
-    assert not stays
+    assert published == Published(State.READY)
     assert (await store.experiments.read("exp:1")).readable() == experiment
     assert (fields["spec"], fields["updated_at"]) == (FILE, "2026-01-02")
     assert fields.get("note") == ("kept" if shape in {"flat", "nested", "spec"} else None)
     assert {"tool", "params", "execution"}.isdisjoint(fields)
 
 
-async def test_a_schedule_that_the_file_does_not_have_is_told(store: Store, redis: Any) -> None:
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("state", ["paused", "archived"])
+async def test_an_experiment_that_is_set_aside_stays_so_unless_told_otherwise(
+    shape: str, state: str, store: Store, redis: Any
+) -> None:
+    await publish(redis, shape, state)
     experiment = read_experiment_file("a.yaml", FILE)
+    kept = await store.experiments.publish(experiment, FILE, None, "2026-01-01")
+    stored = await state_of_spec(redis)
+    told = await store.experiments.publish(experiment, FILE, None, "2026-01-02", keeps_set_aside=False)
+
+    assert (kept.state, stored) == (state, state)
+    assert (told.state, await state_of_spec(redis)) == ("ready", "ready")
+
+
+async def test_a_schedule_goes_with_the_file_that_it_came_with(store: Store, redis: Any) -> None:
+    text = FILE.replace("tool: t", "tool: t, schedule: 0 9 * * *")
     schedule = Schedule(experiment_id="exp:1", cron="0 9 * * *")
     async with store.subscriptions.to((keys.SCHEDULES_CHANGED,)) as messages:
-        assert not await store.experiments.publish(experiment, FILE, schedule, "2026-01-01")
+        first = await store.experiments.publish(read_experiment_file("a", text), text, schedule, "2026-01-01")
         heard = json.loads((await anext(messages)).data)
+    stored = await store.experiments.schedule("exp:1")
+    second = await store.experiments.publish(read_experiment_file("a", FILE), FILE, None, "2026-01-02")
 
-    assert heard["experiment_id"] == "exp:1"
-    assert await store.experiments.schedule("exp:1") == schedule
-    assert await store.experiments.publish(experiment, FILE, None, "2026-01-02")
-    assert await state_of_spec(redis) == "ready"
+    assert (heard["experiment_id"], stored) == ("exp:1", schedule)
+    assert first == Published(State.READY)
+    assert second == Published(State.READY, removed_schedule=True)
+    assert await store.experiments.schedule("exp:1") is None
+
+
+@pytest.mark.parametrize(
+    "written", ['{"cron": "0 8 * * *", "enabled": false}', {"cron": "0 8 * * *", "state": "paused"}]
+)
+async def test_a_schedule_that_was_turned_off_stays_off_unless_told_otherwise(
+    written: str | dict[str, str], store: Store, redis: Any
+) -> None:
+    if isinstance(written, str):
+        await redis.set("schedules:exp:1", written)
+    else:
+        await redis.hset("schedules:exp:1", mapping=written)
+    experiment = read_experiment_file("a", FILE)
+    schedule = Schedule(experiment_id="exp:1", cron="0 9 * * *")
+    kept = await store.experiments.publish(experiment, FILE, schedule, "2026-01-01")
+    stored = await store.experiments.schedule("exp:1")
+    told = await store.experiments.publish(experiment, FILE, schedule, "2026-01-02", keeps_set_aside=False)
+
+    assert (kept, stored) == (
+        Published(State.READY, stays_off=True),
+        schedule.model_copy(update={"enabled": False}),
+    )
+    assert (told, await store.experiments.schedule("exp:1")) == (Published(State.READY), schedule)
+
+
+async def test_a_schedule_of_somebody_else_is_told_and_stays(store: Store, redis: Any) -> None:
+    await redis.set("schedules:exp:1", "0 9 * * *")
+    for now in ("2026-01-01", "2026-01-02"):
+        published = await store.experiments.publish(read_experiment_file("a", FILE), FILE, None, now)
+
+        assert published == Published(State.READY, kept_schedule=True)
 
 
 async def state_of_spec(redis: Any) -> str | None:

@@ -59,6 +59,22 @@ async def test_a_cycle_lasts_as_long_as_it_is_told(store: Store, redis: Any) -> 
     assert chosen == []
 
 
+async def test_turns_that_are_left_of_a_cycle_go_to_those_who_never_had_one(store: Store, redis: Any) -> None:
+    assert await cycle(store, ["e1"], turns=3) == ["e1"]
+    left_seconds, chosen = await store.due_times.speedrun(turns_of(["e1", "e2", "e3", "e4"]), None, 2)
+
+    assert LONG - 10 < left_seconds <= LONG
+    assert chosen == ["e2", "e3"]
+    assert len(await orders(redis)) == 3
+
+
+async def test_no_turns_are_left_of_a_cycle_that_is_over(store: Store, redis: Any) -> None:
+    await cycle(store, ["e1"], turns=3)
+    await next_cycle(redis)
+
+    assert await store.due_times.speedrun(turns_of(["e2"]), None, 2) == (0.0, [])
+
+
 async def test_a_cycle_that_would_last_for_ever_is_given_an_end(store: Store, redis: Any) -> None:
     """Somebody else wrote the key: none of ours is without an expiry."""
     await redis.set(keys.cycle(), "1")

@@ -12,7 +12,7 @@ from typing import Annotated, Protocol, Self
 
 import typer
 
-from services.cli import connection, experiments, output
+from services.cli import connection, experiments, output, publication
 from services.cli.demo.display import LiveDisplay, PlainDisplay
 from services.cli.demo.tracker import Run, RunTracker
 from services.cli.output import CommandError
@@ -102,7 +102,7 @@ def run_demo(display: Display, *, forever: bool = False) -> None:
 class Setup:
     """The experiments of the demo, and the settings of its service."""
 
-    publications: list[experiments.Publication]
+    publications: list[publication.Publication]
     settings: Settings
 
     def places(self, url: str) -> str:
@@ -125,7 +125,7 @@ def set_up() -> Setup:
         shutdown_grace=GRACE_SECONDS,
         **chosen,
     )
-    return Setup(experiments.read_files(files, State.READY), settings)
+    return Setup(publication.read_files(files, State.READY), settings)
 
 
 def _find_experiments() -> tuple[Path, list[Path]]:
@@ -199,7 +199,7 @@ class _Demo:
         if self._signals.received:
             return
         for one in self._setup.publications:
-            await experiments.store_publication(store, one)
+            await experiments.store_publication(store, one, State.READY)
         self._cursor = await store.journal.end()
         self._display.begin(self._tracker, self._setup.places(self._url))
         deadline = loop.time() + (float("inf") if forever else LONGEST_SECONDS)

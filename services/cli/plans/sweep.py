@@ -1,8 +1,8 @@
 """`fullsend sweep`."""
 
-import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Annotated, Any, Final
@@ -22,6 +22,9 @@ from services.planner.results import inline_value
 from services.planner.tasks import TaskResult, TaskStatus
 
 TOOL: Final = "ring_simulation"
+_WHOLE: Final = re.compile(r"[+-]?(0|[1-9]\d*)", re.ASCII)
+_NUMBER: Final = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+"""A number with a leading zero, such as 0123, is a text, as in YAML."""
 RESULT_COLUMNS: Final = [
     Column("RUNS", right=True), Column("SETTLED", right=True), Column("DEFAULTS", right=True),
     Column("PAID", right=True),
@@ -162,11 +165,13 @@ def _values(name: str, text: str) -> list[Any]:
 
 
 def _value(text: str) -> Any:
-    try:
-        number = json.loads(text)
-    except ValueError:
-        return text
-    return number if isinstance(number, int | float) and math.isfinite(number) else text
+    """Return a finite number as people write it (2, -0.5, .25, 5., 1e-3), true, false, or the text."""
+    if not _NUMBER.fullmatch(text):
+        return {"true": True, "false": False}.get(text, text)
+    number = float(text)
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    return number if math.isfinite(number) else text
 
 
 # -- results --------------------------------------------------------------------------

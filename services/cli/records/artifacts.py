@@ -15,7 +15,7 @@ from rich.console import Console
 
 from services.cli import connection, output
 from services.cli.output import AsJson, Column, CommandError
-from services.cli.records import artifacts_admin
+from services.cli.records import artifacts_admin, artifacts_pull
 from services.cli.records.record import ListedArtifact, artifacts_in, open_store, record_of, with_artifacts
 from services.executor.artifacts import (
     Artifact,
@@ -48,7 +48,7 @@ app = typer.Typer()
 
 @app.callback(invoke_without_command=True)
 def artifacts(context: typer.Context) -> None:
-    """List, fetch, verify and delete artifacts of runs.
+    """List, fetch, verify and delete artifacts of runs and plans.
 
     A run's record holds small artifacts. The artifact store, set by ARTIFACTS, holds large ones, large
     results and the code of tools.
@@ -279,5 +279,6 @@ def _file_name(name: str) -> str:
     return last
 
 
+app.command("pull")(artifacts_pull.pull_plan)
 app.command()(artifacts_admin.verify)
 app.command()(artifacts_admin.gc)

@@ -73,6 +73,15 @@ def chunks_of(file: BinaryIO, place: str) -> Iterator[bytes]:
         yield chunk
 
 
+def read_all(file: BinaryIO, place: str) -> bytes:
+    """Return the rest of `file`; raise `ArtifactError`, with `place`, if it can't be read."""
+    try:
+        content = file.read()
+    except OSError as exc:
+        raise ArtifactError(f"{place} can't be read to its end: {exc.strerror or exc}") from exc
+    return content
+
+
 def named(source: Source) -> str:
     """Return the name of the source for messages."""
     match source:

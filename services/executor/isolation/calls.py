@@ -164,13 +164,12 @@ class Capture:
     """A copy of a file that the tool wants to keep as an artifact.
 
     The tool waits until it is kept, and then the copy is removed.  The executor has not verified
-    `size_bytes` and `sha256`.
+    `size_bytes`.
     """
 
     name: str
     path: Path
     size_bytes: int
-    sha256: str
     media_type: str | None = None
 
     def open(self) -> BinaryIO:

@@ -179,7 +179,6 @@ def capture(params: dict[str, Any], directory: str) -> Capture:
         name=str(params["name"]),
         path=path,
         size_bytes=int(params["size"]),
-        sha256=str(params["sha256"]),
         media_type=None if media_type is None else str(media_type),
     )
 

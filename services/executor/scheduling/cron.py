@@ -11,6 +11,7 @@ skip it, in the first pass when they repeat it.
 
 import difflib
 import math
+import re
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from functools import cache, lru_cache
 from importlib import resources
 from zoneinfo import ZoneInfo
 
-from services.executor.scheduling.cron_expression import Expression
+from services.executor.scheduling.cron_expression import Expression, plain, zone_before
 from shared.errors import ScheduleError
 
 _ONE_SECOND = timedelta(seconds=1)
@@ -48,12 +49,18 @@ class Cron:
         Raises:
             ScheduleError: it names the field, what was found there and what is allowed.
         """
-        zone = _zone((timezone or "").strip() or "UTC")
+        named, text = zone_before(plain(expression))
+        given = plain(timezone or "")
+        if named and given and _zone(named) != _zone(given):
+            raise ScheduleError(
+                f"Cron expression {expression[:100]!r} and the time zone {given!r} differ; leave one out"
+            )
+        zone = _zone(named or given or "UTC")
         try:
-            return cls(Expression.parse(expression, experiment_id), zone.key, zone)
+            return cls(Expression.parse(text, experiment_id), zone.key, zone)
         except ScheduleError as error:
             order = "; six fields end with the second, seven with the second and the year"
-            hint = order if len(expression.split()) in (6, 7) else ""
+            hint = order if len(text.split()) in (6, 7) else ""
             raise ScheduleError(f"Cron expression {expression[:100]!r}: {error}{hint}") from None
 
     @property
@@ -182,8 +189,16 @@ def _zone(name: str) -> ZoneInfo:
     if name.lower() in names:
         return ZoneInfo(names[name.lower()])
     close = difflib.get_close_matches(name.lower().replace(" ", "_")[:64], names)
-    hint = f"did you mean {' or '.join(names[each] for each in close)}?" if close else "no such IANA name."
+    if _OFFSET.fullmatch(name):
+        hint = "an offset or an abbreviation is no zone, which has summer time."
+    elif close:
+        hint = f"did you mean {' or '.join(names[each] for each in close)}?"
+    else:
+        hint = "no such IANA name."
     raise ScheduleError(f"Time zone {name[:64]!r}: {hint} It takes names like Europe/Berlin, or none for UTC")
+
+
+_OFFSET = re.compile(r"[A-Z]{2,4}|(?:UTC|GMT|Z)?\s*[+-]?\d.*")
 
 
 def _local(zone: ZoneInfo, moment: int) -> datetime:

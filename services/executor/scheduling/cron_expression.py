@@ -14,10 +14,13 @@ is "every second day, or Monday".
 `H` is a number hashed from the experiment's id, so that a hundred hourly experiments don't start in the
 same second: `H * * * *`, `H/15 * * * *`, `H H(1-5) * * *`.
 
-A blank, `#` and the rest are a comment.
+A blank, `#` and the rest are a comment.  Quotes around an expression are no part of it, and `CRON_TZ=ZONE`
+before it is its time zone.
 """
 
+import calendar
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -52,19 +55,40 @@ _ALIASES = {
     "@YEARLY": "0 0 1 1 *",
     "@ANNUALLY": "0 0 1 1 *",
 }
+_LONG_NAMES = {
+    _MONTH: [name.upper() for name in calendar.month_name[1:]],
+    _WEEKDAY: [name.upper() for name in calendar.day_name],
+}
+_INTERVAL = "every five minutes is */5 * * * *"
 _SUNDAY = 7
 _ANY = ("*", "?", "*/1")
 _ANY_MONTHLY_GAP_YEARS = 50
 """Without a year, nothing is longer apart than the fifth Fridays of February: 40 years around 2100."""
 _ANY_YEARLY_GAP_YEARS = len(_NUMBERS[_YEAR])
 
-_COMMENT = re.compile(r"\s#.*", re.DOTALL)
+_COMMENT = re.compile(r"(?:\A|\s)#.*", re.DOTALL)
+_QUOTED = re.compile(r"(?P<quote>[\"'])(?P<text>.*)(?P=quote)", re.DOTALL)
+_ZONE = re.compile(r"(?:CRON_)?TZ=(?P<zone>\S+)\s+(?P<rest>.*)", re.DOTALL)
+_LONG_NAME = re.compile(r"[A-Z]{4,}")
 _ITEM = re.compile(r"(?P<low>\*|\w+)(?:-(?P<high>\w+))?(?:/(?P<step>\d+))?", re.ASCII)
 _HASHED = re.compile(r"[HR](?P<range>\(\d+-\d+\))?(?:/(?P<step>\d+))?", re.ASCII)
 _BY_CHANCE = re.compile(r"R(?:[(/].*)?|.*~.*")
 _LAST = re.compile(r"L(?P<after>\w+)|(?P<before>\w+)L", re.ASCII)
 _EQUAL_ENDS = re.compile(r"(\w+)-\1#", re.ASCII)
 _OPEN = re.compile(r"\*|\b(?<!-)\w+/", re.ASCII)
+
+
+def plain(text: str) -> str:
+    """Return the text of an expression or a time zone without a comment behind it and quotes around it."""
+    text = _COMMENT.sub("", text.strip().removeprefix("\ufeff")).strip()
+    quoted = _QUOTED.fullmatch(text)
+    return plain(quoted["text"]) if quoted else text
+
+
+def zone_before(text: str) -> tuple[str | None, str]:
+    """Return the time zone that `CRON_TZ=` or `TZ=` gives before an expression, and the expression."""
+    found = _ZONE.fullmatch(text)
+    return (plain(found["zone"]), found["rest"]) if found else (None, text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,17 +177,45 @@ def _split(text: str) -> list[str]:
     """The five to seven fields of an expression, in capitals, an alias replaced."""
     if len(text) > _MAX_LENGTH:
         raise ScheduleError(f"it has {len(text)} characters, more than the {_MAX_LENGTH} allowed")
-    fields = _COMMENT.sub("", text).upper().split()
-    if fields and fields[0].startswith("@"):
+    fields = plain(text).upper().split()
+    if not fields:
+        raise ScheduleError("it is empty")
+    _check_characters(fields)
+    if fields[0].startswith("@"):
         # Not left to croniter: with a `hash_id`, its `@daily` is some other time of the day.
         fields = _ALIASES.get(" ".join(fields), "").split()
         if not fields:
-            raise ScheduleError(f"no such alias; there are {', '.join(_ALIASES).lower()}")
+            raise ScheduleError(f"no such alias; there are {', '.join(_ALIASES).lower()}; {_INTERVAL}")
     if not len(_ORDER.split()) <= len(fields) <= len(_NAMES):
         raise ScheduleError(
             f"{len(fields)} fields; write five ({_ORDER}), six (second last) or seven (year after it)"
+            + (f"; {_INTERVAL}" if fields[0].startswith(("EVERY", "RATE")) else "")
+            + (f"; the alias is @{fields[0].lower()}" if f"@{fields[0]}" in _ALIASES else "")
         )
+    for index in _LONG_NAMES:
+        fields[index] = _with_short_names(index, fields[index])
     return fields
+
+
+def _with_short_names(index: int, text: str) -> str:
+    """A field of months or days with names as cron has them, where they are written out."""
+
+    def short(found: re.Match[str]) -> str:
+        whole = [name for name in _LONG_NAMES[index] if name.startswith(found[0])]
+        return whole[0][:3] if whole else found[0]
+
+    return _LONG_NAME.sub(short, text)
+
+
+def _check_characters(fields: list[str]) -> None:
+    """Refuse a dash or a star that only looks like one."""
+    for text in fields:
+        for char in text:
+            if not char.isascii():
+                name = unicodedata.name(char, "unknown")
+                raise ScheduleError(
+                    f"{text!r} has the character {char!r} ({name}); write plain - * , / instead"
+                )
 
 
 def _readings(fields: list[str], hashed_by: str | None) -> tuple[Any, ...]:

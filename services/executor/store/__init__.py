@@ -14,7 +14,7 @@ from services.executor.store.checkpoints import CachedRuns, Checkpoints
 from services.executor.store.claims import Claims, Retention, Taken
 from services.executor.store.deployment import FOUND, Server, ServerFacts, Workers
 from services.executor.store.due_times import Decision, DueTime, DueTimes, Fired, FoundDue, NotedSchedule
-from services.executor.store.experiments import Experiments, Stored
+from services.executor.store.experiments import Experiments, Published, Stored
 from services.executor.store.gc_roots import GcRoots, ReferencedDigests
 from services.executor.store.history import History, Journal, JournalEntry, StoredLogLine, moment
 from services.executor.store.orders import NORMAL, Begun, Claim, Limit, Order, experiment_of, limit_of
@@ -48,6 +48,7 @@ __all__ = [
     "NotedSchedule",
     "Order",
     "Position",
+    "Published",
     "Queue",
     "ReferencedDigests",
     "Retention",

@@ -22,7 +22,7 @@ from services.executor.store.orders import limit_of
 from shared import keys
 from shared.documents import json_text, printable, shown
 from shared.errors import ContractError
-from shared.messages import Experiment, Policy, State
+from shared.messages import Experiment, Policy, State, place_of_state
 
 KEPT_SECONDS = 7 * 86_400
 """Experiments that nobody runs for so long are compiled again."""
@@ -37,25 +37,27 @@ def compiled(experiment_id: str, kind: str, content: Sequence[str] | str, digest
 
     Returns:
         `digest`; `tool`, `limit` (see `Limit`) and `priority`, empty when the document can't be read;
-        `body`, which `read_compiled` reads; `state`, the document's own; and of a text `before` and
-        `after`, which surround its state in the form that the executor writes.
+        `body`, which `read_compiled` reads; `state`, the document's own, unless it is an unknown word; and of
+        a text `before` and `after`, which surround its state in the form that the executor writes.
     """
     if kind == "hash":  # whose field `state` is no part of what is compiled: it is read each time
         content = _without_state(content)
     stored = read_stored(experiment_id, kind, content)
     if stored.experiment is None:
-        return {"digest": digest, "tool": "", "limit": "", "priority": "", "body": _refusal(stored)}
-    experiment = stored.experiment
-    fields = {
-        "digest": digest,
-        "state": experiment.state.value,
-        "tool": printable(experiment.tool),
-        "limit": limit_of(experiment.policy, f"experiment:{experiment_id}"),
-        "priority": experiment.policy.priority or "",
-        "body": _body(experiment),
-    }
-    if experiment.document is not None:
-        fields["before"], fields["after"] = experiment.around_state()
+        fields = {"digest": digest, "tool": "", "limit": "", "priority": "", "body": _refusal(stored)}
+    else:
+        experiment = stored.experiment
+        fields = {
+            "digest": digest,
+            "tool": printable(experiment.tool),
+            "limit": limit_of(experiment.policy, f"experiment:{experiment_id}"),
+            "priority": experiment.policy.priority or "",
+            "body": _body(experiment),
+        }
+    if kind == "hash":
+        fields["state"] = State.READY.value
+    elif kind == "string" and isinstance(content, str) and (place := place_of_state(content)):
+        fields["state"], fields["before"], fields["after"] = place
     return fields
 
 

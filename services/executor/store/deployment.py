@@ -154,6 +154,20 @@ class Workers:
         async with asking("untell_tool"):
             await self._scripts.client.hdel(keys.tools_of(worker), tool)
 
+    async def tell_cron(self, worker: str, noticing: str, ttl_seconds: float) -> None:
+        """Record that `worker` runs cron, and how it notices schedules that are written in silence."""
+        async with asking("tell_cron"):
+            await self._scripts.client.set(keys.cron_of(worker), noticing, px=round(ttl_seconds * 1_000))
+
+    async def cron(self) -> dict[str, str]:
+        """The workers that are alive and run cron, and how each notices schedules written in silence."""
+        alive = await self.alive()
+        if not alive:
+            return {}
+        async with asking("cron"):
+            told = await self._scripts.client.mget(map(keys.cron_of, alive))
+        return {worker: noticing for worker, noticing in zip(alive, told, strict=True) if noticing}
+
     async def forget(self, worker: str) -> bool:
         """Remove `worker` from the list; False while it still holds claims."""
         answer = await self._scripts.call(

@@ -10,7 +10,7 @@ from services.executor.store.orders import Order
 from services.executor.store.scripts import Script, Scripts, asking
 from shared import keys
 from shared.errors import ContractError
-from shared.messages import Schedule
+from shared.schedules import Schedule
 
 CYCLE_PREPARED_WITHIN_MS = 10_000
 
@@ -219,9 +219,15 @@ class DueTimes:
         return max(1, int(left_ms)) / 1_000
 
     async def speedrun(
-        self, orders: Sequence[Order], interval_seconds: float, turns: int
+        self, orders: Sequence[Order], interval_seconds: float | None, turns: int
     ) -> tuple[float, list[str]]:
         """Queue those of `orders` whose experiments have waited longest for a turn.
+
+        Args:
+            orders: one for each experiment.
+            interval_seconds: how long the cycle takes; None gives turns that are left of the one under way,
+                to experiments that never had one.
+            turns: how many there are.
 
         Returns:
             Seconds until the next cycle, and the experiments that got a turn in this one.
@@ -233,7 +239,7 @@ class DueTimes:
             _SPEEDRUN,
             [keys.cycle(), keys.turns(), *run_keys],
             [
-                max(1, round(interval_seconds * 1_000)),
+                "" if interval_seconds is None else max(1, round(interval_seconds * 1_000)),
                 turns,
                 [one.experiment_id for one in orders],
                 [one.encode() for one in orders],

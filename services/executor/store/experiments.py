@@ -1,14 +1,17 @@
 """Experiments, schedules and tools as the neighbours wrote them."""
 
+import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from services.executor.store.scripts import Script, Scripts, asking
 from shared import keys
+from shared.documents import json_object
 from shared.errors import ContractError, ExperimentNotFoundError
-from shared.messages import Experiment, Schedule, read_experiment, read_schedule
+from shared.messages import RECURRING, Experiment, State, place_of_state, read_experiment
+from shared.schedules import Schedule, read_schedule
 from shared.yaml_reader import LARGE_CHARACTERS, prepare
 
 READ_AT_ONCE = 200
@@ -20,10 +23,14 @@ READ = Script("read", keys=("names[]",))
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What is at an experiment's key: the experiment, or why it can't be read."""
+    """What is at an experiment's key: the experiment, or why it can't be read.
+
+    `would_recur` identifies the content of an experiment that speedrun would run if it could be read.
+    """
 
     experiment: Experiment | None
     error: ContractError | None
+    would_recur: str = ""
 
     def readable(self) -> Experiment:
         """The experiment.  Raises the `ContractError` that reading it gave."""
@@ -31,6 +38,26 @@ class Stored:
             raise self.error or ContractError("nothing was read")
         return self.experiment
 
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What came of publishing an experiment.
+
+    Attributes:
+        state: of the experiment.
+        removed_schedule: it had a schedule from its file before, which the file hasn't any more.
+        kept_schedule: it has a schedule that somebody else has written, and its file has none.
+        stays_off: its schedule was turned off before, and stays so.
+    """
+
+    state: State
+    removed_schedule: bool = False
+    kept_schedule: bool = False
+    stays_off: bool = False
+
+
+SET_ASIDE = (State.PAUSED, State.ARCHIVED)
+"""States of an experiment that somebody has put there to stay."""
 
 NOTHING_STORED = Stored(None, None)
 """Stands for an experiment that was not read."""
@@ -53,7 +80,10 @@ class Experiments:
         found: list[Stored] = []
         for one, (kind, content) in zip(experiment_ids, pairs, strict=True):
             await prepare_stored(kind, content)
-            found.append(read_stored(one, kind, content))
+            stored = read_stored(one, kind, content)
+            if stored.experiment is None:
+                stored = replace(stored, would_recur=_would_recur(kind, content))
+            found.append(stored)
         return found
 
     async def scan(self) -> AsyncIterator[tuple[str, Stored]]:
@@ -67,14 +97,29 @@ class Experiments:
         [(kind, content)] = await self._read([keys.schedule(experiment_id)])
         return None if kind == "none" else read_schedule(experiment_id, kind, content)
 
+    async def schedules(self, experiment_ids: Sequence[str]) -> dict[str, Schedule | ContractError]:
+        """The schedules of several, or what is wrong with them, as far as there are any."""
+        pairs = await self._read([keys.schedule(one) for one in experiment_ids])
+        read = {
+            one: schedule_at(one, kind, content)
+            for one, (kind, content) in zip(experiment_ids, pairs, strict=True)
+        }
+        return {one: schedule for one, schedule in read.items() if schedule is not None}
+
+    async def names(self, prefix: str, cursor: int, count: int) -> tuple[int, list[str]]:
+        """What follows a prefix in the names of `count` keys from a cursor on, and the next cursor.
+
+        The cursor is 0 at first and at the end.  Names may come twice.
+        """
+        async with asking("scan"):
+            cursor, found = await self._scripts.client.scan(cursor, match=f"{prefix}*", count=count)
+        return cursor, [name[len(prefix) :] for name in found]
+
     async def scan_schedules(self) -> AsyncIterator[tuple[str, Schedule | ContractError]]:
         """Every schedule there is, or what is wrong with it, in no order."""
         async for names in self._scan(keys.SCHEDULE_PATTERN):
-            pairs = await self._read([keys.schedule(name) for name in names])
-            for name, (kind, content) in zip(names, pairs, strict=True):
-                schedule = schedule_at(name, kind, content)
-                if schedule is not None:
-                    yield name, schedule
+            for name, schedule in (await self.schedules(names)).items():
+                yield name, schedule
 
     async def store_schedule(self, schedule: Schedule) -> None:
         """Keep a schedule that was only announced; an existing key stays as it is."""
@@ -82,7 +127,15 @@ class Experiments:
         async with asking("store_schedule"):
             await self._scripts.client.set(keys.schedule(schedule.experiment_id), text, nx=True)
 
-    async def publish(self, experiment: Experiment, text: str, schedule: Schedule | None, now: str) -> bool:
+    async def publish(
+        self,
+        experiment: Experiment,
+        text: str,
+        schedule: Schedule | None,
+        now: str,
+        *,
+        keeps_set_aside: bool = True,
+    ) -> Published:
         """Store an experiment file and its schedule, and announce the schedule.
 
         Args:
@@ -90,29 +143,50 @@ class Experiments:
             text: the file.
             schedule: when it runs, if it has a schedule.
             now: ISO 8601, for `created_at` and `updated_at`.
-
-        Returns:
-            Whether a schedule stays although the file has none.
+            keeps_set_aside: whether an experiment that is paused or archived stays so, and a schedule off.
         """
-        key = keys.experiment(experiment.id)
+        key, schedule_key = keys.experiment(experiment.id), keys.schedule(experiment.id)
+        state, had_schedule, stays_off = experiment.state, False, False
 
         async def store(pipe: Any) -> None:
-            is_hash = await pipe.type(key) == "hash"
+            nonlocal state, had_schedule, stays_off
+            kind = await pipe.type(key)
+            before = await self._before(pipe, key, kind)
+            stored = (await self.read(experiment.id)).experiment
+            had_schedule = stored is not None and stored.schedule is not None
+            state = before if keeps_set_aside and before in SET_ASIDE else experiment.state
+            known = (await self.schedules([experiment.id])).get(experiment.id)
+            is_off = isinstance(known, Schedule) and not known.enabled
+            stays_off = keeps_set_aside and is_off and schedule is not None and schedule.enabled
             pipe.multi()
-            if not is_hash:
+            if kind != "hash":
                 pipe.delete(key)
             # Fields of another shape must not contradict the file.
             pipe.hdel(key, "tool", "params", "execution")
-            pipe.hset(key, mapping={"spec": text, "state": experiment.state.value, "updated_at": now})
+            pipe.hset(key, mapping={"spec": text, "state": state.value, "updated_at": now})
             pipe.hsetnx(key, "created_at", now)
             if schedule:
-                pipe.set(keys.schedule(experiment.id), schedule.to_json())
-                pipe.publish(self._scripts.channel(keys.SCHEDULES_CHANGED), schedule.to_json())
-            pipe.exists(keys.schedule(experiment.id))
+                text_of_schedule = schedule.model_copy(
+                    update={"enabled": schedule.enabled and not stays_off}
+                ).to_json()
+                pipe.set(schedule_key, text_of_schedule)
+                pipe.publish(self._scripts.channel(keys.SCHEDULES_CHANGED), text_of_schedule)
+            elif had_schedule:
+                pipe.delete(schedule_key)
+            pipe.exists(schedule_key)
 
         async with asking("publish"):
-            *_, has_schedule = await self._scripts.client.transaction(store, key)
-        return bool(has_schedule) and schedule is None
+            *_, deleted, exists = await self._scripts.client.transaction(store, key, schedule_key)
+        is_gone = had_schedule and schedule is None
+        return Published(state, is_gone and bool(deleted), bool(exists) and schedule is None, stays_off)
+
+    async def _before(self, pipe: Any, key: str, kind: str) -> State | None:
+        """The state of an experiment now, if it has one."""
+        if kind == "string":
+            place = place_of_state(await pipe.get(key))
+            return State(place[0]) if place else None
+        state = await pipe.hget(key, "state") if kind == "hash" else None
+        return State(state) if state in list(State) else None
 
     async def scan_tools(self) -> AsyncIterator[tuple[str, Mapping[str, str] | ContractError]]:
         """Every tool that is registered, or what is wrong with its key, in no order."""
@@ -232,6 +306,31 @@ def read_stored(experiment_id: str, kind: str, content: Sequence[str] | str) -> 
     parts = content if isinstance(content, str) else tuple(content)
     read = _read if _characters(parts) > REMEMBERED_CHARACTERS else _remembered
     return stored_as(read(experiment_id, kind, parts))
+
+
+def _would_recur(kind: str, content: Sequence[str] | str) -> str:
+    """See `Stored.would_recur`.  A key below an experiment's, which others use, looks like no experiment."""
+    if kind == "hash":
+        fields = _fields(content)
+        is_experiment = not fields.keys().isdisjoint(("state", "tool", "execution", "spec"))
+        state = fields.get("state") or State.READY
+    elif kind == "string":
+        is_experiment = any(f'"{name}"' in content for name in ("state", "tool", "execution", "experiment"))
+        place = place_of_state(str(content))
+        state = place[0] if place else State.READY if _is_broken(str(content)) else ""
+    else:
+        return ""
+    is_due = is_experiment and state in RECURRING
+    return hashlib.sha256(repr(content).encode()).hexdigest() if is_due else ""
+
+
+def _is_broken(text: str) -> bool:
+    """Whether a text is no JSON object, so that nobody can tell what state it says."""
+    try:
+        json_object("", text)
+    except ContractError:
+        return True
+    return False
 
 
 def stored_as(read: Experiment | str) -> Stored:

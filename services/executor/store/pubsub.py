@@ -15,12 +15,15 @@ from services.executor.store.scripts import Script, Scripts, asking, translated
 from shared import keys
 from shared.documents import json_text
 
+PROBE_MS = 1_000
+
 
 class Message(Struct, frozen=True):
-    """A message on a channel."""
+    """A message on a channel, or the notification that `key` was written."""
 
     channel: str
     data: str
+    key: str = ""
 
 
 class Messages:
@@ -37,6 +40,18 @@ class Messages:
         self._connection = connection
         self._prefix = prefix
         self._leaving: set[str] | None = None
+        self.hears_keys = False
+        """Whether the server has accepted the patterns; it may be configured to tell nothing all the same."""
+
+    async def watch(self, patterns: Sequence[str]) -> None:
+        """Subscribe to notifications of keys, if the server allows that; call it before `subscribe`."""
+        try:
+            await self._connection.send_command("PSUBSCRIBE", *patterns, check_health=False)
+            for _ in patterns:
+                await self._read()
+        except redis.exceptions.ResponseError:  # an ACL without these channels
+            return
+        self.hears_keys = True
 
     async def subscribe(self, channels: Sequence[str]) -> None:
         """Subscribe to channels; returns when Redis has confirmed each.  Raises redis-py's exceptions."""
@@ -55,9 +70,11 @@ class Messages:
     async def __anext__(self) -> Message:
         while self._leaving is None or self._leaving:
             try:
-                kind, channel, data = await self._read()
+                kind, *pattern, channel, data = await self._read()
             except (redis.exceptions.RedisError, OSError) as exc:
                 raise translated("listen", exc) from exc
+            if pattern:
+                return Message(channel, data, key=channel.partition(":")[2])
             channel = channel.removeprefix(self._prefix)
             if kind == "message":
                 return Message(channel, data)
@@ -86,8 +103,8 @@ class Subscriptions:
         self._patient = patient
 
     @contextlib.asynccontextmanager
-    async def to(self, channels: Sequence[str]) -> AsyncIterator[Messages]:
-        """Messages of `channels`, in the order in which Redis passed them on.
+    async def to(self, channels: Sequence[str], key_patterns: Sequence[str] = ()) -> AsyncIterator[Messages]:
+        """Messages of `channels`, and notifications of keys, in the order in which Redis passed them on.
 
         On entry, Redis has confirmed the subscription: every message that is published from then on
         arrives.  A subscription that is cut off raises an error, and is not made again silently,
@@ -102,6 +119,9 @@ class Subscriptions:
         try:
             messages = Messages(connection, self._scripts.channel(""))
             async with asking("subscribe"):
+                if key_patterns:
+                    database = pool.connection_kwargs.get("db") or 0
+                    await messages.watch([f"__keyspace@{database}__:{one}" for one in key_patterns])
                 await messages.subscribe(channels)
             yield messages
         finally:
@@ -110,6 +130,16 @@ class Subscriptions:
                     await connection.disconnect(nowait=True)
                 finally:
                     await pool.release(connection)
+
+    async def probe(self, key: str) -> set[str]:
+        """Write a string and a hash below `key`, which expire at once; returns their names."""
+        string, hash_ = f"{key}:string", f"{key}:hash"
+        async with asking("probe"), self._scripts.client.pipeline(transaction=False) as pipe:
+            pipe.set(string, "", px=PROBE_MS)
+            pipe.hset(hash_, "probe", "")
+            pipe.pexpire(hash_, PROBE_MS)
+            await pipe.execute()
+        return {string, hash_}
 
 
 _JOIN = Script(
@@ -154,9 +184,11 @@ class TriggerOrder:
         )
         return bool(answer)
 
-    async def refuse(self, position: Position, result: Mapping[str, Any]) -> bool:
-        """Publish `result` for a message that can't become a run; False if another worker had done so."""
-        return await self._publish_once(position, BITMAP_KEPT_MS, result)
+    async def refuse(
+        self, position: Position, result: Mapping[str, Any], kept_ms: int = BITMAP_KEPT_MS
+    ) -> bool:
+        """Publish `result` for what can't become a run; False if a worker had done so within `kept_ms`."""
+        return await self._publish_once(position, kept_ms, result)
 
     async def announce(self, result: Mapping[str, Any]) -> None:
         """Publish `result` about a key that can't be read."""

@@ -387,7 +387,7 @@ def flat(fields: Fields) -> list[str]:
         if not isinstance(value, str):
             value = json_text(value)
         elif not value.isascii():  # a tool may print lone surrogates, which are no UTF-8
-            value = value.encode(errors="replace").decode()
+            value = value.encode(errors="backslashreplace").decode()
         parts += (name, value)
     return parts
 

@@ -19,13 +19,14 @@ from functools import cached_property
 from pathlib import Path
 
 from services.executor.artifacts.blobs import Blobs
+from shared.documents import shown
 from shared.errors import ArtifactNotFoundError, ToolError, ToolNotFoundError
+from shared.messages import TOOL_NAME
 
 MAX_BYTES = 4_000_000
 MAX_FILES = 1_000
 ENTRY = "__init__.py"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
-_REFERENCE = re.compile(rf"({NAME.pattern})@sha256:([0-9a-f]{{64}})")
+_REFERENCE = re.compile(rf"({TOOL_NAME.pattern})@sha256:([0-9a-f]{{64}})")
 _MANIFEST_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 _LEFT_OUT = ("__pycache__",)
 
@@ -79,13 +80,15 @@ def parse(reference: str) -> tuple[str, str] | None:
     """Return name and digest in a bundle reference; None for a plain name.
 
     Raises:
-        ToolNotFoundError: it has an `@` but is not a bundle reference.
+        ToolError: it has an `@` but is not a bundle reference.
     """
     if "@" not in reference:
         return None
     found = _REFERENCE.fullmatch(reference)
     if found is None:
-        raise ToolNotFoundError(reference, "a bundle reference is name@sha256:<64 hexadecimal digits>")
+        raise ToolError(
+            f"{shown(reference)} is no tool: a bundle reference is name@sha256:<64 hexadecimal digits>"
+        )
     return found[1], found[2]
 
 

@@ -14,8 +14,10 @@ import structlog
 
 from services.executor.isolation.calls import Module
 from services.executor.tools import bundles
-from services.executor.tools.bundles import NAME, Bundle, Bundles
+from services.executor.tools.bundles import Bundle, Bundles
+from shared.documents import shown
 from shared.errors import ArtifactError, ToolError, ToolNotFoundError
+from shared.messages import TOOL_NAME
 from shared.threads import Threads
 
 log = structlog.get_logger()
@@ -25,6 +27,8 @@ V = TypeVar("V")
 TOOLS_KEPT = 1_000
 BUNDLES_KEPT = 100
 KEEP_AGAIN_SECONDS = 3_600.0
+COMPARE_AGAIN_SECONDS = 60.0
+"""How long files that were written for import need not be read while their stamps stay the same."""
 RETRY_SECONDS = 60.0
 THREADS = 8
 _SETTLED_NS = 100_000_000  # some file systems count modification times that coarsely
@@ -76,6 +80,7 @@ class ToolSource:
         self._threads = Threads(THREADS)
         self._read_last: BoundedDict[str, tuple[tuple[str, ...], Stamp, Bundle]] = BoundedDict(TOOLS_KEPT)
         self._restored: BoundedDict[tuple[str, str], Bundle] = BoundedDict(BUNDLES_KEPT)
+        self._laid_out_last: BoundedDict[str, tuple[Stamp | None, float]] = BoundedDict(BUNDLES_KEPT)
         self._keep_again: BoundedDict[str, tuple[str, float]] = BoundedDict(TOOLS_KEPT)
         self._keeping: set[asyncio.Task[None]] = set()
 
@@ -86,7 +91,7 @@ class ToolSource:
             paths = [*self._folder.glob("*.py"), *packages]
         except OSError:
             return []
-        return sorted({path.stem for path in paths if NAME.fullmatch(path.stem)})
+        return sorted({path.stem for path in paths if TOOL_NAME.fullmatch(path.stem)})
 
     def find(self, name: str, neighbours: tuple[str, ...] = ()) -> Module:
         """Return the module or package `name` as it is in the folder now.
@@ -180,12 +185,18 @@ class ToolSource:
         return bundle
 
     async def _laid_out(self, bundle: Bundle) -> Module:
-        try:
-            await self._threads.run(self._kept.lay_out, bundle)
-        except OSError as exc:
-            raise ToolError(f"{bundle.reference} can't be written for its import: {exc}") from None
+        entry = self._kept.entry(bundle)
+        seen, due = self._laid_out_last.get(bundle.reference, (None, 0.0))
+        # Comparing the contents takes a thread, which costs more than the call of a short tool.
+        if seen is None or time.monotonic() >= due or _stamp_of_copy(entry.parent, bundle) != seen:
+            try:
+                await self._threads.run(self._kept.lay_out, bundle)
+            except OSError as exc:
+                raise ToolError(f"{bundle.reference} can't be written for its import: {exc}") from None
+            again = time.monotonic() + COMPARE_AGAIN_SECONDS
+            self._laid_out_last[bundle.reference] = (_stamp_of_copy(entry.parent, bundle), again)
         main = bundle.main_digest if bundle.manifest else ""
-        return Module(bundle.name, self._kept.entry(bundle), bundle.digest, main=main)
+        return Module(bundle.name, entry, bundle.digest, main=main)
 
     def _read(self, name: str, path: Path, neighbours: tuple[str, ...]) -> Bundle:
         try:
@@ -202,8 +213,8 @@ class ToolSource:
         return bundle
 
     def _path(self, name: str) -> Path:
-        if not NAME.fullmatch(name):
-            raise ToolNotFoundError(name, "a tool's name has letters, digits, '_' and '-' only")
+        if not TOOL_NAME.fullmatch(name):
+            raise ToolError(f"{shown(name)} can't be a tool: a name has letters, digits, '_' and '-' only")
         package = f"{self._folder}/{name}"
         file = f"{package}.py"
         # Strings, not `Path`: this is called for every run, and a `Path` takes longer than the system call.
@@ -227,6 +238,15 @@ def _stamp(path: Path, neighbours: Sequence[str]) -> Stamp:
         others = (path.parent / one for one in neighbours)
         stats = [file.stat() for file in (path, *(one for one in others if one.is_file()))]
     return _times_and_sizes(stats)
+
+
+def _stamp_of_copy(root: Path, bundle: Bundle) -> Stamp | None:
+    """Return what differs after a change of a written bundle's files or folders; None if one is missing."""
+    folders = {"", *(name.rpartition("/")[0] for name in bundle.files)}
+    try:
+        return _times_and_sizes([os.lstat(f"{root}/{name}") for name in (*folders, *bundle.files)])
+    except OSError:
+        return None
 
 
 def _times_and_sizes(stats: Iterable[os.stat_result]) -> Stamp:

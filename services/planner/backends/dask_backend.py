@@ -14,17 +14,23 @@ from dataclasses import replace
 from typing import Any, Final, Self, TypeVar
 
 import structlog
-from distributed import Future, KilledWorker
-from distributed.client import FutureCancelledError
+from distributed import KilledWorker
 
 from services.executor.artifacts import open_blobs
 from services.executor.isolation.calls import Report
 from services.executor.outcome import CANCELLED, Outcome, Status
 from services.executor.tools.bundles import Bundle
 from services.planner.backends import LoopBinding, PlanContext, check_parameters
-from services.planner.backends.dask_connection import DaskConnection, Link
+from services.planner.backends.dask_connection import DaskConnection, GivenUpError, Link, answer_to
 from services.planner.backends.dask_local import LOCAL, local_cluster, scheduler_address
-from services.planner.backends.dask_worker import BEGUN, ENDED, MUST_NOT_REPEAT, RESOURCE, call_tool
+from services.planner.backends.dask_worker import (
+    ASKED,
+    BEGUN,
+    ENDED,
+    MUST_NOT_REPEAT,
+    RESOURCE,
+    call_tool,
+)
 from services.planner.backends.local import NO_NEEDS, local_capacity
 from services.planner.backends.remote import (
     Answer,
@@ -56,10 +62,6 @@ class WorkerDiedError(FullsendError):
     """The workers that ran the call were lost, and it is not run again."""
 
 
-class _GivenUpError(Exception):
-    """Dask has given the call up, by no fault of its own; it is sent again."""
-
-
 class _CancelledError(Exception):
     """The call was cancelled."""
 
@@ -73,7 +75,9 @@ class _Pending:
         worker: the address of the worker that runs it; None if none does.
         losses: how often Dask has given it up because its workers were lost.
         is_alone: whether it runs without others beside it.
-        is_culprit: set when its worker was lost while it ran alone.
+        permission: by which name it asked to begin and was permitted; empty if it did not.
+        refusal: why it is given up; empty if it is not.
+        interrupted: set when nobody waits for it any more, because it is refused or the backend closes.
     """
 
     def __init__(self, call: Execution, report: Report | None, cancel: asyncio.Event | None) -> None:
@@ -83,18 +87,31 @@ class _Pending:
         self.begins = self.losses = 0
         self.worker: str | None = None
         self.is_alone = False
-        self.is_culprit = asyncio.Event()
+        self.permission = self.refusal = ""
+        self.interrupted = asyncio.Event()
         self._report = report
 
     def start(self) -> None:
         """Begin another task for it."""
         self.token, self.worker = secrets.token_hex(16), None
 
+    def ask(self, name: str) -> bool:
+        """Whether it may begin, if it must not be repeated: only the first time that it asks."""
+        if self.permission:
+            self._refuse(MUST_NOT_REPEAT)
+            return False
+        self.permission = name
+        return True
+
+    def _refuse(self, why: str) -> None:
+        self.refusal = why
+        self.interrupted.set()
+
     def hear(self, what: str, text: str) -> None:
         """Take note of what its task says."""
         if what == BEGUN:
             if self.is_alone and self.worker is not None:
-                self.is_culprit.set()
+                self._refuse(CULPRIT)
             self.begins += 1
             self.worker = text
         elif what == ENDED:
@@ -148,8 +165,8 @@ class DaskBackend:
         self._binding = LoopBinding(type(self).__name__)
         self._connection = DaskConnection(address, self._hear, tell)
         self._calls: dict[str, _Pending] = {}
-        self._running: set[asyncio.Task[Answer]] = set()
-        self._closing = asyncio.Event()
+        self._running: dict[asyncio.Task[Answer], _Pending] = {}
+        self._permitting: set[asyncio.Task[None]] = set()
         self._watch: asyncio.Task[None] | None = None
 
     @property
@@ -201,14 +218,14 @@ class DaskBackend:
         except BaseException:
             await self.runtime.close()
             raise
-        self._closing = asyncio.Event()
         self._watch = asyncio.create_task(self._connection.watch(self._poll_seconds), name="dask cluster")
         self._binding.bind()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._binding.unbind()
-        self._closing.set()
+        for one in self._running.values():
+            one.interrupted.set()
         if self._running:
             await asyncio.wait(self._running, timeout=2 * self._cancel_seconds)
         if self._watch is not None:
@@ -234,8 +251,8 @@ class DaskBackend:
         if not self._binding.is_open or one.cancel.is_set():
             return self._without_answer(one, CANCELLED)
         task = asyncio.create_task(self._answered(one, limit_seconds), name=f"call {call.options.run_id}")
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._running[task] = one
+        task.add_done_callback(self._running.pop)
         try:
             text, contents = await task
             if contents:
@@ -262,15 +279,20 @@ class DaskBackend:
             _CancelledError: it was cancelled.
         """
         check_parameters(one.call)
-        bundle = await self._unless_cancelled(one, self.runtime.loader.bundle(one.call.tool, limit_seconds))
+        loader = self.runtime.loader
+        bundle = loader.loaded_bundle(one.call.tool)
+        if bundle is None:
+            bundle = await self._unless_cancelled(one, loader.bundle(one.call.tool, limit_seconds))
         while True:
-            link = await self._unless_cancelled(one, self._connection.link())
+            link = self._connection.current
+            if link is None:
+                link = await self._unless_cancelled(one, self._connection.link())
             one.start()
             self._calls[one.token] = one
             try:
                 return await self._task(link, one, bundle)
-            except _GivenUpError:
-                if one.begins and one.call.options.policy.on_worker_death == "fail":
+            except GivenUpError:
+                if one.permission:
                     raise WorkerDiedError(MUST_NOT_REPEAT) from None
                 log.warning("call.given_up", run_id=one.call.options.run_id, losses=one.losses)
             finally:
@@ -290,25 +312,27 @@ class DaskBackend:
             pure=False,
             retries=0,
         )
-        result = asyncio.create_task(_result(future))
+        result = asyncio.create_task(answer_to(future))
         try:
-            await self._first_of(result, one, one.is_culprit)
-            if not result.done() and not one.is_culprit.is_set() and one.worker is not None:
+            await _first_of(result, one)
+            if not result.done() and not one.refusal and one.worker is not None:
                 await link.cancel(key, one.worker)
                 await asyncio.wait([result], timeout=self._cancel_seconds)
             if result.done():
                 return result.result()
-            if one.is_culprit.is_set():
-                raise WorkerDiedError(CULPRIT)
+            if one.refusal:
+                raise WorkerDiedError(one.refusal)
             raise _CancelledError
         except KilledWorker:
             link.forget_code(bundle)
             one.lose()
-            raise _GivenUpError from None
+            raise GivenUpError from None
         finally:
             if not result.done():
                 result.cancel()
                 await asyncio.shield(link.give_up(future))
+            if one.permission:
+                await asyncio.shield(link.forget_permission(one.permission))
 
     def _message(self, link: Link, one: _Pending, bundle: Bundle) -> RemoteCall:
         options = one.call.options
@@ -328,25 +352,23 @@ class DaskBackend:
         """Return the result of the work.  Raises `_CancelledError` if the call is cancelled before."""
         task = asyncio.create_task(work)
         try:
-            await self._first_of(task, one)
+            await _first_of(task, one)
             if not task.done():
                 raise _CancelledError
             return task.result()
         finally:
             task.cancel()
 
-    async def _first_of(self, task: asyncio.Task[T], one: _Pending, *others: asyncio.Event) -> None:
-        """Wait until the task is done, the call is cancelled, the backend closes, or another event is set."""
-        watching = [asyncio.create_task(event.wait()) for event in (one.cancel, self._closing, *others)]
-        try:
-            await asyncio.wait([task, *watching], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for watcher in watching:
-                watcher.cancel()
-
     def _hear(self, token: str, what: str, text: str) -> None:
-        if token in self._calls:
+        if token not in self._calls:
+            return
+        link = self._connection.current
+        if what != ASKED:
             self._calls[token].hear(what, text)
+        elif link is not None and self._calls[token].ask(text):
+            task = asyncio.create_task(link.permit(text), name=f"permit {text}")
+            self._permitting.add(task)
+            task.add_done_callback(self._permitting.discard)
 
     def _without_answer(self, one: _Pending, outcome: Outcome) -> ExecutionResult:
         return ExecutionResult(
@@ -361,14 +383,11 @@ class DaskBackend:
         )
 
 
-async def _result(future: Future[Any]) -> Answer:
-    """Return the result of a task.
-
-    Raises:
-        KilledWorker: the workers that ran it were lost.
-        _GivenUpError: the scheduler was lost.
-    """
+async def _first_of(task: asyncio.Task[T], one: _Pending) -> None:
+    """Wait until the task is done, or the call is cancelled or interrupted."""
+    watching = [asyncio.create_task(event.wait()) for event in (one.cancel, one.interrupted)]
     try:
-        return await future.result()  # type: ignore[no-any-return]
-    except FutureCancelledError as exc:
-        raise _GivenUpError(str(exc)) from None
+        await asyncio.wait([task, *watching], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for watcher in watching:
+            watcher.cancel()

@@ -8,10 +8,12 @@ from typing import Any, Final
 
 import structlog
 from distributed import Client, Future
+from distributed.client import FutureCancelledError
 from distributed.comm.core import CommClosedError
 
 from services.executor.tools.bundles import Bundle
 from services.planner.backends.dask_worker import RESOURCE, cancel_call, code_of, versions
+from services.planner.backends.remote import Answer
 from shared.errors import PlanError
 
 log = structlog.get_logger()
@@ -38,6 +40,23 @@ Hear = Callable[[str, str, str], None]
 
 GONE: Final = (OSError, CommClosedError, TimeoutError)
 """What a request raises when the scheduler can't be reached."""
+
+
+class GivenUpError(Exception):
+    """Dask has given a call up, by no fault of its own; it is sent again."""
+
+
+async def answer_to(future: Future[Any]) -> Answer:
+    """Return the result of a task.
+
+    Raises:
+        KilledWorker: the workers that ran it were lost.
+        GivenUpError: the scheduler was lost.
+    """
+    try:
+        return await future.result()  # type: ignore[no-any-return]
+    except FutureCancelledError as exc:
+        raise GivenUpError(str(exc)) from None
 
 
 class Link:
@@ -82,6 +101,18 @@ class Link:
         """End a call on a worker."""
         with contextlib.suppress(*GONE):
             await self.client.run(cancel_call, key, workers=[worker], on_error="ignore")
+
+    async def permit(self, name: str) -> None:
+        """Let the call begin that asks by this name."""
+        with contextlib.suppress(*GONE):
+            scheduler: Any = self.client.scheduler
+            await scheduler.event_set(name=name)
+
+    async def forget_permission(self, name: str) -> None:
+        """Have the scheduler forget a permission."""
+        with contextlib.suppress(*GONE):
+            scheduler: Any = self.client.scheduler
+            await scheduler.event_clear(name=name)
 
     async def give_up(self, future: Future[Any]) -> None:
         """Have Dask drop a task; what runs for it is ended."""
@@ -149,13 +180,18 @@ class DaskConnection:
             await self._link.close()
             self._link = None
 
+    @property
+    def current(self) -> Link | None:
+        """The link to the scheduler; None while it is unavailable."""
+        is_up = self._is_linked.is_set() and self._link is not None and self._link.is_up
+        return self._link if is_up else None
+
     async def link(self) -> Link:
         """Return a link to the scheduler; wait while it is unavailable."""
-        while True:
-            await self._is_linked.wait()
-            if self._link is not None and self._link.is_up:
-                return self._link
+        while (link := self.current) is None:
             self._is_linked.clear()
+            await self._is_linked.wait()
+        return link
 
     async def watch(self, seconds: float) -> None:
         """Look at the cluster every `seconds`, and connect again after a loss, until cancelled."""

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import platform
+import secrets
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from importlib.metadata import version
@@ -28,10 +29,13 @@ from services.planner.runtime import RuntimeConfig, ToolRuntime
 from shared.threads import in_thread
 
 RESOURCE: Final = "fullsend"
+ASKED: Final = "asked"
 BEGUN: Final = "begun"
 ENDED: Final = "ended"
 REPORTED: Final = "reported"
 MUST_NOT_REPEAT: Final = "what ran it was lost, and it must not run again (on_worker_death: fail)"
+PERMISSION_SECONDS: Final = 1.0
+"""How long one request for a permission waits at the scheduler, which keeps it if nobody waits any more."""
 _RELEASED: Final = frozenset({"cancelled", "forgotten", "released"})
 """The states of a task that nobody waits for any more."""
 
@@ -93,7 +97,7 @@ class ToolPlugin(WorkerPlugin):
         keeper = Keeper(store_for(call), call.inline_max_bytes)
         try:
             async with self._room.place(alone=call.is_alone):
-                if not await self._may_begin(call):
+                if not await self._may_begin(call, cancel):
                     return answer_of(_lost(call), keeper.blobs)
                 self._send(call, BEGUN, self._worker.address)
                 await self._keep(call.tool, code)
@@ -109,14 +113,19 @@ class ToolPlugin(WorkerPlugin):
         finally:
             del self._cancelled[key]
 
-    async def _may_begin(self, call: RemoteCall) -> bool:
-        """Whether the call may begin: not if it has begun before and must not be repeated."""
+    async def _may_begin(self, call: RemoteCall, cancel: asyncio.Event) -> bool:
+        """Whether the call may begin.  One that must not be repeated asks the planner, which permits it once.
+
+        So the planner knows before the call begins, whatever is lost in between.
+        """
         if call.execution.options.policy.on_worker_death != "fail":
             return True
-        if await self._worker.scheduler.event_is_set(name=call.token):
-            return False
-        await self._worker.scheduler.event_set(name=call.token)
-        return True
+        name = f"{RESOURCE}-{secrets.token_hex(16)}"
+        self._send(call, ASKED, name)
+        while not cancel.is_set():
+            if await self._worker.scheduler.event_wait(name=name, timeout=PERMISSION_SECONDS):
+                return True
+        return False
 
     async def _keep(self, reference: str, code: Files) -> None:
         """Keep a tool's code, once in the life of the worker: that waits for a disk."""

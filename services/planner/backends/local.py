@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Coroutine
+from functools import lru_cache
 from typing import Any, Final, Self
 
 from services.executor.artifacts import Keeper
@@ -23,6 +24,8 @@ LOCAL_CAPACITY: Final = 32
 """The most processes of this machine that a plan gets, whatever concurrency it asks for."""
 
 NO_NEEDS = ToolNeeds()
+OPTIONS_KEPT: Final = 100
+_NO_SEED: Final = {"seed": None}
 
 
 def local_capacity(concurrency: int) -> int:
@@ -43,6 +46,7 @@ class LocalBackend:
         self._runtime = runtime
         self._loaded: set[str] = set()
         self._binding = LoopBinding(type(self).__name__)
+        self._options = lru_cache(maxsize=OPTIONS_KEPT)(runtime.defaults.options)
 
     @property
     def runtime(self) -> ToolRuntime:
@@ -147,7 +151,8 @@ class LocalBackend:
     ) -> Outcome:
         partials = KeptPartials()
         chosen = call.options.policy
-        options = self._runtime.defaults.options(chosen, tool.needs)
+        # Cases differ in their seeds only, which the options do not depend on.
+        options = self._options(chosen.model_copy(update=_NO_SEED), tool.needs)
 
         bounds = None if report is None else ReportBounds(options.mask, report)
 

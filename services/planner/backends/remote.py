@@ -23,7 +23,7 @@ from services.executor.artifacts import (
 )
 from services.executor.artifacts.blobs import require
 from services.executor.artifacts.keeper import INLINE_MAX_BYTES
-from services.executor.artifacts.sources import chunks_of, digest_of, named, open_source
+from services.executor.artifacts.sources import digest_of, named, open_source, read_all
 from services.executor.isolation.calls import Event, Metric, Progress
 from services.planner.execution import Execution, ExecutionResult, RunOptions
 from services.planner.results import STORED
@@ -104,11 +104,11 @@ class CollectedBlobs(Blobs):
         return f"{self.base}/{sha256}"
 
     def put(self, source: Source, *, expected_sha256: str | None = None) -> Blob:
-        chunks: list[bytes] = []
         with open_source(source) as file:
-            blob = digest_of(chunks_of(file, named(source)), chunks.append)
+            content = read_all(file, named(source))
+        blob = digest_of([content])
         require(blob, expected_sha256, named(source))
-        self._contents[blob.sha256] = b"".join(chunks)
+        self._contents[blob.sha256] = content
         return blob
 
     @contextlib.contextmanager

@@ -229,7 +229,7 @@ class BackendAttemptRunner:
 
     async def run(self, task: Task, cancel: asyncio.Event, report: Report) -> AttemptOutcome:
         """Run one attempt.  An exception of the backend is an error of the case."""
-        answer = await call_function(self._run, task, cancel, report)
+        answer = await _awaited(lambda: self._run(task, cancel, report))
         if answer.error is not None:
             return AttemptOutcome(TaskStatus.ERROR, _described(answer.error))
         result = answer.value
@@ -308,7 +308,8 @@ def _judged(task: Task, answer: CallResult, seconds: float) -> AttemptOutcome:
         known = ", ".join(TestStatus)
         message = f"the function's result has the status {result.status!r:.80}; expected one of {known}"
         return AttemptOutcome(TaskStatus.FAILED, ErrorInfo("ToolResultError", message))
-    error = None if result.error_message is None else ErrorInfo("", result.error_message)
+    is_error = result.error_message is not None or result.error_type is not None
+    error = ErrorInfo(result.error_type or "", result.error_message or "") if is_error else None
     return AttemptOutcome(status, error, test_result=result)
 
 

@@ -12,6 +12,8 @@ import pytest
 from distributed import Client
 
 from services.executor.outcome import Status
+from services.planner.backends.dask_backend import DaskBackend
+from services.planner.backends.dask_worker import ASKED
 from services.planner.execution import Execution, ExecutionResult
 from tests.conftest import Tools, eventually
 from tests.planner.backends.conftest import DaskCluster, MakeCluster, MakeDask, execution, gone, written
@@ -205,6 +207,42 @@ async def test_a_call_that_must_not_be_repeated_is_lost_with_its_worker(
 
     assert (result.status, result.error and result.error.type) == (Status.LOST, "WorkerDiedError")
     assert not (folder / "begun.1").exists()
+
+
+async def test_a_call_that_must_not_be_repeated_begins_once_if_the_scheduler_is_lost_before(
+    make_cluster: MakeCluster, dask: MakeDask, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, hear = asyncio.Event(), DaskBackend._hear
+
+    def lose_the_first(self: DaskBackend, token: str, what: str, text: str) -> None:
+        if what == ASKED and not asked.is_set():
+            asked.set()
+        else:
+            hear(self, token, what, text)
+
+    monkeypatch.setattr(DaskBackend, "_hear", lose_the_first)
+    cluster = make_cluster()
+    cluster.start_worker()
+    async with dask(cluster.address, poll_seconds=0.1) as backend:
+        call = asyncio.create_task(backend.run(held(folder, on_worker_death="fail")))
+        await asked.wait()
+        cluster.processes[0].kill()
+        cluster.processes[0].wait()
+        had_begun = (folder / "begun.0").exists()
+        cluster.start_scheduler(int(cluster.address.rpartition(":")[2]))
+        cluster.start_worker()
+        await written(folder / "begun.0")
+        (folder / "gate").touch()
+        result = await call
+        async with Client(cluster.address, asynchronous=True, set_as_default=False) as client:
+            marks = await client.run_on_scheduler(
+                lambda dask_scheduler: list(dask_scheduler.extensions["events"]._events)
+            )
+
+    assert completed(result) == (Status.COMPLETED, 0)
+    assert not had_begun
+    assert not (folder / "begun.1").exists()
+    assert marks == []
 
 
 class Proxy:

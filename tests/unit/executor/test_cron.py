@@ -446,6 +446,12 @@ def test_what_is_probably_meant_is_not_warned_of(expression: str) -> None:
         ("0 0 * * *", " ", Cron.parse("0 0 * * *", "UTC")),
         ("0 9 * * 5#2 # every second Friday\nof the month", None, Cron.parse("0 9 * * 5#2", "UTC")),
         ("@daily\t# at midnight", None, Cron.parse("0 0 * * *", "UTC")),
+        ('"0 9 * * MON"  # Every Monday', '"UTC"  # as ever', Cron.parse("0 9 * * MON", "UTC")),
+        ("'0 9 * * MON'", "'Asia/Kolkata'", Cron.parse("0 9 * * MON", "Asia/Kolkata")),
+        ("\ufeff0\u00a09 * * MON\r\n", None, Cron.parse("0 9 * * MON", "UTC")),
+        ("0 9 * january Monday,thurs", None, Cron.parse("0 9 * JAN MON,THU", "UTC")),
+        ("CRON_TZ=Asia/Kolkata 0 9 * * MON", None, Cron.parse("0 9 * * MON", "Asia/Kolkata")),
+        ("TZ='Asia/Kolkata' 0 9 * * MON", "Asia/Kolkata", Cron.parse("0 9 * * MON", "Asia/Kolkata")),
     ],
 )
 def test_case_white_space_and_comments_make_no_difference(
@@ -464,7 +470,7 @@ def test_the_last_of_six_fields_is_the_second() -> None:
     ("expression", "complaint"),
     [
         ("0 25 * * *", "the hour is '25'; allowed are 0-23"),
-        ("0 9 * * MONDAY", "the day-of-week is 'MONDAY'; allowed are 0-7, SUN-SAT"),
+        ("0 9 * * MONDEY", "the day-of-week is 'MONDEY'; allowed are 0-7, SUN-SAT"),
         ("0 9 * 0 *", "the month is '0'; allowed are 1-12, JAN-DEC"),
         ("0 9 1,,2 * *", "the day-of-month is ''"),
         ("0 9 15W,16 * 0#9", "the day-of-week is '0#9'"),
@@ -483,11 +489,18 @@ def test_the_last_of_six_fields_is_the_second() -> None:
         ("0 0 1 1 * 0 2030-2028", "the year is '2030-2028'"),
         ("30 0 9 * * MON", "the second is 'MON'.*; six fields end with the second"),
         ("0 9 * * ? 2027", "the second is '2027'.*seven with the second and the year"),
-        ("٣ * * * *", "the minute is '٣'"),
+        ("٣ * * * *", "'٣' has the character '٣' (ARABIC-INDIC DIGIT THREE); write plain"),
+        ("0 9 * * 1\u20135", "'1\u20135' has the character '\u2013' (EN DASH); write plain"),
+        ("0 0 9 ? * MON", "the month is '?'.*; six fields end with the second"),
+        ("cron(0 9 ? * MON *)", "the minute is 'CRON(0'"),
+        ("every 5 minutes", "3 fields; write five.*; every five minutes is */5 * * * *"),
+        ("daily", "1 fields; write five.*; the alias is @daily"),
         ("0 9 * *", "4 fields; write five"),
-        ("", "0 fields; write five"),
+        ("", "it is empty"),
+        ('""', "it is empty"),
         ("@every 5m", "no such alias; there are @hourly, @daily"),
-        (" # 0 9 * * *", "0 fields; write five"),
+        ("# 0 9 * * *", "it is empty"),
+        ("0 9 * * *\n0 17 * * *", "10 fields; write five"),
         ("0," * 5000, "it has 10000 characters, more than the 1000 allowed"),
     ],
 )
@@ -505,12 +518,21 @@ def test_nonsense_is_refused_by_field_finding_and_choice(expression: str, compla
         ("Berlin", "did you mean Europe/Berlin?"),
         ("../../etc/passwd", "no such IANA name"),
         ("localtime", "no such IANA name"),
+        *(
+            (offset, "an offset or an abbreviation is no zone")
+            for offset in ("PST", "UTC+2", "+02:00", "GMT-3")
+        ),
         ("x" * 100_000, "no such IANA name"),
     ],
 )
 def test_an_unknown_zone_is_refused_with_names_like_it(zone: str, complaint: str) -> None:
     with pytest.raises(ScheduleError, match=re.escape(complaint)):
         Cron.parse("0 9 * * *", zone)
+
+
+def test_two_zones_of_one_schedule_are_refused() -> None:
+    with pytest.raises(ScheduleError, match="the time zone 'UTC' differ; leave one out"):
+        Cron.parse("CRON_TZ=Asia/Kolkata 0 9 * * *", "UTC")
 
 
 @steady

@@ -93,8 +93,8 @@ def test_a_frame_is_four_bytes_of_length_and_json() -> None:
     assert connection.encode({"a": "\u00e4"}) == b'\x00\x00\x00\x0a{"a":"\xc3\xa4"}'
 
 
-def test_a_lone_surrogate_becomes_a_question_mark() -> None:
-    assert protocol.encode_value("a\ud800b") == b'"a?b"'
+def test_a_lone_surrogate_is_an_escape() -> None:
+    assert protocol.encode_value("a\ud800b") == b'"a\\ud800b"'
 
 
 @pytest.mark.parametrize("payload", [b'{"jsonrpc":"2.0","result":[%b]}', b'{"jsonrpc":"2.0",[%b]'])

@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from shared.errors import ContractError
-from shared.messages import RECURRING, Experiment, State, read_experiment, read_experiment_file
+from shared.messages import (
+    RECURRING,
+    Experiment,
+    State,
+    place_of_state,
+    read_experiment,
+    read_experiment_file,
+)
 
 POLICY: dict[str, Any] = {
     "timeout_seconds": 12.5,
@@ -41,6 +48,14 @@ def in_string(document: object) -> Experiment:
     return read_experiment("exp_1", "string", json.dumps(document))
 
 
+def moved_to(state: str, document: str) -> str:
+    """The text of an experiment with another state."""
+    place = place_of_state(document)
+    assert place is not None
+    _, before, after = place
+    return f"{before}{state}{after}"
+
+
 # -- the shapes -----------------------------------------------------------------------
 
 
@@ -53,7 +68,10 @@ def test_a_flat_hash_needs_only_a_tool() -> None:
     assert experiment.state is State.READY
     assert experiment.schedule is None
     assert experiment.timezone is None
-    assert experiment.document is None
+
+
+def test_the_end_of_a_line_is_no_part_of_a_tools_name() -> None:
+    assert in_hash(tool="t\n").tool == "t"
 
 
 def test_a_flat_hash_has_its_params_as_json_text() -> None:
@@ -63,6 +81,20 @@ def test_a_flat_hash_has_its_params_as_json_text() -> None:
 @pytest.mark.parametrize("params", ["", "{}"])
 def test_empty_params_count_as_not_given(params: str) -> None:
     assert in_hash(tool="t", params=params).params == {}
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_hash_may_have_its_json_encoded_twice(times: int) -> None:
+    params, execution = '{"a": 1}', '{"tool": "t", "params": {"a": 1}}'
+    for _ in range(times - 1):
+        params, execution = json.dumps(params), json.dumps(execution)
+
+    assert in_hash(tool="t", params=params).params == in_hash(execution=execution).params == {"a": 1}
+
+
+def test_a_byte_order_mark_is_no_part_of_a_document() -> None:
+    assert read_experiment("exp_1", "string", '\ufeff{"tool": "t"}').tool == "t"
+    assert in_hash(spec="\ufefftool: t").tool == "t"
 
 
 def test_a_nested_hash_has_its_execution_as_json_text() -> None:
@@ -92,7 +124,6 @@ def test_a_spec_hash_has_the_whole_file_as_yaml_text() -> None:
     assert (experiment.tool, experiment.params) == ("t", {"repo": "a/b", "limit": 2000})
     assert (experiment.schedule, experiment.timezone) == ("0 9 * * MON", "America/Los_Angeles")
     assert experiment.state is State.DRAFT
-    assert experiment.document is None
 
 
 def test_the_state_of_a_hash_overrides_the_state_in_its_spec() -> None:
@@ -118,7 +149,6 @@ def test_a_string_is_the_whole_experiment_as_json() -> None:
 
     assert (experiment.id, experiment.tool, experiment.params) == ("exp_1", "t", {"a": 1})
     assert (experiment.schedule, experiment.timezone) == ("@daily", "UTC")
-    assert experiment.document == json.dumps(document)
 
 
 def test_a_string_may_wrap_it_as_the_file_does() -> None:
@@ -226,7 +256,7 @@ def test_a_file_has_the_id_of_its_experiment() -> None:
 
 
 def test_a_file_without_an_id_is_refused() -> None:
-    with pytest.raises(ContractError, match=r"^a\.yaml member 'id' is 'None': must be a non-empty text$"):
+    with pytest.raises(ContractError, match=r"^a\.yaml has no 'id', which names the experiment$"):
         read_experiment_file("a.yaml", "experiment: {execution: {tool: t}}")
 
 
@@ -243,7 +273,7 @@ def test_a_document_keeps_every_other_member_in_another_state() -> None:
         },
         "version": 3,
     }
-    moved = "running".join(in_string(document).around_state())
+    moved = moved_to("running", json.dumps(document))
 
     document["experiment"]["state"] = "running"  # type: ignore[index]
     assert json.loads(moved) == document
@@ -251,20 +281,25 @@ def test_a_document_keeps_every_other_member_in_another_state() -> None:
 
 
 def test_a_document_without_a_state_gets_one() -> None:
-    moved = "failed".join(in_string({"tool": "t"}).around_state())
+    moved = moved_to("failed", '{"tool": "t"}')
 
     assert json.loads(moved) == {"tool": "t", "state": "failed"}
 
 
 def test_a_document_in_another_state_is_still_utf_8() -> None:
     text = '{"tool": "t", "note": "\\ud83d and \\udc80, but \\ud83e\\uddea"}'
-    moved = "run".join(read_experiment("exp_1", "string", text).around_state())
+    moved = moved_to("run", text)
 
     assert json.loads(moved.encode()) == {**json.loads(text), "state": "run"}
 
 
 def test_bytes_of_a_document_that_are_not_utf_8_are_kept() -> None:
     raw = b'{"tool": "t", "note": "caf\xe9"}'
-    experiment = read_experiment("exp_1", "string", raw.decode(errors="surrogateescape"))
+    moved = moved_to("run", raw.decode(errors="surrogateescape"))
 
-    assert b'"caf\xe9"' in "run".join(experiment.around_state()).encode(errors="surrogateescape")
+    assert b'"caf\xe9"' in moved.encode(errors="surrogateescape")
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"state": "activ"}', '{"state": 5}'])
+def test_a_text_without_a_place_for_a_state_has_none(text: str) -> None:
+    assert place_of_state(text) is None

@@ -11,15 +11,8 @@ from hypothesis import strategies as st
 
 from shared.documents import json_text
 from shared.errors import ContractError
-from shared.messages import (
-    Policy,
-    State,
-    read_experiment,
-    read_experiment_file,
-    read_schedule,
-    read_schedule_message,
-    read_trigger,
-)
+from shared.messages import Policy, State, place_of_state, read_experiment, read_experiment_file, read_trigger
+from shared.schedules import read_schedule, read_schedule_message
 
 # A shared core makes a single example slow at times; the same examples on every run are no surprise.
 steady = settings(
@@ -114,7 +107,9 @@ def test_a_document_in_another_state_has_all_its_other_members(
     inner = _finite({**free, "tool": "t", "state": "ready"})
     document = {"experiment": inner, "more": 1} if is_wrapped else inner
 
-    moved = state.value.join(read_experiment("a", "string", json.dumps(document)).around_state())
+    place = place_of_state(json.dumps(document))
+    assert place is not None
+    moved = state.value.join(place[1:])
 
     inner["state"] = state.value
     assert json.loads(moved.encode()) == document

@@ -6,7 +6,8 @@ import re
 import pytest
 
 from shared.errors import ContractError
-from shared.messages import Schedule, read_schedule, read_schedule_message
+from shared.messages import read_experiment
+from shared.schedules import Schedule, read_schedule, read_schedule_message
 
 
 def refusal(redis_type: str, content: dict[str, str] | str) -> str:
@@ -113,7 +114,7 @@ def test_an_empty_string_has_no_expression() -> None:
 
 
 @pytest.mark.parametrize("name", ["cron", "timezone"])
-@pytest.mark.parametrize("value", [5, ["0 9 * * *"], {"a": 1}, True])
+@pytest.mark.parametrize("value", [5, ["0 9 * * *"], True])
 def test_a_member_of_the_wrong_type_is_named(name: str, value: object) -> None:
     message = refusal("string", json.dumps({"cron": "0 9 * * MON"} | {name: value}))
 
@@ -149,3 +150,123 @@ def test_a_key_with_a_wrong_id_is_refused(experiment_id: str) -> None:
 def test_a_message_that_can_not_be_read_is_refused(data: str, expected: str) -> None:
     with pytest.raises(ContractError, match="^" + re.escape(expected)):
         read_schedule_message(data)
+
+
+# -- mappings -------------------------------------------------------------------------
+
+
+def in_file(schedule: object, timezone: str | None = None) -> tuple[str | None, str | None, bool]:
+    """The schedule of an experiment whose file has this one: expression, zone, and whether it is on."""
+    execution = {"tool": "t", "schedule": schedule, "timezone": timezone}
+    document = json.dumps({"experiment": {"id": "exp_1", "execution": execution}})
+    found = read_experiment("exp_1", "string", document)
+    return found.schedule, found.timezone, found.is_schedule_enabled
+
+
+@pytest.mark.parametrize(
+    ("mapping", "expected"),
+    [
+        ({"cron": "0 9 * * MON", "timezone": "Asia/Kolkata"}, ("0 9 * * MON", "Asia/Kolkata", True)),
+        ({"type": "cron", "expression": "0 9 * * MON", "tz": "UTC"}, ("0 9 * * MON", "UTC", True)),
+        ({"schedule": "@daily", "enabled": False}, ("@daily", None, False)),
+        ({"cron": "@daily", "paused": True, "description": "for now"}, ("@daily", None, False)),
+        ({"cron": "@daily", "state": "paused"}, ("@daily", None, False)),
+        ({"frequency": "hourly"}, ("0 * * * *", None, True)),
+        ({"frequency": "daily", "time": "09:00"}, ("0 9 * * *", None, True)),
+        ({"frequency": "Daily", "time": "9:05 PM", "timezone": "UTC"}, ("5 21 * * *", "UTC", True)),
+        ({"frequency": "daily", "time": "12:00 am"}, ("0 0 * * *", None, True)),
+        ({"frequency": "weekdays", "at": "17:30:00"}, ("30 17 * * MON-FRI", None, True)),
+        ({"frequency": "weekly", "time": "09:00", "day": "monday"}, ("0 9 * * MON", None, True)),
+        ({"frequency": "weekly", "time": "09:00", "days": ["Tue", "thurs"]}, ("0 9 * * TUE,THU", None, True)),
+        (
+            {"frequency": "weekly", "time": "09:00", "day_of_week": "mon, fri"},
+            ("0 9 * * MON,FRI", None, True),
+        ),
+        ({"frequency": "monthly", "time": "09:00", "day": 15}, ("0 9 15 * *", None, True)),
+        ({"frequency": "monthly", "time": "09:00", "day_of_month": "last"}, ("0 9 L * *", None, True)),
+    ],
+)
+def test_a_mapping_with_a_plain_meaning_is_read(
+    mapping: dict[str, object], expected: tuple[str, str | None, bool]
+) -> None:
+    assert in_file(mapping) == expected
+
+
+def test_the_zone_beside_a_mapping_counts_unless_the_mapping_has_one() -> None:
+    assert in_file({"cron": "@daily"}, "Asia/Kolkata") == ("@daily", "Asia/Kolkata", True)
+    assert in_file({"cron": "@daily", "timezone": "UTC"}, "Asia/Kolkata") == ("@daily", "UTC", True)
+
+
+def test_a_schedule_may_stand_beside_execution() -> None:
+    document = json.dumps({"id": "exp_1", "schedule": "@daily", "execution": {"tool": "t"}})
+
+    assert read_experiment("exp_1", "string", document).schedule == "@daily"
+
+
+@pytest.mark.parametrize(
+    ("mapping", "problem"),
+    [
+        ({}, "has no 'cron'"),
+        ({"timezone": "UTC"}, "has no 'cron'"),
+        ({"cron": 5}, "member 'cron' is a number; expected a text"),
+        ({"cron": ["@daily"]}, "member 'cron' is a list; expected a text"),
+        ({"cron": "@daily", "expression": "@hourly"}, "has 'cron' and 'expression', which differ"),
+        (
+            {"cron": "@daily", "start_date": "2026-01-01"},
+            "member 'start_date' is '2026-01-01', which can't be",
+        ),
+        ({"cron": "@daily", "jitter": 30}, "member 'jitter' is '30', which can't be read"),
+        ({"cron": "@daily", "enabled": "maybe"}, "member 'enabled' is 'maybe': expected true or false"),
+        ({"cron": "@daily", "status": "activ"}, "member 'status' is 'activ': expected active, paused or"),
+        ({"minute": 0, "hour": 9}, "member 'minute' is '0', which can't be read; write 'cron' with"),
+        ({"interval": "5m"}, "member 'interval' is '5m', which can't be read; write 'cron' with"),
+        ({"frequency": "daily"}, "has no 'time', such as \"09:00\""),
+        ({"frequency": "daily", "time": 750}, "member 'time' is a number; expected a text"),
+        ({"frequency": "daily", "time": "24:00"}, "member 'time' is '24:00': expected a time such as"),
+        ({"frequency": "daily", "time": "13:00 PM"}, "member 'time' is '13:00 PM': expected a time such as"),
+        ({"frequency": "daily", "time": "noon"}, "member 'time' is 'noon': expected a time such as"),
+        (
+            {"frequency": "daily", "time": "09:00", "day": "monday"},
+            "member 'day' is 'monday', which can't be",
+        ),
+        ({"frequency": "hourly", "time": "09:00"}, "member 'time' is '09:00', which can't be read"),
+        ({"frequency": "weekly", "time": "09:00"}, "is weekly, and has no 'day'"),
+        ({"frequency": "weekly", "time": "09:00", "day": 1}, "member 'day' is '1': expected names of days"),
+        (
+            {"frequency": "weekly", "time": "09:00", "day": "mo"},
+            "member 'day' is 'mo': expected names of days",
+        ),
+        ({"frequency": "monthly", "time": "09:00", "day": 31}, "member 'day' is '31': expected 1 to 28"),
+        (
+            {"frequency": "biweekly", "time": "09:00"},
+            "member 'frequency' is 'biweekly': expected hourly, daily",
+        ),
+    ],
+)
+def test_a_mapping_whose_meaning_is_not_plain_is_refused_with_the_member(
+    mapping: dict[str, object], problem: str
+) -> None:
+    with pytest.raises(
+        ContractError, match="^" + re.escape(f"experiments:exp_1 member 'schedule' {problem}")
+    ):
+        in_file(mapping)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"schedule": {"cron": "0 9 * * MON", "timezone": "UTC"}},
+        {"cron": '{"cron": "0 9 * * MON", "timezone": "UTC"}'},
+        {"frequency": "weekly", "day": "monday", "time": "09:00", "timezone": "UTC", "type": "recurring"},
+    ],
+)
+def test_a_key_and_a_message_may_have_a_mapping_as_well(members: dict[str, object]) -> None:
+    expected = WEEKLY.model_copy(update={"timezone": "UTC"})
+
+    assert in_json(**members) == expected
+    assert read_schedule_message(json.dumps({"experiment_id": "exp_1", **members})) == expected
+
+
+def test_json_may_have_a_state() -> None:
+    assert not in_json(cron="0 9 * * MON", state="paused").enabled
+    assert not in_json(cron="0 9 * * MON", status="completed").enabled

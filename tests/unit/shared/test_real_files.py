@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from shared.messages import Experiment, State, read_experiment, read_experiment_file
+from services.executor.scheduling.cron import Cron
+from shared.messages import Experiment, State, place_of_state, read_experiment, read_experiment_file
+from shared.schedules import read_schedule
 
 FILES = sorted((Path(__file__).parents[2] / "fixtures" / "experiments").glob("*.yaml"))
 
@@ -51,6 +53,10 @@ def as_file(path: Path) -> Experiment:
     return read_experiment_file(path.name, path.read_text())
 
 
+def _split(line: str) -> tuple[str, str, str]:
+    return line.partition(":")
+
+
 def _state(path: Path) -> dict[str, str]:
     return {"state": body(path)["state"]} if "state" in body(path) else {}
 
@@ -76,6 +82,19 @@ def test_a_real_file_is_read_in_every_way(path: Path, publish: Callable[[Path], 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_real_document_keeps_all_but_its_state(path: Path) -> None:
-    moved = "running".join(as_string(path).around_state())
+    place = place_of_state(json.dumps(body(path)))
 
-    assert json.loads(moved) == {**body(path), "state": "running"}
+    assert place is not None
+    assert json.loads("running".join(place[1:])) == {**body(path), "state": "running"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_text_behind_schedule_is_a_schedule_as_a_shell_publisher_cuts_it_out(path: Path) -> None:
+    _, cron, zone = EXPECTED[path.stem]
+    lines = {name.strip(): text for name, _, text in map(_split, path.read_text().splitlines())}
+
+    schedule = read_schedule(
+        path.stem, "hash", {"cron": lines["schedule"], "timezone": lines.get("timezone", "")}
+    )
+
+    assert Cron.parse(schedule.cron, schedule.timezone) == Cron.parse(cron, zone)

@@ -10,7 +10,6 @@ import time
 from typing import Any, Callable
 
 from ..common import protocol, serialize
-from . import importer
 from .channel import Channel
 
 GATHER_SECONDS = 0.05
@@ -113,8 +112,8 @@ class Reporter:
 
                 shutil.copyfile(os.fspath(content), path)
             size = os.path.getsize(path)
-            said = {"name": str(name), "number": number, "size": size, "sha256": _sha256(path)}
-            reference: str | None = self.channel.ask("keep", {**said, "media_type": media_type})
+            said = {"name": str(name), "number": number, "size": size, "media_type": media_type}
+            reference: str | None = self.channel.ask("keep", said)
         finally:
             if os.path.exists(path):
                 os.unlink(path)
@@ -228,11 +227,3 @@ def _number(value: Any) -> float:
         return float(value)
     except OverflowError:
         return math.inf if value > 0 else -math.inf
-
-
-def _sha256(path: str) -> str:
-    digest = importer.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1_048_576), b""):
-            digest.update(block)
-    return str(digest.hexdigest())

@@ -257,12 +257,12 @@ class LoadedTool:
         text = serialize.to_text(value)
         limit_bytes = self.options["limit_bytes"]
         if len(text) * 4 > limit_bytes:  # UTF-8 has four bytes a character at most
-            size_bytes = len(text.encode("utf-8", "replace"))
+            size_bytes = len(text.encode("utf-8", "backslashreplace"))
             if size_bytes > limit_bytes:
                 raise serialize.Unserializable(too_large("the result", size_bytes, limit_bytes))
         counted = "null" if items is None else items
         answer = f'{{"jsonrpc":"2.0","id":{request_id},"result":{{"items":{counted},"value":{text}}}}}'
-        return answer.encode("utf-8", "replace")
+        return answer.encode("utf-8", "backslashreplace")
 
     def _failure(self, error: BaseException) -> bytes:
         data = serialize.exception_data(error, self.options["limit_bytes"])

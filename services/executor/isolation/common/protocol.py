@@ -50,9 +50,9 @@ _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 def encode_value(value: Any) -> bytes:
     """`value` as JSON in UTF-8.  ValueError, TypeError or RecursionError for what JSON can't hold.
 
-    A lone surrogate, which UTF-8 can't hold, becomes a question mark.
+    A lone surrogate, which UTF-8 can't hold, is written as JSON's escape.
     """
-    return _encode(value).encode("utf-8", "replace")
+    return _encode(value).encode("utf-8", "backslashreplace")
 
 
 def encode_frame(payload: bytes) -> bytes:

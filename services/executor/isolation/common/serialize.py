@@ -34,8 +34,8 @@ _OTHER_KEYS = '"true":', '"false":', '"null":'
 
 
 def to_json(value: Any, name: str = "result") -> bytes:
-    """`value` as JSON in UTF-8, see `to_text`."""
-    return to_text(value, name).encode("utf-8", "replace")
+    """`value` as JSON in UTF-8, see `to_text`; a lone surrogate, which UTF-8 can't hold, is an escape."""
+    return to_text(value, name).encode("utf-8", "backslashreplace")
 
 
 def to_text(value: Any, name: str = "result") -> str:
@@ -208,7 +208,7 @@ def _message(error: BaseException) -> str:
         code = _safe_repr(_attribute(error, "code"))
         return f"the tool called sys.exit({code}); return a result or raise an exception instead"
     try:
-        return "; ".join([str(error), *map(_leaf_text, _leaves(error))])
+        return "; ".join([str(error) or type(error).__name__, *map(_leaf_text, _leaves(error))])
     except BaseException as broken:
         return f"(no message: str() of this {type(error).__name__} raised {type(broken).__name__})"
 
@@ -222,7 +222,8 @@ def _leaves(error: BaseException) -> list[BaseException]:
 
 
 def _leaf_text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {_message(error)}".rstrip(": ")
+    name, text = type(error).__name__, _message(error)
+    return name if text == name else f"{name}: {text}"
 
 
 def _safe_repr(value: object) -> str:

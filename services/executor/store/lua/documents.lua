@@ -33,7 +33,7 @@ local function document_at(key)
   return kind, redis.call('GET', key)
 end
 
-local EXPERIMENT, COMPILED = 'experiments:', 'fullsend:executor:compiled:1:'
+local EXPERIMENT, COMPILED = 'experiments:', 'fullsend:executor:compiled:2:'
 local STATES = {
   draft = true, ready = true, running = true, run = true, completed = true, failed = true, paused = true, archived = true,
 }
@@ -93,12 +93,14 @@ local function experiment(id)
   return found
 end
 
--- Move an experiment's state, unless it is archived or can't be read; with `from`, only from that state.
+-- Move an experiment's state; with `from`, only from that state. It stays if it is archived or paused, which only
+-- others undo, or a word that isn't known. Of an experiment that can't be read, it is moved if its place can be told.
 -- Nothing is created: an experiment that is gone stays gone.
+local STAYS = {archived = true, paused = true}
 local function move_state(found, from, to)
-  local is_movable = found.is_known and found.kind ~= 'none' and not found.is_refused and STATES[found.state]
-  if not is_movable or found.state == 'archived' or found.state == to then return end
+  if not found.is_known or not STATES[found.state] or STAYS[found.state] or found.state == to then return end
   if from and found.state ~= from then return end
+  if found.kind ~= 'hash' and not (found.kind == 'string' and found.before) then return end
   if found.kind == 'hash' then
     redis.call('HSET', found.key, 'state', to)
   else
