@@ -127,7 +127,7 @@ async def test_what_breaks_the_contract_is_said_exactly(
     ("name", "complaint"),
     [
         ("missing.py", "Tool 'missing' not found: there is no"),
-        ("two words.py", "a tool's name has letters, digits, '_' and '-' only"),
+        ("two words.py", "a name has letters, digits, '_' and '-' only"),
         ("notes.txt", "is not a Python file"),
         (".", "is not a Python file"),
     ],
