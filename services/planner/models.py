@@ -100,13 +100,16 @@ class RetryPolicy(StrictModel):
     """How an attempt is repeated whose failure is retryable.
 
     The n-th pause is `backoff_seconds * backoff_multiplier ** (n - 1)`, changed at random by up to
-    the fraction `jitter` of it.
+    the fraction `jitter` of it.  With `seed: attempt` each attempt after the first has a seed of its own,
+    which follows from that of the case and the number of the attempt; with `seed: case` all have that of
+    the case.
     """
 
     max_attempts: Count = 1
     backoff_seconds: Pause = 1.0
     backoff_multiplier: Annotated[Number, Field(ge=1)] = 2.0
     jitter: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    seed: Literal["attempt", "case"] = "attempt"
 
 
 class StopConditions(StrictModel):

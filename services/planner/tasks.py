@@ -205,6 +205,12 @@ class TaskResult:
         """The dataset of the case."""
         return self.case.dataset
 
+    @property
+    def seed(self) -> int | None:
+        """The seed of the last attempt, if a backend has run it; else of the case."""
+        executed = None if self.execution is None else self.execution.seed
+        return self.case.seed if executed is None else executed
+
 
 @dataclass(frozen=True, slots=True)
 class RunStatistics:

@@ -84,7 +84,7 @@ _END: Final = ("status", "attempts", "error_type", "error")
 
 def _row(result: TaskResult, value: Any) -> dict[str, Any]:
     case = result.case
-    about = (result.index, case.dataset, case.scenario, case.replicate, case.seed)
+    about = (result.index, case.dataset, case.scenario, case.replicate, result.seed)
     end = (str(result.task_status), result.attempt_count, result.error_type, result.error_message)
     times = (result.started_at, result.finished_at, result.execution_time)
     row = {
