@@ -158,11 +158,14 @@ class Budget(StrictModel):
         max_runs: the number of attempts.
         max_seconds: the sum of the durations of all attempts.
         max_cost: the sum of `cost` in the tool's results, in the tool's unit.
+        max_money: what the platform charges, in the currency of its prices; the plan stops before it would
+            be more.
     """
 
     max_runs: Count | None = None
     max_seconds: Seconds | None = None
     max_cost: Positive | None = None
+    max_money: Positive | None = None
 
 
 # -- cases ----------------------------------------------------------------------------

@@ -150,6 +150,8 @@ class PlanContext:
         connect: opens the Redis of the executors.
         tell: receives lines for the user.
         dask_scheduler: the address of a Dask scheduler, or `local`; None if it was not given.
+        core_hour_price, price_currency: what an hour of a core of the operator's machines costs; 0 if that is
+            not known.
     """
 
     plan_id: str
@@ -161,6 +163,8 @@ class PlanContext:
     connect: Callable[[], contextlib.AbstractAsyncContextManager[Store]]
     tell: Callable[[str], None]
     dask_scheduler: str | None = None
+    core_hour_price: float = 0.0
+    price_currency: str = "USD"
 
 
 class PlanBackend(Protocol):

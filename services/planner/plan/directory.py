@@ -30,6 +30,7 @@ from pydantic import ValidationError
 from services.planner.backends import Backend
 from services.planner.cancellation import CancellationToken
 from services.planner.cases import all_cases
+from services.planner.cost import UNPRICED, Tariff
 from services.planner.models import RunManifest
 from services.planner.plan.registry import Registry
 from services.planner.plan.runner import LockedPlan, is_left
@@ -177,6 +178,7 @@ class Plan:
         stoppers: Sequence[Stopper] = (),
         *,
         criteria: Stopper | None = None,
+        tariff: Tariff = UNPRICED,
     ) -> RunExecutionResult:
         """Execute the plan for the first time; the arguments are those of `LockedPlan.resume`.
 
@@ -186,7 +188,7 @@ class Plan:
         with self.lock() as locked:
             if await asyncio.to_thread(self.registry.last_session) is not None:
                 raise PlanError(f"{self.plan_id} has been executed before; resume it, or create another plan")
-            return await locked.resume(backend, token, listener, stoppers, criteria=criteria)
+            return await locked.resume(backend, token, listener, stoppers, criteria=criteria, tariff=tariff)
 
     async def resume(
         self,
@@ -197,10 +199,13 @@ class Plan:
         *,
         failed: bool = True,
         criteria: Stopper | None = None,
+        tariff: Tariff = UNPRICED,
     ) -> RunExecutionResult:
         """Lock the plan, and call `LockedPlan.resume`."""
         with self.lock() as locked:
-            return await locked.resume(backend, token, listener, stoppers, failed=failed, criteria=criteria)
+            return await locked.resume(
+                backend, token, listener, stoppers, failed=failed, criteria=criteria, tariff=tariff
+            )
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[LockedPlan]:

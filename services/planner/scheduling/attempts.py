@@ -195,6 +195,7 @@ class AttemptOutcome:
             execution=self.execution,
             test_result=self.test_result,
             spent=self.spent,
+            used=task.used,
         )
 
 
