@@ -17,7 +17,7 @@ from services.planner.cancellation import CancellationToken
 from services.planner.execution import ErrorInfo, Execution, ExecutionResult
 from services.planner.models import Budget, ExecutionPolicy, RetryPolicy, RunManifest, Sweep, TestCase
 from services.planner.plan import Plan, plans_in
-from services.planner.plan.estimate import recorded_in_plans
+from services.planner.plan.recorded_runs import recorded_in_plans
 from services.planner.plan.status import PlanState, Progress
 from services.planner.runtime import RuntimeConfig, ToolRuntime
 from services.planner.tasks import Task, TaskResult, TaskStatus

@@ -12,7 +12,9 @@ import typer
 from services.cli import output
 from services.cli.output import AsJson, Column, CommandError
 from services.cli.plans import metrics_table, plan, run_plan
-from services.cli.plans.plan import BackendOption, DaskScheduler, Directory, EstimateOnly
+from services.cli.plans.cost_options import BudgetOption, EstimateOnly, Pilot, RunSeconds, with_budget
+from services.cli.plans.estimating import Basis, print_estimate
+from services.cli.plans.plan import BackendOption, DaskScheduler, Directory
 from services.cli.plans.run_plan import PlanRun
 from services.planner.backends import BACKENDS, DEFAULT_BACKEND
 from services.planner.documents import manifest_of
@@ -100,7 +102,10 @@ def ring(
         ),
     ] = None,
     directory: Directory = None,
+    budget: BudgetOption = None,
     estimate: EstimateOnly = False,
+    pilot: Pilot = None,
+    run_seconds: RunSeconds = None,
     as_json: AsJson = False,
 ) -> None:
     """Simulate rings of debtors, as a plan.
@@ -142,9 +147,12 @@ def ring(
             "execution_policy": {"concurrency": concurrency or _default_concurrency(backend)},
         },
     )
+    basis = Basis(pilot, run_seconds)
+    basis.check(estimate)
+    manifest = with_budget(manifest, budget)
     target = plan.target_of(backend, dask_scheduler)
     if estimate:
-        plan.print_estimate(manifest, target, directory, as_json)
+        print_estimate(manifest, target, directory, basis, as_json)
         return
     done = run_plan.execute(Plan.create(manifest, directory), target)
     if done.results and not as_json:

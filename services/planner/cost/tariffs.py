@@ -40,5 +40,6 @@ async def tariff_of(backend: str, context: PlanContext, tool: str) -> Tariff:
         return tariff
     if not context.core_hour_price:
         return Tariff(missing=MISSING.format(backend))
-    price = context.core_hour_price / HOUR_SECONDS
-    return Tariff(rates=Rates(core=price, currency=context.price_currency, source="CORE_HOUR_PRICE"))
+    price, currency = context.core_hour_price, context.price_currency
+    source = f"the setting CORE_HOUR_PRICE ({price:g} {currency})"
+    return Tariff(rates=Rates(core=price / HOUR_SECONDS, currency=currency, source=source))

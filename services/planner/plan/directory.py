@@ -14,16 +14,17 @@ contains its path.
 import asyncio
 import contextlib
 import errno
+import os
 import re
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from pydantic import ValidationError
 
@@ -31,7 +32,7 @@ from services.planner.backends import Backend
 from services.planner.cancellation import CancellationToken
 from services.planner.cases import all_cases
 from services.planner.cost import UNPRICED, Tariff
-from services.planner.models import RunManifest
+from services.planner.models import Budget, RunManifest
 from services.planner.plan.registry import Registry
 from services.planner.plan.runner import LockedPlan, is_left
 from services.planner.plan.session import exclusive_lock
@@ -167,6 +168,21 @@ class Plan:
     def cancel(self, reason: str = "cancelled") -> bool:
         """Stop the plan in whatever process executes it; returns at once, False if none does."""
         return self.registry.request_cancel(reason) is not None
+
+    def with_budget(self, budget: Budget) -> Self:
+        """Write another budget to the plan's manifest, and return the plan with it.
+
+        Raises:
+            PlanError: the manifest can't be written.
+        """
+        changed = replace(self, manifest=self.manifest.model_copy(update={"budget": budget}))
+        path, draft = self.directory / _MANIFEST, self.directory / f".{_MANIFEST}.{os.getpid()}"
+        try:
+            draft.write_text(_text_of(changed.manifest))
+            draft.replace(path)
+        except OSError as exc:
+            raise PlanError(f"{path} can't be written: {exc.strerror}") from exc
+        return changed
 
     # -- executing --------------------------------------------------------------------
 

@@ -78,9 +78,7 @@ def record_tariff(registry: Registry, number: int, tariff: Tariff, places: int) 
     Raises:
         PlanError: the registry can't be written.
     """
-    text = json.dumps({"tariff": tariff.to_json(), "places": places})
-    with registry.connected() as file:
-        file.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (f"{_TARIFF}{number}", text))
+    registry.note(f"{_TARIFF}{number}", json.dumps({"tariff": tariff.to_json(), "places": places}))
 
 
 def plan_usage(registry: Registry, *, by_case: bool = False) -> PlanUsage:
@@ -93,8 +91,8 @@ def plan_usage(registry: Registry, *, by_case: bool = False) -> PlanUsage:
     Raises:
         PlanError: the registry can't be read.
     """
+    tariffs = {int(number): _tariff(text) for number, text in registry.facts(_TARIFF).items()}
     with registry.connected() as file:
-        tariffs = dict(_tariffs(file))
         parts = list(
             _parts(file, "case_index" if by_case else "0", {n: one for n, (one, _) in tariffs.items()})
         )
@@ -120,10 +118,9 @@ def plan_usage(registry: Registry, *, by_case: bool = False) -> PlanUsage:
     )
 
 
-def _tariffs(file: sqlite3.Connection) -> Iterator[tuple[int, tuple[Tariff, int]]]:
-    for name, text in file.execute(f"SELECT name, value FROM facts WHERE name LIKE '{_TARIFF}%'"):  # noqa: S608
-        members = json.loads(text)
-        yield int(name.removeprefix(_TARIFF)), (Tariff.from_json(members["tariff"]), members["places"])
+def _tariff(text: str) -> tuple[Tariff, int]:
+    members = json.loads(text)
+    return Tariff.from_json(members["tariff"]), members["places"]
 
 
 def _parts(

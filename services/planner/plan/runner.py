@@ -334,7 +334,12 @@ class LockedPlan:
 
     @contextlib.asynccontextmanager
     async def session(
-        self, backend: str, token: CancellationToken | None = None, *, failed: bool = True
+        self,
+        backend: str,
+        token: CancellationToken | None = None,
+        *,
+        failed: bool = True,
+        cases: int | None = None,
     ) -> AsyncIterator[ActiveSession]:
         """Open a session: inside the block, other processes see that the plan runs, and can stop it.
 
@@ -345,9 +350,10 @@ class LockedPlan:
             backend: the name of the backend that is going to be used.
             token: stops the session.
             failed: whether cases that ended without success are run again.
+            cases: how many cases are going to be run, at most; None for all that are left.
         """
-        cases = await asyncio.to_thread(self._left, failed)
-        async with open_session(self.registry, backend, cases, token) as active:
+        left = await asyncio.to_thread(self._left, failed)
+        async with open_session(self.registry, backend, min(left, cases or left), token) as active:
             yield active
 
     def work(self, *, failed: bool = True) -> RemainingWork:

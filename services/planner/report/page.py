@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import jinja2
 
+from services.planner.cost.rates import money_text
 from services.planner.report.findings import (
     Findings,
     Group,
@@ -40,6 +41,7 @@ def page(found: Findings, axes: tuple[str, str] | None = None, values: Sequence[
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"number": _number, "message": _message, "parameters": _parameters}
+    environment.filters["money"] = money_text
     text = resources.files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
     rendered = environment.from_string(text).render(
         found=found,

@@ -11,6 +11,7 @@ from typing import Any, Final
 from services.planner.evaluation import Evaluation
 from services.planner.metrics.plan_metrics import NO_METRICS, PlanMetrics, compute_metrics
 from services.planner.models import RunManifest
+from services.planner.plan.plan_usage import PlanUsage
 from services.planner.report.findings import Findings, Group, Summary, gather_findings, times
 from services.planner.report.tables import csv_text, metrics_table, parquet_bytes
 from services.planner.tasks import TaskResult
@@ -28,6 +29,7 @@ def write_report(
     axes: tuple[str, str] | None = None,
     values: Sequence[str] = (),
     metrics: PlanMetrics = NO_METRICS,
+    usage: PlanUsage | None = None,
 ) -> dict[str, Path]:
     """Write `cases.csv`, `cases.parquet`, `report.json` and `report.html`; return their paths by name.
 
@@ -43,6 +45,8 @@ def write_report(
         axes: the two parameters over which maps are drawn; None chooses those with the most values.
         values: the numbers of the results that are drawn, or `loss`; empty chooses up to four.
         metrics: of its cases, such as `write_metrics` returns.
+        usage: what its runs have used of machines, such as `plan_usage` returns for all sessions; None for
+            what the results say.
 
     Raises:
         PlanError: there is no such parameter or value; the message lists those there are.
@@ -50,7 +54,7 @@ def write_report(
     # Imported here: drawing takes half a second to import, and few commands need it.
     from services.planner.report.page import page
 
-    found = gather_findings(manifest, results, evaluations, notes, metrics)
+    found = gather_findings(manifest, results, evaluations, notes, metrics, usage)
     contents = {
         "cases.csv": csv_text(found.table).encode(),
         "cases.parquet": parquet_bytes(found.table),
@@ -103,6 +107,9 @@ def document(found: Findings) -> str:
             "total": len(found.results),
             "by_status": found.counts,
             "attempts": sum(one.attempt_count for one in found.results),
+            "evaluations": len(found.evaluations),
+            "failed_evaluations": sum(one.error is not None for one in found.evaluations),
+            "tool_cost": found.tool_cost,
         },
         "tool_digests": found.tool_digests,
         "warnings": found.warnings,
