@@ -6,11 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import structlog
-
-from services.planner.cost.rates import HOUR_SECONDS, Rates
-
-log = structlog.get_logger()
+from services.planner.cost.rates import HOUR_SECONDS, Rates, Resources, Tariff
 
 ASK_SECONDS: Final = 10.0
 """How long Modal may take to answer."""
@@ -34,6 +30,15 @@ TABLE: Final = Rates(
 )
 """The prices of https://modal.com/pricing, per second in USD, for when Modal can't be asked."""
 
+IDLE_SECONDS: Final = 60.0
+"""How long a container waits for further work, and is paid, before Modal ends it; Modal's default."""
+
+START_SECONDS: Final = 5.0
+"""How long a container starts, about, with an image that is built."""
+
+LEAST_CORES: Final = 0.125
+"""What Modal charges for at least."""
+
 _CPU, _MEMORY, _GPU = "cpu_hour_cost", "mem_gib_hour_cost", "gpu_hour_cost_"
 """The names of the prices per hour for functions, or how they begin; those of sandboxes have a suffix."""
 
@@ -51,9 +56,36 @@ async def rates() -> Rates:
             told = await _asked()
         return rates_of(told)
     except Exception as exc:  # a price that isn't told must not keep anybody from an estimate
-        log.info("prices.not_told", error_type=type(exc).__name__, error=str(exc))
         reason = str(exc) or type(exc).__name__
         return _table(f"Modal did not tell its own: {reason.splitlines()[0]}")
+
+
+async def modal_tariff(cores: float, memory_mib: float, gpu: str = "", slots: int = 1) -> Tariff:
+    """Return what a run in a container holds, and what that costs by the current prices.
+
+    The arguments and errors are those of `container_tariff`.
+    """
+    return container_tariff(await rates(), cores, memory_mib, gpu, slots)
+
+
+def container_tariff(
+    current: Rates, cores: float, memory_mib: float, gpu: str = "", slots: int = 1
+) -> Tariff:
+    """Return what a run in a container holds, and what that costs.
+
+    Args:
+        current: the prices.
+        cores, memory_mib: of a container.
+        gpu: of a container, as Modal writes it, such as `H100` or `A100-80GB:2`; empty for none.
+        slots: how many runs share a container.
+
+    Raises:
+        PlanError: the GPU can't be read, or has no price.
+    """
+    held = Resources.of(max(LEAST_CORES, cores), memory_mib / 1024, gpu).shared_by(slots)
+    if held.gpu:
+        current.of_gpu(held.gpu)
+    return Tariff(held, current, overhead_seconds=START_SECONDS + IDLE_SECONDS)
 
 
 async def _asked() -> Mapping[str, Any]:

@@ -53,13 +53,13 @@ class Resources:
         cores: a place of an executor counts as one.
         gib: of memory; 0 if none is reserved.
         gpu: the type of GPU; empty for none.
-        gpus: how many.
+        gpus: how many; a part if several runs share one.
     """
 
     cores: float = 1.0
     gib: float = 0.0
     gpu: str = ""
-    gpus: int = 0
+    gpus: float = 0.0
 
     @classmethod
     def of(cls, cores: float, gib: float, gpu: str | None = None) -> Self:
@@ -73,7 +73,11 @@ class Resources:
         found = _GPU.fullmatch(gpu.strip())
         if found is None:
             raise PlanError(f"the GPU {gpu!r} can't be read; expected a type such as H100, or H100:2 for two")
-        return cls(cores, gib, found[1], int(found[2] or 1))
+        return cls(cores, gib, found[1], float(found[2] or 1))
+
+    def shared_by(self, runs: int) -> "Resources":
+        """Return the part of each if so many runs share these resources."""
+        return Resources(self.cores / runs, self.gib / runs, self.gpu, self.gpus / runs)
 
 
 @dataclass(frozen=True, slots=True)
