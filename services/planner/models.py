@@ -325,6 +325,28 @@ class Evaluator(StrictModel):
     failure_criteria: tuple[CriterionText, ...] = ()
 
 
+class Comparison(StrictModel):
+    """Two arms of a plan that differ in one parameter, in pairs with common random numbers.
+
+    Attributes:
+        parameter: its name.
+        control, treatment: its values in the two arms.
+        balanced: whether the runs of a pair must start from the same balance sheets: the events of day 0 in
+            their artifacts `events.jsonl` must be equal.
+    """
+
+    parameter: Name
+    control: JsonValue
+    treatment: JsonValue
+    balanced: Switch = False
+
+    @model_validator(mode="after")
+    def _of_two_arms(self) -> Self:
+        if self.control == self.treatment:
+            raise ValueError(f"control and treatment are both {self.control!r:.80}; they must differ")
+        return self
+
+
 class RunManifest(StrictModel):
     """A plan: many cases of one tool.
 
@@ -337,6 +359,7 @@ class RunManifest(StrictModel):
         budget: what all runs together may use.
         evaluator: what is computed over replicates; None for nothing.
         metrics: what is computed from each case's artifacts, see `services.planner.metrics.plan_metrics`.
+        comparison: what is compared between pairs of cases; None for nothing.
         metadata: is returned with every result.
     """
 
@@ -349,6 +372,7 @@ class RunManifest(StrictModel):
     budget: Budget = Budget()
     evaluator: Evaluator | None = None
     metrics: MetricsName | None = None
+    comparison: Comparison | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -356,4 +380,18 @@ class RunManifest(StrictModel):
         count = sum(one.replicates for one in self.cases) + (self.sweep.least_cases if self.sweep else 0)
         if count > MAX_CASES:
             raise ValueError(f"it has {count:,} cases; a plan has at most {MAX_CASES:,}")
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_share_seeds(self) -> Self:
+        comparison, sweep = self.comparison, self.sweep
+        if comparison is None or sweep is None:
+            return self
+        name = comparison.parameter
+        listed = sweep.dimensions.get(name)
+        for value in (comparison.control, comparison.treatment):
+            if not isinstance(listed, list) or value not in listed:
+                raise ValueError(f"'comparison' needs {value!r:.80} in the list 'sweep.dimensions.{name}'")
+        if name not in (sweep.seeds.common if sweep.seeds else ()):
+            raise ValueError(f"'comparison' needs common random numbers: {name!r} in 'sweep.seeds.common'")
         return self

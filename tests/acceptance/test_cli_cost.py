@@ -106,8 +106,8 @@ async def test_a_budget_of_money_stops_a_plan_before_it_is_exceeded(here: Shell)
     resumed = await here.fullsend("plan", "resume", "p", "--budget", "max_money=1_000")
 
     assert without.err.splitlines()[-1] == (
-        "error: the budget has `max_money`, which can't be kept: no price is known for a core on local, so "
-        "there are core seconds and no money; the setting CORE_HOUR_PRICE gives one"
+        "error: the budget has `max_money`, which can't be kept: no price is known for a core on local; "
+        "the setting CORE_HOUR_PRICE gives one"
     )
     assert stopped.code == 1
     assert stopped.lines[-1] == "continue with: fullsend plan resume p --budget max_money=N, for a larger N"

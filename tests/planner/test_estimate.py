@@ -65,7 +65,7 @@ def test_an_estimate_from_few_records_says_so() -> None:
         "one run takes about 1.0 s, from 3 recorded runs (2 in plans in here, 1 in Redis)",
         "the plan takes about 1 min 43 s, start (1.0 s) and report (2.0 s) included",
         "it uses about 100 core seconds",
-        "nobody knows",
+        "what that costs is not known: nobody knows",
         "so few recorded runs (3) say little about the spread",
     )
 

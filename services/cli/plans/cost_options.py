@@ -102,7 +102,7 @@ def usage_lines(used: PlanUsage) -> Iterator[tuple[str, str]]:
     elif total.money is not None:
         yield "cost", "in several currencies, which are not added"
     if used.missing:
-        yield "no price", used.missing
+        yield "cost" if total.money is None else "no price", used.missing
     if used.tool_cost:
         yield "tool cost", f"{used.tool_cost:g}, in the unit of the tool"
 

@@ -306,7 +306,8 @@ def finish(run: PlanRun, as_json: bool) -> None:
 def _print_end(run: PlanRun, status: PlanStatus, used: PlanUsage) -> None:
     changed = code_warning(run.results)
     incomplete = run.metrics.warning
-    for warning in (*filter(None, (changed, incomplete)), *run.notes):
+    compared = run.paired.warnings if run.paired else ()
+    for warning in (*filter(None, (changed, incomplete)), *compared, *run.notes):
         output.say(f"warning: {output.one_line(warning)}", file=sys.stderr)
     plan_output.show_failures(run.results)
     plan_output.show_plan(run.plan, status, used, run.evaluations)

@@ -34,7 +34,7 @@ from services.planner.plan.plan_usage import plan_usage
 from services.planner.plan.recorded_runs import SessionTimes, record_times
 from services.planner.plan.runner import ActiveSession, LockedPlan, run_remaining
 from services.planner.plan.status import Progress
-from services.planner.report import write_metrics, write_report
+from services.planner.report import PairedComparison, compare, write_metrics, write_report
 from services.planner.runtime import ToolRuntime
 from services.planner.tasks import RunExecutionResult, TaskResult, TaskStatus
 from shared import log
@@ -53,6 +53,7 @@ class PlanRun:
         report: the files that were written, by name; empty after an interruption.
         notes: warnings.
         metrics: of its cases, if the manifest names some.
+        paired: the comparison of its arms, if the manifest names one.
         evaluations: how many were made, and how many of them failed; None if the plan has no evaluator.
         is_accomplished: whether the plan's success criteria hold.
         is_cut_short: whether it was interrupted or cancelled.
@@ -65,6 +66,7 @@ class PlanRun:
     notes: Sequence[str] = ()
     metrics: PlanMetrics = NO_METRICS
     evaluations: tuple[int, int] | None = None
+    paired: PairedComparison | None = None
     is_accomplished: bool = False
     is_cut_short: bool = False
     signal: int | None = None
@@ -250,6 +252,8 @@ async def _write_report(run: PlanRun, evaluations: Evaluations) -> None:
     directory, manifest = plan.report_directory, plan.manifest
     if manifest.metrics is not None:
         run.metrics = await in_thread(write_metrics, directory, manifest.metrics, results)
+    if manifest.comparison is not None:
+        run.paired = await in_thread(compare, manifest.comparison, results, run.metrics)
     used = await in_thread(plan_usage, plan.registry, by_case=True)
     report = await in_thread(
         write_report,
@@ -260,6 +264,7 @@ async def _write_report(run: PlanRun, evaluations: Evaluations) -> None:
         notes=evaluations.notes,
         metrics=run.metrics,
         usage=used,
+        paired=run.paired,
     )
     run.report = {**report, **run.metrics.files}
     if manifest.evaluator is not None:

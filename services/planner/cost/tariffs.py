@@ -5,10 +5,7 @@ from typing import Final, Protocol
 from services.planner.backends import PlanContext, backend_class
 from services.planner.cost.rates import HOUR_SECONDS, Rates, Tariff
 
-MISSING: Final = (
-    "no price is known for a core on {}, so there are core seconds and no money; the setting CORE_HOUR_PRICE "
-    "gives one"
-)
+MISSING: Final = "no price is known for a core on {}; the setting CORE_HOUR_PRICE gives one"
 
 
 class PricedBackend(Protocol):

@@ -91,7 +91,7 @@ class CostEstimate:
         memory = f", {_used(self.gib_seconds, 'GiB seconds')} of memory" if self.gib_seconds.high else ""
         yield f"it uses {_used(self.core_seconds, 'core seconds')}{memory}{gpus}"
         if self.money is None or self.most_money is None:
-            yield self.missing or "no prices are known"
+            yield f"what that costs is not known: {self.missing or 'no prices are known'}"
             return
         low, likely, high = (
             money_text(one, self.currency) for one in (self.money.low, self.money.likely, self.money.high)

@@ -13,6 +13,7 @@ from services.planner.evaluation import Evaluation, group_key, group_replicates
 from services.planner.metrics.plan_metrics import NO_METRICS, PlanMetrics
 from services.planner.models import RunManifest, TestCase
 from services.planner.plan.plan_usage import NO_PLAN_USAGE, PlanUsage
+from services.planner.report.paired import PairedComparison
 from services.planner.report.tables import Table, table_of
 from services.planner.results import finite_number, flattened, numeric_members, returned_value
 from services.planner.tasks import TaskResult, TaskStatus
@@ -82,6 +83,7 @@ class Findings:
         warnings: why the findings may be doubtful or incomplete.
         metrics: of the cases.
         usage: what the runs have used of machines.
+        paired: the comparison of the plan's arms, if there is one.
     """
 
     manifest: RunManifest
@@ -93,6 +95,7 @@ class Findings:
     warnings: Sequence[str]
     metrics: PlanMetrics = NO_METRICS
     usage: PlanUsage = NO_PLAN_USAGE
+    paired: PairedComparison | None = None
 
     @property
     def tool_cost(self) -> float:
@@ -120,6 +123,7 @@ def gather_findings(
     notes: Sequence[str] = (),
     metrics: PlanMetrics = NO_METRICS,
     usage: PlanUsage | None = None,
+    paired: PairedComparison | None = None,
 ) -> Findings:
     """Gather the findings; blocks while it loads stored results from a disk or a network.
 
@@ -130,6 +134,7 @@ def gather_findings(
         notes: further warnings.
         metrics: of the cases.
         usage: what the runs have used in all sessions; None for what the results say.
+        paired: the comparison of the plan's arms.
     """
     ordered = sorted(results, key=lambda one: one.index)
     returns, unreadable = _returns(ordered)
@@ -141,11 +146,14 @@ def gather_findings(
         *([changed] if changed else []),
         *_incomplete(unreadable, len(ordered), left_out, made),
         *([metrics.warning] if metrics.warning else []),
+        *(paired.warnings if paired else ()),
         *notes,
     ]
     values = {one.index: value for one, value in zip(ordered, returns, strict=True)}
     groups = _groups(ordered, values, made, metrics)
-    return Findings(manifest, ordered, table, groups, made, tool_digests(ordered), warnings, metrics, used)
+    return Findings(
+        manifest, ordered, table, groups, made, tool_digests(ordered), warnings, metrics, used, paired
+    )
 
 
 def tool_digests(results: Sequence[TaskResult]) -> dict[str, int]:
