@@ -164,6 +164,10 @@ async def test_a_budget_of_money_needs_prices_in_one_currency(tmp_path: Path) ->
     one: Any = Scripted()
     euros = Tariff(rates=Rates(1.0, currency="EUR"))
 
+    with pytest.raises(
+        PlanError, match="`max_money`, which can't be kept: no prices are known; give a `tariff`"
+    ):
+        await execute(one, priced(2, 1_000))
     with pytest.raises(PlanError, match="`max_money`, which can't be kept: nobody knows; set it"):
         await found.run(one, tariff=Tariff(missing="nobody knows; set it"))
     await found.resume(one, tariff=euros, stoppers=(lambda ended: "enough",))

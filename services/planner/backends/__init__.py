@@ -1,7 +1,8 @@
 """Where runs are executed: one module for each backend, behind one protocol, listed in one table.
 
 To add a backend, write a class with the methods of `Backend` and `PlanBackend`, and add a line to
-`BACKENDS`: the command offers every backend of the table.
+`BACKENDS`: the command offers every backend of the table.  One that knows what its runs cost also has
+`plan_tariff`, see `services.planner.cost.tariffs`.
 """
 
 import asyncio

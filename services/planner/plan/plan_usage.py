@@ -24,7 +24,8 @@ _OTHERS: Final = """
 SELECT {key}, execution_id,
     max(0, 86400 * (julianday(CASE WHEN status IN ('running', 'lost') THEN seen_at ELSE runs.ended_at END)
         - julianday(runs.began_at)))
-FROM runs JOIN executions USING (execution_id) WHERE runs.began_at IS NOT NULL AND NOT EXISTS (
+FROM runs JOIN executions USING (execution_id)
+WHERE runs.began_at IS NOT NULL AND json_extract(result, '$.used') IS NULL AND NOT EXISTS (
     SELECT 1 FROM runs AS ended WHERE ended.execution_id = runs.execution_id
         AND ended.case_index = runs.case_index AND json_extract(ended.result, '$.used') IS NOT NULL
 )
@@ -100,7 +101,7 @@ def plan_usage(registry: Registry, *, by_case: bool = False) -> PlanUsage:
     cases: dict[int, list[Usage]] = {}
     for index, _, usage in parts:
         cases.setdefault(index, []).append(usage)
-    sums = {index: Usage.total(usages) for index, usages in sorted(cases.items())}
+    sums = {index: one[0] if len(one) == 1 else Usage.total(one) for index, one in sorted(cases.items())}
     total = Usage.total(sums.values())
     for tariff, places in tariffs.values():
         total = total.with_overhead(tariff.overhead(places))

@@ -17,7 +17,7 @@ from services.planner.plan.recorder import Recorder
 from services.planner.plan.registry import UNFINISHED, Registry
 from services.planner.results import statistics_of
 from services.planner.scheduler import TaskScheduler
-from services.planner.scheduling.budget import NOTHING, BudgetTracker, BudgetUse, cost_of
+from services.planner.scheduling.budget import NOTHING, BudgetTracker, BudgetUse, cost_of, require_prices
 from services.planner.scheduling.dispatcher import SILENT, Listener
 from services.planner.scheduling.early_stop import Stopper
 from services.planner.tasks import UNSUCCESSFUL, RunExecutionResult, Task, TaskResult, TaskStatus
@@ -191,6 +191,7 @@ def _used(registry: Registry, budget: Budget, tariff: Tariff) -> BudgetUse:
     """
     if budget == Budget():
         return NOTHING
+    require_prices(budget, tariff)
     runs, seconds = registry.used()
     cost = 0.0 if budget.max_cost is None else cost_of(registry.history(), budget)
     money = 0.0 if budget.max_money is None else _money(registry, tariff)
@@ -202,16 +203,13 @@ def _used(registry: Registry, budget: Budget, tariff: Tariff) -> BudgetUse:
 
 
 def _money(registry: Registry, tariff: Tariff) -> float:
-    """Return what the plan has cost so far.  Raises `PlanError` if that is not comparable with the tariff."""
-    if tariff.rates is None:
-        missing = tariff.missing or "no prices are known"
-        raise PlanError(f"the budget has `max_money`, which can't be kept: {missing}")
-    used = plan_usage(registry)
-    if used.total.money is not None and used.currency != tariff.rates.currency:
+    """Return what the plan has cost so far.  Raises `PlanError` if that is in another currency."""
+    used, now = plan_usage(registry), tariff.rates.currency if tariff.rates else ""
+    if used.total.money is not None and used.currency != now:
         spent = used.currency or "several currencies"
         raise PlanError(
-            f"the budget of money can't be kept: the plan has cost money in {spent}, and prices are now in "
-            f"{tariff.rates.currency}"
+            f"the budget of money can't be kept: the plan has cost money in {spent}, "
+            f"and prices are now in {now}"
         )
     return used.total.money or 0.0
 

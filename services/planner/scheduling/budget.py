@@ -56,6 +56,13 @@ def member_to_raise(reason: str | None) -> str | None:
     return found and found[1]
 
 
+def require_prices(budget: Budget, tariff: Tariff) -> None:
+    """Raise `PlanError` if the budget is of money and no prices are known; it says what to do."""
+    if budget.max_money is not None and tariff.rates is None:
+        missing = tariff.missing or "no prices are known; give a `tariff` that has some"
+        raise PlanError(f"the budget has `max_money`, which can't be kept: {missing}")
+
+
 class BudgetTracker:
     """Counts what one execution uses of the budget of its plan.
 
@@ -68,6 +75,9 @@ class BudgetTracker:
         tariff: what a run holds and costs.
         places: how many attempts may run at once.
         now: the clock.
+
+    Raises:
+        PlanError: the budget is of money and the tariff has no prices.
     """
 
     def __init__(
@@ -78,6 +88,7 @@ class BudgetTracker:
         places: int = 1,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
+        require_prices(budget, tariff)
         self._budget = budget
         self._tariff = tariff
         self._ledger = Ledger(budget.max_money, tariff, used.money, places, now)
