@@ -27,6 +27,7 @@ class LoadedTool:
         self.options = self.directories = params
         self.channel = channel
         self.reporter = Reporter(channel, params["limit_bytes"])
+        self.meter = os_state.Meter()
         self.module: types.ModuleType | None = None
         self.entry: Any = None
         self.entry_name = ""
@@ -202,7 +203,7 @@ class LoadedTool:
 
     def _attempt(self, request_id: Any, params: dict[str, Any]) -> bytes:
         head = b'{"jsonrpc":"2.0","id":%d,' % request_id
-        cpu_seconds_before = os_state.cpu_seconds()
+        self.meter.begin()
         try:
             if "single" in params:
                 value, items = self._invoke(params)
@@ -210,11 +211,11 @@ class LoadedTool:
                 value, items = contextvars.copy_context().run(self._invoke, params)
             if self.is_tools_fork:
                 self._leave(0)
-            return head + b'"result":' + self._result(value, items, cpu_seconds_before) + b"}"
+            return head + b'"result":' + self._result(value, items) + b"}"
         except BaseException as error:
             if self.is_tools_fork:
                 self._leave(_exit_code(error))
-            return head + b'"error":' + self._failure(error, cpu_seconds_before) + b"}"
+            return head + b'"error":' + self._failure(error) + b"}"
         finally:
             self._flush()
 
@@ -255,24 +256,23 @@ class LoadedTool:
 
         return asyncio.run(gather())
 
-    def _result(self, value: Any, items: int | None, cpu_seconds_before: float) -> bytes:
+    def _result(self, value: Any, items: int | None) -> bytes:
         encoded = serialize.to_json(value)
         limit_bytes = self.options["limit_bytes"]
         if len(encoded) > limit_bytes:
             raise serialize.Unserializable(too_large("the result", len(encoded), limit_bytes))
-        cpu_seconds, peak_bytes = os_state.cpu_seconds() - cpu_seconds_before, os_state.peak_bytes()
-        used = b"[%.6f,%d]" % (cpu_seconds, peak_bytes)
+        used = b"[%.6f,%d]" % self.meter.used()
         counted = b"null" if items is None else b"%d" % items
         return b'{"items":%s,"used":%s,"value":%s}' % (counted, used, encoded)
 
-    def _failure(self, error: BaseException, cpu_seconds_before: float) -> bytes:
+    def _failure(self, error: BaseException) -> bytes:
         data = serialize.exception_data(error, self.options["limit_bytes"])
         partial = data.pop("partial_results", None)
         if type(error) is serialize.Unserializable:
             data.update(error_type="ToolResultError", traceback="", retryable=False)
         elif type(error) is importer.ContractBroken:
             data.update(error_type="ToolError", traceback="", retryable=False)
-        data["used"] = [os_state.cpu_seconds() - cpu_seconds_before, os_state.peak_bytes()]
+        data["used"] = self.meter.used()
         encoded = protocol.encode_value(data)
         if partial is not None:
             encoded = encoded[:-1] + b',"partial_results":' + partial + b"}"
