@@ -15,7 +15,7 @@ from services.planner.documents import manifest_of
 from services.planner.metrics.plan_metrics import PlanMetrics
 from services.planner.models import Comparison, RunManifest, TestCase
 from services.planner.report import PairedComparison, compare
-from services.planner.report.paired import paired_interval
+from services.planner.report.paired import mean_interval
 from services.planner.tasks import TaskResult, TaskStatus
 from shared.errors import PlanError
 from tests.planner.ended import ended, failed
@@ -54,13 +54,13 @@ def rows(found: PairedComparison) -> list[tuple[Any, ...]]:
 
 def test_the_interval_is_that_of_the_paired_t_test() -> None:
     # scipy.stats.ttest_1samp([1, 2, 4, 5], 0).confidence_interval() of scipy 1.17.1
-    mean, sd, margin = paired_interval([1, 2, 4, 5])
+    mean, sd, margin = mean_interval([1, 2, 4, 5])
 
     assert mean == 3
     assert sd == pytest.approx(1.8257418583505538)
     assert margin == pytest.approx(3 - 0.09483728424523497)
-    assert paired_interval([7.0]) == (7.0, None, None)
-    assert paired_interval([2.0, 2.0]) == (2.0, 0.0, 0.0)
+    assert mean_interval([7.0]) == (7.0, None, None)
+    assert mean_interval([2.0, 2.0]) == (2.0, 0.0, 0.0)
 
 
 def test_differences_are_of_pairs_whatever_varies_between_the_pairs() -> None:
@@ -188,4 +188,6 @@ def test_a_report_has_the_differences_in_files_document_and_page(tmp_path: Path)
     assert document(paths)["comparison"]["pairs"] == 4
     assert document(paths)["comparison"]["differences"][2]["difference"] == 2.75
     assert "h: new (treatment) minus old (control), in 4 pairs with the same random numbers" in text
+    assert "all pairs" in text
+    assert text.count("<svg") == 0, "the plot is drawn, not quoted"
     assert json.dumps(document(paths)["warnings"]) == "[]"

@@ -18,7 +18,7 @@ from services.planner.report.findings import (
     times,
 )
 from services.planner.report.paired import PairedDifference
-from services.planner.report.plots import findings_svg, timeline_svg
+from services.planner.report.plots import differences_svg, findings_svg, timeline_svg
 from shared.documents import printable
 
 TEMPLATE: Final = "report.html.j2"
@@ -38,6 +38,7 @@ def page(found: Findings, axes: tuple[str, str] | None = None, values: Sequence[
         PlanError: there is no such parameter or value.
     """
     over, shown = choose_axes(found.groups, axes), choose_values(found.groups, values, found.metrics.main)
+    differences = _differences(found, shown)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -51,7 +52,8 @@ def page(found: Findings, axes: tuple[str, str] | None = None, values: Sequence[
         plots=findings_svg(found.groups, over, shown),
         timeline=timeline_svg(found.results),
         times=times(found),
-        differences=_differences(found, shown),
+        differences=differences,
+        differences_plot=differences_svg(differences),
         rows=[_row(group, shown) for group in found.groups[:MAX_GROUPS]],
         failures=found.failures[:MAX_FAILURES],
         kinds=_kinds(found),

@@ -228,7 +228,7 @@ def _of_group(parameters: Mapping[str, Any] | None, pairs: Sequence[Pair]) -> It
     for name in names:
         sample = [pair.values[name] for pair in pairs if name in pair.values]
         differences = [treatment - control for control, treatment in sample]
-        mean, sd, margin = paired_interval(differences)
+        mean, sd, margin = mean_interval(differences)
         yield PairedDifference(
             parameters=parameters,
             value=name,
@@ -242,19 +242,18 @@ def _of_group(parameters: Mapping[str, Any] | None, pairs: Sequence[Pair]) -> It
         )
 
 
-def paired_interval(differences: Sequence[float]) -> tuple[float, float | None, float | None]:
+def mean_interval(sample: Sequence[float]) -> tuple[float, float | None, float | None]:
     """Return mean, sample standard deviation and half of the 95% confidence interval of the mean.
 
-    The interval is that of the paired t-test, by Student's t with one degree of freedom less than there
-    are pairs.  Deviation and interval are None for a single pair.
+    The interval is by Student's t, with one degree of freedom less than there are numbers; for differences of
+    pairs it is that of the paired t-test.  Deviation and interval are None for a single number.
     """
     from scipy.special import stdtrit  # imported here: few commands need it
 
-    mean = statistics.fmean(differences)
-    count = len(differences)
+    mean, count = statistics.fmean(sample), len(sample)
     if count < 2:
         return mean, None, None
-    sd = statistics.stdev(differences)
+    sd = statistics.stdev(sample)
     return mean, sd, float(stdtrit(count - 1, (1 + CONFIDENCE) / 2)) * sd / math.sqrt(count)
 
 
