@@ -77,6 +77,14 @@ def test_differences_are_of_pairs_whatever_varies_between_the_pairs() -> None:
     assert (found.pairs[1].values, found.warnings) == ({"y": (10.0, 11.0)}, [])
 
 
+def test_numbers_whose_squares_overflow_are_not_compared(tmp_path: Path) -> None:
+    results = [case(0, "old", y=1e308), case(1, "new", y=-1e308)]
+    found = compare(HANDLING, results)
+
+    assert (len(found.pairs), found.differences) == (1, [])
+    assert document(written(tmp_path, results, paired=found))["comparison"]["differences"] == []
+
+
 def test_metrics_are_compared_as_well() -> None:
     metrics = PlanMetrics({0: {"phi": 0.25, "none": None}, 1: {"phi": 0.75, "none": 1.0}}, {}, (), {})
     found = compare(HANDLING, grid({1: [1]}), metrics)

@@ -17,6 +17,9 @@ from shared.canonical_json import canonical_json
 from shared.errors import ArtifactError
 
 CONFIDENCE: Final = 0.95
+MAX_COMPARED: Final = 1e150
+"""Larger absolute values are not compared: their squares overflow."""
+
 EVENTS: Final = "events.jsonl"
 _LEFT_OUT: Final = "seed"
 
@@ -201,7 +204,8 @@ def _numbers(result: TaskResult, metrics: PlanMetrics) -> dict[str, float]:
         value = None
     found = {name: one for name, one in numeric_members(value) if name and name != _LEFT_OUT}
     computed = metrics.values.get(result.index, {})
-    return {**{f"metric.{name}": one for name, one in computed.items() if one is not None}, **found}
+    found = {**{f"metric.{name}": one for name, one in computed.items() if one is not None}, **found}
+    return {name: one for name, one in found.items() if abs(one) <= MAX_COMPARED}
 
 
 def _warnings(groups: int, problems: Mapping[int, str]) -> Iterator[str]:
