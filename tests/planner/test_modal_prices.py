@@ -40,7 +40,10 @@ async def modal_prices() -> AsyncIterator[str]:
     async def refuse(self: Any, stream: Any) -> None:
         raise grpclib.GRPCError(grpclib.Status.UNIMPLEMENTED)
 
-    class Prices(api_grpc.ModalClientBase):  # type: ignore[misc]
+    names = api_grpc.ModalClientBase.__abstractmethods__
+    unimplemented: Any = type("unimplemented", (api_grpc.ModalClientBase,), dict.fromkeys(names, refuse))
+
+    class Prices(unimplemented):  # type: ignore[misc]
         async def ClientHello(self, stream: Any) -> None:
             await stream.recv_message()
             await stream.send_message(api_pb2.ClientHelloResponse())
@@ -55,9 +58,6 @@ async def modal_prices() -> AsyncIterator[str]:
                 raise grpclib.GRPCError(grpclib.Status.UNAUTHENTICATED, "this token is not known")
             await stream.send_message(api_pb2.WorkspaceBillingRatesResponse(rates=TOLD))
 
-    for name in Prices.__abstractmethods__:
-        setattr(Prices, name, refuse)
-    Prices.__abstractmethods__ = frozenset()
     server, listening = grpclib.server.Server([Prices()]), socket.create_server(("127.0.0.1", 0))
     await server.start(sock=listening)
     try:
@@ -123,7 +123,7 @@ async def test_modal_is_asked_if_there_is_a_token_and_the_source_says_why_it_doe
     assert known[2].startswith("Modal, asked on 20")
     for found, reason in ((wrong, "this token is not known"), (none, "Token missing")):
         assert found[:2] == [TABLE.core, TABLE.gib]
-        assert found[2].startswith(f"{TABLE.source} (Modal did not tell its own: {reason}")
+        assert found[2].startswith(f"{TABLE.source} (Modal did not tell its own: {reason})")
 
 
 def test_a_run_holds_its_part_of_a_container() -> None:

@@ -56,8 +56,8 @@ async def rates() -> Rates:
             told = await _asked()
         return rates_of(told)
     except Exception as exc:  # a price that isn't told must not keep anybody from an estimate
-        reason = str(exc) or type(exc).__name__
-        return _table(f"Modal did not tell its own: {reason.splitlines()[0]}")
+        reason = str(exc).partition(". ")[0].splitlines() or [type(exc).__name__]
+        return _table(f"Modal did not tell its own: {reason[0]}")
 
 
 async def modal_tariff(cores: float, memory_mib: float, gpu: str = "", slots: int = 1) -> Tariff:
@@ -91,7 +91,8 @@ def container_tariff(
 async def _asked() -> Mapping[str, Any]:
     import modal
 
-    return await modal.Workspace.from_context().billing.rates.aio()  # type: ignore[no-any-return]
+    told: Mapping[str, Any] = await modal.Workspace.from_context().billing.rates.aio()
+    return told
 
 
 def rates_of(told: Mapping[str, Any]) -> Rates:
