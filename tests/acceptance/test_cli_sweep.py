@@ -130,19 +130,8 @@ async def test_numbers_are_read_as_people_write_them_and_mistakes_run_nothing(he
 
 
 async def test_two_arms_are_compared_in_pairs_and_balanced_pairs_start_alike(here: Shell) -> None:
-    given = (
-        "--kappa",
-        "0.5,1",
-        "--concentration",
-        "1",
-        "--replicates",
-        "3",
-        "--n-agents",
-        "8",
-        "--seed",
-        "1",
-    )
-    compared = await here.fullsend("sweep", "comparison", *given, "--directory", "p")
+    given = ("--concentration", "1", "--replicates", "3", "--n-agents", "8", "--seed", "1")
+    compared = await here.fullsend("sweep", "comparison", "--kappa", "0.5,1", *given, "--directory", "p")
     arms = ("--parameter", "kappa", "--control", "0.5", "--treatment", "1")
     unequal = await here.fullsend("sweep", "balanced", *arms, *given, "--directory", "q")
     equal = await here.fullsend("plan", "report", "p")
