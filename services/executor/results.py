@@ -195,7 +195,7 @@ class AttemptResults(NothingKept):
                 text = await self._backoff.retry(lambda: self._reference(text), ArtifactError, _log_unstored)
         except ArtifactError as exc:
             unstored = Outcome.of_error(ArtifactError(f"the result can't be stored: {exc}"))
-            return replace(unstored, artifacts=artifacts, exit=outcome.exit)
+            return replace(unstored, artifacts=artifacts, exit=outcome.exit, used=outcome.used)
         shown = {"result": text}
         if outcome.partial_results is not None:
             shown["partial_results"] = await self._detail(json_text(outcome.partial_results), json_text)

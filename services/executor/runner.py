@@ -15,7 +15,8 @@ import structlog
 
 from services.executor import report
 from services.executor.artifacts import Keeper
-from services.executor.isolation.calls import Call, Caller
+from services.executor.isolation.attempt import Caller
+from services.executor.isolation.calls import Call
 from services.executor.loader import Loader, Tool
 from services.executor.metrics import Emitter
 from services.executor.outcome import CANCELLED, GiveUp, Outcome, Retry, Status, judge, retry_or_give_up

@@ -5,11 +5,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from services.executor.isolation import calls
 from services.executor.isolation.calls import (
     Answer,
+    Call,
     Cancelled,
     Died,
     Effects,
@@ -61,6 +62,20 @@ class Semaphore:
                 turn.set_result(None)
                 return
         self.free += 1
+
+
+class Caller(Protocol):
+    """Calls a tool in isolation."""
+
+    async def call(
+        self,
+        call: Call,
+        report: Report,
+        *,
+        effects: Effects | None = None,
+        cancel: asyncio.Event | None = None,
+    ) -> Answer:
+        """Never raises for anything the tool does."""
 
 
 class Attempt:

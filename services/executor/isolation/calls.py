@@ -1,6 +1,5 @@
 """The values that go into a call of a tool and come out of it."""
 
-import asyncio
 import functools
 import os
 import signal
@@ -239,6 +238,19 @@ class Exit:
     last_lines: tuple[str, ...] = ()
 
 
+class Used(msgspec.Struct, frozen=True):
+    """What a call used, as its process counts.
+
+    Attributes:
+        cpu_seconds: of the process and of its children that have ended; None if it has died, because then
+            only what it used in all its runs is known.
+        peak_bytes: the most memory (RSS) that the process ever had, perhaps in an earlier run.
+    """
+
+    cpu_seconds: float | None
+    peak_bytes: int
+
+
 class Returned(msgspec.Struct, frozen=True):
     """The tool returned.  `items` is the length of a result that is a list or came from a generator.
 
@@ -248,6 +260,7 @@ class Returned(msgspec.Struct, frozen=True):
     value: Any
     items: int | None = None
     peak_rss_bytes: int | None = None
+    used: Used | None = None
 
 
 class Raised(msgspec.Struct, frozen=True):
@@ -263,6 +276,7 @@ class Raised(msgspec.Struct, frozen=True):
     retry_after_seconds: float | None = None
     partial_results: Any | None = None
     peak_rss_bytes: int | None = None
+    used: Used | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,20 +307,6 @@ class Cancelled:
 
 
 Answer = Returned | Raised | Died | TimedOut | Cancelled
-
-
-class Caller(Protocol):
-    """Calls a tool in isolation."""
-
-    async def call(
-        self,
-        call: Call,
-        report: Report,
-        *,
-        effects: Effects | None = None,
-        cancel: asyncio.Event | None = None,
-    ) -> Answer:
-        """Never raises for anything the tool does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ class LoadedTool:
         self.options = self.directories = params
         self.channel = channel
         self.reporter = Reporter(channel, params["limit_bytes"])
+        self.meter = os_state.Meter()
         self.module: types.ModuleType | None = None
         self.entry: Any = None
         self.entry_name = ""
@@ -201,6 +202,7 @@ class LoadedTool:
         self.reporter.begin(params)
 
     def _attempt(self, request_id: Any, params: dict[str, Any]) -> bytes:
+        self.meter.begin()
         try:
             if "single" in params:
                 value, items = self._invoke(params)
@@ -261,7 +263,9 @@ class LoadedTool:
             if size_bytes > limit_bytes:
                 raise serialize.Unserializable(too_large("the result", size_bytes, limit_bytes))
         counted = "null" if items is None else items
-        answer = f'{{"jsonrpc":"2.0","id":{request_id},"result":{{"items":{counted},"value":{text}}}}}'
+        cpu_seconds, rss_bytes = self.meter.used()
+        result = f'{{"items":{counted},"used":[{cpu_seconds:.6f},{rss_bytes}],"value":{text}}}'
+        answer = f'{{"jsonrpc":"2.0","id":{request_id},"result":{result}}}'
         return answer.encode("utf-8", "backslashreplace")
 
     def _failure(self, error: BaseException) -> bytes:
@@ -271,6 +275,7 @@ class LoadedTool:
             data.update(error_type="ToolResultError", traceback="", retryable=False)
         elif type(error) is importer.ContractBroken:
             data.update(error_type="ToolError", traceback="", retryable=False)
+        data["used"] = self.meter.used()
         encoded = protocol.encode_value(data)
         if partial is not None:
             encoded = encoded[:-1] + b',"partial_results":' + partial + b"}"
