@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from services.cli import output
+from services.cli import connection, output
 from services.cli.output import AsJson, CommandError
 from services.cli.plans import metrics_table, plan_output, run_plan
 from services.cli.plans.run_plan import PlanRun, Target
@@ -102,6 +102,7 @@ def run(
     if estimate:
         print_estimate(manifest, target, directory, as_json)
     else:
+        check_reachable(target)
         finish(run_plan.execute(Plan.create(manifest, directory), target), as_json)
 
 
@@ -129,6 +130,7 @@ def resume(
     found = find_plan(plan_id)
     found = Plan(found.directory, _with_concurrency(found.manifest, concurrency))
     target = target_of(backend or _backend_before(found), dask_scheduler)
+    check_reachable(target)
     finish(run_plan.execute(found, target, failed=failed), as_json)
 
 
@@ -239,6 +241,14 @@ def target_of(backend: str, dask_scheduler: str | None) -> Target:
 
         dask_scheduler = scheduler_address(dask_scheduler)
     return Target(backend, dask_scheduler)
+
+
+def check_reachable(target: Target) -> None:
+    """Raise `PlanError` if the target can't be used, before a plan is created."""
+    if target.backend == "modal":
+        from services.planner.backends.modal_connection import require_app  # needs the package
+
+        require_app(connection.modal_options(connection.settings()).app)
 
 
 def print_estimate(manifest: RunManifest, target: Target, directory: Path | None, as_json: bool) -> None:

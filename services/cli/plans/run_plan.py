@@ -286,6 +286,7 @@ def plan_context(
         connect=lambda: store_of(chosen),
         tell=tell,
         dask_scheduler=target.dask_scheduler,
+        modal=connection.modal_options(chosen),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from services.cli import output
+from services.cli import connection, output
 from services.cli.output import AsJson, Column, CommandError
 from services.cli.plans import metrics_table, plan, run_plan
 from services.cli.plans.plan import BackendOption, DaskScheduler, Directory, EstimateOnly
@@ -25,6 +25,7 @@ TOOL: Final = "ring_simulation"
 _WHOLE: Final = re.compile(r"[+-]?(0|[1-9]\d*)", re.ASCII)
 _NUMBER: Final = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 """A number with a leading zero, such as 0123, is a text, as in YAML."""
+MODAL: Final = "modal"
 RESULT_COLUMNS: Final = [
     Column("RUNS", right=True), Column("SETTLED", right=True), Column("DEFAULTS", right=True),
     Column("PAID", right=True),
@@ -96,8 +97,13 @@ def ring(
         typer.Option(
             min=1,
             metavar="N",
-            help="Runs at once; by default one for each CPU, on fleet and dask 1,000.",
+            help="Runs at once; by default one for each CPU, on fleet and dask 1,000, on modal "
+            "MODAL_MAX_PARALLEL.",
         ),
+    ] = None,
+    cloud: Annotated[bool, typer.Option("--cloud", help="The same as `--backend modal`.")] = False,
+    cloud_parallel: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="With `--cloud`: the same as `--concurrency N`.")
     ] = None,
     directory: Directory = None,
     estimate: EstimateOnly = False,
@@ -108,6 +114,7 @@ def ring(
     `tools/ring_simulation.py` explains the parameters. The tool's defaults apply to parameters that are
     not given.
     """
+    backend, concurrency = _cloud(backend, concurrency, cloud, cloud_parallel)
     given = {
         "kappa": kappa,
         "concentration": concentration,
@@ -146,13 +153,29 @@ def ring(
     if estimate:
         plan.print_estimate(manifest, target, directory, as_json)
         return
+    plan.check_reachable(target)
     done = run_plan.execute(Plan.create(manifest, directory), target)
     if done.results and not as_json:
         _show(list(dimensions), done)
     plan.finish(done, as_json)
 
 
+def _cloud(
+    backend: str, concurrency: int | None, cloud: bool, cloud_parallel: int | None
+) -> tuple[str, int | None]:
+    """Return backend and concurrency.  Raises `CommandError` if the options contradict each other."""
+    if cloud and backend not in (DEFAULT_BACKEND, MODAL):
+        raise CommandError(f"--cloud is `--backend {MODAL}`, not {backend}")
+    if cloud_parallel is not None and not (cloud or backend == MODAL):
+        raise CommandError("--cloud-parallel is for `--cloud`")
+    if cloud_parallel is not None and concurrency is not None:
+        raise CommandError("--cloud-parallel is --concurrency; give one of them")
+    return MODAL if cloud else backend, concurrency if cloud_parallel is None else cloud_parallel
+
+
 def _default_concurrency(backend: str) -> int:
+    if backend == MODAL:
+        return connection.settings().modal_max_parallel
     return BACKENDS[backend].default_concurrency or len(os.sched_getaffinity(0))
 
 

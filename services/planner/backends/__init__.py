@@ -7,7 +7,7 @@ To add a backend, write a class with the methods of `Backend` and `PlanBackend`,
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
@@ -15,7 +15,9 @@ from typing import Any, Final, Protocol, Self, TypeAlias
 
 from packaging.requirements import Requirement
 
+from services.executor.artifacts.modal_volume import MODAL
 from services.executor.store import Store
+from services.planner.backends.modal_options import ModalOptions
 from services.planner.execution import Execution, Executor
 from services.planner.runtime import ToolRuntime
 from shared.canonical_json import canonical_json
@@ -62,6 +64,12 @@ BACKENDS: Final[Mapping[str, BackendEntry]] = {
         help="on the workers of a Dask cluster",
         requires="distributed>=2026.7,<2027",
         default_concurrency=1_000,
+    ),
+    "modal": BackendEntry(
+        "services.planner.backends.modal_backend:ModalBackend",
+        help="in containers on Modal",
+        requires=MODAL,
+        default_concurrency=50,
     ),
 }
 """All backends by name."""
@@ -150,6 +158,7 @@ class PlanContext:
         connect: opens the Redis of the executors.
         tell: receives lines for the user.
         dask_scheduler: the address of a Dask scheduler, or `local`; None if it was not given.
+        modal: what the containers on Modal get.
     """
 
     plan_id: str
@@ -161,6 +170,7 @@ class PlanContext:
     connect: Callable[[], contextlib.AbstractAsyncContextManager[Store]]
     tell: Callable[[str], None]
     dask_scheduler: str | None = None
+    modal: ModalOptions = field(default_factory=ModalOptions)
 
 
 class PlanBackend(Protocol):

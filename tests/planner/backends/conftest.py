@@ -20,13 +20,17 @@ from services.planner.backends.dask_backend import DaskBackend
 from services.planner.backends.dask_connection import PRELOAD
 from services.planner.backends.fleet import FleetBackend
 from services.planner.backends.local import LocalBackend
+from services.planner.backends.modal_backend import ModalBackend
+from services.planner.backends.modal_options import ModalOptions
 from services.planner.execution import Execution, ExecutionResult, RunOptions
 from services.planner.runtime import RuntimeConfig, ToolRuntime
 from shared.messages import Policy
 from tests.conftest import PATIENCE_SECONDS, Serve, Tools, eventually
+from tests.modal_server import RunningServer
+from tests.modal_server.fixtures import MODAL_OPTIONS, modal_server
 from tests.s3 import s3_endpoint, s3_url
 
-__all__ = ["s3_endpoint", "s3_url"]
+__all__ = ["modal_server", "s3_endpoint", "s3_url"]
 
 CAPACITY = 4
 INLINE_MAX_BYTES = 100
@@ -244,10 +248,31 @@ def dask(tools: Tools, tmp_path: Path) -> MakeDask:
     return make
 
 
+# -- Modal ----------------------------------------------------------------------------
+
+
+class MakeModal(Protocol):
+    """Makes a backend on the Modal server of the tests."""
+
+    def __call__(self, modal_options: ModalOptions = ..., **options: Any) -> ModalBackend:
+        """`options` are the backend's."""
+
+
+@pytest.fixture
+def modal(modal_server: RunningServer, tools: Tools, tmp_path: Path) -> MakeModal:
+    """Makes Modal backends; the server runs, and the app is deployed."""
+
+    def make(modal_options: ModalOptions = MODAL_OPTIONS, **options: Any) -> ModalBackend:
+        given = {"concurrency": 50, "poll_seconds": 2.0, **options}
+        return ModalBackend(modal_options, runtime_in(tmp_path), **given)
+
+    return make
+
+
 ON_ONE_CLUSTER = pytest.mark.xdist_group("dask")
 """For tests that use the shared cluster: one process of the tests starts it."""
 
-MARKS = {"dask": [ON_ONE_CLUSTER]}
+MARKS = {"dask": [ON_ONE_CLUSTER], "modal": [pytest.mark.xdist_group("modal")]}
 
 
 @pytest.fixture(params=[pytest.param(name, marks=MARKS.get(name, [])) for name in BACKENDS])
@@ -268,6 +293,7 @@ async def harness(
             "local": lambda: local,
             "fleet": fleet,
             "dask": lambda: dask(request.getfixturevalue("shared_cluster").address),
+            "modal": lambda: request.getfixturevalue("modal")(),
         }
         yield Harness(make[request.param](), tools, tmp_path)
 

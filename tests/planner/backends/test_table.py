@@ -21,7 +21,7 @@ from services.planner.backends.local import LOCAL_CAPACITY, LocalBackend
 from services.planner.runtime import RuntimeConfig, ToolRuntime
 from shared.errors import PlanError
 from tests.conftest import Tools
-from tests.planner.backends.conftest import execution
+from tests.planner.backends.conftest import MARKS, execution
 
 
 def context(folder: Path, store: Store, told: list[str], concurrency: int = 2) -> PlanContext:
@@ -50,8 +50,12 @@ def context(folder: Path, store: Store, told: list[str], concurrency: int = 2) -
     )
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-async def test_every_backend_of_the_table_opens_for_a_plan(name: str, store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, [])) for name in BACKENDS])
+async def test_every_backend_of_the_table_opens_for_a_plan(
+    name: str, store: Store, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if name == "modal":
+        request.getfixturevalue("modal_server")
     given = context(tmp_path, store, [])
 
     assert await backend_class(name).plan_capacity(given) >= 1
@@ -86,7 +90,7 @@ def test_the_default_backend_is_in_the_table() -> None:
 
 def test_an_unknown_backend_is_refused() -> None:
     with pytest.raises(
-        PlanError, match="there is no backend 'nowhere'; known are local, fleet, dask, or give"
+        PlanError, match="there is no backend 'nowhere'; known are local, fleet, dask, modal, or give"
     ):
         backend_class("nowhere")
     with pytest.raises(PlanError, match=r"the backend 'no\.module:Class' can't be imported"):

@@ -1,0 +1,461 @@
+"""The `modal` backend: executes tools in the pools of containers on Modal.
+
+Each call is one call of a deployed function.  Modal queues it again when its container is lost, without
+end; a call that begins for the second time is therefore cancelled and tried with nothing beside it, so
+that a tool that ends its container fails its own call only.  What containers report wakes a call; its
+result is only what Modal says it is, which is also asked for now and then.
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
+
+import modal
+import structlog
+
+from services.executor.artifacts import Blobs, StorageType, open_blobs
+from services.executor.isolation.calls import Report
+from services.executor.outcome import CANCELLED, Outcome, Status
+from services.executor.policy import needs_of
+from services.executor.tools.bundles import Bundle, Bundles
+from services.planner.backends import LoopBinding, PlanContext, check_parameters
+from services.planner.backends.local import NO_NEEDS
+from services.planner.backends.modal_connection import FAULTS, ModalConnection, first_line
+from services.planner.backends.modal_container import ABANDONED, BEGUN, ENDED, Message
+from services.planner.backends.modal_options import ModalOptions
+from services.planner.backends.remote import (
+    MUST_NOT_REPEAT,
+    RemoteCall,
+    addresses_of,
+    event_of,
+    result_of,
+    shared_store,
+)
+from services.planner.execution import Execution, ExecutionResult, error_of
+from services.planner.runtime import ToolRuntime
+from shared.errors import FullsendError, PlanError
+from shared.threads import Threads, in_thread
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+WATCH_SECONDS: Final = 1.0
+POLL_SECONDS: Final = 30.0
+"""How often Modal is asked for the result of a call that nobody has reported to have ended."""
+POLLS_AT_ONCE: Final = 32
+CANCEL_SECONDS: Final = 10.0
+LEASE_SECONDS: Final = 60.0
+SILENCE_SECONDS: Final = 20.0
+"""How long no container may run a call before the user is told."""
+MAX_LOSSES: Final = 5
+STORING_THREADS: Final = 8
+
+CULPRIT = "the container was lost each time that it ran the tool, also when it ran nothing else"
+NO_RESULT = "Modal gave no result after {} tries: {}"
+NOBODY = "no container of Modal runs a case, and {waiting} wait; the plan waits for one"
+SOMEBODY = "containers of Modal run cases; the plan continues"
+NO_CONTAINER = "Modal has had no container for the call in {:g} s (MODAL_WAIT); see `fullsend modal status`"
+
+
+class WorkerDiedError(FullsendError):
+    """The containers that ran the call were lost, and it is not run again."""
+
+
+class ContainerUnavailableError(FullsendError):
+    """Modal has no container for the call."""
+
+
+class _CancelledError(Exception):
+    """The call was cancelled."""
+
+
+class _GivenUpError(Exception):
+    """The call has no result by no fault of its own; it is sent again."""
+
+
+class _Pending:
+    """A call without a result yet.
+
+    Attributes:
+        token: of the call of the function that is under way for it.
+        begins: how often the tool has begun.
+        is_running: whether a container runs it, as far as is known.
+        is_alone: whether it runs without others beside it.
+        is_ended: set when a container says that it has ended.
+        is_lost: set when a container that ran it was lost.
+        is_unavailable: set when it has waited too long for a container.
+    """
+
+    def __init__(self, call: Execution, report: Report | None, cancel: asyncio.Event | None) -> None:
+        self.call = call
+        self.cancel = cancel or asyncio.Event()
+        self.begins = 0
+        self.is_alone = False
+        self.is_unavailable = asyncio.Event()
+        self._report = report
+        self.start()
+
+    def start(self) -> None:
+        """Begin another call of the function for it."""
+        self.token = secrets.token_hex(16)
+        self.is_running = False
+        self.is_ended, self.is_lost = asyncio.Event(), asyncio.Event()
+
+    def hear(self, what: str, text: str) -> None:
+        """Take note of what its container says."""
+        if what == BEGUN:
+            self.begins += 1
+            if self.is_running:
+                self.is_lost.set()
+            self.is_running = True
+        elif what == ENDED:
+            self.is_running = False
+            self.is_ended.set()
+        elif self._report is not None:
+            try:
+                self._report(event_of(text))
+            except Exception:  # whoever listens must not cost the call its result
+                log.exception("report.failed", run_id=self.call.options.run_id)
+
+
+class ModalBackend:
+    """Sends calls to containers on Modal, and waits for their results.
+
+    Args:
+        options: the app, and what its containers get.
+        runtime: of this process: it reads the code of tools, stores what comes back, and is used for
+            evaluations; opened and closed with the backend.
+        concurrency: calls that are sent at once; those that Modal has no room for wait there.
+        store: the URL of a store that the containers reach too; None if contents come back by the volume.
+        tell: receives a line when no container runs a call for a while, and when that is over.
+        poll_seconds, lease_seconds: as the constants of this module.
+    """
+
+    def __init__(
+        self,
+        options: ModalOptions,
+        runtime: ToolRuntime,
+        *,
+        concurrency: int,
+        store: str | None = None,
+        tell: Callable[[str], None] | None = None,
+        poll_seconds: float = POLL_SECONDS,
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> None:
+        self.runtime = runtime
+        self.capacity = concurrency
+        self._options = options
+        self._volume = f"{StorageType.MODAL}://{options.volume}"
+        self._store = store or self._volume
+        self._blobs = runtime.keeper.blobs if store is None else open_blobs(store)
+        self._tell = tell
+        self._poll_seconds = poll_seconds
+        self._lease_seconds = lease_seconds
+        self._binding = LoopBinding(type(self).__name__)
+        self._closing = asyncio.Event()
+        self._calls: dict[str, _Pending] = {}
+        self._running: set[asyncio.Task[ExecutionResult]] = set()
+        self._sent: dict[str, asyncio.Future[None]] = {}
+
+    @classmethod
+    async def plan_capacity(cls, context: PlanContext) -> int:
+        """Return how many cases run at once: as many as the plan asks for and the containers take."""
+        return min(context.concurrency, context.modal.max_parallel)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open_for_plan(cls, context: PlanContext) -> AsyncIterator[Self]:
+        """Open a backend for a plan, inside the block."""
+        backend = cls(
+            context.modal,
+            context.make_runtime(1 + context.has_evaluator),
+            concurrency=context.concurrency,
+            store=shared_store(context.storage_type, context.storage_base),
+            tell=context.tell,
+        )
+        async with backend:
+            yield backend
+
+    async def __aenter__(self) -> Self:
+        """Open it.  Raises `PlanError` if Modal takes no token, or the app is not deployed."""
+        self._topic = secrets.token_hex(8)
+        self._connection = ModalConnection(self._options, self._topic)
+        self._code_store = open_blobs(self._volume)
+        self._polls, self._threads = asyncio.Semaphore(POLLS_AT_ONCE), Threads(STORING_THREADS)
+        self._sent.clear()
+        try:
+            await self.runtime.open()
+            await self._connection.open(self._lease_seconds)
+        except BaseException:
+            await self.runtime.close()
+            raise
+        self._closing = asyncio.Event()
+        self._watching = [
+            asyncio.create_task(self._connection.listen(self._hear), name="modal reports"),
+            asyncio.create_task(self._renew(), name="modal lease"),
+            asyncio.create_task(self._watch(), name="modal containers"),
+        ]
+        self._binding.bind()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._binding.unbind()
+        self._closing.set()
+        if self._running:
+            await asyncio.wait(self._running, timeout=2 * CANCEL_SECONDS)
+        for task in self._watching:
+            task.cancel()
+        await asyncio.wait(self._watching)
+        await self._connection.end_lease()
+        await self.runtime.close()
+
+    def check_open(self) -> None:
+        """Raise `PlanError` unless it is open in the running event loop."""
+        self._binding.check()
+
+    async def run(
+        self, call: Execution, *, report: Report | None = None, cancel: asyncio.Event | None = None
+    ) -> ExecutionResult:
+        """Have a container call the tool once.  A failure of any kind is a result, not an exception.
+
+        `report` receives progress and metrics, but neither lines nor partial results.  The time limit
+        counts from the begin of the run in a container.
+        """
+        one = _Pending(call, report, cancel)
+        if not self._binding.is_open or one.cancel.is_set():
+            return self._without_answer(one, CANCELLED)
+        task = asyncio.create_task(self._result(one), name=f"call {call.options.run_id}")
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait([task])
+            raise
+
+    # -- one call ---------------------------------------------------------------------
+
+    async def _result(self, one: _Pending) -> ExecutionResult:
+        limit_seconds = self.runtime.defaults.timeout(one.call.options.policy, NO_NEEDS)
+        try:
+            check_parameters(one.call)
+            bundle = await self._unless_cancelled(
+                one, self.runtime.loader.bundle(one.call.tool, limit_seconds)
+            )
+            needs = needs_of(bundle.name, bundle.main.decode(errors="replace"))
+            limit_seconds = self.runtime.defaults.timeout(one.call.options.policy, needs)
+            options = self._options.for_tool(needs, limit_seconds)
+            await self._unless_cancelled(one, self._send_code(bundle))
+            text = await self._answered(one, options, bundle, limit_seconds)
+            result = result_of(text, one.call, self._blobs)
+            if self._store == self._volume:
+                await self._fetch(result)
+            return replace(result, lost_attempts=max(0, one.begins - 1))
+        except _CancelledError:
+            return self._without_answer(one, CANCELLED)
+        except (WorkerDiedError, ContainerUnavailableError) as exc:
+            return self._without_answer(one, Outcome.of_error(exc, Status.LOST))
+        except FullsendError as exc:
+            return self._without_answer(one, Outcome.of_fault(exc, limit_seconds))
+        except Exception as exc:  # a bug here or in the container must not leave the call without a result
+            log.exception("call.failed", run_id=one.call.options.run_id)
+            return self._without_answer(one, Outcome.of_error(exc))
+
+    async def _answered(
+        self, one: _Pending, options: ModalOptions, bundle: Bundle, limit_seconds: float
+    ) -> bytes:
+        """Send the call until it is answered.
+
+        Raises:
+            FullsendError: it can't be sent, or is not sent again.
+            _CancelledError: it was cancelled.
+        """
+        once = one.call.options.policy.on_worker_death == "fail"
+        problem = ""
+        for _ in range(MAX_LOSSES):
+            one.start()
+            self._calls[one.token] = one
+            try:
+                if once:
+                    await self._connection.permit(one.token)
+                return await self._sent_once(one, options, bundle, limit_seconds)
+            except _GivenUpError as exc:
+                problem = str(exc)
+                if one.begins and once:
+                    raise WorkerDiedError(MUST_NOT_REPEAT) from None
+                log.warning("call.given_up", run_id=one.call.options.run_id, problem=problem)
+            finally:
+                del self._calls[one.token]
+        raise WorkerDiedError(NO_RESULT.format(MAX_LOSSES, problem))
+
+    async def _sent_once(
+        self, one: _Pending, options: ModalOptions, bundle: Bundle, limit_seconds: float
+    ) -> bytes:
+        """Have one call of the function perform the call."""
+        content = self._message(one, bundle, limit_seconds).encode()
+        called = await self._connection.spawn(options, content, self._volume, self._lease_seconds)
+        polling = asyncio.create_task(self._polled(called, one))
+        events = (one.cancel, self._closing, one.is_lost, one.is_unavailable)
+        try:
+            await first_of(polling, *events)
+            if polling.done():
+                return polling.result()
+            if one.is_lost.is_set():
+                if one.is_alone:
+                    raise WorkerDiedError(CULPRIT)
+                one.is_alone = True
+                raise _GivenUpError("the container was lost")
+            if one.is_unavailable.is_set() and not one.cancel.is_set():
+                raise ContainerUnavailableError(NO_CONTAINER.format(options.wait))
+            raise _CancelledError
+        finally:
+            if not polling.done():
+                await asyncio.shield(self._cancel(called, polling))
+
+    async def _polled(self, called: "modal.FunctionCall[bytes]", one: _Pending) -> bytes:
+        """Ask Modal for a result, when a container says that there is one, and now and then.
+
+        Raises:
+            _GivenUpError: Modal has given the call up.
+        """
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._poll_seconds):
+                    await one.is_ended.wait()
+            try:
+                async with self._polls:
+                    answer = await called.get.aio(timeout=self._poll_seconds if one.is_ended.is_set() else 0)
+            except TimeoutError:
+                continue
+            except FAULTS as exc:
+                raise _GivenUpError(first_line(exc)) from None
+            if answer == ABANDONED:
+                raise _GivenUpError("the containers lost contact with the plan")
+            return answer
+
+    async def _cancel(self, called: "modal.FunctionCall[bytes]", polling: asyncio.Task[bytes]) -> None:
+        """Have Modal end a call, and wait for its end: a request for a result must not be cancelled."""
+        with contextlib.suppress(*FAULTS):
+            await called.cancel.aio()
+        await asyncio.wait([polling], timeout=CANCEL_SECONDS)
+        polling.cancel()
+
+    def _message(self, one: _Pending, bundle: Bundle, limit_seconds: float) -> RemoteCall:
+        options = one.call.options
+        policy = options.policy.model_dump(exclude_defaults=True)
+        return RemoteCall(
+            token=one.token,
+            topic=self._topic,
+            tool=bundle.reference,
+            parameters=one.call.parameters,
+            run_id=options.run_id,
+            policy=policy | {"timeout_seconds": limit_seconds},
+            inline_max_bytes=self.runtime.keeper.inline_max_bytes,
+            store=self._store,
+            is_alone=one.is_alone,
+        )
+
+    async def _unless_cancelled(self, one: _Pending, work: Coroutine[Any, Any, T]) -> T:
+        """Return the result of the work.  Raises `_CancelledError` if the call is cancelled before."""
+        task = asyncio.create_task(work)
+        try:
+            await first_of(task, one.cancel, self._closing)
+            if not task.done():
+                raise _CancelledError
+            return task.result()
+        finally:
+            task.cancel()
+
+    # -- code and artifacts -------------------------------------------------------------
+
+    async def _send_code(self, bundle: Bundle) -> None:
+        """Store a tool's code on the volume, once for each code."""
+        if bundle.reference not in self._sent:
+            keeping = in_thread(Bundles(self._code_store, Path()).keep, bundle)
+            self._sent[bundle.reference] = asyncio.ensure_future(keeping)
+        try:
+            await asyncio.shield(self._sent[bundle.reference])
+        except Exception:
+            self._sent.pop(bundle.reference, None)
+            raise
+
+    async def _fetch(self, result: ExecutionResult) -> None:
+        """Store on this side what the run has left on the volume, verified by its digests."""
+        async with asyncio.TaskGroup() as group:
+            for sha256 in addresses_of(result):
+                group.create_task(self._threads.run(_copy, sha256, self._code_store, self._blobs))
+
+    # -- all calls ----------------------------------------------------------------------
+
+    def _hear(self, message: Message) -> None:
+        token, what, text = message
+        if token in self._calls:
+            self._calls[token].hear(what, text)
+
+    async def _renew(self) -> None:
+        """Tell the containers that this planner lives, until cancelled."""
+        while True:
+            await asyncio.sleep(self._lease_seconds / 6)
+            try:
+                await self._connection.renew(self._lease_seconds)
+            except PlanError as exc:
+                log.warning("lease.not_renewed", error=str(exc))
+
+    async def _watch(self) -> None:
+        """Say when no container runs a call, and fail calls that have waited too long, until cancelled."""
+        loop = asyncio.get_running_loop()
+        idle_since, is_told = loop.time(), False
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            waiting = [one for one in self._calls.values() if not one.is_running]
+            if len(waiting) < len(self._calls) or not waiting:
+                idle_since = loop.time()
+                if is_told:
+                    self._say(SOMEBODY)
+                    is_told = False
+                continue
+            idle_seconds = loop.time() - idle_since
+            if idle_seconds >= SILENCE_SECONDS and not is_told:
+                is_told = True
+                self._say(NOBODY.format(waiting=len(waiting)))
+            if idle_seconds >= self._options.wait:
+                for one in waiting:
+                    one.is_unavailable.set()
+                idle_since = loop.time()
+
+    def _say(self, line: str) -> None:
+        log.warning("containers.changed", note=line)
+        if self._tell is not None:
+            self._tell(line)
+
+    def _without_answer(self, one: _Pending, outcome: Outcome) -> ExecutionResult:
+        return ExecutionResult(
+            run_id=one.call.options.run_id,
+            status=outcome.status,
+            storage_type=str(self._blobs.storage_type),
+            storage_base=self._blobs.base,
+            error=error_of(outcome),
+            parameters=one.call.parameters,
+            seed=one.call.options.policy.seed,
+            lost_attempts=one.begins if outcome.status is Status.LOST else max(0, one.begins - 1),
+        )
+
+
+async def first_of(task: asyncio.Task[Any], *events: asyncio.Event) -> None:
+    """Wait until the task is done or one of the events is set."""
+    watching = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait([task, *watching], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for watcher in watching:
+            watcher.cancel()
+
+
+def _copy(sha256: str, source: Blobs, target: Blobs) -> None:
+    target.put(source.read(sha256), expected_sha256=sha256)

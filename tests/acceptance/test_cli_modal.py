@@ -1,0 +1,141 @@
+"""`fullsend plan` and `fullsend sweep` on Modal, and `fullsend modal`: real commands, containers of a server
+of our own."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from services.planner.backends.modal_options import APP
+from services.planner.plan import Plan
+from tests.acceptance.commands import Shell
+from tests.acceptance.test_cli_dask import table, write
+from tests.conftest import eventually
+from tests.modal_server import RunningServer
+from tests.modal_server.fixtures import modal_server
+
+__all__ = ["modal_server"]
+
+pytestmark = pytest.mark.xdist_group("modal")
+
+TOOL = """
+import os, time
+from pathlib import Path
+from shared import toolkit
+
+def work(n, wait=""):
+    if wait:
+        Path(f"{wait}.{n}").write_text(str(os.getpid()))
+        while not Path(wait).exists():
+            time.sleep(0.01)
+    if n == 2:
+        raise ValueError("two is too many")
+    toolkit.artifact("square.txt", str(n * n).encode() * 50_000)
+    return {"n": n, "seed": toolkit.run.seed}
+"""
+
+
+@pytest.fixture
+def here(modal_server: RunningServer, tmp_path: Path) -> Shell:
+    """A directory with a tool, without Redis; Modal is the server of the tests."""
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "work.py").write_text(TOOL)
+    modal = {name: value for name, value in os.environ.items() if name.startswith("MODAL_")}
+    return Shell(tmp_path, {}).with_variables(**modal)
+
+
+async def test_a_sweep_has_the_same_tables_on_modal_as_locally(here: Shell) -> None:
+    shutil.copy(Path(__file__).parents[2] / "tools" / "ring_simulation.py", here.directory / "tools")
+    sweep = (
+        "sweep", "ring", "--kappa", "0.25,1", "--concentration", "1,5", "--replicates", "2",
+        "--n-agents", "200",
+    )  # fmt: skip
+
+    local = await here.fullsend(*sweep, "--directory", "local")
+    cloud = await here.fullsend(*sweep, "--cloud", "--cloud-parallel", "4", "--directory", "cloud")
+
+    assert (local.code, cloud.code) == (0, 0), cloud
+    assert cloud.lines[:5] == local.lines[:5]
+    assert table(here, "cloud") == table(here, "local")
+    for path in (here.directory / "local" / "report").glob("metrics*.csv"):
+        assert (here.directory / "cloud" / "report" / path.name).read_bytes() == path.read_bytes()
+
+
+async def test_a_plan_runs_on_modal_and_goes_on_after_its_planner_was_killed(here: Shell) -> None:
+    gate = here.directory / "gate"
+    write(here, 5, wait=str(gate))
+    async with here.called("plan", "run", "plan.yaml", "--backend", "modal", "--directory", "p") as process:
+        await eventually(lambda: _begun(gate, 0, 1, 2, 3), "the first cases to run")
+        process.kill()
+        await process.wait()
+    gate.touch()
+    done = await here.fullsend("plan", "resume", "p", "--json")
+    estimate = await here.fullsend("plan", "run", "plan.yaml", "--backend", "modal", "--estimate")
+
+    found = json.loads(done.out)
+    assert (found["done"], found["failed"], found["session"]["backend"]) == (4, 1, "modal")
+    one = Plan.open(here.directory / "p").results()[3].execution
+    assert one is not None
+    assert one.loader.load_bytes(one.artifacts["square.txt"]) == b"9" * 50_000
+    assert one.storage_base == str(here.directory / "p" / "artifacts")
+    assert "5 runs of work, 4 at once on modal" in estimate.lines
+
+
+async def test_modal_says_what_is_missing_before_a_plan_begins(here: Shell) -> None:
+    write(here, 1)
+    run = ("plan", "run", "plan.yaml", "--backend", "modal")
+
+    no_token = await here.with_variables(MODAL_TOKEN_ID="", MODAL_TOKEN_SECRET="").fullsend(*run)
+    wrong_token = await here.with_variables(MODAL_TOKEN_SECRET="as-other").fullsend(*run)
+    both = await here.fullsend("sweep", "ring", "--cloud", "--backend", "dask")
+    alone = await here.fullsend("sweep", "ring", "--cloud-parallel", "5")
+
+    assert no_token.error.startswith("error: Modal takes no token of this process (")
+    assert no_token.error.endswith(
+        "set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET, or run `python -m modal setup`"
+    )
+    assert wrong_token.error.startswith(
+        "error: Modal takes no token of this process (Token validation failed"
+    )
+    assert both.error == "error: --cloud is `--backend modal`, not dask"
+    assert alone.error == "error: --cloud-parallel is for `--cloud`"
+
+
+async def test_the_app_is_deployed_shown_and_removed(here: Shell, tmp_path: Path) -> None:
+    write(here, 1)
+    folder = tmp_path / "server"
+    folder.mkdir()
+    with RunningServer(folder) as server:
+        mine = here.with_variables(MODAL_SERVER_URL=server.modal.url, MODAL_VOLUME="my-volume")
+        before = await mine.fullsend("modal", "status", "--json")
+        missing = await mine.fullsend("plan", "run", "plan.yaml", "--backend", "modal", "--directory", "p")
+        deployed = [await mine.fullsend("modal", "deploy") for _ in range(2)]
+        status = await mine.fullsend("modal", "status")
+        removed = [await mine.fullsend("modal", "remove", *option) for option in ((), ("--volume",), ())]
+        after = await mine.fullsend("modal", "status")
+
+    assert (before.code, json.loads(before.out)["is_deployed"]) == (1, False)
+    assert missing.error == f"error: there is no app {APP} on Modal; deploy it with `fullsend modal deploy`"
+    assert not (here.directory / "p").exists()
+    assert [one.lines for one in deployed] == 2 * [[f"deployed {APP}; run a plan with `--backend modal`"]]
+    assert status.lines == [
+        f"app {APP} is deployed",
+        "calls: 0 run, 0 wait; containers: 0",
+        "volume my-volume",
+    ]
+    assert [one.lines for one in removed] == [
+        [f"removed app {APP}, queue fullsend-reports"],
+        ["removed volume my-volume"],
+        [f"there is no app {APP} on Modal"],
+    ]
+    assert after.lines == [
+        f"app {APP} is not deployed; deploy it with `fullsend modal deploy`",
+        "volume my-volume; there is no such volume",
+    ]
+
+
+async def _begun(gate: Path, *numbers: int) -> bool:
+    paths = [gate.with_name(f"{gate.name}.{n}") for n in numbers]
+    return all(path.exists() and path.read_text() for path in paths)
