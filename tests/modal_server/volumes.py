@@ -129,12 +129,17 @@ class Volumes(Containers):
         if path.exists() and disallow_overwrite:
             raise GRPCError(Status.ALREADY_EXISTS, file.path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        blocks = (self.blocks[one.contents_sha256.hex()] for one in file.blocks)
-        path.write_bytes(b"".join(blocks)[: file.size])
+        with path.open("wb") as written:
+            for number, block in enumerate(file.blocks):
+                written.seek(number * BLOCK_SIZE)
+                written.write(self.blocks[block.contents_sha256.hex()])
+            written.truncate(file.size)  # a block comes without the zeros at its end
 
     @procedure
     def VolumeGetFile2(self, request: Any, metadata: Metadata) -> pb.VolumeGetFile2Response:
         path = self._path(request)
+        if path.is_dir():
+            raise GRPCError(Status.INVALID_ARGUMENT, f"{request.path} is a directory")
         size = path.stat().st_size
         end = min(size, request.start + (request.len or size))
         bounds = [*range(request.start, end, BLOCK_SIZE), end]

@@ -141,9 +141,12 @@ class VolumeFiles:
         return next((one for one in found if one.path.strip("/") == self._path(path)), None)
 
     def put(self, path: str, file: BinaryIO) -> None:
-        """Write a file, and replace one that is there."""
+        """Write the rest of `file`, and replace a file that is there."""
+        # The client sends from the beginning, and may hold on to memory after it has returned.
+        is_taken = file.tell() == 0 and not isinstance(file, io.BytesIO)
+        whole = file if is_taken else io.BytesIO(file.read())
         with self._translated(path), self._opened().batch_upload(force=True) as batch:
-            batch.put_file(io.BytesIO(file.read()), f"/{self._path(path)}")
+            batch.put_file(whole, f"/{self._path(path)}")
 
     def delete(self, path: str) -> bool:
         """Delete a file; return False if there is none."""
