@@ -6,8 +6,8 @@ from pathlib import Path
 import modal
 import pytest
 
+from services.cli.cloud import modal_app
 from services.cli.cloud.modal_function import call_tool
-from services.planner.backends import modal_app
 from services.planner.backends.modal_options import ModalOptions
 from tests.modal_server.modal_server import TOKEN, RunningServer
 

@@ -42,8 +42,8 @@ def deploy() -> None:
     what MODAL_MEMORY, MODAL_CPU, MODAL_GPU, MODAL_SECRETS and MODAL_SLOTS say.
     """
     chosen, options = _options()
+    from services.cli.cloud import modal_app
     from services.cli.cloud.modal_function import call_tool  # these need the package
-    from services.planner.backends import modal_app
 
     image = modal_app.image_of(CHECKOUT, passed_on(chosen))
     asyncio.run(modal_app.deploy(options, image, call_tool))
@@ -57,7 +57,7 @@ def status(as_json: AsJson = False) -> int:
     The exit code is 1 if it is not deployed.
     """
     _, options = _options()
-    from services.planner.backends import modal_app
+    from services.cli.cloud import modal_app
 
     found = asyncio.run(modal_app.look(options))
     if as_json:
@@ -75,7 +75,7 @@ def remove(
 ) -> None:
     """Stop the app of this version, and delete its queue."""
     _, options = _options()
-    from services.planner.backends import modal_app
+    from services.cli.cloud import modal_app
 
     removed = asyncio.run(modal_app.remove(options, with_volume=volume))
     output.say(f"removed {', '.join(removed)}" if removed else f"there is no app {options.app} on Modal")

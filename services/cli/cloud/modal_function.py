@@ -18,10 +18,10 @@ from shared import log
 FOLDER = Path(".fullsend/container")
 
 
-async def call_tool(content: bytes, code: str, lease_seconds: float) -> bytes:
+async def call_tool(content: bytes, code: str, lease_seconds: float, permit: str) -> bytes:
     """Call a tool once, and return its result as JSON; arguments as in `ToolContainer.call`."""
     container = await asyncio.shield(_opening())
-    return await container.call(RemoteCall.decode(content), code, lease_seconds)
+    return await container.call(RemoteCall.decode(content), code, lease_seconds, permit)
 
 
 @cache

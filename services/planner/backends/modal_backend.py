@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
-import modal
 import structlog
 
 from services.executor.artifacts import Blobs, StorageType, open_blobs
@@ -24,14 +23,26 @@ from services.executor.policy import needs_of
 from services.executor.tools.bundles import Bundle, Bundles
 from services.planner.backends import LoopBinding, PlanContext, check_parameters
 from services.planner.backends.local import NO_NEEDS
-from services.planner.backends.modal_connection import FAULTS, ModalConnection, first_line
-from services.planner.backends.modal_container import ABANDONED, BEGUN, ENDED, Message
+from services.planner.backends.modal_calls import (
+    CANCEL_SECONDS,
+    POLLS_AT_ONCE,
+    CallCancelledError,
+    ContainerUnavailableError,
+    GivenUpError,
+    PendingCall,
+    WorkerDiedError,
+    drop,
+    end,
+    first_of,
+    result_from,
+)
+from services.planner.backends.modal_connection import ModalConnection
+from services.planner.backends.modal_container import Message
 from services.planner.backends.modal_options import ModalOptions
 from services.planner.backends.remote import (
     MUST_NOT_REPEAT,
     RemoteCall,
     addresses_of,
-    event_of,
     result_of,
     shared_store,
 )
@@ -47,80 +58,16 @@ T = TypeVar("T")
 WATCH_SECONDS: Final = 1.0
 POLL_SECONDS: Final = 30.0
 """How often Modal is asked for the result of a call that nobody has reported to have ended."""
-POLLS_AT_ONCE: Final = 32
-CANCEL_SECONDS: Final = 10.0
 LEASE_SECONDS: Final = 60.0
 SILENCE_SECONDS: Final = 20.0
 """How long no container may run a call before the user is told."""
-MAX_LOSSES: Final = 5
+MAX_TRIES: Final = 5
 STORING_THREADS: Final = 8
 
-CULPRIT = "the container was lost each time that it ran the tool, also when it ran nothing else"
 NO_RESULT = "Modal gave no result after {} tries: {}"
 NOBODY = "no container of Modal runs a case, and {waiting} wait; the plan waits for one"
 SOMEBODY = "containers of Modal run cases; the plan continues"
 NO_CONTAINER = "Modal has had no container for the call in {:g} s (MODAL_WAIT); see `fullsend modal status`"
-
-
-class WorkerDiedError(FullsendError):
-    """The containers that ran the call were lost, and it is not run again."""
-
-
-class ContainerUnavailableError(FullsendError):
-    """Modal has no container for the call."""
-
-
-class _CancelledError(Exception):
-    """The call was cancelled."""
-
-
-class _GivenUpError(Exception):
-    """The call has no result by no fault of its own; it is sent again."""
-
-
-class _Pending:
-    """A call without a result yet.
-
-    Attributes:
-        token: of the call of the function that is under way for it.
-        begins: how often the tool has begun.
-        is_running: whether a container runs it, as far as is known.
-        is_alone: whether it runs without others beside it.
-        is_ended: set when a container says that it has ended.
-        is_lost: set when a container that ran it was lost.
-        is_unavailable: set when it has waited too long for a container.
-    """
-
-    def __init__(self, call: Execution, report: Report | None, cancel: asyncio.Event | None) -> None:
-        self.call = call
-        self.cancel = cancel or asyncio.Event()
-        self.begins = 0
-        self.is_alone = False
-        self.is_unavailable = asyncio.Event()
-        self._report = report
-        self.start()
-
-    def start(self) -> None:
-        """Begin another call of the function for it."""
-        self.token = secrets.token_hex(16)
-        self.is_running = False
-        self.is_ended, self.is_lost = asyncio.Event(), asyncio.Event()
-
-    def hear(self, what: str, text: str) -> None:
-        """Take note of what its container says."""
-        if what == BEGUN:
-            self.begins += 1
-            if self.is_running:
-                self.is_lost.set()
-            self.is_running = True
-        elif what == ENDED:
-            self.is_running = False
-            self.is_ended.set()
-        elif self._report is not None:
-            try:
-                self._report(event_of(text))
-            except Exception:  # whoever listens must not cost the call its result
-                log.exception("report.failed", run_id=self.call.options.run_id)
 
 
 class ModalBackend:
@@ -158,7 +105,7 @@ class ModalBackend:
         self._lease_seconds = lease_seconds
         self._binding = LoopBinding(type(self).__name__)
         self._closing = asyncio.Event()
-        self._calls: dict[str, _Pending] = {}
+        self._calls: dict[str, PendingCall] = {}
         self._running: set[asyncio.Task[ExecutionResult]] = set()
         self._sent: dict[str, asyncio.Future[None]] = {}
 
@@ -184,7 +131,7 @@ class ModalBackend:
     async def __aenter__(self) -> Self:
         """Open it.  Raises `PlanError` if Modal takes no token, or the app is not deployed."""
         self._topic = secrets.token_hex(8)
-        self._connection = ModalConnection(self._options, self._topic)
+        self._connection = ModalConnection(self._options, self._topic, self._say)
         self._code_store = open_blobs(self._volume)
         self._polls, self._threads = asyncio.Semaphore(POLLS_AT_ONCE), Threads(STORING_THREADS)
         self._sent.clear()
@@ -226,7 +173,7 @@ class ModalBackend:
         `report` receives progress and metrics, but neither lines nor partial results.  The time limit
         counts from the begin of the run in a container.
         """
-        one = _Pending(call, report, cancel)
+        one = PendingCall(call, report, cancel)
         if not self._binding.is_open or one.cancel.is_set():
             return self._without_answer(one, CANCELLED)
         task = asyncio.create_task(self._result(one), name=f"call {call.options.run_id}")
@@ -241,7 +188,7 @@ class ModalBackend:
 
     # -- one call ---------------------------------------------------------------------
 
-    async def _result(self, one: _Pending) -> ExecutionResult:
+    async def _result(self, one: PendingCall) -> ExecutionResult:
         limit_seconds = self.runtime.defaults.timeout(one.call.options.policy, NO_NEEDS)
         try:
             check_parameters(one.call)
@@ -256,8 +203,8 @@ class ModalBackend:
             result = result_of(text, one.call, self._blobs)
             if self._store == self._volume:
                 await self._fetch(result)
-            return replace(result, lost_attempts=max(0, one.begins - 1))
-        except _CancelledError:
+            return replace(result, lost_attempts=self._losses(one, result.status))
+        except CallCancelledError:
             return self._without_answer(one, CANCELLED)
         except (WorkerDiedError, ContainerUnavailableError) as exc:
             return self._without_answer(one, Outcome.of_error(exc, Status.LOST))
@@ -268,85 +215,64 @@ class ModalBackend:
             return self._without_answer(one, Outcome.of_error(exc))
 
     async def _answered(
-        self, one: _Pending, options: ModalOptions, bundle: Bundle, limit_seconds: float
+        self, one: PendingCall, options: ModalOptions, bundle: Bundle, limit_seconds: float
     ) -> bytes:
         """Send the call until it is answered.
 
         Raises:
             FullsendError: it can't be sent, or is not sent again.
-            _CancelledError: it was cancelled.
+            CallCancelledError: it was cancelled.
         """
-        once = one.call.options.policy.on_worker_death == "fail"
+        if one.permit:
+            await self._unless_cancelled(one, self._connection.permit(one.permit))
         problem = ""
-        for _ in range(MAX_LOSSES):
+        for _ in range(MAX_TRIES):
             one.start()
             self._calls[one.token] = one
             try:
-                if once:
-                    await self._connection.permit(one.token)
                 return await self._sent_once(one, options, bundle, limit_seconds)
-            except _GivenUpError as exc:
+            except GivenUpError as exc:
                 problem = str(exc)
-                if one.begins and once:
+                if one.begins and one.permit:
                     raise WorkerDiedError(MUST_NOT_REPEAT) from None
                 log.warning("call.given_up", run_id=one.call.options.run_id, problem=problem)
+                await self._unless_cancelled(one, self._connection.renew(self._lease_seconds))
             finally:
                 del self._calls[one.token]
-        raise WorkerDiedError(NO_RESULT.format(MAX_LOSSES, problem))
+        raise WorkerDiedError(NO_RESULT.format(MAX_TRIES, problem))
 
     async def _sent_once(
-        self, one: _Pending, options: ModalOptions, bundle: Bundle, limit_seconds: float
+        self, one: PendingCall, options: ModalOptions, bundle: Bundle, limit_seconds: float
     ) -> bytes:
         """Have one call of the function perform the call."""
         content = self._message(one, bundle, limit_seconds).encode()
-        called = await self._connection.spawn(options, content, self._volume, self._lease_seconds)
-        polling = asyncio.create_task(self._polled(called, one))
-        events = (one.cancel, self._closing, one.is_lost, one.is_unavailable)
+        spawning = asyncio.create_task(
+            self._connection.spawn(options, content, self._volume, self._lease_seconds, one.permit)
+        )
         try:
-            await first_of(polling, *events)
-            if polling.done():
-                return polling.result()
-            if one.is_lost.is_set():
-                if one.is_alone:
-                    raise WorkerDiedError(CULPRIT)
-                one.is_alone = True
-                raise _GivenUpError("the container was lost")
-            if one.is_unavailable.is_set() and not one.cancel.is_set():
-                raise ContainerUnavailableError(NO_CONTAINER.format(options.wait))
-            raise _CancelledError
+            await first_of(spawning, one.cancel, self._closing)
         finally:
-            if not polling.done():
-                await asyncio.shield(self._cancel(called, polling))
+            if not spawning.done():
+                await asyncio.shield(drop(spawning))
+        if spawning.cancelled() or one.cancel.is_set() or self._closing.is_set():
+            raise CallCancelledError
+        called = spawning.result()
+        result = asyncio.create_task(result_from(called, one, self._polls, self._poll_seconds))
+        try:
+            await first_of(result, one.cancel, self._closing, one.is_lost, one.is_unavailable)
+            if result.done():
+                return result.result()
+            if one.cancel.is_set() or self._closing.is_set():
+                raise CallCancelledError
+            if one.is_unavailable.is_set():
+                raise ContainerUnavailableError(NO_CONTAINER.format(options.wait))
+            one.lose()
+            raise GivenUpError("the container was lost")
+        finally:
+            if not result.done():
+                await asyncio.shield(end(called, result))
 
-    async def _polled(self, called: "modal.FunctionCall[bytes]", one: _Pending) -> bytes:
-        """Ask Modal for a result, when a container says that there is one, and now and then.
-
-        Raises:
-            _GivenUpError: Modal has given the call up.
-        """
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._poll_seconds):
-                    await one.is_ended.wait()
-            try:
-                async with self._polls:
-                    answer = await called.get.aio(timeout=self._poll_seconds if one.is_ended.is_set() else 0)
-            except TimeoutError:
-                continue
-            except FAULTS as exc:
-                raise _GivenUpError(first_line(exc)) from None
-            if answer == ABANDONED:
-                raise _GivenUpError("the containers lost contact with the plan")
-            return answer
-
-    async def _cancel(self, called: "modal.FunctionCall[bytes]", polling: asyncio.Task[bytes]) -> None:
-        """Have Modal end a call, and wait for its end: a request for a result must not be cancelled."""
-        with contextlib.suppress(*FAULTS):
-            await called.cancel.aio()
-        await asyncio.wait([polling], timeout=CANCEL_SECONDS)
-        polling.cancel()
-
-    def _message(self, one: _Pending, bundle: Bundle, limit_seconds: float) -> RemoteCall:
+    def _message(self, one: PendingCall, bundle: Bundle, limit_seconds: float) -> RemoteCall:
         options = one.call.options
         policy = options.policy.model_dump(exclude_defaults=True)
         return RemoteCall(
@@ -361,13 +287,13 @@ class ModalBackend:
             is_alone=one.is_alone,
         )
 
-    async def _unless_cancelled(self, one: _Pending, work: Coroutine[Any, Any, T]) -> T:
-        """Return the result of the work.  Raises `_CancelledError` if the call is cancelled before."""
+    async def _unless_cancelled(self, one: PendingCall, work: Coroutine[Any, Any, T]) -> T:
+        """Return the result of the work.  Raises `CallCancelledError` if the call is cancelled before."""
         task = asyncio.create_task(work)
         try:
             await first_of(task, one.cancel, self._closing)
             if not task.done():
-                raise _CancelledError
+                raise CallCancelledError
             return task.result()
         finally:
             task.cancel()
@@ -414,7 +340,7 @@ class ModalBackend:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             waiting = [one for one in self._calls.values() if not one.is_running]
-            if len(waiting) < len(self._calls) or not waiting:
+            if len(waiting) < len(self._calls) or not waiting or self._connection.is_away:
                 idle_since = loop.time()
                 if is_told:
                     self._say(SOMEBODY)
@@ -434,7 +360,10 @@ class ModalBackend:
         if self._tell is not None:
             self._tell(line)
 
-    def _without_answer(self, one: _Pending, outcome: Outcome) -> ExecutionResult:
+    def _losses(self, one: PendingCall, status: Status) -> int:
+        return max(one.losses, one.begins > 0) if status is Status.LOST else one.losses
+
+    def _without_answer(self, one: PendingCall, outcome: Outcome) -> ExecutionResult:
         return ExecutionResult(
             run_id=one.call.options.run_id,
             status=outcome.status,
@@ -443,18 +372,8 @@ class ModalBackend:
             error=error_of(outcome),
             parameters=one.call.parameters,
             seed=one.call.options.policy.seed,
-            lost_attempts=one.begins if outcome.status is Status.LOST else max(0, one.begins - 1),
+            lost_attempts=self._losses(one, outcome.status),
         )
-
-
-async def first_of(task: asyncio.Task[Any], *events: asyncio.Event) -> None:
-    """Wait until the task is done or one of the events is set."""
-    watching = [asyncio.create_task(event.wait()) for event in events]
-    try:
-        await asyncio.wait([task, *watching], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for watcher in watching:
-            watcher.cancel()
 
 
 def _copy(sha256: str, source: Blobs, target: Blobs) -> None:

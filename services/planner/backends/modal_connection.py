@@ -7,25 +7,40 @@ MODAL_TOKEN_ID and MODAL_TOKEN_SECRET, or in its own file.
 import asyncio
 import contextlib
 import queue
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import modal
-import structlog
+from grpclib.exceptions import StreamTerminatedError
 
 from services.planner.backends.modal_container import Message, lease_partition
 from services.planner.backends.modal_options import FUNCTION, QUEUE, ModalOptions
 from shared.errors import PlanError
 
-log = structlog.get_logger()
+T = TypeVar("T")
 
 LISTEN_SECONDS: Final = 20.0
 MESSAGES_AT_ONCE: Final = 100
 PAUSE_SECONDS: Final = 1.0
+PERMIT_TTL_SECONDS: Final = 7 * 86_400
+"""As long as Modal keeps a partition of a queue at most."""
 
-FAULTS: Final = (modal.exception.Error, OSError)
+FAULTS: Final = (modal.exception.Error, OSError, StreamTerminatedError)
 """What a request of Modal's client raises."""
+
+UNREACHABLE: Final = (
+    modal.exception.ConnectionError,
+    modal.exception.ServiceError,
+    modal.exception.InternalError,
+    modal.exception.ResourceExhaustedError,
+    StreamTerminatedError,
+    OSError,
+)
+"""What it raises while Modal can't be reached, or has too much to do."""
+
+AWAY = "Modal is unavailable ({problem}); the plan waits for it"
+BACK = "Modal is available again; the plan continues"
 
 UNAUTHENTICATED = (
     "Modal takes no token of this process ({problem}); set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET, or run "
@@ -76,10 +91,16 @@ class ModalConnection:
     Args:
         options: the app, and what its containers get.
         topic: distinguishes this planner from all others.
+        say: receives a line when Modal can't be reached, and when that is over.
+
+    Attributes:
+        is_away: whether Modal could not be reached when it was tried last.
     """
 
-    def __init__(self, options: ModalOptions, topic: str) -> None:
+    def __init__(self, options: ModalOptions, topic: str, say: Callable[[str], None]) -> None:
         self.options = options
+        self.is_away = False
+        self._say = say
         self._topic = topic
         self._function: Any = modal.Function.from_name(options.app, FUNCTION)
         self._variants: dict[ModalOptions, asyncio.Future[Any]] = {}
@@ -93,10 +114,39 @@ class ModalConnection:
         await self.renew(lease_seconds)
 
     async def spawn(self, options: ModalOptions, *arguments: object) -> "modal.FunctionCall[bytes]":
-        """Queue a call in a container with these options."""
-        function = await self._variant(options)
-        called: modal.FunctionCall[bytes] = await function.spawn.aio(*arguments)
-        return called
+        """Queue a call in a container with these options; wait while Modal can't be reached.
+
+        Raises:
+            PlanError: Modal refuses the call.
+        """
+
+        async def spawned() -> "modal.FunctionCall[bytes]":
+            function = await self._variant(options)
+            called: modal.FunctionCall[bytes] = await function.spawn.aio(*arguments)
+            return called
+
+        return await self._patiently(spawned)
+
+    async def _patiently(self, request: Callable[[], Awaitable[T]]) -> T:
+        """Repeat a request while Modal can't be reached.  Raises `PlanError` if Modal refuses it."""
+        with translated("be called"):
+            while True:
+                try:
+                    answer = await request()
+                except UNREACHABLE as exc:
+                    self._note(first_line(exc))
+                    await asyncio.sleep(PAUSE_SECONDS)
+                else:
+                    self._note("")
+                    return answer
+
+    def _note(self, problem: str) -> None:
+        """Take note of whether Modal can be reached."""
+        if problem and not self.is_away:
+            self._say(AWAY.format(problem=problem))
+        elif self.is_away and not problem:
+            self._say(BACK)
+        self.is_away = bool(problem)
 
     async def _variant(self, options: ModalOptions) -> Any:
         """Return the function with these options; Modal is asked for it once."""
@@ -124,25 +174,31 @@ class ModalConnection:
                     MESSAGES_AT_ONCE, timeout=LISTEN_SECONDS, partition=self._topic
                 )
             except queue.Empty:
-                continue
+                messages = []
             except FAULTS as exc:
-                log.warning("modal.unavailable", error=first_line(exc))
+                self._note(first_line(exc))
                 await asyncio.sleep(PAUSE_SECONDS)
                 continue
+            self._note("")
             for message in messages:
                 hear(message)
 
-    async def permit(self, token: str) -> None:
+    async def permit(self, name: str) -> None:
         """Allow a call to begin once."""
-        await self._queue.put.aio(token, partition=token, partition_ttl=7 * 86_400)
+        await self._patiently(
+            lambda: self._queue.put.aio(name, partition=name, partition_ttl=PERMIT_TTL_SECONDS)
+        )
 
     async def renew(self, lease_seconds: float) -> None:
-        """Tell the containers that this planner lives."""
+        """Tell the containers that this planner lives; wait while Modal can't be reached."""
         partition = lease_partition(self._topic)
-        with translated("be told that the plan runs"):
+
+        async def renewed() -> None:
             await self._queue.put.aio("alive", partition=partition, partition_ttl=round(lease_seconds))
             if await self._queue.len.aio(partition=partition) > 1:
                 await self._queue.get.aio(block=False, partition=partition)
+
+        await self._patiently(renewed)
 
     async def end_lease(self) -> None:
         """Tell the containers that this planner is gone, and drop what its calls have reported."""

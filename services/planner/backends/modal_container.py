@@ -80,18 +80,20 @@ class ToolContainer:
         """Start the pool."""
         await self._backend.__aenter__()
 
-    async def call(self, call: RemoteCall, code: str, lease_seconds: float) -> bytes:
+    async def call(self, call: RemoteCall, code: str, lease_seconds: float, permit: str) -> bytes:
         """Call a tool once, and return its result as JSON.  A failure of any kind is a result.
 
         Args:
             call: the call.
             code: the URL of the store that has the tool's code.
             lease_seconds: how long a planner may be silent before its calls are ended.
+            permit: the partition with the only permit to begin; empty if the call may be repeated.
         """
         reports = self._reports.setdefault(call.topic, _Reports(self._queue, call.topic))
         try:
             async with self._room.place(alone=call.is_alone), self._lease(call.topic, lease_seconds) as lease:
-                if not await self._may_begin(call):
+                # The partition of a permit is empty once the call has begun.
+                if permit and await self._queue.get.aio(block=False, partition=permit) is None:
                     return _answer(lost_result(call))
                 reports.send((call.token, BEGUN, platform.python_version()))
                 result = await self._performed(call, code, lease, reports)
@@ -114,12 +116,6 @@ class ToolContainer:
             error = error_of(Outcome.of_error(exc))
             result = ExecutionResult(call.run_id, Status.FAILED, "local", "", error=error)
         return _answer(result)
-
-    async def _may_begin(self, call: RemoteCall) -> bool:
-        """Whether the call may begin; one that must not be repeated finds its only permit."""
-        if call.execution.options.policy.on_worker_death != "fail":
-            return True
-        return await self._queue.get.aio(block=False, partition=call.token) is not None
 
     async def _keep(self, reference: str, code: str) -> None:
         """Fetch a tool's code, once in the life of the container."""

@@ -16,7 +16,7 @@ SOURCE: Final = "/fullsend"
 PARTS: Final = ("services", "shared", "pyproject.toml", "README.md", "LICENSE")
 """What of a checkout an installation needs."""
 
-CallTool = Callable[[bytes, str, float], Awaitable[bytes]]
+CallTool = Callable[[bytes, str, float, str], Awaitable[bytes]]
 
 
 def image_of(checkout: Path, variables: Mapping[str, str]) -> modal.Image:
