@@ -14,9 +14,6 @@ from tests.acceptance.commands import Shell
 from tests.acceptance.test_cli_dask import table, write
 from tests.conftest import eventually
 from tests.modal_server import RunningServer
-from tests.modal_server.fixtures import modal_server
-
-__all__ = ["modal_server"]
 
 pytestmark = pytest.mark.xdist_group("modal")
 

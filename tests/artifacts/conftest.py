@@ -12,10 +12,9 @@ from services.executor.artifacts import Blobs, open_blobs
 from services.executor.artifacts.local_blobs import LocalBlobs
 from services.executor.artifacts.modal_volume import VolumeFiles
 from services.executor.artifacts.object_blobs import Bucket
-from tests.modal_server.fixtures import modal_server
 from tests.s3 import s3_endpoint, s3_url
 
-__all__ = ["modal_server", "s3_endpoint", "s3_url"]
+__all__ = ["s3_endpoint", "s3_url"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ from tests.modal_server.function_calls import MAX_DEATHS, FunctionCalls, Input, 
 from tests.modal_server.procedures import CONTAINER, Metadata, procedure
 
 HEARTBEAT_SECONDS = 2.0
+MAX_CONTAINERS = 4
+"""More are started only if the others have inputs."""
 
 
 class Container:
@@ -74,6 +76,13 @@ class Containers(FunctionCalls):
 
     async def _start(self, container: Container) -> None:
         app_id, function = self.functions[container.function_id]
+        idle = [
+            one
+            for one in self.containers.values()
+            if not one.inputs and one.function_id != container.function_id
+        ]
+        if idle and len(self.containers) >= MAX_CONTAINERS:
+            idle[0].kill()
         self.containers[container.id] = container
         arguments = pb.ContainerArguments(
             task_id=container.id,

@@ -11,6 +11,9 @@ from tests.modal_server.procedures import Metadata, Procedures, not_found, proce
 BUILDER = "2025.06"
 SUCCESS = pb.GenericResult(status=pb.GenericResult.GENERIC_STATUS_SUCCESS)
 
+RATES = {"cpu_core_second": "0.0000131", "memory_gib_second": "0.00000222", "gpu_t4_second": "0.000164"}
+"""Dollars by name.  The names are made up: the protocol has none."""
+
 
 class DeployedApps(Procedures):
     """Deploys apps and functions.
@@ -52,6 +55,14 @@ class DeployedApps(Procedures):
         return pb.EnvironmentGetOrCreateResponse(
             environment_id="en-1", metadata=pb.EnvironmentMetadata(name="main", settings=settings)
         )
+
+    @procedure
+    def WorkspaceNameLookup(self, request: Any, metadata: Metadata) -> pb.WorkspaceNameLookupResponse:
+        return pb.WorkspaceNameLookupResponse(username="tests")
+
+    @procedure
+    def WorkspaceBillingRates(self, request: Any, metadata: Metadata) -> pb.WorkspaceBillingRatesResponse:
+        return pb.WorkspaceBillingRatesResponse(rates=RATES)
 
     # -- apps --------------------------------------------------------------------------
 
@@ -133,17 +144,22 @@ class DeployedApps(Procedures):
             image_id=image_id, result=SUCCESS, metadata=pb.ImageMetadata(image_builder_version=BUILDER)
         )
 
+    def commands_of(self, image_id: str) -> list[str]:
+        """Return the commands that make an image, the first ones first."""
+        image = self.images[image_id]
+        before = [one for base in image.base_images for one in self.commands_of(base.image_id)]
+        return [*before, *image.dockerfile_commands]
+
     def variables_of(self, image_id: str) -> dict[str, str]:
         """Return the environment variables that an image sets."""
-        image = self.images[image_id]
-        found: dict[str, str] = {}
-        for base in image.base_images:
-            found |= self.variables_of(base.image_id)
-        for command in image.dockerfile_commands:
-            if command.startswith("ENV "):
-                name, _, value = command.removeprefix("ENV ").partition("=")
-                found[name] = "".join(shlex.split(value))
-        return found
+        given = [one.removeprefix("ENV ") for one in self.commands_of(image_id) if one.startswith("ENV ")]
+        pairs = (one.partition("=") for one in given)
+        return {name: "".join(shlex.split(value)) for name, _, value in pairs}
+
+    def files_under(self, directory: str) -> dict[str, bytes]:
+        """Return the files of all mounts below a directory, by name."""
+        named = {name: sha256 for mount in self.mounts.values() for name, sha256 in mount.items()}
+        return {name: self.mounted[sha256] for name, sha256 in named.items() if name.startswith(directory)}
 
     @procedure
     def MountGetOrCreate(self, request: Any, metadata: Metadata) -> pb.MountGetOrCreateResponse:

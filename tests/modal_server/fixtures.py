@@ -1,5 +1,6 @@
-"""A server for all tests of a process, with our app deployed."""
+"""A server with our app deployed, as most tests need it."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,10 +17,9 @@ MODAL_OPTIONS = ModalOptions(slots=4, max_parallel=8)
 """Two containers, each with four calls at once."""
 
 
-@pytest.fixture(scope="session")
-def modal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server with our app; the environment of this process leads to it."""
-    folder = tmp_path_factory.mktemp("modal")
+@contextlib.contextmanager
+def serve_modal(folder: Path) -> Iterator[RunningServer]:
+    """Run a server with our app inside the block; the environment of this process leads to it."""
     with pytest.MonkeyPatch.context() as patch, RunningServer(folder) as server:
         patch.setenv("MODAL_SERVER_URL", server.modal.url)
         patch.setenv("MODAL_TOKEN_ID", TOKEN[0])

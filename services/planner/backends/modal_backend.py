@@ -313,9 +313,10 @@ class ModalBackend:
 
     async def _fetch(self, result: ExecutionResult) -> None:
         """Store on this side what the run has left on the volume, verified by its digests."""
-        async with asyncio.TaskGroup() as group:
-            for sha256 in addresses_of(result):
-                group.create_task(self._threads.run(_copy, sha256, self._code_store, self._blobs))
+        copying = (
+            self._threads.run(_copy, sha256, self._code_store, self._blobs) for sha256 in addresses_of(result)
+        )
+        await asyncio.gather(*copying)
 
     # -- all calls ----------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,10 +28,10 @@ from services.planner.runtime import RuntimeConfig, ToolRuntime
 from shared.messages import Policy
 from tests.conftest import PATIENCE_SECONDS, Serve, Tools, eventually
 from tests.modal_server import RunningServer
-from tests.modal_server.fixtures import MODAL_OPTIONS, modal_server
+from tests.modal_server.fixtures import MODAL_OPTIONS
 from tests.s3 import s3_endpoint, s3_url
 
-__all__ = ["modal_server", "s3_endpoint", "s3_url"]
+__all__ = ["s3_endpoint", "s3_url"]
 
 CAPACITY = 4
 INLINE_MAX_BYTES = 100
@@ -251,6 +252,9 @@ def dask(tools: Tools, tmp_path: Path) -> MakeDask:
 # -- Modal ----------------------------------------------------------------------------
 
 
+ONE_CONTAINER = replace(MODAL_OPTIONS, max_parallel=MODAL_OPTIONS.slots)
+
+
 class MakeModal(Protocol):
     """Makes a backend on the Modal server of the tests."""
 
@@ -293,7 +297,7 @@ async def harness(
             "local": lambda: local,
             "fleet": fleet,
             "dask": lambda: dask(request.getfixturevalue("shared_cluster").address),
-            "modal": lambda: request.getfixturevalue("modal")(),
+            "modal": lambda: request.getfixturevalue("modal")(ONE_CONTAINER),
         }
         yield Harness(make[request.param](), tools, tmp_path)
 
