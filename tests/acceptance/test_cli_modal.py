@@ -1,22 +1,25 @@
 """`fullsend plan` and `fullsend sweep` on Modal, and `fullsend modal`: real commands, containers of a server
 of our own."""
 
+import asyncio
 import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from services.planner.backends.modal_options import APP
 from services.planner.plan import Plan
-from tests.acceptance.commands import Shell
+from tests.acceptance.commands import FULLSEND, Shell
 from tests.acceptance.test_cli_dask import table, write
 from tests.conftest import eventually
 from tests.modal_server import RunningServer
 
 pytestmark = pytest.mark.xdist_group("modal")
 
+CHECKOUT = Path(__file__).parents[2]
 TOOL = """
 import os, time
 from pathlib import Path
@@ -70,6 +73,7 @@ async def test_a_plan_runs_on_modal_and_goes_on_after_its_planner_was_killed(her
     gate.touch()
     done = await here.fullsend("plan", "resume", "p", "--json")
     estimate = await here.fullsend("plan", "run", "plan.yaml", "--backend", "modal", "--estimate")
+    status = json.loads((await here.fullsend("modal", "status", "--json")).out)
 
     found = json.loads(done.out)
     assert (found["done"], found["failed"], found["session"]["backend"]) == (4, 1, "modal")
@@ -78,6 +82,8 @@ async def test_a_plan_runs_on_modal_and_goes_on_after_its_planner_was_killed(her
     assert one.loader.load_bytes(one.artifacts["square.txt"]) == b"9" * 50_000
     assert one.storage_base == str(here.directory / "p" / "artifacts")
     assert "5 runs of work, 4 at once on modal" in estimate.lines
+    assert status["ended"] >= 5
+    assert status["failed"] == 0
 
 
 async def test_modal_says_what_is_missing_before_a_plan_begins(here: Shell) -> None:
@@ -119,7 +125,7 @@ async def test_the_app_is_deployed_shown_and_removed(here: Shell, tmp_path: Path
     assert [one.lines for one in deployed] == 2 * [[f"deployed {APP}; run a plan with `--backend modal`"]]
     assert status.lines == [
         f"app {APP} is deployed",
-        "calls: 0 run, 0 wait; containers: 0",
+        "calls: 0 run; in the last hour, 0 ended, 0 of them by a fault",
         "volume my-volume",
     ]
     assert [one.lines for one in removed] == [
@@ -131,6 +137,30 @@ async def test_the_app_is_deployed_shown_and_removed(here: Shell, tmp_path: Path
         f"app {APP} is not deployed; deploy it with `fullsend modal deploy`",
         "volume my-volume; there is no such volume",
     ]
+
+
+async def test_the_workflow_runs_a_plan_that_is_given_by_hand(here: Shell, tmp_path: Path) -> None:
+    workflow = yaml.safe_load((CHECKOUT / ".github" / "workflows" / "sweep.yml").read_text())
+    job = workflow["jobs"]["plan"]
+    scripts = {step["name"]: step["run"] for step in job["steps"] if "run" in step}
+    write(here, 2)
+    fullsend = {
+        "PATH": f"{FULLSEND.parent}:{os.environ['PATH']}",
+        "PLAN": "plan.yaml",
+        "MODAL_MAX_PARALLEL": "4",
+    }
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-e", "-c", scripts["Run"], cwd=tmp_path, env={**os.environ, **fullsend}
+    )
+    code = await process.wait()
+    deploying = await here.fullsend(*scripts["Deploy"].removeprefix("fullsend ").split(), "--help")
+
+    assert workflow[True]["workflow_dispatch"]["inputs"].keys() == {"plan", "parallel"}  # YAML reads `on` so
+    assert (CHECKOUT / workflow[True]["workflow_dispatch"]["inputs"]["plan"]["default"]).exists()
+    assert job["env"].keys() >= fullsend.keys() - {"PATH"}
+    assert (code, deploying.code) == (0, 0)
+    assert len(table(here, job["steps"][-1]["with"]["path"].rstrip("/"))) == 2
+    assert "requirements-dev.txt" in scripts["Install"]
 
 
 async def _begun(gate: Path, *numbers: int) -> bool:

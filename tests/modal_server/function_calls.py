@@ -140,13 +140,19 @@ class FunctionCalls(DeployedApps):
                 await self.finish(one, cancelled())
 
     @procedure
-    def FunctionGetCurrentStats(self, request: Any, metadata: Metadata) -> pb.FunctionStats:
-        running = [one for one in self.inputs.values() if one.container and one.output is None]
-        mine = [one for one in running if one.call.function_id == request.function_id]
-        return pb.FunctionStats(
-            backlog=self.waiting[request.function_id].qsize(),
-            num_total_tasks=len({one.container for one in mine}),
-            num_running_inputs=len(mine),
+    def FunctionGetTimeRangeStats(
+        self, request: Any, metadata: Metadata
+    ) -> pb.FunctionGetTimeRangeStatsResponse:
+        app_id = self.functions[request.function_id][0]
+        mine = [one for one in self.inputs.values() if self.functions[one.call.function_id][0] == app_id]
+        ended = [one.output.result.status for one in mine if one.output is not None]
+        return pb.FunctionGetTimeRangeStatsResponse(
+            since=request.since,
+            until=request.until,
+            input_success_count=ended.count(Result.GENERIC_STATUS_SUCCESS),
+            input_failure_count=ended.count(Result.GENERIC_STATUS_FAILURE),
+            input_timeout_count=ended.count(Result.GENERIC_STATUS_TIMEOUT),
+            input_running_at_end_count=sum(one.output is None and bool(one.container) for one in mine),
         )
 
     def _call(self, call_id: str) -> Call:

@@ -89,16 +89,18 @@ class Deployment:
     Attributes:
         app: its name.
         is_deployed: whether there is such an app with its function.
-        waiting, running, containers: calls that wait and run now, and containers that run or start.
+        running: calls that run now.
+        ended, failed: calls that have ended in the last hour, and those of them that Modal calls failed: a
+            tool that fails is none, since its container says so in a result.
         volume: its name.
         has_volume: whether there is such a volume.
     """
 
     app: str
     is_deployed: bool
-    waiting: int
     running: int
-    containers: int
+    ended: int
+    failed: int
     volume: str
     has_volume: bool
 
@@ -111,7 +113,8 @@ class Deployment:
         state = (
             "is deployed" if self.is_deployed else "is not deployed; deploy it with `fullsend modal deploy`"
         )
-        calls = f"calls: {self.running} run, {self.waiting} wait; containers: {self.containers}"
+        ended = f"in the last hour, {self.ended} ended, {self.failed} of them by a fault"
+        calls = f"calls: {self.running} run; {ended}"
         has_volume = "" if self.has_volume else "; there is no such volume"
         return [
             f"app {self.app} {state}",
@@ -126,13 +129,14 @@ async def look(options: ModalOptions) -> Deployment:
         function: Any = modal.Function.from_name(options.app, FUNCTION)
         has_app = await _exists(function)
         has_volume = await _exists(modal.Volume.from_name(options.volume))
-        stats = await function.get_current_stats.aio() if has_app else None
+        stats = await function.stats.aio(all_variants=True) if has_app else None
+    failed = stats.input_failure_count + stats.input_timeout_count if stats else 0
     return Deployment(
         app=options.app,
         is_deployed=has_app,
-        waiting=stats.backlog if stats else 0,
-        running=stats.num_running_inputs if stats else 0,
-        containers=stats.num_total_runners if stats else 0,
+        running=stats.input_running_at_end_count if stats else 0,
+        ended=failed + stats.input_success_count if stats else 0,
+        failed=failed,
         volume=options.volume,
         has_volume=has_volume,
     )

@@ -36,10 +36,11 @@ def modal(context: typer.Context) -> None:
 
 @app.command()
 def deploy() -> None:
-    """Deploy the app of this version, with its image, its volume and its queue.
+    """Deploy the app of this version.
 
-    The image is made from a checkout of this project: its requirements.txt and its source. Containers get
-    what MODAL_MEMORY, MODAL_CPU, MODAL_GPU, MODAL_SECRETS and MODAL_SLOTS say.
+    It has a function, a volume and a queue. The image is made from a checkout of this project: its
+    requirements.txt and its source. Containers get what MODAL_MEMORY, MODAL_CPU, MODAL_GPU, MODAL_SECRETS
+    and MODAL_SLOTS say.
     """
     chosen, options = _options()
     from services.cli.cloud import modal_app
