@@ -12,8 +12,10 @@ import yaml
 
 from services.planner.backends.modal_options import APP
 from services.planner.plan import Plan
+from services.planner.results import inline_value
 from tests.acceptance.commands import FULLSEND, Shell
 from tests.acceptance.test_cli_dask import table, write
+from tests.acceptance.test_cli_plan_display import on_a_terminal
 from tests.conftest import eventually
 from tests.modal_server import RunningServer
 
@@ -43,7 +45,7 @@ def here(modal_server: RunningServer, tmp_path: Path) -> Shell:
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools" / "work.py").write_text(TOOL)
     modal = {name: value for name, value in os.environ.items() if name.startswith("MODAL_")}
-    return Shell(tmp_path, {}).with_variables(**modal)
+    return Shell(tmp_path, {}).with_variables(**modal, MODAL_SLOTS="4", MODAL_MAX_PARALLEL="8")
 
 
 async def test_a_sweep_has_the_same_tables_on_modal_as_locally(here: Shell) -> None:
@@ -84,6 +86,26 @@ async def test_a_plan_runs_on_modal_and_goes_on_after_its_planner_was_killed(her
     assert "5 runs of work, 4 at once on modal" in estimate.lines
     assert status["ended"] >= 5
     assert status["failed"] == 0
+
+
+async def test_fifty_cases_at_once_are_in_order_and_shown_by_a_bar(here: Shell) -> None:
+    manifest = {
+        "workflow_id": "fifty",
+        "tool": "work",
+        "sweep": {"dimensions": {"n": list(range(100, 150))}},
+        "execution_policy": {"concurrency": 50},
+    }
+    (here.directory / "plan.yaml").write_text(json.dumps(manifest))
+    with_terminal = here.with_variables(TERM="xterm-256color")
+    run = ("plan", "run", "plan.yaml", "--backend", "modal", "--directory", "p")
+
+    shown = await on_a_terminal(with_terminal, 120, *run)
+
+    results = Plan.open(here.directory / "p").results()
+    assert [inline_value(one)["n"] for one in results] == list(range(100, 150))
+    assert "50 of 50 done, 0 failed, 0 running" in shown
+    assert "50 running" in shown
+    assert "\N{BOX DRAWINGS HEAVY HORIZONTAL}" in shown
 
 
 async def test_modal_says_what_is_missing_before_a_plan_begins(here: Shell) -> None:
