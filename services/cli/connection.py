@@ -10,7 +10,6 @@ from services.executor import config
 from services.executor.isolation.common.kernel import set_dumpable
 from services.executor.service import retention, store_options
 from services.executor.store import JournalEntry, Store
-from services.planner.backends.modal_options import ModalOptions
 from services.planner.runtime import RuntimeConfig
 from shared.connection import connect, connect_blocking, is_embedded, naming_database, running_server
 from shared.errors import StoreUnavailableError
@@ -41,12 +40,6 @@ def settings() -> config.Settings:
 def places(chosen: config.Settings) -> RuntimeConfig:
     """Return the paths and limits in the settings that tools need to run in this process."""
     return RuntimeConfig(**{name: getattr(chosen, name) for name in RuntimeConfig.__dataclass_fields__})
-
-
-def modal_options(chosen: config.Settings) -> ModalOptions:
-    """Return what the settings say about Modal."""
-    names = (name for name in ModalOptions.__dataclass_fields__ if f"modal_{name}" in config.NAMES)
-    return ModalOptions(**{name: getattr(chosen, f"modal_{name}") for name in names})
 
 
 def address(chosen: config.Settings, wait_seconds: float = 0.0) -> str:

@@ -45,12 +45,6 @@ class InFile(NamedTuple):
     member: str
 
 
-class Alias(NamedTuple):
-    """Another variable that sets a setting, where the setting's own is not set."""
-
-    variable: str
-
-
 def _split(value: Any) -> Any:
     """A list may be written as one text with commas."""
     if not isinstance(value, str):
@@ -208,42 +202,6 @@ class Settings(BaseSettings):
     tool_builds_allowed: bool = False
     """Whether packages are built also for tools with the sandbox `files` or `files+network`."""
 
-    modal_volume: Annotated[
-        str, Field(pattern=r"\A[A-Za-z0-9._-]+\z", max_length=64), Alias("BILANCIO_MODAL_VOLUME")
-    ] = "fullsend-artifacts"
-    """Name of the volume on Modal that has code and artifacts."""
-
-    modal_timeout: Annotated[
-        float,
-        Field(ge=1, le=86_400),
-        Alias("BILANCIO_CLOUD_TIMEOUT"),
-        Alias("BILANCIO_MODAL_TIMEOUT"),
-    ] = 600.0
-    """Seconds after which Modal ends a call, at least; a longer time limit of a tool counts."""
-
-    modal_memory: Annotated[Count, Alias("BILANCIO_CLOUD_MEMORY"), Alias("BILANCIO_MODAL_MEMORY")] = 2_048
-    """MiB of a container on Modal."""
-
-    modal_cpu: Annotated[float, Field(gt=0)] = 1.0
-    """Cores of a container on Modal."""
-
-    modal_gpu: str = ""
-    """GPU of a container on Modal, such as `T4` or `A100:2`; empty for none."""
-
-    modal_secrets: List[str] = ()
-    """Names of secrets on Modal; their variables are in the environment of a container."""
-
-    modal_max_parallel: Annotated[
-        Count, Alias("BILANCIO_CLOUD_MAX_PARALLEL"), Alias("BILANCIO_MODAL_MAX_PARALLEL")
-    ] = 50
-    """Cases at once on Modal, in all containers."""
-
-    modal_slots: Count = 1
-    """Cases at once in one container on Modal; set when the app is deployed."""
-
-    modal_wait: Seconds = 900.0
-    """Seconds without any container after which cases that wait on Modal fail."""
-
     environment_retention: Seconds = 30 * 86_400.0
     """Seconds after which an unused environment is deleted."""
 
@@ -274,7 +232,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Return the sources of the settings, the strongest first."""
-        return init_settings, EnvironmentSource(cls), EnvFileSource(cls), ScheduleFileSource(cls)
+        return init_settings, env_settings, EnvFileSource(cls), ScheduleFileSource(cls)
 
 
 NAMES: Final = tuple(Settings.model_fields)
@@ -285,13 +243,6 @@ FILE_MEMBERS: Final = {
     if isinstance(one, InFile)
 }
 """The members of the settings file, with the setting that each one sets."""
-ALIASES: Final = {
-    one.variable.lower(): name
-    for name, field in Settings.model_fields.items()
-    for one in field.metadata
-    if isinstance(one, Alias)
-}
-"""Other variables, in lower case, with the setting that each one sets; the first of a setting counts most."""
 
 
 def load(**overrides: Any) -> Settings:
@@ -322,7 +273,7 @@ def _places() -> dict[str, str]:
     return {
         **dict.fromkeys(ScheduleFileSource(Settings)(), str(FILE)),
         **dict.fromkeys(EnvFileSource(Settings)(), str(ENV_FILE)),
-        **dict.fromkeys(EnvironmentSource(Settings)(), "environment"),
+        **dict.fromkeys(EnvSettingsSource(Settings)(), "environment"),
     }
 
 
@@ -355,22 +306,6 @@ pydantic refuses such a member, and so reports it together with all other mistak
 """
 
 
-class EnvironmentSource(EnvSettingsSource):
-    """Reads the environment, in any case."""
-
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        return with_aliases(super()._load_env_vars())
-
-
-def with_aliases(variables: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Return the variables, by names in lower case, with each alias under the name of its setting."""
-    found = dict(variables)
-    for alias, name in ALIASES.items():
-        if found.get(alias) and not found.get(name):
-            found[name] = found[alias]
-    return found
-
-
 class _FileSource(PydanticBaseSettingsSource):
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """Return the value of one setting; the base class requires this method."""
@@ -400,15 +335,14 @@ def _bindings() -> list[Binding]:
 
 def _env_settings(bindings: Iterable[Binding]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    variables: dict[str, str | None] = {}
     for one in bindings:
         if one.error:
             written = one.original.string
             blank_lines = written[: len(written) - len(written.lstrip())].count("\n")
             found[f"{ENV_FILE} line {one.original.line + blank_lines} can't be read"] = _REFUSED
-        elif one.key is not None and one.value:
-            variables[one.key.lower()] = one.value
-    return found | {name: value for name, value in with_aliases(variables).items() if name in NAMES}
+        elif one.key is not None and one.key.lower() in NAMES and one.value:
+            found[one.key.lower()] = one.value
+    return found
 
 
 class ScheduleFileSource(_FileSource):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import shutil
 import time
 from collections import defaultdict
@@ -59,8 +60,8 @@ class Volumes(Containers):
         ]
 
     async def _put_blob(self, request: aiohttp.web.Request) -> aiohttp.web.Response:
-        self.blobs[request.match_info["id"]] = await request.read()
-        return aiohttp.web.Response()
+        content = self.blobs[request.match_info["id"]] = await request.read()
+        return aiohttp.web.Response(headers={"ETag": f'"{hashlib.md5(content).hexdigest()}"'})
 
     async def _get_blob(self, request: aiohttp.web.Request) -> aiohttp.web.Response:
         return aiohttp.web.Response(body=self.blobs[request.match_info["id"]])

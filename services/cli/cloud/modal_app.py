@@ -50,6 +50,9 @@ def image_of(checkout: Path, variables: Mapping[str, str]) -> modal.Image:
 def app_of(options: ModalOptions, image: modal.Image, call_tool: CallTool) -> modal.App:
     """Return the app, which is not deployed yet.
 
+    Each call says what its container gets.  So the function has neither GPU nor secrets, which a call could
+    not take from it.
+
     Args:
         options: what its containers get.
         image: of the containers.
@@ -62,8 +65,6 @@ def app_of(options: ModalOptions, image: modal.Image, call_tool: CallTool) -> mo
         timeout=round(options.timeout),
         memory=options.memory,
         cpu=options.cpu,
-        gpu=options.gpu or None,
-        secrets=[modal.Secret.from_name(name) for name in options.secrets],
         max_containers=options.max_containers,
         retries=0,
     )(modal.concurrent(max_inputs=options.slots)(call_tool))

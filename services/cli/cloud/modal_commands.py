@@ -8,6 +8,7 @@ import typer
 
 import services
 from services.cli import connection, output
+from services.cli.cloud.modal_settings import modal_options
 from services.cli.output import AsJson
 from services.executor.config import Settings
 from services.planner.backends import backend_class
@@ -39,8 +40,7 @@ def deploy() -> None:
     """Deploy the app of this version.
 
     It has a function, a volume and a queue. The image is made from a checkout of this project: its
-    requirements.txt and its source. Containers get what MODAL_MEMORY, MODAL_CPU, MODAL_GPU, MODAL_SECRETS
-    and MODAL_SLOTS say.
+    requirements.txt and its source. MODAL_SLOTS says how many cases a container runs at once.
     """
     chosen, options = _options()
     from services.cli.cloud import modal_app
@@ -96,4 +96,4 @@ def _options() -> tuple[Settings, ModalOptions]:
     log.configure(level="error")
     backend_class("modal")
     chosen = connection.settings()
-    return chosen, connection.modal_options(chosen)
+    return chosen, modal_options()

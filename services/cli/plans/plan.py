@@ -8,7 +8,8 @@ from typing import Annotated, Final
 
 import typer
 
-from services.cli import connection, output
+from services.cli import output
+from services.cli.cloud.modal_settings import modal_options
 from services.cli.output import AsJson, CommandError
 from services.cli.plans import metrics_table, plan_output, run_plan
 from services.cli.plans.run_plan import PlanRun, Target
@@ -245,10 +246,10 @@ def target_of(backend: str, dask_scheduler: str | None) -> Target:
 
 def check_reachable(target: Target) -> None:
     """Raise `PlanError` if the target can't be used, before a plan is created."""
-    if target.backend == "modal":
+    if target.backend == run_plan.MODAL:
         from services.planner.backends.modal_connection import require_app  # needs the package
 
-        require_app(connection.modal_options(connection.settings()).app)
+        require_app(modal_options().app)
 
 
 def print_estimate(manifest: RunManifest, target: Target, directory: Path | None, as_json: bool) -> None:

@@ -8,11 +8,12 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import uvloop
 
 from services.cli import connection, output
+from services.cli.cloud.modal_settings import modal_options
 from services.cli.connection import places
 from services.cli.output import CommandError
 from services.cli.plans.plan_output import ProgressDisplay, exit_now, interruptible
@@ -22,6 +23,7 @@ from services.executor.main import COLLECTED_OBJECTS
 from services.executor.store import Store
 from services.planner.aggregation import Aggregator
 from services.planner.backends import BACKENDS, Backend, PlanContext, backend_class, runtime_of
+from services.planner.backends.modal_options import ModalOptions
 from services.planner.cancellation import CancellationToken, GoalReached, PlanCancelledError, unless_cancelled
 from services.planner.cases import all_cases
 from services.planner.evaluation import Evaluations
@@ -47,6 +49,8 @@ from shared.threads import in_thread
 
 T = TypeVar("T")
 Tell = Callable[[str], None]
+MODAL: Final = "modal"
+"""The backend that has settings of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +290,7 @@ def plan_context(
         connect=lambda: store_of(chosen),
         tell=tell,
         dask_scheduler=target.dask_scheduler,
-        modal=connection.modal_options(chosen),
+        modal=modal_options() if target.backend == MODAL else ModalOptions(),
     )
 
 

@@ -9,11 +9,12 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from services.cli import connection, output
+from services.cli import output
+from services.cli.cloud.modal_settings import modal_options
 from services.cli.output import AsJson, Column, CommandError
 from services.cli.plans import metrics_table, plan, run_plan
 from services.cli.plans.plan import BackendOption, DaskScheduler, Directory, EstimateOnly
-from services.cli.plans.run_plan import PlanRun
+from services.cli.plans.run_plan import MODAL, PlanRun
 from services.planner.backends import BACKENDS, DEFAULT_BACKEND
 from services.planner.documents import manifest_of
 from services.planner.evaluation import group_replicates
@@ -25,7 +26,6 @@ TOOL: Final = "ring_simulation"
 _WHOLE: Final = re.compile(r"[+-]?(0|[1-9]\d*)", re.ASCII)
 _NUMBER: Final = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 """A number with a leading zero, such as 0123, is a text, as in YAML."""
-MODAL: Final = "modal"
 RESULT_COLUMNS: Final = [
     Column("RUNS", right=True), Column("SETTLED", right=True), Column("DEFAULTS", right=True),
     Column("PAID", right=True),
@@ -175,7 +175,7 @@ def _cloud(
 
 def _default_concurrency(backend: str) -> int:
     if backend == MODAL:
-        return connection.settings().modal_max_parallel
+        return modal_options().max_parallel
     return BACKENDS[backend].default_concurrency or len(os.sched_getaffinity(0))
 
 

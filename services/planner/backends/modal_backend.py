@@ -8,6 +8,7 @@ result is only what Modal says it is, which is also asked for now and then.
 
 import asyncio
 import contextlib
+import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
@@ -37,7 +38,7 @@ from services.planner.backends.modal_calls import (
     result_from,
 )
 from services.planner.backends.modal_connection import ModalConnection
-from services.planner.backends.modal_container import Message
+from services.planner.backends.modal_container import BEGUN, PYTHON, Message
 from services.planner.backends.modal_options import ModalOptions
 from services.planner.backends.remote import (
     MUST_NOT_REPEAT,
@@ -67,6 +68,7 @@ STORING_THREADS: Final = 8
 NO_RESULT = "Modal gave no result after {} tries: {}"
 NOBODY = "no container of Modal runs a case, and {waiting} wait; the plan waits for one"
 SOMEBODY = "containers of Modal run cases; the plan continues"
+UNLIKE = f"the containers on Modal have Python {{theirs}}, and this command {PYTHON}; results may differ"
 NO_CONTAINER = "Modal has had no container for the call in {:g} s (MODAL_WAIT); see `fullsend modal status`"
 
 
@@ -108,6 +110,7 @@ class ModalBackend:
         self._calls: dict[str, PendingCall] = {}
         self._running: set[asyncio.Task[ExecutionResult]] = set()
         self._sent: dict[str, asyncio.Future[None]] = {}
+        self._unlike: set[str] = set()
 
     @classmethod
     async def plan_capacity(cls, context: PlanContext) -> int:
@@ -118,6 +121,7 @@ class ModalBackend:
     @contextlib.asynccontextmanager
     async def open_for_plan(cls, context: PlanContext) -> AsyncIterator[Self]:
         """Open a backend for a plan, inside the block."""
+        logging.getLogger("modal-client").setLevel(logging.CRITICAL)  # `tell` says in a line what this logs
         backend = cls(
             context.modal,
             context.make_runtime(1 + context.has_evaluator),
@@ -322,6 +326,9 @@ class ModalBackend:
 
     def _hear(self, message: Message) -> None:
         token, what, text = message
+        if what == BEGUN and text != PYTHON and text not in self._unlike:
+            self._unlike.add(text)
+            self._say(UNLIKE.format(theirs=text))
         if token in self._calls:
             self._calls[token].hear(what, text)
 

@@ -33,6 +33,7 @@ from shared.threads import in_thread
 
 log = structlog.get_logger()
 
+PYTHON: Final = ".".join(platform.python_version_tuple()[:2])
 BEGUN: Final = "begun"
 ENDED: Final = "ended"
 REPORTED: Final = "reported"
@@ -95,7 +96,7 @@ class ToolContainer:
                 # The partition of a permit is empty once the call has begun.
                 if permit and await self._queue.get.aio(block=False, partition=permit) is None:
                     return _answer(lost_result(call))
-                reports.send((call.token, BEGUN, platform.python_version()))
+                reports.send((call.token, BEGUN, PYTHON))
                 result = await self._performed(call, code, lease, reports)
             return ABANDONED if lease.is_over.is_set() else result
         finally:

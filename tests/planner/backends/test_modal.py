@@ -14,7 +14,7 @@ import pytest
 from services.cli.cloud import modal_app
 from services.executor.outcome import Status
 from services.executor.policy import ModalNeeds, ToolNeeds
-from services.planner.backends import BACKENDS
+from services.planner.backends import BACKENDS, modal_backend
 from services.planner.backends.modal_connection import prices
 from services.planner.backends.modal_options import MAX_TIMEOUT_SECONDS, ModalOptions
 from shared.errors import PlanError
@@ -232,6 +232,34 @@ async def test_content_that_has_changed_on_its_way_is_not_stored(
 
     assert (result.status, result.error and result.error.type) == (Status.FAILED, "ArtifactCorruptError")
     assert not (tmp_path / "artifacts" / "sha256" / blob.parent.name / blob.name).exists()
+
+
+async def test_large_parameters_and_results_travel_too(modal: MakeModal, tools: Tools) -> None:
+    tools("twice", "def twice(text): return 2 * text\n")
+    text = "ä" * 1_500_000
+    async with modal() as backend:
+        result = await backend.run(execution("twice", {"text": text}))
+
+    assert result.error is None
+    assert json.loads(result.loader.load_text(str(result.result))) == 2 * text
+
+
+async def test_another_python_in_the_containers_is_named_once(
+    modal: MakeModal, tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(modal_backend, "PYTHON", "3.0")  # of this process
+    tools("noop", "def noop(): return 1\n")
+    async with modal(tell=told.append) as backend:
+        for _ in range(2):
+            await backend.run(execution("noop", {}))
+        while not told:
+            await asyncio.sleep(0.01)
+
+    [line] = told
+    assert line.startswith(
+        f"the containers on Modal have Python {sys.version_info[0]}.{sys.version_info[1]}, "
+    )
 
 
 # -- the app ----------------------------------------------------------------------------
