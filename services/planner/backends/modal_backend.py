@@ -17,7 +17,7 @@ from typing import Any, Final, Self, TypeVar
 
 import structlog
 
-from services.executor.artifacts import Blobs, StorageType, open_blobs
+from services.executor.artifacts import StorageType, open_blobs
 from services.executor.isolation.calls import Report
 from services.executor.outcome import CANCELLED, Outcome, Status
 from services.executor.policy import needs_of
@@ -34,6 +34,7 @@ from services.planner.backends.modal_calls import (
     WorkerDiedError,
     drop,
     end,
+    fetch,
     first_of,
     result_from,
 )
@@ -253,12 +254,14 @@ class ModalBackend:
         spawning = asyncio.create_task(
             self._connection.spawn(options, content, self._volume, self._lease_seconds, one.permit)
         )
+        is_sent = False
         try:
             await first_of(spawning, one.cancel, self._closing)
+            is_sent = spawning.done()
         finally:
-            if not spawning.done():
+            if not is_sent:
                 await asyncio.shield(drop(spawning))
-        if spawning.cancelled() or one.cancel.is_set() or self._closing.is_set():
+        if not is_sent:
             raise CallCancelledError
         called = spawning.result()
         result = asyncio.create_task(result_from(called, one, self._polls, self._poll_seconds))
@@ -318,7 +321,7 @@ class ModalBackend:
     async def _fetch(self, result: ExecutionResult) -> None:
         """Store on this side what the run has left on the volume, verified by its digests."""
         copying = (
-            self._threads.run(_copy, sha256, self._code_store, self._blobs) for sha256 in addresses_of(result)
+            self._threads.run(fetch, sha256, self._code_store, self._blobs) for sha256 in addresses_of(result)
         )
         await asyncio.gather(*copying)
 
@@ -348,11 +351,11 @@ class ModalBackend:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             waiting = [one for one in self._calls.values() if not one.is_running]
+            if len(waiting) < len(self._calls) and is_told:
+                self._say(SOMEBODY)
+                is_told = False
             if len(waiting) < len(self._calls) or not waiting or self._connection.is_away:
                 idle_since = loop.time()
-                if is_told:
-                    self._say(SOMEBODY)
-                    is_told = False
                 continue
             idle_seconds = loop.time() - idle_since
             if idle_seconds >= SILENCE_SECONDS and not is_told:
@@ -382,7 +385,3 @@ class ModalBackend:
             seed=one.call.options.policy.seed,
             lost_attempts=self._losses(one, outcome.status),
         )
-
-
-def _copy(sha256: str, source: Blobs, target: Blobs) -> None:
-    target.put(source.read(sha256), expected_sha256=sha256)

@@ -1,4 +1,4 @@
-"""One call on Modal: what its container says of it, and how its result is waited for."""
+"""One call on Modal: what its container says of it, and how its result and its contents are fetched."""
 
 import asyncio
 import contextlib
@@ -7,18 +7,28 @@ from typing import Any, Final
 
 import modal
 import structlog
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
+from services.executor.artifacts import Blobs
 from services.executor.isolation.calls import Report
 from services.planner.backends.modal_connection import FAULTS, UNREACHABLE, first_line
 from services.planner.backends.modal_container import ABANDONED, BEGUN, ENDED
 from services.planner.backends.remote import event_of
 from services.planner.execution import Execution
-from shared.errors import FullsendError, ToolTimeoutError
+from shared.errors import (
+    ArtifactCorruptError,
+    ArtifactError,
+    ArtifactNotFoundError,
+    FullsendError,
+    ToolTimeoutError,
+)
 
 log = structlog.get_logger()
 
 POLLS_AT_ONCE: Final = 32
 CANCEL_SECONDS: Final = 10.0
+FETCH_SECONDS: Final = 120.0
+"""How long it is tried to read from the volume while Modal can't be reached."""
 MAX_LOSSES: Final = 3
 """How many containers a call may lose: Modal itself would run it again without end."""
 
@@ -117,6 +127,7 @@ async def result_from(
             async with polls:
                 answer = await called.get.aio(timeout=poll_seconds if one.is_ended.is_set() else 0)
         except TimeoutError:
+            one.is_ended.clear()  # said before, but then the container was lost
             continue
         except UNREACHABLE as exc:
             log.warning("modal.unavailable", error=first_line(exc))
@@ -157,3 +168,28 @@ async def first_of(task: asyncio.Task[Any], *events: asyncio.Event) -> None:
     finally:
         for watcher in watching:
             watcher.cancel()
+
+
+def fetch(sha256: str, source: Blobs, target: Blobs) -> None:
+    """Copy a content from the volume, verified by its digest; wait while Modal can't be reached.
+
+    Raises:
+        ArtifactError: it can't be read for long, is corrupt, or can't be stored.
+    """
+    content = _RETRYING(source.read, sha256)
+    target.put(content, expected_sha256=sha256)
+
+
+def _may_pass(fault: BaseException) -> bool:
+    """Whether what is read from a volume may be readable later: nothing is wrong with it."""
+    return isinstance(fault, ArtifactError) and not isinstance(
+        fault, ArtifactCorruptError | ArtifactNotFoundError
+    )
+
+
+_RETRYING: Final = Retrying(
+    retry=retry_if_exception(_may_pass),
+    stop=stop_after_delay(FETCH_SECONDS),
+    wait=wait_exponential(max=10),
+    reraise=True,
+)

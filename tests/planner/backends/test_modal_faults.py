@@ -8,17 +8,19 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from modal import Client
 
 from services.cli.cloud import modal_app
 from services.cli.cloud.modal_function import call_tool
-from services.executor.artifacts import modal_volume
+from services.executor.artifacts import LocalBlobs, modal_volume
 from services.executor.outcome import Status
 from services.planner.backends import modal_backend, modal_options
+from services.planner.backends.modal_calls import fetch
 from services.planner.execution import Execution
-from shared.errors import PlanError
+from shared.errors import ArtifactCorruptError, ArtifactError, ArtifactNotFoundError, PlanError
 from tests.conftest import Tools
 from tests.modal_server import RunningServer
 from tests.modal_server.fixtures import CHECKOUT, MODAL_OPTIONS
@@ -244,6 +246,30 @@ async def test_a_call_that_modal_ends_at_its_time_out_is_a_time_out(
 
     assert (result.status, result.error and result.error.type) == (Status.TIMEOUT, "ToolTimeoutError")
     assert "Modal has ended the call at the time-out of its function" in str(result.error)
+
+
+class Unsteady(LocalBlobs):
+    """A store whose first reads fail, as while a network is cut."""
+
+    faults: ClassVar[list[Exception]] = []
+
+    def read(self, sha256: str, max_bytes: int | None = None) -> bytes:
+        if self.faults:
+            raise self.faults.pop()
+        return super().read(sha256, max_bytes)
+
+
+def test_what_a_run_has_left_is_fetched_when_the_volume_can_be_read_again(tmp_path: Path) -> None:
+    source, target = Unsteady(tmp_path / "there"), LocalBlobs(tmp_path / "here")
+    blob = source.put(b"content")
+
+    source.faults[:] = [ArtifactError("the volume can't be reached")]
+    fetch(blob.sha256, source, target)
+    assert target.read(blob.sha256) == b"content"
+    for fault in (ArtifactNotFoundError("gone"), ArtifactCorruptError("changed")):
+        source.faults[:] = [fault]
+        with pytest.raises(type(fault)):
+            fetch(blob.sha256, source, target)
 
 
 async def test_a_backend_without_its_app_does_not_open(modal: MakeModal) -> None:
