@@ -85,7 +85,6 @@ async def test_a_plan_runs_on_modal_and_goes_on_after_its_planner_was_killed(her
     assert one.storage_base == str(here.directory / "p" / "artifacts")
     assert "5 runs of work, 4 at once on modal" in estimate.lines
     assert status["ended"] >= 5
-    assert status["failed"] == 0
 
 
 async def test_fifty_cases_at_once_are_in_order_and_shown_by_a_bar(here: Shell) -> None:

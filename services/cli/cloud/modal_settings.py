@@ -46,7 +46,7 @@ class ModalSettings(BaseSettings):
     cpu: float = _setting(DEFAULTS.cpu, "MODAL_CPU", gt=0)
     gpu: str = _setting(DEFAULTS.gpu, "MODAL_GPU")
     secrets: List[str] = _setting(DEFAULTS.secrets, "MODAL_SECRETS")
-    max_parallel: Count = _setting(
+    max_parallel: Count | None = _setting(
         DEFAULTS.max_parallel,
         "MODAL_MAX_PARALLEL", "BILANCIO_CLOUD_MAX_PARALLEL", "BILANCIO_MODAL_MAX_PARALLEL",
     )  # fmt: skip

@@ -98,7 +98,7 @@ def ring(
             min=1,
             metavar="N",
             help="Runs at once; by default one for each CPU, on fleet and dask 1,000, on modal "
-            "MODAL_MAX_PARALLEL.",
+            "MODAL_MAX_PARALLEL or 50.",
         ),
     ] = None,
     cloud: Annotated[bool, typer.Option("--cloud", help="The same as `--backend modal`.")] = False,
@@ -174,8 +174,8 @@ def _cloud(
 
 
 def _default_concurrency(backend: str) -> int:
-    if backend == MODAL:
-        return modal_options().max_parallel
+    if backend == MODAL and (limit := modal_options().max_parallel):
+        return limit
     return BACKENDS[backend].default_concurrency or len(os.sched_getaffinity(0))
 
 

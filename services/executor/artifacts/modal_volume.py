@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -142,11 +143,8 @@ class VolumeFiles:
 
     def put(self, path: str, file: BinaryIO) -> None:
         """Write the rest of `file`, and replace a file that is there."""
-        # The client sends from the beginning, and may hold on to memory after it has returned.
-        is_taken = file.tell() == 0 and not isinstance(file, io.BytesIO)
-        whole = file if is_taken else io.BytesIO(file.read())
         with self._translated(path), self._opened().batch_upload(force=True) as batch:
-            batch.put_file(whole, f"/{self._path(path)}")
+            batch.put_file(_as_source(file), f"/{self._path(path)}")
 
     def delete(self, path: str) -> bool:
         """Delete a file; return False if there is none."""
@@ -229,6 +227,20 @@ def _modal() -> ModuleType:
             f"modal:// needs another package; install it with: python -m pip install '{MODAL}'"
         ) from None
     return modal
+
+
+def _as_source(file: BinaryIO) -> Path | io.BytesIO:
+    """Return what the client can send the rest of a file from.
+
+    It is no open file: the client would read several blocks at once through copies of its descriptor, which
+    share one position, and send their contents mixed up.  Nor is it the memory that a caller may close.
+    """
+    try:
+        if file.tell() == 0:
+            return Path(f"/proc/self/fd/{file.fileno()}")
+    except OSError:  # it is in memory
+        pass
+    return io.BytesIO(file.read())
 
 
 @cache

@@ -66,6 +66,10 @@ SILENCE_SECONDS: Final = 20.0
 MAX_TRIES: Final = 5
 STORING_THREADS: Final = 8
 
+LIMITED = (
+    "the plan asks for {concurrency:,} cases at once; MODAL_MAX_PARALLEL allows {limit:,}; "
+    "the others wait on Modal"
+)
 NO_RESULT = "Modal gave no result after {} tries: {}"
 NOBODY = "no container of Modal runs a case, and {waiting} wait; the plan waits for one"
 SOMEBODY = "containers of Modal run cases; the plan continues"
@@ -115,16 +119,20 @@ class ModalBackend:
 
     @classmethod
     async def plan_capacity(cls, context: PlanContext) -> int:
-        """Return how many cases run at once: as many as the plan asks for and the containers take."""
-        return min(context.concurrency, context.modal.max_parallel)
+        """Return how many cases run at once; tell the user if others will wait on Modal."""
+        limit = context.modal.max_parallel or context.concurrency
+        if limit < context.concurrency:
+            context.tell(LIMITED.format(concurrency=context.concurrency, limit=limit))
+        return min(limit, context.concurrency)
 
     @classmethod
     @contextlib.asynccontextmanager
     async def open_for_plan(cls, context: PlanContext) -> AsyncIterator[Self]:
         """Open a backend for a plan, inside the block."""
         logging.getLogger("modal-client").setLevel(logging.CRITICAL)  # `tell` says in a line what this logs
+        await cls.plan_capacity(context)
         backend = cls(
-            context.modal,
+            context.modal.for_plan(context.concurrency),
             context.make_runtime(1 + context.has_evaluator),
             concurrency=context.concurrency,
             store=shared_store(context.storage_type, context.storage_base),

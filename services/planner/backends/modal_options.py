@@ -29,7 +29,7 @@ class ModalOptions:
         cpu: cores of a container.
         gpu: of a container, such as `T4` or `A100:2`; empty for none.
         secrets: names of Modal's secrets, whose variables a container gets.
-        max_parallel: cases at once, in all containers.
+        max_parallel: cases at once, in all containers; None for as many as a plan has.
         slots: cases at once in one container.
         wait: seconds without any container after which waiting calls fail.
     """
@@ -41,14 +41,18 @@ class ModalOptions:
     cpu: float = 1.0
     gpu: str = ""
     secrets: tuple[str, ...] = ()
-    max_parallel: int = 50
+    max_parallel: int | None = None
     slots: int = 1
     wait: float = 900.0
 
     @property
-    def max_containers(self) -> int:
-        """How many containers run at once, at most."""
-        return -(-self.max_parallel // self.slots)
+    def max_containers(self) -> int | None:
+        """How many containers run at once, at most; None for as many as Modal allows."""
+        return None if self.max_parallel is None else -(-self.max_parallel // self.slots)
+
+    def for_plan(self, concurrency: int) -> Self:
+        """Return the options for a plan of so many cases at once."""
+        return replace(self, max_parallel=min(concurrency, self.max_parallel or concurrency))
 
     def for_tool(self, needs: ToolNeeds, limit_seconds: float) -> Self:
         """Return the options for calls of a tool.

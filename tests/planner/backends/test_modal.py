@@ -112,6 +112,16 @@ def test_a_tool_may_ask_for_its_own_container(
     assert options.for_tool(ToolNeeds(modal=needs), limit_seconds) == replace(options, **expected)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("limit", "slots", "concurrency", "containers"),
+    [(None, 1, 100, 100), (50, 1, 100, 50), (50, 1, 10, 10), (None, 4, 10, 3), (50, 8, 1_000, 7)],
+)
+def test_a_plan_gets_containers_for_its_cases_at_once_up_to_the_limit(
+    limit: int | None, slots: int, concurrency: int, containers: int
+) -> None:
+    assert ModalOptions(max_parallel=limit, slots=slots).for_plan(concurrency).max_containers == containers
+
+
 async def test_containers_get_what_the_tool_asks_for(
     modal: MakeModal, modal_server: RunningServer, tools: Tools
 ) -> None:

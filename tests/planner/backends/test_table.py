@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from services.planner.backends import (
     runtime_of,
 )
 from services.planner.backends.local import LOCAL_CAPACITY, LocalBackend
+from services.planner.backends.modal_backend import ModalBackend
+from services.planner.backends.modal_options import ModalOptions
 from services.planner.runtime import RuntimeConfig, ToolRuntime
 from shared.errors import PlanError
 from tests.conftest import Tools
@@ -82,6 +85,17 @@ async def test_a_local_backend_warns_of_less_capacity_than_the_plan_asks_for(
 
     assert await LocalBackend.plan_capacity(context(tmp_path, store, told, 500)) == LOCAL_CAPACITY
     assert told == [f"the plan asks for 500 cases at once; local runs at most {LOCAL_CAPACITY}"]
+
+
+async def test_a_modal_backend_says_that_cases_will_wait_there(store: Store, tmp_path: Path) -> None:
+    told: list[str] = []
+    given = context(tmp_path, store, told, 500)
+
+    assert await ModalBackend.plan_capacity(given) == 500
+    assert await ModalBackend.plan_capacity(replace(given, modal=ModalOptions(max_parallel=50))) == 50
+    assert told == [
+        "the plan asks for 500 cases at once; MODAL_MAX_PARALLEL allows 50; the others wait on Modal"
+    ]
 
 
 def test_the_default_backend_is_in_the_table() -> None:

@@ -41,7 +41,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def as_read(name: str, text: str) -> object:
     """The value of a setting in a text."""
-    default = getattr(DEFAULTS, name)
+    default = 0 if name == "max_parallel" else getattr(DEFAULTS, name)
     return tuple(text.split(",")) if isinstance(default, tuple) else type(default)(text)
 
 
@@ -93,6 +93,8 @@ def written(name: str) -> str:
             return ",".join(default)
         case float():
             return f"{default:g}"
+        case None:
+            return ""
         case _:
             return str(default)
 
