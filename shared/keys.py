@@ -130,6 +130,11 @@ def workers() -> str:
     return "fullsend:executor:workers"
 
 
+def slots() -> str:
+    """Hash: by name how many runs at once each worker takes."""
+    return "fullsend:executor:slots"
+
+
 def silence(worker: str) -> str:
     """String: exists after a heartbeat of this worker came too late; expires."""
     return f"fullsend:executor:silence:{worker}"

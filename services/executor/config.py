@@ -193,6 +193,12 @@ class Settings(BaseSettings):
     bundles_path: Path = Path(".fullsend/bundles")
     """Directory in which packages and code named by digest are unpacked for import."""
 
+    core_hour_price: Annotated[float, Field(ge=0)] = 0.0
+    """What an hour of one core of your machines costs, for estimates and budgets of plans; 0 if not known."""
+
+    price_currency: Annotated[str, Field(pattern=r"\A[A-Z]{3}\z")] = "USD"
+    """Currency of `core_hour_price`, as ISO 4217 has it."""
+
     environments_path: Path = Path(".fullsend/environments")
     """Directory of the tools' own environments."""
 

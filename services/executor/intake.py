@@ -88,6 +88,11 @@ class Intake:
         self._seen: set[str] = set()
 
     @property
+    def concurrency(self) -> int:
+        """How many runs at once."""
+        return self._concurrency
+
+    @property
     def running(self) -> list[Running]:
         """The runs that are performed or reported now."""
         return list(self._running.values())

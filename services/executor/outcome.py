@@ -17,6 +17,7 @@ from services.executor.isolation.calls import (
     Raised,
     Returned,
     TimedOut,
+    Used,
 )
 from services.executor.store import Order
 from shared.backoff import Backoff, Dice
@@ -54,6 +55,7 @@ class Outcome(Struct, frozen=True, dict=True):
         artifacts: those that the run has kept so far, by name.
         shown: the texts of large fields as the record has them, by name.
         cached_from: the id of the earlier run whose result this is.
+        used: what the attempt used, as far as it was measured.
     """
 
     status: Status
@@ -70,6 +72,7 @@ class Outcome(Struct, frozen=True, dict=True):
     artifacts: Mapping[str, Any] = field(default_factory=dict)
     shown: Mapping[str, str] = field(default_factory=dict)
     cached_from: str | None = None
+    used: Used | None = None
 
     @functools.cached_property
     def summary(self) -> dict[str, Any]:
@@ -148,9 +151,10 @@ def judge(answer: Answer, partials: Sequence[Any], dropped: int = 0) -> Outcome:
 
 
 def _judged(answer: Answer, kept: list[Any] | None) -> Outcome:
+    used = _used(answer)
     match answer:
         case Returned(value, items, peak_rss_bytes):
-            return Outcome(Status.COMPLETED, result=value, items=items, exit=_peak(peak_rss_bytes))
+            return Outcome(Status.COMPLETED, result=value, items=items, exit=_peak(peak_rss_bytes), used=used)
         case Raised():
             return Outcome(
                 Status.FAILED,
@@ -161,6 +165,7 @@ def _judged(answer: Answer, kept: list[Any] | None) -> Outcome:
                 retryable=answer.retryable,
                 retry_after_seconds=answer.retry_after_seconds,
                 exit=_peak(answer.peak_rss_bytes),
+                used=used,
             )
         case TimedOut(seconds, exit_):
             error = f"the tool was still running after {seconds:g} s and was ended"
@@ -171,6 +176,7 @@ def _judged(answer: Answer, kept: list[Any] | None) -> Outcome:
                 partial_results=kept,
                 timeout_seconds=seconds,
                 exit=_shown(exit_),
+                used=used,
             )
         case Died(reason, exit_, innocent):
             return Outcome(
@@ -180,9 +186,10 @@ def _judged(answer: Answer, kept: list[Any] | None) -> Outcome:
                 partial_results=kept,
                 retryable=innocent,
                 exit=_shown(exit_),
+                used=used,
             )
         case Cancelled(exit_):
-            return replace(CANCELLED, partial_results=kept, exit=_shown(exit_))
+            return replace(CANCELLED, partial_results=kept, exit=_shown(exit_), used=used)
         case _:
             assert_never(answer)
 
@@ -243,6 +250,16 @@ def _brief(value: Any) -> Any:
 def _short_lines(shown: Mapping[str, Any]) -> dict[str, Any]:
     lines = shown.get("last_lines", ())
     return {**shown, "last_lines": [cut(line, LINE_CHARACTERS) for line in lines]} if lines else dict(shown)
+
+
+def _used(answer: Answer) -> Used | None:
+    """Return what the attempt used; measured memory of a process tree counts more than that of a process."""
+    if isinstance(answer, Returned | Raised):
+        if answer.used is None or not answer.peak_rss_bytes:
+            return answer.used
+        return Used(answer.used.cpu_seconds, answer.peak_rss_bytes)
+    peak_bytes = answer.exit.peak_rss_bytes
+    return Used(None, peak_bytes) if peak_bytes else None
 
 
 def _peak(rss_bytes: int | None) -> dict[str, Any] | None:

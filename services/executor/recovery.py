@@ -70,7 +70,7 @@ class Recovery:
         """Be known before the first claim: who is not known and holds claims counts as dead."""
         await self._store.queue.create_group()
         await self._store.workers.identify_data()
-        await self._store.workers.heartbeat(self._worker, self._ttl_seconds, listening=False)
+        await self._show(listening=False)
 
     async def beat(self) -> None:
         """Show that this worker lives, until cancelled."""
@@ -139,9 +139,14 @@ class Recovery:
 
     async def _heartbeat(self) -> list[str]:
         listening = self._triggers is not None and self._triggers.listening.is_set()
-        dead = await self._store.workers.heartbeat(self._worker, self._ttl_seconds, listening=listening)
+        dead = await self._show(listening=listening)
         dead += await self._store.workers.strays()
         return [worker for worker in dead if worker != self._worker]
+
+    async def _show(self, *, listening: bool) -> list[str]:
+        return await self._store.workers.heartbeat(
+            self._worker, self._ttl_seconds, listening=listening, slots=self._intake.concurrency
+        )
 
     async def _end_unwanted(self) -> None:
         """End the runs here that somebody cancelled, or whose experiment was archived."""

@@ -124,7 +124,18 @@ def end_fields(order: Order, outcome: Outcome, started: float, ended: float) -> 
         "traceback": outcome.shown.get("traceback", outcome.traceback),
         "partial_results": _text(outcome, "partial_results", partial) if partial is not None else None,
         "exit": outcome.exit,
+        **_used(outcome),
         "attempts": list(order.history) or None,
+    }
+
+
+def _used(outcome: Outcome) -> Members:
+    if outcome.used is None:
+        return {}
+    seconds = outcome.used.cpu_seconds
+    return {
+        "cpu_seconds": None if seconds is None else f"{seconds:.6f}",
+        "peak_rss_bytes": str(outcome.used.peak_bytes),
     }
 
 

@@ -162,7 +162,7 @@ class AttemptResults(NothingKept):
                 text = await self._backoff.retry(lambda: self._reference(text), ArtifactError, _log_unstored)
         except ArtifactError as exc:
             unstored = Outcome.of_error(ArtifactError(f"the result can't be stored: {exc}"))
-            return replace(unstored, artifacts=artifacts, exit=outcome.exit)
+            return replace(unstored, artifacts=artifacts, exit=outcome.exit, used=outcome.used)
         return replace(outcome, artifacts=artifacts, shown={"result": text})
 
     async def _detail(self, text: str, encode: Callable[[str], str]) -> str:

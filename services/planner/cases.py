@@ -160,6 +160,13 @@ def replicate_seed(seed: int, replicate: int) -> int:
     return seed_of_content(canonical_json({"replicate": replicate, "seed": seed}))
 
 
+def attempt_seed(seed: int, attempt: int) -> int:
+    """Return the seed of an attempt, counted from 1, of a case with this seed; the first keeps it."""
+    if attempt == 1:
+        return seed
+    return seed_of_content(canonical_json({"attempt": attempt, "seed": seed}))
+
+
 def content_of(tool: str, case: TestCase) -> bytes:
     """Return the content of a case as canonical JSON; its seed and metadata are not part of it.
 

@@ -73,6 +73,8 @@ class ExecutionResult:
         run_digest: of everything that the result may depend on; empty if the tool was not found.
         cached_from: the run whose cached result this is; None if the tool ran.
         lost_attempts: how often the call had begun on machines that were then lost, as far as is known.
+        cpu_seconds: of the tool's process and its children; None if not known.
+        peak_rss_bytes: the most memory that its process has had; None if not known.
     """
 
     run_id: str
@@ -89,6 +91,8 @@ class ExecutionResult:
     run_digest: str = ""
     cached_from: str | None = None
     lost_attempts: int = 0
+    cpu_seconds: float | None = None
+    peak_rss_bytes: int | None = None
 
     @property
     def loader(self) -> CasArtifactLoader:
@@ -177,6 +181,7 @@ def result_of_record(record: Mapping[str, str], storage_type: str, storage_base:
         after_seconds = _number(place, "retry_after_seconds", after) if after else None
         error = ErrorInfo(*texts, record.get("retryable") == "true", after_seconds)
     seconds = record.get("duration_seconds") or None
+    peak_bytes = _optional(place, record, "peak_rss_bytes")
     return ExecutionResult(
         run_id=record.get("run_id", ""),
         status=_status(place, record.get("status")),
@@ -193,7 +198,13 @@ def result_of_record(record: Mapping[str, str], storage_type: str, storage_base:
         tool_digest=record.get("tool_digest", ""),
         run_digest=record.get("run_digest", ""),
         cached_from=record.get("cached_from"),
+        cpu_seconds=_optional(place, record, "cpu_seconds"),
+        peak_rss_bytes=None if peak_bytes is None else int(peak_bytes),
     )
+
+
+def _optional(place: str, record: Mapping[str, str], field: str) -> float | None:
+    return _number(place, field, record[field]) if record.get(field) else None
 
 
 def _number(place: str, field: str, text: str) -> float:

@@ -100,13 +100,16 @@ class RetryPolicy(StrictModel):
     """How an attempt is repeated whose failure is retryable.
 
     The n-th pause is `backoff_seconds * backoff_multiplier ** (n - 1)`, changed at random by up to
-    the fraction `jitter` of it.
+    the fraction `jitter` of it.  With `seed: attempt` each attempt after the first has a seed of its own,
+    which follows from that of the case and the number of the attempt; with `seed: case` all have that of
+    the case.
     """
 
     max_attempts: Count = 1
     backoff_seconds: Pause = 1.0
     backoff_multiplier: Annotated[Number, Field(ge=1)] = 2.0
     jitter: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    seed: Literal["attempt", "case"] = "attempt"
 
 
 class StopConditions(StrictModel):
@@ -155,11 +158,14 @@ class Budget(StrictModel):
         max_runs: the number of attempts.
         max_seconds: the sum of the durations of all attempts.
         max_cost: the sum of `cost` in the tool's results, in the tool's unit.
+        max_money: what the platform charges, in the currency of its prices; the plan stops before it would
+            be more.
     """
 
     max_runs: Count | None = None
     max_seconds: Seconds | None = None
     max_cost: Positive | None = None
+    max_money: Positive | None = None
 
 
 # -- cases ----------------------------------------------------------------------------
@@ -319,6 +325,28 @@ class Evaluator(StrictModel):
     failure_criteria: tuple[CriterionText, ...] = ()
 
 
+class Comparison(StrictModel):
+    """Two arms of a plan that differ in one parameter, in pairs with common random numbers.
+
+    Attributes:
+        parameter: its name.
+        control, treatment: its values in the two arms.
+        balanced: whether the runs of a pair must start from the same balance sheets: the events of day 0 in
+            their artifacts `events.jsonl` must be equal.
+    """
+
+    parameter: Name
+    control: JsonValue
+    treatment: JsonValue
+    balanced: Switch = False
+
+    @model_validator(mode="after")
+    def _of_two_arms(self) -> Self:
+        if self.control == self.treatment:
+            raise ValueError(f"control and treatment are both {self.control!r:.80}; they must differ")
+        return self
+
+
 class RunManifest(StrictModel):
     """A plan: many cases of one tool.
 
@@ -331,6 +359,7 @@ class RunManifest(StrictModel):
         budget: what all runs together may use.
         evaluator: what is computed over replicates; None for nothing.
         metrics: what is computed from each case's artifacts, see `services.planner.metrics.plan_metrics`.
+        comparison: what is compared between pairs of cases; None for nothing.
         metadata: is returned with every result.
     """
 
@@ -343,6 +372,7 @@ class RunManifest(StrictModel):
     budget: Budget = Budget()
     evaluator: Evaluator | None = None
     metrics: MetricsName | None = None
+    comparison: Comparison | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -350,4 +380,18 @@ class RunManifest(StrictModel):
         count = sum(one.replicates for one in self.cases) + (self.sweep.least_cases if self.sweep else 0)
         if count > MAX_CASES:
             raise ValueError(f"it has {count:,} cases; a plan has at most {MAX_CASES:,}")
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_share_seeds(self) -> Self:
+        comparison, sweep = self.comparison, self.sweep
+        if comparison is None or sweep is None:
+            return self
+        name = comparison.parameter
+        listed = sweep.dimensions.get(name)
+        for value in (comparison.control, comparison.treatment):
+            if not isinstance(listed, list) or value not in listed:
+                raise ValueError(f"'comparison' needs {value!r:.80} in the list 'sweep.dimensions.{name}'")
+        if name not in (sweep.seeds.common if sweep.seeds else ()):
+            raise ValueError(f"'comparison' needs common random numbers: {name!r} in 'sweep.seeds.common'")
         return self

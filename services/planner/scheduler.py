@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 from services.planner.backends import BackendSource, open_backend
 from services.planner.cancellation import CancellationToken
 from services.planner.cases import all_cases
+from services.planner.cost import UNPRICED, Tariff
 from services.planner.evaluation import judging
 from services.planner.execution import Executor
 from services.planner.models import ExecutionPolicy, RunManifest, TestCase
@@ -72,6 +73,7 @@ class TaskScheduler:
         listener: receives status changes, results and events.  The plan stops if it raises.
         stoppers: stop the plan, besides its stop conditions and its budget.  The plan stops if one raises.
         used: what earlier executions of the plan used of its budget.
+        tariff: what a run holds of machines, and what that costs, such as `tariff_of` returns.
         criteria: judges the evaluator's criteria, such as `Evaluations.stopper`; None lets the backend
             evaluate them, see `services.planner.evaluation.judging`.
         cancel_seconds: how long a cancelled attempt may take to end before its task is cancelled.
@@ -93,6 +95,7 @@ class TaskScheduler:
         listener: Listener = SILENT,
         stoppers: Sequence[Stopper] = (),
         used: BudgetUse = NOTHING,
+        tariff: Tariff = UNPRICED,
         criteria: Stopper | None = None,
         cancel_seconds: float = CANCEL_SECONDS,
     ) -> None:
@@ -103,6 +106,7 @@ class TaskScheduler:
         self._function = task_execution_func
         self._id_fn = id_fn
         self._used = used
+        self._tariff = tariff
         self._criteria = criteria
         self._hooks = Hooks(now_fn, sleep_fn, dice, listener, tuple(stoppers), cancel_seconds)
 
@@ -149,8 +153,9 @@ class TaskScheduler:
             for index, case in enumerate(cases)
         ]
         policy = manifest.execution_policy
-        tracker = BudgetTracker(manifest.budget, self._used)
         runner, max_running = self._runner(policy, executor), functools.partial(self._max_running, executor)
+        places = min(len(tasks), max_running(policy.concurrency))
+        tracker = BudgetTracker(manifest.budget, self._used, self._tariff, places, self._hooks.now)
         course = Dispatcher(tasks, policy, runner, max_running, self._hooks, tracker)
         async with self._judging(manifest, course, executor) as criteria:
             results = await course.run(token, criteria)

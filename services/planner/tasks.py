@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, ClassVar, Final
 
 from services.executor.outcome import Status
+from services.planner.cost.usage import NO_USAGE, Usage
 from services.planner.execution import ExecutionResult
 from services.planner.models import TestCase
 from shared.documents import kind
@@ -136,6 +137,7 @@ class Task:
         task_status: is changed only by `move`.
         attempt_count: attempts that have begun.
         started_at, finished_at: of the last attempt.
+        used: what the attempts that have ended have used of machines.
     """
 
     task_id: str
@@ -148,6 +150,7 @@ class Task:
     attempt_count: int = 0
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    used: Usage = NO_USAGE
 
     @property
     def parameters(self) -> Mapping[str, Any]:
@@ -182,6 +185,7 @@ class TaskResult:
         execution: the result of the backend; None if no attempt began, or a function executed it.
         test_result: what a custom function returned, unchanged.
         spent: what the last attempt used; None unless the plan limits the cost and it could be read.
+        used: what all attempts of this execution have used of machines.
     """
 
     task_id: str
@@ -199,11 +203,18 @@ class TaskResult:
     execution: ExecutionResult | None = None
     test_result: TestResult | None = None
     spent: Spent | None = None
+    used: Usage = NO_USAGE
 
     @property
     def dataset(self) -> str:
         """The dataset of the case."""
         return self.case.dataset
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of the last attempt, if a backend has run it; else of the case."""
+        executed = None if self.execution is None else self.execution.seed
+        return self.case.seed if executed is None else executed
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +329,7 @@ def _result_json(result: TaskResult, artifacts: str) -> dict[str, Any]:
         "execution": execution and execution.to_json(),
         "test_result": test_result and _test_json(test_result),
         "spent": result.spent and asdict(result.spent),
+        "used": result.used.to_json(),
     }
 
 
@@ -334,6 +346,7 @@ def _result_of_json(members: Mapping[str, Any], artifacts: str) -> TaskResult:
             "execution": execution and _execution(execution, artifacts),
             "test_result": test_result and _test_result(test_result),
             "spent": Spent(**members["spent"]) if members.get("spent") else None,
+            "used": Usage.from_json(members["used"]) if members.get("used") else NO_USAGE,
         }
         return TaskResult(**known)
     except (TypeError, KeyError, ValueError) as exc:

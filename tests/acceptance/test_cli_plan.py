@@ -252,10 +252,14 @@ async def test_a_budget_stops_a_plan_for_good(here: Shell) -> None:
     refused = await here.fullsend("plan", "resume", "p")
 
     assert stopped.code == 1
-    assert "stopped    the budget of 3 runs is used up" in stopped.lines
-    assert refused.err.splitlines()[-1] == (
-        "error: there is nothing left of the plan's budget: the budget of 3 runs is used up"
-    )
+    reason = "the budget of 3 runs is used up; raise `budget.max_runs` to go on"
+    assert f"stopped    {reason}" in stopped.lines
+    assert stopped.lines[-1] == "continue with: fullsend plan resume p --budget max_runs=N, for a larger N"
+    assert refused.err.splitlines()[-1] == f"error: there is nothing left of the plan's budget: {reason}"
+
+    raised = await here.fullsend("plan", "resume", "p", "--budget", "max_runs=23")
+    assert "cases      20 of 20 done, 0 failed" in raised.lines
+    assert json.loads((here.directory / "p" / "manifest.json").read_text())["budget"] == {"max_runs": 23}
 
 
 async def test_the_fleet_gives_the_same_results(shell: Shell, serve: Serve, tmp_path: Path) -> None:

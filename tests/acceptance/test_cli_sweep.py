@@ -127,3 +127,30 @@ async def test_numbers_are_read_as_people_write_them_and_mistakes_run_nothing(he
     assert (estimated.code, estimated.err.splitlines()[:2]) == (1, lines)
     assert (refused.code, refused.err.splitlines()[-3:-1]) == (1, lines)
     assert Plan.open(here.directory / "q").registry.history() == []
+
+
+async def test_two_arms_are_compared_in_pairs_and_balanced_pairs_start_alike(here: Shell) -> None:
+    given = ("--concentration", "1", "--replicates", "3", "--n-agents", "8", "--seed", "1")
+    compared = await here.fullsend("sweep", "comparison", "--kappa", "0.5,1", *given, "--directory", "p")
+    arms = ("--parameter", "kappa", "--control", "0.5", "--treatment", "1")
+    unequal = await here.fullsend("sweep", "balanced", *arms, *given, "--directory", "q")
+    equal = await here.fullsend("plan", "report", "p")
+    refused = await here.fullsend("sweep", "balanced", *arms, "--kappa", "0.5")
+
+    assert compared.code == 0, compared
+    assert compared.lines[0].split() == [
+        "KAPPA", "VALUE", "PAIRS", "CONTROL", "TREATMENT", "DIFFERENCE", "95%", "INTERVAL",
+    ]  # fmt: skip
+    phi = [line.split() for line in compared.lines if line.split()[1:2] == ["phi"]]
+    assert [line[::2][:2] for line in phi] == [["0.5", "3"], ["1", "3"], ["all", "6"]]
+    results = Plan.open(here.directory / "p").results()
+    assert len({one.case.seed for one in results}) == 6
+    with (here.directory / "p" / "report" / "comparison.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["value"] == "metric.phi"]
+    assert [(row["over"], row["param.kappa"], row["pairs"]) for row in rows] == [
+        ("replicates", "0.5", "3"), ("replicates", "1", "3"), ("all", "", "6"),
+    ]  # fmt: skip
+    assert all(float(row["low"]) <= float(row["difference"]) <= float(row["high"]) for row in rows)
+    assert "comparison_pairs.csv" in equal.out
+    assert "3 of 3 pairs are left out of the comparison; the first: cases " in unequal.err
+    assert refused.error == "error: --kappa is compared: its values are those of --control and --treatment"

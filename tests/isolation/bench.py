@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from services.executor.isolation.calls import (
     Answer,
     Call,
@@ -22,6 +24,10 @@ from services.executor.isolation.calls import (
     LogLine,
     Module,
     NothingKept,
+    Raised,
+    Report,
+    Returned,
+    Used,
 )
 from services.executor.isolation.environment.environments import Environment
 from services.executor.isolation.pool import Pool
@@ -65,6 +71,7 @@ class Bench:
         self.pool = pool
         self.directory = directory
         self.events: list[Event] = []
+        self.used: list[Used | None] = []
         self._waiters: list[tuple[Callable[[Event], bool], asyncio.Future[Event]]] = []
         self._tools = 0
 
@@ -113,7 +120,15 @@ class Bench:
     ) -> Answer:
         """The answer to a call of a tool, or of a tool with this source."""
         module = self.tool(tool) if isinstance(tool, str) else tool
-        return await self.pool.call(self.call(module, **options), self.report, effects=effects, cancel=cancel)
+        return await self.perform(self.call(module, **options), self.report, effects=effects, cancel=cancel)
+
+    async def perform(self, call: Call, report: Report, **options: Any) -> Answer:
+        """The answer to a call, without what it used, which is kept apart."""
+        answer = await self.pool.call(call, report, **options)
+        if isinstance(answer, Returned | Raised):
+            self.used.append(answer.used)
+            return structs.replace(answer, used=None)
+        return answer
 
     def report(self, event: Event) -> None:
         """Keep an event and wake those that wait for it."""

@@ -235,3 +235,29 @@ async def test_a_file_that_changed_since_it_was_looked_up_is_not_run(bench: Benc
     assert isinstance(answer, Raised)
     assert answer.retryable
     assert "changed" in answer.message
+
+
+async def test_an_answer_says_what_the_call_used(bench: Bench) -> None:
+    body = """
+        import os, time
+        def run(seconds, child=False, fail=False):
+            if child:
+                if os.fork() == 0:
+                    run(seconds)
+                    os._exit(0)
+                os.wait()
+                return None
+            until = time.process_time() + seconds
+            while time.process_time() < until:
+                pass
+            if fail:
+                raise ValueError
+    """
+    tool = bench.tool(body)
+    for params in [{"seconds": 0.2}, {"seconds": 0}, {"seconds": 0.2, "child": True}]:
+        assert await bench.run(tool, params=params) == Returned(None)
+    assert isinstance(await bench.run(tool, params={"seconds": 0.2, "fail": True}), Raised)
+
+    used = [(one.cpu_seconds or 0) if one else -1 for one in bench.used]
+    assert [round(seconds, 1) for seconds in used] == [0.2, 0.0, 0.2, 0.2]
+    assert all(one and 1_000_000 < one.peak_bytes < 10**9 for one in bench.used)

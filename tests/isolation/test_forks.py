@@ -117,7 +117,7 @@ async def test_a_forks_log_can_be_followed_while_it_runs(bench: Bench, tools: Pa
         (tools / "gate").touch()
 
     call = bench.call(tool, {"gate": str(tools / "gate")}, level=Level.FORK)
-    answer = await bench.pool.call(call, release)
+    answer = await bench.perform(call, release)
 
     assert answer == Returned(None)
 

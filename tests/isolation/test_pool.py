@@ -320,7 +320,7 @@ async def test_an_event_that_cannot_be_reported_does_not_harm_the_pool(bench: Be
 
     tool = bench.tool("def run():\n    print('x')\n    return 1")
 
-    answer = await bench.pool.call(bench.call(tool), report)
+    answer = await bench.perform(bench.call(tool), report)
 
     assert answer == Returned(1)
     assert await bench.run(tool) == Returned(1)

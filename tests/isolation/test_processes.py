@@ -93,9 +93,9 @@ async def test_a_process_that_is_given_up_is_logged_with_the_run_that_dirtied_it
 
     with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as logs:
         with structlog.contextvars.bound_contextvars(run_id="first"):
-            await bench.pool.call(call("first", dirty=False), bench.report)
+            await bench.perform(call("first", dirty=False), bench.report)
         with structlog.contextvars.bound_contextvars(run_id="second"):
-            await bench.pool.call(call("second", dirty=True), bench.report)
+            await bench.perform(call("second", dirty=True), bench.report)
         async with asyncio.timeout(10):
             while not logs:
                 await asyncio.sleep(0.001)

@@ -122,7 +122,7 @@ async def test_a_report_arrives_soon_whether_it_comes_alone_or_in_a_burst(
         if isinstance(event, what):
             late.append(now - (float(event.message) if isinstance(event, Progress) else event.value))
 
-    await bench.pool.call(bench.call(tool), report)
+    await bench.perform(bench.call(tool), report)
 
     print(f"{what.__name__}: the median {statistics.median(late):.3f} s, the last {max(late):.3f} s")
     assert len(late) >= 10
@@ -249,7 +249,7 @@ async def test_an_artifact_is_captured_at_the_moment_of_the_call(bench: Bench) -
             return [first, second]
     """)
 
-    answers = [await bench.pool.call(bench.call(tool), bench.report, effects=kept) for _ in range(2)]
+    answers = [await bench.perform(bench.call(tool), bench.report, effects=kept) for _ in range(2)]
 
     first, second = kept.captures[:2]
     assert kept.contents == [b"{}", b"before"] * 2
@@ -268,7 +268,7 @@ async def test_a_kept_artifact_leaves_no_file(bench: Bench) -> None:
             return os.listdir(toolkit.run.temp_directory + "/../artifacts")
     """)
 
-    answers = [await bench.pool.call(bench.call(tool), bench.report, effects=kept) for _ in range(3)]
+    answers = [await bench.perform(bench.call(tool), bench.report, effects=kept) for _ in range(3)]
 
     assert answers == [Returned([], 0)] * 3
     assert len(kept.contents) == 90
@@ -356,7 +356,7 @@ async def test_a_call_may_name_another_function(bench: Bench) -> None:
     tool = bench.tool("def run(): return 1\ndef aggregate(): return 2\nlimit = 3")
     named = [replace(bench.call(tool), entry=entry) for entry in ("aggregate", "", "limit", "_answer")]
 
-    answers = [await bench.pool.call(call, bench.report) for call in named]
+    answers = [await bench.perform(call, bench.report) for call in named]
 
     assert answers[:2] == [Returned(2), Returned(1)]
     assert [one.error_type for one in answers[2:] if isinstance(one, Raised)] == ["ToolError"] * 2

@@ -62,7 +62,7 @@ async def test_a_storm_of_calls_is_answered_call_by_call_and_leaves_nothing(tool
         async def work() -> None:
             for n, what in todo:
                 call = storm.call(tool, {"n": n, "what": what}, timeout_seconds=0.3 if what == "hang" else 30)
-                answer = await storm.pool.call(call, storm.report)
+                answer = await storm.perform(call, storm.report)
                 counted[what] += 1
                 if n % 500 == 0:
                     memory.append(resident_bytes())

@@ -28,9 +28,9 @@ from tests.planner.scripted import (
     until_cancelled,
 )
 
-RUNS = "the budget of {:,} runs is used up"
-SECONDS = "the budget of {:g} seconds is used up"
-COST = "the budget of a cost of {:g} is used up"
+RUNS = "the budget of {:,} runs is used up; raise `budget.max_runs` to go on"
+SECONDS = "the budget of {:g} seconds is used up; raise `budget.max_seconds` to go on"
+COST = "the budget of a cost of {:g} is used up; raise `budget.max_cost` to go on"
 STORED = "cas://" + "0" * 64
 
 
@@ -261,7 +261,7 @@ async def test_no_case_begins_when_the_budget_is_used_up(budget: dict[str, Any],
     found = await execute(backend, budgeted(2, budget), used=used)
 
     assert (backend.calls, states(found)) == ([], ["cancelled"] * 2)
-    assert str(found.stopped).endswith("is used up")
+    assert str(found.stopped).endswith(" to go on")
 
 
 # -- custom functions -----------------------------------------------------------------

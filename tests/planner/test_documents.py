@@ -211,7 +211,7 @@ def test_a_mistake_names_the_member_its_value_and_what_is_allowed(members: Any, 
         ({"cases": [{"tool": "t"}]}, "member 'cases[0].tool' is not known; it belongs at the top level"),
         (
             {"budget": {"zork": 1}},
-            "member 'budget.zork' is not known; known are max_runs, max_seconds, max_cost",
+            "member 'budget.zork' is not known; known are max_runs, max_seconds, max_cost, max_money",
         ),
     ],
 )

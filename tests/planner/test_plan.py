@@ -17,7 +17,7 @@ from services.planner.cancellation import CancellationToken
 from services.planner.execution import ErrorInfo, Execution, ExecutionResult
 from services.planner.models import Budget, ExecutionPolicy, RetryPolicy, RunManifest, Sweep, TestCase
 from services.planner.plan import Plan, plans_in
-from services.planner.plan.estimate import recorded_in_plans
+from services.planner.plan.recorded_runs import recorded_in_plans
 from services.planner.plan.status import PlanState, Progress
 from services.planner.runtime import RuntimeConfig, ToolRuntime
 from services.planner.tasks import Task, TaskResult, TaskStatus
@@ -270,7 +270,10 @@ async def test_a_budget_counts_what_was_used_before(tmp_path: Path) -> None:
     first = await plan.run(backend, token, stoppers=(lambda result: "three" if result.index == 2 else None,))
     second = await plan.resume(backend)
 
-    assert (first.stopped, second.stopped) == ("three", "the budget of 4 runs is used up")
+    assert (first.stopped, second.stopped) == (
+        "three",
+        "the budget of 4 runs is used up; raise `budget.max_runs` to go on",
+    )
     assert backend.called == [0, 1, 2, 3]
     with pytest.raises(PlanError, match="nothing left of the plan's budget: the budget of 4 runs"):
         await plan.resume(backend)

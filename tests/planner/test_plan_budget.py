@@ -67,7 +67,10 @@ async def test_the_attempts_of_all_sessions_never_exceed_the_budget(tmp_path: Pa
     before = len(backend.calls)
     second = await plan.resume(one)
 
-    assert (first.stopped, second.stopped) == ("for now", "the budget of 11 runs is used up")
+    assert (first.stopped, second.stopped) == (
+        "for now",
+        "the budget of 11 runs is used up; raise `budget.max_runs` to go on",
+    )
     assert 4 <= before < 11
     assert len(backend.calls) == 11
     with pytest.raises(PlanError, match="nothing left of the plan's budget: the budget of 11 runs"):
@@ -81,7 +84,10 @@ async def test_the_attempts_of_a_killed_planner_count(tmp_path: Path) -> None:
 
     found = await plan.resume(one)
 
-    assert (len(backend.calls), found.stopped) == (2, "the budget of 5 runs is used up")
+    assert (len(backend.calls), found.stopped) == (
+        2,
+        "the budget of 5 runs is used up; raise `budget.max_runs` to go on",
+    )
 
 
 async def test_the_seconds_of_a_killed_planner_count(tmp_path: Path) -> None:
@@ -104,7 +110,10 @@ async def test_the_costs_of_all_sessions_are_added(tmp_path: Path) -> None:
     first = await plan.run(one, stoppers=(after(2),))
     second = await plan.resume(one)
 
-    assert (first.stopped, second.stopped) == ("for now", "the budget of a cost of 5 is used up")
+    assert (first.stopped, second.stopped) == (
+        "for now",
+        "the budget of a cost of 5 is used up; raise `budget.max_cost` to go on",
+    )
     # What was under way may have come to its end.
     assert 5 <= sum(done.spent.cost for done in plan.results() if done.spent) <= 6
     with pytest.raises(PlanError, match="nothing left of the plan's budget: the budget of a cost of 5"):

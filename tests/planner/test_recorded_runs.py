@@ -8,7 +8,7 @@ import pytest
 from services.executor.store import Store
 from services.planner.models import RunManifest
 from services.planner.plan import Plan
-from services.planner.plan.estimate import recorded_in_plans, recorded_in_redis
+from services.planner.plan.recorded_runs import recorded_in_plans, recorded_in_redis
 from shared import keys
 
 

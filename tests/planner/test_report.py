@@ -12,8 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.executor.artifacts import open_blobs
+from services.planner.cost import Usage
 from services.planner.evaluation import Evaluation
 from services.planner.models import TestCase
+from services.planner.plan.plan_usage import PlanUsage
 from services.planner.report import code_warning
 from services.planner.report.tables import MAX_RESULT_COLUMNS, TIMES
 from tests.planner.ended import BEGIN, Stored, ended, failed, never_ran
@@ -30,6 +32,10 @@ def test_the_places_of_all_files_are_returned_and_nothing_else_is_there(tmp_path
     assert sorted(one.name for one in (tmp_path / "made" / "report").iterdir()) == sorted(NAMES)
 
 
+UNKNOWN = ["", "", "", ""]
+"""What a case has used, if nobody counted it."""
+
+
 # -- tables ---------------------------------------------------------------------------
 
 
@@ -39,10 +45,10 @@ def test_the_table_has_a_row_for_each_case_in_order(tmp_path: Path) -> None:
 
     assert [list(row.values()) for row in found] == [
         ["0", "", "", "0", "0", "0", "succeeded", "1", "", "", "1.5",
-         "2026-01-02T03:04:05+00:00", "2026-01-02T03:04:06+00:00", "1.0"],
+         "2026-01-02T03:04:05+00:00", "2026-01-02T03:04:06+00:00", "1.0", *UNKNOWN],
         ["1", "", "", "0", "1", "1", "failed", "1", "ValueError", 'a,\n"b"', "",
-         "2026-01-02T03:04:06+00:00", "2026-01-02T03:04:07+00:00", "1.0"],
-        ["2", "", "", "0", "2", "2", "cancelled", "0", "", "", "", "", "", "0.0"],
+         "2026-01-02T03:04:06+00:00", "2026-01-02T03:04:07+00:00", "1.0", *UNKNOWN],
+        ["2", "", "", "0", "2", "2", "cancelled", "0", "", "", "", "", "", "0.0", *UNKNOWN],
     ]  # fmt: skip
     assert list(found[0]) == [
         "index", "dataset", "scenario", "replicate", "seed", "param.x", "status", "attempts", "error_type",
@@ -135,7 +141,10 @@ def test_the_document_has_plan_statistics_groups_and_evaluations(tmp_path: Path)
     assert sorted(found) == [
         "artifacts", "evaluations", "groups", "manifest", "statistics", "times", "tool_digests", "warnings",
     ]  # fmt: skip
-    assert found["statistics"] == {"total": 13, "attempts": 13, "by_status": {"succeeded": 12, "failed": 1}}
+    assert found["statistics"] == {
+        "total": 13, "attempts": 13, "by_status": {"succeeded": 12, "failed": 1},
+        "evaluations": 1, "failed_evaluations": 0, "tool_cost": 0.0,
+    }  # fmt: skip
     assert found["manifest"]["tool"] == "noop"
     assert [one["cases"] for one in found["groups"]] == [
         [0, 1],
@@ -196,6 +205,28 @@ def test_notes_and_failed_evaluations_are_among_the_warnings(tmp_path: Path) -> 
 
 
 # -- sameness -------------------------------------------------------------------------
+
+
+def test_a_report_says_what_each_case_and_all_have_used_and_cost(tmp_path: Path) -> None:
+    results = [ended(0, {"cost": 2.5}), ended(1, {"cost": "much"}), ended(2, {"cost": 1})]
+    cases = {0: Usage(2, 3.0, 6.0, 1.5, 3.0, 2**20, 0.5), 2: Usage(1, 1.0, 2.0, 0.5, 1.0, None, 0.25)}
+    total = Usage.total(cases.values()).with_overhead(0.25)
+    used = PlanUsage(total, cases, "EUR", ("a price list of today",), "nobody knows")
+    paths = written(tmp_path, results, usage=used)
+
+    found, text = document(paths), " ".join(" ".join(Reader(page(paths)).text).split())
+    assert [list(row.values())[-4:] for row in rows(paths)] == [
+        ["6.0", "3.0", "1048576", "0.5"], UNKNOWN, ["2.0", "1.0", "", "0.25"],
+    ]  # fmt: skip
+    assert found["statistics"]["tool_cost"] == 3.5
+    assert found["times"]["used"] == {
+        **total.to_json(), "currency": "EUR", "prices": ["a price list of today"], "no_price": "nobody knows",
+    }  # fmt: skip
+    assert (found["times"]["used"]["attempts"], found["times"]["used"]["money"]) == (3, 1.0)
+    assert "All 3 attempts, of all sessions, used 8 core seconds, 2 GiB seconds of memory" in text
+    assert "By a price list of today, this costs 1.00 EUR, 0.25 EUR of it for starts and waiting." in text
+    assert "Not priced: nobody knows." in text
+    assert "The cost that the tool reports is 3.5 in all, in its own unit." in text
 
 
 def without_times(paths: dict[str, Path]) -> list[Any]:

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.planner.cases import all_cases, content_of, replicate_seed, seed_of
+from services.planner.cases import all_cases, attempt_seed, content_of, replicate_seed, seed_of
 from services.planner.models import RunManifest, TestCase
 from shared.errors import PlanError
+from tests.planner.scripted import FakeTime, Scripted, perform, plan, transient_failure
 
 scalars = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -152,3 +153,24 @@ def test_common_names_only_dimensions() -> None:
         ValueError, match=r"'seeds\.common' names 'z', which is no dimension; known are 'x', 'y'"
     ):
         swept(common=["z"])
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ({}, [7, attempt_seed(7, 2), attempt_seed(7, 3)]),
+        ({"seed": "case"}, [7, 7, 7]),
+    ],
+)
+async def test_a_retry_has_the_seed_of_its_attempt_unless_the_plan_wants_that_of_the_case(
+    policy: dict[str, Any], expected: list[int], time: FakeTime
+) -> None:
+    backend = Scripted(transient_failure)
+    manifest = plan(1, retry_policy={"max_attempts": 3, **policy})
+    case = manifest.cases[0].model_copy(update={"seed": 7})
+
+    found = await perform(backend, manifest.model_copy(update={"cases": (case,)}), time)
+
+    assert [call.options.policy.seed for call in backend.calls] == expected
+    assert found.task_results[0].seed == expected[-1]
+    assert attempt_seed(7, 2) == 7_760_103_473_489_528_203

@@ -16,6 +16,7 @@ from services.planner.documents import read_manifest
 from services.planner.evaluation import Evaluation, Evaluations
 from services.planner.models import (
     Budget,
+    Comparison,
     Evaluator,
     ExecutionPolicy,
     Range,
@@ -34,7 +35,7 @@ from shared.errors import PlanError
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = {"batches_pairwise": 12, "ring_cases": 5, "ring_points": 16, "ring_sweep": 60}
-DOCUMENTED = {"first_plan": 10, "chosen_points": 8, "listed_cases": 3}
+DOCUMENTED = {"first_plan": 10, "chosen_points": 8, "listed_cases": 3, "what_expelling_does": 20}
 PAGE = (ROOT / "docs" / "plans.md").read_text()
 BLOCKS = re.findall(r"^```(yaml|json)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 Run = Callable[[RunManifest, int], Awaitable[Sequence[Evaluation]]]
@@ -141,6 +142,7 @@ def test_mistakes_are_told_as_the_documentation_shows(
         ("execution_policy.stop_conditions.", StopConditions),
         ("budget.", Budget),
         ("evaluator.", Evaluator),
+        ("comparison.", Comparison),
     ],
 )
 def test_every_member_is_in_the_documentation(place: str, model: type[BaseModel]) -> None:

@@ -13,8 +13,10 @@ from tests.store.conftest import QUEUE, Worker, pending, together
 LONG, SHORT = 60.0, 0.001
 
 
-async def beat(store: Store, name: str, ttl_seconds: float = LONG, *, listening: bool = False) -> list[str]:
-    return await store.workers.heartbeat(name, ttl_seconds, listening=listening)
+async def beat(
+    store: Store, name: str, ttl_seconds: float = LONG, *, listening: bool = False, slots: int = 1
+) -> list[str]:
+    return await store.workers.heartbeat(name, ttl_seconds, listening=listening, slots=slots)
 
 
 async def test_a_worker_is_alive_until_its_heartbeat_expires(store: Store) -> None:
@@ -23,6 +25,17 @@ async def test_a_worker_is_alive_until_its_heartbeat_expires(store: Store) -> No
 
     assert sorted(await store.workers.alive()) == ["w1", "w2"]
     assert await store.workers.listening() == []
+
+
+async def test_a_worker_says_how_many_runs_it_takes_until_it_leaves(store: Store, redis: Any) -> None:
+    await beat(store, "w1", slots=48)
+    await beat(store, "w2", slots=4)
+    await redis.zadd("fullsend:executor:workers", {"of an earlier version": 2**52})
+
+    assert await store.workers.slots() == {"w1": 48, "w2": 4, "of an earlier version": None}
+
+    await store.workers.forget("w1")
+    assert await redis.hgetall("fullsend:executor:slots") == {"w2": "4"}
 
 
 async def test_a_worker_that_listens_is_among_the_listeners(store: Store) -> None:

@@ -12,13 +12,27 @@ from services.cli import output
 from services.cli.cloud.modal_settings import modal_options
 from services.cli.output import AsJson, CommandError
 from services.cli.plans import metrics_table, plan_output, run_plan
-from services.cli.plans.run_plan import PlanRun, Target
+from services.cli.plans.cost_options import (
+    CASE_COLUMNS,
+    BudgetOption,
+    EstimateOnly,
+    Pilot,
+    RunSeconds,
+    case_rows,
+    usage_json,
+    with_budget,
+)
+from services.cli.plans.estimating import Basis, print_estimate
+from services.cli.plans.plan_checks import Target
+from services.cli.plans.run_plan import PlanRun
 from services.planner.backends import BACKENDS, DEFAULT_BACKEND, backend_class
 from services.planner.documents import read_manifest
 from services.planner.models import RunManifest
 from services.planner.plan import PLANS, Plan, plans_in
+from services.planner.plan.plan_usage import PlanUsage, plan_usage
 from services.planner.plan.status import PlanState, PlanStatus
 from services.planner.report import code_warning
+from services.planner.scheduling.budget import member_to_raise
 from shared.errors import PlanError
 
 LOOK_SECONDS: Final = 0.1
@@ -66,9 +80,6 @@ Directory = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="The plan's directory; by default a new one in .fullsend/plans."),
 ]
-EstimateOnly = Annotated[
-    bool, typer.Option("--estimate", help="Print an estimate of runs and time; run nothing.")
-]
 
 app = typer.Typer()
 
@@ -90,7 +101,10 @@ def run(
     dask_scheduler: DaskScheduler = None,
     concurrency: Concurrency = None,
     directory: Directory = None,
+    budget: BudgetOption = None,
     estimate: EstimateOnly = False,
+    pilot: Pilot = None,
+    run_seconds: RunSeconds = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a plan and write its report.
@@ -98,10 +112,12 @@ def run(
     Ctrl-C ends running cases and keeps the results of ended ones; a second Ctrl-C exits at once. After
     either, and after a crash, `fullsend plan resume` continues the plan.
     """
-    manifest = _with_concurrency(read_manifest(file), concurrency)
+    basis = Basis(pilot, run_seconds)
+    basis.check(estimate)
+    manifest = with_budget(_with_concurrency(read_manifest(file), concurrency), budget)
     target = target_of(backend, dask_scheduler)
     if estimate:
-        print_estimate(manifest, target, directory, as_json)
+        print_estimate(manifest, target, directory, basis, as_json)
     else:
         check_reachable(target)
         finish(run_plan.execute(Plan.create(manifest, directory), target), as_json)
@@ -121,6 +137,7 @@ def resume(
     ] = None,
     dask_scheduler: DaskScheduler = None,
     concurrency: Concurrency = None,
+    budget: BudgetOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Continue a plan that was interrupted.
@@ -129,6 +146,8 @@ def resume(
     results of earlier runs are kept.
     """
     found = find_plan(plan_id)
+    if budget:
+        found = found.with_budget(with_budget(found.manifest, budget).budget)
     found = Plan(found.directory, _with_concurrency(found.manifest, concurrency))
     target = target_of(backend or _backend_before(found), dask_scheduler)
     check_reachable(target)
@@ -140,17 +159,33 @@ def status(
     plan_id: Annotated[
         str | None, typer.Argument(metavar="ID", help="Show this plan; by default, all in .fullsend/plans.")
     ] = None,
+    cases: Annotated[
+        bool, typer.Option("--cases", help="With ID: also show what each case has used and what it cost.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the state and the progress of plans."""
-    statuses = list(_all_statuses()) if plan_id is None else [_status(find_plan(plan_id))]
+    """Show the state and the progress of plans, and what one has used."""
+    if plan_id is not None:
+        _show_one(find_plan(plan_id), cases, as_json)
+        return
+    if cases:
+        raise CommandError("--cases needs the ID of a plan")
+    statuses = list(_all_statuses())
     if as_json:
-        members = [plan_output.plan_json(*one) for one in statuses]
-        output.print_json(members if plan_id is None else members[0])
-    elif plan_id is not None:
-        plan_output.show_plan(*statuses[0])
+        output.print_json([plan_output.plan_json(*one) for one in statuses])
     else:
         output.table(plan_output.COLUMNS, [plan_output.plan_row(*one) for one in statuses], output.console())
+
+
+def _show_one(found: Plan, by_case: bool, as_json: bool) -> None:
+    status, used = found.status(), plan_usage(found.registry, by_case=by_case)
+    if as_json:
+        output.print_json({**plan_output.plan_json(found, status), "usage": usage_json(used)})
+        return
+    plan_output.show_plan(found, status, used)
+    if by_case:
+        output.say()
+        output.table(CASE_COLUMNS, case_rows(used), output.console())
 
 
 @app.command()
@@ -252,28 +287,26 @@ def check_reachable(target: Target) -> None:
         require_app(modal_options().app)
 
 
-def print_estimate(manifest: RunManifest, target: Target, directory: Path | None, as_json: bool) -> None:
-    """Print how many runs and how much time a plan will take."""
-    expected = run_plan.estimate_plan(manifest, target, directory)
-    if as_json:
-        output.print_json(expected.to_json())
-    else:
-        output.say("\n".join(expected.lines()))
-
-
 def finish(run: PlanRun, as_json: bool) -> None:
     """Print the result of running a plan, and exit.
 
     Raises:
         typer.Exit: a case did not succeed or was not run, and the success criteria do not hold.
     """
-    status = run.plan.status()
+    status, used = run.plan.status(), plan_usage(run.plan.registry)
     if as_json:
+        made, failed = run.evaluations or (0, 0)
         output.print_json(
-            {**plan_output.plan_json(run.plan, status), "report": plan_output.report_paths(run.report)}
+            {
+                **plan_output.plan_json(run.plan, status),
+                "usage": usage_json(used),
+                "evaluations": made,
+                "failed_evaluations": failed,
+                "report": plan_output.report_paths(run.report),
+            }
         )
     else:
-        _print_end(run, status)
+        _print_end(run, status, used)
     code = _exit_code(run, status)
     if run.is_cut_short:
         plan_output.exit_now(code)  # a thread may still read results or draw the report
@@ -281,16 +314,22 @@ def finish(run: PlanRun, as_json: bool) -> None:
         raise typer.Exit(code)
 
 
-def _print_end(run: PlanRun, status: PlanStatus) -> None:
+def _print_end(run: PlanRun, status: PlanStatus, used: PlanUsage) -> None:
     changed = code_warning(run.results)
     incomplete = run.metrics.warning
-    for warning in (*filter(None, (changed, incomplete)), *run.notes):
+    compared = run.paired.warnings if run.paired else ()
+    for warning in (*filter(None, (changed, incomplete)), *compared, *run.notes):
         output.say(f"warning: {output.one_line(warning)}", file=sys.stderr)
     plan_output.show_failures(run.results)
-    plan_output.show_plan(run.plan, status)
+    plan_output.show_plan(run.plan, status, used, run.evaluations)
     if run.report:
         plan_output.show_report(run.report, as_json=False)
-    if status.left:
+    member = member_to_raise(status.session.stopped if status.session else None)
+    if member is not None:
+        output.say(
+            f"continue with: fullsend plan resume {run.plan.place} --budget {member}=N, for a larger N"
+        )
+    elif status.left:
         output.say(f"continue with: fullsend plan resume {run.plan.place}")
     elif run.is_cut_short:
         output.say(f"write the report with: fullsend plan report {run.plan.place}")

@@ -22,8 +22,10 @@ from rich.text import Text
 
 from services.cli import output
 from services.cli.output import Column
+from services.cli.plans.cost_options import usage_lines
 from services.planner.cancellation import CancellationToken
 from services.planner.plan import Plan
+from services.planner.plan.plan_usage import PlanUsage
 from services.planner.plan.status import PlanStatus, ProgressSnapshot
 from services.planner.tasks import TaskResult
 
@@ -207,8 +209,17 @@ def case_counts(status: PlanStatus) -> str:
     return ", ".join(parts)
 
 
-def show_plan(found: Plan, status: PlanStatus) -> None:
-    """Print one plan, a line for each fact."""
+def show_plan(
+    found: Plan, status: PlanStatus, used: PlanUsage, evaluations: tuple[int, int] | None = None
+) -> None:
+    """Print one plan, a line for each fact.
+
+    Args:
+        found: the plan.
+        status: its progress.
+        used: what it has used.
+        evaluations: how many were made, and how many of them failed; None if that is not known.
+    """
     session = status.session
     lines = {
         "plan": found.plan_id,
@@ -217,6 +228,8 @@ def show_plan(found: Plan, status: PlanStatus) -> None:
         "left": str(status.left) if status.left else "",
         "rate": rate(status.rate_per_second) if status.rate_per_second else "",
         "to go": output.duration(status.eta_seconds),
+        "evaluated": "" if evaluations is None else _evaluations(*evaluations),
+        **dict(usage_lines(used)),
         "stopped": (session.stopped or "") if session else "",
         "tool": found.manifest.tool,
         "directory": _relative(found.directory),
@@ -225,6 +238,11 @@ def show_plan(found: Plan, status: PlanStatus) -> None:
     for name, text in lines.items():
         if text:
             out.print(f"{name:<11}{output.one_line(text)}")
+
+
+def _evaluations(made: int, failed: int) -> str:
+    text = f"{made:,} {'evaluation' if made == 1 else 'evaluations'}"
+    return f"{text}, {failed:,} failed" if failed else text
 
 
 def show_failures(results: Sequence[TaskResult]) -> None:

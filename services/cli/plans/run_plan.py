@@ -1,10 +1,11 @@
-"""Runs plans for the commands: opens the backend, shows progress, writes the report; estimates plans."""
+"""Runs plans for the commands: opens the backend, shows progress, writes the report."""
 
 import asyncio
 import contextlib
 import gc
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,54 +17,34 @@ from services.cli import connection, output
 from services.cli.cloud.modal_settings import modal_options
 from services.cli.connection import places
 from services.cli.output import CommandError
+from services.cli.plans.plan_checks import Target, Tell, check_parameters, check_tool
 from services.cli.plans.plan_output import ProgressDisplay, exit_now, interruptible
 from services.executor.artifacts import open_blobs
 from services.executor.config import Settings
 from services.executor.main import COLLECTED_OBJECTS
 from services.executor.store import Store
 from services.planner.aggregation import Aggregator
-from services.planner.backends import BACKENDS, Backend, PlanContext, backend_class, runtime_of
+from services.planner.backends import Backend, PlanContext, backend_class, runtime_of
 from services.planner.backends.modal_options import ModalOptions
 from services.planner.cancellation import CancellationToken, GoalReached, PlanCancelledError, unless_cancelled
-from services.planner.cases import all_cases
+from services.planner.cost import tariff_of
 from services.planner.evaluation import Evaluations
 from services.planner.metrics.plan_metrics import NO_METRICS, PlanMetrics, metrics_class
 from services.planner.models import METRICS, RunManifest
-from services.planner.parameter_check import check_cases
-from services.planner.plan import PLANS, Plan
-from services.planner.plan.estimate import (
-    Estimate,
-    RecordedRuns,
-    estimate,
-    recorded_in_plans,
-    recorded_in_redis,
-)
+from services.planner.plan import Plan
+from services.planner.plan.plan_usage import plan_usage
+from services.planner.plan.recorded_runs import SessionTimes, record_times
 from services.planner.plan.runner import ActiveSession, LockedPlan, run_remaining
 from services.planner.plan.status import Progress
-from services.planner.report import write_metrics, write_report
+from services.planner.report import PairedComparison, compare, write_metrics, write_report
 from services.planner.runtime import ToolRuntime
 from services.planner.tasks import RunExecutionResult, TaskResult, TaskStatus
 from shared import log
-from shared.errors import ToolError
 from shared.threads import in_thread
 
 T = TypeVar("T")
-Tell = Callable[[str], None]
 MODAL: Final = "modal"
 """The backend that has settings of its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where a plan's cases run.
-
-    Attributes:
-        backend: its name in the planner's table.
-        dask_scheduler: for `dask`: the address of a scheduler, or `local`; None for Dask's configuration.
-    """
-
-    backend: str
-    dask_scheduler: str | None = None
 
 
 @dataclass(slots=True)
@@ -76,6 +57,8 @@ class PlanRun:
         report: the files that were written, by name; empty after an interruption.
         notes: warnings.
         metrics: of its cases, if the manifest names some.
+        paired: the comparison of its arms, if the manifest names one.
+        evaluations: how many were made, and how many of them failed; None if the plan has no evaluator.
         is_accomplished: whether the plan's success criteria hold.
         is_cut_short: whether it was interrupted or cancelled.
         signal: the signal that interrupted it, if any.
@@ -86,6 +69,8 @@ class PlanRun:
     report: dict[str, Path] = field(default_factory=dict)
     notes: Sequence[str] = ()
     metrics: PlanMetrics = NO_METRICS
+    evaluations: tuple[int, int] | None = None
+    paired: PairedComparison | None = None
     is_accomplished: bool = False
     is_cut_short: bool = False
     signal: int | None = None
@@ -116,6 +101,21 @@ def run_in_loop(work: Coroutine[Any, Any, T]) -> T:
     gc.freeze()
     gc.set_threshold(COLLECTED_OBJECTS)
     return uvloop.run(work)
+
+
+def run_pilot(plan: Plan, target: Target, cases: int) -> PlanRun:
+    """Run some cases of a new plan, evenly chosen from all of them, and show the progress; write no report.
+
+    Args:
+        plan: a new plan.
+        target: where its cases run.
+        cases: how many, at most.
+
+    Raises:
+        FullsendError: the cases can't be run.
+    """
+    log.configure(level="error")
+    return run_in_loop(_execute(plan, target, connection.settings(), True, pilot=cases))
 
 
 def write_report_again(plan: Plan) -> dict[str, Path]:
@@ -151,17 +151,21 @@ def write_metrics_again(
     return results, write_metrics(directory or plan.report_directory, name, results, store)
 
 
-async def _execute(plan: Plan, target: Target, chosen: Settings, failed: bool) -> PlanRun:
+async def _execute(
+    plan: Plan, target: Target, chosen: Settings, failed: bool, pilot: int | None = None
+) -> PlanRun:
     # The lock comes first: opening the fleet cancels the runs that an earlier process left there.
     with plan.lock() as locked:
-        token, progress, run = CancellationToken(), Progress(len(plan.manifest.cases)), PlanRun(plan)
+        total = min(len(plan.manifest.cases), pilot or len(plan.manifest.cases))
+        token, progress, run = CancellationToken(), Progress(total), PlanRun(plan)
         with (
             ProgressDisplay(plan.plan_id, progress.snapshot) as display,
             interruptible(token, display.say, display.stop) as signals,
         ):
             try:
-                async with locked.session(target.backend, token, failed=failed) as session:
-                    await _Execution(run, locked, session, progress, display).finish(target, chosen, failed)
+                async with locked.session(target.backend, token, failed=failed, cases=pilot) as session:
+                    execution = _Execution(run, locked, session, progress, display, pilot)
+                    await execution.finish(target, chosen, failed)
             except PlanCancelledError:
                 run.is_cut_short = True
     run.signal = signals[0] if signals else None
@@ -177,28 +181,43 @@ class _Execution:
     session: ActiveSession
     progress: Progress
     display: ProgressDisplay
+    pilot: int | None = None
 
     async def finish(self, target: Target, chosen: Settings, failed: bool) -> None:
         """Run the cases that are left, and write the report.  Raises `PlanCancelledError` if cancelled."""
-        run, token, plan = self.run, self.session.token, self.run.plan
+        run, token, plan, began = self.run, self.session.token, self.run.plan, time.monotonic()
         work = await unless_cancelled(token, in_thread(self.locked.work, failed=failed))
-        run.results = work.before
-        succeeded = sum(one.task_status is TaskStatus.SUCCEEDED for one in work.settled)
+        run.results, settled = work.before, work.settled
+        if self.pilot is not None:
+            work = replace(work, left=_evenly(work.left, self.pilot))
+        succeeded = sum(one.task_status is TaskStatus.SUCCEEDED for one in settled)
+        context = plan_context(plan.manifest, target, chosen, self.display.say, plan.name)
+        tariff = await unless_cancelled(token, tariff_of(target.backend, context, plan.manifest.tool))
         criteria = CancellationToken()
         async with contextlib.AsyncExitStack() as stack:
             backend, runtime = await open_backend(stack, plan, target, chosen, self.display.say, token)
             evaluations = Evaluations(
-                plan.manifest, Aggregator(runtime), already=work.settled, on_stop=criteria.cancel
+                plan.manifest, Aggregator(runtime), already=settled, on_stop=criteria.cancel
             )
             await unless_cancelled(token, stack.enter_async_context(evaluations))
-            self.progress.start(succeeded, len(work.settled) - succeeded)
-            judged = replace(work, criteria=evaluations.stopper)
-            result = await run_remaining(self.session, judged, backend, criteria, self.progress, ())
+            self.progress.start(succeeded, len(settled) - succeeded)
+            judged, start_seconds = replace(work, criteria=evaluations.stopper), time.monotonic() - began
+            result = await run_remaining(self.session, judged, backend, criteria, self.progress, (), tariff)
             run.results = result.task_results
             self._record_criteria(result, evaluations)
             self.display.stop()
-            run.report, run.metrics = await unless_cancelled(token, _write_report(plan, evaluations))
+            if self.pilot is not None:
+                self.session.stopped = result.stopped or f"a pilot of {len(work.left)} cases"
+                await self._record_times(start_seconds, None)
+                return
+            ended = time.monotonic()
+            await unless_cancelled(token, _write_report(run, evaluations))
             self._record_criteria(result, evaluations)  # writing the report made the last evaluations
+            await self._record_times(start_seconds, time.monotonic() - ended)
+
+    async def _record_times(self, start_seconds: float, report_seconds: float | None) -> None:
+        times = SessionTimes(start_seconds, report_seconds, len(self.run.results))
+        await in_thread(record_times, self.run.plan.registry, self.session.number, times)
 
     def _record_criteria(self, result: RunExecutionResult, evaluations: Evaluations) -> None:
         self.run.notes = evaluations.notes
@@ -224,20 +243,42 @@ async def _evaluate_and_write(plan: Plan, chosen: Settings) -> dict[str, Path]:
         evaluating(plan, chosen) as runtime,
         Evaluations(plan.manifest, Aggregator(runtime), already=ended) as evaluations,
     ):
-        return (await _write_report(plan, evaluations))[0]
+        run = PlanRun(plan)
+        await _write_report(run, evaluations)
+        return run.report
 
 
-async def _write_report(plan: Plan, evaluations: Evaluations) -> tuple[dict[str, Path], PlanMetrics]:
+async def _write_report(run: PlanRun, evaluations: Evaluations) -> None:
+    """Write the report of a plan, and note in the run what it consists of."""
+    plan = run.plan
     results = await in_thread(plan.results)
     made = await evaluations.finish(results)
     directory, manifest = plan.report_directory, plan.manifest
-    metrics = NO_METRICS
     if manifest.metrics is not None:
-        metrics = await in_thread(write_metrics, directory, manifest.metrics, results)
+        run.metrics = await in_thread(write_metrics, directory, manifest.metrics, results)
+    if manifest.comparison is not None:
+        run.paired = await in_thread(compare, manifest.comparison, results, run.metrics)
+    used = await in_thread(plan_usage, plan.registry, by_case=True)
     report = await in_thread(
-        write_report, directory, manifest, results, made, notes=evaluations.notes, metrics=metrics
+        write_report,
+        directory,
+        manifest,
+        results,
+        made,
+        notes=evaluations.notes,
+        metrics=run.metrics,
+        usage=used,
+        paired=run.paired,
     )
-    return {**report, **metrics.files}, metrics
+    run.report = {**report, **run.metrics.files}
+    if manifest.evaluator is not None:
+        run.evaluations = len(made), sum(one.error is not None for one in made)
+
+
+def _evenly(indexes: Sequence[int], count: int) -> list[int]:
+    """Return so many of the indexes, each from the middle of an equal part of them."""
+    count = min(count, len(indexes))
+    return [indexes[(2 * part + 1) * len(indexes) // (2 * count)] for part in range(count)]
 
 
 # -- backends -------------------------------------------------------------------------
@@ -266,7 +307,7 @@ async def open_backend(
     if runtime is None:
         await unless_cancelled(token, check_parameters(plan.manifest, target, chosen))
         return backend, await stack.enter_async_context(evaluating(plan, chosen))
-    await unless_cancelled(token, _check_tool(plan, runtime, tell))
+    await unless_cancelled(token, check_tool(plan, runtime, tell))
     return backend, runtime
 
 
@@ -291,6 +332,8 @@ def plan_context(
         tell=tell,
         dask_scheduler=target.dask_scheduler,
         modal=modal_options() if target.backend == MODAL else ModalOptions(),
+        core_hour_price=chosen.core_hour_price,
+        price_currency=chosen.price_currency,
     )
 
 
@@ -320,80 +363,3 @@ def runtime_for(plan: Plan, chosen: Settings, capacity: int) -> ToolRuntime:
     """Create a runtime that keeps artifacts in the plan's directory, and code in the common store."""
     here = replace(places(chosen), artifacts=str(plan.artifacts))
     return ToolRuntime(here, capacity, os.environ, open_blobs(chosen.artifacts))
-
-
-async def _check_tool(plan: Plan, runtime: ToolRuntime, tell: Tell) -> None:
-    """Load the plan's tool once before all cases; warn if its code has changed since the first run.
-
-    Raises:
-        CommandError: the tool can't be loaded.
-        PlanError: the parameters of cases don't fit it.
-    """
-    try:
-        tool = await runtime.loader.load(plan.manifest.tool, runtime.defaults.timeout_seconds)
-    except ToolError as exc:
-        raise CommandError(f"{exc}; then continue with: fullsend plan resume {plan.place}") from None
-    await in_thread(check_cases, tool.module.name, plan.manifest.cases, tool.description.parameters)
-    before = await in_thread(plan.registry.fact, "tool_digest")
-    if before not in (None, tool.module.digest):
-        tell(f"the code of {plan.manifest.tool} has changed since the plan's first run; results may differ")
-
-
-async def check_parameters(manifest: RunManifest, target: Target, chosen: Settings) -> None:
-    """Compare the parameters of all cases with the tool of this machine; nothing is built for that.
-
-    Raises:
-        CommandError: the tool can't be loaded, and the backend doesn't have tools of its own.
-        PlanError: the parameters of cases don't fit it.
-    """
-    runtime = ToolRuntime(places(chosen), 1, os.environ)
-    await runtime.open()
-    try:
-        found = await runtime.loader.described_by_source(manifest.tool)
-        if found is None:
-            tool = await runtime.loader.load(manifest.tool, runtime.defaults.timeout_seconds)
-            found = tool.description
-    except ToolError as exc:
-        if BACKENDS[target.backend].uses_redis:  # the executors may have the tool
-            return
-        raise CommandError(str(exc)) from None
-    finally:
-        await runtime.close()
-    cases = await in_thread(all_cases, manifest)
-    await in_thread(check_cases, found.name, cases, found.parameters)
-
-
-# -- estimates ------------------------------------------------------------------------
-
-
-def estimate_plan(manifest: RunManifest, target: Target, directory: Path | None = None) -> Estimate:
-    """Estimate a plan from recorded runs of its tool.
-
-    Args:
-        manifest: the plan.
-        target: where its cases will run; if it uses Redis, runs in Redis count as well.
-        directory: of the plan; the plans beside it count as well.
-    """
-    log.configure(level="error")
-    beside = directory.absolute().parent if directory is not None else PLANS.absolute()
-    places = [PLANS] if beside == PLANS.absolute() else [PLANS, beside]
-    recorded = [recorded_in_plans(manifest.tool, place) for place in places]
-    notes: list[str] = []
-    capacity, in_redis = asyncio.run(_ask_backend(manifest, target, recorded, notes))
-    seconds = {one.place: one.seconds for one in (*recorded, *in_redis)}
-    return estimate(manifest, seconds, target.backend, capacity, notes)
-
-
-async def _ask_backend(
-    manifest: RunManifest, target: Target, recorded: Sequence[RecordedRuns], notes: list[str]
-) -> tuple[int, Sequence[RecordedRuns]]:
-    """Return how many cases run at once on a backend, and further runs that its Redis has recorded."""
-    chosen = connection.settings()
-    await check_parameters(manifest, target, chosen)
-    context = plan_context(manifest, target, chosen, notes.append)
-    capacity = await backend_class(target.backend).plan_capacity(context)
-    if not BACKENDS[target.backend].uses_redis:
-        return capacity, ()
-    known = frozenset().union(*(one.experiments for one in recorded))
-    async with store_of(chosen) as store:
-        return capacity, [await recorded_in_redis(store, manifest.tool, known)]

@@ -237,6 +237,19 @@ class Exit:
     last_lines: tuple[str, ...] = ()
 
 
+class Used(msgspec.Struct, frozen=True):
+    """What a call used, as its process counts.
+
+    Attributes:
+        cpu_seconds: of the process and of its children that have ended; None if it has died, because then
+            only what it used in all its runs is known.
+        peak_bytes: the most memory (RSS) that the process ever had, perhaps in an earlier run.
+    """
+
+    cpu_seconds: float | None
+    peak_bytes: int
+
+
 class Returned(msgspec.Struct, frozen=True):
     """The tool returned.  `items` is the length of a result that is a list or came from a generator.
 
@@ -246,6 +259,7 @@ class Returned(msgspec.Struct, frozen=True):
     value: Any
     items: int | None = None
     peak_rss_bytes: int | None = None
+    used: Used | None = None
 
 
 class Raised(msgspec.Struct, frozen=True):
@@ -261,6 +275,7 @@ class Raised(msgspec.Struct, frozen=True):
     retry_after_seconds: float | None = None
     partial_results: Any | None = None
     peak_rss_bytes: int | None = None
+    used: Used | None = None
 
 
 @dataclass(frozen=True, slots=True)

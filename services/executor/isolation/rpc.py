@@ -29,6 +29,7 @@ from services.executor.isolation.calls import (
     Refusal,
     Report,
     Returned,
+    Used,
 )
 from services.executor.isolation.common import protocol
 from services.executor.isolation.connection import Connection
@@ -84,10 +85,21 @@ def _kernel_limits(limits: Limits) -> dict[str, dict[str, int | None]]:
 def returned(result: Any) -> Returned:
     """The tool's result.  ValueError if it is not an answer to a call."""
     match result:
-        case {"value": value, "items": int() | None as items}:
-            return Returned(value, items)
+        case {"value": value, "items": int() | None as items, **rest}:
+            return Returned(value, items, used=_used(rest))
         case _:
             raise ValueError("a result without value and items")
+
+
+def _used(members: dict[Any, Any]) -> Used | None:
+    """What the call used, if the process has told something sensible: a tool may have sent it itself."""
+    match members.get("used"):
+        case [float() | int() as cpu_seconds, int(peak_bytes)] if (
+            0 <= cpu_seconds < math.inf and peak_bytes > 0
+        ):
+            return Used(float(cpu_seconds), peak_bytes)
+        case _:
+            return None
 
 
 def raised(error: dict[str, Any]) -> Raised:
@@ -105,7 +117,8 @@ def raised(error: dict[str, Any]) -> Raised:
             },
         } if retry_after_seconds is None or 0 <= retry_after_seconds < math.inf:
             partial = rest.get("partial_results")
-            return Raised(error_type, message, traceback, retryable, retry_after_seconds, partial)
+            used = _used(rest)
+            return Raised(error_type, message, traceback, retryable, retry_after_seconds, partial, used=used)
         case _:
             raise ValueError("an error that no tool raised")
 

@@ -27,15 +27,20 @@ TYPES = {
     keys.bell(): "list",
     keys.wanted(): "set",
     keys.workers(): "zset",
+    keys.slots(): "hash",
     keys.listeners(): "zset",
     keys.ears(): "set",
 }
 """The Redis types of the executor's own keys, except those of single runs and experiments."""
 
 _HEARTBEAT = Script(
-    "heartbeat", keys=("workers", "listeners", "silence", "tools"), args=("worker", "ttl_ms", "is_listening")
+    "heartbeat",
+    keys=("workers", "listeners", "slots", "silence", "tools"),
+    args=("worker", "ttl_ms", "is_listening", "count"),
 )
-_FORGET = Script("forget", keys=("workers", "listeners", "tools", "queues[]"), args=("worker", "group"))
+_FORGET = Script(
+    "forget", keys=("workers", "listeners", "slots", "tools", "queues[]"), args=("worker", "group")
+)
 
 
 FOUND = "-"
@@ -48,13 +53,16 @@ class Workers:
     def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
 
-    async def heartbeat(self, worker: str, ttl_seconds: float, *, listening: bool) -> list[str]:
+    async def heartbeat(
+        self, worker: str, ttl_seconds: float, *, listening: bool, slots: int = 1
+    ) -> list[str]:
         """Record that `worker` is alive.
 
         Args:
             worker: its name.
             ttl_seconds: when it counts as dead, unless this is called again.
             listening: whether it listens for triggers.
+            slots: how many runs at once it takes.
 
         Returns:
             The workers that are dead.  A worker whose own heartbeat had expired gets none for `ttl_seconds`:
@@ -62,8 +70,8 @@ class Workers:
         """
         answer: Sequence[str] = await self._scripts.call(
             _HEARTBEAT,
-            [keys.workers(), keys.listeners(), keys.silence(worker), keys.tools_of(worker)],
-            [worker, round(ttl_seconds * 1_000), int(listening)],
+            [keys.workers(), keys.listeners(), keys.slots(), keys.silence(worker), keys.tools_of(worker)],
+            [worker, round(ttl_seconds * 1_000), int(listening), slots],
         )
         return list(answer)
 
@@ -144,13 +152,24 @@ class Workers:
     async def forget(self, worker: str) -> bool:
         """Remove `worker` from the list; False while it still holds claims."""
         answer = await self._scripts.call(
-            _FORGET, [keys.workers(), keys.listeners(), keys.tools_of(worker), *QUEUES], [worker, GROUP]
+            _FORGET,
+            [keys.workers(), keys.listeners(), keys.slots(), keys.tools_of(worker), *QUEUES],
+            [worker, GROUP],
         )
         return bool(answer)
 
     async def alive(self) -> list[str]:
         """The workers whose heartbeat has not expired, by Redis' clock."""
         return await self._unexpired(keys.workers())
+
+    async def slots(self) -> dict[str, int | None]:
+        """How many runs at once each worker takes that is alive; None for one that doesn't say."""
+        alive = await self.alive()
+        if not alive:
+            return {}
+        async with asking("slots"):
+            told = await self._scripts.client.hmget(keys.slots(), alive)
+        return {name: int(one) if one else None for name, one in zip(alive, told, strict=True)}
 
     async def listening(self) -> list[str]:
         """The workers that listen for triggers, by Redis' clock."""

@@ -1,7 +1,8 @@
 """Where runs are executed: one module for each backend, behind one protocol, listed in one table.
 
 To add a backend, write a class with the methods of `Backend` and `PlanBackend`, and add a line to
-`BACKENDS`: the command offers every backend of the table.
+`BACKENDS`: the command offers every backend of the table.  One that knows what its runs cost also has
+`plan_tariff`, see `services.planner.cost.tariffs`.
 """
 
 import asyncio
@@ -159,6 +160,8 @@ class PlanContext:
         tell: receives lines for the user.
         dask_scheduler: the address of a Dask scheduler, or `local`; None if it was not given.
         modal: what the containers on Modal get.
+        core_hour_price, price_currency: what an hour of a core of the operator's machines costs; 0 if that is
+            not known.
     """
 
     plan_id: str
@@ -171,6 +174,8 @@ class PlanContext:
     tell: Callable[[str], None]
     dask_scheduler: str | None = None
     modal: ModalOptions = field(default_factory=ModalOptions)
+    core_hour_price: float = 0.0
+    price_currency: str = "USD"
 
 
 class PlanBackend(Protocol):

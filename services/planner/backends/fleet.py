@@ -30,8 +30,11 @@ log = structlog.get_logger()
 TRIGGER = "plan"
 POLL_SECONDS = 5.0
 CANCEL_SECONDS = 5.0
-RUNS_PER_EXECUTOR = 16
-"""The default of eight runs at once of an executor, and one that waits for each of them."""
+DEFAULT_SLOTS = 8
+"""Slots of an executor that doesn't say how many it has: one of an earlier version."""
+
+ORDERS_PER_SLOT = 2
+"""One runs, and one waits, so that an executor need not wait for the planner between two runs."""
 
 NOBODY = "no executor is alive; the plan waits for one: start it with `fullsend worker`"
 SOMEBODY = "an executor is alive; the plan continues"
@@ -40,7 +43,7 @@ BACK = "Redis is available again; the plan continues"
 
 
 class LiveExecutors:
-    """Counts the live executors.
+    """Counts the live executors and their slots.
 
     Args:
         store: of the executors' Redis.
@@ -51,16 +54,19 @@ class LiveExecutors:
         self._store = store
         self._tell = tell
         self._count: int | None = None
+        self._slots = 0
         self._is_away = False
 
     @property
-    def capacity(self) -> int:
-        """How many runs they can take at once; at least one, for the next executor that starts."""
-        return max(1, (self._count or 0) * RUNS_PER_EXECUTOR)
+    def slots(self) -> int:
+        """How many runs they take at once; at least one, for the next executor that starts."""
+        return max(1, self._slots)
 
     async def count(self) -> None:
         """Count them; tell the user when there is none, or one again.  Raises `StoreError`."""
-        before, self._count = self._count, len(await self._store.workers.alive())
+        told = await self._store.workers.slots()
+        before, self._count = self._count, len(told)
+        self._slots = sum(slots or DEFAULT_SLOTS for slots in told.values())
         if not self._count and before != 0:
             self._say(NOBODY)
         elif self._count and before == 0:
@@ -96,7 +102,8 @@ class FleetBackend:
         storage_type, storage_base: of the store of artifacts that the executors use.
         plan_id: the name of the plan.  Opening the backend cancels the runs of the plan that a dead
             planner left in the queue.
-        capacity: how many calls at once; None for as many as the live executors can take.
+        capacity: how many calls at once; None for two for each slot of the live executors, one that runs
+            and one that waits.
         priority: of runs whose policy has none; with `low`, all other runs go first.
         tell: receives a line when no executor is alive, when one is again, and when another planner
             takes the plan over.
@@ -142,8 +149,8 @@ class FleetBackend:
 
     @property
     def capacity(self) -> int:
-        """How many calls at once make sense; follows the number of live executors, unless it was given."""
-        return self._capacity or self._executors.capacity
+        """How many calls at once make sense; follows the live executors, unless it was given."""
+        return self._capacity or self._executors.slots * ORDERS_PER_SLOT
 
     @classmethod
     async def plan_capacity(cls, context: PlanContext) -> int:
@@ -151,7 +158,7 @@ class FleetBackend:
         async with context.connect() as store:
             executors = LiveExecutors(store, context.tell)
             await executors.count()
-            return executors.capacity
+            return executors.slots
 
     @classmethod
     @contextlib.asynccontextmanager

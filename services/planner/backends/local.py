@@ -132,6 +132,8 @@ class LocalBackend:
             seed=options.policy.seed,
             tool_digest=identity.tool_digest if identity else "",
             run_digest=identity.digest if identity else "",
+            cpu_seconds=outcome.used.cpu_seconds if outcome.used else None,
+            peak_rss_bytes=outcome.used.peak_bytes if outcome.used else None,
         )
 
     async def _load(self, name: str, limit_seconds: float, cancel: asyncio.Event | None) -> Tool:

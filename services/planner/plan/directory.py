@@ -14,23 +14,25 @@ contains its path.
 import asyncio
 import contextlib
 import errno
+import os
 import re
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from pydantic import ValidationError
 
 from services.planner.backends import Backend
 from services.planner.cancellation import CancellationToken
 from services.planner.cases import all_cases
-from services.planner.models import RunManifest
+from services.planner.cost import UNPRICED, Tariff
+from services.planner.models import Budget, RunManifest
 from services.planner.plan.registry import Registry
 from services.planner.plan.runner import LockedPlan, is_left
 from services.planner.plan.session import exclusive_lock
@@ -167,6 +169,21 @@ class Plan:
         """Stop the plan in whatever process executes it; returns at once, False if none does."""
         return self.registry.request_cancel(reason) is not None
 
+    def with_budget(self, budget: Budget) -> Self:
+        """Write another budget to the plan's manifest, and return the plan with it.
+
+        Raises:
+            PlanError: the manifest can't be written.
+        """
+        changed = replace(self, manifest=self.manifest.model_copy(update={"budget": budget}))
+        path, draft = self.directory / _MANIFEST, self.directory / f".{_MANIFEST}.{os.getpid()}"
+        try:
+            draft.write_text(_text_of(changed.manifest))
+            draft.replace(path)
+        except OSError as exc:
+            raise PlanError(f"{path} can't be written: {exc.strerror}") from exc
+        return changed
+
     # -- executing --------------------------------------------------------------------
 
     async def run(
@@ -177,6 +194,7 @@ class Plan:
         stoppers: Sequence[Stopper] = (),
         *,
         criteria: Stopper | None = None,
+        tariff: Tariff = UNPRICED,
     ) -> RunExecutionResult:
         """Execute the plan for the first time; the arguments are those of `LockedPlan.resume`.
 
@@ -186,7 +204,7 @@ class Plan:
         with self.lock() as locked:
             if await asyncio.to_thread(self.registry.last_session) is not None:
                 raise PlanError(f"{self.plan_id} has been executed before; resume it, or create another plan")
-            return await locked.resume(backend, token, listener, stoppers, criteria=criteria)
+            return await locked.resume(backend, token, listener, stoppers, criteria=criteria, tariff=tariff)
 
     async def resume(
         self,
@@ -197,10 +215,13 @@ class Plan:
         *,
         failed: bool = True,
         criteria: Stopper | None = None,
+        tariff: Tariff = UNPRICED,
     ) -> RunExecutionResult:
         """Lock the plan, and call `LockedPlan.resume`."""
         with self.lock() as locked:
-            return await locked.resume(backend, token, listener, stoppers, failed=failed, criteria=criteria)
+            return await locked.resume(
+                backend, token, listener, stoppers, failed=failed, criteria=criteria, tariff=tariff
+            )
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[LockedPlan]:

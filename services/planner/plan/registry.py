@@ -127,6 +127,19 @@ class Registry:
             found = file.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return found and str(found[0])
 
+    def facts(self, beginning: str) -> dict[str, str]:
+        """Return the facts whose names have this prefix, by the rest of the name."""
+        with self.connected() as file:
+            found = file.execute(
+                "SELECT name, value FROM facts WHERE substr(name, 1, ?) = ?", (len(beginning), beginning)
+            )
+            return {name.removeprefix(beginning): value for name, value in found}
+
+    def note(self, name: str, value: str) -> None:
+        """Record a fact; an earlier one of this name is replaced."""
+        with self.connected() as file:
+            file.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
     # -- sessions ---------------------------------------------------------------------
 
     def begin_session(self, backend: str, cases: int) -> int:
@@ -253,10 +266,12 @@ class Registry:
         return int(runs), float(seconds)
 
     def durations(self) -> list[float]:
-        """Return the duration in seconds of each run that succeeded."""
+        """Return the seconds that each successful run took, without its time in a backend's queue."""
         with self.connected() as file:
             found = file.execute(
-                "SELECT json_extract(result, '$.execution_time') FROM runs WHERE status = 'succeeded'"
+                "SELECT min(json_extract(result, '$.execution_time'), coalesce("
+                "(json_extract(result, '$.execution.execution_time_ms') + 0.5) / 1000, 1e300)) "
+                "FROM runs WHERE status = 'succeeded'"
             )
             return [float(seconds) for [seconds] in found]
 

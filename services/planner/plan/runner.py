@@ -9,13 +9,15 @@ from typing import Final, TypeVar
 from services.executor.isolation.calls import Event
 from services.planner.backends import Backend, backend_name, check_open
 from services.planner.cancellation import CancellationToken
+from services.planner.cost import UNPRICED, Tariff
 from services.planner.evaluation import judging
 from services.planner.models import Budget, RunManifest
+from services.planner.plan.plan_usage import plan_usage, record_tariff
 from services.planner.plan.recorder import Recorder
 from services.planner.plan.registry import UNFINISHED, Registry
 from services.planner.results import statistics_of
 from services.planner.scheduler import TaskScheduler
-from services.planner.scheduling.budget import NOTHING, BudgetTracker, BudgetUse, cost_of
+from services.planner.scheduling.budget import NOTHING, BudgetTracker, BudgetUse, cost_of, require_prices
 from services.planner.scheduling.dispatcher import SILENT, Listener
 from services.planner.scheduling.early_stop import Stopper
 from services.planner.tasks import UNSUCCESSFUL, RunExecutionResult, Task, TaskResult, TaskStatus
@@ -118,6 +120,7 @@ async def run_remaining(
     token: CancellationToken | None,
     listener: Listener,
     stoppers: Sequence[Stopper],
+    tariff: Tariff = UNPRICED,
 ) -> RunExecutionResult:
     """Run the remaining cases in a session, and return the results of all cases of the plan.
 
@@ -128,14 +131,18 @@ async def run_remaining(
         token: stops the plan, as the session's own token does.
         listener: receives status changes, results and events, by the case's index in the plan.
         stoppers: stop the plan, besides its own conditions.
+        tariff: what a run on the backend holds of machines, and what that costs.
 
     Raises:
-        PlanError: the budget is used up, a criterion can't be judged, or the registry can't be written.
+        PlanError: the budget is used up or can't be kept, a criterion can't be judged, or the registry
+            can't be written.
     """
     registry = session.registry
     if not work.left:
         return _unchanged(registry, work)
-    used = await asyncio.to_thread(_used, registry, work.manifest.budget)
+    used = await asyncio.to_thread(_used, registry, work.manifest.budget, tariff)
+    places = min(len(work.left), work.manifest.execution_policy.concurrency, backend.capacity)
+    await asyncio.to_thread(record_tariff, registry, session.number, tariff, places)
     end = CancellationToken()
     async with _judging(work, backend, end) as criteria:
         async with Recorder(registry, session.number) as recorder:
@@ -145,6 +152,7 @@ async def run_remaining(
                 listener=heard,
                 stoppers=[heard.judging(one) for one in (recorder.stopper, *stoppers)],
                 used=used,
+                tariff=tariff,
                 criteria=heard.judging(criteria),
             )
             found = await _watched(scheduler, work, end, [one for one in (session.token, token) if one])
@@ -175,17 +183,35 @@ def _judging(
     return judging(work.manifest, backend, end.cancel, work.settled)
 
 
-def _used(registry: Registry, budget: Budget) -> BudgetUse:
-    """Return what the plan has used of its budget.  Raises `PlanError` if nothing is left of it."""
+def _used(registry: Registry, budget: Budget, tariff: Tariff) -> BudgetUse:
+    """Return what the plan has used of its budget.
+
+    Raises:
+        PlanError: nothing is left of it, or it is of money and no prices are known.
+    """
     if budget == Budget():
         return NOTHING
+    require_prices(budget, tariff)
     runs, seconds = registry.used()
     cost = 0.0 if budget.max_cost is None else cost_of(registry.history(), budget)
-    used = BudgetUse(runs, seconds, cost)
-    tracker = BudgetTracker(budget, used)
-    if reason := tracker.out_of_runs or tracker.used_up:
+    money = 0.0 if budget.max_money is None else _money(registry, tariff)
+    used = BudgetUse(runs, seconds, cost, money)
+    tracker = BudgetTracker(budget, used, tariff)
+    if reason := tracker.refusal or tracker.used_up:
         raise PlanError(f"there is nothing left of the plan's budget: {reason}")
     return used
+
+
+def _money(registry: Registry, tariff: Tariff) -> float:
+    """Return what the plan has cost so far.  Raises `PlanError` if that is in another currency."""
+    used, now = plan_usage(registry), tariff.rates.currency if tariff.rates else ""
+    if used.total.money is not None and used.currency != now:
+        spent = used.currency or "several currencies"
+        raise PlanError(
+            f"the budget of money can't be kept: the plan has cost money in {spent}, "
+            f"and prices are now in {now}"
+        )
+    return used.total.money or 0.0
 
 
 Known = TypeVar("Known", Task, TaskResult)
@@ -277,6 +303,7 @@ class LockedPlan:
         *,
         failed: bool = True,
         criteria: Stopper | None = None,
+        tariff: Tariff = UNPRICED,
     ) -> RunExecutionResult:
         """Run the remaining cases on an open backend, each with the seed that it has in the plan.
 
@@ -289,6 +316,7 @@ class LockedPlan:
             failed: whether cases that ended without success are run again.
             criteria: judges the evaluator's criteria, such as `Evaluations.stopper`; None lets the
                 backend evaluate them, see `services.planner.evaluation.judging`.
+            tariff: what a run on the backend holds of machines, and what that costs.
 
         Returns:
             One result for each case of the plan, including the cases that ran in earlier sessions.
@@ -300,11 +328,16 @@ class LockedPlan:
         check_open(backend)
         async with self.session(backend_name(backend), token, failed=failed) as active:
             work = replace(await asyncio.to_thread(self.work, failed=failed), criteria=criteria)
-            return await run_remaining(active, work, backend, None, listener, stoppers)
+            return await run_remaining(active, work, backend, None, listener, stoppers, tariff)
 
     @contextlib.asynccontextmanager
     async def session(
-        self, backend: str, token: CancellationToken | None = None, *, failed: bool = True
+        self,
+        backend: str,
+        token: CancellationToken | None = None,
+        *,
+        failed: bool = True,
+        cases: int | None = None,
     ) -> AsyncIterator[ActiveSession]:
         """Open a session: inside the block, other processes see that the plan runs, and can stop it.
 
@@ -315,9 +348,10 @@ class LockedPlan:
             backend: the name of the backend that is going to be used.
             token: stops the session.
             failed: whether cases that ended without success are run again.
+            cases: how many cases are going to be run, at most; None for all that are left.
         """
-        cases = await asyncio.to_thread(self._left, failed)
-        async with open_session(self.registry, backend, cases, token) as active:
+        left = await asyncio.to_thread(self._left, failed)
+        async with open_session(self.registry, backend, min(left, cases or left), token) as active:
             yield active
 
     def work(self, *, failed: bool = True) -> RemainingWork:

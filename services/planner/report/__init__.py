@@ -6,6 +6,15 @@ the tables, in `times` of the JSON, and in the section `times` of the page.
 """
 
 from services.planner.report.findings import Findings, code_warning, gather_findings
+from services.planner.report.paired import PairedComparison, compare
 from services.planner.report.writer import write_metrics, write_report
 
-__all__ = ["Findings", "code_warning", "gather_findings", "write_metrics", "write_report"]
+__all__ = [
+    "Findings",
+    "PairedComparison",
+    "code_warning",
+    "compare",
+    "gather_findings",
+    "write_metrics",
+    "write_report",
+]

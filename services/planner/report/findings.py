@@ -1,5 +1,6 @@
 """The contents of a report, gathered once from the results of a plan, and which of them are drawn."""
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,9 +8,12 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from services.planner.cost import Usage
 from services.planner.evaluation import Evaluation, group_key, group_replicates
 from services.planner.metrics.plan_metrics import NO_METRICS, PlanMetrics
 from services.planner.models import RunManifest, TestCase
+from services.planner.plan.plan_usage import NO_PLAN_USAGE, PlanUsage
+from services.planner.report.paired import PairedComparison
 from services.planner.report.tables import Table, table_of
 from services.planner.results import finite_number, flattened, numeric_members, returned_value
 from services.planner.tasks import TaskResult, TaskStatus
@@ -78,6 +82,8 @@ class Findings:
         tool_digests: how many cases ran each version of the tool's code.
         warnings: why the findings may be doubtful or incomplete.
         metrics: of the cases.
+        usage: what the runs have used of machines.
+        paired: the comparison of the plan's arms, if there is one.
     """
 
     manifest: RunManifest
@@ -88,6 +94,14 @@ class Findings:
     tool_digests: Mapping[str, int]
     warnings: Sequence[str]
     metrics: PlanMetrics = NO_METRICS
+    usage: PlanUsage = NO_PLAN_USAGE
+    paired: PairedComparison | None = None
+
+    @property
+    def tool_cost(self) -> float:
+        """The sum of `cost` in the tool's results, in the tool's own unit."""
+        known = (finite_number(one) for one in self.table.columns.get("result.cost", ()))
+        return math.fsum(one for one in known if one is not None and one >= 0)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -108,6 +122,8 @@ def gather_findings(
     evaluations: Sequence[Evaluation] = (),
     notes: Sequence[str] = (),
     metrics: PlanMetrics = NO_METRICS,
+    usage: PlanUsage | None = None,
+    paired: PairedComparison | None = None,
 ) -> Findings:
     """Gather the findings; blocks while it loads stored results from a disk or a network.
 
@@ -117,21 +133,27 @@ def gather_findings(
         evaluations: of its replicates, in any order.
         notes: further warnings.
         metrics: of the cases.
+        usage: what the runs have used in all sessions; None for what the results say.
+        paired: the comparison of the plan's arms.
     """
     ordered = sorted(results, key=lambda one: one.index)
     returns, unreadable = _returns(ordered)
-    table, left_out = table_of(ordered, returns, metrics)
+    used = usage or usage_of(ordered)
+    table, left_out = table_of(ordered, returns, metrics, used.cases)
     made = sorted(evaluations, key=lambda one: one.cases)
     changed = code_warning(ordered)
     warnings = [
         *([changed] if changed else []),
         *_incomplete(unreadable, len(ordered), left_out, made),
         *([metrics.warning] if metrics.warning else []),
+        *(paired.warnings if paired else ()),
         *notes,
     ]
     values = {one.index: value for one, value in zip(ordered, returns, strict=True)}
     groups = _groups(ordered, values, made, metrics)
-    return Findings(manifest, ordered, table, groups, made, tool_digests(ordered), warnings, metrics)
+    return Findings(
+        manifest, ordered, table, groups, made, tool_digests(ordered), warnings, metrics, used, paired
+    )
 
 
 def tool_digests(results: Sequence[TaskResult]) -> dict[str, int]:
@@ -316,7 +338,7 @@ def _listed(names: Any) -> str:
 
 
 def times(found: Findings) -> dict[str, Any]:
-    """Return when the cases ran (ISO 8601), how long, in seconds, and how often their machines were lost."""
+    """Return when the cases ran (ISO 8601), how long, in seconds, what they used, and what was lost."""
     begun = [one.started_at for one in found.results if one.started_at is not None]
     ended = [one.finished_at for one in found.results if one.finished_at is not None]
     seconds = [one.execution_time for one in found.results if one.started_at is not None]
@@ -327,7 +349,19 @@ def times(found: Findings) -> dict[str, Any]:
         "execution_seconds": sum(seconds),
         "case_seconds": asdict(Summary.of(seconds)) if seconds else None,
         "lost_attempts": sum(one.execution.lost_attempts for one in found.results if one.execution),
+        "used": {
+            **found.usage.total.to_json(),
+            "currency": found.usage.currency or None,
+            "prices": found.usage.sources,
+            "no_price": found.usage.missing or None,
+        },
     }
+
+
+def usage_of(results: Sequence[TaskResult]) -> PlanUsage:
+    """Return what the results say that their runs have used."""
+    cases = {one.index: one.used for one in results if one.used.attempts}
+    return PlanUsage(Usage.total(cases.values()), cases)
 
 
 def _text(moment: datetime | None) -> str | None:

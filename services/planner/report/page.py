@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import jinja2
 
+from services.planner.cost.rates import money_text
 from services.planner.report.findings import (
     Findings,
     Group,
@@ -16,7 +17,8 @@ from services.planner.report.findings import (
     sample_of,
     times,
 )
-from services.planner.report.plots import findings_svg, timeline_svg
+from services.planner.report.paired import PairedDifference
+from services.planner.report.plots import differences_svg, findings_svg, timeline_svg
 from shared.documents import printable
 
 TEMPLATE: Final = "report.html.j2"
@@ -36,10 +38,12 @@ def page(found: Findings, axes: tuple[str, str] | None = None, values: Sequence[
         PlanError: there is no such parameter or value.
     """
     over, shown = choose_axes(found.groups, axes), choose_values(found.groups, values, found.metrics.main)
+    differences = _differences(found, shown)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"number": _number, "message": _message, "parameters": _parameters}
+    environment.filters |= {"money": money_text, "label": label}
     text = resources.files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
     rendered = environment.from_string(text).render(
         found=found,
@@ -48,6 +52,8 @@ def page(found: Findings, axes: tuple[str, str] | None = None, values: Sequence[
         plots=findings_svg(found.groups, over, shown),
         timeline=timeline_svg(found.results),
         times=times(found),
+        differences=differences,
+        differences_plot=differences_svg(differences),
         rows=[_row(group, shown) for group in found.groups[:MAX_GROUPS]],
         failures=found.failures[:MAX_FAILURES],
         kinds=_kinds(found),
@@ -56,6 +62,12 @@ def page(found: Findings, axes: tuple[str, str] | None = None, values: Sequence[
     )
     # UTF-8 can't hold half a surrogate pair in a name or a message.
     return rendered.encode(errors="backslashreplace").decode() + "\n"
+
+
+def _differences(found: Findings, values: Sequence[str]) -> list[PairedDifference]:
+    """Return the differences of the values that are shown."""
+    known = [] if found.paired is None else found.paired.differences
+    return [one for one in known if one.value in values][:MAX_GROUPS]
 
 
 def _row(group: Group, values: Sequence[str]) -> Mapping[str, Any]:

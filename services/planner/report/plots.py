@@ -1,7 +1,6 @@
 """The plots of a report as SVG: maps, distributions and the timeline; equal values make equal bytes."""
 
 import heapq
-import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -11,10 +10,19 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from scipy.special import stdtrit
 
 from services.planner.metrics.outputs import drawing, svg_element
-from services.planner.report.findings import METRIC, Group, is_number, key_of, label, ordered, sample_of
+from services.planner.report.findings import (
+    MAX_DRAWN,
+    METRIC,
+    Group,
+    is_number,
+    key_of,
+    label,
+    ordered,
+    sample_of,
+)
+from services.planner.report.paired import PairedDifference, mean_interval
 from services.planner.tasks import TaskResult, TaskStatus
 
 MAX_TICKS: Final = 25
@@ -42,6 +50,56 @@ def findings_svg(groups: Sequence[Group], axes: Sequence[str], values: Sequence[
             else:
                 _draw_distribution(right, groups, name)
         return svg_element(figure)
+
+
+def differences_svg(differences: Sequence[PairedDifference]) -> str:
+    """Draw for each value the mean differences of the pairs and their intervals, combination by combination.
+
+    Returns:
+        An `<svg>` element; "" without differences that have an interval.
+    """
+    shown: dict[str, list[PairedDifference]] = {}
+    for one in differences:
+        if one.low is not None and abs(one.difference) <= MAX_DRAWN:
+            shown.setdefault(one.value, []).append(one)
+    if not shown:
+        return ""
+    with drawing():
+        rows = min(MAX_TICKS, max(map(len, shown.values())))
+        figure = Figure(figsize=(11, 1.6 + 0.3 * rows), layout="constrained")
+        figure.suptitle("treatment minus control: mean difference of the pairs, 95% interval")
+        columns, varying = figure.subplots(1, len(shown), squeeze=False)[0], _varying(differences)
+        for axes, (value, several) in zip(columns, shown.items(), strict=True):
+            _draw_differences(axes, several[-MAX_TICKS:], varying)
+            axes.set_title(label(value.removeprefix(METRIC)))
+        return svg_element(figure)
+
+
+def _varying(differences: Sequence[PairedDifference]) -> list[str]:
+    """Return the names of the parameters in which combinations differ."""
+    known = [one.parameters for one in differences if one.parameters is not None]
+    names = dict.fromkeys(name for parameters in known for name in parameters)
+    return [name for name in names if len({key_of(one.get(name)) for one in known}) > 1]
+
+
+def _draw_differences(axes: Axes, several: Sequence[PairedDifference], varying: Sequence[str]) -> None:
+    places = [-place for place in range(len(several))]
+    margins = [one.difference - (one.low or 0.0) for one in several]
+    axes.errorbar([one.difference for one in several], places, xerr=margins, fmt="o", markersize=4, capsize=3)
+    axes.axvline(0, color="grey", linewidth=0.8)
+    names = [
+        "all pairs"
+        if one.parameters is None
+        else ", ".join(label(one.parameters.get(name)) for name in varying)
+        for one in several
+    ]
+    axes.set_yticks(places, names)
+
+
+def _interval(sample: Sequence[float]) -> tuple[float, float]:
+    """Return the mean, and how far its interval extends to either side: nowhere for a single number."""
+    mean, _, margin = mean_interval(sample)
+    return mean, margin or 0.0
 
 
 # -- over parameters ------------------------------------------------------------------
@@ -149,7 +207,7 @@ def _draw_intervals(axes: Axes, groups: Sequence[Group], names: Sequence[str], v
     are_numbers = all(map(is_number, places))
     for line in [key_of(one) for one in ordered([known[key] for key in samples])][:MAX_LINES]:
         found = [(at, samples[line].get(key_of(place), [])) for at, place in enumerate(places)]
-        shown = [(places[at] if are_numbers else at, *mean_interval(one)) for at, one in found if one]
+        shown = [(places[at] if are_numbers else at, *_interval(one)) for at, one in found if one]
         if shown:
             xs, means, margins = zip(*shown, strict=True)
             axes.errorbar(
@@ -161,19 +219,6 @@ def _draw_intervals(axes: Axes, groups: Sequence[Group], names: Sequence[str], v
         axes.legend(title=label(others[0]), fontsize=8)
     if not are_numbers:
         _ticks(axes.set_xticks, places, 0.0)
-
-
-def mean_interval(sample: Sequence[float]) -> tuple[float, float]:
-    """Return the mean, and what its 95% confidence interval extends to either side, by Student's t.
-
-    Args:
-        sample: at least one number; of a single one, the interval is 0.
-    """
-    mean = float(np.mean(sample))
-    if len(sample) < 2:
-        return mean, 0.0
-    deviation = float(np.std(sample, ddof=1))
-    return mean, float(stdtrit(len(sample) - 1, 0.975)) * deviation / math.sqrt(len(sample))
 
 
 # -- over replicates ------------------------------------------------------------------

@@ -6,17 +6,22 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Final
 
+from services.planner.cost import Usage
 from services.planner.metrics.plan_metrics import NO_METRICS, PlanMetrics
 from services.planner.results import flattened
 from services.planner.tasks import TaskResult
 
+NOTHING: Final[Mapping[int, Usage]] = MappingProxyType({})
 MAX_RESULT_COLUMNS: Final = 500
 MAX_TEXT: Final = 1_000
 INT64: Final = range(-(2**63), 2**63)
 _SPECIAL: Final = re.compile('[",\r\n]')
-TIMES: Final = ("started_at", "finished_at", "seconds")
+_USED: Final = ("core_seconds", "gpu_seconds", "peak_rss_bytes", "money")
+_TOOK: Final = ("started_at", "finished_at", "seconds")
+TIMES: Final = (*_TOOK, *_USED)
 """The last columns, the only ones that differ between two executions of the same plan."""
 
 
@@ -33,7 +38,10 @@ class Table:
 
 
 def table_of(
-    results: Sequence[TaskResult], returns: Sequence[Any], metrics: PlanMetrics = NO_METRICS
+    results: Sequence[TaskResult],
+    returns: Sequence[Any],
+    metrics: PlanMetrics = NO_METRICS,
+    used: Mapping[int, Usage] = NOTHING,
 ) -> tuple[Table, int]:
     """Return the table, and how many members of results it leaves out: it has 500 columns for them.
 
@@ -41,8 +49,12 @@ def table_of(
         results: in the order of the rows.
         returns: what the tool returned for each.
         metrics: of the cases.
+        used: what all attempts of a case have used of machines, by its index.
     """
-    rows = [_row(result, value) for result, value in zip(results, returns, strict=True)]
+    rows = [
+        _row(result, value) | _used(used.get(result.index))
+        for result, value in zip(results, returns, strict=True)
+    ]
     known = list(dict.fromkeys(name for row in rows for name in row))
     parameters = [name for name in known if name.startswith("param.")]
     members = [name for name in known if name.partition(".")[0] == "result"]
@@ -84,7 +96,7 @@ _END: Final = ("status", "attempts", "error_type", "error")
 
 def _row(result: TaskResult, value: Any) -> dict[str, Any]:
     case = result.case
-    about = (result.index, case.dataset, case.scenario, case.replicate, case.seed)
+    about = (result.index, case.dataset, case.scenario, case.replicate, result.seed)
     end = (str(result.task_status), result.attempt_count, result.error_type, result.error_message)
     times = (result.started_at, result.finished_at, result.execution_time)
     row = {
@@ -92,9 +104,16 @@ def _row(result: TaskResult, value: Any) -> dict[str, Any]:
         **(dict(flattened(case.parameters, "param")) if case.parameters else {}),
         **dict(zip(_END, end, strict=True)),
         **{name: one for name, one in flattened(value, "result") if _is_scalar(one)},
-        **dict(zip(TIMES, times, strict=True)),
+        **dict(zip(_TOOK, times, strict=True)),
     }
     return {name: _short(one) for name, one in row.items()}
+
+
+def _used(usage: Usage | None) -> dict[str, Any]:
+    if usage is None:
+        return {}
+    values = (usage.core_seconds, usage.gpu_seconds, usage.peak_bytes, usage.money)
+    return dict(zip(_USED, values, strict=True))
 
 
 def _is_scalar(value: Any) -> bool:
@@ -165,6 +184,7 @@ _FIXED: Final[Mapping[str, type]] = {
     "index": int, "dataset": str, "scenario": str, "replicate": int, "seed": int,
     "status": str, "attempts": int, "error_type": str, "error": str,
     "started_at": datetime, "finished_at": datetime, "seconds": float,
+    "core_seconds": float, "gpu_seconds": float, "peak_rss_bytes": int, "money": float,
 }  # fmt: skip
 
 

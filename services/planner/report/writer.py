@@ -11,7 +11,9 @@ from typing import Any, Final
 from services.planner.evaluation import Evaluation
 from services.planner.metrics.plan_metrics import NO_METRICS, PlanMetrics, compute_metrics
 from services.planner.models import RunManifest
+from services.planner.plan.plan_usage import PlanUsage
 from services.planner.report.findings import Findings, Group, Summary, gather_findings, times
+from services.planner.report.paired import PairedComparison, differences_table, pairs_table
 from services.planner.report.tables import csv_text, metrics_table, parquet_bytes
 from services.planner.tasks import TaskResult
 
@@ -28,8 +30,12 @@ def write_report(
     axes: tuple[str, str] | None = None,
     values: Sequence[str] = (),
     metrics: PlanMetrics = NO_METRICS,
+    usage: PlanUsage | None = None,
+    paired: PairedComparison | None = None,
 ) -> dict[str, Path]:
     """Write `cases.csv`, `cases.parquet`, `report.json` and `report.html`; return their paths by name.
+
+    With a comparison, also `comparison.csv` and `comparison_pairs.csv`.
 
     Creates the directory if it is missing, and replaces the files in it.  Blocks while it loads
     stored results from a disk or a network.
@@ -43,6 +49,9 @@ def write_report(
         axes: the two parameters over which maps are drawn; None chooses those with the most values.
         values: the numbers of the results that are drawn, or `loss`; empty chooses up to four.
         metrics: of its cases, such as `write_metrics` returns.
+        usage: what its runs have used of machines, such as `plan_usage` returns for all sessions; None for
+            what the results say.
+        paired: the comparison of the plan's arms, such as `compare` returns.
 
     Raises:
         PlanError: there is no such parameter or value; the message lists those there are.
@@ -50,13 +59,16 @@ def write_report(
     # Imported here: drawing takes half a second to import, and few commands need it.
     from services.planner.report.page import page
 
-    found = gather_findings(manifest, results, evaluations, notes, metrics)
+    found = gather_findings(manifest, results, evaluations, notes, metrics, usage, paired)
     contents = {
         "cases.csv": csv_text(found.table).encode(),
         "cases.parquet": parquet_bytes(found.table),
         "report.json": document(found).encode(),
         "report.html": page(found, axes, values).encode(),
     }
+    if paired is not None:
+        contents["comparison.csv"] = csv_text(differences_table(paired)).encode()
+        contents["comparison_pairs.csv"] = csv_text(pairs_table(paired)).encode()
     directory.mkdir(parents=True, exist_ok=True)
     paths = {name: directory / name for name in contents}
     for name, content in contents.items():
@@ -103,6 +115,9 @@ def document(found: Findings) -> str:
             "total": len(found.results),
             "by_status": found.counts,
             "attempts": sum(one.attempt_count for one in found.results),
+            "evaluations": len(found.evaluations),
+            "failed_evaluations": sum(one.error is not None for one in found.evaluations),
+            "tool_cost": found.tool_cost,
         },
         "tool_digests": found.tool_digests,
         "warnings": found.warnings,
@@ -115,6 +130,8 @@ def document(found: Findings) -> str:
         },
         "times": times(found),
     }
+    if found.paired is not None:
+        members["comparison"] = found.paired.to_json()
     return json.dumps(members, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 

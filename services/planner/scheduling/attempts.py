@@ -15,6 +15,7 @@ import structlog
 
 from services.executor.isolation.calls import Report
 from services.executor.isolation.common import serialize
+from services.planner.cases import attempt_seed
 from services.planner.execution import ErrorInfo, Execution, ExecutionResult, Executor, RunOptions
 from services.planner.models import ExecutionPolicy
 from services.planner.results import TASK_STATUS_OF_TEST, outputs_of, spent_in
@@ -194,6 +195,7 @@ class AttemptOutcome:
             execution=self.execution,
             test_result=self.test_result,
             spent=self.spent,
+            used=task.used,
         )
 
 
@@ -220,6 +222,7 @@ class BackendAttemptRunner:
 
     def __init__(self, backend: Executor, policy: ExecutionPolicy) -> None:
         self._backend = backend
+        self._has_seeds_of_attempts = policy.retry_policy.seed == "attempt"
         limit_seconds = policy.stop_conditions.timeout_per_task
         self._policy = Policy(
             timeout_seconds=None if limit_seconds is None else min(limit_seconds, MAX_TIMEOUT_SECONDS),
@@ -242,9 +245,15 @@ class BackendAttemptRunner:
 
     async def _run(self, task: Task, cancel: asyncio.Event, report: Report) -> Any:
         run_id = task.task_id if task.attempt_count == 1 else f"{task.task_id}.{task.attempt_count}"
-        policy = self._policy.model_copy(update={"seed": task.case.seed})
+        policy = self._policy.model_copy(update={"seed": self._seed(task)})
         call = Execution(task.tool, task.parameters, RunOptions(run_id, policy))
         return await self._backend.run(call, report=report, cancel=cancel)
+
+    def _seed(self, task: Task) -> int | None:
+        seed = task.case.seed
+        if seed is None or not self._has_seeds_of_attempts:
+            return seed
+        return attempt_seed(seed, task.attempt_count)
 
 
 class FunctionAttemptRunner:

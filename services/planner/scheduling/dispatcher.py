@@ -10,6 +10,7 @@ ones are cancelled, and so are the cases that are left.
 """
 
 import asyncio
+import contextlib
 import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -119,6 +120,7 @@ class Dispatcher:
         self._running: dict[int, _RunningAttempt] = {}
         self._pausing: set[asyncio.Task[Any]] = set()
         self._changed = asyncio.Event()
+        self._money_changed = asyncio.Event()
         self._group = asyncio.TaskGroup()
         self._dispatcher: asyncio.Task[None] | None = None
         self._reason: str | None = None
@@ -153,6 +155,7 @@ class Dispatcher:
             watches = [
                 group.create_task(self._until_cancelled(token)),
                 group.create_task(self._until_timeout()),
+                group.create_task(self._until_out_of_money()),
             ]
             self._dispatcher.add_done_callback(lambda _: [watch.cancel() for watch in watches])
 
@@ -187,6 +190,17 @@ class Dispatcher:
             await asyncio.sleep(limit_seconds)
             self.stop(f"timeout: the plan took more than {limit_seconds:g} s")
 
+    async def _until_out_of_money(self) -> None:
+        while self._budget.limits_money:
+            self._money_changed.clear()
+            seconds = self._budget.seconds_left()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._money_changed.wait()
+                continue
+            if self._budget.seconds_left() == 0:
+                self.stop(self._budget.out_of_money)
+
     def _cancel_the_rest(self) -> None:
         left = [task for task in self._tasks if task.index not in self._results]
         if left and self._reason is None:
@@ -201,7 +215,7 @@ class Dispatcher:
 
     async def _dispatch(self) -> None:
         for number, batch in enumerate(self._batches()):
-            if number and self._budget.out_of_runs is None:
+            if number and self._budget.refusal is None:
                 await self._sleep(self._policy.backoff_seconds)
             for task in batch:
                 self._set_status(task, TaskStatus.QUEUED)
@@ -218,14 +232,14 @@ class Dispatcher:
     async def _begin_until(self, until: int) -> None:
         """Begin ready tasks until `until` cases have ended.
 
-        When the budget has no run left, the running attempts come to their end first.
+        When the budget has no run and no money left, the running attempts come to their end first.
         """
         while len(self._results) < until and self._reason is None:
-            out_of_runs = self._budget.out_of_runs
+            refusal = self._budget.refusal
             has_capacity = len(self._running) < self._max_running(self._policy.concurrency)
-            if out_of_runs is not None and not self._running:
-                self.stop(out_of_runs)
-            elif out_of_runs is None and self._ready and has_capacity:
+            if refusal is not None and not self._running:
+                self.stop(refusal)
+            elif refusal is None and self._ready and has_capacity:
                 await self._sleep(self._pace.reserve())
                 if self._reason is None:
                     self._begin(self._ready.popleft())
@@ -234,11 +248,12 @@ class Dispatcher:
                 await self._changed.wait()
 
     def _begin(self, task: Task) -> None:
-        self._budget.attempt_began()
+        self._budget.attempt_began(task)
         task.attempt_count += 1
         task.started_at, task.finished_at = self._hooks.now(), None
         call = self._running[task.index] = _RunningAttempt(asyncio.Event())
         self._set_status(task, TaskStatus.RUNNING)
+        self._money_changed.set()
         call.worker = self._group.create_task(self._attempt(task, call))
 
     async def _sleep(self, seconds: float) -> None:
@@ -252,8 +267,9 @@ class Dispatcher:
 
     async def _attempt(self, task: Task, call: _RunningAttempt) -> None:
         outcome = await self._outcome_of(task, call)
-        self._budget.attempt_ended(task.seconds, outcome.spent)
+        self._budget.attempt_ended(task, outcome)
         del self._running[task.index]
+        self._money_changed.set()
         self._changed.set()
         if self._is_worth_another(task, outcome):
             await self._pause(task, outcome)

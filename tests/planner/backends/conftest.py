@@ -112,14 +112,14 @@ def local(tools: Tools, tmp_path: Path) -> LocalBackend:
     return LocalBackend(runtime_in(tmp_path), CAPACITY)
 
 
-Executors = Callable[[], contextlib.AbstractAsyncContextManager[Any]]
+Executors = Callable[..., contextlib.AbstractAsyncContextManager[Any]]
 
 
 @pytest.fixture
 def executors(serve: Serve) -> Executors:
-    """`async with executors()` runs an executor."""
-    return lambda: serve(
-        concurrency=CAPACITY, inline_artifact_max_bytes=INLINE_MAX_BYTES, tool_execution_timeout=5
+    """`async with executors()` runs an executor, with these settings."""
+    return lambda concurrency=CAPACITY: serve(
+        concurrency=concurrency, inline_artifact_max_bytes=INLINE_MAX_BYTES, tool_execution_timeout=5
     )
 
 

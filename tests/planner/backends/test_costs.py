@@ -13,7 +13,7 @@ from services.planner.tasks import Spent, TaskStatus
 from tests.planner.backends.conftest import INLINE_MAX_BYTES, Harness
 
 COSTLY = "def tool(n):\n    return {'cost': 0.5, 'tokens_used': 3, 'text': 'x' * 1_000}\n"
-REASON = "the budget of a cost of 1 is used up"
+REASON = "the budget of a cost of 1 is used up; raise `budget.max_cost` to go on"
 
 
 def manifest(**budget: Any) -> RunManifest:
@@ -56,7 +56,7 @@ async def test_a_resumed_plan_knows_what_stored_results_have_cost(harness: Harne
     ends = [one.task_status for one in second.task_results]
     assert (first.stopped, first.statistics.succeeded) == ("two", 2)
     assert ends == [TaskStatus.SUCCEEDED] * 3 + [TaskStatus.CANCELLED] * 2
-    assert second.stopped == "the budget of a cost of 1.5 is used up"
+    assert second.stopped == REASON.replace("cost of 1 ", "cost of 1.5 ")
 
 
 def _after_two() -> Any:

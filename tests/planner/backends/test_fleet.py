@@ -84,14 +84,14 @@ async def test_the_capacity_is_that_of_the_live_executors(fleet: MakeFleet, exec
     backend = fleet(poll_seconds=SOON)
     async with backend:
         without = backend.capacity
-        async with executors():
-            await eventually(lambda: _true(backend.capacity > 1))
+        async with executors(concurrency=3):
+            await eventually(lambda: _true(backend.capacity > 2))
             one = backend.capacity
-            async with executors():
+            async with executors(concurrency=24):
                 await eventually(lambda: _true(backend.capacity > one))
                 both = backend.capacity
 
-    assert (without, one, both) == (1, 16, 32)
+    assert (without, one, both) == (2, 2 * 3, 2 * 27)
     assert fleet(capacity=5).capacity == 5
 
 

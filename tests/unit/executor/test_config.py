@@ -32,6 +32,7 @@ SPECIAL: dict[str, Values] = {
         (text, tuple(text.split(","))) for text in ("chown", "net_raw,chown", "setuid", "net_raw")
     ],
     "artifacts": [(text, text) for text in ("a", "file:///b", "s3://c/d", "memory://e")],
+    "price_currency": [(text, text) for text in ("EUR", "GBP", "CHF", "JPY")],
     "retry_backoff_max": [("41", 41), ("42", 42), ("43", 43), ("44", 44)],
 }
 

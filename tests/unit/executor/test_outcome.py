@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from services.executor.isolation.calls import Answer, Cancelled, Died, Exit, Raised, Returned, TimedOut
+from services.executor.isolation.calls import Answer, Cancelled, Died, Exit, Raised, Returned, TimedOut, Used
 from services.executor.outcome import Outcome, Status, judge, summary
 from shared.errors import ToolNotFoundError
 
@@ -66,7 +66,18 @@ def test_a_tool_that_was_ended_for_its_time_has_timed_out() -> None:
         error_type="ToolTimeoutError",
         timeout_seconds=2.5,
         exit=SHOWN,
+        used=Used(None, EXIT.peak_rss_bytes or 0),
     )
+
+
+def test_what_was_measured_of_a_process_tree_counts_more_than_what_a_process_says() -> None:
+    answers: list[Answer] = [
+        Returned(1, used=Used(0.5, 10)),
+        Raised("E", "", used=Used(0.5, 10), peak_rss_bytes=30),
+    ]
+
+    assert [judge(answer, []).used for answer in answers] == [Used(0.5, 10), Used(0.5, 30)]
+    assert judge(Returned(1), []).used is None
 
 
 def test_a_tool_whose_process_died_has_failed() -> None:

@@ -37,6 +37,7 @@ KEYS: dict[Callable[..., str], str] = {
     keys.turns: "fullsend:executor:turns",
     keys.cycle: "fullsend:executor:cycle",
     keys.workers: "fullsend:executor:workers",
+    keys.slots: "fullsend:executor:slots",
     keys.silence: "fullsend:executor:silence:a:b",
     keys.listeners: "fullsend:executor:listeners",
     keys.holders: "fullsend:executor:holders:a:b",

@@ -27,6 +27,7 @@ class LoadedTool:
         self.options = self.directories = params
         self.channel = channel
         self.reporter = Reporter(channel, params["limit_bytes"])
+        self.meter = os_state.Meter()
         self.module: types.ModuleType | None = None
         self.entry: Any = None
         self.entry_name = ""
@@ -202,6 +203,7 @@ class LoadedTool:
 
     def _attempt(self, request_id: Any, params: dict[str, Any]) -> bytes:
         head = b'{"jsonrpc":"2.0","id":%d,' % request_id
+        self.meter.begin()
         try:
             if "single" in params:
                 value, items = self._invoke(params)
@@ -259,7 +261,9 @@ class LoadedTool:
         limit_bytes = self.options["limit_bytes"]
         if len(encoded) > limit_bytes:
             raise serialize.Unserializable(too_large("the result", len(encoded), limit_bytes))
-        return b'{"items":%s,"value":%s}' % (b"null" if items is None else b"%d" % items, encoded)
+        used = b"[%.6f,%d]" % self.meter.used()
+        counted = b"null" if items is None else b"%d" % items
+        return b'{"items":%s,"used":%s,"value":%s}' % (counted, used, encoded)
 
     def _failure(self, error: BaseException) -> bytes:
         data = serialize.exception_data(error, self.options["limit_bytes"])
@@ -268,6 +272,7 @@ class LoadedTool:
             data.update(error_type="ToolResultError", traceback="", retryable=False)
         elif type(error) is importer.ContractBroken:
             data.update(error_type="ToolError", traceback="", retryable=False)
+        data["used"] = self.meter.used()
         encoded = protocol.encode_value(data)
         if partial is not None:
             encoded = encoded[:-1] + b',"partial_results":' + partial + b"}"
