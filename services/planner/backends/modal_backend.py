@@ -48,6 +48,7 @@ from services.planner.backends.remote import (
     result_of,
     shared_store,
 )
+from services.planner.cost import Tariff, modal_tariff
 from services.planner.execution import Execution, ExecutionResult, error_of
 from services.planner.runtime import ToolRuntime
 from shared.errors import FullsendError, PlanError
@@ -67,8 +68,7 @@ MAX_TRIES: Final = 5
 STORING_THREADS: Final = 8
 
 LIMITED = (
-    "the plan asks for {concurrency:,} cases at once; MODAL_MAX_PARALLEL allows {limit:,}; "
-    "the others wait on Modal"
+    "the plan asks for {concurrency:,} cases at once; MODAL_MAX_PARALLEL allows {limit:,}; the others wait"
 )
 NO_RESULT = "Modal gave no result after {} tries: {}"
 NOBODY = "no container of Modal runs a case, and {waiting} wait; the plan waits for one"
@@ -124,6 +124,11 @@ class ModalBackend:
         if limit < context.concurrency:
             context.tell(LIMITED.format(concurrency=context.concurrency, limit=limit))
         return min(limit, context.concurrency)
+
+    @classmethod
+    async def plan_tariff(cls, context: PlanContext, tool: str) -> Tariff:
+        """Return what Modal charges for the container that the settings describe."""
+        return await modal_tariff(*(getattr(context.modal, one) for one in ("cpu", "memory", "gpu", "slots")))
 
     @classmethod
     @contextlib.asynccontextmanager

@@ -93,9 +93,7 @@ async def test_a_modal_backend_says_that_cases_will_wait_there(store: Store, tmp
 
     assert await ModalBackend.plan_capacity(given) == 500
     assert await ModalBackend.plan_capacity(replace(given, modal=ModalOptions(max_parallel=50))) == 50
-    assert told == [
-        "the plan asks for 500 cases at once; MODAL_MAX_PARALLEL allows 50; the others wait on Modal"
-    ]
+    assert told == ["the plan asks for 500 cases at once; MODAL_MAX_PARALLEL allows 50; the others wait"]
 
 
 def test_the_default_backend_is_in_the_table() -> None:
