@@ -77,6 +77,16 @@ async def store(redis_url: str) -> AsyncIterator[Store]:
     await patient.aclose()
 
 
+@pytest.fixture(scope="session")
+def modal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Modal server with our app, for all tests of this process; its type is `RunningServer`."""
+    # Imported here: few processes of the tests need Modal's client, which is large.
+    from tests.modal_server.fixtures import serve_modal
+
+    with serve_modal(tmp_path_factory.mktemp("modal")) as server:
+        yield server
+
+
 Tools = Callable[[str, str], Path]
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from services.cli import aggregate, connection, doctor, experiments, output, runs, schedules, tools, watch
+from services.cli.cloud import modal_commands
 from services.cli.demo import run_demo
 from services.cli.plans import plan, sweep
 from services.cli.records import artifacts, diff
@@ -53,6 +54,7 @@ app.command()(diff.diff)
 app.add_typer(artifacts.app, name="artifacts")
 app.add_typer(plan.app, name="plan")
 app.add_typer(sweep.app, name="sweep")
+app.add_typer(modal_commands.app, name="modal")
 app.command()(experiments.cancel)
 app.command()(watch.watch)
 app.command()(schedules.schedules)

@@ -66,6 +66,16 @@ def _matches(name: str, pattern: str) -> bool:
 _TABLE: Final = "fullsend"
 
 
+class ModalNeeds(WireRecord, extra="forbid"):
+    """The table `[tool.fullsend.modal]`: the container that a tool needs on Modal; None for the settings'."""
+
+    timeout_seconds: PositiveNumber | None = None
+    memory_mib: PositiveCount | None = None
+    cpu: PositiveNumber | None = None
+    gpu: str | None = None
+    secrets: tuple[str, ...] | None = None
+
+
 class ToolNeeds(WireRecord, extra="forbid"):
     """The table `[tool.fullsend]` in the PEP 723 block of a tool's file."""
 
@@ -83,6 +93,7 @@ class ToolNeeds(WireRecord, extra="forbid"):
     file_size_mb: PositiveCount | None = None
     open_files: PositiveCount | None = None
     processes: PositiveCount | None = None
+    modal: ModalNeeds | None = None
 
 
 def needs_of(place: str, text: str) -> ToolNeeds:

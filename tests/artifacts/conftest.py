@@ -1,13 +1,16 @@
-"""Stores of every kind: in a directory, in memory, and on an S3 server of the tests."""
+"""Stores of every kind: in a directory, in memory, on an S3 server and on a Modal server of the tests."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+import modal
 import pytest
 
 from services.executor.artifacts import Blobs, open_blobs
 from services.executor.artifacts.local_blobs import LocalBlobs
+from services.executor.artifacts.modal_volume import VolumeFiles
 from services.executor.artifacts.object_blobs import Bucket
 from tests.s3 import s3_endpoint, s3_url
 
@@ -29,7 +32,7 @@ class Place:
             path.unlink(missing_ok=True)
             path.write_bytes(content)
         else:
-            Bucket(self.url).put(f"sha256/{sha256[:2]}/{sha256}", len(content), [content])
+            write(self.url, f"sha256/{sha256[:2]}/{sha256}", content)
 
     def litter(self) -> None:
         """Put files or objects into the store that are not blobs."""
@@ -40,7 +43,15 @@ class Place:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(b"no blob")
             else:
-                Bucket(self.url).put(key, 7, [b"no blob"])
+                write(self.url, key, b"no blob")
+
+
+def write(url: str, path: str, content: bytes) -> None:
+    """Write an object, or a file on a volume."""
+    if url.startswith("modal:"):
+        VolumeFiles(url).put(path, io.BytesIO(content))
+    else:
+        Bucket(url).put(path, len(content), [content])
 
 
 def url_of(kind: str, request: pytest.FixtureRequest) -> str:
@@ -54,11 +65,20 @@ def url_of(kind: str, request: pytest.FixtureRequest) -> str:
             return f"memory://{uuid4().hex}"
         case "memory-prefix":
             return f"memory://{uuid4().hex}/some/prefix"
+        case "modal" | "modal-prefix":
+            request.getfixturevalue("modal_server")
+            name = f"volume-{uuid4().hex}"
+            modal.Volume.from_name(name, create_if_missing=True, version=2).hydrate()
+            return f"modal://{name}/some/prefix" if kind == "modal-prefix" else f"modal://{name}"
         case _:
             return str(request.getfixturevalue("s3_url"))
 
 
-@pytest.fixture(params=["local", "file", "memory", "memory-prefix", "s3"])
+ON_MODAL = [pytest.param(one, marks=pytest.mark.xdist_group("modal")) for one in ("modal", "modal-prefix")]
+"""One process of the tests starts the Modal server."""
+
+
+@pytest.fixture(params=["local", "file", "memory", "memory-prefix", "s3", *ON_MODAL])
 def place(request: pytest.FixtureRequest) -> Place:
     """An empty store, of each kind in turn."""
     url = url_of(request.param, request)

@@ -14,13 +14,15 @@ from services.executor.artifacts import (
     CasArtifactLoader,
     InlineReference,
     LocalArtifactLoader,
+    ModalVolumeArtifactLoader,
     ObjectStoreArtifactLoader,
     loader_for,
     open_blobs,
 )
 from services.executor.artifacts.object_blobs import Bucket
 from shared.errors import ArtifactCorruptError, ArtifactError, ArtifactNotFoundError, ArtifactReferenceError
-from tests.artifacts.conftest import url_of
+from tests.artifacts.conftest import ON_MODAL, url_of, write
+from tests.modal_server import RunningServer
 
 MISSING = "cas://" + "0" * 64
 
@@ -37,14 +39,14 @@ class Results:
     def write(self, path: str, content: bytes) -> None:
         """Store a file or an object there."""
         if "://" in self.base:
-            Bucket(self.base).put(path, len(content), [content])
+            write(self.base, path, content)
         else:
             file = Path(self.base) / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
 
 
-@pytest.fixture(params=["local", "memory", "memory-prefix", "s3"])
+@pytest.fixture(params=["local", "memory", "memory-prefix", "s3", *ON_MODAL])
 def results(request: pytest.FixtureRequest) -> Results:
     """Results in a place of each kind."""
     return Results(url_of(request.param, request))
@@ -197,3 +199,48 @@ def test_every_loader_is_an_artifact_loader(tmp_path: Path) -> None:
     ]
 
     assert not any(make().exists(MISSING) for make in makers)
+
+
+# -- a Modal volume -------------------------------------------------------------------
+
+
+@pytest.mark.xdist_group("modal")
+def test_blobs_of_a_volume_are_kept_up_to_a_size_and_files_are_not(
+    modal_server: RunningServer, request: pytest.FixtureRequest
+) -> None:
+    url = url_of("modal", request)
+    loader = ModalVolumeArtifactLoader(url, cache_max_bytes=250)
+    first, second, third = (f"cas://{loader.blobs.put(bytes([n]) * 100).sha256}" for n in range(3))
+    write(url, "a.txt", b"old")
+
+    def reads(reference: str) -> int:
+        before = modal_server.modal.called["VolumeGetFile2"]
+        assert len(loader.load_bytes(reference)) in (3, 100)
+        return modal_server.modal.called["VolumeGetFile2"] - before
+
+    assert [reads(one) for one in (first, first, second, first, third, first, second)] == [
+        1,
+        0,
+        1,
+        0,
+        1,
+        0,
+        1,
+    ]
+    assert [reads("a.txt"), reads("a.txt")] == [1, 1]
+
+
+@pytest.mark.xdist_group("modal")
+def test_a_volume_that_does_not_exist_is_named_with_the_command_that_makes_it(
+    modal_server: RunningServer,
+) -> None:
+    with pytest.raises(
+        ArtifactError, match=r"^modal://nothing: there is no such volume; `fullsend modal dep"
+    ):
+        loader_for("modal://nothing", "modal").exists("a.txt")
+
+
+@pytest.mark.parametrize("url", ["modal://", "modal:///path", "modal://a@volume", "modal://volume?a"])
+def test_a_url_of_a_volume_that_cant_be_right_is_refused(url: str) -> None:
+    with pytest.raises(ArtifactError, match="modal://volume/prefix"):
+        loader_for(url)

@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from services.cli import output
+from services.cli.cloud.modal_settings import modal_options
 from services.cli.output import AsJson, CommandError
 from services.cli.plans import metrics_table, plan_output, run_plan
 from services.cli.plans.cost_options import (
@@ -118,6 +119,7 @@ def run(
     if estimate:
         print_estimate(manifest, target, directory, basis, as_json)
     else:
+        check_reachable(target)
         finish(run_plan.execute(Plan.create(manifest, directory), target), as_json)
 
 
@@ -148,6 +150,7 @@ def resume(
         found = found.with_budget(with_budget(found.manifest, budget).budget)
     found = Plan(found.directory, _with_concurrency(found.manifest, concurrency))
     target = target_of(backend or _backend_before(found), dask_scheduler)
+    check_reachable(target)
     finish(run_plan.execute(found, target, failed=failed), as_json)
 
 
@@ -274,6 +277,14 @@ def target_of(backend: str, dask_scheduler: str | None) -> Target:
 
         dask_scheduler = scheduler_address(dask_scheduler)
     return Target(backend, dask_scheduler)
+
+
+def check_reachable(target: Target) -> None:
+    """Raise `PlanError` if the target can't be used, before a plan is created."""
+    if target.backend == run_plan.MODAL:
+        from services.planner.backends.modal_connection import require_app  # needs the package
+
+        require_app(modal_options().app)
 
 
 def finish(run: PlanRun, as_json: bool) -> None:

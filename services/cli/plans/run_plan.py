@@ -9,11 +9,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import uvloop
 
 from services.cli import connection, output
+from services.cli.cloud.modal_settings import modal_options
 from services.cli.connection import places
 from services.cli.output import CommandError
 from services.cli.plans.plan_checks import Target, Tell, check_parameters, check_tool
@@ -24,6 +25,7 @@ from services.executor.main import COLLECTED_OBJECTS
 from services.executor.store import Store
 from services.planner.aggregation import Aggregator
 from services.planner.backends import Backend, PlanContext, backend_class, runtime_of
+from services.planner.backends.modal_options import ModalOptions
 from services.planner.cancellation import CancellationToken, GoalReached, PlanCancelledError, unless_cancelled
 from services.planner.cost import tariff_of
 from services.planner.evaluation import Evaluations
@@ -41,6 +43,8 @@ from shared import log
 from shared.threads import in_thread
 
 T = TypeVar("T")
+MODAL: Final = "modal"
+"""The backend that has settings of its own."""
 
 
 @dataclass(slots=True)
@@ -327,6 +331,7 @@ def plan_context(
         connect=lambda: store_of(chosen),
         tell=tell,
         dask_scheduler=target.dask_scheduler,
+        modal=modal_options() if target.backend == MODAL else ModalOptions(),
         core_hour_price=chosen.core_hour_price,
         price_currency=chosen.price_currency,
     )

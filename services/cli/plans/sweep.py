@@ -11,12 +11,13 @@ from typing import Annotated, Any, Final
 import typer
 
 from services.cli import output
+from services.cli.cloud.modal_settings import modal_options
 from services.cli.output import AsJson, Column, CommandError
 from services.cli.plans import metrics_table, plan, run_plan
 from services.cli.plans.cost_options import BudgetOption, EstimateOnly, Pilot, RunSeconds, with_budget
 from services.cli.plans.estimating import Basis, print_estimate
 from services.cli.plans.plan import BackendOption, DaskScheduler, Directory
-from services.cli.plans.run_plan import PlanRun
+from services.cli.plans.run_plan import MODAL, PlanRun
 from services.planner.backends import BACKENDS, DEFAULT_BACKEND
 from services.planner.documents import manifest_of
 from services.planner.evaluation import group_replicates
@@ -107,8 +108,13 @@ def _options(
         typer.Option(
             min=1,
             metavar="N",
-            help="Runs at once; by default one for each CPU, on fleet and dask 1,000.",
+            help="Runs at once; by default one for each CPU, on fleet and dask 1,000, on modal "
+            "MODAL_MAX_PARALLEL or 50.",
         ),
+    ] = None,
+    cloud: Annotated[bool, typer.Option("--cloud", help="The same as `--backend modal`.")] = False,
+    cloud_parallel: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="With `--cloud`: the same as `--concurrency N`.")
     ] = None,
     directory: Directory = None,
     budget: BudgetOption = None,
@@ -197,6 +203,10 @@ WHOLE: Final = ("liquidity_vector", "show_balances")
 
 def _run(name: str, given: Mapping[str, Any], compared: Mapping[str, Any] | None = None) -> None:
     """Run or estimate the plan that the options describe, and print its results."""
+    backend, concurrency = _cloud(
+        *(given[one] for one in ("backend", "concurrency", "cloud", "cloud_parallel"))
+    )
+    given = {**given, "backend": backend, "concurrency": concurrency}
     basis = Basis(given["pilot"], given["run_seconds"])
     basis.check(given["estimate"])
     manifest = with_budget(_manifest(name, given, compared), given["budget"])
@@ -205,6 +215,7 @@ def _run(name: str, given: Mapping[str, Any], compared: Mapping[str, Any] | None
         print_estimate(manifest, target, given["directory"], basis, given["as_json"])
         return
     assert manifest.sweep is not None, "the commands here are sweeps"
+    plan.check_reachable(target)
     done = run_plan.execute(Plan.create(manifest, given["directory"]), target)
     if done.results and not given["as_json"]:
         if done.paired is None:
@@ -256,7 +267,22 @@ def _check_compared(name: str, given: Mapping[str, Any]) -> None:
         )
 
 
+def _cloud(
+    backend: str, concurrency: int | None, cloud: bool, cloud_parallel: int | None
+) -> tuple[str, int | None]:
+    """Return backend and concurrency.  Raises `CommandError` if the options contradict each other."""
+    if cloud and backend not in (DEFAULT_BACKEND, MODAL):
+        raise CommandError(f"--cloud is `--backend {MODAL}`, not {backend}")
+    if cloud_parallel is not None and not (cloud or backend == MODAL):
+        raise CommandError("--cloud-parallel is for `--cloud`")
+    if cloud_parallel is not None and concurrency is not None:
+        raise CommandError("--cloud-parallel is --concurrency; give one of them")
+    return MODAL if cloud else backend, concurrency if cloud_parallel is None else cloud_parallel
+
+
 def _default_concurrency(backend: str) -> int:
+    if backend == MODAL and (limit := modal_options().max_parallel):
+        return limit
     return BACKENDS[backend].default_concurrency or len(os.sched_getaffinity(0))
 
 

@@ -1,6 +1,6 @@
 """Artifacts: the bytes that runs leave, stored inline when small and by content address when large.
 
-    blobs = open_blobs("/var/lib/fullsend/artifacts")    # or s3://bucket/prefix, gs://, az://, memory://
+    blobs = open_blobs("/var/lib/fullsend/artifacts")    # or s3://bucket/prefix, gs://, az://, modal://, memory://
     keeper = Keeper(blobs)
     artifact = keeper.keep("plot.png", path)             # the record holds artifact.to_json()
     keeper.read(artifact)                                # the same bytes, or an ArtifactError
@@ -21,6 +21,7 @@ from services.executor.artifacts.loaders import (
     ArtifactLoader,
     CasArtifactLoader,
     LocalArtifactLoader,
+    ModalVolumeArtifactLoader,
     ObjectStoreArtifactLoader,
     loader_for,
     open_blobs,
@@ -49,6 +50,7 @@ __all__ = [
     "Keeper",
     "LocalArtifactLoader",
     "LocalBlobs",
+    "ModalVolumeArtifactLoader",
     "ObjectStoreArtifactLoader",
     "Reference",
     "RelativeReference",

@@ -27,10 +27,13 @@ class StorageType(StrEnum):
     S3 = "s3"
     GS = "gs"
     AZ = "az"
+    MODAL = "modal"
 
 
-OBJECT_STORES: Final = tuple(one for one in StorageType if one is not StorageType.LOCAL)
+REMOTE_STORES: Final = tuple(one for one in StorageType if one is not StorageType.LOCAL)
 """Each is the scheme of its URLs."""
+
+OBJECT_STORES: Final = tuple(one for one in REMOTE_STORES if one is not StorageType.MODAL)
 
 RETRY_SECONDS: Final = 60.0
 """How long a request is repeated while a server can't be reached or reports errors of its own."""

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Final, Protocol, assert_never
 from urllib.parse import unquote
 
-from services.executor.artifacts.blobs import OBJECT_STORES, RETRY_SECONDS, Blobs, gathered
+from services.executor.artifacts.blobs import REMOTE_STORES, RETRY_SECONDS, Blobs, StorageType, gathered
 from services.executor.artifacts.local_blobs import LocalBlobs
+from services.executor.artifacts.modal_volume import ContentCache, ModalVolumeBlobs, VolumeFiles
 from services.executor.artifacts.references import (
     CasReference,
     InlineReference,
@@ -26,12 +27,13 @@ from services.executor.artifacts.references import (
 from services.executor.artifacts.sources import chunks_of, open_source
 from shared.errors import ArtifactError, ArtifactReferenceError
 
-_KNOWN: Final = ("file", *OBJECT_STORES)
+CACHE_MAX_BYTES: Final = 64_000_000
+_KNOWN: Final = ("file", *REMOTE_STORES)
 _SCHEME: Final = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*)://|({'|'.join(_KNOWN)}):")
 
 
 def open_blobs(place: str | Path) -> Blobs:
-    """Return the store at `place`: a directory, `file://`, `s3://`, `gs://`, `az://` or `memory://`.
+    """Return the store at `place`: a directory, `file://`, `s3://`, `gs://`, `az://`, `modal://` or `memory://`.
 
     It creates nothing and connects to nothing.
 
@@ -41,6 +43,8 @@ def open_blobs(place: str | Path) -> Blobs:
     directory = local_directory(place)
     if directory is not None:
         return LocalBlobs(directory)
+    if _is_modal(str(place)):
+        return ModalVolumeBlobs(str(place))
     # Imported here: obstore needs megabytes, and a store in a directory doesn't need obstore.
     from services.executor.artifacts.object_blobs import ObjectBlobs
 
@@ -48,7 +52,7 @@ def open_blobs(place: str | Path) -> Blobs:
 
 
 def local_directory(place: str | Path) -> Path | None:
-    """Return the absolute directory at `place`; None if it is the URL of an object store."""
+    """Return the absolute directory at `place`; None if it is the URL of another store."""
     if isinstance(place, Path):
         return place.absolute()
     match = _SCHEME.match(place)
@@ -57,12 +61,16 @@ def local_directory(place: str | Path) -> Path | None:
     scheme = match.group(1)
     if scheme == "file":
         return _from_url(place)
-    if scheme in OBJECT_STORES:
+    if scheme in REMOTE_STORES:
         return None
     known = ", ".join(f"{one}://" for one in _KNOWN)
     raise ArtifactError(
         f"{match.group()} is not a store for artifacts; expected a directory or one of {known}"
     )
+
+
+def _is_modal(place: str) -> bool:
+    return place.startswith(f"{StorageType.MODAL}:")
 
 
 def _from_url(url: str) -> Path:
@@ -193,12 +201,47 @@ class ObjectStoreArtifactLoader(CasArtifactLoader):
         return self._bucket.head(path) is not None
 
 
+class ModalVolumeArtifactLoader(CasArtifactLoader):
+    """Loads files of a Modal volume below a URL such as `modal://volume/prefix`, and blobs there.
+
+    Args:
+        url: of the place on the volume.
+        cache_max_bytes: how much of the blobs that were loaded last is kept in memory.  Files are not
+            kept, since they may change.
+    """
+
+    def __init__(self, url: str, cache_max_bytes: int = CACHE_MAX_BYTES) -> None:
+        super().__init__(ModalVolumeBlobs(url))
+        self._files = VolumeFiles(url)
+        self._cache = ContentCache(cache_max_bytes)
+
+    def load_bytes(self, reference: str) -> bytes:
+        kept = self._cache.get(reference)
+        if kept is not None:
+            return kept
+        content = super().load_bytes(reference)
+        if isinstance(parse_reference(reference), CasReference):
+            self._cache.put(reference, content)
+        return content
+
+    @contextmanager
+    def _file(self, path: str) -> Iterator[Iterator[bytes]]:
+        yield self._files.get(path)
+
+    def _has_file(self, path: str) -> bool:
+        return self._files.head(path) is not None
+
+
 def loader_for(storage_base: str | Path, storage_type: str | None = None) -> CasArtifactLoader:
     """Return the loader for a storage base and type of a result; raise `ArtifactError` if they contradict."""
     directory = local_directory(storage_base)
-    loader = (
-        ObjectStoreArtifactLoader(str(storage_base)) if directory is None else LocalArtifactLoader(directory)
-    )
+    loader: CasArtifactLoader
+    if directory is not None:
+        loader = LocalArtifactLoader(directory)
+    elif _is_modal(str(storage_base)):
+        loader = ModalVolumeArtifactLoader(str(storage_base))
+    else:
+        loader = ObjectStoreArtifactLoader(str(storage_base))
     if storage_type is not None and storage_type != loader.blobs.storage_type:
         actual = loader.blobs.storage_type
         raise ArtifactError(f"{storage_base} is storage of type {actual}, not {quoted(storage_type)}")

@@ -8,7 +8,7 @@ To add a backend, write a class with the methods of `Backend` and `PlanBackend`,
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
@@ -16,7 +16,9 @@ from typing import Any, Final, Protocol, Self, TypeAlias
 
 from packaging.requirements import Requirement
 
+from services.executor.artifacts.modal_volume import MODAL
 from services.executor.store import Store
+from services.planner.backends.modal_options import ModalOptions
 from services.planner.execution import Execution, Executor
 from services.planner.runtime import ToolRuntime
 from shared.canonical_json import canonical_json
@@ -63,6 +65,12 @@ BACKENDS: Final[Mapping[str, BackendEntry]] = {
         help="on the workers of a Dask cluster",
         requires="distributed>=2026.7,<2027",
         default_concurrency=1_000,
+    ),
+    "modal": BackendEntry(
+        "services.planner.backends.modal_backend:ModalBackend",
+        help="in containers on Modal",
+        requires=MODAL,
+        default_concurrency=50,
     ),
 }
 """All backends by name."""
@@ -151,6 +159,7 @@ class PlanContext:
         connect: opens the Redis of the executors.
         tell: receives lines for the user.
         dask_scheduler: the address of a Dask scheduler, or `local`; None if it was not given.
+        modal: what the containers on Modal get.
         core_hour_price, price_currency: what an hour of a core of the operator's machines costs; 0 if that is
             not known.
     """
@@ -164,6 +173,7 @@ class PlanContext:
     connect: Callable[[], contextlib.AbstractAsyncContextManager[Store]]
     tell: Callable[[str], None]
     dask_scheduler: str | None = None
+    modal: ModalOptions = field(default_factory=ModalOptions)
     core_hour_price: float = 0.0
     price_currency: str = "USD"
 

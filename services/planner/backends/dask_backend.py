@@ -23,16 +23,10 @@ from services.executor.tools.bundles import Bundle
 from services.planner.backends import LoopBinding, PlanContext, check_parameters
 from services.planner.backends.dask_connection import DaskConnection, GivenUpError, Link, answer_to
 from services.planner.backends.dask_local import LOCAL, local_cluster, scheduler_address
-from services.planner.backends.dask_worker import (
-    ASKED,
-    BEGUN,
-    ENDED,
-    MUST_NOT_REPEAT,
-    RESOURCE,
-    call_tool,
-)
+from services.planner.backends.dask_worker import ASKED, BEGUN, ENDED, RESOURCE, call_tool
 from services.planner.backends.local import NO_NEEDS, local_capacity
 from services.planner.backends.remote import (
+    MUST_NOT_REPEAT,
     Answer,
     RemoteCall,
     event_of,

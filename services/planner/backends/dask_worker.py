@@ -6,11 +6,9 @@ the pool is left alone, and one that was restarted takes calls at once.
 """
 
 import asyncio
-import contextlib
 import os
 import platform
 import secrets
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,11 +18,18 @@ from distributed import Worker, WorkerPlugin, get_worker
 
 from services.executor.artifacts import Keeper, open_blobs
 from services.executor.isolation.calls import Event
-from services.executor.outcome import Status
 from services.executor.tools.bundles import Bundle, Bundles, parse
 from services.planner.backends.local import LocalBackend
-from services.planner.backends.remote import Answer, Files, RemoteCall, answer_of, event_text, store_for
-from services.planner.execution import ErrorInfo, ExecutionResult
+from services.planner.backends.remote import (
+    Answer,
+    Files,
+    RemoteCall,
+    Room,
+    answer_of,
+    event_text,
+    lost_result,
+    store_for,
+)
 from services.planner.runtime import RuntimeConfig, ToolRuntime
 from shared.threads import in_thread
 
@@ -33,7 +38,6 @@ ASKED: Final = "asked"
 BEGUN: Final = "begun"
 ENDED: Final = "ended"
 REPORTED: Final = "reported"
-MUST_NOT_REPEAT: Final = "what ran it was lost, and it must not run again (on_worker_death: fail)"
 PERMISSION_SECONDS: Final = 1.0
 """How long one request for a permission waits at the scheduler, which keeps it if nobody waits any more."""
 _RELEASED: Final = frozenset({"cancelled", "forgotten", "released"})
@@ -54,7 +58,7 @@ class ToolPlugin(WorkerPlugin):
         self._config = config
         self._cancelled: dict[str, asyncio.Event] = {}
         self._codes: dict[str, asyncio.Task[None]] = {}
-        self._room = _Room()
+        self._room = Room()
 
     async def setup(self, worker: Worker) -> None:
         """Open the pool."""
@@ -98,7 +102,7 @@ class ToolPlugin(WorkerPlugin):
         try:
             async with self._room.place(alone=call.is_alone):
                 if not await self._may_begin(call, cancel):
-                    return answer_of(_lost(call), keeper.blobs)
+                    return answer_of(lost_result(call), keeper.blobs)
                 self._send(call, BEGUN, self._worker.address)
                 await self._keep(call.tool, code)
                 result = await self._backend.run(
@@ -145,49 +149,6 @@ class ToolPlugin(WorkerPlugin):
 
     def _send(self, call: RemoteCall, what: str, text: str) -> None:
         self._worker.log_event(call.topic, [call.token, what, text])
-
-
-class _Room:
-    """Lets calls run beside each other, or one alone."""
-
-    def __init__(self) -> None:
-        self._changed = asyncio.Condition()
-        self._running = 0
-        self._waiting_alone = 0
-        self._is_alone = False
-
-    @contextlib.asynccontextmanager
-    async def place(self, *, alone: bool) -> AsyncIterator[None]:
-        """Wait for a place, and keep it inside the block."""
-        async with self._changed:
-            self._waiting_alone += alone
-            try:
-                await self._changed.wait_for(self._is_empty if alone else self._is_shared)
-            finally:
-                self._waiting_alone -= alone
-            self._running += 1
-            self._is_alone = alone
-        try:
-            yield
-        finally:
-            self._running -= 1
-            self._is_alone = False
-            await asyncio.shield(self._tell())
-
-    def _is_empty(self) -> bool:
-        return self._running == 0
-
-    def _is_shared(self) -> bool:
-        return not self._is_alone and not self._waiting_alone
-
-    async def _tell(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
-
-
-def _lost(call: RemoteCall) -> ExecutionResult:
-    error = ErrorInfo("WorkerDiedError", MUST_NOT_REPEAT)
-    return ExecutionResult(call.run_id, Status.LOST, "local", "", error=error)
 
 
 # -- called by the planner ------------------------------------------------------------

@@ -4,9 +4,10 @@ The code of a tool travels as a bundle and is called by its content, `name@sha25
 stores comes back as bytes, unless both sides use one store in the network.
 """
 
+import asyncio
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Self
@@ -25,7 +26,8 @@ from services.executor.artifacts.blobs import require
 from services.executor.artifacts.keeper import INLINE_MAX_BYTES
 from services.executor.artifacts.sources import digest_of, named, open_source, read_all
 from services.executor.isolation.calls import Event, Metric, Progress
-from services.planner.execution import Execution, ExecutionResult, RunOptions
+from services.executor.outcome import Status
+from services.planner.execution import ErrorInfo, Execution, ExecutionResult, RunOptions
 from services.planner.results import STORED
 from shared.errors import ArtifactNotFoundError
 from shared.messages import Policy
@@ -147,15 +149,62 @@ def answer_of(result: ExecutionResult, blobs: Blobs) -> Answer:
     """Return what is sent back."""
     contents: dict[str, bytes] = {}
     if isinstance(blobs, CollectedBlobs):
-        contents = {sha256: blobs.content(sha256) for sha256 in _addresses(result)}
+        contents = {sha256: blobs.content(sha256) for sha256 in addresses_of(result)}
     return json.dumps(result.to_json()).encode(), contents
 
 
-def _addresses(result: ExecutionResult) -> set[str]:
+def addresses_of(result: ExecutionResult) -> set[str]:
     """Return the SHA-256 of everything that the result refers to."""
     texts = [*result.artifacts.values(), result.result or "", result.error.traceback if result.error else ""]
     references = (parse_reference(text) for text in texts if text.startswith(STORED))
     return {one.sha256 for one in references if isinstance(one, CasReference)}
+
+
+MUST_NOT_REPEAT: Final = "what ran it was lost, and it must not run again (on_worker_death: fail)"
+
+
+def lost_result(call: RemoteCall) -> ExecutionResult:
+    """Return the result of a call that has begun before and must not be repeated."""
+    error = ErrorInfo("WorkerDiedError", MUST_NOT_REPEAT)
+    return ExecutionResult(call.run_id, Status.LOST, "local", "", error=error)
+
+
+class Room:
+    """Lets calls run beside each other, or one alone."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Condition()
+        self._running = 0
+        self._waiting_alone = 0
+        self._is_alone = False
+
+    @contextlib.asynccontextmanager
+    async def place(self, *, alone: bool) -> AsyncIterator[None]:
+        """Wait for a place, and keep it inside the block."""
+        async with self._changed:
+            self._waiting_alone += alone
+            try:
+                await self._changed.wait_for(self._is_empty if alone else self._is_shared)
+            finally:
+                self._waiting_alone -= alone
+            self._running += 1
+            self._is_alone = alone
+        try:
+            yield
+        finally:
+            self._running -= 1
+            self._is_alone = False
+            await asyncio.shield(self._tell())
+
+    def _is_empty(self) -> bool:
+        return self._running == 0
+
+    def _is_shared(self) -> bool:
+        return not self._is_alone and not self._waiting_alone
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
 
 
 # -- here -----------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,10 +21,14 @@ from services.planner.backends.dask_backend import DaskBackend
 from services.planner.backends.dask_connection import PRELOAD
 from services.planner.backends.fleet import FleetBackend
 from services.planner.backends.local import LocalBackend
+from services.planner.backends.modal_backend import ModalBackend
+from services.planner.backends.modal_options import ModalOptions
 from services.planner.execution import Execution, ExecutionResult, RunOptions
 from services.planner.runtime import RuntimeConfig, ToolRuntime
 from shared.messages import Policy
 from tests.conftest import PATIENCE_SECONDS, Serve, Tools, eventually
+from tests.modal_server import RunningServer
+from tests.modal_server.fixtures import MODAL_OPTIONS
 from tests.s3 import s3_endpoint, s3_url
 
 __all__ = ["s3_endpoint", "s3_url"]
@@ -244,10 +249,34 @@ def dask(tools: Tools, tmp_path: Path) -> MakeDask:
     return make
 
 
+# -- Modal ----------------------------------------------------------------------------
+
+
+ONE_CONTAINER = replace(MODAL_OPTIONS, max_parallel=MODAL_OPTIONS.slots)
+
+
+class MakeModal(Protocol):
+    """Makes a backend on the Modal server of the tests."""
+
+    def __call__(self, modal_options: ModalOptions = ..., **options: Any) -> ModalBackend:
+        """`options` are the backend's."""
+
+
+@pytest.fixture
+def modal(modal_server: RunningServer, tools: Tools, tmp_path: Path) -> MakeModal:
+    """Makes Modal backends; the server runs, and the app is deployed."""
+
+    def make(modal_options: ModalOptions = MODAL_OPTIONS, **options: Any) -> ModalBackend:
+        given = {"concurrency": 50, "poll_seconds": 2.0, **options}
+        return ModalBackend(modal_options, runtime_in(tmp_path), **given)
+
+    return make
+
+
 ON_ONE_CLUSTER = pytest.mark.xdist_group("dask")
 """For tests that use the shared cluster: one process of the tests starts it."""
 
-MARKS = {"dask": [ON_ONE_CLUSTER]}
+MARKS = {"dask": [ON_ONE_CLUSTER], "modal": [pytest.mark.xdist_group("modal")]}
 
 
 @pytest.fixture(params=[pytest.param(name, marks=MARKS.get(name, [])) for name in BACKENDS])
@@ -268,6 +297,7 @@ async def harness(
             "local": lambda: local,
             "fleet": fleet,
             "dask": lambda: dask(request.getfixturevalue("shared_cluster").address),
+            "modal": lambda: request.getfixturevalue("modal")(ONE_CONTAINER),
         }
         yield Harness(make[request.param](), tools, tmp_path)
 
@@ -288,3 +318,40 @@ async def gone(pid: str) -> None:
         return not Path(f"/proc/{pid}").exists()
 
     await eventually(has_ended, "the end of the process")
+
+
+class Proxy:
+    """Passes bytes on between clients and a server, until the connections are cut."""
+
+    def __init__(self, address: str) -> None:
+        self._host, _, port = address.removeprefix("tcp://").rpartition(":")
+        self._port = int(port)
+        self._open: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+        self.address = ""
+
+    async def start(self, port: int = 0) -> None:
+        """Take connections."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
+        self.address = f"tcp://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    def cut(self) -> None:
+        """Cut all connections, and take no more."""
+        assert self._server is not None
+        self._server.close()
+        for writer in self._open:
+            writer.transport.abort()
+        self._open.clear()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        theirs_reader, theirs = await asyncio.open_connection(self._host, self._port)
+        self._open |= {writer, theirs}
+        await asyncio.gather(_pass(reader, theirs), _pass(theirs_reader, writer))
+
+
+async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while content := await reader.read(65_536):
+            writer.write(content)
+            await writer.drain()
+    writer.close()

@@ -1,7 +1,6 @@
 """What happens to calls when a part of a Dask cluster is lost: each part is a process, and is killed."""
 
 import asyncio
-import contextlib
 import os
 import signal
 import sys
@@ -16,7 +15,15 @@ from services.planner.backends.dask_backend import DaskBackend
 from services.planner.backends.dask_worker import ASKED
 from services.planner.execution import Execution, ExecutionResult
 from tests.conftest import Tools, eventually
-from tests.planner.backends.conftest import DaskCluster, MakeCluster, MakeDask, execution, gone, written
+from tests.planner.backends.conftest import (
+    DaskCluster,
+    MakeCluster,
+    MakeDask,
+    Proxy,
+    execution,
+    gone,
+    written,
+)
 
 pytestmark = pytest.mark.xdist_group("dask")
 
@@ -243,43 +250,6 @@ async def test_a_call_that_must_not_be_repeated_begins_once_if_the_scheduler_is_
     assert not had_begun
     assert not (folder / "begun.1").exists()
     assert marks == []
-
-
-class Proxy:
-    """Passes bytes on between clients and a server, until the connections are cut."""
-
-    def __init__(self, address: str) -> None:
-        self._host, _, port = address.removeprefix("tcp://").rpartition(":")
-        self._port = int(port)
-        self._open: set[asyncio.StreamWriter] = set()
-        self._server: asyncio.Server | None = None
-        self.address = ""
-
-    async def start(self, port: int = 0) -> None:
-        """Take connections."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
-        self.address = f"tcp://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    def cut(self) -> None:
-        """Cut all connections, and take no more."""
-        assert self._server is not None
-        self._server.close()
-        for writer in self._open:
-            writer.transport.abort()
-        self._open.clear()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        theirs_reader, theirs = await asyncio.open_connection(self._host, self._port)
-        self._open |= {writer, theirs}
-        await asyncio.gather(_pass(reader, theirs), _pass(theirs_reader, writer))
-
-
-async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while content := await reader.read(65_536):
-            writer.write(content)
-            await writer.drain()
-    writer.close()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,12 @@ from services.planner.backends import (
     runtime_of,
 )
 from services.planner.backends.local import LOCAL_CAPACITY, LocalBackend
+from services.planner.backends.modal_backend import ModalBackend
+from services.planner.backends.modal_options import ModalOptions
 from services.planner.runtime import RuntimeConfig, ToolRuntime
 from shared.errors import PlanError
 from tests.conftest import Tools
-from tests.planner.backends.conftest import execution
+from tests.planner.backends.conftest import MARKS, execution
 
 
 def context(folder: Path, store: Store, told: list[str], concurrency: int = 2) -> PlanContext:
@@ -50,8 +53,12 @@ def context(folder: Path, store: Store, told: list[str], concurrency: int = 2) -
     )
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-async def test_every_backend_of_the_table_opens_for_a_plan(name: str, store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, [])) for name in BACKENDS])
+async def test_every_backend_of_the_table_opens_for_a_plan(
+    name: str, store: Store, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if name == "modal":
+        request.getfixturevalue("modal_server")
     given = context(tmp_path, store, [])
 
     assert await backend_class(name).plan_capacity(given) >= 1
@@ -80,13 +87,22 @@ async def test_a_local_backend_warns_of_less_capacity_than_the_plan_asks_for(
     assert told == [f"the plan asks for 500 cases at once; local runs at most {LOCAL_CAPACITY}"]
 
 
+async def test_a_modal_backend_says_that_cases_will_wait_there(store: Store, tmp_path: Path) -> None:
+    told: list[str] = []
+    given = context(tmp_path, store, told, 500)
+
+    assert await ModalBackend.plan_capacity(given) == 500
+    assert await ModalBackend.plan_capacity(replace(given, modal=ModalOptions(max_parallel=50))) == 50
+    assert told == ["the plan asks for 500 cases at once; MODAL_MAX_PARALLEL allows 50; the others wait"]
+
+
 def test_the_default_backend_is_in_the_table() -> None:
     assert DEFAULT_BACKEND in BACKENDS
 
 
 def test_an_unknown_backend_is_refused() -> None:
     with pytest.raises(
-        PlanError, match="there is no backend 'nowhere'; known are local, fleet, dask, or give"
+        PlanError, match="there is no backend 'nowhere'; known are local, fleet, dask, modal, or give"
     ):
         backend_class("nowhere")
     with pytest.raises(PlanError, match=r"the backend 'no\.module:Class' can't be imported"):

@@ -1,0 +1,1 @@
+"""`fullsend modal`, and what runs in Modal's containers."""

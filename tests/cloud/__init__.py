@@ -1,0 +1,1 @@
+"""What only an account on Modal can show; skipped without a token."""
