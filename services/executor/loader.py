@@ -219,6 +219,16 @@ class Loader:
             code = await self._source.code(name, self._neighbours.get(name, ()))
         return code.bundle
 
+    async def needs(self, name: str) -> ToolNeeds:
+        """Return what the file of a tool asks for.  Nothing of the tool is run.
+
+        Raises:
+            ToolNotFoundError: there is no such tool.
+            ToolError: its header can't be read.
+        """
+        needs, _ = self._asked(await self._source.code(name))
+        return needs
+
     async def described_by_source(self, name: str) -> Description | None:
         """Return what the source of a tool says, if its environment must be built before it can be imported.
 

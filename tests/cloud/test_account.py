@@ -20,8 +20,8 @@ from services.cli.cloud.modal_function import call_tool
 from services.executor.isolation.calls import Event, Progress
 from services.executor.outcome import Status
 from services.planner.backends.modal_backend import ModalBackend
-from services.planner.backends.modal_connection import prices
 from services.planner.backends.modal_options import ModalOptions
+from services.planner.cost.modal_prices import rates
 from services.planner.execution import Execution, ExecutionResult, RunOptions
 from services.planner.runtime import RuntimeConfig, ToolRuntime
 from shared.messages import Policy
@@ -200,7 +200,7 @@ async def test_a_gpu_is_there(tools: Tools, tmp_path: Path) -> None:
 
 
 async def test_the_platform_says_its_prices() -> None:
-    found = await prices()
-    print(dict(found))
+    found = await rates()
+    print(found)
 
-    assert found
+    assert found.source.startswith("Modal, asked on 20")

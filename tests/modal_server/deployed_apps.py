@@ -11,7 +11,7 @@ from tests.modal_server.procedures import Metadata, Procedures, not_found, proce
 BUILDER = "2025.06"
 SUCCESS = pb.GenericResult(status=pb.GenericResult.GENERIC_STATUS_SUCCESS)
 
-RATES = {"cpu_core_second": "0.0000131", "memory_gib_second": "0.00000222", "gpu_t4_second": "0.000164"}
+RATES = {"cpu_hour_cost": "0.0720", "mem_gib_hour_cost": "0.036", "gpu_hour_cost_t4": "0.36"}
 """Dollars by name.  The names are made up: the protocol has none."""
 
 

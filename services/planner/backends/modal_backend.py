@@ -127,8 +127,9 @@ class ModalBackend:
 
     @classmethod
     async def plan_tariff(cls, context: PlanContext, tool: str) -> Tariff:
-        """Return what Modal charges for the container that the settings describe."""
-        return await modal_tariff(*(getattr(context.modal, one) for one in ("cpu", "memory", "gpu", "slots")))
+        """Return what Modal charges for the container that the tool gets."""
+        options = context.modal.for_tool(await context.make_runtime(1).loader.needs(tool), limit_seconds=0)
+        return await modal_tariff(options.cpu, options.memory, options.gpu, options.slots)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -221,7 +222,7 @@ class ModalBackend:
             result = result_of(text, one.call, self._blobs)
             if self._store == self._volume:
                 await self._fetch(result)
-            return replace(result, lost_attempts=self._losses(one, result.status))
+            return replace(result, lost_attempts=one.lost_attempts(result.status))
         except CallCancelledError:
             return self._without_answer(one, CANCELLED)
         except (WorkerDiedError, ContainerUnavailableError) as exc:
@@ -384,9 +385,6 @@ class ModalBackend:
         if self._tell is not None:
             self._tell(line)
 
-    def _losses(self, one: PendingCall, status: Status) -> int:
-        return max(one.losses, one.begins > 0) if status is Status.LOST else one.losses
-
     def _without_answer(self, one: PendingCall, outcome: Outcome) -> ExecutionResult:
         return ExecutionResult(
             run_id=one.call.options.run_id,
@@ -396,5 +394,5 @@ class ModalBackend:
             error=error_of(outcome),
             parameters=one.call.parameters,
             seed=one.call.options.policy.seed,
-            lost_attempts=self._losses(one, outcome.status),
+            lost_attempts=one.lost_attempts(outcome.status),
         )

@@ -11,6 +11,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_expone
 
 from services.executor.artifacts import Blobs
 from services.executor.isolation.calls import Report
+from services.executor.outcome import Status
 from services.planner.backends.modal_connection import FAULTS, UNREACHABLE, first_line
 from services.planner.backends.modal_container import ABANDONED, BEGUN, ENDED
 from services.planner.backends.remote import event_of
@@ -77,6 +78,10 @@ class PendingCall:
         self.is_unavailable = asyncio.Event()
         self._report = report
         self.start()
+
+    def lost_attempts(self, status: Status) -> int:
+        """How many attempts ended with their container, if the call ends with this status."""
+        return max(self.losses, self.begins > 0) if status is Status.LOST else self.losses
 
     def start(self) -> None:
         """Begin another call of the function for it."""

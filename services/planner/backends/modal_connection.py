@@ -7,8 +7,7 @@ MODAL_TOKEN_ID and MODAL_TOKEN_SECRET, or in its own file.
 import asyncio
 import contextlib
 import queue
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from decimal import Decimal
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final, TypeVar
 
 import modal
@@ -205,9 +204,3 @@ class ModalConnection:
         for partition in (lease_partition(self._topic), self._topic):
             with contextlib.suppress(*FAULTS):
                 await self._queue.clear.aio(partition=partition)
-
-
-async def prices() -> Mapping[str, Decimal]:
-    """Return what the workspace pays, in dollars, by Modal's names.  Raises `PlanError`."""
-    with translated("say its prices"):
-        return await modal.Workspace.from_context().billing.rates.aio()

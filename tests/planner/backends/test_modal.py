@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import replace
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from services.cli.cloud import modal_app
 from services.executor.outcome import Status
 from services.executor.policy import ModalNeeds, ToolNeeds
 from services.planner.backends import BACKENDS, modal_backend
-from services.planner.backends.modal_connection import prices
 from services.planner.backends.modal_options import MAX_TIMEOUT_SECONDS, ModalOptions
 from shared.errors import PlanError
 from tests.conftest import Tools
@@ -306,12 +304,6 @@ def test_the_image_has_our_pins_and_an_installation_of_our_source(
 def test_a_folder_that_is_no_checkout_makes_no_image(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"is no checkout of this project, .* it has no requirements\.txt"):
         modal_app.image_of(tmp_path, {})
-
-
-async def test_the_platform_says_its_prices(modal_server: RunningServer) -> None:
-    found = await prices()
-
-    assert found["cpu_core_second"] == Decimal("0.0000131")
 
 
 def test_the_package_is_the_one_of_the_extra() -> None:

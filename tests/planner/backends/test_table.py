@@ -21,9 +21,11 @@ from services.planner.backends import (
 from services.planner.backends.local import LOCAL_CAPACITY, LocalBackend
 from services.planner.backends.modal_backend import ModalBackend
 from services.planner.backends.modal_options import ModalOptions
+from services.planner.cost.tariffs import tariff_of
 from services.planner.runtime import RuntimeConfig, ToolRuntime
 from shared.errors import PlanError
 from tests.conftest import Tools
+from tests.modal_server import RunningServer
 from tests.planner.backends.conftest import MARKS, execution
 
 
@@ -65,6 +67,20 @@ async def test_every_backend_of_the_table_opens_for_a_plan(
     async with backend_class(name).open_for_plan(given) as backend:
         backend.check_open()
         assert backend_name(backend) == name
+
+
+@pytest.mark.parametrize("name", [pytest.param("modal", marks=MARKS["modal"])])
+async def test_a_plan_on_modal_costs_what_the_container_of_its_tool_costs(
+    name: str, store: Store, tmp_path: Path, tools: Tools, modal_server: RunningServer
+) -> None:
+    header = "# /// script\n# [tool.fullsend.modal]\n# cpu = 2\n# memory_mib = 2048\n# gpu = 'T4'\n# ///\n"
+    tools("echo", f"{header}def echo(n): return n")
+
+    tariff = await tariff_of(name, context(tmp_path, store, []), "echo")
+
+    assert (tariff.per_second or 0) * 3_600 == pytest.approx(2 * 0.072 + 2 * 0.036 + 0.36)
+    assert tariff.rates is not None
+    assert tariff.rates.source.startswith("Modal, asked on 20")
 
 
 async def test_a_local_backend_has_a_runtime_for_evaluations(
