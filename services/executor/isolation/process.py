@@ -110,6 +110,7 @@ class Process(Parent):
         self.pid = 0
         self.loaded = False
         self.unforkable = ""
+        self.shm_files = 0  # in its own /dev/shm after the import, which its forks share
         self.retired = ""
         self.idle_since = 0.0
         self.exit = Exit()
