@@ -48,6 +48,7 @@ RESTORED = {
     "the limit of tracebacks": ("hasattr(sys, 'tracebacklimit')", "sys.tracebacklimit = 0"),
     "a constant of sys": ("sys.platform", "sys.platform = 'elsewhere'"),
     "a function of sys": ("sys.exit.__name__", "sys.exit = print"),
+    "a constant of sys that is removed": ("hasattr(sys, 'pycache_prefix')", "del sys.pycache_prefix"),
     "the table of modules": ("'json' in sys.modules", "sys.modules = {}"),
     "the hooks of asynchronous generators": (
         "sys.get_asyncgen_hooks()[0] is None", "sys.set_asyncgen_hooks(print, print)"
@@ -215,6 +216,46 @@ async def test_a_function_of_a_module_that_the_run_has_imported_is_not_replaced_
     assert isinstance(second, Returned)
     assert (first.value[:2], second.value[:2]) == ([False, 4], [False, 1])
     assert first.value[2] != second.value[2]
+
+
+@pytest.mark.parametrize("instead", ["None", "types.ModuleType('asyncio')"])
+async def test_what_a_run_has_put_in_place_of_a_module_is_not_there_for_the_next(
+    bench: Bench, instead: str
+) -> None:
+    source = f"""
+    import os, sys, types
+    def run(change):
+        was_there = "asyncio" in sys.modules
+        if change:
+            sys.modules["asyncio"] = {instead}
+        return [was_there, os.getpid()]
+    """
+
+    first, second = await looked(bench, "", "", source, runs_before=0)
+
+    assert isinstance(first, Returned)
+    assert isinstance(second, Returned)
+    assert first.value[0] is second.value[0] is False
+    assert first.value[1] != second.value[1]
+
+
+async def test_what_the_import_has_put_in_place_of_modules_stays(bench: Bench) -> None:
+    tool = bench.tool("""
+        import os, sys, types
+        sys.modules["asyncio"] = sys.modules["decimal"] = sys.modules["urllib.request"] = None
+        sys.modules["hashlib"] = types.ModuleType("hashlib")
+        sys.modules["re"] = types.ModuleType("re")
+        sys.modules["re"].match = lambda pattern, text: "mine"
+        def run():
+            import hashlib, re
+            return ["asyncio" in sys.modules, vars(hashlib).get("md5"), re.match("", ""), os.getpid()]
+    """)
+
+    first, second = [await bench.run(tool) for _ in range(2)]
+
+    assert isinstance(first, Returned)
+    assert first == second
+    assert first.value[:3] == [True, None, "mine"]
 
 
 async def test_what_the_import_has_set_stays(bench: Bench) -> None:

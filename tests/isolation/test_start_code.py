@@ -71,6 +71,27 @@ async def test_code_of_packages_that_runs_at_the_start_is_confined_at_every_leve
     assert answers == [Returned([as_started, as_started, str(environment.python)], 3)] * 3
 
 
+async def test_lines_of_pth_files_are_executed_as_often_as_by_an_interpreter_that_is_started(
+    bench: Bench, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    counting = "import builtins; builtins.count = getattr(builtins, 'count', 0) + 1\n"
+    environment = await made(Workshop(tmp_path_factory.mktemp("elsewhere")), {"pinned.pth": counting})
+    tool = bench.tool(
+        """
+        import subprocess, sys
+        def run():
+            started = subprocess.check_output([sys.executable, "-c", "print(count)"])
+            return [count, int(started)]
+        """,
+        environment=environment,
+    )
+
+    answer = await bench.run(tool)
+
+    assert isinstance(answer, Returned)
+    assert answer.value[0] == answer.value[1] > 0
+
+
 async def test_a_package_can_not_choose_which_standard_library_is_loaded_before(
     bench: Bench, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -110,6 +110,7 @@ class Process(Parent):
         self.pid = 0
         self.loaded = False
         self.unforkable = ""
+        self.shm_files = 0  # in its own /dev/shm after the import, which its forks share
         self.retired = ""
         self.idle_since = 0.0
         self.exit = Exit()
@@ -282,8 +283,7 @@ class Process(Parent):
     def _handle(self, method: Any, params: dict[str, Any], request_id: Any) -> None:
         match method:
             case "forked":
-                self._check_children(params["children"])
-                self.handle_forked(params)
+                self.handle_forked({"children": self._checked(params["children"])})
             case "exited":
                 self.handle_exited(params)
             case "retire":
@@ -296,11 +296,20 @@ class Process(Parent):
             case _:
                 self._messages.handle(method, params, request_id, self.connection)
 
-    def _check_children(self, children: Sequence[tuple[int, int]]) -> None:
-        """ValueError if one is another's: what is measured and limited would be that other process."""
-        for _, pid in children:
-            if not self.namespace_pid and process_tree.parent_of(int(pid)) not in (0, self.pid):
-                raise ValueError(f"it reports process {pid}, which is not its child")
+    def _checked(self, children: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Tokens and process ids of its children; 0 for those that are gone, whose ids others may get.
+
+        ValueError if one is another's: what is measured and limited would be that other process.
+        """
+        if self.namespace_pid:  # the ids are those of its namespace, which has no others
+            return list(children)
+        parents = [process_tree.parent_of(int(pid)) for _, pid in children]
+        if not {None, self.pid}.issuperset(parents):
+            raise ValueError(f"it reports a process that is not its child: {children}")
+        return [
+            (token, 0 if parent is None else int(pid))
+            for (token, pid), parent in zip(children, parents, strict=True)
+        ]
 
     # -- ending --------------------------------------------------------------------------
 

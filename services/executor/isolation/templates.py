@@ -53,8 +53,6 @@ class Templates:
         self._starting: WeakValueDictionary[Key, Semaphore] = WeakValueDictionary()
         self._preforked: dict[Process, list[Process]] = {}
         self._discarded: set[Process] = set()
-        # In the /dev/shm that its forks share, after the import.
-        self._files: dict[Process, int] = {}
 
     # -- templates ------------------------------------------------------------------------
 
@@ -84,7 +82,7 @@ class Templates:
         template = self._create(module, None)
         attempt.use(template)
         await self._start(template)
-        self._files[template] = memory.own_files(template.pid)
+        template.shm_files = memory.own_files(template.pid)
         if template.unforkable:
             self._log.warning("fork.fell_back", tool=module.name, reason=template.unforkable)
         template.attach(None, None)
@@ -112,7 +110,7 @@ class Templates:
         template = fork.parent
         if not isinstance(template, Process) or not self.is_current(template):
             return
-        if memory.own_files(template.pid) > self._files.get(template, 0):
+        if memory.own_files(template.pid) > template.shm_files:
             self._log.info("template.discarded", tool=fork.module.name, reason="shared memory is left")
             self.discard(fork.key)
 
@@ -134,7 +132,6 @@ class Templates:
         """This process has ended, whatever it was."""
         self._preforked.pop(process, None)
         self._discarded.discard(process)
-        self._files.pop(process, None)
         if self._by_key.get(process.key) is process:
             del self._by_key[process.key]
         if isinstance(process.parent, Process):
@@ -210,7 +207,6 @@ class Templates:
             "templates": len(self._by_key),
             "templates_starting": len(self._starting),
             "templates_discarded": len(self._discarded),
-            "templates_files": len(self._files),
             "preforked": len(self.preforked()),
             "preforked_templates": len(self._preforked),
         }

@@ -8,6 +8,7 @@ import pytest
 
 from services.executor.isolation.environment.built_files import (
     ORIGIN_BYTES,
+    built_wheels,
     installed_in,
 )
 
@@ -65,3 +66,30 @@ def test_packages_are_not_listed_through_a_link(at: str, folder: Path, tmp_path:
     (folder / at).symlink_to(other)
 
     assert installed_in(folder) == []
+
+
+WHEEL = "built-1.0-py3-none-any.whl"
+
+
+def test_a_built_wheel_is_found_where_uv_keeps_it(folder: Path, tmp_path: Path) -> None:
+    wheel = tmp_path / "cache" / "sdists-v9" / "index" / "abc" / "built" / "1.0" / "revision" / WHEEL
+    wheel.parent.mkdir(parents=True)
+    private(wheel)
+    private(wheel.with_name("other-1.0-py3-none-any.whl"))
+
+    assert built_wheels(tmp_path / "cache", folder) == {"built": wheel}
+
+
+@pytest.mark.timeout(60)
+def test_wheels_are_not_looked_for_through_links(folder: Path, tmp_path: Path) -> None:
+    """With so many, following them would take hours."""
+    cache, elsewhere = tmp_path / "cache", tmp_path / "elsewhere" / "a" / "b"
+    cache.mkdir()
+    elsewhere.mkdir(parents=True)
+    wheel = private(elsewhere / WHEEL)
+    for number in range(20):
+        (cache / f"itself{number}").symlink_to(cache)
+    (cache / "elsewhere").symlink_to(tmp_path / "elsewhere")
+    (cache / WHEEL).symlink_to(wheel)
+
+    assert built_wheels(cache, folder) == {}

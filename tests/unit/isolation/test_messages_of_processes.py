@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,8 @@ NONSENSE = {
     "size too large": request("keep", '{"name":"a","number":1,"size":1e999,"sha256":""}'),
     "reference": request("fetch", '{"reference":"x","number":1e999}'),
     "pid": request("forked", f'{{"children":[[{CHILD},1e999]]}}'),
+    "pid of the first process, which has no parent": request("forked", f'{{"children":[[{CHILD},1]]}}'),
+    "pid of itself": request("forked", f'{{"children":[[{CHILD},{os.getpid()}]]}}'),
     "status": request("exited", f'{{"children":[{{"child":{CHILD},"status":[],"rss":1,"cpu":1}}]}}'),
     "no number to be answered by": request("recall", '{"key":"a"}', "1e999"),
 }
@@ -171,6 +174,24 @@ async def test_nonsense_ends_the_process(tmp_path: Path, kind: str) -> None:
 
     assert faults == []
     assert "it broke the protocol" in fate
+
+
+async def test_only_a_child_that_is_there_is_known_by_its_process_id(tmp_path: Path) -> None:
+    heard = Heard(tmp_path)
+    child = subprocess.Popen(["sleep", "1000"])
+    ids = []
+    try:
+        await heard.say(request("forked", f'{{"children":[[{CHILD},{child.pid}]]}}'))
+        ids.append(heard.child.pid)
+    finally:
+        child.kill()
+        child.wait()
+    await heard.say(request("forked", f'{{"children":[[{CHILD},{child.pid}]]}}'))
+    ids.append(heard.child.pid)
+    fate = heard.process.fate
+    heard.close()
+
+    assert (ids, fate) == ([child.pid, 0], "")
 
 
 NESTED = {

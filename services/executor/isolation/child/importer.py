@@ -50,10 +50,10 @@ def enter_environment(interpreter: str) -> None:
     """
     sys.executable = interpreter
     sys.prefix = sys.exec_prefix = os.path.dirname(os.path.dirname(interpreter))
+    import site  # which does nothing yet, because of `-S`
+
     # The interpreters that `multiprocessing` starts have the flags of this one.
     ctypes.pythonapi.PyStructSequence_SetItem(ctypes.py_object(sys.flags), _NO_SITE, ctypes.py_object(0))
-    import site
-
     site.main()
 
 

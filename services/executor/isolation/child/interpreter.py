@@ -50,9 +50,9 @@ class InterpreterState:
         self._handlers = list(map(_codecs.lookup_error, _ERROR_HANDLERS))
         self._builtins = set(builtins.__dict__)
         self._attributes = {
-            name: {attribute: vars(sys.modules[name]).get(attribute) for attribute in attributes}
+            name: {attribute: content.get(attribute) for attribute in attributes}
             for name, attributes in _ATTRIBUTES.items()
-            if name in sys.modules
+            for content in _contents(name)
         }
         self._decimal = _decimal_contexts()
         self._numpy = _numpy_options()
@@ -81,7 +81,7 @@ class InterpreterState:
             self._restore_modules(changed)
         if _is_tracing() and not self._tracing:
             sys.modules["tracemalloc"].stop()
-        if "decimal" in sys.modules:
+        if sys.modules.get("decimal") is not None:
             self._restore_decimal()
         if self._numpy:
             self._restore_numpy()
@@ -93,25 +93,24 @@ class InterpreterState:
             for name in set(builtins.__dict__) - self._builtins:
                 del builtins.__dict__[name]
         for name in changed:
-            if name in _ATTRIBUTES and name in sys.modules:
-                self._restore_attributes(name)
+            for content in _contents(name) if name in _ATTRIBUTES else ():
+                self._restore_attributes(name, content)
             self._patched = self._patched or self._functions.replaced(name)
 
     def _restore_sys(self) -> None:
         """Put back what was there.  New names stay, as modules that the run has imported may need them."""
         content = vars(sys)
         for name, before in self._sys.items():
-            if content.get(name) is not before:
+            if content.get(name, content) is not before:
                 setattr(sys, name, before)
         if "tracebacklimit" not in self._sys:
             content.pop("tracebacklimit", None)
 
-    def _restore_attributes(self, name: str) -> None:
-        module, attributes = sys.modules[name], _ATTRIBUTES[name]
+    def _restore_attributes(self, name: str, content: Dict[str, Any]) -> None:
+        attributes = _ATTRIBUTES[name]
         if name not in self._attributes:
-            self._attributes[name] = _at_first(module, attributes)
+            self._attributes[name] = _at_first(content, attributes)
         before = self._attributes[name]
-        content = module.__dict__
         for attribute in attributes:
             if attribute in before and content.get(attribute) is not before[attribute]:
                 content[attribute] = before[attribute]
@@ -138,9 +137,14 @@ class InterpreterState:
             numpy.set_printoptions(**printing)
 
 
-def _at_first(module: types.ModuleType, attributes: Dict[str, Any]) -> Dict[str, Any]:
+def _contents(name: str) -> List[Dict[str, Any]]:
+    """The names in a module, if one is loaded: None or any object can be in its place in `sys.modules`."""
+    module = sys.modules.get(name)
+    return [vars(module)] if isinstance(module, types.ModuleType) else []
+
+
+def _at_first(content: Dict[str, Any], attributes: Dict[str, Any]) -> Dict[str, Any]:
     """What these attributes of a module are before anybody has changed them."""
-    content = vars(module)
     return {
         name: content.get(first, content.get(name)) if isinstance(first, str) else first
         for name, first in attributes.items()
@@ -204,21 +208,26 @@ class _Functions:
     """
 
     def __init__(self) -> None:
-        self._known: Dict[str, Tuple[Dict[str, Any], Any, Any]] = {}
+        self._known: Dict[str, Tuple[Any, Dict[str, Any]]] = {}
         for name in _PATCHED:
             if name in sys.modules:
                 self._watch(name)
 
-    def _watch(self, name: str) -> List[Any]:
+    def _watch(self, name: str) -> Iterable[Any]:
         """Notice from now on what is replaced in a module; returns its functions and classes."""
-        content = vars(sys.modules[name])
-        functions = [key for key, value in content.items() if isinstance(value, _FUNCTIONS)]
-        of = operator.itemgetter(*functions)
-        self._known[name] = content, of, of(content)
-        return [content[key] for key in functions]
+        functions = {
+            key: value
+            for content in _contents(name)
+            for key, value in content.items()
+            if isinstance(value, _FUNCTIONS)
+        }
+        self._known[name] = sys.modules[name], functions
+        return functions.values()
 
     def _watch_imported(self, name: str) -> str:
-        """Watch a module that the run has imported; a function that it has replaced before, if any."""
+        """Watch a module that the run has imported; what it has replaced before, if anything."""
+        if getattr(sys.modules[name], "__spec__", None) is None:
+            return f"the run replaced the module {name}"
         own = getattr(sys.modules[name], "__file__", "")
         for function in self._watch(name):
             code = getattr(function, "__code__", None)
@@ -230,14 +239,14 @@ class _Functions:
         """The first function or class of this module that is another one now, if the module is watched."""
         if name not in self._known:
             return self._watch_imported(name) if name in _PATCHED and name in sys.modules else ""
-        content, of, before = self._known[name]
-        if vars(sys.modules.get(name, object)) is not content:
+        module, before = self._known[name]
+        if sys.modules.get(name) is not module:
             return f"the run replaced the module {name}"
         try:
-            now = of(content)
+            now = list(map(getattr(module, "__dict__", {}).__getitem__, before))
         except KeyError as missing:
             return f"the run removed {name}.{missing.args[0]}"
-        changed = [one for one, other in zip(now, before) if one is not other]  # noqa: B905 - Python 3.9
+        changed = [one for one, other in zip(now, before.values()) if one is not other]  # noqa: B905
         return f"the run replaced a function or class of {name}: {changed[0]!r:.80}" if changed else ""
 
 
@@ -282,8 +291,9 @@ class _Modules:
         modules = list(map(sys.modules.get, self._names))
         if modules != self._modules:
             self._modules = modules
-            self._loaded = [name for name in self._names if name in sys.modules]
-            self._places = [_version(vars(sys.modules[name])) for name in self._loaded]
+            loaded = {name: content for name in self._names for content in _contents(name)}
+            self._loaded = list(loaded)
+            self._places = list(map(_version, loaded.values()))
             self._seen = list(map(_value, self._places))
             return self._names
         now = list(map(_value, self._places))

@@ -109,9 +109,10 @@ def _children_by_parent(parent: int) -> list[int]:
     return found
 
 
-def parent_of(pid: int) -> int:
-    """The parent of a process; 0 if it is gone."""
-    return int(_stat(pid)[1] or 0)
+def parent_of(pid: int) -> int | None:
+    """The parent of a process, 0 if that is outside of what /proc shows; None if the process is gone."""
+    parent = _stat(pid)[1]
+    return int(parent) if parent else None
 
 
 def _stat(pid: int) -> list[bytes]:

@@ -13,8 +13,8 @@ ORIGIN_BYTES = 65_536
 """A longer `direct_url.json` is ignored."""
 
 _INFO = ".dist-info"
-_WHEEL_DEPTHS = range(2, 8)
-"""The number of directories above a wheel in uv's cache."""
+_MAX_WHEEL_DEPTH = 7
+"""The most directories above a wheel in uv's cache."""
 
 
 def built_wheels(cache: Path, folder: Path) -> dict[str, Path]:
@@ -28,11 +28,13 @@ def built_wheels(cache: Path, folder: Path) -> dict[str, Path]:
     wanted = {(canonicalize_name(name), version) for name, version in installed}
     found: dict[str, Path] = {}
     cache = cache.resolve()
-    for depth in _WHEEL_DEPTHS:
-        for path in cache.glob("*/" * depth + "*.whl"):
-            with contextlib.suppress(InvalidWheelFilename, OSError, RuntimeError):
+    for parent, folders, names in os.walk(cache, followlinks=False):
+        if len(Path(parent).relative_to(cache).parts) == _MAX_WHEEL_DEPTH:
+            folders.clear()
+        for path in (Path(parent, name) for name in names if name.endswith(".whl")):
+            with contextlib.suppress(InvalidWheelFilename):
                 name, version, _, _ = parse_wheel_filename(path.name)
-                if (name, str(version)) in wanted and path.resolve() == path and path.is_file():
+                if (name, str(version)) in wanted and path.is_file() and not path.is_symlink():
                     found[name] = path
     return found
 
