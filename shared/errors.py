@@ -16,6 +16,14 @@ class ExperimentNotFoundError(ContractError):
     """No key holds this experiment."""
 
 
+class RunNotFoundError(FullsendError):
+    """There is no run of this id, or its record has expired."""
+
+
+class NotTriggeredError(FullsendError):
+    """A trigger became no run: says why, and what to do."""
+
+
 class ExperimentArchivedError(FullsendError):
     """The experiment is archived; its runs must not start or continue."""
 

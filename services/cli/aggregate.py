@@ -14,10 +14,10 @@ import typer
 from services.cli import connection, output
 from services.cli.connection import places
 from services.cli.output import AsJson, CommandError
-from services.cli.records.record import no_such_run
 from services.executor.artifacts import open_blobs
 from services.executor.config import Settings
 from services.executor.store import Store
+from services.operations.run_records import no_such_run
 from services.planner.aggregation import AggregationResult, AggregationTask, Aggregator
 from services.planner.execution import ExecutionResult, result_of_record
 from services.planner.runtime import ToolRuntime

@@ -11,14 +11,15 @@ from urllib.parse import urlsplit
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.cli import output
-from services.cli.schedules import NO_CRON, ScheduleRow, read_all_schedules
-from services.cli.tools import all_registered
 from services.executor.config import Settings
 from services.executor.isolation import cgroups
 from services.executor.isolation.sandbox import Sandbox, Unavailable, detect, unprotected
 from services.executor.outcome import Status
 from services.executor.store import ServerFacts, Store
 from services.executor.tools import bundles
+from services.operations import words
+from services.operations.registered_tools import all_registered
+from services.operations.schedule_rows import NO_CRON, ScheduleRow, read_all_schedules
 from shared import keys
 from shared.connection import without_password
 from shared.messages import Experiment, State
@@ -94,7 +95,7 @@ async def findings(store: Store, settings: Settings, url: str) -> AsyncIterator[
 def _server(facts: ServerFacts, url: str) -> list[Finding]:
     text = (
         f"{facts.version} at {without_password(url)} answers in {facts.latency_ms:.2f} ms; "
-        f"{output.size(facts.memory_bytes)} in use; persistence: {facts.persistence or 'none'}"
+        f"{words.size(facts.memory_bytes)} in use; persistence: {facts.persistence or 'none'}"
     )
     found = [ok("redis", text)]
     if facts.latency_ms > SLOW_MS:
@@ -142,11 +143,11 @@ async def _workers(store: Store) -> AsyncIterator[Finding]:
         yield warning("workers", "no worker listens for triggers; start one with `trigger` in SCHEDULE_MODE")
     for name, seconds in (await store.workers.silent()).items():
         text = "other workers take over its runs" if alive else "its runs wait until another worker starts"
-        yield warning("workers", f"{name} has been silent for {output.duration(seconds)}; {text}")
+        yield warning("workers", f"{name} has been silent for {words.duration(seconds)}; {text}")
     yield ok("queue", f"{depth.waiting} waiting, {depth.held} running, {depth.delayed} delayed")
     waited_seconds = await store.queue.oldest_seconds()
     if waited_seconds > LONG_WAIT_SECONDS:
-        text = f"the oldest order has waited for {output.duration(waited_seconds)}"
+        text = f"the oldest order has waited for {words.duration(waited_seconds)}"
         yield warning("queue", f"{text}; start more workers or raise CONCURRENCY")
 
 

@@ -2,8 +2,7 @@
 
 import asyncio
 import secrets
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,20 +12,21 @@ import typer
 from services.cli import connection, output
 from services.cli.output import CommandError, RunId
 from services.cli.publication import Publication, read_files, tool_doubts
-from services.cli.records.record import no_such_run
-from services.cli.schedules import NO_CRON, local_time
 from services.cli.watch import describe, failure
 from services.executor.outcome import Status
 from services.executor.recovery import cancel as request_cancellation
 from services.executor.scheduling.cron import Cron
 from services.executor.store import JournalEntry, Published, RunCancellation, Store
+from services.operations import words
+from services.operations.run_records import no_such_run
+from services.operations.schedule_rows import NO_CRON, local_time
+from services.operations.triggering import send_trigger
 from shared.documents import json_object
-from shared.errors import ContractError
+from shared.errors import ContractError, FullsendError
 from shared.messages import State
 
 OTHER_FIELDS_BYTES = 200
 """What the fields of an experiment may take that `publish` writes beside the file."""
-QUEUED_SECONDS = 10.0
 LONGEST_WAIT_SECONDS = 600.0
 
 
@@ -173,7 +173,7 @@ def trigger(
 
     async def act(store: Store) -> None:
         cursor = await store.journal.end()
-        run_id = await _send(store, settings.trigger_channels[0], message)
+        run_id = await send_trigger(store, settings.trigger_channels[0], message)
         output.say(f"queued {run_id}")
         if wait:
             await _await_end(store, cursor, run_id, timeout, settings.redis_url)
@@ -185,47 +185,7 @@ def _parameter(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise CommandError(f"--param {text!r} is not NAME=VALUE")
-    return name, output.parse_json(value)
-
-
-async def _send(store: Store, channel: str, message: Mapping[str, Any]) -> str:
-    """Publish the trigger, wait until a worker queues the run, and return the run's id.
-
-    Raises:
-        CommandError: the experiment is archived, or no worker reacts.
-    """
-    experiment_id = message["experiment_id"]
-    stored = await store.experiments.read(experiment_id)
-    if stored.readable().state is State.ARCHIVED:
-        raise CommandError(f"experiments:{experiment_id} is archived, so it can't be run")
-    await _await_listener(store)
-    if not await store.triggers.send(channel, message):
-        raise CommandError(f"no worker listens on {channel}, so the trigger is lost; start `fullsend worker`")
-    deadline = time.monotonic() + QUEUED_SECONDS
-    while time.monotonic() < deadline:
-        run_id = await store.queue.run_of(experiment_id, message["request_id"])
-        if run_id is not None:
-            return run_id
-        await asyncio.sleep(connection.PAUSE_SECONDS)
-    raise CommandError(f"no worker queued the run within {QUEUED_SECONDS:g} s after the trigger on {channel}")
-
-
-async def _await_listener(store: Store) -> None:
-    """Wait until a worker listens.  Raises `CommandError` if none does in time."""
-    deadline = time.monotonic() + connection.STARTING_SECONDS
-    while not await store.workers.listening():
-        if time.monotonic() >= deadline:
-            raise CommandError(_no_listener(await store.workers.alive()))
-        await asyncio.sleep(connection.PAUSE_SECONDS)
-
-
-def _no_listener(alive: Sequence[str]) -> str:
-    if not alive:
-        return "no worker is running, so nothing was sent; start one with `fullsend worker`"
-    return (
-        f"no worker listens for triggers, so nothing was sent; running: {', '.join(alive)}; "
-        "start one with `trigger` in SCHEDULE_MODE"
-    )
+    return name, words.parse_json(value)
 
 
 async def _await_end(store: Store, cursor: str, run_id: str, timeout_seconds: float, redis_url: str) -> None:
@@ -284,6 +244,6 @@ async def _await_status(store: Store, run_id: str) -> str:
         await asyncio.sleep(connection.PAUSE_SECONDS)
 
 
-async def _already_over(store: Store, run_id: str) -> CommandError:
+async def _already_over(store: Store, run_id: str) -> FullsendError:
     status = await store.history.status(run_id)
     return no_such_run(run_id) if status is None else CommandError(f"{run_id} is already {status}")

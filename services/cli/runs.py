@@ -11,20 +11,21 @@ from rich.text import Text
 
 from services.cli import connection, output
 from services.cli.output import AsJson, Column, RunId
-from services.cli.records.record import (
+from services.executor.outcome import Status
+from services.executor.store import Store, StoredLogLine
+from services.operations import words
+from services.operations.run_records import (
     LARGE_FIELDS,
     ListedArtifact,
     Record,
     artifacts_in,
     decode,
     load_text,
-    queued_record,
+    recent_runs,
     record_of,
     reference_in,
     status_of,
 )
-from services.executor.outcome import Status
-from services.executor.store import Store, StoredLogLine, moment
 from shared.errors import ArtifactError
 
 COLUMNS = [
@@ -71,18 +72,7 @@ def runs(
 ) -> None:
     """List queued, running and ended runs, the newest first."""
 
-    async def act(store: Store) -> list[Record]:
-        begun = await store.history.recent(experiment_id, limit)
-        known = {record["run_id"] for record in begun}
-        waiting = [
-            queued_record(claim)
-            for claim in await store.queue.waiting()
-            if claim.order.run_id not in known and experiment_id in (None, claim.order.experiment_id)
-        ]
-        newest = sorted([*waiting, *begun], key=lambda record: moment(record["run_id"]), reverse=True)
-        return newest[:limit]
-
-    found = connection.with_store(act)
+    found = connection.with_store(lambda store: recent_runs(store, experiment_id, limit))
     if as_json:
         output.print_json([decode(record) for record in found])
         return
@@ -101,8 +91,8 @@ def _row(record: Record, out: Console) -> list[output.Cell]:
         record.get("tool", ""),
         record.get("attempt", ""),
         record.get("trigger", ""),
-        output.ago(started) if out.is_terminal else started,
-        output.duration(record.get("duration_seconds")),
+        words.ago(started) if out.is_terminal else started,
+        words.duration(record.get("duration_seconds")),
         _outcome(record),
     ]
 
@@ -110,8 +100,8 @@ def _row(record: Record, out: Console) -> list[output.Cell]:
 def _outcome(record: Record) -> str:
     if "error" in record:
         return f"{record.get('error_type', 'Error')}: {record['error']}"
-    summary = output.parse_json(record.get("result_summary"))
-    return output.key_values(summary) if isinstance(summary, dict) else ""
+    summary = words.parse_json(record.get("result_summary"))
+    return words.key_values(summary) if isinstance(summary, dict) else ""
 
 
 # -- show -----------------------------------------------------------------------------
@@ -145,17 +135,17 @@ def show_record(record: Record, out: Console, place: str) -> None:
     status = status_of(record)
     head = Text(record["run_id"], "bold") + Text("  ") + output.styled(status)
     if "duration_seconds" in record:
-        head += Text(f" after {output.duration(record['duration_seconds'])}")
+        head += Text(f" after {words.duration(record['duration_seconds'])}")
     out.print(head)
     _facts(record, out)
     if "error" in record:
         _section("Error", f"{record.get('error_type', 'Error')}: {record['error']}", out, "red")
-    _attempts(output.parse_json(record.get("attempts")), out)
+    _attempts(words.parse_json(record.get("attempts")), out)
     if traceback := _text(record, "traceback", place):
         _section("Traceback", traceback, out)
-    _exit(output.parse_json(record.get("exit")), out)
+    _exit(words.parse_json(record.get("exit")), out)
     for name, title in DOCUMENTS.items():
-        value = output.parse_json(_text(record, name, place))
+        value = words.parse_json(_text(record, name, place))
         if value not in (None, {}, []):
             _section(title, _pretty(value), out)
     _artifacts(record, out)
@@ -190,7 +180,7 @@ def _artifact(one: ListedArtifact) -> list[output.Cell]:
         return [one.name, "", "", output.styled("problem", one.problem)]
     artifact = one.artifact
     where = f"cas://{artifact.sha256}" if one.is_stored else "inline"
-    return [one.name, output.size(artifact.size_bytes), artifact.media_type, where]
+    return [one.name, words.size(artifact.size_bytes), artifact.media_type, where]
 
 
 def _facts(record: Record, out: Console) -> None:
@@ -208,7 +198,7 @@ def _facts(record: Record, out: Console) -> None:
 def _fact(name: str, value: str) -> str:
     if name == "environment_digest":
         return value[:12]
-    return f"{value}  ({output.ago(value)})" if name in MOMENTS else value
+    return f"{value}  ({words.ago(value)})" if name in MOMENTS else value
 
 
 def _attempts(attempts: Any, out: Console) -> None:
@@ -233,8 +223,8 @@ def _exit(exit_: Any, out: Console) -> None:
         if name not in ("stacks", "last_lines")
     }
     if "peak_rss_bytes" in shown:
-        shown["peak_rss"] = output.size(shown.pop("peak_rss_bytes"))
-    _section("Exit", output.key_values(shown) or "unknown", out)
+        shown["peak_rss"] = words.size(shown.pop("peak_rss_bytes"))
+    _section("Exit", words.key_values(shown) or "unknown", out)
     if exit_.get("last_lines"):
         _section("Last lines printed", "\n".join(exit_["last_lines"]), out)
     if exit_.get("stacks"):

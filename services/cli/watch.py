@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.text import Text
 
 from services.cli import connection, output
-from services.cli.output import CommandError, duration, key_values, one_line
+from services.cli.output import CommandError, one_line
 from services.executor.store import JournalEntry, Store
+from services.operations.words import duration, key_values
 
 STYLES: Final = {
     "started": "cyan", "progress": "dim", "metric": "blue", "retrying": "yellow", "error": "red",

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from services.cli.schedules import NO_CRON
 from services.executor.store import Store
+from services.operations.schedule_rows import NO_CRON
 from shared import keys
 from tests.acceptance.commands import Shell
 from tests.acceptance.tool_texts import GREET, STUMBLE, WAIT

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.schedules import NO_CRON
 from services.executor.store import Order, Store
+from services.operations.schedule_rows import NO_CRON
 from shared import keys
 from shared.connection import connect_blocking
 from tests.acceptance.commands import Shell, row_of

@@ -13,9 +13,10 @@ from rich.text import Text
 
 from services.cli import output
 from services.cli.demo.tracker import Phase, Run, RunTracker, Tally
-from services.cli.output import Cell, Column, duration, one_line, shorten
+from services.cli.output import Cell, Column, one_line, shorten
 from services.cli.watch import describe
 from services.executor.store import JournalEntry
+from services.operations.words import duration
 
 MARKS = {
     Phase.RUNNING: ("▶", "cyan"),

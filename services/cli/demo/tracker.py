@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from services.cli.output import key_values
 from services.cli.watch import failure
 from services.executor.outcome import Status
 from services.executor.store import JournalEntry
+from services.operations.words import key_values
 
 ENDED_KEPT = 50
 

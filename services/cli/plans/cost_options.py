@@ -6,8 +6,8 @@ from typing import Annotated, Any, Final
 import typer
 from pydantic import ValidationError
 
-from services.cli import output
 from services.cli.output import Cell, Column, CommandError
+from services.operations import words
 from services.planner.cost import Usage
 from services.planner.cost.rates import money_text
 from services.planner.models import Budget, RunManifest
@@ -91,7 +91,7 @@ def usage_lines(used: PlanUsage) -> Iterator[tuple[str, str]]:
         f"{total.core_seconds:,.1f} core seconds",
     ]
     if total.peak_bytes is not None:
-        parts.append(f"{output.size(total.peak_bytes)} of memory at most")
+        parts.append(f"{words.size(total.peak_bytes)} of memory at most")
     if total.gpu_seconds:
         parts.append(f"{total.gpu_seconds:,.1f} GPU seconds")
     yield "used", ", ".join(parts)
@@ -136,7 +136,7 @@ def _row(index: int, one: Usage, used: PlanUsage) -> list[Cell]:
         str(one.attempts),
         f"{one.seconds:.3f}",
         f"{one.core_seconds:.3f}",
-        output.size(one.peak_bytes) if one.peak_bytes is not None else "",
+        words.size(one.peak_bytes) if one.peak_bytes is not None else "",
         f"{one.gpu_seconds:.3f}" if one.gpu_seconds else "",
         money_text(one.money, used.currency) if one.money is not None and used.currency else "",
         f"{cost:g}" if cost else "",

@@ -23,6 +23,7 @@ from rich.text import Text
 from services.cli import output
 from services.cli.output import Column
 from services.cli.plans.cost_options import usage_lines
+from services.operations import words
 from services.planner.cancellation import CancellationToken
 from services.planner.plan import Plan
 from services.planner.plan.plan_usage import PlanUsage
@@ -139,7 +140,7 @@ def progress_line(pace: ProgressSnapshot) -> str:
     if pace.rate_per_second is not None:
         parts.append(rate(pace.rate_per_second))
     if pace.eta_seconds:
-        parts.append(f"{output.duration(pace.eta_seconds)} to go")
+        parts.append(f"{words.duration(pace.eta_seconds)} to go")
     return ", ".join(parts)
 
 
@@ -227,7 +228,7 @@ def show_plan(
         "cases": case_counts(status),
         "left": str(status.left) if status.left else "",
         "rate": rate(status.rate_per_second) if status.rate_per_second else "",
-        "to go": output.duration(status.eta_seconds),
+        "to go": words.duration(status.eta_seconds),
         "evaluated": "" if evaluations is None else _evaluations(*evaluations),
         **dict(usage_lines(used)),
         "stopped": (session.stopped or "") if session else "",
@@ -267,8 +268,8 @@ def plan_row(found: Plan, status: PlanStatus) -> list[output.Cell]:
         str(status.running),
         str(status.left),
         rate(status.rate_per_second) if status.rate_per_second else "",
-        output.duration(status.eta_seconds),
-        output.ago(session.began_at.isoformat()) if session else "",
+        words.duration(status.eta_seconds),
+        words.ago(session.began_at.isoformat()) if session else "",
     ]
 
 

@@ -16,7 +16,6 @@ from rich.console import Console
 from services.cli import connection, output
 from services.cli.output import AsJson, Column, CommandError
 from services.cli.records import artifacts_admin, artifacts_pull
-from services.cli.records.record import ListedArtifact, artifacts_in, open_store, record_of, with_artifacts
 from services.executor.artifacts import (
     Artifact,
     Blobs,
@@ -27,6 +26,14 @@ from services.executor.artifacts import (
     parse_reference,
 )
 from services.executor.store import Store
+from services.operations import words
+from services.operations.run_records import (
+    ListedArtifact,
+    artifacts_in,
+    open_store,
+    record_of,
+    with_artifacts,
+)
 from shared.errors import ArtifactError
 
 ARTIFACT_COLUMNS: Final = [
@@ -101,7 +108,7 @@ def _row(one: ListedArtifact, out: Console) -> list[output.Cell]:
         return [one.name, "", "", "", "", output.styled("problem", one.problem)]
     return [
         one.name,
-        output.size(one.artifact.size_bytes),
+        words.size(one.artifact.size_bytes),
         one.artifact.media_type,
         "stored" if one.is_stored else "inline",
         _reference(one.artifact, whole=not out.is_terminal),
@@ -131,8 +138,8 @@ def _list_blobs(found: list[StoredBlob], as_json: bool) -> None:
     rows: list[list[output.Cell]] = [
         [
             f"cas://{one.sha256}",
-            output.size(one.size_bytes),
-            output.ago(one.modified_at.isoformat()) if out.is_terminal else one.modified_at.isoformat(),
+            words.size(one.size_bytes),
+            words.ago(one.modified_at.isoformat()) if out.is_terminal else one.modified_at.isoformat(),
         ]
         for one in found
     ]
@@ -145,7 +152,7 @@ def _describe_store(store: Blobs, found: list[StoredBlob], as_json: bool) -> Non
         members = {"type": str(store.storage_type), "blobs": len(found), "bytes": size_bytes}
         output.print_json({"place": store.base, **members})
         return
-    text = f"{store.base}: {artifacts_admin.counted(len(found), 'blob')}, {output.size(size_bytes)}"
+    text = f"{store.base}: {artifacts_admin.counted(len(found), 'blob')}, {words.size(size_bytes)}"
     output.console().print(output.one_line(text))
 
 
@@ -180,7 +187,7 @@ def get(
             return
         path = _target(artifact.name, to, force)
         keeper.copy_to(artifact, path)
-    text = f"{path}: {output.size(artifact.size_bytes)}, SHA-256 {artifact.sha256}"
+    text = f"{path}: {words.size(artifact.size_bytes)}, SHA-256 {artifact.sha256}"
     output.say(output.one_line(text), file=sys.stderr)
 
 

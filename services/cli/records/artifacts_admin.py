@@ -8,11 +8,12 @@ import typer
 
 from services.cli import connection, output
 from services.cli.output import AsJson, CommandError
-from services.cli.records.record import open_store, record_of, with_artifacts
 from services.cli.records.verify import Checked, Verification
 from services.executor.artifacts import Blobs, Collected, StoredBlob, collect
 from services.executor.store import ReferencedDigests, Store
 from services.executor.tools.bundles import MAX_BYTES, paths_in
+from services.operations import words
+from services.operations.run_records import open_store, record_of, with_artifacts
 from shared.connection import without_password
 from shared.errors import ArtifactCorruptError, ArtifactNotFoundError
 
@@ -85,7 +86,7 @@ def _report(verification: Verification, everything: bool, as_json: bool) -> int:
 def _verify_summary(checked: Checked, problems: int) -> str:
     return (
         f"verified {counted(checked.runs, 'run')}, {counted(checked.blobs, 'blob')} of "
-        f"{output.size(checked.size_bytes)} and {counted(checked.inline, 'inline artifact')}: "
+        f"{words.size(checked.size_bytes)} and {counted(checked.inline, 'inline artifact')}: "
         f"{counted(problems, 'problem') if problems else 'no problems'}"
     )
 
@@ -133,7 +134,7 @@ def gc(
         return
     if dry_run:
         for one in sorted(collected.deleted, key=lambda blob: blob.modified_at):
-            output.say(f"cas://{one.sha256}  {output.size(one.size_bytes)}  stored {_age(one, started)}")
+            output.say(f"cas://{one.sha256}  {words.size(one.size_bytes)}  stored {_age(one, started)}")
     output.say(output.one_line(_gc_summary(blobs, collected, older_than, dry_run)))
 
 
@@ -171,14 +172,14 @@ def _parse_age(age: str) -> float:
 
 
 def _age(one: StoredBlob, now: datetime) -> str:
-    return output.ago(one.modified_at.isoformat(), lambda: now)
+    return words.ago(one.modified_at.isoformat(), lambda: now)
 
 
 def _gc_summary(blobs: Blobs, collected: Collected, older_than: str, dry_run: bool) -> str:
     deleted = counted(len(collected.deleted), "blob")
     return (
         f"{blobs.base}: {deleted} {'would be ' if dry_run else ''}deleted, "
-        f"{output.size(collected.freed_bytes)} {'would be ' if dry_run else ''}freed; "
+        f"{words.size(collected.freed_bytes)} {'would be ' if dry_run else ''}freed; "
         f"{collected.kept:,} referenced, {collected.young:,} younger than {older_than}"
     )
 

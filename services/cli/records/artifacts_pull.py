@@ -11,6 +11,7 @@ from services.cli import output
 from services.cli.output import AsJson
 from services.cli.plans.plan import PlanId, find_plan
 from services.cli.records.artifacts_admin import counted
+from services.operations import words
 from services.planner.plan.artifact_pull import AT_ONCE, Pulled, problems_in, pull, wanted_of
 from shared.errors import ArtifactError
 
@@ -76,7 +77,7 @@ def _show(pulled: list[Pulled], directory: Path, as_json: bool) -> None:
         output.print_json({**members, "problems": problems})
     else:
         whole = counted(len(pulled) - len(problems), "artifact")
-        output.say(output.one_line(f"{directory}: {whole}, {output.size(size_bytes)}, {there:,} were there"))
+        output.say(output.one_line(f"{directory}: {whole}, {words.size(size_bytes)}, {there:,} were there"))
     for path, problem in list(problems.items())[:PROBLEMS_SHOWN]:
         output.print_error(f"{path}: {problem}")
     if problems:

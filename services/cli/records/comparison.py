@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from services.cli.output import parse_json
-from services.cli.records.record import ListedArtifact, Record, artifacts_in, reference_in, status_of
+from services.operations import words
+from services.operations.run_records import ListedArtifact, Record, artifacts_in, reference_in, status_of
 from shared.errors import ArtifactError
 
 Load = Callable[[str], str]
@@ -147,7 +147,7 @@ def _members(record: Record, names: tuple[str, ...]) -> dict[str, Any]:
     """Return fields by name; `params` is decoded and called `parameters`."""
     found: dict[str, Any] = {name: record[name] for name in names if name in record and name != "params"}
     if "params" in names:
-        found["parameters"] = parse_json(record.get("params")) or {}
+        found["parameters"] = words.parse_json(record.get("params")) or {}
     return found
 
 

@@ -19,7 +19,13 @@ from services.cli.records.comparison import (
     FieldComparison,
     compare,
 )
-from services.cli.records.record import (
+from services.executor.artifacts import CasReference, parse_reference
+from services.executor.config import Settings
+from services.executor.store import Store
+from services.executor.tools import bundles
+from services.executor.tools.bundles import Bundle, Bundles
+from services.operations import words
+from services.operations.run_records import (
     ListedArtifact,
     Record,
     load_text,
@@ -28,11 +34,6 @@ from services.cli.records.record import (
     status_of,
     with_artifacts,
 )
-from services.executor.artifacts import CasReference, parse_reference
-from services.executor.config import Settings
-from services.executor.store import Store
-from services.executor.tools import bundles
-from services.executor.tools.bundles import Bundle, Bundles
 from shared.errors import FullsendError, SettingsError
 
 DIFFERENT, TROUBLE = 1, 2
@@ -117,7 +118,7 @@ class _Printer:
         text = Text.assemble(f"{letter}  ", (record["run_id"], "bold"), "  ")
         text += output.styled(status_of(record))
         if took := record.get("duration_seconds"):
-            text += Text(f" after {output.duration(took)}{self._ratio(record)}")
+            text += Text(f" after {words.duration(took)}{self._ratio(record)}")
         attempts = record.get("attempt", "1")
         self._out.print(text + Text("" if attempts == "1" else f", {attempts} attempts"))
 
@@ -175,7 +176,7 @@ def _pair(pair: ArtifactPair) -> str:
 def _described_artifact(one: ListedArtifact) -> str:
     if one.artifact is None:
         return one.problem
-    return f"{output.size(one.artifact.size_bytes)} {_digest(one.artifact.sha256)}"
+    return f"{words.size(one.artifact.size_bytes)} {_digest(one.artifact.sha256)}"
 
 
 def _ratio(one: Record, other: Record) -> float | None:
@@ -199,9 +200,9 @@ def _comparison_as_json(one: Record, other: Record, found: Comparison) -> dict[s
         "end": list(map(_as_json, found.end)),
         **{name: _field_as_json(field) for name, field in found.fields.items()},
         "artifacts": {pair.name: pair.verdict for pair in found.artifacts},
-        "duration_seconds": [output.parse_json(record.get("duration_seconds")) for record in (one, other)],
+        "duration_seconds": [words.parse_json(record.get("duration_seconds")) for record in (one, other)],
         "duration_ratio": _ratio(one, other),
-        "attempts": [output.parse_json(record.get("attempt")) for record in (one, other)],
+        "attempts": [words.parse_json(record.get("attempt")) for record in (one, other)],
     }
 
 

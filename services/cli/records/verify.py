@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from services.cli.records.record import ListedArtifact, artifacts_in
 from services.executor.artifacts import Artifact, Blobs, CasReference, Keeper, addresses_in
 from services.executor.tools.bundles import MAX_BYTES, paths_in
+from services.operations.run_records import ListedArtifact, artifacts_in
 from shared.errors import ArtifactCorruptError, ArtifactError, ArtifactNotFoundError
 
 TEXTS: Final = {

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from services.cli import output
 from services.cli.output import Column
+from services.operations.words import ago, duration, size
 
 COLUMNS = [Column("ID"), Column("TOOL", drop=1), Column("SECONDS", right=True), Column("ERROR")]
 ROWS = [
@@ -38,7 +39,7 @@ def on_terminal(width: int) -> str:
     ],
 )
 def test_durations_have_units(seconds: float | str | None, words: str) -> None:
-    assert output.duration(seconds) == words
+    assert duration(seconds) == words
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_durations_have_units(seconds: float | str | None, words: str) -> None:
     ],
 )
 def test_times_in_the_past_are_relative(iso: str | None, words: str) -> None:
-    assert output.ago(iso, lambda: datetime(2026, 1, 1, 12, tzinfo=UTC)) == words
+    assert ago(iso, lambda: datetime(2026, 1, 1, 12, tzinfo=UTC)) == words
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_times_in_the_past_are_relative(iso: str | None, words: str) -> None:
     [(0, "0 bytes"), (999, "999 bytes"), (12_345_678, "12.3 MB"), (5e12, "5000.0 GB")],
 )
 def test_sizes_have_units(count_bytes: float, words: str) -> None:
-    assert output.size(count_bytes) == words
+    assert size(count_bytes) == words
 
 
 def test_control_characters_are_replaced() -> None:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from services.cli.tools import signature
 from services.executor.tools.description_text import type_name
+from services.operations.registered_tools import signature
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from services.cli import output
-from services.cli.output import CommandError
 from services.executor.artifacts import (
     Artifact,
     Blobs,
@@ -17,8 +15,9 @@ from services.executor.artifacts import (
 from services.executor.artifacts.loaders import local_directory
 from services.executor.artifacts.object_blobs import ObjectBlobs
 from services.executor.outcome import Status
-from services.executor.store import Claim, Store
-from shared.errors import ArtifactError
+from services.executor.store import Claim, Store, moment
+from services.operations import words
+from shared.errors import ArtifactError, RunNotFoundError
 
 PATIENCE_SECONDS: Final = 10.0
 """How long a command waits for an object store that can't be reached."""
@@ -41,11 +40,30 @@ TEXTS = frozenset({
 """Fields that are plain text, even if the text looks like JSON."""
 
 
+async def recent_runs(store: Store, experiment_id: str | None, limit: int) -> list[Record]:
+    """Return the newest runs, queued ones included.
+
+    Args:
+        store: where they are.
+        experiment_id: whose runs; None for all.
+        limit: how many at most.
+    """
+    begun = await store.history.recent(experiment_id, limit)
+    known = {record["run_id"] for record in begun}
+    waiting = [
+        queued_record(claim)
+        for claim in await store.queue.waiting()
+        if claim.order.run_id not in known and experiment_id in (None, claim.order.experiment_id)
+    ]
+    newest = sorted([*waiting, *begun], key=lambda record: moment(record["run_id"]), reverse=True)
+    return newest[:limit]
+
+
 async def record_of(store: Store, run_id: str) -> Record:
     """Read the record of a run; for a queued run, what its order says.
 
     Raises:
-        CommandError: there is no such run.
+        RunNotFoundError: there is no such run.
     """
     record = await store.runs.record(run_id)
     if record:
@@ -56,9 +74,9 @@ async def record_of(store: Store, run_id: str) -> Record:
     raise no_such_run(run_id)
 
 
-def no_such_run(run_id: str) -> CommandError:
+def no_such_run(run_id: str) -> RunNotFoundError:
     """The error for an unknown run id."""
-    return CommandError(f"there is no run {run_id!r}; `fullsend runs` lists the runs")
+    return RunNotFoundError(f"there is no run {run_id!r}; `fullsend runs` lists the runs")
 
 
 def queued_record(claim: Claim) -> Record:
@@ -75,7 +93,7 @@ def queued_record(claim: Claim) -> Record:
 
 def decode(record: Record) -> dict[str, Any]:
     """Return the record with its JSON fields decoded."""
-    members = {name: value if name in TEXTS else output.parse_json(value) for name, value in record.items()}
+    members = {name: value if name in TEXTS else words.parse_json(value) for name, value in record.items()}
     return {**members, "status": status_of(record)}
 
 
@@ -168,5 +186,5 @@ def load_text(reference: CasReference, place: str, max_bytes: int) -> str:
     blobs = open_store(place)
     size_bytes = blobs.size(reference.sha256)
     if size_bytes > max_bytes:
-        raise ArtifactError(f"it is too large ({output.size(size_bytes)})")
+        raise ArtifactError(f"it is too large ({words.size(size_bytes)})")
     return blobs.read(reference.sha256, max_bytes).decode(errors="replace")
