@@ -9,7 +9,18 @@ from typing import Annotated
 
 import typer
 
-from services.cli import aggregate, connection, doctor, experiments, output, runs, schedules, tools, watch
+from services.cli import (
+    aggregate,
+    connection,
+    doctor,
+    experiments,
+    output,
+    runs,
+    schedules,
+    tools,
+    watch,
+    web,
+)
 from services.cli.cloud import modal_commands
 from services.cli.demo import run_demo
 from services.cli.plans import plan, sweep
@@ -57,6 +68,7 @@ app.add_typer(sweep.app, name="sweep")
 app.add_typer(modal_commands.app, name="modal")
 app.command()(experiments.cancel)
 app.command()(watch.watch)
+app.command()(web.web)
 app.command()(schedules.schedules)
 app.add_typer(tools.app, name="tools")
 app.command()(aggregate.aggregate)

@@ -210,6 +210,18 @@ class Journal:
             last = await self._scripts.client.xrevrange(keys.journal(), count=1)
         return str(last[0][0]) if last else "0-0"
 
+    async def of_experiment(self, experiment_id: str) -> tuple[list[Mapping[str, Any]], str]:
+        """The metric events that are kept of an experiment, oldest first, and the cursor after the last.
+
+        No event after the cursor is among them: whoever reads on from it misses none and gets none twice.
+        """
+        async with asking("metrics"), self._scripts.client.pipeline(transaction=True) as pipe:
+            pipe.lrange(keys.metrics(experiment_id), 0, -1)
+            pipe.xrevrange(keys.journal(), count=1)
+            texts, last = await pipe.execute(raise_on_error=False)
+        events = [json.loads(text) for text in texts] if isinstance(texts, list) else []
+        return events, str(last[0][0]) if isinstance(last, list) and last else "0-0"
+
     async def read(self, cursor: str, wait_ms: int | None = None) -> list[JournalEntry]:
         """The messages after `cursor`, oldest first; waits up to `wait_ms` for the first."""
         async with asking("journal"):
