@@ -57,3 +57,10 @@ def _registered(name: str, fields: Mapping[str, str] | ContractError) -> Registe
         "name": name,
         "parameters": words.parse_json(fields.get("parameters")),
     }  # fmt: skip
+
+
+async def registered_tool(store: Store, name: str) -> Registered | None:
+    """Return what is registered of one tool, also for a name with a digest (`name@sha256:...`)."""
+    plain = name.partition("@")[0]
+    found = await store.experiments.read_tools([plain])
+    return _registered(plain, found[plain]) if plain in found else None

@@ -13,7 +13,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.web import actions, lists, run_page
+from services.web import actions, experiment_pages, lists, reference_pages, run_page
 from services.web.bodies import read_form
 from services.web.live import Hub
 from services.web.rendering import STATIC, page
@@ -32,6 +32,12 @@ ROUTES = [
     Route("/run/artifact", run_page.artifact),
     Route("/run/cancel", actions.cancel_run, methods=["POST"]),
     Route("/run/again", actions.run_again, methods=["POST"]),
+    Route("/experiments", experiment_pages.experiments),
+    Route("/experiment", experiment_pages.experiment),
+    Route("/experiment/trigger", experiment_pages.trigger_experiment, methods=["POST"]),
+    Route("/experiment/state", experiment_pages.change_state, methods=["POST"]),
+    Route("/schedules", reference_pages.schedules),
+    Route("/tools", reference_pages.tools),
     Route("/live", live),
     Mount("/static", StaticFiles(directory=STATIC)),
 ]

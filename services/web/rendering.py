@@ -27,6 +27,9 @@ _environment.filters.update(ago=words.ago, duration=words.duration, size=words.s
 PAGES = (
     ("/", "Overview", "o"),
     ("/runs", "Runs", "r"),
+    ("/experiments", "Experiments", "e"),
+    ("/schedules", "Schedules", "s"),
+    ("/tools", "Tools", "t"),
 )
 """What the head of each page links to: path, name and key."""
 

@@ -130,7 +130,8 @@ async def test_a_large_form_is_refused(client: Client) -> None:
     assert answer.status == 413
 
 
-async def test_nothing_that_a_run_leaves_behind_becomes_part_of_a_page(client: Client, redis: Redis) -> None:
+async def publish_hostile_run(redis: Redis) -> str:
+    """The record of a run whose every text tries to be a script; its id."""
     run_id = f"{HOSTILE}:1700000000000-0"
     artifact = {
         "reference": "data:text/html;base64,PHNjcmlwdD4=",
@@ -150,6 +151,11 @@ async def test_nothing_that_a_run_leaves_behind_becomes_part_of_a_page(client: C
     await redis.xadd(
         f"fullsend:executor:logs:{run_id}", {"at": "1", "stream": f"stdout {HOSTILE}", "text": HOSTILE}
     )
+    return run_id
+
+
+async def test_nothing_that_a_run_leaves_behind_becomes_part_of_a_page(client: Client, redis: Redis) -> None:
+    run_id = await publish_hostile_run(redis)
 
     pages = [
         await client.get("/"),

@@ -112,7 +112,7 @@ class Store:
         return cls(
             queue=Queue(scripts, patient, claims),
             runs=Runs(scripts, claims, retention),
-            experiments=Experiments(scripts),
+            experiments=Experiments(scripts, claims),
             due_times=DueTimes(scripts, claims),
             triggers=TriggerOrder(scripts, retention.journal),
             workers=Workers(scripts),

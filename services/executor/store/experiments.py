@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from services.executor.store.scripts import Script, Scripts, asking
 from shared import keys
@@ -14,11 +14,15 @@ from shared.messages import RECURRING, Experiment, State, place_of_state, read_e
 from shared.schedules import Schedule, read_schedule
 from shared.yaml_reader import LARGE_CHARACTERS, prepare
 
+if TYPE_CHECKING:
+    from services.executor.store.claims import Claims
+
 READ_AT_ONCE = 200
 REMEMBERED = 1_000
 REMEMBERED_CHARACTERS = 10_000
 
 READ = Script("read", keys=("names[]",))
+_SET_STATE = Script("set_state", args=("experiment_id", "state"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +70,22 @@ NOTHING_STORED = Stored(None, None)
 class Experiments:
     """Reads what the neighbours wrote; writes only what the contract gives to the executor."""
 
-    def __init__(self, scripts: Scripts) -> None:
+    def __init__(self, scripts: Scripts, claims: "Claims") -> None:
         self._scripts = scripts
+        self._claims = claims
+
+    async def set_state(self, experiment_id: str, state: State) -> None:
+        """Set the state of an experiment in whatever shape it is stored.
+
+        Raises:
+            ContractError: there is no such experiment, or it can't be read.
+        """
+        answer = await self._claims.compiling(
+            lambda _: self._scripts.call(_SET_STATE, [], [experiment_id, state.value])
+        )
+        if answer != "set":
+            (await self.read(experiment_id)).readable()
+            raise ContractError(f"{keys.experiment(experiment_id)} changes too fast; try again")
 
     async def read(self, experiment_id: str) -> Stored:
         """What is stored for `experiment_id`; what is wrong with it is in the answer."""
