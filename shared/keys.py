@@ -44,11 +44,6 @@ def run(run_id: str) -> str:
     return f"experiment_runs:{run_id}"
 
 
-def run_pattern(experiment_id: str) -> str:
-    """Pattern: the records of an experiment's runs; `a` matches runs of `a:b` as well."""
-    return run(f"{escape(experiment_id)}:*")
-
-
 def metrics(experiment_id: str) -> str:
     """List: the metric events of an experiment, oldest first, capped."""
     return f"metrics:{experiment_id}"
@@ -215,6 +210,26 @@ def checkpoints(run_id: str) -> str:
     return f"fullsend:executor:checkpoints:{run_id}"
 
 
+def runs() -> str:
+    """Sorted set: ids of runs that have begun or ended, by when they were queued (ms)."""
+    return "fullsend:executor:runs"
+
+
+def runs_of(experiment_id: str) -> str:
+    """Sorted set: the same of one experiment."""
+    return f"fullsend:executor:runs_of:{experiment_id}"
+
+
+def runs_with(status: str) -> str:
+    """Sorted set: the same of the runs that ended with this status."""
+    return f"fullsend:executor:runs_{status}"
+
+
+def runs_indexed() -> str:
+    """String: exists when the records of an earlier version have joined these sets."""
+    return "fullsend:executor:runs_indexed"
+
+
 def artifacts(run_id: str) -> str:
     """Hash: the artifacts (JSON) of a run's attempts so far, by name; expires."""
     return f"fullsend:executor:artifacts:{run_id}"
@@ -240,8 +255,3 @@ MARKERS: Final = "fullsend:executor:markers"
 
 CANCEL: Final = "fullsend:executor:cancel"
 """Channel: the id of a run to cancel."""
-
-
-def escape(literal: str) -> str:
-    """`literal` with Redis' glob characters escaped, for use inside a pattern."""
-    return "".join("\\" + char if char in "\\*?[]^-" else char for char in literal)

@@ -277,9 +277,10 @@ class Service:
             await asyncio.sleep(PRUNE_SECONDS)
 
     async def _tidy(self) -> None:
-        """Keep the journal within its size and lifetime."""
+        """Keep the journal within its size and lifetime, and expired runs out of the index."""
         while True:
             await until_available("journal", self._store.journal.tidy)
+            await until_available("runs", self._store.history.tidy)
             await asyncio.sleep(TIDY_SECONDS)
 
     def _wanted_monitor(self, variables: Mapping[str, str]) -> "Monitor | None":

@@ -15,7 +15,7 @@ from services.executor.artifacts import (
 from services.executor.artifacts.loaders import local_directory
 from services.executor.artifacts.object_blobs import ObjectBlobs
 from services.executor.outcome import Status
-from services.executor.store import Claim, Store, moment
+from services.executor.store import ENDED, Claim, Store, moment
 from services.operations import words
 from shared.errors import ArtifactError, RunNotFoundError
 
@@ -40,14 +40,19 @@ TEXTS = frozenset({
 """Fields that are plain text, even if the text looks like JSON."""
 
 
-async def recent_runs(store: Store, experiment_id: str | None, limit: int) -> list[Record]:
+async def recent_runs(
+    store: Store, experiment_id: str | None, limit: int, status: str | None = None
+) -> list[Record]:
     """Return the newest runs, queued ones included.
 
     Args:
         store: where they are.
         experiment_id: whose runs; None for all.
         limit: how many at most.
+        status: of all runs; None for any.
     """
+    if status in ENDED and experiment_id is None:
+        return await store.history.recent(None, limit, status)
     begun = await store.history.recent(experiment_id, limit)
     known = {record["run_id"] for record in begun}
     waiting = [

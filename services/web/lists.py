@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from services.executor.store import Depth, Store
+from services.executor.store import ENDED, Depth, Store
 from services.operations.run_records import Record, recent_runs, status_of
 from services.web.rendering import page, query
 from services.web.run_page import RunRow
@@ -89,11 +89,13 @@ async def throughput(request: Request) -> Response:
 async def runs(request: Request) -> Response:
     """The list of runs, filtered and by page."""
     asked = query(request)
+    first = int(asked["first"]) if asked.get("first", "").isdecimal() else 0
+    # One more than is shown tells whether more follow; filters look at many records.
+    limit = SEARCHED if _filters(asked) else min(SEARCHED, first + PAGE_RUNS + 1)
     records = await request.app.state.access.ask(
-        lambda store: recent_runs(store, asked.get("experiment"), SEARCHED if _filters(asked) else RECENT)
+        lambda store: recent_runs(store, asked.get("experiment"), limit, asked.get("status"))
     )
     found = [record for record in records if _fits(record, asked)]
-    first = max(0, int(asked["first"])) if asked.get("first", "").isdecimal() else 0
     return page(
         request,
         "runs.html",
@@ -102,13 +104,15 @@ async def runs(request: Request) -> Response:
         statuses=STATUSES,
         first=first,
         count=len(found),
+        is_whole=len(records) < limit,
         size=PAGE_RUNS,
         filters={name: value for name, value in asked.items() if name != "first"},
     )
 
 
 def _filters(asked: Mapping[str, str]) -> bool:
-    return bool(asked.keys() - {"experiment"})
+    is_indexed = "experiment" not in asked and asked.get("status") in ENDED
+    return bool(asked.keys() - {"experiment", "first"} - ({"status"} if is_indexed else set()))
 
 
 def _fits(record: Record, asked: Mapping[str, str]) -> bool:

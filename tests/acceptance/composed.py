@@ -107,7 +107,7 @@ class Stack:
 
     def records(self, experiment_id: str) -> list[str]:
         """The keys of all its records."""
-        return self.redis("KEYS", keys.run_pattern(experiment_id)).split()
+        return self.redis("KEYS", keys.run(f"{experiment_id}:*")).split()
 
 
 class Neighbour:

@@ -11,7 +11,7 @@ from services.executor.store import Order, Store
 from services.executor.store.orders import PRIORITIES
 from shared import keys
 from tests.conftest import Neighbour, Serve, Tools, eventually
-from tests.store.conftest import Worker, publish
+from tests.store.conftest import Worker, publish, store_on
 
 BEHAVES = """
     import time
@@ -104,7 +104,7 @@ async def test_finished_runs_leave_what_the_settings_say(serve: Serve, neighbour
     redis = neighbour.redis
     ttl_ms = {name: await redis.pttl(name) for name in await redis.keys("*")}
     of_runs = {name for name in ttl_ms if not name.startswith(("experiments:", "schedules:", "tools:"))}
-    lasting = {name for name in of_runs if ttl_ms[name] == -1}
+    lasting = {name for name in of_runs if ttl_ms[name] == -1 and not name.startswith(keys.runs())}
     lists = {name: await redis.llen(name) for name in of_runs if name.startswith("metrics:")}
     logs = {name: await redis.xlen(name) for name in of_runs if name.startswith("fullsend:executor:logs:")}
 
@@ -129,19 +129,25 @@ async def test_every_kind_of_end_is_recorded(serve: Serve, neighbour: Neighbour)
     assert not [end for end in ends if end[1] == "running"]
 
 
-async def test_in_the_end_nothing_is_left_of_a_run(serve: Serve, neighbour: Neighbour) -> None:
+async def test_in_the_end_nothing_is_left_of_a_run(
+    serve: Serve, neighbour: Neighbour, redis_url: str
+) -> None:
     await perform(serve, neighbour, dict.fromkeys(RUNS, 2), run_retention=0.3)
 
     async def left() -> set[str]:
         names = set(await neighbour.redis.keys("*")) - LASTING
         of_experiments = ("experiments:", "tools:", "fullsend:executor:compiled:")
         of_triggers = ("fullsend:executor:admitted:", "fullsend:executor:request:")
-        return {name for name in names if not name.startswith((*of_experiments, *of_triggers))}
+        others = (*of_experiments, *of_triggers, keys.runs())
+        return {name for name in names if not name.startswith(others)}
 
     async def nothing() -> bool:
         return not await left()
 
     await eventually(nothing, "the end of all that expires")
+    async with store_on(redis_url, record_ms=300) as store:
+        await store.history.tidy()
+    assert await neighbour.redis.keys(f"{keys.runs()}*") == []
     short = [
         await neighbour.redis.ttl(name) for name in await neighbour.redis.keys("fullsend:executor:[ar]*")
     ]

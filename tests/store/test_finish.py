@@ -176,5 +176,6 @@ async def test_many_runs_leave_nothing_that_stays(worker: Worker, redis: Any) ->
         await (await worker.begun()).finish()
     staying = {name for name in await redis.keys("*") if await redis.pttl(name) == -1}
 
-    assert staying == {keys.experiment(EXPERIMENT), keys.journal(), keys.bell(), *QUEUES}
+    index = {keys.runs(), keys.runs_of(EXPERIMENT), keys.runs_with("completed")}
+    assert staying == {keys.experiment(EXPERIMENT), keys.journal(), keys.bell(), *QUEUES, *index}
     assert await orders(redis) == []

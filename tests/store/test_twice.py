@@ -12,6 +12,7 @@ from services.executor.store import Begun, Decision, Finished, NotedSchedule, Or
 from services.executor.store.runs import LOST
 from services.executor.store.scripts import FOLDER, Script, Scripts
 from shared import keys
+from shared.messages import State
 from tests.store.conftest import (
     EXPERIMENT,
     QUEUE,
@@ -235,6 +236,8 @@ async def test_no_script_is_left_out(twice: dict[str, int], worker: Worker, redi
     await worker.store.workers.heartbeat("w", 60, listening=False)
     await worker.store.workers.forget("w")
     await worker.store.workers.identify_data()
+    await publish(redis, "flat", experiment_id="e")
+    await worker.store.experiments.set_state("e", State.PAUSED)
     run = await worker.begun()
     await redis.flushall()
     await run.finish()

@@ -114,7 +114,7 @@ async def test_lists_are_filtered_and_paged(client: Client, neighbour: Neighbour
     failed = await client.get("/runs", {"status": "failed", "tool": "t1", "text": "NO 1"})
     older = await client.get("/runs", {"first": "100"})
 
-    assert "1 to 50 of 120" in everything.text
+    assert "1 to 50<" in everything.text
     assert everything.text.index("no 119") < everything.text.index("no 71")
     assert "1 to 6 of 6" in failed.text
     assert "101 to 120 of 120" in older.text

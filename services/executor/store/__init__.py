@@ -16,7 +16,7 @@ from services.executor.store.deployment import FOUND, Server, ServerFacts, Worke
 from services.executor.store.due_times import Decision, DueTime, DueTimes, Fired, FoundDue, NotedSchedule
 from services.executor.store.experiments import Experiments, Published, Stored
 from services.executor.store.gc_roots import GcRoots, ReferencedDigests
-from services.executor.store.history import History, Journal, JournalEntry, StoredLogLine, moment
+from services.executor.store.history import ENDED, History, Journal, JournalEntry, StoredLogLine, moment
 from services.executor.store.orders import NORMAL, Begun, Claim, Limit, Order, experiment_of, limit_of
 from services.executor.store.pubsub import Subscriptions, TriggerOrder
 from services.executor.store.queue import Depth, Position, Queue
@@ -25,6 +25,7 @@ from services.executor.store.scripts import Scripts, StoreOptions
 from services.executor.store.submissions import RunProgress, Submissions
 
 __all__ = [
+    "ENDED",
     "FOUND",
     "NORMAL",
     "Begun",
@@ -118,7 +119,7 @@ class Store:
             workers=Workers(scripts),
             subscriptions=Subscriptions(scripts, patient),
             journal=Journal(scripts, patient, retention),
-            history=History(scripts, patient),
+            history=History(scripts, patient, retention),
             server=Server(scripts),
             cached_runs=CachedRuns(scripts, retention.record_ms),
             gc_roots=GcRoots(scripts),

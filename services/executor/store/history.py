@@ -1,6 +1,5 @@
 """The past, for people to look at: records of runs, the lines that they printed, and the journal."""
 
-import heapq
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,11 @@ OVERVIEW = (
 
 TOOK = ("status", "tool", "duration_seconds", "cached")
 
+ENDED = ("completed", "failed", "timeout", "cancelled", "lost")
+"""The statuses of runs that have ended."""
+
 LINES_AT_ONCE = 1_000
+INDEXED_AT_ONCE = 1_000
 TRIMS = 5
 TRIMMED_TO = 0.9
 """The share of its memory that a journal is trimmed to, so that it isn't trimmed again at once."""
@@ -63,17 +66,30 @@ class History:
         patient: a client whose reads have no time limit.
     """
 
-    def __init__(self, scripts: Scripts, patient: Redis) -> None:
+    def __init__(self, scripts: Scripts, patient: Redis, retention: Retention) -> None:
         self._scripts = scripts
         self._patient: Any = patient
+        self._keep = retention
 
-    async def recent(self, experiment_id: str | None, limit: int) -> list[dict[str, str]]:
-        """The newest `limit` runs, of one experiment or of all: `run_id`, `experiment_id` and `OVERVIEW`."""
-        return [_overview(*one) for one in await self._newest(experiment_id, limit, OVERVIEW)]
+    async def recent(
+        self, experiment_id: str | None, limit: int, status: str | None = None
+    ) -> list[dict[str, str]]:
+        """The newest runs: `run_id`, `experiment_id` and `OVERVIEW`.
+
+        Args:
+            experiment_id: whose runs; None for all.
+            limit: how many at most.
+            status: with which the runs ended, if they are those of all experiments.
+        """
+        if experiment_id is not None:
+            index = keys.runs_of(experiment_id)
+        else:
+            index = keys.runs() if status is None else keys.runs_with(status)
+        return [_overview(*one) for one in await self._newest(index, limit, OVERVIEW)]
 
     async def completed(self, tool: str, limit: int) -> list[RunDuration]:
         """The durations of runs of `tool` among the newest `limit` that completed and were not cached."""
-        found = await self._newest(None, limit, TOOK)
+        found = await self._newest(keys.runs(), limit, TOOK)
         return [
             RunDuration(run_id.rpartition(":")[0], float(seconds))
             for run_id, (status, name, seconds, cached) in found
@@ -101,10 +117,13 @@ class History:
         ]
 
     async def _newest(
-        self, experiment_id: str | None, limit: int, fields: Sequence[str]
+        self, index: str, limit: int, fields: Sequence[str]
     ) -> list[tuple[str, list[str | None]]]:
-        """The newest runs, with these fields of their records."""
-        newest = heapq.nlargest(limit, await self._run_ids(experiment_id), key=moment)
+        """The newest runs in an index, with these fields of their records."""
+        await self._index_earlier()
+        async with asking("runs"):
+            found = await self._scripts.client.zrevrange(index, 0, limit - 1)
+        newest = sorted(found, key=moment, reverse=True)
         async with asking("runs"), self._scripts.client.pipeline(transaction=False) as pipe:
             for run_id in newest:
                 pipe.hmget(keys.run(run_id), fields)
@@ -115,22 +134,71 @@ class History:
             if isinstance(record, list) and any(record)  # it may have expired, or be no hash
         ]
 
-    async def _run_ids(self, experiment_id: str | None) -> set[str]:
-        pattern = keys.run("*") if experiment_id is None else keys.run_pattern(experiment_id)
-        prefix, cursor = len(keys.run("")), 0
-        found: set[str] = set()
+    async def tidy(self) -> None:
+        """Take the runs out of the index whose records have expired."""
+        client = self._scripts.client
+        async with asking("runs"):
+            seconds, _ = await client.time()
+        oldest_ms, first = seconds * 1_000 - self._keep.record_ms, 0
+        while True:
+            async with asking("runs"), client.pipeline(transaction=False) as pipe:
+                old = await client.zrange(
+                    keys.runs(), "-inf", oldest_ms, byscore=True, offset=first, num=INDEXED_AT_ONCE
+                )
+                for run_id in old:
+                    pipe.exists(keys.run(run_id))
+                is_there = await pipe.execute()
+                gone = [run_id for run_id, there in zip(old, is_there, strict=True) if not there]
+                for run_id in gone:
+                    for index in (
+                        keys.runs_of(experiment_of_run(run_id)),
+                        *map(keys.runs_with, ENDED),
+                        keys.runs(),
+                    ):
+                        pipe.zrem(index, run_id)
+                await pipe.execute()
+            first += len(old) - len(gone)
+            if len(old) < INDEXED_AT_ONCE:
+                return
+
+    async def _index_earlier(self) -> None:
+        """Have the records of a version without an index join it, once."""
+        async with asking("runs"):
+            if await self._scripts.client.exists(keys.runs_indexed()):
+                return
+        cursor, prefix = 0, len(keys.run(""))
         while True:
             async with asking("runs"):
-                cursor, names = await self._scripts.client.scan(cursor, match=pattern, count=1_000)
-            found.update(name[prefix:] for name in names if _is_run_of(experiment_id, name[prefix:]))
+                cursor, names = await self._scripts.client.scan(
+                    cursor, match=keys.run("*"), count=INDEXED_AT_ONCE
+                )
+            await self._index([name[prefix:] for name in names if _is_run(name[prefix:])])
             if cursor == 0:
-                return found
+                break
+        async with asking("runs"):
+            await self._scripts.client.set(keys.runs_indexed(), "1")
+
+    async def _index(self, run_ids: Sequence[str]) -> None:
+        async with asking("runs"), self._scripts.client.pipeline(transaction=False) as pipe:
+            for run_id in run_ids:
+                pipe.hget(keys.run(run_id), "status")
+            statuses = await pipe.execute(raise_on_error=False)
+            for run_id, status in zip(run_ids, statuses, strict=True):
+                score = {run_id: moment(run_id)[0]}
+                pipe.zadd(keys.runs(), score)
+                pipe.zadd(keys.runs_of(experiment_of_run(run_id)), score)
+                if status in ENDED:
+                    pipe.zadd(keys.runs_with(status), score)
+            await pipe.execute()
 
 
-def _is_run_of(experiment_id: str | None, run_id: str) -> bool:
-    """Whether it is the id of a run of this experiment; a run of `a:b` is none of `a`."""
-    owner, _, timestamp = run_id.rpartition(":")
-    return _TIMESTAMP.fullmatch(timestamp) is not None and experiment_id in (None, owner)
+def _is_run(run_id: str) -> bool:
+    return _TIMESTAMP.fullmatch(run_id.rpartition(":")[2]) is not None
+
+
+def experiment_of_run(run_id: str) -> str:
+    """The id of the experiment that a run is of."""
+    return run_id.rpartition(":")[0]
 
 
 def moment(run_id: str) -> tuple[int, int]:

@@ -92,8 +92,11 @@ class _Ending(Struct, frozen=True):
 _RESTORE = Script(
     "restore",
     keys=("record", "metrics", "journal"),
-    args=("lease", "kept_ms", "metrics_cap", "journal_cap", "result", "events[]", "fields[]"),
-)
+    args=(
+        "lease", "kept_ms", "metrics_cap", "journal_cap", "result", "run", "experiment_id", "timestamp",
+        "events[]", "fields[]",
+    ),
+)  # fmt: skip
 
 LOST = "Redis lost its data while the run was under way (FLUSHALL, or a restart without its data)"
 
@@ -170,6 +173,9 @@ class Runs:
                 self._keep.metrics,
                 self._keep.journal,
                 json_text({**result, **note}),
+                order.run_id,
+                order.experiment_id,
+                str(order.timestamp),
                 [json_text(event) for event in events],
                 flat({**fields, **note}),
             ],

@@ -21,7 +21,6 @@ KEYS: dict[Callable[..., str], str] = {
     keys.schedule: "schedules:a:b",
     keys.tool: "tools:a:b",
     keys.run: "experiment_runs:a:b",
-    keys.run_pattern: "experiment_runs:a:b:*",
     keys.metrics: "metrics:a:b",
     keys.queue: "fullsend:executor:queue:a:b",
     keys.retries: "fullsend:executor:retries",
@@ -54,6 +53,10 @@ KEYS: dict[Callable[..., str], str] = {
     keys.request: "fullsend:executor:request:3:a:b:a:b",
     keys.logs: "fullsend:executor:logs:a:b",
     keys.checkpoints: "fullsend:executor:checkpoints:a:b",
+    keys.runs: "fullsend:executor:runs",
+    keys.runs_of: "fullsend:executor:runs_of:a:b",
+    keys.runs_with: "fullsend:executor:runs_a:b",
+    keys.runs_indexed: "fullsend:executor:runs_indexed",
     keys.artifacts: "fullsend:executor:artifacts:a:b",
     keys.cached: "fullsend:executor:cached:a:b",
     keys.journal: "fullsend:executor:journal",
@@ -77,7 +80,7 @@ def test_a_key_is_what_neighbours_know(key: Callable[..., str], text: str) -> No
 def test_every_key_is_pinned() -> None:
     functions = {one for _, one in inspect.getmembers(keys, inspect.isfunction)}
 
-    assert functions - {keys.escape} == set(KEYS)
+    assert functions == set(KEYS)
 
 
 def test_what_is_not_the_contracts_is_under_the_executors_own_name() -> None:
@@ -92,13 +95,4 @@ def test_what_is_not_the_contracts_is_under_the_executors_own_name() -> None:
         "metrics",
         "fullsend",
     }
-    assert len(set(own)) == len(own) == len(KEYS) - 6 + 2
-
-
-@pytest.mark.parametrize("char", list("\\*?[]^-"))
-def test_a_glob_character_in_an_id_is_escaped_in_a_pattern(char: str) -> None:
-    assert keys.run_pattern(f"a{char}b") == f"experiment_runs:a\\{char}b:*"
-
-
-def test_other_characters_are_left_alone_in_a_pattern() -> None:
-    assert keys.escape("exp:1 ü\u00a0{}'") == "exp:1 ü\u00a0{}'"
+    assert len(set(own)) == len(own) == len(KEYS) - 5 + 2

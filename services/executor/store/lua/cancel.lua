@@ -10,6 +10,7 @@
 -- include events.lua
 -- include documents.lua
 -- include orders.lua
+-- include run_index.lua
 local mute = silenced('fullsend:metrics') or silenced('fullsend:experiment_results')
 if mute then return mute end
 local wrong = misfit(record, 'hash', open_runs, 'zset')
@@ -37,6 +38,9 @@ for _, priority in ipairs({'high', 'normal', 'low'}) do
 end
 redis.call('HSET', record, unpack(fields))
 redis.call('PEXPIRE', record, kept_ms)
+local run = experiment_id .. ':' .. timestamp
+index_run(run, experiment_id, timestamp)
+index_end(run, timestamp, fields)
 emit_metrics(metrics, journal, {event}, metrics_cap, journal_cap, kept_ms)
 emit_result(journal, result, journal_cap)
 return 'cancelled'

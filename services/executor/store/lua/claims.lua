@@ -9,6 +9,7 @@
 -- include events.lua
 -- include documents.lua
 -- include orders.lua
+-- include run_index.lua
 room = tonumber(room)
 local GROUP = 'executors'
 local RECORD, METRICS, OPEN = 'experiment_runs:', 'metrics:', 'fullsend:executor:open:'
@@ -175,6 +176,7 @@ local function write_begin(order, run, record, lease, tool, limits, had_begun)
   redis.call('HSET', record, unpack(fields, 1, count))
   if had_begun then redis.call('PERSIST', record) end
   redis.call('ZADD', OPEN .. order.id, 1, order.timestamp)
+  if not had_begun then index_run(run, order.id, order.timestamp) end
   local event = '{"experiment_id":' .. json_string(order.id) .. ',"run_id":' .. json_string(run)
     .. ',"event":"run_started","timestamp":' .. started .. ',"attempt":' .. order.attempt
     .. ',"tool":' .. (tool == '' and 'null' or json_string(tool)) .. '}'

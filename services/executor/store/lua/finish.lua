@@ -11,6 +11,7 @@
 -- include events.lua
 -- include documents.lua
 -- include orders.lua
+-- include run_index.lua
 local mute = silenced('fullsend:metrics') or silenced('fullsend:experiment_results')
 if mute then return mute end
 
@@ -31,6 +32,8 @@ local function finish(one)
   if readable then
     redis.call('HSET', record, unpack(one.fields))
     redis.call('PEXPIRE', record, kept_ms)
+    if one.lease == '' then index_run(one.run, one.experiment_id, one.timestamp) end
+    index_end(one.run, one.timestamp, one.fields)
   end
   emit_metrics(one.metrics, journal, one.events, metrics_cap, journal_cap, kept_ms)
   emit_result(journal, one.result, journal_cap)

@@ -10,6 +10,7 @@
 -- include events.lua
 -- include documents.lua
 -- include orders.lua
+-- include run_index.lua
 local mute = silenced('fullsend:experiment_results')
 if mute then return mute end
 local wrong = misfit(queue, 'stream')
@@ -45,6 +46,8 @@ release(held[3], run)
 if has_record then
   redis.call('HSET', record, unpack(fields))
   redis.call('PEXPIRE', record, kept_ms)
+  index_run(run, experiment_id, timestamp)
+  index_end(run, timestamp, fields)
 end
 emit_result(journal, result, journal_cap)
 return 'answered'
