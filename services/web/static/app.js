@@ -225,7 +225,10 @@ if (live) {
   take(was);
   $("log").scrollTop = $("log").scrollHeight;
   $("search").oninput = search;
-  if (OPEN.includes(body.dataset.status)) follow({ run: live, since: was.cursor, log: body.dataset.log });
+  if (OPEN.includes(body.dataset.status)) {
+    follow({ run: live, since: was.cursor, log: body.dataset.log });
+    refresh(); // the run may have ended between the page and the history
+  }
 } else if (live === "") follow({});
 
 if (body.hasAttribute("data-throughput")) {
