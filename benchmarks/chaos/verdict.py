@@ -123,9 +123,15 @@ async def _leaked(redis: Any) -> list[str]:
         keys.noted_schedules(),
         keys.turns(),
         keys.dataset(),
+        keys.registered(),
     }
+    index = "fullsend:executor:runs"
     names = redis.scan_iter("fullsend:executor:*", count=AT_ONCE)
-    return [name async for name in names if name not in lasting and await redis.ttl(name) == -1]
+    return [
+        name
+        async for name in names
+        if name not in lasting and not name.startswith(index) and await redis.ttl(name) == -1
+    ]
 
 
 # -- figures --------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def web(
         bool, typer.Option("--no-auth", help="Let every user of this machine in; only on loopback.")
     ] = False,
 ) -> None:
-    """Serve a web page that shows what runs, and runs and cancels experiments.
+    """Serve a web page that shows and controls runs.
 
     The token of those who may act is WEB_TOKEN, that of those who may only look WEB_VIEW_TOKEN. Without
     WEB_TOKEN, a new one is made at each start and printed as part of the link, on loopback only.

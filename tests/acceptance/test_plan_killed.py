@@ -26,7 +26,7 @@ MOST_SECONDS = 0.05
 REPORT_SECONDS = 0.4
 """The most seconds after the last case; the report takes longer, as drawing is slow to import."""
 LOOK_SECONDS = 0.005
-TIMES = ["started_at", "finished_at", "seconds"]
+TIMES = ["started_at", "finished_at", "seconds", "core_seconds", "gpu_seconds", "peak_rss_bytes", "money"]
 
 TOOL = """
 import json, os

@@ -59,7 +59,7 @@ def test_a_bad_expression_is_one_line_and_exit_code_1() -> None:
         (["--test", "every monday"], "every monday"),
         (["--test", "61 9 * * *"], "minute is '61'"),
         (["--test", "0 9 * * MON", "--timezone", "Europe/Berlinn"], "did you mean Europe/Berlin"),
-        (["--test", ""], "fields"),
+        (["--test", ""], "it is empty"),
         (["--test", "H 9 * * *"], "none is given"),
     ],
 )

@@ -162,7 +162,9 @@ def comparison(
     treatment: Treatment = "expel-agent",
     **given: Any,
 ) -> None:
-    """Compare rings in pairs that differ in one parameter and share their random numbers.
+    """Compare rings in pairs that differ in one parameter.
+
+    The rings of a pair share their random numbers.
 
     Prints, for each combination of the other parameters, the mean difference (treatment minus control) of the
     pairs with its 95% interval.
@@ -178,7 +180,7 @@ def balanced(
     treatment: Treatment = "expel-agent",
     **given: Any,
 ) -> None:
-    """Compare rings in pairs that also start from the same balance sheets.
+    """Compare pairs of rings with equal balance sheets.
 
     As `comparison`, but a pair counts only if both runs begin with the same cash and the same debts, so that
     the difference is that of what happens afterwards.
