@@ -37,6 +37,7 @@ def canonical_json(value: Any) -> bytes:
 _encode = json.JSONEncoder(sort_keys=True, allow_nan=False, separators=(",", ":")).encode
 _MAX_VALUES = 10_000_000
 _SCALARS = frozenset((str, int, bool, type(None)))
+_NAMES = frozenset((str,))
 
 
 def _is_plain(value: Any) -> bool:
@@ -47,7 +48,7 @@ def _is_plain(value: Any) -> bool:
         if kind is list:
             pending += one
         elif kind is dict:
-            if not all(type(name) is str for name in one):
+            if not _NAMES.issuperset(map(type, one)):
                 return False
             pending += one.values()
         elif kind not in _SCALARS and (kind is not float or one == 0 or not math.isfinite(one)):

@@ -202,7 +202,8 @@ def read_trigger(data: bytes | str) -> Trigger:
     place = "trigger"
     check_length(place, data, hint=". Store a large input where the tool can fetch it, and pass its address")
     message = json_object(place, data)
-    _check_bytes(place, message, [data] if isinstance(data, str) else [])
+    if isinstance(data, str) and not data.isascii():
+        _check_bytes(place, message, [data])
     return validated(Trigger, place, without_nulls(message))
 
 
