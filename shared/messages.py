@@ -243,7 +243,7 @@ def _experiment_from_hash(experiment_id: str, place: str, fields: Mapping[str, s
     if "spec" in fields:
         document = {**_body(yaml_object(f"{place} field 'spec'", fields["spec"]))}
     elif "execution" in fields:
-        document = {"execution": _object_in(f"{place} field 'execution'", fields["execution"])}
+        document = {"execution": object_in(f"{place} field 'execution'", fields["execution"])}
     elif "tool" in fields:
         document = {"execution": dict(fields)}
     else:
@@ -354,13 +354,13 @@ def _params(place: str, value: object) -> dict[str, Any]:
     if value in (None, "", "null"):
         return {}
     if isinstance(value, str):
-        return _object_in(f"{place} member 'params'", value)
+        return object_in(f"{place} member 'params'", value)
     if isinstance(value, dict):
         return value
     raise ContractError(f"{place} member 'params' is {kind(value)}; expected an object")
 
 
-def _object_in(place: str, text: str) -> dict[str, Any]:
+def object_in(place: str, text: str) -> dict[str, Any]:
     """The object in a text, which some neighbours encode as JSON twice."""
     if text.lstrip()[:1] == '"':
         with contextlib.suppress(ValueError):
