@@ -44,7 +44,8 @@ RECURRING = frozenset({State.READY, State.RUN, State.COMPLETED, State.FAILED})
 def valid_id(value: object) -> str:
     """Return `value` if it can be the id of an experiment or a request; raises ValueError otherwise."""
     if not isinstance(value, str) or not value:
-        raise ValueError("must be a non-empty text")
+        hint = "" if isinstance(value, str) else ", in quotes if it looks like a number"
+        raise ValueError(f"must be a non-empty text{hint}")
     categories = set() if value.isprintable() else {unicodedata.category(char) for char in value}
     if "Cc" in categories:
         raise ValueError("must not contain control characters")
@@ -245,7 +246,7 @@ def _experiment_from_hash(experiment_id: str, place: str, fields: Mapping[str, s
     elif "execution" in fields:
         document = {"execution": object_in(f"{place} field 'execution'", fields["execution"])}
     elif "tool" in fields:
-        document = {"execution": dict(fields)}
+        document = dict(fields)
     else:
         raise ContractError(
             f"{place} has none of the fields 'tool', 'execution', 'spec'; one of them is expected"

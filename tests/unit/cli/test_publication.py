@@ -108,7 +108,7 @@ def test_a_member_of_the_experiment_that_is_almost_known_is_told(tmp_path: Path)
         ),
         ("experiment: [1]", "line 1: member 'experiment' is a list; expected an object"),
         ("experiment:\n  id: e\n  execution: t", "line 3: member 'execution' is a text; expected an object"),
-        ("", "is null; expected a YAML mapping"),
+        ("", "is empty; expected a YAML mapping"),
         ("- id: e", "is a list; expected a YAML mapping"),
         ("id: e\nexecution:\n  tool: 5", "line 3: member 'tool' is '5': can't be a tool"),
         (
@@ -116,7 +116,7 @@ def test_a_member_of_the_experiment_that_is_almost_known_is_told(tmp_path: Path)
             "line 4: member 'params' is a list",
         ),
         ("id: e\ntool: t\nschedule: {every: 5m}", "line 3: member 'schedule' member 'every' is '5m'"),
-        ("id: 5\ntool: t", "line 1: member 'id' is '5': must be a non-empty text"),
+        ("id: 5\ntool: t", "line 1: member 'id' is '5': must be a non-empty text, in quotes if"),
         ("id: e\nexecution:", "line 2: member 'execution' is null; expected an object"),
     ],
 )
