@@ -40,9 +40,7 @@ def schedules(
             one.next_local,
             one.next_utc,
             one.meaning,
-            output.styled(
-                "problem", "; ".join(filter(None, [one.problem, NO_CRON if one.unattended else ""]))
-            ),
+            output.styled("problem", one.doubts),
         ]
         for one in found
     ]
