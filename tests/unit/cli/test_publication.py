@@ -124,6 +124,22 @@ def test_another_mistake_is_told_as_well(tmp_path: Path, text: str, mistake: str
     assert [line[: len(mistake)] for line in mistakes_of(tmp_path, text)] == [mistake]
 
 
+def test_members_of_a_flat_file_that_are_almost_known_are_refused(tmp_path: Path) -> None:
+    found = mistakes_of(tmp_path, "id: e\nhypothesis: h\ntool: t\nmax_attemps: 3\ncron: '@daily'")
+
+    assert found == [
+        "line 4: member 'max_attemps' is not known: did you mean 'max_attempts'?",
+        "line 5: member 'cron' is not known: did you mean 'schedule'?",
+    ]
+
+
+def test_an_expression_and_a_zone_that_differ_are_told_with_the_other_mistakes(tmp_path: Path) -> None:
+    found = of_execution(tmp_path, "schedule: CRON_TZ=Asia/Tokyo 0 9 * * *\n    timezone: UTC\n    cron: x")
+
+    assert [line.split(":")[0] for line in found] == ["line 5", "line 7"]
+    assert "and the time zone 'UTC' differ" in found[0]
+
+
 def test_a_misspelt_execution_is_told(tmp_path: Path) -> None:
     assert mistakes_of(tmp_path, "id: e\nexcution:\n  tool: t") == [
         "has no 'tool', which names what is run; it holds 'id', 'excution'",
