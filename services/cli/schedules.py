@@ -7,7 +7,7 @@ import typer
 
 from services.cli import connection, output
 from services.cli.output import Column
-from services.operations.schedule_rows import NO_CRON, read_all_schedules
+from services.operations.schedule_rows import read_all_schedules
 
 COLUMNS = [
     Column("EXPERIMENT"),
