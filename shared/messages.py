@@ -44,7 +44,8 @@ RECURRING = frozenset({State.READY, State.RUN, State.COMPLETED, State.FAILED})
 def valid_id(value: object) -> str:
     """Return `value` if it can be the id of an experiment or a request; raises ValueError otherwise."""
     if not isinstance(value, str) or not value:
-        raise ValueError("must be a non-empty text")
+        hint = "" if isinstance(value, str) else ", in quotes if it looks like a number"
+        raise ValueError(f"must be a non-empty text{hint}")
     categories = set() if value.isprintable() else {unicodedata.category(char) for char in value}
     if "Cc" in categories:
         raise ValueError("must not contain control characters")
@@ -244,9 +245,9 @@ def _experiment_from_hash(experiment_id: str, place: str, fields: Mapping[str, s
     if "spec" in fields:
         document = {**_body(yaml_object(f"{place} field 'spec'", fields["spec"]))}
     elif "execution" in fields:
-        document = {"execution": _object_in(f"{place} field 'execution'", fields["execution"])}
+        document = {"execution": object_in(f"{place} field 'execution'", fields["execution"])}
     elif "tool" in fields:
-        document = {"execution": dict(fields)}
+        document = dict(fields)
     else:
         raise ContractError(
             f"{place} has none of the fields 'tool', 'execution', 'spec'; one of them is expected"
@@ -355,13 +356,13 @@ def _params(place: str, value: object) -> dict[str, Any]:
     if value in (None, "", "null"):
         return {}
     if isinstance(value, str):
-        return _object_in(f"{place} member 'params'", value)
+        return object_in(f"{place} member 'params'", value)
     if isinstance(value, dict):
         return value
     raise ContractError(f"{place} member 'params' is {kind(value)}; expected an object")
 
 
-def _object_in(place: str, text: str) -> dict[str, Any]:
+def object_in(place: str, text: str) -> dict[str, Any]:
     """The object in a text, which some neighbours encode as JSON twice."""
     if text.lstrip()[:1] == '"':
         with contextlib.suppress(ValueError):

@@ -41,9 +41,7 @@ def schedule_members(place: str, given: Mapping[str, Any]) -> dict[str, Any]:
         ContractError: names the member that can't be read, or that is missing.
     """
     members = {name: value for name, value in given.items() if value not in _OPTIONAL}
-    found = _switched(place, members)
-    if zone := _one_of(place, members, _ZONES):
-        found["timezone"] = zone[1]
+    found = zone_and_switch(place, members)
     cron = _one_of(place, members, _CRON)
     read = {*_ZONES, *_SWITCHES, *_DESCRIPTIVE, "state", "status"}
     if cron is not None:
@@ -61,9 +59,11 @@ def schedule_members(place: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _switched(place: str, members: Mapping[str, Any]) -> dict[str, Any]:
-    """Whether the schedule is on; nothing where no member says so."""
+def zone_and_switch(place: str, members: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `timezone`, and `enabled` if it is False, as far as members say so.  Raises `ContractError`."""
     said: dict[str, Any] = {}
+    if zone := _one_of(place, members, _ZONES):
+        said["timezone"] = zone[1]
     for name, on in _SWITCHES.items():
         value = members.get(name)
         if value is None:
@@ -74,12 +74,12 @@ def _switched(place: str, members: Mapping[str, Any]) -> dict[str, Any]:
         if (text in ("true", "1", "yes", "on")) is not on:
             said["enabled"] = False
     for name in ("state", "status"):
-        if name in members and not is_active(place, name, members[name]):
+        if name in members and not _is_active(place, name, members[name]):
             said["enabled"] = False
     return said
 
 
-def is_active(place: str, name: str, state: Any) -> bool:
+def _is_active(place: str, name: str, state: Any) -> bool:
     """Whether a schedule in this state is on.  Raises ContractError for an unknown state."""
     if state not in (*_OPTIONAL, "active", "paused", "completed"):
         raise ContractError(
@@ -133,9 +133,12 @@ def _frequency(place: str, members: Mapping[str, Any]) -> tuple[str, set[str]]:
     if frequency == "weekdays":
         return f"{clock} * * MON-FRI", read
     names = _MEMBERS_OF[frequency]
-    day = next((one for one in names if one in members), None)
-    if day is None:
+    given = [one for one in names if one in members]
+    if not given:
         raise ContractError(f"{place} is {frequency}, and has no '{names[0]}'")
+    if len(given) > 1:
+        raise ContractError(f"{place} has {' and '.join(map(repr, given))}; leave one out")
+    [day] = given
     if frequency == "weekly":
         return f"{clock} * * {_week_days(place, day, members[day])}", read
     return f"{clock} {_date(place, day, members[day])} * *", read
@@ -167,6 +170,8 @@ def _week_days(place: str, name: str, value: object) -> str:
                 f"{place} member '{name}' is {shown(value)}: expected names of days such as monday"
             )
         found.append(matching[0][:3].upper())
+    if not found:
+        raise ContractError(f"{place} has no day in '{name}'; expected names of days such as monday")
     return ",".join(found)
 
 

@@ -7,8 +7,8 @@ from pydantic import Field
 
 from shared.documents import json_object, json_text, printable, validated
 from shared.errors import ContractError
-from shared.messages import ExperimentId, WireRecord, check_length, without_nulls, wrong_type
-from shared.schedule_members import is_active, schedule_members
+from shared.messages import ExperimentId, WireRecord, check_length, object_in, without_nulls, wrong_type
+from shared.schedule_members import schedule_members, zone_and_switch
 
 
 class Schedule(WireRecord):
@@ -30,8 +30,8 @@ def read_schedule(experiment_id: str, redis_type: str, content: Mapping[str, str
     match redis_type, content:
         case "hash", Mapping():
             members: dict[str, Any] = dict(content)
-        case "string", str() if content.lstrip().startswith("{"):
-            members = json_object(place, content)
+        case "string", str() if content.lstrip().startswith(("{", '"{')):
+            members = object_in(place, content)
         case "string", str():
             members = {"cron": content}
         case _:
@@ -53,12 +53,9 @@ def _schedule(place: str, members: dict[str, Any]) -> Schedule:
     cron = known.get("cron") or known.get("schedule") or known.get("expression")
     if isinstance(cron, str) and cron.lstrip().startswith("{"):
         cron = json_object(f"{place} member 'cron'", cron)
-    inner = cron if isinstance(cron, dict) else known if cron is None and "frequency" in known else None
-    if inner is not None:
-        known = known | schedule_members(place, inner)
-    elif cron is not None:
-        known["cron"] = cron
-    for name in ("state", "status"):
-        if not is_active(place, name, known.get(name)):
-            known["enabled"] = False
-    return validated(Schedule, place, known)
+    beside = zone_and_switch(place, known)
+    if cron is None or isinstance(cron, dict):
+        read = schedule_members(place, known if cron is None else cron)
+    else:
+        read = {"cron": cron}
+    return validated(Schedule, place, known | beside | read)

@@ -49,7 +49,8 @@ def yaml_object(place: str, text: str) -> dict[str, Any]:
     """
     value = yaml_value(place, text)
     if not isinstance(value, dict):
-        raise ContractError(f"{place} is {kind(value)}; expected a YAML mapping")
+        found = "empty" if value is None else kind(value)
+        raise ContractError(f"{place} is {found}; expected a YAML mapping")
     return value
 
 

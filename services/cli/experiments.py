@@ -19,7 +19,7 @@ from services.executor.scheduling.cron import Cron
 from services.executor.store import JournalEntry, Published, RunCancellation, Store
 from services.operations import words
 from services.operations.run_records import no_such_run
-from services.operations.schedule_rows import NO_CRON, local_time
+from services.operations.schedule_rows import NO_CRON, local_time, why_not_due
 from services.operations.triggering import send_trigger
 from shared.documents import json_object
 from shared.errors import ContractError, FullsendError
@@ -93,7 +93,8 @@ async def _store_and_describe(store: Store, one: Publication, state: State | Non
     experiment = one.experiment
     line = f"published {experiment.id}: {published.state}, tool {experiment.tool}"
     if one.cron is not None and one.schedule is not None:
-        line += await _described(store, one.cron, is_on=one.schedule.enabled and not published.stays_off)
+        is_on = one.schedule.enabled and not published.stays_off
+        line += await _described(store, one.cron, published.state, is_on=is_on)
     if published.stays_off:
         line += f", as it was before, which `--state {experiment.state}` changes"
     if published.removed_schedule:
@@ -107,7 +108,7 @@ async def _store_and_describe(store: Store, one: Publication, state: State | Non
     return [line, *(f"  warning: {experiment.id}: {doubt}" for doubt in [*one.notes, *doubts])]
 
 
-async def _described(store: Store, cron: Cron, *, is_on: bool) -> str:
+async def _described(store: Store, cron: Cron, state: State, *, is_on: bool) -> str:
     """A schedule in words, with its next due time, and what may keep it from being run."""
     text = f", schedule {cron.expression}: {cron.describe()}"
     next_ms = cron.next_after(await store.due_times.now_ms())
@@ -117,7 +118,8 @@ async def _described(store: Store, cron: Cron, *, is_on: bool) -> str:
         text += f", next {local_time(next_ms, cron.timezone)}"
         if not await store.workers.cron():
             text += f"; warning: {NO_CRON}"
-    for warning in (cron.warning, "it is never due" if next_ms is None else None):
+    never = "it is never due" if next_ms is None else None
+    for warning in (why_not_due(state) if is_on else None, cron.warning, never):
         text += "" if warning is None else f"; warning: {warning}"
     return text
 

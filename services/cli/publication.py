@@ -168,7 +168,7 @@ class _Document:
         yield from self._unknown()
 
     def schedule(self, experiment: Experiment) -> tuple[Schedule | None, Cron | None]:
-        """Return the schedule of the experiment, if it has one.  Raises `ContractError`."""
+        """Return the schedule of the experiment, if it has one, of a document without mistakes."""
         if experiment.schedule is None:
             return None, None
         members = {
@@ -178,10 +178,7 @@ class _Document:
             "enabled": experiment.is_schedule_enabled,
         }
         schedule = validated(Schedule, self.place("schedule"), members)
-        try:
-            return schedule, Cron.parse(schedule.cron, schedule.timezone, experiment.id)
-        except ScheduleError as exc:
-            raise ContractError(f"{self.place('schedule')} {exc}") from None
+        return schedule, Cron.parse(schedule.cron, schedule.timezone, experiment.id)
 
     def notes(self) -> Iterator[str]:
         """Say which members nobody reads, as far as they may be meant for an executor."""
@@ -190,10 +187,9 @@ class _Document:
             if unknown:
                 names = ", ".join(f"'{printable(name)}'" for name in unknown)
                 yield f"no executor reads {names} in 'execution'"
-        for name in self._body.keys() - self._execution.keys() - {*OUTER_MEMBERS}:
-            meant = _meant(name)
-            if meant and name not in KNOWN:
-                yield f"no executor reads '{printable(name)}'; did you mean '{meant}'?"
+            for name in self._body:
+                if name not in (*self._execution, *OUTER_MEMBERS, *KNOWN) and (meant := _meant(name)):
+                    yield f"no executor reads '{printable(name)}'; did you mean '{meant}'?"
 
     def _schedule_mistakes(self) -> Iterator[str]:
         """Say what is wrong with the expression and the time zone, as far as they can be read."""
@@ -202,9 +198,13 @@ class _Document:
             found = experiment_parts(experiment_id, self.place, self._root)["schedule"]()
         except ContractError:
             return
-        if found.get("cron") is not None:
-            yield from self._cron_mistake("schedule", found["cron"], None, experiment_id)
-            yield from self._cron_mistake("timezone", "@daily", found.get("timezone"), experiment_id)
+        cron, zone = found.get("cron"), found.get("timezone")
+        if cron is not None:
+            wrong = [
+                *self._cron_mistake("schedule", cron, None, experiment_id),
+                *self._cron_mistake("timezone", "@daily", zone, experiment_id),
+            ]
+            yield from wrong or self._cron_mistake("schedule", cron, zone, experiment_id)
 
     def _cron_mistake(self, name: str, cron: str, zone: str | None, experiment_id: str) -> Iterator[str]:
         try:
@@ -234,7 +234,7 @@ class _Document:
                 if name in self._body and name not in self._execution:
                     yield f"{self.place(name)} member '{name}' belongs in 'execution'"
         for name in self._execution:
-            if name not in KNOWN and self._execution is not self._body and (meant := _meant(name)):
+            if name not in (*KNOWN, *OUTER_MEMBERS) and (meant := _meant(name)):
                 yield f"{self.place(name)} member '{printable(name)}' is not known: did you mean '{meant}'?"
 
 

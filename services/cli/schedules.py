@@ -7,7 +7,7 @@ import typer
 
 from services.cli import connection, output
 from services.cli.output import Column
-from services.operations.schedule_rows import NO_CRON, read_all_schedules
+from services.operations.schedule_rows import read_all_schedules
 
 COLUMNS = [
     Column("EXPERIMENT"),
@@ -40,9 +40,7 @@ def schedules(
             one.next_local,
             one.next_utc,
             one.meaning,
-            output.styled(
-                "problem", "; ".join(filter(None, [one.problem, NO_CRON if one.unattended else ""]))
-            ),
+            output.styled("problem", one.doubts),
         ]
         for one in found
     ]

@@ -174,7 +174,7 @@ class CronScheduler:
                     self._missed.set()  # messages that were sent before this were not heard
                     async for message in messages:
                         if message.key:
-                            self._watch.heard(message.key)
+                            self._watch.heard(message.key, message.data)
                         else:
                             await self._take_in(message.data)
             except StoreError as exc:

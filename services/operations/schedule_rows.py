@@ -104,8 +104,15 @@ def _late(waiting_ms: int | None, now_ms: int) -> Iterator[str]:
 
 
 def _intentions(stored: Stored) -> Iterator[str]:
-    if stored.experiment is not None and stored.experiment.state not in RECURRING | {State.RUNNING}:
-        yield f"the experiment is {stored.experiment.state}, so cron does not run it"
+    if stored.experiment is not None and (reason := why_not_due(stored.experiment.state)):
+        yield reason
+
+
+def why_not_due(state: State) -> str | None:
+    """Why cron does not run an experiment in this state; None if it does."""
+    if state in RECURRING or state is State.RUNNING:
+        return None
+    return f"the experiment is {state}, so cron does not run it"
 
 
 def _moments(moment_ms: int | None, zone: str) -> tuple[str, str]:

@@ -102,13 +102,16 @@ async def test_publish_compares_an_experiment_with_its_tool_and_says_nothing_whe
 async def test_publishing_again_keeps_what_is_set_aside_and_removes_a_schedule_that_is_gone(
     shell: Shell, experiment_file: ExperimentFile, redis: Any
 ) -> None:
-    await shell.fullsend("publish", experiment_file("exp_1", schedule="0 9 * * *").name)
+    scheduled = experiment_file("exp_1", schedule="0 9 * * *")
+    await shell.fullsend("publish", scheduled.name)
     await redis.hset("experiments:exp_1", "state", "paused")
+    again = await shell.fullsend("publish", scheduled.name)
     path = experiment_file("exp_1")
 
     kept = await shell.fullsend("publish", path.name)
     told = await shell.fullsend("publish", path.name, "--state", "ready")
 
+    assert "; warning: the experiment is paused, so cron does not run it" in again.lines[0]
     assert "published exp_1: paused" in kept.lines[0]
     assert "; schedules:exp_1 was removed, as the file has no schedule any more" in kept.lines[0]
     assert kept.lines[0].endswith("; it stays paused, which `--state ready` changes")

@@ -91,7 +91,7 @@ def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "complaint"),
     [
-        ("p.yaml", "", "is null; expected a YAML mapping"),
+        ("p.yaml", "", "is empty; expected a YAML mapping"),
         ("p.yaml", "- 1", "is a list; expected a YAML mapping"),
         ("p.yaml", "a: [", "is not a YAML document"),
         ("p.yaml", "a: !!python/object:os.system {}", "is not a YAML document"),

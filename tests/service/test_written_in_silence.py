@@ -60,7 +60,7 @@ async def test_a_schedule_is_noticed_when_it_is_written_and_when_it_is_changed(
         await is_noted(store, redis, RARELY)
 
 
-@pytest.mark.parametrize("configured", ["", "Ex", "E$h", "K$", "Kh"])
+@pytest.mark.parametrize("configured", ["", "Ex", "E$h", "K$", "Kh", "Kgx"])
 async def test_without_notifications_of_strings_and_hashes_new_keys_are_looked_for(
     store: Store, redis: Any, log: Log, configured: str
 ) -> None:

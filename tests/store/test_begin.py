@@ -80,6 +80,22 @@ async def test_an_archived_experiment_does_not_begin(shape: str, worker: Worker,
     assert await state_of(redis) == "archived"
 
 
+@pytest.mark.parametrize(
+    ("state", "begun", "after"),
+    [("archived", Begun.ARCHIVED, None), ("paused", Begun.BEGUN, None), ("draft", Begun.BEGUN, "run")],
+)
+async def test_the_state_in_a_spec_counts_if_the_hash_has_none(
+    state: str, begun: Begun, after: str | None, worker: Worker, redis: Any
+) -> None:
+    await redis.hset(keys.experiment(EXPERIMENT), "spec", f"state: {state}\nexecution: {{tool: t}}")
+    run = await worker.begun()
+    if run.claim.begun is Begun.BEGUN:
+        await run.finish()
+
+    assert run.claim.begun is begun
+    assert await redis.hget(keys.experiment(EXPERIMENT), "state") == after
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_an_experiment_archived_after_it_was_compiled_does_not_begin(
     shape: str, worker: Worker, redis: Any

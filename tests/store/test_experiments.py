@@ -242,6 +242,16 @@ async def test_a_schedule_that_was_turned_off_stays_off_unless_told_otherwise(
     assert (told, await store.experiments.schedule("exp:1")) == (Published(State.READY), schedule)
 
 
+async def test_a_schedule_that_its_file_turned_off_is_turned_on_by_it(store: Store) -> None:
+    for now, is_on in (("2026-01-01", False), ("2026-01-02", True)):
+        mapping = f"{{cron: 0 9 * * *, enabled: {str(is_on).lower()}}}"
+        text = FILE.replace("tool: t", f"tool: t, schedule: {mapping}")
+        schedule = Schedule(experiment_id="exp:1", cron="0 9 * * *", enabled=is_on)
+        published = await store.experiments.publish(read_experiment_file("a", text), text, schedule, now)
+
+        assert (published, await store.experiments.schedule("exp:1")) == (Published(State.READY), schedule)
+
+
 async def test_a_schedule_of_somebody_else_is_told_and_stays(store: Store, redis: Any) -> None:
     await redis.set("schedules:exp:1", "0 9 * * *")
     for now in ("2026-01-01", "2026-01-02"):

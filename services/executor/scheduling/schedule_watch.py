@@ -24,6 +24,7 @@ PROBE_SECONDS = 10.0
 HEARD_WITHIN_SECONDS = 1.0
 TOLD_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 1.0
+WRITTEN = ("set", "hset")
 
 
 class Noticing(StrEnum):
@@ -67,11 +68,12 @@ class ScheduleWatch:
         self._is_subscribed = hears_keys
         self._subscribed.set()
 
-    def heard(self, key: str) -> None:
-        """A notification says that a key was written."""
+    def heard(self, key: str, event: str) -> None:
+        """A notification says what has happened to a key."""
         if key.startswith(self._probe):
-            self._answers.add(key)
-            self._answered.set()
+            if event in WRITTEN:  # a server may tell only of keys that expire
+                self._answers.add(key)
+                self._answered.set()
         else:
             self._note_soon(key.removeprefix(keys.schedule("")))
 

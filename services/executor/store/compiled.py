@@ -45,8 +45,10 @@ def compiled(experiment_id: str, kind: str, content: Sequence[str] | str, digest
     stored = read_stored(experiment_id, kind, content)
     if stored.experiment is None:
         fields = {"digest": digest, "tool": "", "limit": "", "priority": "", "body": _refusal(stored)}
+        state = State.READY
     else:
         experiment = stored.experiment
+        state = experiment.state
         fields = {
             "digest": digest,
             "tool": printable(experiment.tool),
@@ -55,7 +57,7 @@ def compiled(experiment_id: str, kind: str, content: Sequence[str] | str, digest
             "body": _body(experiment),
         }
     if kind == "hash":
-        fields["state"] = State.READY.value
+        fields["state"] = state.value
     elif kind == "string" and isinstance(content, str) and (place := place_of_state(content)):
         fields["state"], fields["before"], fields["after"] = place
     return fields

@@ -51,7 +51,7 @@ class Published:
         state: of the experiment.
         removed_schedule: it had a schedule from its file before, which the file hasn't any more.
         kept_schedule: it has a schedule that somebody else has written, and its file has none.
-        stays_off: its schedule was turned off before, and stays so.
+        stays_off: its schedule was turned off before, not by its file, and stays so.
     """
 
     state: State
@@ -175,7 +175,8 @@ class Experiments:
             state = before if keeps_set_aside and before in SET_ASIDE else experiment.state
             known = (await self.schedules([experiment.id])).get(experiment.id)
             is_off = isinstance(known, Schedule) and not known.enabled
-            stays_off = keeps_set_aside and is_off and schedule is not None and schedule.enabled
+            was_on_in_file = stored is None or stored.is_schedule_enabled
+            stays_off = keeps_set_aside and is_off and was_on_in_file and bool(schedule and schedule.enabled)
             pipe.multi()
             if kind != "hash":
                 pipe.delete(key)

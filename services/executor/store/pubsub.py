@@ -19,7 +19,7 @@ PROBE_MS = 1_000
 
 
 class Message(Struct, frozen=True):
-    """A message on a channel, or the notification that `key` was written."""
+    """A message on a channel, or the notification that the event `data` has happened to `key`."""
 
     channel: str
     data: str

@@ -108,7 +108,7 @@ def test_a_member_of_the_experiment_that_is_almost_known_is_told(tmp_path: Path)
         ),
         ("experiment: [1]", "line 1: member 'experiment' is a list; expected an object"),
         ("experiment:\n  id: e\n  execution: t", "line 3: member 'execution' is a text; expected an object"),
-        ("", "is null; expected a YAML mapping"),
+        ("", "is empty; expected a YAML mapping"),
         ("- id: e", "is a list; expected a YAML mapping"),
         ("id: e\nexecution:\n  tool: 5", "line 3: member 'tool' is '5': can't be a tool"),
         (
@@ -116,12 +116,28 @@ def test_a_member_of_the_experiment_that_is_almost_known_is_told(tmp_path: Path)
             "line 4: member 'params' is a list",
         ),
         ("id: e\ntool: t\nschedule: {every: 5m}", "line 3: member 'schedule' member 'every' is '5m'"),
-        ("id: 5\ntool: t", "line 1: member 'id' is '5': must be a non-empty text"),
+        ("id: 5\ntool: t", "line 1: member 'id' is '5': must be a non-empty text, in quotes if"),
         ("id: e\nexecution:", "line 2: member 'execution' is null; expected an object"),
     ],
 )
 def test_another_mistake_is_told_as_well(tmp_path: Path, text: str, mistake: str) -> None:
     assert [line[: len(mistake)] for line in mistakes_of(tmp_path, text)] == [mistake]
+
+
+def test_members_of_a_flat_file_that_are_almost_known_are_refused(tmp_path: Path) -> None:
+    found = mistakes_of(tmp_path, "id: e\nhypothesis: h\ntool: t\nmax_attemps: 3\ncron: '@daily'")
+
+    assert found == [
+        "line 4: member 'max_attemps' is not known: did you mean 'max_attempts'?",
+        "line 5: member 'cron' is not known: did you mean 'schedule'?",
+    ]
+
+
+def test_an_expression_and_a_zone_that_differ_are_told_with_the_other_mistakes(tmp_path: Path) -> None:
+    found = of_execution(tmp_path, "schedule: CRON_TZ=Asia/Tokyo 0 9 * * *\n    timezone: UTC\n    cron: x")
+
+    assert [line.split(":")[0] for line in found] == ["line 5", "line 7"]
+    assert "and the time zone 'UTC' differ" in found[0]
 
 
 def test_a_misspelt_execution_is_told(tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ def test_a_missing_tool_is_told_with_what_there_is(value: object) -> None:
         "experiments:exp_1 has no 'tool', which names what is run; 'execution' holds 'tol', 'params'"
     )
     assert refusal("hash", {"execution": "{}"}).endswith("; 'execution' holds nothing")
+    assert refusal("hash", {"tool": "None", "params": "{}"}).endswith("; it holds 'params'")
 
 
 def test_bytes_in_params_that_are_not_utf_8_are_refused() -> None:

@@ -118,7 +118,7 @@ def test_an_empty_string_has_no_expression() -> None:
 def test_a_member_of_the_wrong_type_is_named(name: str, value: object) -> None:
     message = refusal("string", json.dumps({"cron": "0 9 * * MON"} | {name: value}))
 
-    assert message.startswith(f"schedules:exp_1 member '{name}' is {str(value)!r}: ")
+    assert message.startswith(f"schedules:exp_1 member '{name}' is ")
 
 
 def test_enabled_is_true_or_false() -> None:
@@ -236,6 +236,15 @@ def test_a_schedule_may_stand_beside_execution() -> None:
             {"frequency": "weekly", "time": "09:00", "day": "mo"},
             "member 'day' is 'mo': expected names of days",
         ),
+        ({"frequency": "weekly", "time": "09:00", "days": []}, "has no day in 'days'; expected names"),
+        (
+            {"frequency": "weekly", "time": "09:00", "day": "monday", "days": ["tue"]},
+            "has 'day' and 'days'; leave one out",
+        ),
+        (
+            {"frequency": "monthly", "time": "09:00", "day": 1, "day_of_month": 15},
+            "has 'day' and 'day_of_month'; leave one out",
+        ),
         ({"frequency": "monthly", "time": "09:00", "day": 31}, "member 'day' is '31': expected 1 to 28"),
         (
             {"frequency": "biweekly", "time": "09:00"},
@@ -265,6 +274,43 @@ def test_a_key_and_a_message_may_have_a_mapping_as_well(members: dict[str, objec
 
     assert in_json(**members) == expected
     assert read_schedule_message(json.dumps({"experiment_id": "exp_1", **members})) == expected
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        {"paused": True},
+        {"disabled": "true"},
+        {"active": False},
+        {"enabled": "no"},
+        {"enabled": True, "paused": 1},
+        {"schedule": {"cron": "0 9 * * MON"}, "cron": None, "active": "false"},
+    ],
+)
+def test_every_switch_counts_beside_an_expression(member: dict[str, object]) -> None:
+    members = {"cron": "0 9 * * MON", **member}
+
+    assert not in_json(**members).enabled
+    assert not read_schedule_message(json.dumps({"experiment_id": "exp_1", **members})).enabled
+
+
+def test_a_zone_may_be_called_tz_beside_an_expression() -> None:
+    expected = WEEKLY.model_copy(update={"timezone": "Asia/Kolkata"})
+
+    assert in_json(cron="0 9 * * MON", tz="Asia/Kolkata") == expected
+    assert read_schedule("exp_1", "hash", {"cron": "0 9 * * MON", "tz": "Asia/Kolkata"}) == expected
+    assert "has 'timezone' and 'tz', which differ" in refusal(
+        "hash", {"cron": "@daily", "tz": "UTC", "timezone": "Asia/Kolkata"}
+    )
+
+
+def test_a_key_that_has_no_expression_is_refused_with_what_it_has() -> None:
+    assert "member 'minute' is '0', which can't be read" in refusal("hash", {"minute": "0", "hour": "9"})
+    assert "member 'interval' is '5m', which can't be read" in refusal("string", '{"interval": "5m"}')
+
+
+def test_a_string_may_be_json_that_was_encoded_twice() -> None:
+    assert read_schedule("exp_1", "string", json.dumps(json.dumps({"cron": "0 9 * * MON"}))) == WEEKLY
 
 
 def test_json_may_have_a_state() -> None:
