@@ -184,8 +184,7 @@ def place_of_state(document: str) -> tuple[str, str, str] | None:
     The texts are in the form that the executor writes.  The state of an experiment that is stored as a string
     can only be changed by replacing the whole text.
 
-    Returns:
-        None if the text is no JSON object, or its state is an unknown word.
+    None if the text is no JSON object, or its state is an unknown word.
     """
     try:
         root = json_object("", document)
@@ -200,8 +199,8 @@ def place_of_state(document: str) -> tuple[str, str, str] | None:
 
 def read_trigger(data: bytes | str) -> Trigger:
     """Return the trigger in a message from the `execute_now` channel.  Raises `ContractError`."""
-    place = "trigger"
-    check_length(place, data, hint=". Store a large input where the tool can fetch it, and pass its address")
+    place, hint = "trigger", "Store a large input where the tool can fetch it, and pass its address"
+    check_length(place, data, hint=f". {hint}")
     message = json_object(place, data)
     if isinstance(data, str) and not data.isascii():
         _check_bytes(place, message, [data])

@@ -14,7 +14,7 @@ from services.executor.store.checkpoints import CachedRuns, Checkpoints
 from services.executor.store.claims import Claims, Retention, Taken
 from services.executor.store.deployment import FOUND, Server, ServerFacts, Workers
 from services.executor.store.due_times import Decision, DueTime, DueTimes, Fired, FoundDue, NotedSchedule
-from services.executor.store.experiments import Experiments, Published, Stored
+from services.executor.store.experiments import Experiments, Published
 from services.executor.store.gc_roots import GcRoots, ReferencedDigests
 from services.executor.store.history import ENDED, History, Journal, JournalEntry, StoredLogLine, moment
 from services.executor.store.orders import NORMAL, Begun, Claim, Limit, Order, experiment_of, limit_of
@@ -23,6 +23,7 @@ from services.executor.store.queue import Depth, Position, Queue
 from services.executor.store.runs import Finished, RunCancellation, Runs
 from services.executor.store.scripts import Scripts, StoreOptions
 from services.executor.store.submissions import RunProgress, Submissions
+from shared.stored import Stored
 
 __all__ = [
     "ENDED",

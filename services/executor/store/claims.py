@@ -8,19 +8,19 @@ from typing import Any
 import structlog
 
 from services.executor.store.compiled import KEPT_SECONDS, compiled, read_compiled
-from services.executor.store.experiments import (
-    NOTHING_STORED,
-    Stored,
-    prepare_stored,
-    read_stored,
-    takes_long,
-)
 from services.executor.store.orders import PRIORITIES, Begun, Claim, Order
 from services.executor.store.scripts import Fields, Script, Scripts, asking, flat
 from shared import keys
 from shared.documents import iso, json_text
 from shared.errors import ContractError, StoreError
 from shared.messages import experiment_failed
+from shared.stored import (
+    NOTHING_STORED,
+    Stored,
+    prepare_stored,
+    read_stored,
+    takes_long,
+)
 
 log = structlog.get_logger()
 

@@ -10,7 +10,12 @@ from functools import lru_cache
 
 from msgspec.structs import replace
 
-from services.executor.store.experiments import (
+from services.executor.store.orders import limit_of
+from shared import keys
+from shared.documents import json_text, printable, shown
+from shared.errors import ContractError
+from shared.messages import Experiment, Policy, State, place_of_state
+from shared.stored import (
     REMEMBERED,
     REMEMBERED_CHARACTERS,
     Stored,
@@ -18,11 +23,6 @@ from services.executor.store.experiments import (
     read_stored,
     stored_as,
 )
-from services.executor.store.orders import limit_of
-from shared import keys
-from shared.documents import json_text, printable, shown
-from shared.errors import ContractError
-from shared.messages import Experiment, Policy, State, place_of_state
 
 KEPT_SECONDS = 7 * 86_400
 """Experiments that nobody runs for so long are compiled again."""

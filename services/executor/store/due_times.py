@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from services.executor.store.claims import CLAIM_ARGUMENTS, NOTHING_TAKEN, Claims, Taken
-from services.executor.store.experiments import Stored, prepare_stored, read_stored, read_stored_schedule
 from services.executor.store.orders import Order
 from services.executor.store.scripts import Script, Scripts, asking
 from shared import keys
 from shared.errors import ContractError
 from shared.schedules import Schedule
+from shared.stored import Stored, prepare_stored, read_stored, read_stored_schedule
 
 CYCLE_PREPARED_WITHIN_MS = 10_000
 

@@ -21,7 +21,6 @@ import msgspec
 from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
-from services.executor.store.experiments import NOTHING_STORED, Stored
 from shared.documents import (
     MAX_DEPTH,
     json_object,
@@ -34,6 +33,7 @@ from shared.documents import (
 )
 from shared.errors import ContractError
 from shared.messages import Experiment, Policy, State, valid_id
+from shared.stored import NOTHING_STORED, Stored
 
 PRIORITIES = ("high", "normal", "low")
 NORMAL = "normal"
