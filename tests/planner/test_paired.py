@@ -33,13 +33,17 @@ def case(index: int, h: Any, x: Any = 1, replicate: int = 0, **members: Any) -> 
     return ended(index, {"y": y, "seed": seed}, case=of, **members)
 
 
-def grid(differences: Mapping[Any, list[float]]) -> list[TaskResult]:
-    """For each x and each difference a pair: y is the replicate's number, and more in the treatment arm."""
+def grid(differences: Mapping[Any, list[float]], shared: bool = False) -> list[TaskResult]:
+    """For each x and each difference a pair: y is the replicate's number, and more in the treatment arm.
+
+    Each pair has a seed of its own; if `shared`, each replicate has one for all x.
+    """
     found: list[TaskResult] = []
     for x, several in differences.items():
         for replicate, difference in enumerate(several):
-            found.append(case(len(found), "old", x, replicate, y=10.0 * replicate))
-            found.append(case(len(found), "new", x, replicate, y=10.0 * replicate + difference))
+            seed = 100 + (replicate if shared else len(found))
+            found.append(case(len(found), "old", x, replicate, y=10.0 * replicate, seed=seed))
+            found.append(case(len(found), "new", x, replicate, y=10.0 * replicate + difference, seed=seed))
     return found
 
 
@@ -72,9 +76,22 @@ def test_differences_are_of_pairs_whatever_varies_between_the_pairs() -> None:
         (None, 5, pytest.approx(2.2), pytest.approx(-0.021, abs=1e-3), pytest.approx(4.421, abs=1e-3)),
     ]
     assert [(one.control, one.treatment, one.replicate, one.seed) for one in found.pairs][:2] == [
-        (0, 1, 0, 100), (2, 3, 1, 101),
+        (0, 1, 0, 100), (2, 3, 1, 102),
     ]  # fmt: skip
     assert (found.pairs[1].values, found.warnings) == ({"y": (10.0, 11.0)}, [])
+
+
+def test_pairs_that_share_a_seed_are_one_cluster() -> None:
+    found = compare(HANDLING, grid({1: [1.0, 1.0, 1.0], 2: [3.0, 5.0]}, shared=True))
+
+    # residuals summed by seed: -0.4, 1.6, -1.2; their sd is sqrt(2.08), and t with 2 degrees is 4.3027
+    assert rows(found)[-1] == (None, 5, 2.2, pytest.approx(0.0504, abs=1e-4), pytest.approx(4.3496, abs=1e-4))
+
+
+def test_pairs_of_a_single_seed_have_no_interval() -> None:
+    found = compare(HANDLING, grid({1: [1.0], 2: [3.0]}, shared=True))
+
+    assert rows(found)[-1] == (None, 2, 2.0, None, None)
 
 
 def test_numbers_whose_squares_overflow_are_not_compared(tmp_path: Path) -> None:

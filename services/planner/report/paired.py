@@ -55,7 +55,8 @@ class PairedDifference:
         control, treatment: the means of the arms.
         difference: the mean of the differences of the pairs.
         sd: the sample standard deviation of these; None for a single pair.
-        low, high: the 95% confidence interval of the mean difference by Student's t; None for a single pair.
+        low, high: the 95% confidence interval of the mean difference by Student's t, with pairs of one seed
+            as one cluster; None for a single cluster.
     """
 
     parameters: Mapping[str, Any] | None
@@ -230,9 +231,11 @@ def _differences(pairs: Sequence[Pair]) -> Iterator[PairedDifference]:
 def _of_group(parameters: Mapping[str, Any] | None, pairs: Sequence[Pair]) -> Iterator[PairedDifference]:
     names = dict.fromkeys(name for pair in pairs for name in pair.values)
     for name in names:
-        sample = [pair.values[name] for pair in pairs if name in pair.values]
+        having = [pair for pair in pairs if name in pair.values]
+        sample = [pair.values[name] for pair in having]
         differences = [treatment - control for control, treatment in sample]
-        mean, sd, margin = mean_interval(differences)
+        mean, sd, _ = mean_interval(differences)
+        margin = _clustered_margin([pair.seed for pair in having], differences)
         yield PairedDifference(
             parameters=parameters,
             value=name,
@@ -244,6 +247,24 @@ def _of_group(parameters: Mapping[str, Any] | None, pairs: Sequence[Pair]) -> It
             low=None if margin is None else mean - margin,
             high=None if margin is None else mean + margin,
         )
+
+
+def _clustered_margin(seeds: Sequence[int | None], differences: Sequence[float]) -> float | None:
+    """Return half of the 95% confidence interval of the mean of differences; None for a single cluster.
+
+    Pairs of one seed have the same random numbers, so they are not independent: they are one cluster (the
+    cluster-robust variance of a mean, with one degree of freedom less than there are clusters).  If no two
+    pairs share a seed, it is the margin of `mean_interval`.
+    """
+    sums: dict[Any, float] = {}
+    mean = statistics.fmean(differences)
+    for number, (seed, one) in enumerate(zip(seeds, differences, strict=True)):
+        cluster = ("pair", number) if seed is None else seed
+        sums[cluster] = sums.get(cluster, 0.0) + (one - mean)
+    if len(sums) == len(differences):
+        return mean_interval(differences)[2]
+    _, sd, margin = mean_interval(list(sums.values()))
+    return None if sd is None or margin is None else margin * len(sums) / len(differences)
 
 
 def mean_interval(sample: Sequence[float]) -> tuple[float, float | None, float | None]:
