@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
@@ -156,15 +157,16 @@ async def test_claims_whose_answer_was_lost_are_found(
 
 
 async def test_a_subscriber_that_is_too_slow_is_cut_off_and_comes_back(
-    serve: Serve, books: Books, redis: Any, log: Log
+    serve: Serve, books: Books, redis: Any, redis_url: str, log: Log
 ) -> None:
     await redis.config_set("client-output-buffer-limit", "pubsub 64kb 32kb 1")
     async with serve():
         await books.run(1)
-        flood = redis.pipeline(transaction=False)
-        for _ in range(1_000):
-            flood.publish("fullsend:execute_now", "nothing that could be read " * 1_000)
-        await flood.execute()
+        with BlockingRedis.from_url(redis_url) as flooding:  # while the service reads nothing
+            flood = flooding.pipeline(transaction=False)
+            for _ in range(1_000):
+                flood.publish("fullsend:execute_now", "nothing that could be read " * 1_000)
+            flood.execute()
         await log.said("redis.awaited", what_for="triggers")
         await log.said("redis.returned", what_for="triggers")
         books.go()
