@@ -110,9 +110,12 @@ def _children_by_parent(parent: int) -> list[int]:
 
 
 def parent_of(pid: int) -> int | None:
-    """The parent of a process, 0 if that is outside of what /proc shows; None if the process is gone."""
-    parent = _stat(pid)[1]
-    return int(parent) if parent else None
+    """The parent of a process, 0 if that is outside of what /proc shows; None if the process is gone.
+
+    A process that is being reaped in this moment is dead (X), and the kernel shows 0 as its parent.
+    """
+    state, parent = _stat(pid)[:2]
+    return int(parent) if parent and state != b"X" else None
 
 
 def _stat(pid: int) -> list[bytes]:
@@ -124,7 +127,7 @@ def read(path: str) -> bytes:
     """The content of a file in /proc; empty if its process is gone."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, PermissionError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return b""
     try:
         parts: list[bytes] = []
