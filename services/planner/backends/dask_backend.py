@@ -30,6 +30,7 @@ from services.planner.backends.remote import (
     Answer,
     RemoteCall,
     event_of,
+    first_of,
     result_of,
     shared_store,
     store_contents,
@@ -308,7 +309,7 @@ class DaskBackend:
         )
         result = asyncio.create_task(answer_to(future))
         try:
-            await _first_of(result, one)
+            await first_of(result, one.cancel, one.interrupted)
             if not result.done() and not one.refusal and one.worker is not None:
                 await link.cancel(key, one.worker)
                 await asyncio.wait([result], timeout=self._cancel_seconds)
@@ -346,7 +347,7 @@ class DaskBackend:
         """Return the result of the work.  Raises `_CancelledError` if the call is cancelled before."""
         task = asyncio.create_task(work)
         try:
-            await _first_of(task, one)
+            await first_of(task, one.cancel, one.interrupted)
             if not task.done():
                 raise _CancelledError
             return task.result()
@@ -375,13 +376,3 @@ class DaskBackend:
             seed=one.call.options.policy.seed,
             lost_attempts=one.begins if outcome.status is Status.LOST else max(0, one.begins - 1),
         )
-
-
-async def _first_of(task: asyncio.Task[T], one: _Pending) -> None:
-    """Wait until the task is done, or the call is cancelled or interrupted."""
-    watching = [asyncio.create_task(event.wait()) for event in (one.cancel, one.interrupted)]
-    try:
-        await asyncio.wait([task, *watching], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for watcher in watching:
-            watcher.cancel()

@@ -35,7 +35,6 @@ from services.planner.backends.modal_calls import (
     drop,
     end,
     fetch,
-    first_of,
     result_from,
 )
 from services.planner.backends.modal_connection import ModalConnection
@@ -45,6 +44,7 @@ from services.planner.backends.remote import (
     MUST_NOT_REPEAT,
     RemoteCall,
     addresses_of,
+    first_of,
     result_of,
     shared_store,
 )

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import secrets
-from typing import Any, Final
+from typing import Final
 
 import modal
 import structlog
@@ -163,16 +163,6 @@ async def drop(spawning: "asyncio.Task[modal.FunctionCall[bytes]]") -> None:
         with contextlib.suppress(*FAULTS):
             await spawning.result().cancel.aio()
     spawning.cancel()
-
-
-async def first_of(task: asyncio.Task[Any], *events: asyncio.Event) -> None:
-    """Wait until the task is done or one of the events is set."""
-    watching = [asyncio.create_task(event.wait()) for event in events]
-    try:
-        await asyncio.wait([task, *watching], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for watcher in watching:
-            watcher.cancel()
 
 
 def fetch(sha256: str, source: Blobs, target: Blobs) -> None:

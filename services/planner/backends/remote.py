@@ -169,6 +169,16 @@ def lost_result(call: RemoteCall) -> ExecutionResult:
     return ExecutionResult(call.run_id, Status.LOST, "local", "", error=error)
 
 
+async def first_of(task: asyncio.Task[Any], *events: asyncio.Event) -> None:
+    """Wait until the task is done or one of the events is set."""
+    watching = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait([task, *watching], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for watcher in watching:
+            watcher.cancel()
+
+
 class Room:
     """Lets calls run beside each other, or one alone."""
 
