@@ -273,8 +273,8 @@ def _has_versions() -> bool:
 class _Modules:
     """Tells which modules have been changed, imported or exchanged since it was asked last.
 
-    Comparing 350 functions of six modules took 3.5 us, and drove what the next run needs from the
-    processor's cache; comparing the versions of twenty dictionaries takes 1 us.
+    Comparing all functions of nineteen modules takes thirty times as long as comparing the versions of their
+    dictionaries, and drives what the next run needs from the processor's cache.
     """
 
     _has_versions = _has_versions()
